@@ -1,0 +1,66 @@
+# Every target sets itself up: on a fresh clone `make demo` and `make test` each work as the only command.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Overrides: make setup PYTHON=/path/to/python3.12   make test JOBS=8 ARGS="-k collate -x"   make demo ARGS="seed=2"
+PYTHON ?=
+JOBS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CHECKED := llm2slm tests
+
+.PHONY: help setup demo test lint format builtin-llm wheel clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1|\2/' | \
+	  while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+setup: $(STAMP) ## Create .venv and install the project with the exact versions of constraints.txt
+
+demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offline; the report lands in outputs/demo
+	$(BIN)/llm2slm demo $(ARGS)
+
+test: $(STAMP) ## Run the tests on JOBS processes (2)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+lint: $(STAMP) ## Check style (ruff) and types (mypy)
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+
+format: $(STAMP) ## Reformat and fix what ruff can fix by itself
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.md)
+	$(BIN)/llm2slm train experiment=builtin_llm $(ARGS)
+
+wheel: $(STAMP) ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## Delete caches and built files (.venv, outputs and multirun stay)
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find llm2slm tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  echo "creating $(VENV) with $$("$$python" --version)"; \
+	  "$$python" -m venv $(VENV) && exit 0; \
+	  rm -rf $(VENV); \
+	  echo "$$python cannot create a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; \
+	done; \
+	echo "no Python >= 3.11 among: $(or $(PYTHON),python3.13 python3.12 python3.11 python3)." \
+	  "Install one, or name it: make $(or $(firstword $(MAKECMDGOALS)),setup) PYTHON=/path/to/python" >&2; exit 1
+
+# Torch first and alone, so that no other requirement decides which build of it is taken.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(VENV) holds $$($(BIN)/python --version), but Python >= 3.11 is needed: delete it and run make again" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,22 @@
+"""llm2slm: a frozen LLM reads the prompt once, a small language model writes the answer.
+
+Nothing heavy is imported here: `import llm2slm` is instant, and `LLM2SLM` arrives (with torch) on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+    from llm2slm.types import UserError
+
+__version__ = "0.1.0"
+__all__ = ["LLM2SLM", "UserError", "__version__"]
+
+_HOME = {"LLM2SLM": "llm2slm.models.hybrid", "UserError": "llm2slm.types"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'llm2slm' has no attribute {name!r}")

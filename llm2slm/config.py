@@ -1,0 +1,242 @@
+"""The typed schema of a run. Every key a user can override is a field here, with its unit and its default.
+
+`cli.py` registers these classes with Hydra, so that an unknown key or a wrong type fails before anything is loaded.
+YAML files under `conf/` state only what differs from these defaults. Code below the CLI gets these dataclasses
+(never a DictConfig), so the package works the same from a notebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers
+
+
+@dataclass
+class LanguageModelConfig:
+    """A model of the transformers library: the LLM, or the SLM."""
+
+    name: str | None = None
+    """Hub id, local folder, or `builtin/llm`. None only with init=random and a full `config`."""
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    init: Init = Init.pretrained
+    """pretrained: the weights of `name`; random: only its config, or `config` below."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Values of the transformers config: all of them (with `model_type`) without a name, else changes to the
+    named one. vocab_size and special token ids always follow the tokenizer when init=random."""
+    tokenizer: str | None = None
+    """Hub id or folder of its tokenizer; None: that of `name` (and with tokenizers=shared the LLM's, for both)."""
+    dtype: str = "float32"
+    """float32 | bfloat16 | float16: dtype in which the weights are held."""
+
+
+@dataclass
+class LLMConfig(LanguageModelConfig):
+    """The LLM, whose weights stay as they are unless it is itself what is trained (model=llm)."""
+
+    layer: int | None = None
+    """Layer whose output represents the prompt: None: an encoder's last, or the middle one of a decoder-only LLM;
+    n: after block n (1-based, 0 the embeddings); negative: from the end (-1 the last)."""
+
+
+@dataclass
+class ProjectorConfig:
+    """The map E -> D from LLM representations to SLM inputs."""
+
+    hidden: int | None = None
+    """Width of the hidden layer of Linear, ReLU, Linear. None: the SLM's width. 0: one Linear layer alone."""
+    norm: bool = True
+    """RMS-normalise the representations first (without it their scale decides the learning rate)."""
+    gate: bool = False
+    """Multiply z by a learned scalar that starts at 0, so that training starts from the plain SLM (add only)."""
+
+
+@dataclass
+class ModelConfig:
+    """Who reads, who writes, and how the one reaches the other."""
+
+    kind: SystemKind = SystemKind.llm2slm
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    slm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    conditioning: Conditioning = Conditioning.add
+    tokenizers: Tokenizers = Tokenizers.shared
+
+
+@dataclass
+class DataConfig:
+    """Which rows, how many, and how they become batches."""
+
+    name: str = "builtin"
+    """A corpus known to data/sources.py: builtin, json, hub, multi30k, samsum, alpaca, ..."""
+    corpus: str = "translation"
+    """data=builtin: translation | summarization | instruction | mixture."""
+    root: str | None = None
+    """Folder that holds the corpora (multi30k/, samsum/, ...)."""
+    path: str | None = None
+    """data=hub: id (or local folder) of a dataset."""
+    subset: str | None = None
+    """data=hub: its configuration name."""
+    train: str | None = None
+    """data=json: file (json, jsonl, jsonl.gz, csv, parquet); data=hub: split name. A corpus of its own knows its."""
+    validation: str | None = None
+    test: str | None = None
+    source: str | None = None
+    """Column that holds the source text."""
+    target: str | None = None
+    """Column that holds the target text."""
+    train_size: int | None = None
+    """Rows of the split at most; for built-in corpora how many to generate. None: all (built-in: a default)."""
+    validation_size: int | None = None
+    test_size: int | None = None
+    batch_tokens: int = 2048
+    """Padded tokens in a training batch at most (prompt + response, the longest row times the rows)."""
+    eval_batch_size: int = 32
+    """Rows in a validation or generation batch."""
+    max_prompt_tokens: int = 512
+    """Longest prompt, in tokens, of either tokenizer; less where a model takes less."""
+    max_response_tokens: int = 256
+    """Longest target, in tokens, its eos included."""
+    overlong: Overlong = Overlong.error
+    """What to do with a longer one."""
+    workers: int = 0
+    """DataLoader processes."""
+
+
+@dataclass
+class TaskConfig:
+    """What the models are asked, and how the answer is judged. Empty fields: the task's own (data/tasks.py)."""
+
+    name: str = "translation"
+    """translation | summarization | instruction | mixture (each row says its own task)."""
+    prefix: str | None = None
+    """Put in front of every source; T5 models need theirs."""
+    metrics: list[str] | None = None
+    """Names of evaluation/metrics.py; the first one is watched during training."""
+    max_new_tokens: int | None = None
+    """Response tokens at most."""
+    num_beams: int = 1
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with two parameter groups, linear warm-up, then decay."""
+
+    lr: float = 1e-3
+    """Peak learning rate of the language model that is trained."""
+    projector_lr: float | None = None
+    """Peak learning rate of the projector. None: the same."""
+    weight_decay: float = 0.01
+    """Decoupled; matrices only (no biases, norms or embeddings)."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = 100
+    """Optimizer steps of linear warm-up."""
+    schedule: str = "cosine"
+    """cosine | linear | constant, after warm-up, to `final_lr` at the last step."""
+    final_lr: float = 0.0
+    """Learning rate at the end, as a fraction of the peak."""
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class TrainerConfig:
+    """Arguments of lightning.Trainer; see its documentation. Only those that a run of ours uses."""
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    max_steps: int = 1000
+    """Optimizer steps."""
+    max_time: str | None = None
+    """DD:HH:MM:SS."""
+    val_every: int | None = None
+    """Optimizer steps between validations. None: a tenth of max_steps."""
+    gradient_clip_val: float | None = 1.0
+    accumulate_grad_batches: int = 1
+    log_every_n_steps: int = 10
+    deterministic: bool = False
+    profiler: str | None = None
+    overfit_batches: int = 0
+    limit_val_batches: int | None = None
+    progress: bool = True
+    """Progress bar with tokens per second."""
+    threads: int | None = None
+    """CPU threads of torch. None: torch's own choice."""
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves go. metrics.csv is always written; a W&B run comes beside it."""
+
+    name: str = "csv"
+    """csv | wandb."""
+    mode: str = "offline"
+    """wandb: offline | online."""
+    project: str = "llm2slm"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    samples: int = 16
+    """Rows of the table of sample outputs."""
+
+
+@dataclass
+class CallbacksConfig:
+    """Early stopping and checkpoints."""
+
+    monitor: str = "val/loss"
+    """Logged value that names the best checkpoint and stops early: val/loss, or val/<metric> as val/bleu."""
+    mode: str = "min"
+    """min | max: which way is better."""
+    patience: int | None = None
+    """Validations without improvement before stopping. None: never stop early."""
+    min_delta: float = 0.0
+    generate_rows: int = 64
+    """Validation rows that are generated from and scored at each validation. 0: none."""
+
+
+@dataclass
+class BenchmarkConfig:
+    """The grid of an interleaved timing run."""
+
+    batch: list[int] = field(default_factory=lambda: [1])
+    prompt_tokens: list[int] = field(default_factory=list)
+    """Prompt lengths, in LLM tokens. Empty: prompts of the test split, each with its reference's own length."""
+    response_tokens: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
+    """Response lengths, in tokens, forced on every system. Unused for the test's own lengths."""
+    prompts: int = 32
+    """Prompts of the test split that are timed at their own lengths."""
+    repeats: int = 5
+    """Timed rounds; each round runs every system once, in a rotated order."""
+    warmup: int = 2
+    """Rounds that are not counted."""
+    threads: int | None = None
+    memory: bool = True
+    """Also measure each system's peak memory (on CPU in a process of its own)."""
+
+
+@dataclass
+class RunConfig:
+    """One run of `train`, `evaluate`, `benchmark` or `demo`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    seed: int = 1
+    run: str | None = None
+    """Run directory that evaluate, generate and benchmark read; for train: a directory to resume."""
+    llm: str | None = None
+    """evaluate, generate, benchmark: where the LLM of `run` is now, if it has moved."""
+    split: str = "test"
+    """evaluate: validation | test."""
+    systems: dict[str, Any] = field(default_factory=dict)
+    """demo: name of a system -> overrides of this config for it; benchmark: name -> folder of another system."""

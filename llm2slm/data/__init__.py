@@ -1,0 +1,1 @@
+"""From corpora to batches: rows, tasks, tokenizers, collation, loaders. Imports no model."""

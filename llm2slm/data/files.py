@@ -1,0 +1,139 @@
+"""A user's own files as columns of text: one call of `datasets.load_dataset`, and one clear line where it fails.
+
+`datasets` does not say which line of a file is broken; after a failure the file is scanned here to find it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from llm2slm.types import UserError
+
+READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+"""Suffix (before an optional .gz) to the reader of `datasets`."""
+
+OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
+"""A text such as "None" or "NA" is a text."""
+
+
+def read_file(path: Path) -> datasets.Dataset:
+    """All rows of a json, jsonl, csv or parquet file, plain or gzipped. Never stale, never from the network.
+
+    Raises:
+        UserError: missing, of another kind, malformed (with the line), or without rows.
+    """
+    reader = _reader(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {found}; give a json, jsonl, csv or parquet file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty")
+    with tempfile.TemporaryDirectory(prefix="llm2slm-data-") as cache:  # a cache of its own: the file may change
+        try:
+            loaded = load(reader, data_files=str(path), split="train", cache_dir=cache, **OPTIONS.get(reader, {}))
+        except Exception as error:
+            # whatever the reader raised (Arrow, pandas, zlib, datasets), the scan says it better
+            fault = _first_fault(path, reader) or f"{path}: cannot be read as {reader} ({_innermost(error)})"
+            raise UserError(fault) from None
+    if len(loaded) == 0:
+        raise UserError(f"{path}: holds no rows")
+    return loaded
+
+
+def load(path: str, **arguments: Any) -> datasets.Dataset:
+    """`datasets.load_dataset` into memory, without its progress bars."""
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a failure is told once, by the caller
+    try:
+        return datasets.load_dataset(path, keep_in_memory=True, **arguments)
+    finally:
+        datasets.logging.set_verbosity(level)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _reader(path: Path) -> str:
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if suffix not in READERS or path.name.endswith(".parquet.gz"):
+        allowed = ", ".join(READERS)
+        raise UserError(f"{path}: unsupported kind of file {path.suffix!r}; use {allowed} (json, jsonl, csv also as .gz)")
+    return READERS[suffix]
+
+
+def _innermost(error: BaseException) -> str:
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _first_fault(path: Path, reader: str) -> str | None:
+    """The first broken line of a file, told in one line; None when the scan finds none."""
+    if reader == "parquet":
+        return None
+    try:
+        lines = list(_decoded(path))
+    except UnicodeDecodeError as error:
+        return f"{path}, {error.reason}; save the file as UTF-8"
+    except (OSError, EOFError, zlib.error) as error:
+        return f"{path}: not a whole gzip file ({error})"
+    if not any(line.strip() for line in lines):
+        return f"{path}: the file is empty"
+    return _csv_fault(path, lines) if reader == "csv" else _json_fault(path, lines)
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The lines of a file; a UnicodeDecodeError names the line in its `reason`."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                error.reason = f"line {number}: not UTF-8 (byte {error.start + 1}: 0x{line[error.start]:02x})"
+                raise
+
+
+def _json_fault(path: Path, lines: list[str]) -> str | None:
+    text = "".join(lines)
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as error:
+            return f"{path}, line {error.lineno}: not JSON ({error.msg})"
+        bad = next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)
+        return None if bad is None else f"{path}, item {bad}: expected a JSON object, found {type(found[bad]).__name__}"
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            return f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})"
+        if not isinstance(row, dict):
+            return f"{path}, line {number}: expected a JSON object, found {type(row).__name__}"
+    return None
+
+
+def _csv_fault(path: Path, lines: list[str]) -> str | None:
+    rows = csv.reader(io.StringIO("".join(lines), newline=""), strict=True)
+    width, number = 0, 1
+    try:
+        for row in rows:
+            width = width or len(row)
+            if len(row) > width:
+                return f"{path}, line {number}: {len(row)} fields, but the header has {width}"
+            number = rows.line_num + 1
+    except csv.Error as error:
+        return f"{path}, line {number}: not CSV ({error})"
+    return None

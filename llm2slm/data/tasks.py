@@ -1,0 +1,88 @@
+"""Tasks: what the models are asked, and how the answer is judged. A row of a table each, not a class each.
+
+White space: the ends of a source and a target are stripped (so that every prompt ends alike and eos follows the last
+word); within the text nothing is touched, so that the turns of a dialogue stay on lines of their own wherever the
+tokenizer can write a newline (T5's own cannot; those of `train_tokenizer` can).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from llm2slm.config import TaskConfig
+from llm2slm.types import Example, UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and its decoding defaults.
+
+    Attributes:
+        prefix: put in front of every source.
+        metrics: names of evaluation/metrics.py; the first is the main one.
+        max_new_tokens: response tokens at most.
+        num_beams: beams of the search; 1 is greedy.
+        prefixes: prefix by the row's own `task` (a mixture only).
+    """
+
+    name: str
+    prefix: str
+    metrics: tuple[str, ...]
+    max_new_tokens: int
+    num_beams: int = 1
+    prefixes: tuple[tuple[str, str], ...] = ()
+
+    def example(self, row: dict[str, str], index: int) -> Example:
+        """The row as prompt and target. `index` is its number within its split.
+
+        Raises:
+            UserError: a mixture's row does not say its task, or one that is not known.
+        """
+        prefix = self.prefix
+        if self.prefixes:
+            name = row.get("task")
+            by_name = dict(self.prefixes)
+            if name is None or name not in by_name:
+                found = "has no task" if name is None else f"has the task {name!r}"
+                raise UserError(f"row {index} {found}; with task=mixture its `task` is one of {', '.join(by_name)}")
+            prefix += by_name[name]
+        source = row["source"].strip()
+        return Example(index=index, source=source, prompt=prefix + source, target=row["target"].strip())
+
+
+_SINGLE = (
+    Task("translation", "translate English to German: ", ("bleu", "chrf"), 64),
+    Task("summarization", "summarize: ", ("rougeL", "rouge1", "rouge2", "rougeLsum"), 96),
+    Task("instruction", "", ("rougeL", "exact_match"), 128),
+)
+_MIXTURE = Task("mixture", "", ("bleu", "rougeL"), 128, prefixes=tuple((task.name, task.prefix) for task in _SINGLE))
+
+TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, _MIXTURE)}
+
+
+def resolve(config: TaskConfig, languages: tuple[str, str] | None = None) -> Task:
+    """The task of a configuration: the table's, with what the configuration overrides.
+
+    Args:
+        config: its empty fields take the table's values. With a mixture, `prefix` comes before each row's own.
+        languages: English names of a corpus' source and target language (`sources.languages`); they word the
+            default prefix of translation.
+
+    Raises:
+        UserError: no such task.
+    """
+    if config.name not in TASKS:
+        near = get_close_matches(config.name, TASKS, n=1, cutoff=0.0)[0]
+        raise UserError(f"task.name={config.name}: unknown; did you mean {near}? (tasks: {', '.join(TASKS)})")
+    task = TASKS[config.name]
+    prefix = task.prefix
+    if languages and task.name == "translation":
+        prefix = f"translate {languages[0]} to {languages[1]}: "
+    return replace(
+        task,
+        prefix=prefix if config.prefix is None else config.prefix,
+        metrics=tuple(config.metrics) if config.metrics else task.metrics,
+        max_new_tokens=config.max_new_tokens or task.max_new_tokens,
+        num_beams=config.num_beams,
+    )

@@ -1,0 +1,89 @@
+"""Tokenizers: load one that exists, or train one from text. Always the fast (Rust) kind, whose offsets alignment needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llm2slm.types import UserError
+
+PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+"""One printable character for each of the 256 bytes; in order, so that training is reproducible."""
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hub id or a local folder.
+
+    Raises:
+        UserError: nothing there, or it has no fast implementation.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub id"
+        raise UserError(f"tokenizer {name}: {where} gave no tokenizer ({reason}); check the name or path") from None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"tokenizer {name}: only a slow implementation exists; convert it to a tokenizer.json "
+            "(alignment needs the character offsets that only fast tokenizers give)"
+        )
+    loaded: PreTrainedTokenizerFast = tokenizer
+    return loaded
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, kind: str = "bpe", progress: bool = False
+) -> PreTrainedTokenizerFast:
+    """Trains a lossless tokenizer: `decode(encode(text)) == text` for any Unicode text.
+
+    Text is read as UTF-8 bytes, cut as GPT-2 does (Radford et al. 2019), digits one by one; pad has id 0, eos id 1, and
+    eos ends every text, as for T5. The words "<pad>" and "</s>" within a text are ordinary text.
+
+    Args:
+        texts: what to learn the pieces from.
+        vocab_size: entries in all, the 256 bytes and the special tokens included.
+        kind: bpe (Sennrich et al. 2016) or unigram (Kudo 2018).
+        progress: show the trainer's own progress bars.
+
+    Raises:
+        UserError: unknown kind, or a vocabulary too small for the 256 bytes.
+    """
+    special = [PAD, EOS] if kind == "bpe" else [PAD, EOS, UNK]
+    if kind not in ("bpe", "unigram"):
+        raise UserError(f"tokenizer kind {kind!r} is unknown; use bpe or unigram")
+    if vocab_size < len(special) + len(ALPHABET):
+        smallest = len(special) + len(ALPHABET)
+        raise UserError(f"tokenizer of {vocab_size} entries: too small; a {kind} one takes at least {smallest}")
+    common: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "special_tokens": special,
+        "initial_alphabet": ALPHABET,
+        "show_progress": progress,
+    }
+    if kind == "bpe":
+        model, trainer = models.BPE(), trainers.BpeTrainer(**common)
+    else:
+        model, trainer = models.Unigram(), trainers.UnigramTrainer(unk_token=UNK, **common)
+    core = Tokenizer(model)
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(texts, trainer=trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, special.index(EOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=EOS,
+        **({"unk_token": UNK} if UNK in special else {}),
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # a text cannot smuggle in an end of sequence
+    )

@@ -1,0 +1,1 @@
+"""Judging systems: quality metrics, latency and cost, and the report of both."""

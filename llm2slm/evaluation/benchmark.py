@@ -1,0 +1,373 @@
+"""Latency and throughput of several systems, interleaved in one process, so that their ratios mean something.
+
+The words:
+
+    round       every system once under one condition, in a seeded order that rotates from turn to turn. A drift of the
+                machine thus hits all systems alike. Warm-up rounds are run and thrown away.
+    prefill_ms  wall time of generating exactly one token: everything before the first response token is there (both
+                encoders, projector, first decoder step). Tokenization is not timed, for any system.
+    total_ms    wall time of generating exactly T tokens, the first one included.
+    ms_per_token  (total_ms - prefill_ms) / (T - 1): the price of each token after the first.
+    tokens_per_s  batch x T / total: response tokens of all rows.
+    speedup     the LLM's total_ms over this system's, paired within each round. Spread: median, min and max of the
+                rounds' own ratios, which is not the ratio of the medians.
+
+Every system is made to write exactly T tokens (no end before that, greedy, key-value cache), so that a system is not
+called fast for being brief. At lengths="test" each prompt of the test split is timed alone, with the length of its own
+reference; a round's figures are means over prompts (ms_per_token: all of decode over all tokens after the first). At
+lengths="grid" batch, prompt and response length are the same for every row.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from llm2slm.config import BenchmarkConfig
+from llm2slm.evaluation import costs
+from llm2slm.runs import SpeedRow, Spread
+from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+
+Memory = Callable[[str, Sequence[str], int], float | None]
+"""Peak memory in megabytes of (system's name, prompts of one batch, response tokens); None where it cannot be had."""
+
+DECODING = "transformers generate, greedy"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One timed call: the prompts of a batch, and how many tokens every row must get (at least 2)."""
+
+    prompts: tuple[str, ...]
+    response_tokens: int
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one speed row stands for: the requests whose times are put together, and how long they are."""
+
+    lengths: str  # test | grid
+    batch: int
+    prompt_tokens: float  # mean, in the first system's LLM tokens
+    requests: tuple[Request, ...]
+
+    @property
+    def response_tokens(self) -> float:
+        """Mean over requests."""
+        return statistics.fmean(request.response_tokens for request in self.requests)
+
+
+@dataclass
+class Timing:
+    """Seconds of one round of one system, summed over the condition's requests."""
+
+    prefill: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class Clock:
+    """Where time comes from; a test puts its own."""
+
+    read: Callable[[], float] = time.perf_counter
+    synchronize: Callable[[], None] = field(
+        default_factory=lambda: torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    )
+
+    def seconds(self) -> float:
+        """Now, with all work that was started also done."""
+        self.synchronize()
+        return self.read()
+
+
+def time_systems(
+    systems: Mapping[str, LLM2SLM],
+    examples: Sequence[Example],
+    cfg: BenchmarkConfig,
+    *,
+    seed: int = 1,
+    memory: Memory | None = None,
+    clock: Clock | None = None,
+    progress: bool = True,
+) -> dict[str, list[SpeedRow]]:
+    """Times all systems on the test's own lengths (where cfg.prompts > 0) and on the grid, one row per condition.
+
+    Args:
+        systems: name -> system. The first one's LLM tokenizer counts prompt and response tokens for all. Speedup is
+            over the first system whose kind is llm; None without one.
+        examples: the test split; the first `cfg.prompts` are timed at their own lengths, all may fill the grid.
+        cfg: conditions, repeats, warm-up and threads.
+        seed: of the order of systems.
+        memory: how to find peak memory on a CPU (`memory.folder_memory`), used where cfg.memory; on CUDA it is
+            measured here.
+        clock: for tests.
+        progress: show a bar with the time left, on the error stream. It is drawn between timings only.
+
+    Returns:
+        name -> rows: the test's own lengths first, then the grid, batch by batch.
+
+    Raises:
+        UserError: no systems, no examples, a length below 2, or a system that wrote another number of tokens.
+    """
+    if not systems:
+        raise UserError("benchmark: no systems to time; give run=DIR, or systems.NAME=DIR")
+    if cfg.repeats < 1 or cfg.warmup < 0:
+        raise UserError(f"benchmark.repeats={cfg.repeats}, benchmark.warmup={cfg.warmup}: give >= 1 and >= 0")
+    clock = clock or Clock()
+    conditions = plan(next(iter(systems.values())), examples, cfg)
+    baseline = next((name for name, model in systems.items() if model.kind == SystemKind.llm), None)
+    order = list(systems)
+    random.Random(seed).shuffle(order)
+    rows: dict[str, list[SpeedRow]] = {name: [] for name in systems}
+    rounds = cfg.warmup + cfg.repeats
+    with _quiet(systems, cfg.threads), _bar(progress) as bar:
+        job = bar.add_task("timing", total=rounds * sum(len(c.requests) for c in conditions))
+
+        def tick() -> None:
+            bar.advance(job)
+            bar.refresh()
+
+        for condition in conditions:
+            timings, peaks = _run(systems, order, condition, rounds, clock, tick)
+            counted = {name: series[cfg.warmup :] for name, series in timings.items()}
+            for name, model in systems.items():
+                reference = counted[baseline] if baseline is not None else None
+                peak = peaks.get(name)
+                if peak is None and cfg.memory and memory is not None:
+                    first = condition.requests[0]
+                    peak = memory(name, first.prompts, max(r.response_tokens for r in condition.requests))
+                rows[name].append(_row(model, condition, counted[name], reference, cfg, peak))
+    return rows
+
+
+def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> list[Condition]:
+    """The conditions of a run, in tokens of the first system's LLM (of its own tokenizer where it has no other).
+
+    Raises:
+        UserError: no examples, or a length of the grid that cannot be timed.
+    """
+    if not examples:
+        raise UserError("benchmark: the test split is empty; it needs at least one example for its prompts")
+    if any(length < 2 for length in cfg.response_tokens):
+        raise UserError(f"benchmark.response_tokens={cfg.response_tokens}: give lengths >= 2 (ms_per_token needs two)")
+    if any(size < 1 for size in [*cfg.batch, *cfg.prompt_tokens]):
+        raise UserError("benchmark.batch and benchmark.prompt_tokens: give numbers >= 1")
+    count = _counter(first)
+    conditions = []
+    if cfg.prompts > 0:
+        chosen = examples[: cfg.prompts]
+        lengths = statistics.fmean(count(example.prompt) for example in chosen)
+        requests = tuple(Request((e.prompt,), max(2, count(e.target))) for e in chosen)
+        conditions.append(Condition("test", 1, lengths, requests))
+    for batch in cfg.batch:
+        for wanted in cfg.prompt_tokens or [None]:
+            prompts = _median_prompts(examples, batch, count) if wanted is None else []
+            if wanted is not None:
+                prompts = [cut_prompt([e.prompt for e in _from(examples, i)], wanted, count) for i in range(batch)]
+            lengths = statistics.fmean(count(prompt) for prompt in prompts)
+            conditions += [
+                Condition("grid", batch, lengths, (Request(tuple(prompts), tokens),)) for tokens in cfg.response_tokens
+            ]
+    return conditions
+
+
+def cut_prompt(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> str:
+    """Texts put together, over and over if need be, and cut to `tokens` tokens, or to the nearest number below.
+
+    `count` must not fall by much as a text grows; tokenizers hold to that but for a token at the cut.
+    """
+    text = texts[0]
+    turn = 1
+    while count(text) < tokens:
+        text = f"{text} {texts[turn % len(texts)]}"
+        turn += 1
+    low, high = 0, len(text)  # longest cut with at most `tokens` tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(text[:middle]) <= tokens else (low, middle - 1)
+    return text[:low]
+
+
+def _from(examples: Sequence[Example], start: int) -> list[Example]:
+    start %= len(examples)
+    return [*examples[start:], *examples[:start]]
+
+
+def _median_prompts(examples: Sequence[Example], batch: int, count: Callable[[str], int]) -> list[str]:
+    """The prompts nearest the median length (repeated where the split is smaller than the batch)."""
+    lengths = {example.prompt: count(example.prompt) for example in examples}
+    middle = statistics.median(lengths.values())
+    nearest = sorted(lengths, key=lambda prompt: abs(lengths[prompt] - middle))
+    return [nearest[i % len(nearest)] for i in range(batch)]
+
+
+def _counter(model: LLM2SLM) -> Callable[[str], int]:
+    """Tokens of a text under the LLM's tokenizer, eos included even where the tokenizer adds none."""
+    tokenizer = model.collator.llm_tokenizer
+    if tokenizer is None:  # the system is an LLM (or SLM) alone: its writer's tokenizer is its only one
+        tokenizer = model.collator.slm_tokenizer
+
+    def count(text: str) -> int:
+        ids = tokenizer(text)["input_ids"]
+        return len(ids) + (0 if ids and ids[-1] == tokenizer.eos_token_id else 1)
+
+    return count
+
+
+def _run(
+    systems: Mapping[str, LLM2SLM],
+    order: list[str],
+    condition: Condition,
+    rounds: int,
+    clock: Clock,
+    tick: Callable[[], None],
+) -> tuple[dict[str, list[Timing]], dict[str, float]]:
+    """All rounds of a condition: name -> one timing per round (warm-up too), and on CUDA name -> peak megabytes."""
+    batches = {
+        name: [model.collator.batch_of_texts(list(r.prompts)).to(model.device) for r in condition.requests]
+        for name, model in systems.items()
+    }
+    timings: dict[str, list[Timing]] = {name: [Timing() for _ in range(rounds)] for name in systems}
+    peaks: dict[str, float] = {}
+    turn = 0
+    for number in range(rounds):
+        for i, request in enumerate(condition.requests):
+            start = turn % len(order)
+            for name in order[start:] + order[:start]:
+                model, batch = systems[name], batches[name][i]
+                with _peak(model, name, peaks):
+                    timing = timings[name][number]
+                    timing.prefill += _timed(name, model, batch, 1, clock)
+                    timing.total += _timed(name, model, batch, request.response_tokens, clock)
+            turn += 1
+            tick()
+    return timings, peaks
+
+
+def _timed(name: str, model: LLM2SLM, batch: Batch, tokens: int, clock: Clock) -> float:
+    """Seconds of writing exactly `tokens` tokens to every row of a batch."""
+    start = clock.seconds()
+    ids_BT = model.generate(batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1)
+    seconds = clock.seconds() - start
+    eos = model.collator.slm_tokenizer.eos_token_id
+    if ids_BT.shape[1] != tokens or (eos is not None and bool((ids_BT[:, :-1] == eos).any())):
+        raise UserError(
+            f"{name}: wrote {ids_BT.shape[1]} tokens (or ended within them) where {tokens} were forced, which makes "
+            "the comparison void; remove stopping rules from its generation_config.json"
+        )
+    return seconds
+
+
+def _row(
+    model: LLM2SLM,
+    condition: Condition,
+    timings: list[Timing],
+    baseline: list[Timing] | None,
+    cfg: BenchmarkConfig,
+    peak_memory_mb: float | None,
+) -> SpeedRow:
+    """One system under one condition."""
+    requests = len(condition.requests)
+    tokens = sum(request.response_tokens for request in condition.requests)
+    return SpeedRow(
+        batch=condition.batch,
+        prompt_tokens=condition.prompt_tokens,
+        response_tokens=condition.response_tokens,
+        lengths=condition.lengths,
+        dtype=str(next(model.slm.parameters()).dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        decoding=DECODING,
+        warmup=cfg.warmup,
+        repeats=cfg.repeats,
+        prefill_ms=spread([1e3 * t.prefill / requests for t in timings]),
+        ms_per_token=spread([1e3 * (t.total - t.prefill) / (tokens - requests) for t in timings]),
+        total_ms=spread([1e3 * t.total / requests for t in timings]),
+        tokens_per_s=spread([condition.batch * tokens / t.total for t in timings]),
+        peak_memory_mb=peak_memory_mb,
+        flops=_flops(model, condition),
+        speedup=baseline and spread([b.total / t.total for b, t in zip(baseline, timings, strict=True)]),
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, smallest and largest."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def _flops(model: LLM2SLM, condition: Condition) -> float | None:
+    """Analytic FLOPs of one row's answer, mean over all rows; None for a model type that costs.py does not know."""
+    writer = model.slm.config.to_dict()
+    llm = model.encoder.body.config.to_dict() if model.encoder is not None else None
+    if not costs.supported(writer) or (llm is not None and not costs.supported(llm)):
+        return None
+    hybrid: dict[str, Any] = {}
+    if llm is not None and model.projector is not None:
+        linear = [m for m in model.projector.modules() if isinstance(m, torch.nn.Linear)]
+        hidden = linear[0].out_features if len(linear) > 1 else 0
+        shape = (linear[0].in_features, hidden, linear[-1].out_features)
+        hybrid = {"llm_config": llm, "projector_shape": shape, "conditioning": Conditioning(model.conditioning)}
+    found = []
+    for request in condition.requests:
+        batch = model.collator.batch_of_texts(list(request.prompts))
+        own = batch.slm_mask_BQ.sum(1).tolist()
+        read = own if batch.llm_mask_BP is None else batch.llm_mask_BP.sum(1).tolist()
+        aligned = batch.align_BQP is not None
+        for q, p in zip(own, read, strict=True):
+            extra = hybrid and {**hybrid, "llm_tokens": p, "aligned": aligned}
+            found.append(costs.generation_cost(writer, q, request.response_tokens, **extra).flops)
+    return statistics.fmean(found)
+
+
+@contextmanager
+def _peak(model: LLM2SLM, name: str, peaks: dict[str, float]) -> Iterator[None]:
+    """On CUDA, keeps in `peaks` the megabytes a call needs: the system's own weights and what it allocates on top."""
+    if model.device.type != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    yield
+    own = {id(t): t.nbytes for m in (model, model.encoder) if m is not None for t in [*m.parameters(), *m.buffers()]}
+    used = torch.cuda.max_memory_allocated(model.device) - before + sum(own.values())
+    peaks[name] = max(peaks.get(name, 0.0), used / 1e6)
+
+
+@contextmanager
+def _quiet(systems: Mapping[str, LLM2SLM], threads: int | None) -> Iterator[None]:
+    """The timing environment: eval mode, no autograd, no garbage collection, the asked number of threads; undone after."""
+    threads_before, collecting = torch.get_num_threads(), gc.isenabled()
+    training = {name: model.training for name, model in systems.items()}
+    for model in systems.values():
+        model.eval()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+        torch.set_num_threads(threads_before)
+        for name, model in systems.items():
+            model.train(training[name])
+
+
+def _bar(shown: bool) -> Progress:
+    """Without a drawing thread of its own, which would take processor time from what is timed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not shown)

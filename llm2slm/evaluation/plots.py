@@ -1,0 +1,215 @@
+"""The plots of the report: quality against latency, latency split, speedup by response length, training curves.
+
+Each function returns `Figure`s, none where the results lack what it draws. Values that are not finite are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm2slm.evaluation import svg
+from llm2slm.evaluation.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Box, Scale
+from llm2slm.evaluation.tables import Entry, conditions, metric_keys, metric_name, number, score, times
+
+HEIGHT = 290.0
+MAX_PANELS = 6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot with its heading, what to know to read it, and a legend of (class, words)."""
+
+    title: str
+    caption: str
+    drawing: str
+    legend: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _finite(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def _horizontal(low: float, high: float, log: bool = False) -> Scale:
+    return Scale(low, high, LEFT, WIDTH - RIGHT, log)
+
+
+def _vertical(low: float, high: float, height: float = HEIGHT) -> Scale:
+    return Scale(low, high, height - BOTTOM, TOP)
+
+
+def _legend(shown: Sequence[Entry]) -> list[tuple[str, str]]:
+    return [(entry.style, entry.label) for entry in shown]
+
+
+def quality_latency(shown: Sequence[Entry]) -> list[Figure]:
+    """The first metric against the time of a whole answer; a bar spans the fastest and slowest round."""
+    metrics = metric_keys(shown)
+    points = []
+    for entry in shown:
+        value = entry.system.get("quality", {}).get(metrics[0], {}).get("value") if metrics else None
+        if entry.row and _finite(value, *entry.row["total_ms"].values()):
+            points.append((entry, value, entry.row["total_ms"]))
+    if not points:
+        return []
+    name = metric_name(metrics[0])
+    values = [value for _, value, _ in points]
+    margin = (max(values) - min(values)) * 0.08 or abs(max(values)) * 0.02 or 1.0
+    y_ticks = svg.ticks(min(values) - margin, max(values) + margin)
+    x_ticks = svg.ticks(0, max(total["max"] for *_, total in points), 6)
+    x, y = _horizontal(x_ticks[0], x_ticks[-1]), _vertical(y_ticks[0], y_ticks[-1])
+    parts = [svg.frame(x, y, x_ticks, y_ticks, "time for a whole answer, ms", name)]
+    parts.append(svg.text("↖ better", WIDTH - RIGHT, 12, "hint", "end"))
+    taken = [Box(x(t["min"]) - 7, y(v) - 7, x(t["max"]) + 7, y(v) + 7) for _, v, t in points]
+    bounds = Box(LEFT, TOP - 10, WIDTH - RIGHT, HEIGHT - BOTTOM)
+    said = []
+    for entry, value, total in points:
+        tip = f"{entry.label}: {name} {score(value)}, {number(total['median'])} ms"
+        said.append(tip)
+        for end in ("min", "max"):
+            at = x(total[end])
+            parts.append(svg.element("line", x1=at, x2=at, y1=y(value) - 4, y2=y(value) + 4, cls=f"spread {entry.style}"))
+        ends = {"x1": x(total["min"]), "x2": x(total["max"]), "y1": y(value), "y2": y(value)}
+        parts.append(svg.element("line", cls=f"spread {entry.style}", **ends))
+        parts.append(svg.marker(entry.kind, x(total["median"]), y(value), f"point {entry.style}", tip))
+    for entry, value, total in points:
+        parts.append(svg.place_label(svg.shortened(entry.label, 30), x(total["median"]), y(value), bounds, taken))
+    caption = f"{_sentence(points[0][0].row)} Whiskers: fastest to slowest round."
+    drawing = svg.drawing(parts, HEIGHT, f"Scatter plot of {name} against milliseconds. " + "; ".join(said))
+    return [Figure("Quality against latency", caption, drawing)]
+
+
+def _sentence(row: Mapping[str, Any] | None) -> str:
+    words = conditions(row) if row else ""
+    return words[:1].upper() + words[1:] + "."
+
+
+def latency_split(shown: Sequence[Entry]) -> list[Figure]:
+    """Bars of the time until the first response token and of the rest of the answer."""
+    timed = [
+        (entry, entry.row["prefill_ms"], entry.row["total_ms"])
+        for entry in shown
+        if entry.row and _finite(*entry.row["prefill_ms"].values(), *entry.row["total_ms"].values())
+    ]
+    if not timed:
+        return []
+    pitch = min(66.0, max(46.0, (HEIGHT - 60) / len(timed)))
+    floor = max(HEIGHT - BOTTOM, 8 + pitch * len(timed))
+    x_ticks = svg.ticks(0, max(total["max"] for *_, total in timed), 6)
+    x = Scale(0, x_ticks[-1], 6, WIDTH - 52)
+    parts = []
+    for value, label in zip(x_ticks, svg.tick_texts(x_ticks), strict=True):
+        parts.append(svg.element("line", x1=x(value), x2=x(value), y1=8, y2=floor, cls="axis" if value == 0 else "grid"))
+        parts.append(svg.text(label, x(value), floor + 17, "tick", "middle"))
+    parts.append(svg.text("ms for a whole answer", x(x_ticks[-1]), floor + 35, "title", "end"))
+    said = []
+    top = 8 + (floor - 8 - pitch * len(timed)) / 2
+    for index, (entry, prefill, total) in enumerate(timed):
+        y = top + pitch * index + 20
+        tip = f"{entry.label}: prefill {number(prefill['median'])} ms, whole answer {number(total['median'])} ms"
+        said.append(tip)
+        first, end = x(min(prefill["median"], total["median"])), x(total["median"])
+        parts.append(svg.text(svg.shortened(entry.label, 56), 6 + 4, y - 4, "label"))
+        title = svg.element("title", svg.escape(tip))
+        parts.append(svg.element("rect", title, x=x(0), y=y, width=end - x(0), height=20, cls=f"decode {entry.style}"))
+        parts.append(svg.element("rect", title, x=x(0), y=y, width=first - x(0), height=20, cls=f"prefill {entry.style}"))
+        parts.append(svg.element("line", x1=x(total["min"]), x2=x(total["max"]), y1=y + 10, y2=y + 10, cls="whisker"))
+        parts.append(svg.text(number(total["median"]), x(total["max"]) + 6, y + 14, "value"))
+    label = "Bars of milliseconds for prefill and for the whole answer. " + "; ".join(said)
+    legend = [("swatch-prefill", "prefill: until the first token"), ("swatch-decode", "decode: all tokens after it")]
+    caption = "At the end of each bar, the median time of the whole answer; thin line: fastest to slowest round."
+    return [Figure("Where the time goes", caption, svg.drawing(parts, floor + BOTTOM, label), legend)]
+
+
+def speedup_length(shown: Sequence[Entry]) -> list[Figure]:
+    """Speedup over the LLM against response length, a panel for each batch size and prompt length."""
+    lines: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
+    for index, entry in enumerate(shown):
+        for row in entry.system.get("speed", []):
+            factor = row.get("speedup")
+            if row["lengths"] != "test" and factor and _finite(row["response_tokens"], *factor.values()):
+                panel = (entry.run, row["batch"], row["prompt_tokens"], row["decoding"])
+                lines.setdefault(panel, {}).setdefault(index, []).append(row)
+    several = {index for panel in lines.values() for index, rows in panel.items() if len(rows) > 1}
+    panels = [(key, panel) for key, panel in lines.items() if several & panel.keys()]
+    return [_speedup_panel(shown, key, panel, len(panels) > 1) for key, panel in panels[:MAX_PANELS]]
+
+
+def _speedup_panel(
+    shown: Sequence[Entry], key: tuple[Any, ...], panel: Mapping[int, list[Mapping[str, Any]]], many: bool
+) -> Figure:
+    _, batch, prompt, decoding = key
+    rows = [row for own in panel.values() for row in own]
+    lengths = sorted({row["response_tokens"] for row in rows})
+    y_ticks = svg.ticks(0, max(row["speedup"]["max"] for row in rows))
+    log = lengths[0] > 0 and len(lengths) <= 8
+    x_ticks = lengths if log else svg.ticks(lengths[0], lengths[-1])
+    inset = 16 if log else 0
+    x = Scale(x_ticks[0], x_ticks[-1], LEFT + inset, WIDTH - RIGHT - inset, log)
+    y = _vertical(0, y_ticks[-1])
+    wide = _horizontal(0, 1)
+    parts = [svg.frame(wide, y, [], y_ticks, "response length, tokens", "speedup over the LLM", "×")]
+    for value, label in zip(x_ticks, svg.tick_texts([round(v, 1) for v in x_ticks]), strict=True):
+        parts.append(svg.element("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 4, cls="axis"))
+        parts.append(svg.text(label, x(value), y.start + 17, "tick", "middle"))
+    said = []
+    for index, own in panel.items():
+        entry, own = shown[index], sorted(own, key=lambda row: row["response_tokens"])
+        at = [x(row["response_tokens"]) for row in own]
+        edge = [(a, y(row["speedup"]["max"])) for a, row in zip(at, own, strict=True)]
+        edge += [(a, y(row["speedup"]["min"])) for a, row in reversed(list(zip(at, own, strict=True)))]
+        parts.append(svg.element("polygon", cls=f"band {entry.style}", points=" ".join(f"{a:.2f},{b:.2f}" for a, b in edge)))
+        middle = [(a, y(row["speedup"]["median"])) for a, row in zip(at, own, strict=True)]
+        parts.append(svg.polyline(middle, f"line {entry.style}"))
+        for (a, b), row in zip(middle, own, strict=True):
+            tip = f"{entry.label}: {times(row['speedup']['median'])} at {number(row['response_tokens'])} tokens"
+            said.append(tip)
+            parts.append(svg.marker(entry.kind, a, b, f"point {entry.style}", tip, 3.8))
+    label = "Line plot of speedup against response length. " + "; ".join(said)
+    title = "Speedup by response length" + (f": batch {batch}, {number(prompt)} prompt tokens" if many else "")
+    caption = f"Batch {batch}, {number(prompt)} prompt tokens, {decoding} decoding. Band: smallest to largest of all rounds."
+    return Figure(title, caption, svg.drawing(parts, HEIGHT, label), _legend([shown[index] for index in panel]))
+
+
+def training_curves(shown: Sequence[Entry]) -> list[Figure]:
+    """Loss (training faint, validation strong), then every other validation metric, by optimizer step."""
+    keys = list(dict.fromkeys(key for entry in shown for point in entry.system.get("curve", []) for key in point))
+    panels = [["train/loss", "val/loss"]] + [[key] for key in keys if key.startswith("val/") and key != "val/loss"]
+    figures = [_curve_panel(shown, [key for key in panel if key in keys]) for panel in panels[:MAX_PANELS]]
+    return [figure for figure in figures if figure is not None]
+
+
+def _curve_panel(shown: Sequence[Entry], keys: Sequence[str]) -> Figure | None:
+    series = []
+    for entry in shown:
+        for key in keys:
+            points = [(point["step"], point[key]) for point in entry.system.get("curve", []) if key in point and "step" in point]
+            points = sorted((step, value) for step, value in points if _finite(step, value))
+            if points:
+                series.append((entry, key, points))
+    if not series:
+        return None
+    values = [value for *_, points in series for _, value in points]
+    steps = [step for *_, points in series for step, _ in points]
+    y_ticks = svg.ticks(min(0.0, *values), max(values)) if min(values) != max(values) else svg.ticks(min(values), max(values))
+    x_ticks = svg.ticks(0, max(*steps, 1), 6)
+    x, y = _horizontal(0, x_ticks[-1]), _vertical(y_ticks[0], y_ticks[-1])
+    name = "loss" if keys[-1].endswith("loss") else metric_name(keys[-1].removeprefix("val/"))
+    unit = "cross-entropy, nats per token" if name == "loss" else f"validation {name}"
+    parts = [svg.frame(x, y, x_ticks, y_ticks, "optimizer step", unit)]
+    said = []
+    for entry, key, points in series:
+        strong = key != "train/loss"
+        place = [(x(step), y(value)) for step, value in points]
+        parts.append(svg.polyline(place, f"{'line' if strong else 'line faint'} {entry.style}"))
+        if strong and len(points) <= 40:
+            for (a, b), (step, value) in zip(place, points, strict=True):
+                tip = f"{entry.label}: {key} {score(value)} at step {step:,.0f}"
+                parts.append(svg.marker(entry.kind, a, b, f"point {entry.style}", tip, 3))
+        said.append(f"{entry.label}, {key}: from {score(points[0][1])} to {score(points[-1][1])}")
+    both = "Strong: validation. Faint: training batches." if len({key for _, key, _ in series}) > 1 else ""
+    drawing = svg.drawing(parts, HEIGHT, f"Training curves of {name}. " + "; ".join(said))
+    legend = _legend(list({id(entry): entry for entry, *_ in series}.values()))
+    return Figure("Training loss" if name == "loss" else f"Validation {name}", both, drawing, legend)

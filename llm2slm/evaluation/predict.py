@@ -1,0 +1,90 @@
+"""Generates an answer for every example of a split, in batches of similar length, and gives them back in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from llm2slm.types import Example
+
+if TYPE_CHECKING:
+    from llm2slm.data.tasks import Task
+    from llm2slm.models.hybrid import LLM2SLM
+
+
+def predict(
+    model: LLM2SLM,
+    examples: Sequence[Example],
+    task: Task,
+    batch_size: int,
+    progress: bool = True,
+    on_text: Callable[[Example, str], None] | None = None,
+) -> list[str]:
+    """Answers every example with the task's decoding defaults.
+
+    Args:
+        model: any system; it is put into eval mode for the time of the call.
+        examples: rows to answer; their order is that of the result.
+        task: gives `max_new_tokens` and `num_beams`.
+        batch_size: rows generated at once. Rows of similar length go together, longest first, so that a batch too
+            large for the device fails at once.
+        progress: show a bar with rows and tokens per second and the time left, on the error stream.
+        on_text: called with each example and its answer as soon as it is there (order of generation).
+    """
+    by_length = sorted(range(len(examples)), key=lambda i: (-len(examples[i].prompt), i))
+    predictions: dict[int, str] = {}
+    tokens, started, was_training = 0, time.perf_counter(), model.training
+    model.eval()
+    try:
+        with _bar(progress) as bar, torch.inference_mode():
+            job = bar.add_task("generating", total=len(examples), speed="")
+            for positions in _chunks(by_length, batch_size):
+                texts, new_tokens = _answer(model, [examples[i].prompt for i in positions], task)
+                for position, text in zip(positions, texts, strict=True):
+                    predictions[position] = text
+                    if on_text is not None:
+                        on_text(examples[position], text)
+                tokens += new_tokens
+                seconds = max(time.perf_counter() - started, 1e-9)
+                speed = f"{len(predictions) / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"
+                bar.update(job, advance=len(positions), speed=speed)
+    finally:
+        model.train(was_training)
+    return [predictions[i] for i in range(len(examples))]
+
+
+def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of `predictions.jsonl`: source (the text without the task's prefix), target, prediction."""
+    return [
+        {"source": example.source, "target": example.target, "prediction": prediction}
+        for example, prediction in zip(examples, predictions, strict=True)
+    ]
+
+
+def _answer(model: LLM2SLM, prompts: list[str], task: Task) -> tuple[list[str], int]:
+    """Answers of one batch, and how many tokens were generated (padding after an answer's end not counted)."""
+    batch = model.collator.batch_of_texts(prompts).to(model.device)
+    ids_BT = model.generate(batch, max_new_tokens=task.max_new_tokens, num_beams=task.num_beams)
+    tokenizer = model.collator.slm_tokenizer
+    texts: list[str] = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
+    return texts, sum(_length(row, tokenizer.eos_token_id) for row in ids_BT.tolist())
+
+
+def _length(ids: list[int], eos: int | None) -> int:
+    """Tokens up to and with the first eos."""
+    return ids.index(eos) + 1 if eos in ids else len(ids)
+
+
+def _chunks(values: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _bar(shown: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown)

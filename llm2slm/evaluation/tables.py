@@ -1,0 +1,265 @@
+"""What the report says in words and numbers: results as entries, figures as text, the verdict, samples side by side.
+
+Nothing is measured or computed anew here: every figure shown is a field of a result.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from llm2slm.types import UserError
+
+MISSING = "–"
+KINDS = {"llm": "LLM", "slm": "SLM", "llm2slm": "LLM-to-SLM"}
+METRICS = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "chrf++": "chrF++",
+    "ter": "TER",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "exact_match": "Exact match",
+    "exact": "Exact match",
+    "loss": "Loss",
+    "perplexity": "Perplexity",
+}
+MAX_SAMPLES = 12
+SHADES = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One system of one result, ready to be shown.
+
+    `row` is the speed row that stands for it in tables; `shade` tells systems of one kind apart.
+    """
+
+    label: str
+    kind: str
+    shade: int
+    run: int
+    system: Mapping[str, Any]
+    row: Mapping[str, Any] | None
+
+    @property
+    def style(self) -> str:
+        """Class names of its colour; only names known here, whatever the result says."""
+        return f"k-{self.kind if self.kind in KINDS else 'other'} s{self.shade}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: as text, as the number it came from (None where missing), and a remark in small type."""
+
+    key: str
+    text: str
+    value: float | str | None = None
+    remark: str = ""
+
+
+def metric_name(key: str) -> str:
+    """A metric as it is usually written."""
+    return METRICS.get(key, key)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with at least `digits` significant digits, integers never rounded away; an en dash for None."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return str(value)
+    size = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}")))) if value else 0
+    return f"{value:,.{max(0, digits - 1 - size) if value else 0}f}"
+
+
+def score(value: float | None) -> str:
+    """A quality metric: two decimals, three below 1."""
+    if value is None:
+        return MISSING
+    return f"{value:,.{2 if abs(value) >= 1 or value == 0 else 3}f}"
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as a percentage."""
+    return MISSING if ratio is None else f"{100 * ratio:.1f}\u00a0%"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio as a factor."""
+    return MISSING if ratio is None else f"{ratio:.2f}×"
+
+
+def count(value: int | None) -> str:
+    """A number of parameters with its unit."""
+    if value is None:
+        return MISSING
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{number(value / size)}\u00a0{unit}"
+    return str(value)
+
+
+def seconds(value: float | None) -> str:
+    """A duration in s, min or h."""
+    if value is None or not math.isfinite(value) or value < 60:
+        return MISSING if value is None else f"{number(value)}\u00a0s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes}\u00a0min {rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
+
+
+def headline_row(system: Mapping[str, Any], results_rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The speed row that stands for a system: of the test's own lengths if the result has such rows, else of the
+    longest responses; of the smallest batch."""
+    if not results_rows:
+        return None
+    lengths = "test" if any(row["lengths"] == "test" for row in results_rows) else results_rows[0]["lengths"]
+    rows = [row for row in results_rows if row["lengths"] == lengths]
+    batch = min(row["batch"] for row in rows)
+    own = [row for row in system.get("speed", []) if row["lengths"] == lengths and row["batch"] == batch]
+    if lengths != "test":
+        longest = max(row["response_tokens"] for row in rows if row["batch"] == batch)
+        own = [row for row in own if row["response_tokens"] == longest]
+    return own[0] if own else None
+
+
+def entries(
+    results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, str]] | None = None
+) -> list[Entry]:
+    """Every system of every result, with a label of its own.
+
+    Raises:
+        UserError: nothing to report, or a result without readable systems.
+    """
+    if overrides is not None and len(overrides) != len(results):
+        raise UserError(f"report: {len(results)} results, but overrides for {len(overrides)}; give one for each")
+    found: list[Entry] = []
+    for run, result in enumerate(results):
+        systems = result.get("systems")
+        if not isinstance(systems, list) or not all(isinstance(s, dict) and {"name", "kind"} <= s.keys() for s in systems):
+            raise UserError(f"report: result {run + 1} has no list of systems with name and kind; write it again")
+        rows = [row for system in systems for row in system.get("speed", [])]
+        for system in systems:
+            label, kind = str(system["name"]), str(system["kind"])
+            if len(results) > 1:
+                chosen = overrides[run] if overrides else {}
+                changed = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items())
+                label = f"{label} ({changed or f'run {run + 1}'})"
+            shade = sum(entry.kind == kind for entry in found) % SHADES
+            found.append(Entry(label, kind, shade, run, system, headline_row(system, rows)))
+    if not found:
+        raise UserError("report: nothing to report: no result, or none with a system; evaluate or benchmark first")
+    return found
+
+
+def metric_keys(shown: Sequence[Entry]) -> list[str]:
+    """The quality metrics of all entries, in order of appearance."""
+    return list(dict.fromkeys(key for entry in shown for key in entry.system.get("quality", {})))
+
+
+def columns(metrics: Sequence[str]) -> list[tuple[str, str]]:
+    """Key and heading of each column of figures."""
+    return [
+        ("total", "Parameters"),
+        ("trainable", "Trainable"),
+        *((f"quality/{key}", metric_name(key)) for key in metrics),
+        *([("quality_kept", f"{metric_name(metrics[0])} kept")] if metrics else []),
+        ("prefill_ms", "Prefill ms"),
+        ("ms_per_token", "ms per token"),
+        ("total_ms", "Total ms"),
+        ("speedup", "Speedup"),
+        ("peak_memory_mb", "Peak MB"),
+    ]
+
+
+def spread(value: Mapping[str, float] | None, write: Any = number) -> str:
+    """The range of a repeated measurement, from its smallest to its largest value."""
+    return "" if value is None else f"{write(value['min'])}–{write(value['max'])}"
+
+
+def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
+    """The figures of one system, one for each of `columns`."""
+    system, row = entry.system, entry.row or {}
+    parameters, quality, kept = (system.get(key) or {} for key in ("parameters", "quality", "quality_kept"))
+    shown = [Cell(key, count(parameters.get(key)), parameters.get(key)) for key in ("total", "trainable")]
+    for key in metrics:
+        value = quality.get(key, {}).get("value")
+        shown.append(Cell(f"quality/{key}", score(value), value))
+    if metrics:
+        shown.append(Cell("quality_kept", percent(kept.get(metrics[0])), kept.get(metrics[0])))
+    for key in ("prefill_ms", "ms_per_token", "total_ms"):
+        value = row.get(key)
+        shown.append(Cell(key, number(value and value["median"]), value and value["median"], spread(value)))
+    value = row.get("speedup")
+    shown.append(Cell("speedup", times(value and value["median"]), value and value["median"], spread(value, times)))
+    peak = row.get("peak_memory_mb")
+    shown.append(Cell("peak_memory_mb", number(peak), peak))
+    return shown
+
+
+def conditions(row: Mapping[str, Any]) -> str:
+    """The conditions of a speed row in words."""
+    prompt, response = number(row["prompt_tokens"]), number(row["response_tokens"])
+    lengths = (
+        f"the test's own lengths (on average {prompt} prompt and {response} response tokens)"
+        if row["lengths"] == "test"
+        else f"{prompt} prompt and {response} response tokens"
+    )
+    threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+    rounds = f"median of {row['repeats']} rounds after {row['warmup']} of warm-up"
+    return f"batch {row['batch']}, {lengths}, {row['decoding']} decoding, {row['dtype']}, {threads}, {rounds}"
+
+
+def verdict(shown: Sequence[Entry]) -> str:
+    """One sentence: what the hybrid keeps of the LLM's quality, and how fast; then the others."""
+    metrics = metric_keys(shown)
+    order = {"llm2slm": 0, "slm": 1}
+    said = []
+    for entry in sorted((e for e in shown if e.kind != "llm"), key=lambda e: order.get(e.kind, 2))[:4]:
+        kept = (entry.system.get("quality_kept") or {}).get(metrics[0]) if metrics else None
+        speedup = ((entry.row or {}).get("speedup") or {}).get("median")
+        facts = []
+        if kept is not None:
+            facts.append(f"keeps {percent(kept)} of the LLM’s {metric_name(metrics[0])}")
+        elif metrics and metrics[0] in entry.system.get("quality", {}):
+            value = entry.system["quality"][metrics[0]]["value"]
+            facts.append(f"reaches {score(value)} {metric_name(metrics[0])}")
+        if speedup is not None:
+            facts.append(f"answers {times(speedup)} as fast")
+        if facts:
+            said.append(f"{entry.label} {' and '.join(facts)}")
+    return "; ".join(said) + "." if said else ""
+
+
+def differences(reference: str, prediction: str) -> list[tuple[str, str]]:
+    """A prediction as (state, words): `same` as the reference, `other` than it, or `gap` for words left out."""
+    old, new = reference.split(), prediction.split()
+    pieces = []
+    for change, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if change == "delete":
+            pieces.append(("gap", " ".join(old[i1:i2])))
+        else:
+            pieces.append(("same" if change == "equal" else "other", " ".join(new[j1:j2])))
+    return pieces
+
+
+def samples(shown: Sequence[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
+    """The systems that have sample outputs, and the rows: source, target and each system's prediction in pieces.
+
+    A piece list is None where that system has no output for the row.
+    """
+    having = [entry for entry in shown if entry.system.get("samples")]
+    keys = dict.fromkeys((row["source"], row["target"]) for entry in having for row in entry.system["samples"])
+    answers = [{(row["source"], row["target"]): row["prediction"] for row in e.system["samples"]} for e in having]
+    rows = []
+    for key in list(keys)[:MAX_SAMPLES]:
+        outputs = [differences(key[1], answer[key]) if key in answer else None for answer in answers]
+        rows.append({"source": key[0], "target": key[1], "outputs": outputs})
+    return having, rows

@@ -1,0 +1,63 @@
+"""FrozenEncoder: any transformers model as a reader. Token ids in, representations out, weights never touched.
+
+Of an encoder-decoder the encoder is kept and its last layer read. Of a decoder-only model (features of an
+intermediate layer, Bergner et al. 2024) all layers are kept and `layer` says which one is read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llm2slm.models.conditioning import positions
+from llm2slm.types import Reps, UserError
+
+
+class FrozenEncoder(nn.Module):
+    """An LLM that reads. It has no gradient, and stays in eval mode whatever `.train()` is called on it.
+
+    Args:
+        llm: encoder-decoder, encoder, or decoder-only model without a head.
+        layer: 0 the embeddings, n the output of block n, negative from the end (-1 the last); None: the last layer of
+            an encoder, the middle one of a decoder-only model.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+
+    def __init__(self, llm: PreTrainedModel, layer: int | None = None) -> None:
+        super().__init__()
+        text_config = llm.config.get_text_config()
+        self.decoder_only = not llm.config.is_encoder_decoder
+        self.body = llm if self.decoder_only else llm.get_encoder()
+        depth: int = text_config.num_hidden_layers
+        self.width: int = text_config.hidden_size
+        if layer is None:
+            layer = depth // 2 if self.decoder_only else depth
+        self.layer = layer + depth + 1 if layer < 0 else layer
+        if not 0 <= self.layer <= depth:
+            raise UserError(f"model.llm.layer={layer}: the LLM has layers 0 to {depth} (or -{depth + 1} to -1)")
+        self.is_last = self.layer == depth
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Stays in eval mode: the dropout of a reader would be noise (a known bug of such hybrids)."""
+        del mode
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, ids_BP: Tensor, mask_BP: Tensor) -> Reps:
+        """Reads a batch of prompts, padded on either side.
+
+        Returns:
+            reps_BPE of the chosen layer, zero at padding, and the mask.
+        """
+        arguments: dict[str, Tensor] = {"input_ids": ids_BP, "attention_mask": mask_BP}
+        if self.decoder_only:  # causal models count positions over real tokens; encoders here are relative or right-padded
+            arguments["position_ids"] = positions(mask_BP)
+        output = self.body(**arguments, output_hidden_states=not self.is_last)
+        reps_BPE = output.last_hidden_state if self.is_last else output.hidden_states[self.layer]
+        return Reps(reps_BPE.masked_fill(~mask_BP.unsqueeze(-1).bool(), 0), mask_BP)

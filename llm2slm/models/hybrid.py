@@ -1,0 +1,236 @@
+"""LLM2SLM: the model that joins the four parts (encoder, projector, conditioning, SLM), and its save and load.
+
+LLM-to-SLM generation after Bergner et al. 2024, "Think Big, Generate Quick" (arXiv 2402.16844). An LLM alone and an SLM
+alone are the same class without guidance (conditioning `none`): all three read, train, decode and are timed by one code.
+
+A saved hybrid holds the SLM and the projector; the LLM is named, never saved. A saved unguided system is a plain
+transformers folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from llm2slm.data.collate import Collator
+from llm2slm.models import conditioning as modes
+from llm2slm.models import slm as writer
+from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.projector import Projector
+from llm2slm.types import Batch, Conditioning, Reps, SystemKind, UserError
+
+WEIGHTS = "model.safetensors"
+
+
+class LLM2SLMConfig(PreTrainedConfig):
+    """What a saved model says of itself.
+
+    Attributes:
+        slm: config of the writer.
+        kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`.
+        llm: name, revision, layer, dtype and width of the reader; None without guidance.
+        projector: arguments of `Projector` but for the widths.
+        limits: arguments of `Collator` (lengths, overlong).
+    """
+
+    model_type = "llm2slm"
+    sub_configs = {"slm": AutoConfig}  # noqa: RUF012  transformers reads it as a class attribute
+
+    slm: PreTrainedConfig | dict[str, Any] | None = None
+    kind: str = "slm"
+    conditioning: str = "none"
+    tokenizers: str = "shared"
+    llm: dict[str, Any] | None = None
+    projector: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.slm, dict):
+            values = dict(self.slm)
+            self.slm = AutoConfig.for_model(values.pop("model_type"), **values)
+        super().__post_init__(**kwargs)
+
+
+class LLM2SLM(PreTrainedModel):
+    """A frozen LLM's reading guides a small language model's writing.
+
+    Attributes:
+        slm: the writer, a transformers model; projector, encoder: None without guidance.
+        collator: text to `Batch` and back, with both tokenizers; attached by whoever builds or loads the model.
+    """
+
+    config_class = LLM2SLMConfig
+    config: LLM2SLMConfig
+    base_model_prefix = "llm2slm"
+    collator: Collator
+
+    def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: FrozenEncoder | None = None) -> None:
+        super().__init__(config)
+        self.slm = slm
+        self.encoder = encoder
+        self.conditioning = Conditioning(config.conditioning)
+        self.kind = SystemKind(config.kind)
+        self.decoder_only = not slm.config.is_encoder_decoder
+        self.projector: Projector | None = None
+        if encoder is not None:
+            width = slm.config.get_text_config().hidden_size
+            self.projector = Projector(encoder.width, width, **(config.projector or {}))
+        if self.conditioning is Conditioning.memory:
+            writer.drop_encoder(slm)
+        self.register_state_dict_post_hook(_forget_encoder)
+        self.register_load_state_dict_post_hook(_excuse_encoder)
+
+    # Reading
+
+    def represent(self, batch: Batch) -> Reps:
+        """The LLM's reading of a batch's prompts."""
+        if self.encoder is None or batch.llm_ids_BP is None or batch.llm_mask_BP is None:
+            raise ValueError("representations were asked of a system, or for a batch, without an LLM")
+        return self.encoder(batch.llm_ids_BP, batch.llm_mask_BP)  # type: ignore[no-any-return]
+
+    def read(self, batch: Batch, reps: Reps | None = None) -> writer.Prompt:
+        """Everything before the first response token, up to the writer's own network.
+
+        Args:
+            reps: the LLM's representations where they are known already; else they are computed.
+        """
+        if self.projector is None:
+            return writer.Prompt(writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)
+        reps = self.represent(batch) if reps is None else reps
+        z_BPD = self.projector(reps.reps_BPE)
+        if self.conditioning is Conditioning.memory:
+            return writer.Prompt(z_BPD, reps.mask_BP, encoded=True)
+        embeds_BQD, mask_BQ = writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ
+        if self.conditioning is Conditioning.prepend:
+            joined = modes.prepend(embeds_BQD, mask_BQ, z_BPD, reps.mask_BP, pad_left=self.decoder_only)
+            return writer.Prompt(*joined)
+        mix = modes.add if self.conditioning is Conditioning.add else modes.replace
+        return writer.Prompt(mix(embeds_BQD, modes.align(z_BPD, batch.align_BQP), mask_BQ), mask_BQ)
+
+    # Writing
+
+    def forward(self, batch: Batch, reps: Reps | None = None) -> Tensor:
+        """Teacher-forced logits_BTV of a batch that has labels."""
+        if batch.labels_BT is None:
+            raise ValueError("this batch has no labels; use generate")
+        return writer.response_logits(self.slm, self.read(batch, reps), batch.labels_BT)
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, reps: Reps | None = None, **arguments: Any) -> Any:
+        """Responses to a batch of prompts; `arguments` are those of transformers' `generate`.
+
+        Returns:
+            ids_BT, response tokens only, padded on the right (rows x num_return_sequences of them).
+        """
+        arguments.setdefault("do_sample", False)
+        arguments.setdefault("pad_token_id", self.collator.pad_id)
+        arguments.setdefault("eos_token_id", self.collator.eos_id)
+        return writer.generate(self.slm, self.read(batch, reps), **arguments)
+
+    def generate_text(self, texts: list[str], batch_size: int = 32, **arguments: Any) -> list[str]:
+        """Responses to texts, in order (each text's `num_return_sequences` answers one after the other).
+
+        Args:
+            texts: prompts as the model was trained to read them, prefix included.
+            arguments: of transformers' `generate`, as max_new_tokens=64, num_beams=4.
+        """
+        if isinstance(texts, str):
+            raise UserError("generate_text takes a list of texts; for a single one write [text]")
+        was_training = self.training
+        self.eval()
+        answers: list[str] = []
+        for start in range(0, len(texts), batch_size):
+            batch = self.collator.batch_of_texts(texts[start : start + batch_size]).to(self.device)
+            answers += self.collator.decode(self.generate(batch, **arguments))
+        self.train(was_training)
+        return answers
+
+    # What is trained, what is saved
+
+    def trainable_names(self) -> set[str]:
+        """Names of the parameters that training may change: projector and SLM, nothing else."""
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Numbers of parameters: total (the reader included) and trainable."""
+        counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
+        return {"total": sum(n for n, _ in counts), "trainable": sum(n for n, trained in counts if trained)}
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        """Writes config, weights (SLM and projector only) and tokenizers. Unguided: a plain transformers folder."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.collator.save(folder)
+        if self.projector is None:
+            self.slm.config.llm2slm = {"kind": self.kind.value, "limits": self.config.limits}
+            self.slm.save_pretrained(folder)
+            return
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+        own = {name: p.detach().contiguous() for name, p in self._own_tensors()}
+        save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, name: str | Path, llm: str | Path | None = None, revision: str | None = None
+    ) -> Self:
+        """Loads a trained system, its tokenizers and its LLM.
+
+        Args:
+            name: folder or Hub id: of a hybrid, or of any transformers language model (an unguided system).
+            llm: folder or Hub id of the LLM, where it is not at its recorded place.
+
+        Raises:
+            UserError: nothing there, the LLM is missing or of another width, or a tensor is missing, unexpected, or of
+                another shape.
+        """
+        from llm2slm.models.build import load_saved
+
+        return load_saved(cls, str(name), None if llm is None else str(llm), revision)
+
+    def load_own(self, name: str, revision: str | None) -> None:
+        """Fills SLM and projector from a saved hybrid, every tensor of it and nothing else."""
+        path = cached_file(name, WEIGHTS, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            raise UserError(f"{name}: has no {WEIGHTS}; save the model again, or give the folder that holds it")
+        saved, own = load_file(path), dict(self._own_tensors())
+        for tensor in sorted(saved.keys() ^ own.keys()):
+            state = "missing from" if tensor in own else "unexpected in"
+            raise UserError(f"{path}: tensor {tensor} is {state} the file; config.json and weights do not belong together")
+        for tensor, value in saved.items():
+            if value.shape != own[tensor].shape:
+                raise UserError(
+                    f"{path}: tensor {tensor} has shape {tuple(value.shape)}, config.json (and the LLM) ask for "
+                    f"{tuple(own[tensor].shape)}"
+                )
+            own[tensor].data.copy_(value)
+
+    def _own_tensors(self) -> list[tuple[str, Tensor]]:
+        """Parameters and persistent buffers of SLM and projector, each once (tied weights under one name)."""
+        kept = self.state_dict(keep_vars=True)
+        first: dict[int, str] = {}
+        for tensor_name, tensor in kept.items():
+            first.setdefault(id(tensor), tensor_name)
+        return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
+
+
+def _forget_encoder(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """State dicts leave the frozen LLM out: checkpoints hold what was trained."""
+    if module.encoder is not None:
+        for key in [key for key in state if key.startswith(f"{prefix}encoder.")]:
+            del state[key]
+
+
+def _excuse_encoder(module: Any, keys: Any) -> None:
+    """The frozen LLM's tensors are not missing from such a state dict; everything else still is."""
+    if module.encoder is not None:
+        keys.missing_keys[:] = [key for key in keys.missing_keys if "encoder.body." not in key]
+
+
+AutoConfig.register("llm2slm", LLM2SLMConfig)

@@ -1,0 +1,104 @@
+"""The writer: one face over transformers' encoder-decoder and decoder-only language models.
+
+The rest of the package hands over a `Prompt` (vectors and a mask) and gets logits, or what `generate` needs. Whether the
+vectors go through an encoder, stand in for one, or are the left part of a causal sequence is decided here alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from llm2slm.models.conditioning import positions
+from llm2slm.types import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the writer reads: `states` (B, length, D) with their mask.
+
+    `encoded`: the states are encoder output already (conditioning `memory`), the writer's own encoder is passed by.
+    """
+
+    states_BQD: Tensor
+    mask_BQ: Tensor
+    encoded: bool = False
+
+
+class NoEncoder(nn.Module):
+    """Where the encoder of an encoder-decoder SLM was: with conditioning `memory` the LLM's reading takes its place."""
+
+    main_input_name = "input_ids"
+
+    def forward(self, *_: Any, **__: Any) -> None:
+        """Never called by `generate`, which is handed the encoder's output."""
+        raise RuntimeError("this SLM has no encoder: it reads the LLM's representations (conditioning=memory)")
+
+
+def drop_encoder(slm: PreTrainedModel) -> None:
+    """Takes the encoder out of an encoder-decoder, in place. What it shares with the decoder stays with the decoder."""
+    encoder = slm.get_encoder()
+    path = next(name for name, module in slm.named_modules() if module is encoder)
+    parent, _, name = path.rpartition(".")
+    setattr(slm.get_submodule(parent), name, NoEncoder())
+    for module in slm.modules():
+        if tied := getattr(module, "all_tied_weights_keys", None):
+            for key in [key for key in tied if key.startswith(("encoder.", f"{path}."))]:
+                del tied[key]
+
+
+def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
+    """Input embeddings of token ids: ids_BQ -> embeds_BQD."""
+    embeds_BQD: Tensor = slm.get_input_embeddings()(ids_BQ)
+    return embeds_BQD
+
+
+def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> Tensor:
+    """Teacher-forced logits_BTV: position t has seen the prompt and the response before t.
+
+    Args:
+        labels_BT: the response, padded on the right with IGNORE_INDEX.
+    """
+    if slm.config.is_encoder_decoder:
+        inputs = prompt_arguments(slm, prompt)
+        ids_BT = slm.prepare_decoder_input_ids_from_labels(labels=labels_BT)
+        logits_BTV: Tensor = slm(**inputs, decoder_input_ids=ids_BT, use_cache=False).logits
+        return logits_BTV
+    real_BT = labels_BT != IGNORE_INDEX
+    response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))
+    states = torch.cat([prompt.states_BQD, response_BTD.to(prompt.states_BQD.dtype)], dim=1)
+    mask = torch.cat([prompt.mask_BQ, real_BT.to(prompt.mask_BQ.dtype)], dim=1)
+    length = labels_BT.shape[1] + 1  # the last prompt position predicts the first response token
+    keep = {"logits_to_keep": length} if "logits_to_keep" in inspect.signature(slm.forward).parameters else {}
+    logits = slm(
+        inputs_embeds=states, attention_mask=mask, position_ids=positions(mask), use_cache=False, **keep
+    ).logits
+    return logits[:, -length:-1]  # type: ignore[no-any-return]
+
+
+def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
+    """The prompt as keyword arguments of the writer's `forward` and `generate`."""
+    if prompt.encoded:
+        states: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=prompt.states_BQD)}
+    else:
+        states = {"inputs_embeds": prompt.states_BQD}
+    return states | {"attention_mask": prompt.mask_BQ}
+
+
+def generate(slm: PreTrainedModel, prompt: Prompt, **arguments: Any) -> Any:
+    """transformers' own `generate` on a prompt of vectors.
+
+    Returns:
+        ids_BT, response tokens only (without the decoder's start token), right-padded; or transformers' output object
+        where `return_dict_in_generate=True` is among the arguments.
+    """
+    output = slm.generate(**prompt_arguments(slm, prompt), **arguments)
+    if isinstance(output, Tensor) and slm.config.is_encoder_decoder:
+        return output[:, 1:]
+    return output

@@ -1,0 +1,272 @@
+"""The run directory: what a run leaves behind, and the one schema of `result.json` that every verb writes.
+
+DIR/
+  config.yaml         the resolved configuration
+  model/              what `LLM2SLM.from_pretrained` reads
+  checkpoints/        last.ckpt and the best one; trainable weights only
+  metrics.csv         curves
+  predictions.jsonl   source, target, prediction
+  result.json         schema, verb, environment, systems (quality and speed)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm2slm.config import RunConfig
+from llm2slm.types import UserError
+
+SCHEMA = 1
+"""Version of result.json; raised when a field changes its meaning."""
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "lightning",
+    "datasets",
+    "tokenizers",
+    "hydra-core",
+    "torchmetrics",
+    "sacrebleu",
+)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's with the cores this process may use."""
+    torch = sys.modules.get("torch")  # never imported for this alone
+    if torch is not None and torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} x{torch.cuda.device_count()}"
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:  # not Linux: the platform's own word stands
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores"
+
+
+def git_commit() -> str:
+    """Commit of the checkout this package runs from, with "+" if changed since; "" for an installed wheel."""
+    home = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(home), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != home.parent:
+            return ""
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+@dataclass
+class Spread:
+    """A repeated measurement."""
+
+    median: float
+    min: float
+    max: float
+
+
+@dataclass
+class Score:
+    """One quality metric: its value, how exactly it was computed, and over how many rows."""
+
+    value: float
+    signature: str
+    n: int
+
+
+@dataclass
+class SpeedRow:
+    """Timings of one system under stated conditions. Milliseconds, megabytes (1e6 bytes), floating-point operations.
+
+    prefill_ms: everything before the first response token is there. ms_per_token: the rest over the tokens after the
+    first. total_ms: the whole answer. `flops`: analytic, for the whole answer, per row of the batch. A prompt or
+    response length is a mean where `lengths` is "test".
+    """
+
+    batch: int
+    prompt_tokens: float
+    response_tokens: float
+    lengths: str
+    """grid: the same for every row; test: the test split's own."""
+    dtype: str
+    threads: int
+    decoding: str
+    warmup: int
+    repeats: int
+    prefill_ms: Spread
+    ms_per_token: Spread
+    total_ms: Spread
+    tokens_per_s: Spread
+    peak_memory_mb: float | None
+    flops: float | None
+    speedup: Spread | None = None
+    """The LLM's total_ms over this one's, paired within each round of the same interleaved run."""
+
+
+@dataclass
+class System:
+    """One system of a result: an LLM, an SLM, a hybrid."""
+
+    name: str
+    kind: str
+    parameters: dict[str, int]
+    """total and trainable."""
+    quality: dict[str, Score] = field(default_factory=dict)
+    speed: list[SpeedRow] = field(default_factory=list)
+    quality_kept: dict[str, float] = field(default_factory=dict)
+    """Metric over the LLM's, where the result holds the LLM."""
+    samples: list[dict[str, str]] = field(default_factory=list)
+    """A few rows of predictions: source, target, prediction."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Points of the training curve: step, train/loss, val/loss, ..."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Plain facts of the run worth showing: training seconds, steps, learning rates, truncated rows."""
+
+
+@dataclass
+class Result:
+    """What `result.json` holds."""
+
+    verb: str
+    seed: int
+    config_hash: str
+    wall_seconds: float
+    systems: list[System]
+    schema: int = SCHEMA
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    command: str = field(default_factory=lambda: " ".join(["llm2slm", *sys.argv[1:]]))
+    git_commit: str = field(default_factory=git_commit)
+    versions: dict[str, str] = field(default_factory=versions)
+    device: str = field(default_factory=device_name)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, enums, paths and tuples as what JSON, YAML and `weights_only` checkpoints can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def config_hash(config: RunConfig) -> str:
+    """Twelve hex digits that name a configuration: equal for equal configurations, whatever the folder."""
+    values = {k: v for k, v in plain(config).items() if k not in ("run", "llm")}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Writes the resolved configuration to `config.yaml`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run, as plain containers.
+
+    Raises:
+        UserError: the folder is no run directory.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: not a run directory (no config.yaml); give the folder that `train` wrote")
+    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: not a configuration; expected keys and values")
+    return loaded
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Writes `result.json` in one step (a reader never sees half of it)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "result.json"
+    partial = path.with_suffix(".json.part")
+    partial.write_text(json.dumps(plain(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A `result.json` as plain containers; `path` is the file or its folder.
+
+    Raises:
+        UserError: missing, no JSON, or another schema.
+    """
+    if path.is_dir():
+        path = path / "result.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; every llm2slm verb that measures writes one into its run directory")
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(loaded, dict) or loaded.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a result of schema {SCHEMA}; write it again with this version of llm2slm")
+    return loaded
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes one JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file.
+
+    Raises:
+        UserError: a line is no JSON object; names the file and the line.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
+            yield row

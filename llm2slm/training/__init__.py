@@ -1,0 +1,1 @@
+"""Training: the LightningModule, its objectives and optimizers, and where the curves go."""

@@ -1,0 +1,221 @@
+"""Where the curves of a run go: always `metrics.csv` in the run directory; beside it a Weights & Biases run if asked.
+
+Use, the same for one run and for each job of a sweep:
+
+    with finish_loggers():
+        loggers = build_loggers(config.logger, folder, config)
+        Trainer(logger=loggers).fit(...)
+        log_samples(loggers, rows)
+        log_quality(loggers, {"bleu": 31.4})
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from llm2slm.config import LoggerConfig, RunConfig
+from llm2slm.runs import plain
+from llm2slm.types import UserError
+
+SAMPLE_COLUMNS = ("source", "target", "prediction")
+
+
+def _first_rank() -> bool:
+    """Whether this process is the one that writes (the only one, unless training is distributed)."""
+    return int(rank_zero_only.rank) == 0
+
+
+class MetricsFile(Logger):
+    """Writes `metrics.csv` into the run directory: one row a step, a column a metric, empty where not logged.
+
+    Every row is on disk as soon as it is logged. A resumed run continues the file; rows at or after the first step that
+    it logs are its own to write again and are dropped. (Lightning's CSVLogger writes a row a call and starts anew.)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self._columns = ["step"]
+        self._rows: dict[int, dict[str, Any]] | None = None  # None: nothing logged yet, so an older file is untouched
+        self._offset = 0  # where the last row starts: it is written again while its step goes on
+
+    @property
+    def name(self) -> str:
+        """What Lightning calls this logger."""
+        return "csv"
+
+    @property
+    def version(self) -> None:
+        """None: the folder is the version."""
+        return
+
+    @property
+    def save_dir(self) -> str:
+        """The run directory."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: `config.yaml` holds them."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Adds metrics (numbers or one-element tensors) to the row of `step`; None: the last row's."""
+        if not _first_rank():
+            return
+        if self._rows is None:
+            self._rows = self._earlier_rows(before=step)
+        last = max(self._rows, default=0)
+        step = last if step is None else step
+        row = self._rows.setdefault(step, {"step": step})
+        row |= {key: float(value) if hasattr(value, "item") else value for key, value in metrics.items()}
+        new_columns = [key for key in row if key not in self._columns]
+        self._columns += new_columns
+        if new_columns or step < last or not self._offset:
+            self._write_all()
+        else:
+            self._write_last(row, fresh=step > last)
+
+    def _earlier_rows(self, before: int | None) -> dict[int, dict[str, Any]]:
+        """Rows of an interrupted run's file, up to the step at which this one takes over."""
+        if not self.path.is_file():
+            return {}
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(line for line in file if line.endswith("\n"))
+                rows = {int(row["step"]): {k: v for k, v in row.items() if k and v} for row in reader}
+                self._columns = list(reader.fieldnames or self._columns)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.path}: not a metrics file of this project ({error}); move it out of the way"
+            ) from None
+        return {step: row for step, row in rows.items() if before is None or step < before}
+
+    def _write_all(self) -> None:
+        """Writes the file anew in one step, rows in order, and notes where the last one starts."""
+        assert self._rows is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".csv.part")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            *earlier, last = sorted(self._rows)
+            writer.writerows(self._rows[step] for step in earlier)
+            self._offset = file.tell()
+            writer.writerow(self._rows[last])
+        partial.replace(self.path)
+
+    def _write_last(self, row: dict[str, Any], *, fresh: bool) -> None:
+        """Appends the row of a new step, or writes that of the current step again."""
+        with self.path.open("r+", newline="", encoding="utf-8") as file:
+            if fresh:
+                self._offset = file.seek(0, os.SEEK_END)
+            else:
+                file.seek(self._offset)
+                file.truncate()
+            csv.DictWriter(file, self._columns).writerow(row)
+
+
+def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> list[Logger]:
+    """The loggers of a run. Call it inside `finish_loggers`, once per run.
+
+    Args:
+        cfg: which loggers, and how.
+        folder: the run directory.
+        config: the whole resolved configuration, which the W&B run carries.
+
+    Raises:
+        UserError: unknown name or mode, or W&B refuses to start the run (no account, no network).
+    """
+    if cfg.name not in ("csv", "wandb"):
+        raise UserError(f"logger.name={cfg.name}: unknown; choose csv or wandb")
+    loggers: list[Logger] = [MetricsFile(folder)]
+    if cfg.name == "wandb" and _first_rank():
+        loggers.append(_wandb_logger(cfg, folder, config))
+    return loggers
+
+
+def _wandb_logger(cfg: LoggerConfig, folder: Path, config: RunConfig) -> WandbLogger:
+    """A W&B run of its own, open already, so that a refusal comes before the training and not in its middle."""
+    if cfg.mode not in ("offline", "online"):
+        raise UserError(f"logger.mode={cfg.mode}: unknown; choose offline or online")
+    import wandb
+
+    if wandb.run is not None:  # WandbLogger would write into it, with a warning only
+        raise UserError(f"W&B run {wandb.run.id} is still open in this process; call wandb.finish() first")
+    folder.mkdir(parents=True, exist_ok=True)
+    logger = WandbLogger(
+        name=f"{config.model.kind}-{folder.name}",
+        project=cfg.project,
+        entity=cfg.entity,
+        group=cfg.group,
+        tags=list(cfg.tags),
+        save_dir=folder,
+        id=_run_id(folder, resumed=config.run is not None),
+        config=plain(config),
+        mode=cfg.mode,  # not WandbLogger's offline=True, which switches the whole process
+        settings=wandb.Settings(silent=cfg.mode == "offline", console="off", disable_job_creation=True),
+    )
+    try:
+        _ = logger.experiment
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"W&B did not start ({reason}); run `wandb login`, or set logger.mode=offline") from None
+    return logger
+
+
+def _run_id(folder: Path, *, resumed: bool) -> str:
+    """The run's W&B id: a new one, or on resuming the one it had, so that both halves make one run."""
+    path = folder / "wandb" / "run-id"
+    if resumed and path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(identity := secrets.token_hex(4), encoding="utf-8")
+    return identity
+
+
+@contextmanager
+def finish_loggers() -> Iterator[None]:
+    """Closes the W&B run that was opened inside, also on an error, and gives the environment its WANDB_* values back.
+
+    A run left open would take up the next sweep job's curves. On an error the run is marked as failed.
+    """
+    before = _wandb_environment()
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and wandb.run is not None:
+            wandb.finish(exit_code=int(failed))
+        for key in _wandb_environment():
+            del os.environ[key]
+        os.environ.update(before)
+
+
+def _wandb_environment() -> dict[str, str]:
+    """W&B's variables, less WANDB_SERVICE: the address of its helper process, which serves later runs as well."""
+    return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}
+
+
+def log_samples(loggers: Sequence[Logger], rows: Sequence[Mapping[str, str]]) -> None:
+    """Shows rows of source, target and prediction as a W&B table `samples` (on disk they are predictions.jsonl)."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and _first_rank():
+            logger.log_table("samples", list(SAMPLE_COLUMNS), [[row[key] for key in SAMPLE_COLUMNS] for row in rows])
+
+
+def log_quality(loggers: Sequence[Logger], quality: Mapping[str, float]) -> None:
+    """Puts final scores into the summary of the W&B run, as `quality/<metric>` (on disk they are result.json)."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and _first_rank():
+            logger.experiment.summary.update({f"quality/{name}": float(value) for name, value in quality.items()})

@@ -1,0 +1,126 @@
+"""What crosses a boundary between two parts of the package: errors, enumerations, and frozen records of tensors.
+
+Shape legend, used as name suffixes in the whole code (`reps_BPE`, `logits_BTV`):
+
+    B  batch                                     E  width of the LLM
+    P  prompt tokens, the LLM's tokenizer        D  width of the SLM
+    Q  prompt tokens, the SLM's tokenizer        V  vocabulary of the SLM
+    T  response tokens
+
+Imports nothing heavy: torch is needed for the annotations alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+IGNORE_INDEX = -100
+"""Label of a position that carries no loss (torch's own default for cross-entropy)."""
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one line: the file, row, key or tensor; what is wrong; what to do."""
+
+
+class SystemKind(StrEnum):
+    """Who reads and who writes. The three are one model class, told apart by data alone."""
+
+    llm2slm = "llm2slm"  # the LLM reads, the SLM writes
+    slm = "slm"  # the SLM reads and writes
+    llm = "llm"  # the LLM reads and writes
+
+
+class Conditioning(StrEnum):
+    """How the projected LLM representations z reach the SLM, always at prompt positions only."""
+
+    none = "none"  # no LLM at all: a plain language model
+    add = "add"  # SLM prompt embedding + z
+    replace = "replace"  # z in place of the SLM prompt embedding
+    prepend = "prepend"  # z in front of the SLM prompt embeddings
+    memory = "memory"  # z in place of the SLM's own encoder output (encoder-decoder SLM only)
+
+
+class Tokenizers(StrEnum):
+    """How the prompt's two token sequences (LLM's and SLM's) are brought into line."""
+
+    shared = "shared"  # one tokenizer, the LLM's, for both: position i is position i
+    offsets = "offsets"  # each SLM token gets the mean of z over the characters that it covers
+
+
+class Init(StrEnum):
+    """Where a model's weights come from."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Overlong(StrEnum):
+    """What happens to a text of more tokens than allowed. Whatever it is, it is counted and reported."""
+
+    error = "error"
+    truncate = "truncate"
+    drop = "drop"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a corpus as a task sees it.
+
+    `prompt` is what the models read (prefix included), `target` what they should write, `source` the row's own
+    text without the task's prefix, `index` the row's number within its split (counted before any is dropped).
+    """
+
+    index: int
+    source: str
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids of a batch under both tokenizers. Masks are 1 (or True) at real tokens.
+
+    Padding is on the left where the SLM is decoder-only, else on the right; labels are always padded on the right with
+    `IGNORE_INDEX`, by length and never by token id, so that a pad token equal to eos loses nothing.
+
+    Attributes:
+        slm_ids_BQ, slm_mask_BQ: the prompt under the SLM's tokenizer (int64).
+        llm_ids_BP, llm_mask_BP: the prompt under the LLM's tokenizer; None where there is no LLM.
+        align_BQP: float weights, each real row summing to 1 (or 0 where nothing is covered): aligned z = align @ z.
+            None where the tokenizers are shared, or where the conditioning needs no alignment.
+        labels_BT: the response with its eos; None at generation.
+        indices: each row's `Example.index`.
+    """
+
+    slm_ids_BQ: Tensor
+    slm_mask_BQ: Tensor
+    llm_ids_BP: Tensor | None = None
+    llm_mask_BP: Tensor | None = None
+    align_BQP: Tensor | None = None
+    labels_BT: Tensor | None = None
+    indices: tuple[int, ...] = ()
+
+    def to(self, device: device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {f.name: value.to(device) for f in fields(self) if hasattr(value := getattr(self, f.name), "to")}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by the DataLoader for CUDA)."""
+        pinned = {
+            f.name: value.pin_memory() for f in fields(self) if hasattr(value := getattr(self, f.name), "pin_memory")
+        }
+        return replace(self, **pinned)
+
+
+@dataclass(frozen=True)
+class Reps:
+    """What the frozen LLM says of a prompt: `reps_BPE` (float) and `mask_BP`, 1 at real tokens."""
+
+    reps_BPE: Tensor
+    mask_BP: Tensor
