@@ -240,3 +240,57 @@ class RunConfig:
     """evaluate: validation | test."""
     systems: dict[str, Any] = field(default_factory=dict)
     """demo: name of a system -> overrides of this config for it; benchmark: name -> folder of another system."""
+
+
+@dataclass
+class GenerateConfig:
+    """`generate`: answers for a prompt, for a file of prompts, or (with neither) for what is typed."""
+
+    run: str | None = None
+    """Run directory, model folder, or Hub id of the model that answers; `builtin/llm` is the built-in LLM."""
+    llm: str | None = None
+    """Where the LLM of `run` is now, if it has moved."""
+    prompt: str | None = None
+    """One text to answer."""
+    input: str | None = None
+    """File of texts: one a line, or .jsonl rows with the field `source` (or `prompt`)."""
+    output: str | None = None
+    """File for the answers to `input`, in its order: .jsonl (source, prediction) or one a line. None: the terminal."""
+    prefix: str | None = None
+    """Put in front of every text. None: what the run was trained with."""
+    stream: bool = True
+    """Show the answer while it is written (one text at a time, no beams)."""
+    max_new_tokens: int | None = None
+    """Response tokens at most. None: what the run was trained with, else 128."""
+    num_beams: int = 1
+    do_sample: bool = False
+    """Sample with the temperature and top_p below; else take the likeliest token (or beam)."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability."""
+    batch_size: int = 32
+    """Texts of `input` answered at once."""
+    seed: int = 1
+
+
+@dataclass
+class ReportConfig:
+    """`report`: one page from the results of several runs."""
+
+    runs: list[str] = field(default_factory=list)
+    """Run directories, or result.json files."""
+    out: str = "outputs/report"
+    """Folder that gets report.html."""
+    title: str = "llm2slm report"
+
+
+@dataclass
+class TokenizerConfig:
+    """`tokenizer`: a tokenizer trained on the train split of a corpus."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    vocab_size: int = 4000
+    """Entries of the vocabulary at most, special tokens included."""
+    out: str = "outputs/tokenizer"
+    """Folder for it; name it in model.llm.tokenizer or model.slm.tokenizer."""
+    seed: int = 1

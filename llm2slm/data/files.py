@@ -11,11 +11,13 @@ import io
 import json
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
+from pyarrow import parquet
 
 from llm2slm.types import UserError
 
@@ -26,8 +28,12 @@ OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
 """A text such as "None" or "NA" is a text."""
 
 
-def read_file(path: Path) -> datasets.Dataset:
+def read_file(path: Path, texts: Sequence[str] = ()) -> datasets.Dataset:
     """All rows of a json, jsonl, csv or parquet file, plain or gzipped. Never stale, never from the network.
+
+    Args:
+        path: the file.
+        texts: columns that must not mix text with other values (other columns may).
 
     Raises:
         UserError: missing, of another kind, malformed (with the line), or without rows.
@@ -41,12 +47,17 @@ def read_file(path: Path) -> datasets.Dataset:
     with tempfile.TemporaryDirectory(prefix="llm2slm-data-") as cache:  # a cache of its own: the file may change
         try:
             loaded = load(reader, data_files=str(path), split="train", cache_dir=cache, **OPTIONS.get(reader, {}))
+            loaded.data.validate(full=True)  # Arrow's JSON reader does not check that text is UTF-8
         except Exception as error:
             # whatever the reader raised (Arrow, pandas, zlib, datasets), the scan says it better
             fault = _first_fault(path, reader) or f"{path}: cannot be read as {reader} ({_innermost(error)})"
             raise UserError(fault) from None
     if len(loaded) == 0:
         raise UserError(f"{path}: holds no rows")
+    for column in texts:
+        if isinstance(loaded.features.get(column), datasets.Json):
+            # `datasets` keeps mixed values as JSON, in which the text "null" and a null are one: look into the file
+            raise UserError(_first_no_text(path, column))
     return loaded
 
 
@@ -68,7 +79,9 @@ def _reader(path: Path) -> str:
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if suffix not in READERS or path.name.endswith(".parquet.gz"):
         allowed = ", ".join(READERS)
-        raise UserError(f"{path}: unsupported kind of file {path.suffix!r}; use {allowed} (json, jsonl, csv also as .gz)")
+        raise UserError(
+            f"{path}: unsupported kind of file {path.suffix!r}; use {allowed} (json, jsonl, csv also as .gz)"
+        )
     return READERS[suffix]
 
 
@@ -81,7 +94,10 @@ def _innermost(error: BaseException) -> str:
 def _first_fault(path: Path, reader: str) -> str | None:
     """The first broken line of a file, told in one line; None when the scan finds none."""
     if reader == "parquet":
-        return None
+        try:
+            return f"{path}: holds no rows" if parquet.read_metadata(path).num_rows == 0 else None
+        except (OSError, pyarrow.ArrowException):  # not a Parquet file at all: the reader's own words will do
+            return None
     try:
         lines = list(_decoded(path))
     except UnicodeDecodeError as error:
@@ -91,6 +107,21 @@ def _first_fault(path: Path, reader: str) -> str | None:
     if not any(line.strip() for line in lines):
         return f"{path}: the file is empty"
     return _csv_fault(path, lines) if reader == "csv" else _json_fault(path, lines)
+
+
+def _first_no_text(path: Path, column: str) -> str:
+    text = "".join(_decoded(path))
+    rows = json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n")))
+    for number, row in enumerate(rows):
+        if not isinstance(row.get(column), str):
+            return no_text(f"{path}", number, column, row.get(column))
+    return f"{path}, column {column!r}: mixes text with other values"
+
+
+def no_text(label: str, number: int, column: str, value: Any) -> str:
+    """The complaint about a value that is not text."""
+    found = "null" if value is None else f"{type(value).__name__} {value!r:.40}"
+    return f"{label}, row {number} (from 0), column {column!r}: expected text, found {found}"
 
 
 def _decoded(path: Path) -> Iterator[str]:
@@ -111,13 +142,15 @@ def _json_fault(path: Path, lines: list[str]) -> str | None:
             found = json.loads(text)
         except json.JSONDecodeError as error:
             return f"{path}, line {error.lineno}: not JSON ({error.msg})"
+        if not found:
+            return f"{path}: holds no rows"
         bad = next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)
         return None if bad is None else f"{path}, item {bad}: expected a JSON object, found {type(found[bad]).__name__}"
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             return f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})"
         if not isinstance(row, dict):
@@ -136,4 +169,4 @@ def _csv_fault(path: Path, lines: list[str]) -> str | None:
             number = rows.line_num + 1
     except csv.Error as error:
         return f"{path}, line {number}: not CSV ({error})"
-    return None
+    return f"{path}: holds no rows" if rows.line_num <= 1 else None

@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 
 from llm2slm.config import DataConfig
-from llm2slm.data.files import load, read_file
+from llm2slm.data.files import load, no_text, read_file
 from llm2slm.types import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -82,7 +82,8 @@ def load_rows(config: DataConfig, split: str, seed: int) -> list[dict[str, str]]
         return _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed)
     if config.name == "json":
         name = _required(config, split, "a json, jsonl, csv or parquet file")
-        return _texts(read_file(Path(name)), name, config.source or "source", config.target or "target", size)
+        source, target = config.source or "source", config.target or "target"
+        return _texts(read_file(Path(name), (source, target)), name, source, target, size)
     if config.name == "hub":
         return _hub(config, split, size)
     return _local(config, split, size)
@@ -156,7 +157,7 @@ def _local(config: DataConfig, split: str, size: int | None) -> list[dict[str, s
     source, target = config.source or corpus.source, config.target or corpus.target
     default = corpus.test.format(other=source if target == "en" else target) if split == "test" else split
     path = folder / f"{getattr(config, split) or default}.jsonl.gz"
-    return _texts(read_file(path), str(path), source, target, size)
+    return _texts(read_file(path, (source, target)), str(path), source, target, size)
 
 
 def _texts(table: datasets.Dataset, label: str, source: str, target: str, size: int | None) -> list[dict[str, str]]:
@@ -171,14 +172,13 @@ def _texts(table: datasets.Dataset, label: str, source: str, target: str, size: 
     if len(table) == 0:
         raise UserError(f"{label}: holds no rows")
     wanted = {"source": source, "target": target}
-    if "task" in names:
+    if "task" in names and table.features["task"] == datasets.Value("string"):
         wanted["task"] = "task"
     table = table.select_columns(sorted(set(wanted.values())))
     columns: dict[str, list[Any]] = table[: size or len(table)]
-    for key, name in wanted.items():
+    for name in wanted.values():
         for number, value in enumerate(columns[name]):
             if not isinstance(value, str):
-                found = "null" if value is None else f"{type(value).__name__} {value!r:.40}"
-                raise UserError(f"{label}, row {number} (from 0), column {name!r} (data.{key}): expected text, found {found}")
+                raise UserError(no_text(label, number, name, value))
     keys = tuple(wanted)
     return [dict(zip(keys, row, strict=True)) for row in zip(*(columns[wanted[key]] for key in keys), strict=True)]

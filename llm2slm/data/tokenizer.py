@@ -1,4 +1,4 @@
-"""Tokenizers: load one that exists, or train one from text. Always the fast (Rust) kind, whose offsets alignment needs."""
+"""Tokenizers: load one that exists, or train one from text. Always the fast kind: alignment needs its offsets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 """One printable character for each of the 256 bytes; in order, so that training is reproducible."""
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") -> PreTrainedTokenizerFast:
     """The tokenizer of a Hub id or a local folder.
 
     Raises:
         UserError: nothing there, or it has no fast implementation.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, subfolder=subfolder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub id"
@@ -48,15 +48,16 @@ def train_tokenizer(
     Args:
         texts: what to learn the pieces from.
         vocab_size: entries in all, the 256 bytes and the special tokens included.
-        kind: bpe (Sennrich et al. 2016) or unigram (Kudo 2018).
+        kind: bpe (Sennrich et al. 2016), the same each time; or unigram (Kudo 2018), whose trainer is not so to the
+            last bit.
         progress: show the trainer's own progress bars.
 
     Raises:
         UserError: unknown kind, or a vocabulary too small for the 256 bytes.
     """
-    special = [PAD, EOS] if kind == "bpe" else [PAD, EOS, UNK]
     if kind not in ("bpe", "unigram"):
         raise UserError(f"tokenizer kind {kind!r} is unknown; use bpe or unigram")
+    special = [PAD, EOS] if kind == "bpe" else [PAD, EOS, UNK]
     if vocab_size < len(special) + len(ALPHABET):
         smallest = len(special) + len(ALPHABET)
         raise UserError(f"tokenizer of {vocab_size} entries: too small; a {kind} one takes at least {smallest}")
@@ -66,11 +67,11 @@ def train_tokenizer(
         "initial_alphabet": ALPHABET,
         "show_progress": progress,
     }
+    trainer: trainers.BpeTrainer | trainers.UnigramTrainer
     if kind == "bpe":
-        model, trainer = models.BPE(), trainers.BpeTrainer(**common)
+        core, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer(**common)
     else:
-        model, trainer = models.Unigram(), trainers.UnigramTrainer(unk_token=UNK, **common)
-    core = Tokenizer(model)
+        core, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(unk_token=UNK, **common)
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )

@@ -35,8 +35,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llm2slm.config import BenchmarkConfig
 from llm2slm.evaluation import costs
+from llm2slm.evaluation.workload import Condition, plan
 from llm2slm.runs import SpeedRow, Spread
-from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
+from llm2slm.types import Batch, Example, SystemKind, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -45,29 +46,6 @@ Memory = Callable[[str, Sequence[str], int], float | None]
 """Peak memory in megabytes of (system's name, prompts of one batch, response tokens); None where it cannot be had."""
 
 DECODING = "transformers generate, greedy"
-
-
-@dataclass(frozen=True)
-class Request:
-    """One timed call: the prompts of a batch, and how many tokens every row must get (at least 2)."""
-
-    prompts: tuple[str, ...]
-    response_tokens: int
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What one speed row stands for: the requests whose times are put together, and how long they are."""
-
-    lengths: str  # test | grid
-    batch: int
-    prompt_tokens: float  # mean, in the first system's LLM tokens
-    requests: tuple[Request, ...]
-
-    @property
-    def response_tokens(self) -> float:
-        """Mean over requests."""
-        return statistics.fmean(request.response_tokens for request in self.requests)
 
 
 @dataclass
@@ -111,8 +89,9 @@ def time_systems(
         examples: the test split; the first `cfg.prompts` are timed at their own lengths, all may fill the grid.
         cfg: conditions, repeats, warm-up and threads.
         seed: of the order of systems.
-        memory: how to find peak memory on a CPU (`memory.folder_memory`), used where cfg.memory; on CUDA it is
-            measured here.
+        memory: how to find peak memory on a CPU (`memory.folder_memory`), used where cfg.memory, after all timing and
+            for the first condition's longest answer only (a process per system). On CUDA it is measured here, for
+            every condition.
         clock: for tests.
         progress: show a bar with the time left, on the error stream. It is drawn between timings only.
 
@@ -141,90 +120,21 @@ def time_systems(
             bar.refresh()
 
         for condition in conditions:
-            timings, peaks = _run(systems, order, condition, rounds, clock, tick)
+            timings, peaks = _run(systems, order, condition, rounds, clock=clock, tick=tick)
             counted = {name: series[cfg.warmup :] for name, series in timings.items()}
             for name, model in systems.items():
-                reference = counted[baseline] if baseline is not None else None
-                peak = peaks.get(name)
-                if peak is None and cfg.memory and memory is not None:
-                    first = condition.requests[0]
-                    peak = memory(name, first.prompts, max(r.response_tokens for r in condition.requests))
-                rows[name].append(_row(model, condition, counted[name], reference, cfg, peak))
+                row = _row(model, condition, counted[name], cfg)
+                row.peak_memory_mb = peaks.get(name)
+                if baseline is not None:
+                    pairs = zip(counted[baseline], counted[name], strict=True)
+                    row.speedup = spread([llm.total / own.total for llm, own in pairs])
+                rows[name].append(row)
+    if cfg.memory and memory is not None:
+        largest = max(conditions[0].requests, key=lambda r: (r.response_tokens, len(r.prompts[0])))
+        for name, own in rows.items():
+            if own[0].peak_memory_mb is None:
+                own[0].peak_memory_mb = memory(name, largest.prompts, largest.response_tokens)
     return rows
-
-
-def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> list[Condition]:
-    """The conditions of a run, in tokens of the first system's LLM (of its own tokenizer where it has no other).
-
-    Raises:
-        UserError: no examples, or a length of the grid that cannot be timed.
-    """
-    if not examples:
-        raise UserError("benchmark: the test split is empty; it needs at least one example for its prompts")
-    if any(length < 2 for length in cfg.response_tokens):
-        raise UserError(f"benchmark.response_tokens={cfg.response_tokens}: give lengths >= 2 (ms_per_token needs two)")
-    if any(size < 1 for size in [*cfg.batch, *cfg.prompt_tokens]):
-        raise UserError("benchmark.batch and benchmark.prompt_tokens: give numbers >= 1")
-    count = _counter(first)
-    conditions = []
-    if cfg.prompts > 0:
-        chosen = examples[: cfg.prompts]
-        lengths = statistics.fmean(count(example.prompt) for example in chosen)
-        requests = tuple(Request((e.prompt,), max(2, count(e.target))) for e in chosen)
-        conditions.append(Condition("test", 1, lengths, requests))
-    for batch in cfg.batch:
-        for wanted in cfg.prompt_tokens or [None]:
-            prompts = _median_prompts(examples, batch, count) if wanted is None else []
-            if wanted is not None:
-                prompts = [cut_prompt([e.prompt for e in _from(examples, i)], wanted, count) for i in range(batch)]
-            lengths = statistics.fmean(count(prompt) for prompt in prompts)
-            conditions += [
-                Condition("grid", batch, lengths, (Request(tuple(prompts), tokens),)) for tokens in cfg.response_tokens
-            ]
-    return conditions
-
-
-def cut_prompt(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> str:
-    """Texts put together, over and over if need be, and cut to `tokens` tokens, or to the nearest number below.
-
-    `count` must not fall by much as a text grows; tokenizers hold to that but for a token at the cut.
-    """
-    text = texts[0]
-    turn = 1
-    while count(text) < tokens:
-        text = f"{text} {texts[turn % len(texts)]}"
-        turn += 1
-    low, high = 0, len(text)  # longest cut with at most `tokens` tokens
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if count(text[:middle]) <= tokens else (low, middle - 1)
-    return text[:low]
-
-
-def _from(examples: Sequence[Example], start: int) -> list[Example]:
-    start %= len(examples)
-    return [*examples[start:], *examples[:start]]
-
-
-def _median_prompts(examples: Sequence[Example], batch: int, count: Callable[[str], int]) -> list[str]:
-    """The prompts nearest the median length (repeated where the split is smaller than the batch)."""
-    lengths = {example.prompt: count(example.prompt) for example in examples}
-    middle = statistics.median(lengths.values())
-    nearest = sorted(lengths, key=lambda prompt: abs(lengths[prompt] - middle))
-    return [nearest[i % len(nearest)] for i in range(batch)]
-
-
-def _counter(model: LLM2SLM) -> Callable[[str], int]:
-    """Tokens of a text under the LLM's tokenizer, eos included even where the tokenizer adds none."""
-    tokenizer = model.collator.llm_tokenizer
-    if tokenizer is None:  # the system is an LLM (or SLM) alone: its writer's tokenizer is its only one
-        tokenizer = model.collator.slm_tokenizer
-
-    def count(text: str) -> int:
-        ids = tokenizer(text)["input_ids"]
-        return len(ids) + (0 if ids and ids[-1] == tokenizer.eos_token_id else 1)
-
-    return count
 
 
 def _run(
@@ -232,6 +142,7 @@ def _run(
     order: list[str],
     condition: Condition,
     rounds: int,
+    *,
     clock: Clock,
     tick: Callable[[], None],
 ) -> tuple[dict[str, list[Timing]], dict[str, float]]:
@@ -263,7 +174,7 @@ def _timed(name: str, model: LLM2SLM, batch: Batch, tokens: int, clock: Clock) -
     ids_BT = model.generate(batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1)
     seconds = clock.seconds() - start
     eos = model.collator.slm_tokenizer.eos_token_id
-    if ids_BT.shape[1] != tokens or (eos is not None and bool((ids_BT[:, :-1] == eos).any())):
+    if ids_BT.shape[1] != tokens or bool((ids_BT[:, :-1] == eos).any()):
         raise UserError(
             f"{name}: wrote {ids_BT.shape[1]} tokens (or ended within them) where {tokens} were forced, which makes "
             "the comparison void; remove stopping rules from its generation_config.json"
@@ -271,15 +182,8 @@ def _timed(name: str, model: LLM2SLM, batch: Batch, tokens: int, clock: Clock) -
     return seconds
 
 
-def _row(
-    model: LLM2SLM,
-    condition: Condition,
-    timings: list[Timing],
-    baseline: list[Timing] | None,
-    cfg: BenchmarkConfig,
-    peak_memory_mb: float | None,
-) -> SpeedRow:
-    """One system under one condition."""
+def _row(model: LLM2SLM, condition: Condition, timings: list[Timing], cfg: BenchmarkConfig) -> SpeedRow:
+    """One system under one condition, without what needs the other systems."""
     requests = len(condition.requests)
     tokens = sum(request.response_tokens for request in condition.requests)
     return SpeedRow(
@@ -296,9 +200,8 @@ def _row(
         ms_per_token=spread([1e3 * (t.total - t.prefill) / (tokens - requests) for t in timings]),
         total_ms=spread([1e3 * t.total / requests for t in timings]),
         tokens_per_s=spread([condition.batch * tokens / t.total for t in timings]),
-        peak_memory_mb=peak_memory_mb,
+        peak_memory_mb=None,
         flops=_flops(model, condition),
-        speedup=baseline and spread([b.total / t.total for b, t in zip(baseline, timings, strict=True)]),
     )
 
 
@@ -318,7 +221,7 @@ def _flops(model: LLM2SLM, condition: Condition) -> float | None:
         linear = [m for m in model.projector.modules() if isinstance(m, torch.nn.Linear)]
         hidden = linear[0].out_features if len(linear) > 1 else 0
         shape = (linear[0].in_features, hidden, linear[-1].out_features)
-        hybrid = {"llm_config": llm, "projector_shape": shape, "conditioning": Conditioning(model.conditioning)}
+        hybrid = {"llm_config": llm, "projector_shape": shape, "conditioning": model.conditioning}
     found = []
     for request in condition.requests:
         batch = model.collator.batch_of_texts(list(request.prompts))
@@ -347,7 +250,7 @@ def _peak(model: LLM2SLM, name: str, peaks: dict[str, float]) -> Iterator[None]:
 
 @contextmanager
 def _quiet(systems: Mapping[str, LLM2SLM], threads: int | None) -> Iterator[None]:
-    """The timing environment: eval mode, no autograd, no garbage collection, the asked number of threads; undone after."""
+    """The timing environment: eval mode, no autograd, no garbage collection, the asked threads; undone after."""
     threads_before, collecting = torch.get_num_threads(), gc.isenabled()
     training = {name: model.training for name, model in systems.items()}
     for model in systems.values():

@@ -94,9 +94,7 @@ def encoder_stack(config: Mapping[str, Any]) -> Stack:
         width, heads = config["hidden_size"], config["num_attention_heads"]
         head = config.get("head_dim") or width // heads
         kv_heads = config.get("num_key_value_heads") or heads
-        return Stack(
-            config["num_hidden_layers"], width, heads * head, kv_heads * head, config["intermediate_size"], 3
-        )
+        return Stack(config["num_hidden_layers"], width, heads * head, kv_heads * head, config["intermediate_size"], 3)
     known = ", ".join(sorted(T5_TYPES | GPT2_TYPES | LLAMA_TYPES))
     raise UserError(f"model_type {kind!r}: its FLOPs are not known here; known are {known}")
 

@@ -53,7 +53,8 @@ def peak_memory_mb(
     )
     lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
     if done.returncode:
-        raise UserError(f"{folder}: its peak memory could not be measured ({lines[-1]}); benchmark.memory=false skips it")
+        why = f"its peak memory could not be measured ({lines[-1]})"
+        raise UserError(f"{folder}: {why}; benchmark.memory=false skips it")
     return float(json.loads(lines[-1])["peak_mb"])
 
 

@@ -43,7 +43,7 @@ def score(names: Sequence[str], predictions: Sequence[str], references: Sequence
     if not predictions:
         raise UserError("nothing to score: no predictions; check that the split is not empty")
     if not any(reference.strip() for reference in references):
-        raise UserError(f"nothing to score against: all {len(references)} references are empty; check the target column")
+        raise UserError(f"nothing to score against: all {len(references)} references are empty; check data.target")
     return {name: METRICS[name](name, predictions, references) for name in names}
 
 

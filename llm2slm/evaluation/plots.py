@@ -6,16 +6,19 @@ Each function returns `Figure`s, none where the results lack what it draws. Valu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from llm2slm.evaluation import svg
+from llm2slm.evaluation.entries import LOWER_IS_BETTER, Entry, metric_keys, metric_name
 from llm2slm.evaluation.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Box, Scale
-from llm2slm.evaluation.tables import Entry, conditions, metric_keys, metric_name, number, score, times
+from llm2slm.evaluation.tables import conditions, length, number, score, times
 
 HEIGHT = 290.0
 MAX_PANELS = 6
+MAX_BANDS = 4
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ def _legend(shown: Sequence[Entry]) -> list[tuple[str, str]]:
 def quality_latency(shown: Sequence[Entry]) -> list[Figure]:
     """The first metric against the time of a whole answer; a bar spans the fastest and slowest round."""
     metrics = metric_keys(shown)
-    points = []
+    points: list[tuple[Entry, float, Mapping[str, float]]] = []
     for entry in shown:
         value = entry.system.get("quality", {}).get(metrics[0], {}).get("value") if metrics else None
-        if entry.row and _finite(value, *entry.row["total_ms"].values()):
+        if value is not None and entry.row and _finite(value, *entry.row["total_ms"].values()):
             points.append((entry, value, entry.row["total_ms"]))
     if not points:
         return []
@@ -60,8 +63,9 @@ def quality_latency(shown: Sequence[Entry]) -> list[Figure]:
     y_ticks = svg.ticks(min(values) - margin, max(values) + margin)
     x_ticks = svg.ticks(0, max(total["max"] for *_, total in points), 6)
     x, y = _horizontal(x_ticks[0], x_ticks[-1]), _vertical(y_ticks[0], y_ticks[-1])
-    parts = [svg.frame(x, y, x_ticks, y_ticks, "time for a whole answer, ms", name)]
-    parts.append(svg.text("↖ better", WIDTH - RIGHT, 12, "hint", "end"))
+    parts = [svg.frame(x, y, svg.marks(x_ticks), y_ticks, ("time for a whole answer, ms", name))]
+    better = "↙ better" if metrics[0] in LOWER_IS_BETTER else "↖ better"
+    parts.append(svg.text(better, WIDTH - RIGHT, 12, "hint", "end"))
     taken = [Box(x(t["min"]) - 7, y(v) - 7, x(t["max"]) + 7, y(v) + 7) for _, v, t in points]
     bounds = Box(LEFT, TOP - 10, WIDTH - RIGHT, HEIGHT - BOTTOM)
     said = []
@@ -70,9 +74,11 @@ def quality_latency(shown: Sequence[Entry]) -> list[Figure]:
         said.append(tip)
         for end in ("min", "max"):
             at = x(total[end])
-            parts.append(svg.element("line", x1=at, x2=at, y1=y(value) - 4, y2=y(value) + 4, cls=f"spread {entry.style}"))
-        ends = {"x1": x(total["min"]), "x2": x(total["max"]), "y1": y(value), "y2": y(value)}
-        parts.append(svg.element("line", cls=f"spread {entry.style}", **ends))
+            parts.append(
+                svg.element("line", x1=at, x2=at, y1=y(value) - 4, y2=y(value) + 4, cls=f"spread {entry.style}")
+            )
+        first, last, height = x(total["min"]), x(total["max"]), y(value)
+        parts.append(svg.element("line", x1=first, x2=last, y1=height, y2=height, cls=f"spread {entry.style}"))
         parts.append(svg.marker(entry.kind, x(total["median"]), y(value), f"point {entry.style}", tip))
     for entry, value, total in points:
         parts.append(svg.place_label(svg.shortened(entry.label, 30), x(total["median"]), y(value), bounds, taken))
@@ -101,7 +107,9 @@ def latency_split(shown: Sequence[Entry]) -> list[Figure]:
     x = Scale(0, x_ticks[-1], 6, WIDTH - 52)
     parts = []
     for value, label in zip(x_ticks, svg.tick_texts(x_ticks), strict=True):
-        parts.append(svg.element("line", x1=x(value), x2=x(value), y1=8, y2=floor, cls="axis" if value == 0 else "grid"))
+        parts.append(
+            svg.element("line", x1=x(value), x2=x(value), y1=8, y2=floor, cls="axis" if value == 0 else "grid")
+        )
         parts.append(svg.text(label, x(value), floor + 17, "tick", "middle"))
     parts.append(svg.text("ms for a whole answer", x(x_ticks[-1]), floor + 35, "title", "end"))
     said = []
@@ -112,9 +120,11 @@ def latency_split(shown: Sequence[Entry]) -> list[Figure]:
         said.append(tip)
         first, end = x(min(prefill["median"], total["median"])), x(total["median"])
         parts.append(svg.text(svg.shortened(entry.label, 56), 6 + 4, y - 4, "label"))
-        title = svg.element("title", svg.escape(tip))
+        title = svg.element("title", escape(tip))
         parts.append(svg.element("rect", title, x=x(0), y=y, width=end - x(0), height=20, cls=f"decode {entry.style}"))
-        parts.append(svg.element("rect", title, x=x(0), y=y, width=first - x(0), height=20, cls=f"prefill {entry.style}"))
+        parts.append(
+            svg.element("rect", title, x=x(0), y=y, width=first - x(0), height=20, cls=f"prefill {entry.style}")
+        )
         parts.append(svg.element("line", x1=x(total["min"]), x2=x(total["max"]), y1=y + 10, y2=y + 10, cls="whisker"))
         parts.append(svg.text(number(total["median"]), x(total["max"]) + 6, y + 14, "value"))
     label = "Bars of milliseconds for prefill and for the whole answer. " + "; ".join(said)
@@ -123,54 +133,73 @@ def latency_split(shown: Sequence[Entry]) -> list[Figure]:
     return [Figure("Where the time goes", caption, svg.drawing(parts, floor + BOTTOM, label), legend)]
 
 
-def speedup_length(shown: Sequence[Entry]) -> list[Figure]:
-    """Speedup over the LLM against response length, a panel for each batch size and prompt length."""
-    lines: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
+@dataclass(frozen=True)
+class _Measure:
+    """A figure of speed rows drawn against response length."""
+
+    key: str
+    title: str
+    axis: str
+    unit: str
+    write: Callable[[float], str]
+
+
+SPEEDUP = _Measure("speedup", "Speedup by response length", "speedup over the LLM", "×", times)
+LATENCY = _Measure("total_ms", "Latency by response length", "time for a whole answer, ms", "", number)
+
+
+def by_length(shown: Sequence[Entry]) -> list[Figure]:
+    """Speedup and latency against response length, a panel of each for each batch size and prompt length."""
+    panels: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
     for index, entry in enumerate(shown):
         for row in entry.system.get("speed", []):
-            factor = row.get("speedup")
-            if row["lengths"] != "test" and factor and _finite(row["response_tokens"], *factor.values()):
-                panel = (entry.run, row["batch"], row["prompt_tokens"], row["decoding"])
-                lines.setdefault(panel, {}).setdefault(index, []).append(row)
-    several = {index for panel in lines.values() for index, rows in panel.items() if len(rows) > 1}
-    panels = [(key, panel) for key, panel in lines.items() if several & panel.keys()]
-    return [_speedup_panel(shown, key, panel, len(panels) > 1) for key, panel in panels[:MAX_PANELS]]
+            if row["lengths"] != "test" and _finite(row["response_tokens"], row["prompt_tokens"]):
+                panel = (row["batch"], row["prompt_tokens"], row["decoding"], row["dtype"])
+                panels.setdefault(panel, {}).setdefault(index, []).append(row)
+    panels = {key: panel for key, panel in panels.items() if any(len(rows) > 1 for rows in panel.values())}
+    drawn = [
+        _length_panel(shown, measure, panel, len(panels) > 1)
+        for panel in list(panels.values())[:MAX_PANELS]
+        for measure in (SPEEDUP, LATENCY)
+    ]
+    return [figure for figure in drawn if figure is not None]
 
 
-def _speedup_panel(
-    shown: Sequence[Entry], key: tuple[Any, ...], panel: Mapping[int, list[Mapping[str, Any]]], many: bool
-) -> Figure:
-    _, batch, prompt, decoding = key
-    rows = [row for own in panel.values() for row in own]
-    lengths = sorted({row["response_tokens"] for row in rows})
-    y_ticks = svg.ticks(0, max(row["speedup"]["max"] for row in rows))
-    log = lengths[0] > 0 and len(lengths) <= 8
-    x_ticks = lengths if log else svg.ticks(lengths[0], lengths[-1])
-    inset = 16 if log else 0
-    x = Scale(x_ticks[0], x_ticks[-1], LEFT + inset, WIDTH - RIGHT - inset, log)
-    y = _vertical(0, y_ticks[-1])
-    wide = _horizontal(0, 1)
-    parts = [svg.frame(wide, y, [], y_ticks, "response length, tokens", "speedup over the LLM", "×")]
-    for value, label in zip(x_ticks, svg.tick_texts([round(v, 1) for v in x_ticks]), strict=True):
-        parts.append(svg.element("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 4, cls="axis"))
-        parts.append(svg.text(label, x(value), y.start + 17, "tick", "middle"))
-    said = []
+def _length_panel(
+    shown: Sequence[Entry], measure: _Measure, panel: Mapping[int, Sequence[Mapping[str, Any]]], many: bool
+) -> Figure | None:
+    lines = []
     for index, own in panel.items():
-        entry, own = shown[index], sorted(own, key=lambda row: row["response_tokens"])
-        at = [x(row["response_tokens"]) for row in own]
-        edge = [(a, y(row["speedup"]["max"])) for a, row in zip(at, own, strict=True)]
-        edge += [(a, y(row["speedup"]["min"])) for a, row in reversed(list(zip(at, own, strict=True)))]
-        parts.append(svg.element("polygon", cls=f"band {entry.style}", points=" ".join(f"{a:.2f},{b:.2f}" for a, b in edge)))
-        middle = [(a, y(row["speedup"]["median"])) for a, row in zip(at, own, strict=True)]
-        parts.append(svg.polyline(middle, f"line {entry.style}"))
-        for (a, b), row in zip(middle, own, strict=True):
-            tip = f"{entry.label}: {times(row['speedup']['median'])} at {number(row['response_tokens'])} tokens"
-            said.append(tip)
-            parts.append(svg.marker(entry.kind, a, b, f"point {entry.style}", tip, 3.8))
-    label = "Line plot of speedup against response length. " + "; ".join(said)
-    title = "Speedup by response length" + (f": batch {batch}, {number(prompt)} prompt tokens" if many else "")
-    caption = f"Batch {batch}, {number(prompt)} prompt tokens, {decoding} decoding. Band: smallest to largest of all rounds."
-    return Figure(title, caption, svg.drawing(parts, HEIGHT, label), _legend([shown[index] for index in panel]))
+        rows = [row for row in own if row.get(measure.key) and _finite(*row[measure.key].values())]
+        if rows:
+            lines.append((shown[index], sorted(rows, key=lambda row: float(row["response_tokens"]))))
+    if not lines:
+        return None
+    first = lines[0][1][0]
+    lengths = sorted({row["response_tokens"] for _, rows in lines for row in rows})
+    y_ticks = svg.ticks(0, max(row[measure.key]["max"] for _, rows in lines for row in rows))
+    log = lengths[0] > 0
+    x = Scale(lengths[0], lengths[-1], LEFT + 16, WIDTH - RIGHT - 16, log)
+    y = _vertical(0, y_ticks[-1])
+    marks = [(value, f"{value:g}") for value in lengths]
+    parts = [svg.frame(x, y, marks, y_ticks, ("response length, tokens (log scale)", measure.axis), unit=measure.unit)]
+    said = []
+    for entry, rows in lines:
+        at = [(x(row["response_tokens"]), row[measure.key]) for row in rows]
+        edge = [(a, y(value["max"])) for a, value in at] + [(a, y(value["min"])) for a, value in reversed(at)]
+        if len(lines) <= MAX_BANDS:  # more of them hide each other
+            parts.append(svg.polyline(edge, f"band {entry.style}"))
+        parts.append(svg.polyline([(a, y(value["median"])) for a, value in at], f"line {entry.style}"))
+        for (a, value), row in zip(at, rows, strict=True):
+            tip = f"{entry.label}: {measure.write(value['median'])}{'' if measure.unit else ' ms'}"
+            said.append(f"{tip} at {length(row['response_tokens'])} tokens")
+            parts.append(svg.marker(entry.kind, a, y(value["median"]), f"point {entry.style}", said[-1], size=3.8))
+    where = f"batch {first['batch']}, {length(first['prompt_tokens'])} prompt tokens"
+    runs = " Each run against its own LLM." if measure is SPEEDUP and len({entry.run for entry, _ in lines}) > 1 else ""
+    band = " Band: smallest to largest of all rounds." if len(lines) <= MAX_BANDS else ""
+    caption = f"{where.capitalize()}, {first['decoding']} decoding.{band}{runs}"
+    drawing = svg.drawing(parts, HEIGHT, f"Line plot, {measure.title}. " + "; ".join(said))
+    return Figure(measure.title + (f": {where}" if many else ""), caption, drawing, _legend([e for e, _ in lines]))
 
 
 def training_curves(shown: Sequence[Entry]) -> list[Figure]:
@@ -185,7 +214,11 @@ def _curve_panel(shown: Sequence[Entry], keys: Sequence[str]) -> Figure | None:
     series = []
     for entry in shown:
         for key in keys:
-            points = [(point["step"], point[key]) for point in entry.system.get("curve", []) if key in point and "step" in point]
+            points = [
+                (point["step"], point[key])
+                for point in entry.system.get("curve", [])
+                if key in point and "step" in point
+            ]
             points = sorted((step, value) for step, value in points if _finite(step, value))
             if points:
                 series.append((entry, key, points))
@@ -193,12 +226,14 @@ def _curve_panel(shown: Sequence[Entry], keys: Sequence[str]) -> Figure | None:
         return None
     values = [value for *_, points in series for _, value in points]
     steps = [step for *_, points in series for step, _ in points]
-    y_ticks = svg.ticks(min(0.0, *values), max(values)) if min(values) != max(values) else svg.ticks(min(values), max(values))
+    y_ticks = (
+        svg.ticks(min(0.0, *values), max(values)) if min(values) != max(values) else svg.ticks(min(values), max(values))
+    )
     x_ticks = svg.ticks(0, max(*steps, 1), 6)
     x, y = _horizontal(0, x_ticks[-1]), _vertical(y_ticks[0], y_ticks[-1])
     name = "loss" if keys[-1].endswith("loss") else metric_name(keys[-1].removeprefix("val/"))
     unit = "cross-entropy, nats per token" if name == "loss" else f"validation {name}"
-    parts = [svg.frame(x, y, x_ticks, y_ticks, "optimizer step", unit)]
+    parts = [svg.frame(x, y, svg.marks(x_ticks), y_ticks, ("optimizer step", unit))]
     said = []
     for entry, key, points in series:
         strong = key != "train/loss"
@@ -207,7 +242,7 @@ def _curve_panel(shown: Sequence[Entry], keys: Sequence[str]) -> Figure | None:
         if strong and len(points) <= 40:
             for (a, b), (step, value) in zip(place, points, strict=True):
                 tip = f"{entry.label}: {key} {score(value)} at step {step:,.0f}"
-                parts.append(svg.marker(entry.kind, a, b, f"point {entry.style}", tip, 3))
+                parts.append(svg.marker(entry.kind, a, b, f"point {entry.style}", tip, size=3))
         said.append(f"{entry.label}, {key}: from {score(points[0][1])} to {score(points[-1][1])}")
     both = "Strong: validation. Faint: training batches." if len({key for _, key, _ in series}) > 1 else ""
     drawing = svg.drawing(parts, HEIGHT, f"Training curves of {name}. " + "; ".join(said))

@@ -22,6 +22,7 @@ def predict(
     examples: Sequence[Example],
     task: Task,
     batch_size: int,
+    *,
     progress: bool = True,
     on_text: Callable[[Example, str], None] | None = None,
 ) -> list[str]:
@@ -70,12 +71,11 @@ def _answer(model: LLM2SLM, prompts: list[str], task: Task) -> tuple[list[str], 
     """Answers of one batch, and how many tokens were generated (padding after an answer's end not counted)."""
     batch = model.collator.batch_of_texts(prompts).to(model.device)
     ids_BT = model.generate(batch, max_new_tokens=task.max_new_tokens, num_beams=task.num_beams)
-    tokenizer = model.collator.slm_tokenizer
-    texts: list[str] = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
-    return texts, sum(_length(row, tokenizer.eos_token_id) for row in ids_BT.tolist())
+    eos = model.collator.slm_tokenizer.eos_token_id
+    return model.collator.decode(ids_BT), sum(_length(row, eos) for row in ids_BT.tolist())
 
 
-def _length(ids: list[int], eos: int | None) -> int:
+def _length(ids: list[int], eos: int) -> int:
     """Tokens up to and with the first eos."""
     return ids.index(eos) + 1 if eos in ids else len(ids)
 

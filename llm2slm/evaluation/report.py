@@ -1,8 +1,8 @@
 """result.json files as a table in the terminal and as one self-contained HTML page; nothing is computed anew.
 
-The page asks the network for nothing: style, script and plots are inline, and its Content-Security-Policy allows exactly
-the one style sheet and the one script whose hashes it carries. All text of results is escaped by the template engine;
-it works without JavaScript (which only sorts tables).
+The page asks the network for nothing: style, script and plots are inline, and its Content-Security-Policy allows
+exactly the one style sheet and the one script whose hashes it carries. All text of results is escaped by the
+template engine; the page works without JavaScript (which only sorts tables).
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation import plots, tables
-from llm2slm.evaluation.tables import Entry
+from llm2slm.evaluation.entries import KINDS, Entry, entries, metric_keys, metric_name
+from llm2slm.types import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+MAX_TURNED = 4
+"""Systems that are shown as columns where rows would be too wide."""
+_NEEDED = ("verb", "created", "command", "git_commit", "device", "seed", "config_hash", "wall_seconds", "versions")
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 _SURROGATES = dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 _VISIBLE = _CONTROL | _SURROGATES
@@ -36,27 +40,51 @@ def clean(value: Any) -> Any:
     return value
 
 
-def terminal_table(results: Sequence[Mapping[str, Any]]) -> Table:
+def terminal_table(
+    results: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+) -> Table:
     """One row for each system: parameters, quality, what is kept of the LLM's, latency, speedup, memory.
+
+    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead.
+    `overrides` tell the runs of a sweep apart, as in `write_report`.
 
     Raises:
         UserError: no system to show.
     """
+    from rich.console import Console
+
+    shown = entries(clean(list(results)), clean(overrides))
+    metrics = metric_keys(shown)
+    lines = [["System", "Kind", *(heading for _, heading in tables.columns(metrics))]]
+    for entry in shown:
+        figures = [cell.text.replace("\u00a0", " ") for cell in tables.cells(entry, metrics)]
+        lines.append([entry.label, entry.kind, *figures])
+    row = next((entry.row for entry in shown if entry.row), None)
+    caption = tables.conditions(row) if row else ""
+    wide = _rich_table(lines, caption, names=2)
+    console = Console(width=width)
+    fits = console.measure(wide, options=console.options.update(max_width=10_000)).maximum <= console.width
+    return (
+        wide
+        if fits or len(shown) > MAX_TURNED
+        else _rich_table([list(line) for line in zip(*lines, strict=True)], caption, names=1)
+    )
+
+
+def _rich_table(lines: Sequence[Sequence[str]], caption: str, names: int) -> Table:
+    """A table whose first line is its head, its first `names` columns set left and the others right."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    shown = tables.entries(clean(list(results)))
-    metrics = tables.metric_keys(shown)
-    row = next((entry.row for entry in shown if entry.row), None)
-    caption = tables.conditions(row) if row else None
-    table = Table(caption=Text(caption[:1].upper() + caption[1:]) if caption else None, caption_justify="left")
-    table.add_column("System", overflow="fold")
-    table.add_column("Kind")
-    for _, heading in tables.columns(metrics):
-        table.add_column(Text(heading), justify="right")
-    for entry in shown:
-        figures = [Text(cell.text.replace("\u00a0", " ")) for cell in tables.cells(entry, metrics)]
-        table.add_row(Text(entry.label), Text(entry.kind), *figures)
+    note = Text(f"{caption[:1].upper()}{caption[1:]}.") if caption else None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=note, caption_justify="left")
+    for number, heading in enumerate(lines[0]):
+        table.add_column(Text(heading), justify="left" if number < names else "right", overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*(Text(words) for words in line))
     return table
 
 
@@ -98,15 +126,20 @@ def render(
     from markupsafe import Markup
 
     own = files("llm2slm.evaluation")
-    page, style, script = (own.joinpath(f"report_page.{end}").read_text(encoding="utf-8") for end in ("html", "css", "js"))
+    page, style, script = (
+        own.joinpath(f"report_page.{end}").read_text(encoding="utf-8") for end in ("html", "css", "js")
+    )
     results, overrides, configs = clean(list(results)), clean(overrides), clean(configs)
-    shown = tables.entries(results, overrides)
+    shown = entries(results, overrides)
+    for run, result in enumerate(results, 1):
+        if missing := [key for key in _NEEDED if key not in result]:
+            raise UserError(f"report: result {run} lacks {', '.join(missing)}; write it again")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        metric=tables.metric_name, number=tables.number, percent=tables.percent, times=tables.times,
+        metric=metric_name, number=tables.number, tokens=tables.length, percent=tables.percent, times=tables.times,
         count=tables.count, seconds=tables.seconds, spread=tables.spread, fact=_fact, markup=Markup,
     )  # fmt: skip
-    figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.speedup_length(shown)]
+    figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
     return environment.from_string(page).render(
         title=clean(title),
         policy=_policy(style, script),
@@ -117,9 +150,9 @@ def render(
         figures=figures,
         curves=plots.training_curves(shown),
         timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
-        kinds=tables.KINDS,
+        kinds=KINDS,
         **_table(shown, overrides),
-        **_words(shown),
+        **_words(shown, len(results) > 1),
     )
 
 
@@ -137,20 +170,21 @@ def _policy(style: str, script: str) -> str:
 
 def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
     """The table of systems: the overridden keys of each run (if any) before its figures."""
-    metrics = tables.metric_keys(shown)
+    metrics = metric_keys(shown)
     keys = list(dict.fromkeys(key for chosen in overrides or [] for key in chosen))
     rows = [
         {
             "entry": entry,
             "overrides": [(overrides or [{}] * (entry.run + 1))[entry.run].get(key, tables.MISSING) for key in keys],
-            "cells": tables.cells(entry, metrics),
+            "cells": (own := tables.cells(entry, metrics)),
+            "by_key": {cell.key: cell for cell in own},
         }
         for entry in shown
     ]
     return {"rows": rows, "columns": tables.columns(metrics), "override_keys": keys}
 
 
-def _words(shown: Sequence[Entry]) -> dict[str, Any]:
+def _words(shown: Sequence[Entry], several: bool) -> dict[str, Any]:
     """What the page says of the systems as a whole."""
     scores = {
         (key, score["signature"], score["n"])
@@ -160,27 +194,24 @@ def _words(shown: Sequence[Entry]) -> dict[str, Any]:
     having, sample_rows = tables.samples(shown)
     row = next((entry.row for entry in shown if entry.row), None)
     return {
-        "verdict": tables.verdict(shown),
+        "verdict": tables.best(shown) if several else tables.verdict(shown),
         "conditions": tables.conditions(row) if row else "",
-        "metrics": tables.metric_keys(shown),
+        "metrics": metric_keys(shown),
         "scores": sorted(scores),
         "sample_systems": having,
         "samples": sample_rows,
         "note_keys": list(dict.fromkeys(key for entry in shown for key in entry.system.get("notes") or {})),
         "shown": shown,
+        "show_kind": not several or len({entry.kind for entry in shown}) > 1,
     }
 
 
 def _fact(value: Any) -> str:
     """A plain fact of a run's notes as text."""
-    if value is None:
-        return tables.MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if value is None or isinstance(value, bool):
+        return {None: tables.MISSING, True: "yes", False: "no"}[value]
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_fact(item)}" for key, item in value.items())
     if isinstance(value, list):

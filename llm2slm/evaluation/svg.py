@@ -1,6 +1,6 @@
 """Drawing of plots as inline SVG: elements with everything escaped, scales, round ticks, and the frame of axes.
 
-Colours, fonts and line widths belong to the page's style sheet (by class), so that a plot follows the theme of the page.
+Colours, fonts and line widths belong to the page's style sheet (by class), so that a plot follows the page's theme.
 No style attributes are written: the page's Content-Security-Policy forbids them.
 """
 
@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 WIDTH = 440.0
 """Width of a plot in user units; text is 12 units high, legible when a phone shows the plot at 80 %."""
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 26.0, 42.0
-CHARACTER = 6.4
+CHARACTER = 7.0
 """Average width of a character of plot text, in user units."""
 
 
@@ -81,27 +82,45 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def tick_texts(values: Sequence[float]) -> list[str]:
     """The values with the fewest decimals that tell neighbours apart."""
-    steps = [abs(b - a) for a, b in zip(values, values[1:], strict=False) if b != a]
+    steps = [abs(b - a) for a, b in pairwise(values) if b != a]
     decimals = max(0, -math.floor(math.log10(min(steps)) + 1e-9)) if steps else 0
     return [f"{value:,.{decimals}f}" for value in values]
 
 
 def frame(
-    x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x_title: str, y_title: str, unit: str = ""
+    x: Scale,
+    y: Scale,
+    x_marks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[float],
+    titles: tuple[str, str],
+    *,
+    unit: str = "",
 ) -> str:
-    """Horizontal grid lines, tick labels and titles. `unit` follows every y label (as × or %)."""
-    parts = [text(y_title, LEFT - 34, 12, "title")]
+    """Horizontal grid lines, axes, tick labels and the two titles (x, y). `unit` follows every y label (as × or %).
+
+    `x_marks` are positions and their labels; a label that would run into the one before it is left out.
+    """
+    left, right, floor = LEFT, WIDTH - RIGHT, y.start
+    parts = [text(titles[1], LEFT - 34, 12, "title")]
     for value, label in zip(y_ticks, tick_texts(y_ticks), strict=True):
         height = y(value)
-        parts.append(element("line", x1=x.start, x2=x.stop, y1=height, y2=height, cls="grid"))
-        parts.append(text(label + unit, LEFT - 8, height + 4, "tick", "end"))
-    floor = y.start
-    parts.append(element("line", x1=x.start, x2=x.stop, y1=floor, y2=floor, cls="axis"))
-    for value, label in zip(x_ticks, tick_texts(x_ticks), strict=True):
+        parts.append(element("line", x1=left, x2=right, y1=height, y2=height, cls="grid"))
+        parts.append(text(label + unit, left - 8, height + 4, "tick", "end"))
+    parts.append(element("line", x1=left, x2=right, y1=floor, y2=floor, cls="axis"))
+    free = -math.inf
+    for value, label in x_marks:
         parts.append(element("line", x1=x(value), x2=x(value), y1=floor, y2=floor + 4, cls="axis"))
-        parts.append(text(label, x(value), floor + 17, "tick", "middle"))
-    parts.append(text(x_title, x.stop, floor + 35, "title", "end"))
+        half = len(label) * CHARACTER / 2
+        if x(value) - half > free:
+            parts.append(text(label, x(value), floor + 17, "tick", "middle"))
+            free = x(value) + half + 4
+    parts.append(text(titles[0], right, floor + 35, "title", "end"))
     return "".join(parts)
+
+
+def marks(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Tick positions with their labels."""
+    return list(zip(values, tick_texts(values), strict=True))
 
 
 def drawing(parts: Sequence[str], height: float, label: str) -> str:
@@ -111,7 +130,7 @@ def drawing(parts: Sequence[str], height: float, label: str) -> str:
     )
 
 
-def marker(kind: str, x: float, y: float, cls: str, tip: str = "", size: float = 5.0) -> str:
+def marker(kind: str, x: float, y: float, cls: str, tip: str = "", *, size: float = 5.0) -> str:
     """A point whose shape tells the kind of system: square LLM, triangle SLM, disc hybrid, diamond any other."""
     body = element("title", escape(tip)) if tip else ""
     if kind == "llm2slm":
@@ -151,7 +170,14 @@ def place_label(words: str, x: float, y: float, bounds: Box, taken: list[Box]) -
     """
     wide, high = len(words) * CHARACTER, 14.0
     inside = min(max(x - wide / 2, bounds.left), bounds.right - wide)
-    places = [(inside, y - 23), (inside, y + 10), (x + 10, y - 7), (x - 10 - wide, y - 7), (inside, y - 38), (inside, y + 25)]
+    places = [
+        (inside, y - 23),
+        (inside, y + 10),
+        (x + 10, y - 7),
+        (x - 10 - wide, y - 7),
+        (inside, y - 38),
+        (inside, y + 25),
+    ]
     for left, top in places:
         box = Box(left, top, left + wide, top + high)
         fits = left >= bounds.left and box.right <= bounds.right and top >= bounds.top and box.bottom <= bounds.bottom

@@ -1,4 +1,4 @@
-"""What the report says in words and numbers: results as entries, figures as text, the verdict, samples side by side.
+"""What the report says in words and numbers: figures as text, columns and cells, the verdict, samples side by side.
 
 Nothing is measured or computed anew here: every figure shown is a field of a result.json.
 """
@@ -11,46 +11,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from llm2slm.types import UserError
+from llm2slm.evaluation.entries import LOWER_IS_BETTER, Entry, metric_keys, metric_name
 
 MISSING = "–"
-KINDS = {"llm": "LLM", "slm": "SLM", "llm2slm": "LLM-to-SLM"}
-METRICS = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "chrf++": "chrF++",
-    "ter": "TER",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-    "exact_match": "Exact match",
-    "exact": "Exact match",
-    "loss": "Loss",
-    "perplexity": "Perplexity",
-}
 MAX_SAMPLES = 12
-SHADES = 5
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One system of one result, ready to be shown.
-
-    `row` is the speed row that stands for it in tables; `shade` tells systems of one kind apart.
-    """
-
-    label: str
-    kind: str
-    shade: int
-    run: int
-    system: Mapping[str, Any]
-    row: Mapping[str, Any] | None
-
-    @property
-    def style(self) -> str:
-        """Class names of its colour; only names known here, whatever the result says."""
-        return f"k-{self.kind if self.kind in KINDS else 'other'} s{self.shade}"
 
 
 @dataclass(frozen=True)
@@ -63,11 +27,6 @@ class Cell:
     remark: str = ""
 
 
-def metric_name(key: str) -> str:
-    """A metric as it is usually written."""
-    return METRICS.get(key, key)
-
-
 def number(value: float | None, digits: int = 3) -> str:
     """A number with at least `digits` significant digits, integers never rounded away; an en dash for None."""
     if value is None:
@@ -76,6 +35,11 @@ def number(value: float | None, digits: int = 3) -> str:
         return str(value)
     size = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}")))) if value else 0
     return f"{value:,.{max(0, digits - 1 - size) if value else 0}f}"
+
+
+def length(value: float) -> str:
+    """A count of rows or tokens: one decimal where it is a mean, none where it is whole."""
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def score(value: float | None) -> str:
@@ -115,55 +79,6 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
 
 
-def headline_row(system: Mapping[str, Any], results_rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The speed row that stands for a system: of the test's own lengths if the result has such rows, else of the
-    longest responses; of the smallest batch."""
-    if not results_rows:
-        return None
-    lengths = "test" if any(row["lengths"] == "test" for row in results_rows) else results_rows[0]["lengths"]
-    rows = [row for row in results_rows if row["lengths"] == lengths]
-    batch = min(row["batch"] for row in rows)
-    own = [row for row in system.get("speed", []) if row["lengths"] == lengths and row["batch"] == batch]
-    if lengths != "test":
-        longest = max(row["response_tokens"] for row in rows if row["batch"] == batch)
-        own = [row for row in own if row["response_tokens"] == longest]
-    return own[0] if own else None
-
-
-def entries(
-    results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, str]] | None = None
-) -> list[Entry]:
-    """Every system of every result, with a label of its own.
-
-    Raises:
-        UserError: nothing to report, or a result without readable systems.
-    """
-    if overrides is not None and len(overrides) != len(results):
-        raise UserError(f"report: {len(results)} results, but overrides for {len(overrides)}; give one for each")
-    found: list[Entry] = []
-    for run, result in enumerate(results):
-        systems = result.get("systems")
-        if not isinstance(systems, list) or not all(isinstance(s, dict) and {"name", "kind"} <= s.keys() for s in systems):
-            raise UserError(f"report: result {run + 1} has no list of systems with name and kind; write it again")
-        rows = [row for system in systems for row in system.get("speed", [])]
-        for system in systems:
-            label, kind = str(system["name"]), str(system["kind"])
-            if len(results) > 1:
-                chosen = overrides[run] if overrides else {}
-                changed = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items())
-                label = f"{label} ({changed or f'run {run + 1}'})"
-            shade = sum(entry.kind == kind for entry in found) % SHADES
-            found.append(Entry(label, kind, shade, run, system, headline_row(system, rows)))
-    if not found:
-        raise UserError("report: nothing to report: no result, or none with a system; evaluate or benchmark first")
-    return found
-
-
-def metric_keys(shown: Sequence[Entry]) -> list[str]:
-    """The quality metrics of all entries, in order of appearance."""
-    return list(dict.fromkeys(key for entry in shown for key in entry.system.get("quality", {})))
-
-
 def columns(metrics: Sequence[str]) -> list[tuple[str, str]]:
     """Key and heading of each column of figures."""
     return [
@@ -198,7 +113,9 @@ def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
         value = row.get(key)
         shown.append(Cell(key, number(value and value["median"]), value and value["median"], spread(value)))
     value = row.get("speedup")
-    shown.append(Cell("speedup", times(value and value["median"]), value and value["median"], spread(value, times)))
+    shown.append(
+        Cell("speedup", times(value and value["median"]), value and value["median"], spread(value, "{:.2f}".format))
+    )
     peak = row.get("peak_memory_mb")
     shown.append(Cell("peak_memory_mb", number(peak), peak))
     return shown
@@ -206,7 +123,7 @@ def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
 
 def conditions(row: Mapping[str, Any]) -> str:
     """The conditions of a speed row in words."""
-    prompt, response = number(row["prompt_tokens"]), number(row["response_tokens"])
+    prompt, response = length(row["prompt_tokens"]), length(row["response_tokens"])
     lengths = (
         f"the test's own lengths (on average {prompt} prompt and {response} response tokens)"
         if row["lengths"] == "test"
@@ -215,6 +132,22 @@ def conditions(row: Mapping[str, Any]) -> str:
     threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
     rounds = f"median of {row['repeats']} rounds after {row['warmup']} of warm-up"
     return f"batch {row['batch']}, {lengths}, {row['decoding']} decoding, {row['dtype']}, {threads}, {rounds}"
+
+
+def best(shown: Sequence[Entry]) -> str:
+    """The run with the best value of the first metric, in one sentence."""
+    metrics = metric_keys(shown)
+    values = [
+        (e.system["quality"][metrics[0]]["value"], e)
+        for e in shown
+        if metrics and metrics[0] in e.system.get("quality", {})
+    ]
+    values = [(value, entry) for value, entry in values if math.isfinite(value)]
+    if not values:
+        return ""
+    choose = min if metrics[0] in LOWER_IS_BETTER else max
+    value, entry = choose(values, key=lambda pair: pair[0])
+    return f"Best {metric_name(metrics[0])}: {score(value)}, by {entry.label}."
 
 
 def verdict(shown: Sequence[Entry]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,7 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.data.collate import Collator
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.models.hybrid import LLM2SLM, LLM2SLMConfig
+from llm2slm.models.hybrid import LLM_TOKENIZER, LLM2SLM, LLM2SLMConfig
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 BUILTIN = "builtin/"
@@ -207,7 +208,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     check_pair(cfg.kind, cfg.conditioning, not slm.config.is_encoder_decoder, cfg.projector)
     encoder = load_encoder(cfg.llm, llm_tokenizer) if guided and llm_tokenizer is not None else None
     config = LLM2SLMConfig(
-        slm=slm.config,
+        slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
         kind=cfg.kind.value,
         conditioning=(cfg.conditioning if guided else Conditioning.none).value,
         tokenizers=cfg.tokenizers.value,
@@ -242,9 +243,13 @@ def attach_collator(
     mixed = model.conditioning in (Conditioning.add, Conditioning.replace)
     positions = getattr(model.slm.config, "n_positions", None) if model.decoder_only else None
     if positions is not None:
-        limits["max_prompt_tokens"] = min(
-            limits["max_prompt_tokens"], max(1, positions - limits["max_response_tokens"])
-        )
+        room = positions - limits["max_response_tokens"]
+        if room < 1:
+            raise UserError(
+                f"the SLM has {positions} positions for prompt and response together, and data.max_response_tokens="
+                f"{limits['max_response_tokens']} leaves none for the prompt; lower it"
+            )
+        limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], room)
     model.collator = Collator(
         tokenizer,
         llm_tokenizer,
@@ -261,7 +266,7 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     if not isinstance(config, LLM2SLMConfig):
         extra = dict(getattr(config, "llm2slm", None) or {})
         slm = load_language_model(LanguageModelConfig(name=name, revision=revision), load_tokenizer(place, revision))
-        own = LLM2SLMConfig(slm=slm.config, kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits())
+        own = LLM2SLMConfig(slm=deepcopy(slm.config), kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits())
         model = cls(own, slm, None)
         attach_collator(model, load_tokenizer(place, revision), None)
         return model
@@ -273,7 +278,7 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     tokenizer = load_tokenizer(place, revision)
     llm_tokenizer = tokenizer
     if config.tokenizers != Tokenizers.shared.value:
-        llm_tokenizer = load_tokenizer(place, revision, subfolder="llm_tokenizer")
+        llm_tokenizer = load_tokenizer(place, revision, subfolder=LLM_TOKENIZER)
     encoder = load_encoder(cfg, llm_tokenizer)
     if encoder.width != record["width"]:
         raise UserError(
@@ -282,7 +287,7 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
         )
     slm_config = config.slm
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
-    model = cls(config, auto.from_config(slm_config), encoder)
+    model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
     model.load_own(place, revision)
     attach_collator(model, tokenizer, llm_tokenizer)
     return model

@@ -26,6 +26,7 @@ from llm2slm.models.projector import Projector
 from llm2slm.types import Batch, Conditioning, Reps, SystemKind, UserError
 
 WEIGHTS = "model.safetensors"
+LLM_TOKENIZER = "llm_tokenizer"
 
 
 class LLM2SLMConfig(PreTrainedConfig):
@@ -129,8 +130,10 @@ class LLM2SLM(PreTrainedModel):
             ids_BT, response tokens only, padded on the right (rows x num_return_sequences of them).
         """
         arguments.setdefault("do_sample", False)
-        arguments.setdefault("pad_token_id", self.collator.pad_id)
-        arguments.setdefault("eos_token_id", self.collator.eos_id)
+        tokenizer = self.collator.slm_tokenizer
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        arguments.setdefault("pad_token_id", pad)
+        arguments.setdefault("eos_token_id", tokenizer.eos_token_id)
         return writer.generate(self.slm, self.read(batch, reps), **arguments)
 
     def generate_text(self, texts: list[str], batch_size: int = 32, **arguments: Any) -> list[str]:
@@ -166,7 +169,9 @@ class LLM2SLM(PreTrainedModel):
         """Writes config, weights (SLM and projector only) and tokenizers. Unguided: a plain transformers folder."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self.collator.save(folder)
+        self.collator.slm_tokenizer.save_pretrained(folder)
+        if not self.collator.shared and self.collator.llm_tokenizer is not None:
+            self.collator.llm_tokenizer.save_pretrained(folder / LLM_TOKENIZER)
         if self.projector is None:
             self.slm.config.llm2slm = {"kind": self.kind.value, "limits": self.config.limits}
             self.slm.save_pretrained(folder)

@@ -1,1 +1,1 @@
-"""Training: the LightningModule, its objectives and optimizers, and where the curves go."""
+"""Training: objective, optimizer, the one LightningModule, loggers, and the fit that joins them."""

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -144,32 +144,36 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> list[Lo
 
 
 def _wandb_logger(cfg: LoggerConfig, folder: Path, config: RunConfig) -> WandbLogger:
-    """A W&B run of its own, open already, so that a refusal comes before the training and not in its middle."""
-    if cfg.mode not in ("offline", "online"):
+    """A W&B run of its own, opened at once, so that a refusal comes before the training and not in its middle."""
+    mode: Literal["offline", "online"] = "online" if cfg.mode == "online" else "offline"
+    if cfg.mode != mode:
         raise UserError(f"logger.mode={cfg.mode}: unknown; choose offline or online")
     import wandb
 
     if wandb.run is not None:  # WandbLogger would write into it, with a warning only
         raise UserError(f"W&B run {wandb.run.id} is still open in this process; call wandb.finish() first")
     folder.mkdir(parents=True, exist_ok=True)
-    logger = WandbLogger(
-        name=f"{config.model.kind}-{folder.name}",
-        project=cfg.project,
-        entity=cfg.entity,
-        group=cfg.group,
-        tags=list(cfg.tags),
-        save_dir=folder,
-        id=_run_id(folder, resumed=config.run is not None),
-        config=plain(config),
-        mode=cfg.mode,  # not WandbLogger's offline=True, which switches the whole process
-        settings=wandb.Settings(silent=cfg.mode == "offline", console="off", disable_job_creation=True),
-    )
     try:
-        _ = logger.experiment
+        # Opened here, not by WandbLogger, whose offline=True switches the whole process to offline.
+        run = wandb.init(
+            name=f"{config.model.kind}-{folder.name}",
+            project=cfg.project,
+            entity=cfg.entity,
+            group=cfg.group,
+            tags=list(cfg.tags),
+            dir=folder,
+            id=_run_id(folder, resumed=config.run is not None),
+            resume="allow",
+            config=plain(config),
+            mode=mode,
+            settings=wandb.Settings(silent=mode == "offline", console="off", disable_job_creation=True),
+        )
     except wandb.Error as error:
         reason = " ".join(str(error).split())
         raise UserError(f"W&B did not start ({reason}); run `wandb login`, or set logger.mode=offline") from None
-    return logger
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run, project=cfg.project, save_dir=folder)
 
 
 def _run_id(folder: Path, *, resumed: bool) -> str:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from llm2slm.data.builtin.lexicon import Adjective, Noun, Verb, Word
-from llm2slm.data.builtin.plan import BE, NP, PP, Both, Clause, Complement, Phrase, Predicate, Pron, Rel, Sentence, person
-from llm2slm.data.builtin.sampling import ACTION_FRAMES, FRAMES, KIN, NO_PLACE, OWNED, POSSESSIVES, STATES, index, pick
-from llm2slm.data.builtin.clauses import draw_adjectives, draw_person
+from llm2slm.data.builtin.lexicon import Noun, Word
+from llm2slm.data.builtin.plan import (
+    NP,
+    PP,
+    Clause,
+    person,
+)
+from llm2slm.data.builtin.sampling import (
+    NO_PLACE,
+    OWNED,
+    POSSESSIVES,
+    STATES,
+    draw_adjectives,
+    index,
+    pick,
+)
 
 
 def draw_place(rng: random.Random, clause: Clause) -> PP | Word | None:
@@ -21,16 +33,24 @@ def draw_place(rng: random.Random, clause: Clause) -> PP | Word | None:
     if frame == "put":
         noun = pick(rng, ix.surfaces)
         large = isinstance(clause.acc, NP) and clause.acc.noun.semantic_class == "furniture"
-        around = ("behind", "next to", "in front of") if large else ("on", "on", "on", "under", "behind", "next to", "in front of")
+        around = (
+            ("behind", "next to", "in front of")
+            if large
+            else ("on", "on", "on", "under", "behind", "next to", "in front of")
+        )
         preposition = pick(rng, around)
         return PP(ix.preposition[preposition], _place_np(rng, noun), "acc")
     if draw < 0.2 and frame != "posture":
         return pick(rng, ix.words["place"])
     if draw < 0.4 or (frame == "posture" and draw < 0.75):
-        things = frame == "posture" and isinstance(clause.subject, NP) and clause.subject.noun.semantic_class != "person"
+        things = (
+            frame == "posture" and isinstance(clause.subject, NP) and clause.subject.noun.semantic_class != "person"
+        )
         noun = pick(rng, ix.surfaces if things else ix.landmarks)
         solid = noun.semantic_class == "building"
-        preposition = pick(rng, ("behind", "next to", "in front of") if solid else ("under", "behind", "next to", "in front of"))
+        preposition = pick(
+            rng, ("behind", "next to", "in front of") if solid else ("under", "behind", "next to", "in front of")
+        )
         if noun.semantic_class == "furniture" and rng.random() < 0.4:
             preposition = "on"
         return PP(ix.preposition[preposition], _place_np(rng, noun), "dat")
@@ -40,7 +60,15 @@ def draw_place(rng: random.Random, clause: Clause) -> PP | Word | None:
 
 def _place_np(rng: random.Random, noun: Noun) -> NP:
     draw = rng.random()
-    det = "the" if draw < 0.8 else "a" if draw < 0.9 else pick(rng, POSSESSIVES) if noun.semantic_class in OWNED else "this"
+    det = (
+        "the"
+        if draw < 0.8
+        else "a"
+        if draw < 0.9
+        else pick(rng, POSSESSIVES)
+        if noun.semantic_class in OWNED
+        else "this"
+    )
     return NP(noun, det, False, draw_adjectives(rng, noun))
 
 
@@ -81,7 +109,6 @@ def draw_adverbials(rng: random.Random, clause: Clause, depth: int) -> Clause:
     words = index().words
     verb, frame = clause.verb, clause.verb.frame
     time = frequency = manner = None
-    company: PP | None = None
     place: PP | Word | None = None
     front = "subject"
     if frame in ("motion", "put", "posture"):
@@ -100,11 +127,6 @@ def draw_adverbials(rng: random.Random, clause: Clause, depth: int) -> Clause:
     if draw < 0.1 and human and frame in ("intr", "trans", "motion") and verb.key not in STATES:
         plural = person(clause.subject).endswith("pl")
         manner = pick(rng, [word for word in words["manner"] if word.en != ("alone" if plural else "together")])
-    elif draw < 0.2 and human and frame in ("trans", "intr", "motion") and verb.key not in STATES:
-        preposition = pick(rng, ("with", "without", "for") if frame == "trans" else ("with", "without"))
-        other = draw_person(rng, 0, clause.subject, bare=True)
-        if not isinstance(clause.acc, Pron) and not (isinstance(clause.acc, NP) and clause.acc.noun.semantic_class == "person"):
-            company = PP(index().preposition[preposition], other, "dat" if preposition == "with" else "acc")
     # After a relative clause, a place or time at the end would seem to belong to it.
     nested = any(isinstance(np, NP) and np.rel is not None for np in (clause.dat, clause.acc, clause.object))
     if place is None and not nested and rng.random() < 0.26 and verb.key not in STATES:
@@ -113,4 +135,4 @@ def draw_adverbials(rng: random.Random, clause: Clause, depth: int) -> Clause:
         front = "time"
     elif place is not None and frame in ("trans", "intr", "posture") and rng.random() < 0.2:
         front = "place"
-    return replace(clause, time=time, frequency=frequency, manner=manner, company=company, place=place, front=front)
+    return replace(clause, time=time, frequency=frequency, manner=manner, place=place, front=front)

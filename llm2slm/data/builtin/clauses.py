@@ -5,15 +5,36 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from llm2slm.data.builtin.lexicon import Adjective, Noun, Verb, Word
-from llm2slm.data.builtin.plan import BE, NP, PP, Both, Clause, Complement, Phrase, Predicate, Pron, Rel, Sentence, person
-from llm2slm.data.builtin.sampling import ACTION_FRAMES, FRAMES, KIN, NO_PLACE, OWNED, POSSESSIVES, STATES, index, pick
+from llm2slm.data.builtin.adverbials import draw_adverbials, draw_time
+from llm2slm.data.builtin.lexicon import Noun, Verb, Word
+from llm2slm.data.builtin.plan import (
+    BE,
+    NP,
+    PP,
+    Both,
+    Clause,
+    Phrase,
+    Predicate,
+    Pron,
+    Rel,
+    person,
+)
+from llm2slm.data.builtin.sampling import (
+    ACTION_FRAMES,
+    FRAMES,
+    KIN,
+    OWNED,
+    POSSESSIVES,
+    STATES,
+    draw_adjectives,
+    index,
+    pick,
+)
 
 
-def draw_np(rng: random.Random, noun: Noun, depth: int = 1, definite: bool = False) -> NP:
-    """A noun phrase over `noun`; `depth` 0 forbids clauses and genitives inside it."""
+def draw_determiner(rng: random.Random, noun: Noun, plural: bool, definite: bool) -> str | Word:
+    """The determiner of a noun phrase; only what can be owned has an owner."""
     ix = index()
-    plural = not noun.mass and rng.random() < 0.27
     det: str | Word
     draw = rng.random()
     if definite:
@@ -29,13 +50,27 @@ def draw_np(rng: random.Random, noun: Noun, depth: int = 1, definite: bool = Fal
     elif noun.mass:
         det = ""
     elif plural:
-        det = "" if draw < 0.78 else pick(rng, ix.words["number"]) if draw < 0.9 else pick(rng, ix.words["quantifier"]).en
+        det = (
+            "" if draw < 0.78 else pick(rng, ix.words["number"]) if draw < 0.9 else pick(rng, ix.words["quantifier"]).en
+        )
     else:
         det = "a" if draw < 0.95 else "every"
     if isinstance(det, str) and det in POSSESSIVES and (noun.semantic_class not in OWNED and noun.en_sg not in KIN):
         det = "the"
-    if isinstance(det, Word) and det.category != "number" and noun.semantic_class not in OWNED and noun.en_sg not in KIN:
+    if (
+        isinstance(det, Word)
+        and det.category != "number"
+        and noun.semantic_class not in OWNED
+        and noun.en_sg not in KIN
+    ):
         det = "the"
+    return det
+
+
+def draw_np(rng: random.Random, noun: Noun, depth: int = 1, definite: bool = False) -> NP:
+    """A noun phrase over `noun`; `depth` 0 forbids clauses and genitives inside it."""
+    plural = not noun.mass and rng.random() < 0.27
+    det = draw_determiner(rng, noun, plural, definite)
     np = NP(noun, det, plural, draw_adjectives(rng, noun))
     if depth and det in ("the", "a", "this") and rng.random() < 0.22:
         if det != "this" and rng.random() < 0.5:
@@ -47,19 +82,6 @@ def draw_np(rng: random.Random, noun: Noun, depth: int = 1, definite: bool = Fal
 
 def _ownable(noun: Noun) -> bool:
     return noun.semantic_class in OWNED or noun.en_sg in KIN
-
-
-def draw_adjectives(rng: random.Random, noun: Noun) -> tuple[Adjective, ...]:
-    """None, one or rarely two adjectives that fit the noun."""
-    draw = rng.random()
-    choices = index().lexicon.adjectives_of[noun.en_sg]
-    if draw < 0.58 or not choices:
-        return ()
-    first = pick(rng, choices)
-    if draw < 0.94 or len(choices) == 1:
-        return (first,)
-    second = pick(rng, choices)
-    return (first, second) if second is not first and second.en_comparative != first.en_comparative else (first,)
 
 
 def draw_possessor(rng: random.Random, head: Noun) -> NP:
@@ -79,7 +101,9 @@ def draw_relative(rng: random.Random, head: Noun, plural: bool) -> Rel | None:
     human = head.semantic_class == "person"
     number = "3pl" if plural else "3sg"
     if draw < 0.35 and ix.subject_verbs[head.en_sg]:
-        clause = draw_clause(rng, 0, tense, verb=pick(rng, ix.subject_verbs[head.en_sg]), subject=NP(head, "the", plural))
+        clause = draw_clause(
+            rng, 0, tense, verb=pick(rng, ix.subject_verbs[head.en_sg]), subject=NP(head, "the", plural)
+        )
         return Rel("subject", unambiguous(replace(clause, subject=None), number))
     subject = draw_person(rng, 0)
     if draw < 0.5 and human:
@@ -97,7 +121,9 @@ def draw_relative(rng: random.Random, head: Noun, plural: bool) -> Rel | None:
     if draw < 0.7 and ix.prep_verbs[head.en_sg]:
         return Rel("object", unambiguous(Clause(subject, pick(rng, ix.prep_verbs[head.en_sg]), tense)))
     if draw < 0.8 and head.place_de == "in" and head.semantic_class != "vehicle":
-        verb = pick(rng, [ix.lexicon.verb[name] for name in ("sleep", "work", "play", "sing", "dance", "wait", "study")])
+        verb = pick(
+            rng, [ix.lexicon.verb[name] for name in ("sleep", "work", "play", "sing", "dance", "wait", "study")]
+        )
         return Rel("place", unambiguous(Clause(subject, verb, tense)))
     if ix.acc_verbs[head.en_sg]:
         verb = pick(rng, ix.acc_verbs[head.en_sg])
@@ -121,15 +147,14 @@ def draw_person(rng: random.Random, depth: int, taken: Phrase | None = None, bar
         return name if name is not taken else Pron("they")
     first = draw_np(rng, pick(rng, ix.people), depth, bare)
     if isinstance(taken, NP) and taken.noun is first.noun:
-        first = replace(first, noun=ix.people[(ix.people.index(first.noun) + 7) % len(ix.people)], adjectives=(), rel=None)
+        first = replace(
+            first, noun=ix.people[(ix.people.index(first.noun) + 7) % len(ix.people)], adjectives=(), rel=None
+        )
     if draw > 0.95 and depth:
         second = draw_np(rng, pick(rng, ix.people), 0, True)
         if second.noun is not first.noun:
             return Both(replace(first, of=None, rel=None), second)
     return first
-
-
-
 
 
 def draw_tense(rng: random.Random) -> str:
@@ -141,9 +166,9 @@ def draw_tense(rng: random.Random) -> str:
 def unambiguous(clause: Clause, subject_person: str = "") -> Clause:
     """`they read` would be present or past: without an auxiliary it is always past here."""
     verb = clause.verb
-    if verb.en_base == verb.en_past and clause.tense == "present" and not (clause.modal or clause.negated):
-        if (subject_person or person(clause.subject)) != "3sg":
-            return replace(clause, tense="past")
+    bare = clause.tense == "present" and not (clause.modal or clause.negated)
+    if bare and verb.en_base == verb.en_past and (subject_person or person(clause.subject)) != "3sg":
+        return replace(clause, tense="past")
     return clause
 
 
@@ -152,6 +177,7 @@ def draw_clause(
     depth: int,
     tense: str,
     verb: Verb | None = None,
+    *,
     subject: Phrase | None = None,
     actions: bool = False,
 ) -> Clause:
@@ -170,10 +196,12 @@ def draw_clause(
     if human and tense in ("present", "past") and rng.random() < 0.2:
         modals = ("can", "have to", "want to", "may")
         modal = pick(rng, (*modals, "should") if tense == "present" else modals)
-    negated = rng.random() < 0.13 and not (isinstance(subject, NP) and (subject.det in ("a", "every", "few")))
+    negated = rng.random() < 0.2 and not (isinstance(subject, NP) and (subject.det in ("a", "every", "few")))
     clause = Clause(subject, verb, tense, modal, negated)
     clause = draw_objects(rng, clause, depth)
     clause = draw_adverbials(rng, clause, depth)
+    if depth and rng.random() < 0.12:
+        clause = draw_company(rng, clause)
     return unambiguous(clause)
 
 
@@ -202,6 +230,23 @@ def draw_objects(rng: random.Random, clause: Clause, depth: int) -> Clause:
     return replace(clause, acc=acc, dat=dat, object=target)
 
 
+def draw_company(rng: random.Random, clause: Clause) -> Clause:
+    """Adds `with`, `without` or `for` a person where the verb and the object leave room for it."""
+    subject, frame, acc = clause.subject, clause.verb.frame, clause.acc
+    human = not isinstance(subject, NP) or subject.noun.semantic_class == "person"
+    if not human or clause.manner is not None or clause.verb.key in STATES or frame not in ("trans", "intr", "motion"):
+        return clause
+    if isinstance(acc, Pron | Both | Word) or (
+        isinstance(acc, NP) and (acc.rel or acc.noun.semantic_class == "person")
+    ):
+        return clause
+    preposition = pick(rng, ("with", "without", "for") if frame == "trans" else ("with", "without"))
+    other = draw_person(rng, 0, subject, bare=True)
+    return replace(
+        clause, company=PP(index().preposition[preposition], other, "dat" if preposition == "with" else "acc")
+    )
+
+
 def draw_object(rng: random.Random, clause: Clause, depth: int) -> Phrase:
     """An object of the verb's classes, other than the subject."""
     verb = clause.verb
@@ -212,7 +257,10 @@ def draw_object(rng: random.Random, clause: Clause, depth: int) -> Phrase:
         if isinstance(found, Pron) and verb.frame == "trans" and verb.en_particle:
             return draw_np(rng, noun, depth, definite=True)
         return found
-    np = draw_np(rng, noun, depth, definite=clause.negated and rng.random() < 0.55)
+    kein = clause.negated and rng.random() < 0.75
+    np = draw_np(rng, noun, depth, definite=clause.negated)
+    if kein and np.of is None and np.rel is None:
+        np = replace(np, det="" if np.plural or noun.mass else "a")
     if isinstance(clause.subject, NP) and clause.subject.noun is np.noun:
         np = draw_np(rng, pick(rng, verb.objects), 0)
     if clause.negated and (isinstance(np.det, Word) or np.det in ("every", "many", "some", "several", "few")):
@@ -237,7 +285,10 @@ def draw_copula(rng: random.Random, depth: int, tense: str) -> Clause:
     if adjective.de_comparative and rng.random() < 0.3:
         rival = pick(rng, ix.lexicon.by_class[noun.semantic_class])
         if rival is not noun and rival.en_sg in adjective.nouns:
-            degree, than = None, NP(rival, pick(rng, ("the", "my", "your") if rival.semantic_class in OWNED else ("the",)))
+            degree, than = (
+                None,
+                NP(rival, pick(rng, ("the", "my", "your") if rival.semantic_class in OWNED else ("the",))),
+            )
     negated = rng.random() < 0.15 and degree is None
     clause = Clause(subject, BE, tense, "", negated, predicate=Predicate(adjective, degree, than))
     draw = rng.random()

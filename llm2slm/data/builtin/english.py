@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from llm2slm.data.builtin.lexicon import Verb
 
@@ -17,7 +17,7 @@ PLAIN_MODALS = {
 
 def article(next_word: str) -> str:
     """`a` or `an` before the word."""
-    return "an" if next_word[0] in "aeiou" or next_word.startswith("hon") and next_word != "honey" else "a"
+    return "an" if next_word[0] in "aeiou" or (next_word.startswith("hon") and next_word != "honey") else "a"
 
 
 def _be(tense: str, person: str) -> str:
@@ -30,35 +30,42 @@ def _has(person: str) -> str:
     return "has" if person == "3sg" else "have"
 
 
-@lru_cache(maxsize=None)
+@cache
 def verb_group(verb: Verb, tense: str, modal: str, person: str, support: bool) -> tuple[str, str, str]:
     """(auxiliary, main verb, particle). `support` asks for an auxiliary even where the tense has none (do-support,
     for negation and questions). The auxiliary is "" when there is none; an adverb of frequency goes before the main
     verb, and before `not`'s complement: `has not often bought`."""
-    base = verb.en_base
-    particle = verb.en_particle
-    if modal in ("can", "should", "may"):
-        if modal == "may" and tense == "past":
-            return _be("past", person), f"allowed to {base}", particle
-        return PLAIN_MODALS[modal][tense], base, particle
     if modal:
-        rest = f"to {base}"
-        head = modal.split()[0]
-        if support:
-            return _do(tense, person), f"{head} {rest}", particle
-        third = _has(person) if head == "have" else "wants" if person == "3sg" else "want"
-        return "", f"{({'have': 'had', 'want': 'wanted'}[head] if tense == 'past' else third)} {rest}", particle
-    if tense in ("perfect", "pluperfect"):
-        return _has(person) if tense == "perfect" else "had", verb.en_participle, particle
-    if tense == "future":
-        return "will", base, particle
-    if base == "be":
-        return _be(tense, person), "", particle
+        auxiliary, main = _modal_group(verb.en_base, tense, modal, person, support)
+    elif tense == "perfect":
+        auxiliary, main = _has(person), verb.en_participle
+    elif tense == "pluperfect":
+        auxiliary, main = "had", verb.en_participle
+    elif tense == "future":
+        auxiliary, main = "will", verb.en_base
+    elif verb.en_base == "be":
+        auxiliary, main = _be(tense, person), ""
+    elif support:
+        auxiliary, main = _do(tense, person), verb.en_base
+    elif tense == "past":
+        auxiliary, main = "", verb.en_past
+    else:
+        auxiliary, main = "", verb.en_3sg if person == "3sg" else verb.en_base
+    return auxiliary, main, verb.en_particle
+
+
+def _modal_group(base: str, tense: str, modal: str, person: str, support: bool) -> tuple[str, str]:
+    if modal == "may" and tense == "past":
+        return _be("past", person), f"allowed to {base}"
+    if modal in PLAIN_MODALS:
+        return PLAIN_MODALS[modal][tense], base
+    head = modal.removesuffix(" to")
     if support:
-        return _do(tense, person), base, particle
+        return _do(tense, person), f"{head} to {base}"
     if tense == "past":
-        return "", verb.en_past, particle
-    return "", verb.en_3sg if person == "3sg" else base, particle
+        return "", f"{'had' if head == 'have' else 'wanted'} to {base}"
+    third = "has" if head == "have" else "wants"
+    return "", f"{third if person == '3sg' else head} to {base}"
 
 
 def _do(tense: str, person: str) -> str:

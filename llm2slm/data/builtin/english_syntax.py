@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from llm2slm.data.builtin import english
 from llm2slm.data.builtin.lexicon import Word
-from llm2slm.data.builtin.plan import NP, PP, Both, Clause, Complement, Phrase, Predicate, Pron, Rel, Sentence, person, without
+from llm2slm.data.builtin.plan import (
+    NP,
+    PP,
+    Both,
+    Clause,
+    Complement,
+    Phrase,
+    Predicate,
+    Pron,
+    Rel,
+    Sentence,
+    person,
+    without,
+)
 
 
 def en_phrase(phrase: Phrase, subject: bool = False) -> str:
@@ -40,13 +53,12 @@ def en_relative(rel: Rel, head: NP) -> str:
     whom = "whom" if human else "which"
     if rel.role == "subject":
         return ("who " if human else "that ") + en_clause(clause, "relative", "3pl" if head.plural else "3sg")
-    if rel.role == "whose":
-        return "whose " + en_clause(clause)
-    if rel.role == "acc":
-        return ("whom " if human else "that ") + en_clause(clause)
+    if rel.role in ("whose", "acc"):
+        pronoun = "whose" if rel.role == "whose" else "whom" if human else "that"
+        return f"{pronoun} {en_clause(clause)}"
     if rel.role == "dat":
         particle = clause.verb.en_particle
-        if clause.verb.frame == "ditrans" or clause.verb.frame == "ditransto":
+        if clause.verb.frame in ("ditrans", "ditransto"):
             return f"to {whom} {en_clause(clause)}"
         return f"{particle} {whom} {en_clause(clause, 'pied')}" if particle else f"{whom} {en_clause(clause)}"
     if rel.role == "object":

@@ -5,7 +5,7 @@ Cases are `nom`, `acc`, `dat`, `gen`; a person is `1sg`, `3sg`, `1pl`, `2pl` or 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from llm2slm.data.builtin.lexicon import Adjective, Noun, Verb
 
@@ -18,7 +18,16 @@ WEAK = {"m": "e en en en", "f": "e e en en", "n": "e e en en", "p": "en en en en
 MIXED = {"m": "er en en en", "f": "e e en en", "n": "es es en en", "p": "en en en en"}
 STRONG = {"m": "er en em en", "f": "e e er er", "n": "es es em en", "p": "e e en er"}
 RELATIVE = {"m": "der den dem dessen", "f": "die die der deren", "n": "das das dem dessen", "p": "die die denen deren"}
-POSSESSIVES = {"my": "mein", "his": "sein", "her": "ihr", "our": "unser", "your": "euer", "their": "ihr"}
+EIN_WORDS = {
+    "a": "ein",
+    "no": "kein",
+    "my": "mein",
+    "his": "sein",
+    "her": "ihr",
+    "our": "unser",
+    "your": "euer",
+    "their": "ihr",
+}
 DIES_WORDS = {"this": "dies", "every": "jed", "which": "welch"}
 QUANTIFIERS = {"many": "viel", "some": "einig", "several": "mehrer", "few": "wenig"}
 PRONOUNS = {
@@ -56,7 +65,7 @@ def _pick(table: dict[str, str], key: str, case: str) -> str:
     return "" if ending == "-" else ending
 
 
-@lru_cache(maxsize=None)
+@cache
 def determiner(word: str, gender: str, case: str) -> tuple[str, str]:
     """German determiner for the English `word` (`the`, `a`, `no`, `my`, `this`, `many`, …) and the class of the
     adjective endings after it. `gender` is `m`, `f`, `n` or `p`."""
@@ -64,13 +73,9 @@ def determiner(word: str, gender: str, case: str) -> tuple[str, str]:
         return _pick(DEFINITE, gender, case), "weak"
     if word in DIES_WORDS:
         return DIES_WORDS[word] + _pick(DIES, gender, case), "weak"
-    if word == "a":
-        return "ein" + _pick(EIN, gender, case), "mixed"
-    if word == "no":
-        return "kein" + _pick(EIN, gender, case), "mixed"
-    if word in POSSESSIVES:
+    if word in EIN_WORDS:
         ending = _pick(EIN, gender, case)
-        stem = "eur" if word == "your" and ending else POSSESSIVES[word]
+        stem = "eur" if word == "your" and ending else EIN_WORDS[word]
         return stem + ending, "mixed"
     if word in QUANTIFIERS:
         return QUANTIFIERS[word] + _pick(DIES, gender, case), "strong"
@@ -79,7 +84,7 @@ def determiner(word: str, gender: str, case: str) -> tuple[str, str]:
     raise ValueError(f"unknown determiner {word!r}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def adjective(word: Adjective, endings: str, gender: str, case: str) -> str:
     """The attributive form; `endings` is `weak`, `mixed` or `strong`."""
     table = {"weak": WEAK, "mixed": MIXED, "strong": STRONG}[endings]
@@ -115,7 +120,7 @@ def _needs_e(stem: str) -> bool:
     return stem.endswith(("t", "d", "chn", "ffn"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def present(verb: Verb, person: str) -> str:
     """Present without the separable prefix; `be` is sein."""
     if verb.de_infinitive == "sein":
@@ -140,25 +145,24 @@ def past_form(first: str, person: str) -> str:
     return first + ("n" if first.endswith("e") else "en")
 
 
-@lru_cache(maxsize=None)
+@cache
 def verb_group(verb: Verb, tense: str, modal: str, person: str) -> tuple[str, str, str]:
-    """(finite form, separable prefix of the finite form, infinite rest), e.g. ("stand", "auf", ""), ("hat", "", "gekauft")."""
+    """(finite form, its separable prefix, infinite rest): ("stand", "auf", ""), ("hat", "", "gekauft")."""
     if modal:
         infinitive, singular, second, past = MODALS[modal]
         if tense == "past":
             return past_form(past, person), "", verb.de_infinitive
         finite = singular if person.endswith("sg") else second if person == "2pl" else infinitive
         return finite, "", verb.de_infinitive
-    if tense == "present":
-        return present(verb, person), verb.prefix, ""
-    if tense == "past":
-        return past_form(verb.de_past, person), verb.prefix, ""
     if tense == "future":
         return WERDEN[person], "", verb.de_infinitive
-    is_sein = verb.auxiliary == "sein"
-    if tense == "perfect":
-        return (SEIN if is_sein else HABEN)[person], "", verb.de_participle
-    return past_form("war" if is_sein else "hatte", person), "", verb.de_participle
+    if tense in ("perfect", "pluperfect"):
+        is_sein = verb.auxiliary == "sein"
+        had = past_form("war" if is_sein else "hatte", person)
+        has = (SEIN if is_sein else HABEN)[person]
+        return has if tense == "perfect" else had, "", verb.de_participle
+    finite = present(verb, person) if tense == "present" else past_form(verb.de_past, person)
+    return finite, verb.prefix, ""
 
 
 def zu_infinitive(verb: Verb) -> str:

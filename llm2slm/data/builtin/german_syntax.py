@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from llm2slm.data.builtin import german
 from llm2slm.data.builtin.lexicon import Word
-from llm2slm.data.builtin.plan import NP, PP, Both, Clause, Complement, Phrase, Predicate, Pron, Rel, Sentence, person, without
+from llm2slm.data.builtin.plan import (
+    NP,
+    PP,
+    Both,
+    Clause,
+    Complement,
+    Phrase,
+    Predicate,
+    Pron,
+    Rel,
+    Sentence,
+    person,
+    without,
+)
 
 
 def de_phrase(phrase: Phrase, case: str, negated: bool = False) -> str:
-    """The German phrase in a case; a relative clause is set off by ` ,`. `negated` turns ein and no article into kein."""
+    """The German phrase in a case; a relative clause is set off by ` ,`. `negated` makes kein of ein or of nothing."""
     if isinstance(phrase, Word):
         return phrase.de
     if isinstance(phrase, Pron):

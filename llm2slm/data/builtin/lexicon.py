@@ -1,4 +1,4 @@
-"""The lexicon of the built-in corpora: English and German word forms, read from the tab-separated files beside this module.
+"""The lexicon of the built-in corpora: English and German word forms, read from the tab-separated files beside it.
 
 One row is one lexeme. `-` stands for "none". Every inflected form that no rule predicts is spelled out in the files,
 so a mistake is corrected there and nowhere else. `load_lexicon()` reads and checks the files once per process.
@@ -6,7 +6,6 @@ so a mistake is corrected there and nowhere else. `load_lexicon()` reads and che
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -66,7 +65,7 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb in one frame. `de_3sg` and `de_past` lack the separable `prefix`; `de_infinitive` and participle hold it."""
+    """A verb in one frame. `de_3sg` and `de_past` lack the separable `prefix`; infinitive and participle hold it."""
 
     en_base: str
     en_3sg: str
@@ -144,7 +143,9 @@ def _rows(name: str, text: str, columns: tuple[str, ...]) -> list[tuple[int, Row
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if len(cells) != len(columns) or not all(cell.strip() for cell in cells):
-            raise UserError(f"{name}, line {number}: expected {len(columns)} filled columns, found {len(cells)}: {line!r}")
+            raise UserError(
+                f"{name}, line {number}: expected {len(columns)} filled columns, found {len(cells)}: {line!r}"
+            )
         rows.append((number, {key: "" if cell == "-" else cell for key, cell in zip(columns, cells, strict=True)}))
     return rows
 
@@ -203,12 +204,18 @@ def parse_nouns(name: str, text: str) -> tuple[Noun, ...]:
             raise UserError(f"{where}: the German noun {row['de_sg']!r} must begin with a capital letter")
         nouns.append(
             Noun(
-                *(row[column] for column in NOUN_COLUMNS[:7]),
-                row["weak"] == "yes",
-                row["de_dative_pl"],
-                row["mass"] == "yes",
-                row["place_en"],
-                row["place_de"],
+                en_sg=row["en_sg"],
+                en_pl=row["en_pl"],
+                de_sg=row["de_sg"],
+                de_pl=row["de_pl"],
+                gender=row["gender"],
+                semantic_class=row["semantic_class"],
+                de_genitive_sg=row["de_genitive_sg"],
+                weak=row["weak"] == "yes",
+                de_dative_pl=row["de_dative_pl"],
+                mass=row["mass"] == "yes",
+                place_en=row["place_en"],
+                place_de=row["place_de"],
             )
         )
     return tuple(nouns)
@@ -217,13 +224,11 @@ def parse_nouns(name: str, text: str) -> tuple[Noun, ...]:
 def select_nouns(where: str, spec: str, nouns: tuple[Noun, ...]) -> tuple[Noun, ...]:
     """Nouns of the comma-separated classes, or after a leading `=` the nouns listed by their English singular."""
     wanted = [item for item in spec.lstrip("=").split(",") if item]
-    by_name: Callable[[Noun], str] = lambda noun: noun.en_sg  # noqa: E731
-    by_class: Callable[[Noun], str] = lambda noun: noun.semantic_class  # noqa: E731
-    key = by_name if spec.startswith("=") else by_class
-    unknown = set(wanted) - {key(noun) for noun in nouns}
+    keys = [noun.en_sg if spec.startswith("=") else noun.semantic_class for noun in nouns]
+    unknown = set(wanted) - set(keys)
     if unknown:
         raise UserError(f"{where}: unknown noun or class {', '.join(sorted(unknown))}")
-    return tuple(noun for noun in nouns if key(noun) in wanted)
+    return tuple(noun for noun, key in zip(nouns, keys, strict=True) if key in wanted)
 
 
 def parse_verbs(name: str, text: str, nouns: tuple[Noun, ...]) -> tuple[Verb, ...]:
@@ -238,7 +243,26 @@ def parse_verbs(name: str, text: str, nouns: tuple[Noun, ...]) -> tuple[Verb, ..
             raise UserError(f"{where}: {row['de_infinitive']!r} does not begin with its prefix {row['prefix']!r}")
         subjects = select_nouns(where, row["subject_classes"], nouns)
         objects = select_nouns(where, row["object_classes"], nouns)
-        verbs.append(Verb(*(row[column] for column in VERB_COLUMNS[:14]), subjects, objects))
+        verbs.append(
+            Verb(
+                en_base=row["en_base"],
+                en_3sg=row["en_3sg"],
+                en_past=row["en_past"],
+                en_participle=row["en_participle"],
+                en_particle=row["en_particle"],
+                frame=row["frame"],
+                de_infinitive=row["de_infinitive"],
+                de_3sg=row["de_3sg"],
+                de_past=row["de_past"],
+                de_participle=row["de_participle"],
+                auxiliary=row["auxiliary"],
+                prefix=row["prefix"],
+                de_preposition=row["de_preposition"],
+                preposition_case=row["preposition_case"],
+                subjects=subjects,
+                objects=objects,
+            )
+        )
     return tuple(verbs)
 
 
@@ -249,7 +273,16 @@ def parse_adjectives(name: str, text: str, nouns: tuple[Noun, ...]) -> tuple[Adj
         where = f"{name}, line {number}"
         described = select_nouns(where, row["noun_classes"], nouns) + select_nouns(where, "=" + row["nouns"], nouns)
         names = frozenset(noun.en_sg for noun in described)
-        adjectives.append(Adjective(*(row[column] for column in ADJECTIVE_COLUMNS[:5]), names))
+        adjectives.append(
+            Adjective(
+                en=row["en"],
+                en_comparative=row["en_comparative"],
+                de=row["de"],
+                de_stem=row["de_stem"],
+                de_comparative=row["de_comparative"],
+                nouns=names,
+            )
+        )
     return tuple(adjectives)
 
 

@@ -5,8 +5,9 @@ English: `you` is `ihr`; past is Präteritum, present perfect is Perfekt, past p
 Futur; `not` with an indefinite object is `kein`, otherwise `nicht` stands after the objects and before manner,
 prepositional object, place and predicate; `to` a place is `zu`, `into` is `in` with the accusative; adverbial `when` is
 `als` in the past and `wenn` in the present; a preposition merges with the definite article (`im`, `zur`); the order of
-the middle field is subject, pronouns and names, time, frequency, dative, accusative, `nicht`, manner, company, prepositional
-object, place, predicate; relative clauses stand directly after their noun; `und` takes no comma, `aber` does.
+the middle field is subject, pronouns and names, time, frequency, dative, accusative, `nicht`, manner, company,
+prepositional object, place, predicate; relative clauses stand directly after their noun; `und` takes no comma, `aber`
+does.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ class Clause:
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """A sentence. `question` is "" for a statement, `yes/no`, or the part asked for: subject, acc, dat, place, goal,
-    time, reason, which. `sub` is an adverbial clause, in front if `sub_first`. `joined` is a second main clause; without
-    a subject of its own it shares the first one's."""
+    time, reason, which. `sub` is an adverbial clause, in front if `sub_first`. `joined` is a second main clause;
+    without a subject of its own it shares the first one's."""
 
     clause: Clause
     question: str = ""

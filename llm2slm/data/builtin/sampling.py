@@ -7,17 +7,38 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeVar
 
-from llm2slm.data.builtin.lexicon import Lexicon, Noun, Verb, load_lexicon
-
+from llm2slm.data.builtin.lexicon import Adjective, Lexicon, Noun, Verb, load_lexicon
 
 T = TypeVar("T")
 POSSESSIVES = ("my", "his", "her", "our", "their", "your")
 OWNED = frozenset({"animal", "clothing", "text", "tool", "furniture", "vehicle", "building", "room", "fixture"})
 KIN = frozenset(
-    "friend brother sister mother father uncle aunt grandmother grandfather son daughter cousin neighbor boss teacher "
-    "doctor lawyer child driver guest".split()
+    [
+        "friend",
+        "brother",
+        "sister",
+        "mother",
+        "father",
+        "uncle",
+        "aunt",
+        "grandmother",
+        "grandfather",
+        "son",
+        "daughter",
+        "cousin",
+        "neighbor",
+        "boss",
+        "teacher",
+        "doctor",
+        "lawyer",
+        "child",
+        "driver",
+        "guest",
+    ]
 )
-ACTION_FRAMES = ("trans",) * 9 + ("motion",) * 3 + ("dat",) * 2 + ("ditrans",) * 3 + ("ditransto", "prepobj", "prepobj", "put")
+ACTION_FRAMES = (
+    ("trans",) * 9 + ("motion",) * 3 + ("dat",) * 2 + ("ditrans",) * 3 + ("ditransto", "prepobj", "prepobj", "put")
+)
 FRAMES = ACTION_FRAMES + ("intr",) * 5 + ("posture",) * 2 + ("copula",) * 4
 NO_PLACE = frozenset({"know", "love", "hate", "need", "understand", "forget"})
 STATES = NO_PLACE | {"trust", "thank", "agree with", "obey", "forgive"}
@@ -38,7 +59,9 @@ class Index:
         self.names = self.words["name_f"] + self.words["name_m"]
         self.places = tuple(noun for noun in lexicon.nouns if noun.place_de and noun.semantic_class != "furniture")
         self.indoors = tuple(noun for noun in self.places if noun.place_de == "in" and noun.semantic_class != "vehicle")
-        self.landmarks = tuple(n for n in lexicon.nouns if n.semantic_class in ("building", "plant", "furniture", "vehicle"))
+        self.landmarks = tuple(
+            n for n in lexicon.nouns if n.semantic_class in ("building", "plant", "furniture", "vehicle")
+        )
         self.surfaces = lexicon.by_class["furniture"]
         self.described = tuple(noun for noun in lexicon.nouns if len(lexicon.adjectives_of[noun.en_sg]) > 1)
         self.subject_verbs = self._by_noun(("trans", "dat", "intr", "motion", "prepobj", "ditrans"), subjects=True)
@@ -46,7 +69,9 @@ class Index:
         self.dat_verbs = lexicon.by_frame["dat"] + lexicon.by_frame["ditrans"]
         self.prep_verbs = self._by_noun(("prepobj",), subjects=False)
         self.preposition = {
-            word.en: word for word in lexicon.others if word.category.startswith("preposition") or word.category == "direction"
+            word.en: word
+            for word in lexicon.others
+            if word.category.startswith("preposition") or word.category == "direction"
         }
 
     def _by_noun(self, frames: tuple[str, ...], subjects: bool) -> dict[str, tuple[Verb, ...]]:
@@ -62,3 +87,16 @@ class Index:
 def index() -> Index:
     """The lookups over the package's lexicon, built once."""
     return Index(load_lexicon())
+
+
+def draw_adjectives(rng: random.Random, noun: Noun) -> tuple[Adjective, ...]:
+    """None, one or rarely two adjectives that fit the noun."""
+    draw = rng.random()
+    choices = index().lexicon.adjectives_of[noun.en_sg]
+    if draw < 0.58 or not choices:
+        return ()
+    first = pick(rng, choices)
+    if draw < 0.94 or len(choices) == 1:
+        return (first,)
+    second = pick(rng, choices)
+    return (first, second) if second is not first and second.en_comparative != first.en_comparative else (first,)

@@ -9,13 +9,22 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from llm2slm.data.builtin.lexicon import Adjective, Noun, Verb, Word
-from llm2slm.data.builtin.plan import BE, NP, PP, Both, Clause, Complement, Phrase, Predicate, Pron, Rel, Sentence, person
-from llm2slm.data.builtin.sampling import ACTION_FRAMES, FRAMES, KIN, NO_PLACE, OWNED, POSSESSIVES, STATES, index, pick
-from llm2slm.data.builtin.clauses import draw_adjectives, draw_clause, draw_person, draw_tense, unambiguous
 from llm2slm.data.builtin.adverbials import draw_time
+from llm2slm.data.builtin.clauses import draw_clause, draw_person, draw_tense, unambiguous
 from llm2slm.data.builtin.english_syntax import english_sentence
 from llm2slm.data.builtin.german_syntax import german_sentence
+from llm2slm.data.builtin.plan import (
+    NP,
+    Clause,
+    Complement,
+    Sentence,
+)
+from llm2slm.data.builtin.sampling import (
+    STATES,
+    draw_adjectives,
+    index,
+    pick,
+)
 
 MAX_WORDS = 26
 
@@ -60,7 +69,9 @@ def draw_with_complement(rng: random.Random) -> Sentence:
         if kind in ("when", "where"):
             inner = replace(inner, time=None, frequency=None, negated=False)
         if kind == "where":
-            inner = draw_clause(rng, 0, tense, verb=pick(rng, ix.lexicon.by_frame["intr"] + ix.lexicon.by_frame["posture"]))
+            inner = draw_clause(
+                rng, 0, tense, verb=pick(rng, ix.lexicon.by_frame["intr"] + ix.lexicon.by_frame["posture"])
+            )
             inner = replace(inner, place=None, frequency=None, time=None, negated=False)
         category = "subordinator" if kind == "whether" else "question_word"
         word = next(word for word in ix.words[category] if word.en == kind)
@@ -110,7 +121,11 @@ def draw_question(rng: random.Random) -> Sentence:
     """A yes/no question or one with a question word."""
     ix = index()
     tense = draw_tense(rng)
-    kind = pick(rng, ("yes/no",) * 5 + ("subject", "subject", "acc", "acc", "whom", "dat", "place", "goal", "time", "reason", "which"))
+    kind = pick(
+        rng,
+        ("yes/no",) * 5
+        + ("subject", "subject", "acc", "acc", "whom", "dat", "place", "goal", "time", "reason", "which"),
+    )
     frames = {"acc": "trans", "whom": "trans", "dat": "dat", "place": "intr", "goal": "motion", "which": "trans"}
     frame = frames.get(kind, pick(rng, ("trans", "trans", "dat", "ditrans", "motion", "prepobj", "intr")))
     verbs = ix.lexicon.by_frame[frame]

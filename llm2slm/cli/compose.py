@@ -1,0 +1,261 @@
+"""From overrides to a checked, typed configuration, without running anything.
+
+Hydra composes; what is checked here first, override by override, is what a user gets wrong: the syntax, the key, the
+option of a group, the type of a value. Values of free text need no quoting beyond the shell's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.utils import JobRuntime, setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llm2slm.cli.folders import conf_folder
+from llm2slm.cli.schema import SCHEMAS, Key, lookup, nearest, unknown_key
+from llm2slm.config import RunConfig
+from llm2slm.types import UserError
+
+SCHEMA_NAMES = {"generate": "generate_schema", "report": "report_schema", "tokenizer": "tokenizer_schema"}
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+FREE_TEXT = ("prompt",)
+"""Keys whose value is never read as Hydra syntax."""
+OVERRIDE = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[\w./@:-]+)(?:=(?P<value>.*))?$", re.DOTALL)
+
+
+def register_schemas() -> None:
+    """Makes the dataclasses known to Hydra under the names that the primary configs begin with."""
+    store = ConfigStore.instance()
+    for verb, schema in SCHEMAS.items():
+        store.store(name=SCHEMA_NAMES.get(verb, "run_schema"), node=schema, provider="llm2slm")
+
+
+def search_path(main: Path, extra: str | None) -> ConfigSearchPath:
+    """Where configs are looked for: Hydra's own, `main`, the user's `extra` folder, the schemas."""
+    path = create_config_search_path(str(main))
+    if extra is not None:
+        folder = Path(extra).expanduser().resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {extra}: no such folder")
+        path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+    return path
+
+
+class Composer:
+    """Checks the overrides of one verb and composes its configuration."""
+
+    def __init__(
+        self, verb: str, config_name: str | None = None, main: str | None = None, extra: str | None = None
+    ) -> None:
+        version.setbase("1.3")
+        setup_globals()  # resolvers: ${now:}, ${hydra:}
+        JobRuntime.instance().set("name", verb)
+        register_schemas()
+        self.schema = SCHEMAS[verb]
+        self.config_name = config_name or verb
+        self.path = search_path(Path(main).resolve() if main else conf_folder(), extra)
+        self.loader = ConfigLoaderImpl(config_search_path=self.path)
+        self.blank = OmegaConf.structured(self.schema)
+        primary = Path(self.config_name).stem
+        if primary not in self.loader.get_group_options("", ObjectType.CONFIG):
+            raise UserError(f"--config-name {self.config_name}: no such config in {main or 'conf/'} or --config-dir")
+
+    def prepare(self, override: str, sweeping: bool) -> str:
+        """One override as Hydra shall read it, checked: text quoted, keys of open dicts marked as new.
+
+        Raises:
+            UserError: its syntax, key, option or value is wrong; names it and what would be right.
+        """
+        found = OVERRIDE.match(override)
+        if found is None or (found["value"] is None and found["prefix"] != "~"):
+            raise UserError(f"override {override!r} is malformed; write KEY=VALUE, as trainer.max_steps=100")
+        name, value = found["key"], found["value"]
+        if name == "hydra" or name.startswith(("hydra.", "hydra/")):
+            self.parse(override)
+            return override
+        options = self.options(name.partition("@")[0])
+        key = None if "/" in name else lookup(self.schema, name)
+        if options and (key is None or key.section):
+            self.check_choice(name, self.parse(override), options)
+            return override
+        if key is None:
+            raise unknown_key(self.schema, name, self.groups())
+        if found["prefix"] == "~":
+            if not key.open:
+                raise UserError(f"{override}: {name} cannot be deleted; set it, as {name}=null")
+            return override
+        if value is not None:
+            value = self.quoted(key, value, sweeping)
+        prefix = "++" if key.open and name != key.name else ""
+        override = f"{prefix}{name}={value}"
+        self.check_value(name, key, self.parse(override), sweeping)
+        return override
+
+    def parse(self, override: str) -> Override:
+        """Hydra's reading of an override."""
+        try:
+            return OverridesParser.create(config_loader=self.loader).parse_override(override)
+        except HydraException as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), "no override")
+            raise UserError(
+                f"override {override!r} is malformed ({reason}); quote the value if it holds any of , : = [ ] {{ }}"
+            ) from None
+
+    def quoted(self, key: Key, value: str, sweeping: bool) -> str:
+        """The value with quotes where it is text that Hydra would read as something else, or a list in brackets."""
+        if key.text and (value == "" or (key.name in FREE_TEXT and value != "null")):
+            return literal(key, value)
+        try:
+            parsed = self.parse(f"{key.name}={value}")
+        except UserError:
+            if not key.text:
+                raise
+            return literal(key, value)
+        if sweeping or not (key.text or key.many):
+            return value
+        read = None if parsed.is_sweep_override() else parsed.value()
+        if key.many:
+            choices = parsed.value_type == ValueType.SIMPLE_CHOICE_SWEEP
+            return f"[{value}]" if choices or isinstance(read, str | int | float) else value
+        understood = not parsed.is_sweep_override() and (read is None or isinstance(read, str))
+        return value if understood else literal(key, value)
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group that this verb has, [] for any other name."""
+        top = group.partition("/")[0]
+        belongs = lookup(self.schema, top) is not None or (top == "experiment" and self.schema is RunConfig)
+        return sorted(self.loader.get_group_options(group, ObjectType.CONFIG)) if group and belongs else []
+
+    def groups(self, parent: str = "") -> list[str]:
+        """The groups that this verb has, as `model/slm`."""
+        found: list[str] = []
+        for name in self.loader.list_groups(parent):
+            group = f"{parent}/{name}" if parent else name
+            if self.options(group):
+                found += [group, *self.groups(group)]
+        return found
+
+    def check_choice(self, group: str, override: Override, options: list[str]) -> None:
+        """Raises UserError where a chosen option (each one of a sweep's) does not exist."""
+        for value in values(override):
+            chosen = value if isinstance(value, list) else [value]
+            for name in map(str, (c for c in chosen if c is not None)):
+                if name not in options:
+                    near = nearest(name, options, n=1)
+                    hint = f"did you mean {group}={near[0]}? " if near else ""
+                    raise UserError(f"no option {group}={name}; {hint}{group} has: {', '.join(options)}")
+
+    def check_value(self, name: str, key: Key, override: Override, sweeping: bool) -> None:
+        """Raises UserError where a value (each one of a sweep's) has not the key's type."""
+        if override.is_sweep_override() and not sweeping:
+            raise UserError(f"{override.input_line}: several values; add -m to run each of them")
+        for value in values(override):
+            shown = "null" if value is None else str(value)
+            if key.section:
+                group = key.name.replace(".", "/")
+                ways = [f"choose {group}=OPTION"] if self.options(group) else []
+                raise UserError(
+                    f"{name}={shown}: {name} holds keys of its own; {' or '.join([*ways, f'set {name}.KEY=VALUE'])}"
+                )
+            if isinstance(value, str) and "${" in value:
+                continue
+            try:
+                OmegaConf.update(self.blank.copy(), name, value, force_add=key.open and name != key.name)
+            except OmegaConfBaseException:
+                raise UserError(f"{name}={shown}: expected {key.expected}") from None
+
+    def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """The composed configuration, with Hydra's own part under `hydra`.
+
+        Raises:
+            UserError: the files do not fit together; Hydra's message on one line.
+        """
+        try:
+            composed: DictConfig = self.loader.load_configuration(self.config_name, list(overrides), run_mode=mode)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(one_line(error)) from None
+        return composed
+
+    def jobs(self, composed: DictConfig) -> list[list[str]]:
+        """The overrides of each job of a sweep, checked; [] where another sweeper than Hydra's own decides."""
+        sweeper = composed.hydra.sweeper
+        if sweeper.get("_target_") != BASIC_SWEEPER:
+            return []
+        params = [self.prepare(f"{key}={value}", sweeping=True) for key, value in (sweeper.params or {}).items()]
+        task = list(composed.hydra.overrides.task)
+        hydra = [o for o in composed.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        try:
+            batches = BasicSweeper.split_arguments([self.parse(o) for o in [*params, *task]], None)
+        except HydraException as error:
+            raise UserError(one_line(error)) from None
+        return [[*hydra, *job] for job in batches[0]]
+
+    def typed(self, composed: DictConfig) -> Any:
+        """The verb's dataclass from a composed configuration (with or without Hydra's part)."""
+        return typed(self.schema, composed)
+
+
+def literal(key: Key, value: str) -> str:
+    """The value in quotes, so that Hydra takes it as it is."""
+    if key.name in FREE_TEXT:
+        value = value.replace("${", r"\${")
+    return str(QuotedString(text=value, quote=Quote.single).with_quotes())
+
+
+def values(override: Override) -> Iterator[Any]:
+    """The value, or each of a discrete sweep's; quotes taken off."""
+    if not override.is_sweep_override():
+        found = [override.value()]
+    elif override.is_discrete_sweep():
+        found = list(override.sweep_iterator())
+    else:
+        found = []
+    for value in found:
+        yield value.text if isinstance(value, QuotedString) else value
+
+
+def typed(schema: type, composed: DictConfig) -> Any:
+    """The dataclass `schema` from a composed configuration, interpolations resolved.
+
+    Raises:
+        UserError: a value that does not fit, or an interpolation that does not resolve.
+    """
+    try:
+        plain = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
+        if isinstance(plain, dict):
+            plain.pop("hydra", None)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from None
+    if isinstance(config, RunConfig):
+        first, second = config.optim.betas  # OmegaConf keeps a tuple as a list
+        config.optim.betas = (first, second)
+    return config
+
+
+def one_line(error: BaseException) -> str:
+    """The messages of an error and of its cause, joined."""
+    found: list[str] = []
+    while error is not None:
+        lines = [line.strip() for line in str(error).splitlines()]
+        found += [line for line in lines if line and not line.startswith(("object_type=", "reference_type="))]
+        if error.__cause__ is None:
+            break
+        error = error.__cause__
+    return "; ".join(dict.fromkeys(found))

@@ -1,0 +1,20 @@
+"""Where the YAML files are: inside an installed package, beside the package in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm2slm.types import UserError
+
+
+def conf_folder() -> Path:
+    """The folder of the YAML files.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"{package}: no conf/ folder, neither in the package nor beside it; install llm-to-slm again")

@@ -1,0 +1,163 @@
+"""`llm2slm --help` and `llm2slm VERB --help`, from the conf folder and the sources alone: nothing heavy is imported."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from llm2slm.cli.folders import conf_folder
+from llm2slm.cli.schema import SCHEMAS, Key, keys
+from llm2slm.config import RunConfig
+from llm2slm.types import UserError
+
+WIDTH = 116
+COLUMN = 42
+"""Where the help of a key begins."""
+EXAMPLES = {
+    "train": [
+        "llm2slm train                                            built-in LLM, mini SLM, built-in translation",
+        "llm2slm train experiment=multi30k_ende data.root=DIR     a corpus with all that belongs to it",
+        "llm2slm train model=slm seed=2 hydra.run.dir=runs/slm    the SLM alone, into a folder of your choice",
+        "llm2slm train model/llm=t5_base model/slm=t5_small 'task.prefix=translate English to German: '",
+        "llm2slm train data=json data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl"
+        " data.source=de data.target=en",
+        "llm2slm train -m model/slm=t5_mini,gpt2_mini model.conditioning=add,replace     four runs, one table",
+        "llm2slm train run=DIR trainer.max_steps=5000             go on with a run",
+    ],
+    "evaluate": [
+        "llm2slm evaluate run=DIR                                 on the test split that it was trained with",
+        "llm2slm evaluate run=DIR split=validation task.num_beams=4",
+        "llm2slm evaluate run=DIR data=multi30k data.root=DIR     on another corpus",
+    ],
+    "generate": [
+        "llm2slm generate run=DIR prompt='The old woman reads a book.'",
+        "llm2slm generate run=DIR input=texts.txt output=answers.jsonl num_beams=4",
+        "llm2slm generate run=DIR                                 interactive; an empty line ends it",
+    ],
+    "benchmark": [
+        "llm2slm benchmark run=DIR                                the run's model against its LLM",
+        "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
+    ],
+    "report": ["llm2slm report runs=[outputs/a,outputs/b] out=outputs/comparison"],
+    "demo": ["llm2slm demo", "llm2slm demo seed=2 hydra.run.dir=outputs/demo-2"],
+    "tokenizer": ["llm2slm tokenizer data=multi30k data.root=DIR vocab_size=8000 out=tokenizers/multi30k"],
+}
+
+
+def overview(verbs: Mapping[str, str]) -> str:
+    """What `llm2slm --help` prints."""
+    lines = [
+        "usage: llm2slm VERB [KEY=VALUE ...]",
+        "",
+        "A frozen LLM reads the prompt once; a small model writes the answer.",
+    ]
+    lines += ["", "verbs:", *(f"  {verb:10} {line}" for verb, line in verbs.items()), ""]
+    lines += ["llm2slm VERB --help lists its keys, groups and options. -m runs every combination of KEY=A,B values."]
+    return "\n".join(lines)
+
+
+def details(verb: str, line: str, arguments: list[str]) -> str:
+    """What `llm2slm VERB --help` prints; `arguments` may name a --config-dir, whose options are listed too."""
+    schema = SCHEMAS[verb]
+    lines = [
+        f"usage: llm2slm {verb} [KEY=VALUE ...] [GROUP=OPTION ...]",
+        "",
+        f"{line[0].upper()}{line[1:]}.",
+        "",
+        "examples:",
+    ]
+    lines += [f"  {example}" for example in EXAMPLES[verb]]
+    groups = group_options([conf_folder(), *config_dirs(arguments)], schema)
+    if groups:
+        lines += ["", "groups (GROUP=OPTION):"]
+        for group, options in groups.items():
+            lines += wrapped(f"  {group:19} ", ", ".join(options))
+    lines += ["", "keys (KEY=VALUE), with their defaults:"]
+    known = keys(schema).values()
+    for key in sorted(known, key=lambda key: "." in key.name or key.section):  # a verb's own keys first
+        lines += describe(key)
+    lines += ["", "flags:"]
+    lines += [f"  {flag:28} {text}" for flag, text in FLAGS.items()]
+    return "\n".join(lines)
+
+
+FLAGS = {
+    "-m, --multirun": "run every combination of KEY=A,B values, then print one table",
+    "-cd, --config-dir DIR": "look for groups and configs in DIR too",
+    "-cn, --config-name NAME": "start from another primary config",
+    "-c, --cfg job [-p KEY]": "show the composed configuration (or a part) instead of running",
+    "-i, --info": "show where the configuration comes from",
+    "-sc, --shell-completion": "install=bash|zsh|fish",
+    "hydra.run.dir=DIR": "run directory (hydra.sweep.dir=DIR: that of a sweep)",
+}
+
+
+def config_dirs(arguments: list[str]) -> list[Path]:
+    """The user's folder, where --config-dir names one.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    found: list[Path] = []
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, rest = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folder = Path(rest if equals else value).expanduser()
+            if not folder.is_dir():
+                raise UserError(f"--config-dir {folder}: no such folder")
+            found.append(folder)
+    return found
+
+
+def group_options(folders: list[Path], schema: type) -> dict[str, list[str]]:
+    """Group -> its options, for the groups that the schema has a place for."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            group = path.parent.relative_to(folder).as_posix()
+            top = group.partition("/")[0]
+            if top in keys(schema) or (top == "experiment" and schema is RunConfig):
+                found.setdefault(group, set()).add(path.stem)
+    return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def wrapped(head: str, text: str) -> list[str]:
+    """`text` after `head`, wrapped under its own beginning."""
+    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+
+
+def describe(key: Key) -> list[str]:
+    """A key's lines: name=default, then its help; a section's: its own name and help."""
+    if key.section:
+        return ["", *wrapped(f"  {key.name}: ", summary(key))]
+    head = f"    {key.name}={shown(key.default)}"
+    text = key.help or ""
+    if isinstance(key.default, Enum):
+        text = f"{text} {' | '.join(type(key.default).__members__)}".strip()
+    if not text:
+        return [head]
+    if len(head) > COLUMN - 2:
+        return [head, *wrapped(" " * COLUMN, text)]
+    return wrapped(head.ljust(COLUMN), text)
+
+
+def summary(key: Key) -> str:
+    """A section's help: its field's docstring, else its class's."""
+    return key.help or re.sub(r"\s+", " ", key.annotation.__doc__ or "").strip()
+
+
+def shown(value: Any) -> str:
+    """A default as it would be typed."""
+    if value is None:
+        return "null"
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(shown(v) for v in value) + "]"
+    return str(value)

@@ -1,0 +1,211 @@
+"""Runs a verb's command: once, or once for each job of a sweep (`-m`), in Hydra's output folder."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from llm2slm import runs
+from llm2slm.cli.compose import Composer, one_line, typed
+from llm2slm.cli.stored import with_stored
+from llm2slm.cli.sweep import JobRecord, finish_sweep
+from llm2slm.config import RunConfig, TrainerConfig
+from llm2slm.types import UserError
+
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+class Parser(argparse.ArgumentParser):
+    """Makes argparse's complaints ours."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(message)
+
+
+def launch(verb: str, arguments: list[str]) -> int:
+    """Parses what follows the verb, checks all of it, and runs the command. Returns the exit code."""
+    parser = get_args_parser()
+    parser.__class__ = Parser
+    args = parser.parse_intermixed_args(arguments)
+    composer = Composer(verb, args.config_name, args.config_path, args.config_dir)
+    try:
+        if args.shell_completion or args.info or args.cfg or args.hydra_help:
+            return show(verb, composer, args)
+        overrides = [composer.prepare(override, sweeping=args.multirun) for override in args.overrides]
+        if verb == "train":
+            overrides = resume_in_place(overrides)
+        mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
+        composed = composer.compose([*overrides, f"hydra.mode={mode.name}"], mode)
+        if mode == RunMode.MULTIRUN:
+            return run_sweep(verb, composer, overrides, composed)
+        composer.typed(composed)
+        return run_once(verb, composer, overrides)
+    finally:
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+
+
+def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
+    """Hydra's own questions: --cfg, --info, --shell-completion, --hydra-help."""
+    hydra = start(verb, composer)
+    if args.shell_completion:
+        hydra.shell_completion(config_name=composer.config_name, overrides=args.overrides)
+    elif args.hydra_help:
+        hydra.hydra_help(config_name=composer.config_name, args_parser=get_args_parser(), args=args)
+    else:
+        overrides = [composer.prepare(override, sweeping=args.multirun) for override in args.overrides]
+        composer.typed(composer.compose(overrides))
+        if args.cfg:
+            hydra.show_cfg(composer.config_name, overrides, args.cfg, args.package, args.resolve)
+        else:
+            hydra.show_info(args.info, config_name=composer.config_name, overrides=overrides)
+    return 0
+
+
+def start(verb: str, composer: Composer) -> Hydra:
+    """A Hydra application whose job is named like the verb."""
+    hydra: Hydra = Hydra.create_main_hydra2(task_name=verb, config_search_path=composer.path)
+    return hydra
+
+
+def resume_in_place(overrides: list[str]) -> list[str]:
+    """`train run=DIR` continues inside DIR, unless told to write elsewhere."""
+    named = [o.partition("=")[2] for o in overrides if o.startswith("run=")]
+    elsewhere = any(o.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for o in overrides)
+    if not named or elsewhere or named[-1] == "null":
+        return overrides
+    return [*overrides, f"hydra.run.dir={named[-1]}"]
+
+
+def check_processes(config: Any) -> None:
+    """Refuses a sweep of distributed runs: Lightning starts the other ranks with the sweep's own arguments.
+
+    Raises:
+        UserError: several processes would be launched from within a job of this process.
+    """
+    if isinstance(config, RunConfig) and several_processes(config.trainer):
+        raise UserError(
+            f"-m with trainer.devices={config.trainer.devices} and trainer.strategy={config.trainer.strategy}: "
+            "a sweep runs its jobs on one device each; add trainer.devices=1 trainer.strategy=auto, "
+            "or start these runs one by one, without -m"
+        )
+
+
+def several_processes(trainer: TrainerConfig) -> bool:
+    """Whether Lightning would start other processes by calling this command again."""
+    if any(word in trainer.strategy for word in ("spawn", "fork", "notebook")):
+        return False
+    single = trainer.strategy in ("auto", "single_device") and str(trainer.devices) == "auto"
+    return trainer.num_nodes > 1 or not (str(trainer.devices) in ("1", "[0]", "0,") or single)
+
+
+class Command:
+    """What Hydra calls with each composed configuration: `llm2slm.commands.VERB.run(config, folder)`.
+
+    Hydra must not see an exception (it would report it in its own way, and end a sweep): a single run's is kept in
+    `failure`, a job's in its folder.
+    """
+
+    def __init__(self, verb: str, schema: type, jobs: int | None = None) -> None:
+        self.verb, self.schema, self.jobs = verb, schema, jobs
+        self.failure: Exception | None = None
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        overrides = list(hydra.overrides.task)
+        if hydra.mode == RunMode.MULTIRUN:
+            count = f" of {self.jobs}" if self.jobs else ""
+            print(f"[job {hydra.job.num + 1}{count}] {' '.join(overrides)}", flush=True)
+            return self.job(composed, overrides, folder)
+        try:
+            return self.run(composed, overrides, folder)
+        except Exception as error:
+            self.failure = error
+            return None
+
+    def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
+        """The command itself; returns its first quality figure, which is what an optimizing sweeper looks at."""
+        config = typed(self.schema, composed)
+        if isinstance(config, RunConfig):
+            config = with_stored(self.verb, config, overrides)
+        run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
+        result = run(config, folder)
+        scores = result.systems[0].quality if result and result.systems else {}
+        return next((score.value for score in scores.values()), None)
+
+    def job(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
+        """The command as a job of a sweep: whatever happens, a record is left in its folder, and the next job runs."""
+        started = time.monotonic()
+        record = JobRecord(overrides=overrides, status="interrupted")
+        value = None
+        try:
+            value = self.run(composed, overrides, folder)
+            record.status = "done"
+        except UserError as error:
+            record.status, record.error = "failed", str(error)
+            print(f"llm2slm: error: {error}", file=sys.stderr)
+        except Exception as error:
+            record.status, record.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            traceback.print_exc()
+        finally:
+            record.seconds = round(time.monotonic() - started, 1)
+            record.write(folder)
+            release()
+        return value
+
+
+def release() -> None:
+    """Frees what a job left behind, so that the next starts from the same memory."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def run_once(verb: str, composer: Composer, overrides: list[str]) -> int:
+    """One run. Its exceptions come through as they are."""
+    command = Command(verb, composer.schema)
+    start(verb, composer).run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
+    if command.failure is not None:
+        raise command.failure
+    return 0
+
+
+def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
+    """All jobs of a sweep, each checked before the first one starts, then their table; 1 where any failed."""
+    basic = composed.hydra.launcher.get("_target_") == BASIC_LAUNCHER
+    jobs = composer.jobs(composed)
+    for job in jobs:
+        config = composer.typed(composer.compose(job))
+        if basic:
+            check_processes(config)
+    HydraConfig.instance().set_config(composed)
+    folder = Path(str(composed.hydra.sweep.dir)).absolute()  # once: its name holds the time
+    overrides = [*overrides, f"hydra.sweep.dir='{folder}'", "hydra.mode=MULTIRUN"]
+    command = Command(verb, composer.schema, len(jobs) or None)
+    try:
+        start(verb, composer).multirun(composer.config_name, command, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from None
+    finally:
+        (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; each job's config.yaml says it better
+        complete = finish_sweep(folder)
+    return 0 if complete else 1

@@ -1,0 +1,168 @@
+"""The keys of each verb's configuration, read from the dataclasses of `config.py`: type, default and help. No hydra."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import itertools
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Union
+
+from llm2slm import config
+from llm2slm.types import UserError
+
+SCHEMAS: dict[str, type] = {
+    "train": config.RunConfig,
+    "evaluate": config.RunConfig,
+    "generate": config.GenerateConfig,
+    "benchmark": config.RunConfig,
+    "report": config.ReportConfig,
+    "demo": config.RunConfig,
+    "tokenizer": config.TokenizerConfig,
+}
+"""Verb -> the dataclass that its command gets."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key that a user can set: its dotted name, its type and default, and its field's docstring."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def section(self) -> bool:
+        """Whether it holds keys of its own (a nested dataclass)."""
+        return dataclasses.is_dataclass(self.annotation)
+
+    @property
+    def open(self) -> bool:
+        """Whether any key may be put into it (a dict)."""
+        return typing.get_origin(self.annotation) is dict
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        """The alternatives of a union type without None; a type that is no union is its own only member."""
+        if typing.get_origin(self.annotation) in (Union, types.UnionType):
+            return tuple(t for t in typing.get_args(self.annotation) if t is not type(None))
+        return (self.annotation,)
+
+    @property
+    def text(self) -> bool:
+        """Whether the value is a string and nothing else."""
+        return self.members == (str,)
+
+    @property
+    def many(self) -> bool:
+        """Whether the value is a list."""
+        return typing.get_origin(self.members[0]) in (list, tuple)
+
+    @property
+    def expected(self) -> str:
+        """The type in words."""
+        words = " or ".join(_words(t) for t in self.members)
+        nullable = type(None) in typing.get_args(self.annotation)
+        return words + (" or null" if nullable else "")
+
+
+def _words(annotation: Any) -> str:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "one of " + ", ".join(annotation.__members__)
+    origin = typing.get_origin(annotation)
+    if origin in (list, tuple):
+        return f"a list of {_plural(typing.get_args(annotation)[0])}, [A,B]"
+    if origin is dict:
+        return "keys and values, {key: value}"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(annotation, str(annotation))
+
+
+def _plural(annotation: Any) -> str:
+    return {int: "integers", float: "numbers", str: "texts"}.get(annotation, "values")
+
+
+@cache
+def keys(schema: type, prefix: str = "") -> dict[str, Key]:
+    """Every key of a schema by dotted name, sections included, in the order of the source."""
+    found: dict[str, Key] = {}
+    hints = typing.get_type_hints(schema)
+    texts = docstrings(schema)
+    for field in dataclasses.fields(schema):
+        name = prefix + field.name
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        key = Key(name, hints[field.name], default, texts.get(field.name, ""))
+        found[name] = key
+        if key.section:
+            found |= keys(key.annotation, name + ".")
+    return found
+
+
+@cache
+def _classes() -> dict[str, ast.ClassDef]:
+    source = Path(config.__file__).read_text(encoding="utf-8")
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+
+
+def docstrings(schema: type) -> dict[str, str]:
+    """Field -> the string below it in the source, its own class's and its parents', on one line."""
+    found: dict[str, str] = {}
+    for parent in reversed(schema.__mro__):
+        node = _classes().get(parent.__name__)
+        body = node.body if node else []
+        for above, below in itertools.pairwise(body):
+            if (
+                isinstance(above, ast.AnnAssign)
+                and isinstance(above.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[above.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
+def lookup(schema: type, name: str) -> Key | None:
+    """The key of that name; for a name inside an open dict, the dict's; None where there is none."""
+    known = keys(schema)
+    if name in known:
+        return known[name]
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        parent = known.get(".".join(parts[:end]))
+        if parent is not None:
+            return parent if parent.open else None
+    return None
+
+
+def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
+    """The candidates that `name` was probably meant to be, best first: same last part, then alike as a whole."""
+    pool = list(candidates)
+    if "." in name or "/" in name:
+        parent, _, last = name.replace("/", ".").rpartition(".")
+        inside = {c.rpartition(".")[2]: c for c in pool if c.rpartition(".")[0] == parent}
+        siblings = [inside[c] for c in difflib.get_close_matches(last, inside, n=1, cutoff=0.6)]
+    else:
+        last, siblings = name, []
+    if siblings:
+        return siblings
+    same = [c for c in pool if c.replace("/", ".").rpartition(".")[2] == last]
+    whole = difflib.get_close_matches(name, pool, n=n, cutoff=0.6)
+    tails = {c.rpartition(".")[2]: c for c in reversed(pool)}
+    alike = [tails[c] for c in difflib.get_close_matches(last, tails, n=n, cutoff=0.7)]
+    return list(dict.fromkeys(same + whole + alike))[:n]
+
+
+def unknown_key(schema: type, name: str, groups: Iterable[str]) -> UserError:
+    """The error for a key that does not exist, with the nearest ones that do."""
+    near = nearest(name, [*groups, *keys(schema)])
+    if near:
+        return UserError(f"unknown key {name!r}; did you mean {' or '.join(near)}?")
+    sections = ", ".join(k for k in keys(schema) if "." not in k)
+    return UserError(f"unknown key {name!r}; keys start with one of: {sections} (llm2slm VERB --help lists them)")

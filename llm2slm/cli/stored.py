@@ -1,0 +1,59 @@
+"""`run=DIR`: the configuration that a run was made with is the base, and what the command line says goes on top.
+
+So `llm2slm evaluate run=DIR` scores a run on its own test split, and with data=samsum on another one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from llm2slm import runs
+from llm2slm.cli.compose import typed
+from llm2slm.cli.schema import lookup, unknown_key
+from llm2slm.config import RunConfig
+
+VERBS = ("evaluate", "benchmark")
+"""Verbs for which `run=DIR` brings DIR's configuration along (`train run=DIR` reads it itself, to resume)."""
+OWN = ("run", "llm", "split", "systems", "benchmark")
+"""Keys that belong to one command and are never taken from an earlier run."""
+
+
+def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig:
+    """The configuration stored in `config.run` changed by `overrides`; `config` as it is where none is stored.
+
+    Raises:
+        UserError: the stored file is no configuration of this version; names the key.
+    """
+    if verb not in VERBS or config.run is None or not (Path(config.run) / "config.yaml").is_file():
+        return config
+    stored = runs.read_config(Path(config.run))
+    chosen = [o.lstrip("+").partition("=")[0].partition("@")[0].replace("/", ".") for o in overrides]
+    if "experiment" in chosen:  # an experiment may set any key: it replaces the stored configuration
+        return config
+    for name in flat(stored):
+        if lookup(RunConfig, name) is None:
+            raise unknown_key_in(Path(config.run) / "config.yaml", name)
+    merged = OmegaConf.create(stored)
+    composed = OmegaConf.create(runs.plain(config))
+    for name in [*OWN, *chosen]:
+        if lookup(RunConfig, name) is not None:
+            OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)
+    result: RunConfig = typed(RunConfig, merged)
+    return result
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the leaves."""
+    found: list[str] = []
+    for key, value in values.items():
+        found += flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
+    return found
+
+
+def unknown_key_in(path: Path, name: str) -> Exception:
+    """The error for a key of a stored configuration that this version does not know."""
+    error = unknown_key(RunConfig, name, [])
+    return type(error)(f"{path}: {error}")

@@ -1,0 +1,150 @@
+"""One table for all jobs of a sweep, made of what the jobs left in their folders, so any launcher will do."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm2slm import runs
+
+JOB_FILE = "job.json"
+
+
+@dataclass
+class JobRecord:
+    """What became of one job: `job.json` in its folder."""
+
+    overrides: list[str]
+    status: str
+    """done | failed | interrupted."""
+    error: str = ""
+    seconds: float = 0.0
+    folder: str = field(default="", compare=False)
+    """Name of the job's folder within the sweep's; filled when read."""
+
+    def write(self, folder: Path) -> None:
+        """Writes the record into the job's folder."""
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k != "folder"}
+        (folder / JOB_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_records(folder: Path) -> list[JobRecord]:
+    """The records of a sweep in the order of its jobs."""
+    found = [JobRecord(**json.loads(p.read_text("utf-8")), folder=p.parent.name) for p in folder.glob(f"*/{JOB_FILE}")]
+    return sorted(found, key=lambda r: (not r.folder.isdigit(), int(r.folder) if r.folder.isdigit() else 0, r.folder))
+
+
+def assignments(overrides: list[str]) -> dict[str, str]:
+    """Override -> value by key, Hydra's own left out."""
+    pairs = (o.lstrip("+").partition("=") for o in overrides)
+    return {key: unquoted(value) for key, _, value in pairs if not key.startswith(("hydra.", "hydra/"))}
+
+
+def unquoted(value: str) -> str:
+    """A value without Hydra's quotes or escapes."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1].replace(f"\\{value[0]}", value[0])
+    return re.sub(r"\\(.)", r"\1", value)
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """A row for each system of each job: job, overridden keys, status, quality, speed, parameters, seconds, error."""
+    rows: list[dict[str, Any]] = []
+    for record in read_records(folder):
+        head = {"job": record.folder, **assignments(record.overrides), "status": record.status}
+        tail = {"seconds": record.seconds, "error": record.error}
+        path = folder / record.folder / "result.json"
+        systems = runs.read_result(path)["systems"] if path.is_file() else []
+        rows += [{**head, **system_columns(system), **tail} for system in systems] or [{**head, **tail}]
+    return rows
+
+
+def system_columns(system: dict[str, Any]) -> dict[str, Any]:
+    """The columns of one system of a `result.json`."""
+    columns: dict[str, Any] = {"system": system["name"]}
+    columns |= {name: round(score["value"], 4) for name, score in system["quality"].items()}
+    for row in system["speed"][:1]:
+        columns["total_ms"] = round(row["total_ms"]["median"], 3)
+        columns["ms_per_token"] = round(row["ms_per_token"]["median"], 4)
+        if row.get("speedup"):
+            columns["speedup"] = round(row["speedup"]["median"], 3)
+    return columns | {f"{kind}_parameters": count for kind, count in system["parameters"].items()}
+
+
+def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes sweep.csv and sweep.md."""
+    names = columns_of(rows)
+    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    for row in rows:
+        cells = (str(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in names)
+        lines.append("| " + " | ".join(cells) + " |")
+    (folder / "sweep.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def columns_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Every column that some row fills, `seconds` and `error` last."""
+    last = ("seconds", "error")
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in last))
+    return names + [name for name in last if any(row.get(name) not in (None, "") for row in rows)]
+
+
+def show_table(rows: list[dict[str, Any]]) -> None:
+    """Prints the table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    names = columns_of(rows)
+    shown = Table()
+    for name in names:
+        shown.add_column(name, overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(str(row.get(name, ""))) for name in names))
+    Console().print(shown)
+
+
+def varied(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same rows with only the keys that are not the same in all of them; all keys where there is no such key."""
+    keys = [key for key in dict.fromkeys(k for row in rows for k in row) if len({row.get(key) for row in rows}) > 1]
+    return [{key: row[key] for key in keys if key in row} for row in rows] if keys else rows
+
+
+def finish_sweep(folder: Path) -> bool:
+    """Writes sweep.csv, sweep.md and (where any job has a result) report.html; prints the table.
+
+    Returns:
+        Whether every job is done.
+    """
+    records = read_records(folder)
+    if not records:
+        return False
+    rows = table(folder)
+    write_table(folder, rows)
+    chosen = [assignments(record.overrides) for record in records]
+    fixed = {key for row in chosen for key in row} - {key for row in varied(chosen) for key in row}
+    show_table([{name: value for name, value in row.items() if name not in fixed} for row in rows])
+    print(folder / "sweep.csv")
+    finished = [r for r in records if (folder / r.folder / "result.json").is_file()]
+    if finished:
+        from llm2slm.evaluation.report import write_report
+
+        configs = [config_text(folder / r.folder) for r in finished]
+        results = [runs.read_result(folder / r.folder) for r in finished]
+        overrides = varied([assignments(r.overrides) for r in finished])
+        print(write_report(results, folder, f"Sweep {folder.name}", overrides, configs))
+    return all(record.status == "done" for record in records)
+
+
+def config_text(folder: Path) -> str:
+    """The text of a run's config.yaml, "" where there is none."""
+    path = folder / "config.yaml"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,0 +1,184 @@
+"""`llm2slm generate run=DIR`: answers to a prompt, to a file of texts, or to what is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2slm import runs
+from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
+from llm2slm.types import UserError
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+
+MAX_NEW_TOKENS = 128
+"""Response tokens at most where neither the user nor the run says it."""
+
+
+def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
+    """Loads the model once and answers.
+
+    Raises:
+        UserError: no model named, both `prompt` and `input` given, or a file that cannot be read.
+    """
+    texts = check(config)
+    prefix, limit = defaults(config)
+    model = load(config)
+    arguments = decoding(config, limit)
+    if config.prompt is not None:
+        answer(model, config, prefix + config.prompt, arguments)
+    elif texts is not None:
+        answers = list(answer_all(model, config, prefix, texts, arguments))
+        write(config, texts, answers)
+    else:
+        converse(model, config, prefix, arguments)
+
+
+def check(config: GenerateConfig) -> list[str] | None:
+    """What is wrong is said before the model is loaded. Returns the texts of `input`, if there is one."""
+    if config.run is None:
+        raise UserError("generate needs run=DIR: a run directory, a model's folder or Hub id, or builtin/llm")
+    if config.prompt is not None and config.input is not None:
+        raise UserError("prompt and input are both given; give one of them")
+    if config.output is not None and config.input is None:
+        raise UserError("output is for the answers to a file; give input=FILE with it")
+    for name in ("num_beams", "batch_size", "max_new_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value}: must be at least 1")
+    if config.temperature <= 0 or not 0 < config.top_p <= 1:
+        raise UserError(f"temperature={config.temperature} top_p={config.top_p}: must be above 0, and top_p at most 1")
+    return None if config.input is None else read(Path(config.input))
+
+
+def read(path: Path) -> list[str]:
+    """The texts of a file: the `source` (or `prompt`) of .jsonl rows, else its lines."""
+    if not path.is_file():
+        raise UserError(f"input={path}: no such file")
+    if path.suffix != ".jsonl":
+        try:
+            texts = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    else:
+        texts = []
+        for number, row in enumerate(runs.read_jsonl(path), 1):
+            text = row.get("source", row.get("prompt"))
+            if not isinstance(text, str):
+                raise UserError(
+                    f"{path}, line {number}: no text in the field source (or prompt); has: {', '.join(row)}"
+                )
+            texts.append(text)
+    if not any(text.strip() for text in texts):
+        raise UserError(f"{path}: holds no text")
+    return texts
+
+
+def defaults(config: GenerateConfig) -> tuple[str, int]:
+    """Prefix and length of an answer: the user's, else those that the run was trained with."""
+    from llm2slm.data.sources import languages
+    from llm2slm.data.tasks import resolve
+
+    prefix, limit = config.prefix, config.max_new_tokens
+    home = Path(str(config.run))
+    if (home / "config.yaml").is_file() and (prefix is None or limit is None):
+        stored = runs.read_config(home)
+        task = resolve(TaskConfig(**stored.get("task", {})), languages(DataConfig(**stored.get("data", {}))))
+        if prefix is None and task.prefixes:
+            named = ", ".join(f"{name}: {text!r}" for name, text in task.prefixes)
+            raise UserError(f"run={home} was trained on several tasks; say which by prefix=TEXT ({named})")
+        prefix = task.prefix if prefix is None else prefix
+        limit = limit or task.max_new_tokens
+    return prefix or "", limit or MAX_NEW_TOKENS
+
+
+def load(config: GenerateConfig) -> LLM2SLM:
+    """The model, on the GPU where there is one."""
+    import torch
+
+    from llm2slm.commands.evaluate import model_place
+    from llm2slm.models.hybrid import LLM2SLM
+
+    torch.manual_seed(config.seed)
+    model: LLM2SLM = LLM2SLM.from_pretrained(model_place(str(config.run)), llm=config.llm)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval()
+    return model
+
+
+def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
+    """Arguments of transformers' `generate`."""
+    arguments: dict[str, Any] = {
+        "max_new_tokens": limit,
+        "num_beams": config.num_beams,
+        "do_sample": config.do_sample,
+    }
+    if config.do_sample:
+        arguments |= {"temperature": config.temperature, "top_p": config.top_p}
+    return arguments
+
+
+def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> None:
+    """Prints the answer to one text, while it is written where that is possible."""
+    if config.stream and config.num_beams == 1:
+        from transformers import TextStreamer
+
+        streamer = TextStreamer(model.collator.slm_tokenizer, skip_prompt=True, skip_special_tokens=True)
+        model.generate_text([text], 1, streamer=streamer, **arguments)
+    else:
+        print(model.generate_text([text], 1, **arguments)[0])
+
+
+def converse(model: LLM2SLM, config: GenerateConfig, prefix: str, arguments: dict[str, Any]) -> None:
+    """Answers each line that is typed, until an empty one or the end of the input."""
+    import sys
+
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  line editing and history for input()
+    mark = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            text = input(mark)
+        except EOFError:
+            return
+        if not text.strip():
+            return
+        try:
+            answer(model, config, prefix + text, arguments)
+        except UserError as error:  # a text that is too long ends no session
+            print(f"llm2slm: error: {error}", file=sys.stderr)
+
+
+def answer_all(
+    model: LLM2SLM, config: GenerateConfig, prefix: str, texts: list[str], arguments: dict[str, Any]
+) -> Iterator[str]:
+    """Answers in the order of the texts, "" to an empty one; a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    starts = range(0, len(texts), config.batch_size)
+    for start in track(starts, "generating", console=Console(stderr=True), transient=True):
+        part = texts[start : start + config.batch_size]
+        prompts = [prefix + text.strip() for text in part if text.strip()]
+        try:
+            found = iter(model.generate_text(prompts, config.batch_size, **arguments) if prompts else [])
+        except UserError as error:
+            raise UserError(f"{config.input}, lines {start + 1} to {start + len(part)}: {error}") from None
+        yield from (next(found) if text.strip() else "" for text in part)
+
+
+def write(config: GenerateConfig, texts: list[str], answers: list[str]) -> None:
+    """Writes the answers where `output` says: rows, lines (a newline within an answer as a space), or the terminal."""
+    lines = [" ".join(answer.splitlines()) for answer in answers]
+    if config.output is None:
+        print("\n".join(lines))
+        return
+    path = Path(config.output)
+    if path.suffix == ".jsonl":
+        runs.write_jsonl(path, ({"source": s, "prediction": a} for s, a in zip(texts, answers, strict=True)))
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{path}: {len(answers)} answers")

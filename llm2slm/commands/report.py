@@ -1,0 +1,31 @@
+"""`llm2slm report runs=[DIR,...]`: one page, and one table in the terminal, from what several runs left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm2slm import runs
+from llm2slm.config import ReportConfig
+from llm2slm.types import UserError
+
+
+def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
+    """Writes `report.html` into `config.out` and prints the table.
+
+    Raises:
+        UserError: no runs named, or one of them left no result.
+    """
+    from rich.console import Console
+
+    from llm2slm.evaluation.report import terminal_table, write_report
+
+    if not config.runs:
+        raise UserError("report needs runs=[DIR,...]: run directories, or result.json files")
+    places = [Path(name) for name in config.runs]
+    results = [runs.read_result(place) for place in places]
+    homes = [place if place.is_dir() else place.parent for place in places]
+    configs = [path.read_text("utf-8") if (path := home / "config.yaml").is_file() else "" for home in homes]
+    names = [{"run": name} for name in config.runs] if len(places) > 1 else None
+    page = write_report(results, Path(config.out), config.title, names, configs)
+    Console().print(terminal_table(results))
+    print(page)

@@ -1,0 +1,110 @@
+"""`llm2slm train`: data, model, fit, test, result. The hybrid, the SLM alone and the LLM go the same way."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm2slm import runs
+from llm2slm.commands.evaluate import judge_system
+from llm2slm.config import RunConfig, TrainerConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.sources import languages
+from llm2slm.data.tasks import Task, resolve
+from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.predict import predict
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.fit import Fitted, Judge, fit
+from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
+from llm2slm.types import Example, UserError
+
+
+def run(config: RunConfig, folder: Path) -> runs.Result:
+    """Trains a system into `folder` and tests it.
+
+    With `run=DIR` an interrupted training goes on in DIR from its last checkpoint, under the configuration recorded
+    there; only `trainer.*` values given now take its place (say a larger trainer.max_steps).
+    """
+    from lightning import seed_everything
+
+    started, resume = time.perf_counter(), None
+    if config.run is not None:
+        folder = Path(config.run)
+        config, resume = resumed(config, folder)
+    seed_everything(config.seed, verbose=False)
+    task = resolve(config.task, languages(config.data))
+    model = build_model(config.model, config.data)
+    data = DataModule(config.data, task, model.collator, config.seed)
+    for split in ("train", "validation"):  # bad data is found before anything is written
+        data.encoded(split)
+    runs.write_config(folder, config)
+    with finish_loggers():
+        loggers = build_loggers(config.logger, folder, config)
+        judge = validation_judge(task, config.data.eval_batch_size)
+        fitted = fit(config, folder, model, data, loggers, judge, resume)
+        result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
+        if fitted.first_process:
+            model.save_pretrained(folder / "model")
+            system = judge_system(model, data, task, config, folder, split="test")
+            system.curve = read_curve(folder / "metrics.csv")
+            system.notes = training_notes(config, fitted, data)
+            result.systems = [system]
+            log_samples(loggers, system.samples[: config.logger.samples])
+            log_quality(loggers, {name: s.value for name, s in system.quality.items()})
+            result.wall_seconds = time.perf_counter() - started
+            runs.write_result(folder, result)
+    return result
+
+
+def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
+    """The recorded configuration of a run that goes on, and its last checkpoint."""
+    from omegaconf import OmegaConf
+
+    last = folder / "checkpoints" / "last.ckpt"
+    recorded = runs.read_config(folder)
+    if not last.is_file():
+        raise UserError(f"run={folder}: no {last.relative_to(folder)} to resume from; train without run= instead")
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), recorded))
+    assert isinstance(merged, RunConfig)
+    given, usual = asdict(config.trainer), asdict(TrainerConfig())
+    for key, value in given.items():
+        if value != usual[key]:
+            setattr(merged.trainer, key, value)
+    merged.run = str(folder)
+    return merged, last
+
+
+def validation_judge(task: Task, batch_size: int) -> Judge:
+    """Scores generated answers during training."""
+
+    def judge(model: LLM2SLM, examples: Sequence[Example]) -> dict[str, float]:
+        answers = predict(model, examples, task, batch_size, progress=False)
+        scores = score(task.metrics, answers, [example.target for example in examples])
+        return {name: found.value for name, found in scores.items()}
+
+    return judge
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """`metrics.csv` as points of a curve, without the cells that were not logged."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def training_notes(config: RunConfig, fitted: Fitted, data: DataModule) -> dict[str, Any]:
+    """Facts about the training that a reader of the result wants beside the scores."""
+    return {
+        "training_seconds": round(fitted.seconds, 1),
+        "optimizer_steps": fitted.steps,
+        "lr": config.optim.lr,
+        "projector_lr": config.optim.projector_lr,
+        "data": data.report(),
+        "config": yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True),
+    }

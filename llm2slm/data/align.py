@@ -1,0 +1,78 @@
+"""Which LLM tokens an SLM token covers: the alignment of two tokenizations of one text by character offsets.
+
+Rules, for the row of an SLM token q over the LLM tokens p:
+1. weight = characters that q and p share, over all that q shares with any p; so the row is a mean over characters.
+2. q shares none (a newline that the LLM's tokenizer drops, a token without a span): the nearest LLM token, on a tie
+   the earlier one.
+3. q is a special token behind the text: the LLM's last token if that is one too, else nothing (a row of zeros).
+   In front of the text: the LLM's first token, likewise.
+4. the LLM's tokenizer sees no text at all: as rule 3 says of a token behind the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where each token lies: characters [start, end) of the text; special ones (not of the text) lie nowhere."""
+
+    start: list[int]
+    end: list[int]
+    special: list[bool]
+
+    @classmethod
+    def of(cls, offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> Spans:
+        """From the offset mapping and the special tokens mask of a fast tokenizer."""
+        return cls([a for a, _ in offsets], [b for _, b in offsets], [bool(s) for s in special])
+
+    def take(self, positions: Sequence[int]) -> Spans:
+        """Those of the named tokens."""
+        return Spans(
+            [self.start[i] for i in positions], [self.end[i] for i in positions], [self.special[i] for i in positions]
+        )
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def leading(self) -> int:
+        """Special tokens in front of the first token of the text (0 where there is no text)."""
+        return self.special.index(False) if False in self.special else 0
+
+    @property
+    def last_is_special(self) -> bool:
+        """Whether a special token closes the text."""
+        return bool(self.special) and self.special[-1]
+
+
+def alignment(slm: Spans, llm: Spans) -> Tensor:
+    """align_QP, float32: rows of weights over the LLM's tokens, each summing to 1 or (rules 3 and 4) to 0."""
+    start_Q1, end_Q1 = torch.tensor(slm.start)[:, None], torch.tensor(slm.end)[:, None]
+    start_P, end_P = torch.tensor(llm.start), torch.tensor(llm.end)
+    text_P = ~torch.tensor(llm.special, dtype=torch.bool) & (end_P > start_P)
+    overlap_QP = (torch.minimum(end_Q1, end_P) - torch.maximum(start_Q1, start_P)).clamp(min=0) * text_P
+    align_QP = overlap_QP.float()
+    align_QP /= align_QP.sum(1, keepdim=True).clamp(min=1)
+
+    special_Q = torch.tensor(slm.special, dtype=torch.bool)
+    for q in torch.nonzero(~special_Q & ~overlap_QP.any(1)).flatten().tolist():
+        if text_P.any():
+            gap_P = torch.maximum(start_Q1[q], start_P) - torch.minimum(end_Q1[q], end_P)
+            gap_P = torch.where(text_P, gap_P, torch.iinfo(torch.int64).max)
+            align_QP[q, int((gap_P == gap_P.min()).nonzero()[0])] = 1
+        elif llm.last_is_special:
+            align_QP[q, -1] = 1
+    for q in torch.nonzero(special_Q).flatten().tolist():
+        align_QP[q] = 0
+        if q < slm.leading:
+            if llm.leading:
+                align_QP[q, 0] = 1
+        elif llm.last_is_special:
+            align_QP[q, -1] = 1
+    return align_QP

@@ -1,0 +1,268 @@
+"""Texts to batches under one or two tokenizers: token ids, masks, labels, alignment; over-long texts are counted.
+
+An example is tokenized once (`encode`); encoded rows are padded into a `Batch` when called. Masks come from lengths and
+never from token ids, so a pad token that equals eos loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2slm.data.align import Spans, alignment
+from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
+
+PROMPT_END = "\n"
+"""Ends the prompt of a decoder-only writer whose tokenizer adds nothing there: without a mark, the model could not tell
+whether the prompt or the answer goes on."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenized example. `slm` and `llm` are the prompt's token ids, `response` the target's with eos.
+
+    `llm` is None where there is no LLM, or where it shares the SLM's tokenizer. The spans are there for alignment.
+    """
+
+    index: int
+    slm: list[int]
+    llm: list[int] | None
+    response: list[int]
+    slm_spans: Spans | None = None
+    llm_spans: Spans | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt under the tokenizer that makes it longer."""
+        return max(len(self.slm), len(self.llm or ()))
+
+
+class Collator:
+    """Both tokenizers, and what it takes to make batches with them.
+
+    Args:
+        slm_tokenizer: the writer's; prompts and responses.
+        llm_tokenizer: the reader's; None without an LLM; the same object where the two are shared.
+        align: give `Batch.align_BQP` (two tokenizers only).
+        decoder_only: the writer is: pad prompts on the left, and mark the prompt's end.
+        max_prompt_tokens: of either tokenizer, special tokens included.
+        max_response_tokens: eos included.
+        overlong: error, truncate or drop. Counted in `counts` ("prompt", "response") in any case.
+
+    Raises:
+        UserError: a tokenizer has neither pad nor eos, or is not fast where alignment needs offsets.
+    """
+
+    def __init__(
+        self,
+        slm_tokenizer: Any,
+        llm_tokenizer: Any = None,
+        *,
+        align: bool = False,
+        decoder_only: bool = False,
+        max_prompt_tokens: int = 512,
+        max_response_tokens: int = 256,
+        overlong: Overlong = Overlong.error,
+    ) -> None:
+        self.slm_tokenizer = slm_tokenizer
+        self.llm_tokenizer = llm_tokenizer
+        self.shared = llm_tokenizer is slm_tokenizer
+        self.align = align and llm_tokenizer is not None and not self.shared
+        self.decoder_only = decoder_only
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_response_tokens = max_response_tokens
+        self.overlong = overlong
+        self.counts: Counter[str] = Counter()
+        self.pad_id = _pad_id(slm_tokenizer)
+        self._llm_pad_id = self.pad_id if llm_tokenizer is None else _pad_id(llm_tokenizer)
+        self.marks_end = decoder_only and not _final_special_tokens(slm_tokenizer)
+        if self.align and not (slm_tokenizer.is_fast and llm_tokenizer.is_fast):
+            raise UserError("model.tokenizers=offsets needs two fast tokenizers (each with a tokenizer.json)")
+
+    @property
+    def eos_id(self) -> int:
+        """Ends every response.
+
+        Raises:
+            UserError: the writer's tokenizer has none.
+        """
+        eos: int | None = self.slm_tokenizer.eos_token_id
+        if eos is None:
+            raise UserError(
+                f"tokenizer {self.slm_tokenizer.name_or_path!r} has no eos token, so no response could end; set one"
+            )
+        return eos
+
+    def save(self, folder: Path) -> None:
+        """Writes the writer's tokenizer into a folder, the reader's (where it is another) into its `llm_tokenizer/`."""
+        self.slm_tokenizer.save_pretrained(folder)
+        if self.llm_tokenizer is not None and not self.shared:
+            self.llm_tokenizer.save_pretrained(Path(folder) / "llm_tokenizer")
+
+    def encode(self, example: Example) -> Encoded | None:
+        """Tokenizes an example; None where it is over-long and dropped.
+
+        Raises:
+            UserError: it is over-long and that is an error, or the tokenizer has no eos.
+        """
+        encoded = self._encoded(example.index, example.prompt, self._response(example.target))
+        over = self._over(encoded)
+        self.counts.update(over)
+        if not over:
+            return encoded
+        if self.overlong is Overlong.error:
+            raise UserError(self._complaint(encoded, f"row {example.index}"))
+        return None if self.overlong is Overlong.drop else self._truncated(encoded)
+
+    def __call__(self, rows: Sequence[Encoded]) -> Batch:
+        """Pads encoded rows into a batch with labels."""
+        batch = self._prompts(rows)
+        labels_BT, _ = _padded([row.response for row in rows], IGNORE_INDEX, left=False)
+        return Batch(
+            batch.slm_ids_BQ,
+            batch.slm_mask_BQ,
+            batch.llm_ids_BP,
+            batch.llm_mask_BP,
+            batch.align_BQP,
+            labels_BT,
+            tuple(row.index for row in rows),
+        )
+
+    def batch_of_texts(self, texts: Sequence[str]) -> Batch:
+        """Prompts (prefix included) as a batch to generate from, one row a text, in order; no labels.
+
+        Raises:
+            UserError: no texts, or one is over-long (with overlong=drop too: each text is owed an answer).
+        """
+        if not texts:
+            raise UserError("no text to answer: give at least one")
+        rows: list[Encoded] = []
+        for number, text in enumerate(texts):
+            row = self._encoded(number, text, [])
+            if over := self._over(row):
+                self.counts.update(over)
+                if self.overlong is not Overlong.truncate:
+                    raise UserError(self._complaint(row, f"text {number}"))
+                row = self._truncated(row)
+            rows.append(row)
+        return self._prompts(rows)
+
+    def decode(self, ids_BT: Tensor) -> list[str]:
+        """The texts of response ids, each up to its first eos, special tokens and `IGNORE_INDEX` left out."""
+        eos = self.slm_tokenizer.eos_token_id
+        texts = []
+        for row in ids_BT.tolist():
+            end = row.index(eos) if eos in row else len(row)
+            ids = [token for token in row[:end] if token != IGNORE_INDEX]
+            texts.append(self.slm_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return texts
+
+    def _encoded(self, index: int, prompt: str, response: list[int]) -> Encoded:
+        slm, slm_spans = self._prompt(self.slm_tokenizer, prompt, index)
+        if self.llm_tokenizer is None or self.shared:
+            return Encoded(index, slm, None, response, slm_spans)
+        llm, llm_spans = self._prompt(self.llm_tokenizer, prompt, index)
+        return Encoded(index, slm, llm, response, slm_spans, llm_spans)
+
+    def _prompt(self, tokenizer: Any, text: str, index: int) -> tuple[list[int], Spans | None]:
+        text = text + PROMPT_END if self.marks_end else text
+        found = tokenizer(text, return_offsets_mapping=self.align, return_special_tokens_mask=self.align, verbose=False)
+        ids: list[int] = found["input_ids"]
+        if not ids:  # an empty prompt, no special token: there must be a position to attend to
+            raise UserError(f"row {index}: its prompt has no token at all; give it a text, or set task.prefix")
+        if not self.align:
+            return ids, None
+        return ids, Spans.of(found["offset_mapping"], found["special_tokens_mask"])
+
+    def _response(self, text: str) -> list[int]:
+        ids: list[int] = self.slm_tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return [*ids, self.eos_id]
+
+    def _over(self, row: Encoded) -> list[str]:
+        prompt, response = row.prompt_tokens > self.max_prompt_tokens, len(row.response) > self.max_response_tokens
+        return ["prompt"] * prompt + ["response"] * response
+
+    def _complaint(self, row: Encoded, name: str) -> str:
+        prompt = f"{len(row.slm)}" if row.llm is None else f"{len(row.slm)} (SLM) and {len(row.llm)} (LLM)"
+        return (
+            f"{name}: its prompt has {prompt} tokens (at most data.max_prompt_tokens={self.max_prompt_tokens}), its "
+            f"response {len(row.response)} (at most data.max_response_tokens={self.max_response_tokens}); raise the "
+            "limit, or set data.overlong=truncate or drop"
+        )
+
+    def _truncated(self, row: Encoded) -> Encoded:
+        """Cut to size, from the end of the text; the last token (eos, final special token, end mark) stays."""
+        limit, response = self.max_prompt_tokens, row.response
+        if len(response) > self.max_response_tokens:
+            response = [*response[: self.max_response_tokens - 1], response[-1]]
+        slm, slm_spans = self._shortened(self.slm_tokenizer, row.slm, row.slm_spans, limit)
+        llm, llm_spans = row.llm, row.llm_spans
+        if llm is not None:
+            llm, llm_spans = self._shortened(self.llm_tokenizer, llm, llm_spans, limit)
+        return Encoded(row.index, slm, llm, response, slm_spans, llm_spans)
+
+    def _shortened(
+        self, tokenizer: Any, ids: list[int], spans: Spans | None, limit: int
+    ) -> tuple[list[int], Spans | None]:
+        if len(ids) <= limit:
+            return ids, spans
+        tail = max(_final_special_tokens(tokenizer), int(self.marks_end))
+        head = max(limit - tail, 0)
+        keep = [*range(head), *range(len(ids) - (limit - head), len(ids))]
+        return [ids[i] for i in keep], None if spans is None else spans.take(keep)
+
+    def _prompts(self, rows: Sequence[Encoded]) -> Batch:
+        left = self.decoder_only
+        slm_ids_BQ, slm_mask_BQ = _padded([row.slm for row in rows], self.pad_id, left)
+        if self.llm_tokenizer is None:
+            return Batch(slm_ids_BQ, slm_mask_BQ)
+        if self.shared:
+            return Batch(slm_ids_BQ, slm_mask_BQ, slm_ids_BQ, slm_mask_BQ)
+        llm_ids_BP, llm_mask_BP = _padded([row.llm or [] for row in rows], self._llm_pad_id, left)
+        align_BQP = None
+        if self.align:
+            q_max, p_max = slm_ids_BQ.shape[1], llm_ids_BP.shape[1]
+            align_BQP = torch.zeros(len(rows), q_max, p_max)
+            for b, row in enumerate(rows):
+                assert row.slm_spans is not None and row.llm_spans is not None
+                align_QP = alignment(row.slm_spans, row.llm_spans)
+                q, p = align_QP.shape
+                q0, p0 = (q_max - q, p_max - p) if left else (0, 0)
+                align_BQP[b, q0 : q0 + q, p0 : p0 + p] = align_QP
+        return Batch(slm_ids_BQ, slm_mask_BQ, llm_ids_BP, llm_mask_BP, align_BQP)
+
+
+def _pad_id(tokenizer: Any) -> int:
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise UserError(f"tokenizer {tokenizer.name_or_path!r} has neither a pad nor an eos token; set one")
+
+
+def _final_special_tokens(tokenizer: Any) -> int:
+    """How many special tokens the tokenizer puts behind every text."""
+    with_special = tokenizer("a", verbose=False)["input_ids"]
+    plain = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    for behind in range(len(with_special) - len(plain) + 1):
+        end = len(with_special) - behind
+        if with_special[end - len(plain) : end] == plain:
+            return behind
+    return 0
+
+
+def _padded(rows: Sequence[list[int]], pad: int, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and mask (1 at real tokens), both int64, of the longest row's width."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.int64)
+    mask = torch.zeros((len(rows), width), dtype=torch.int64)
+    for b, row in enumerate(rows):
+        start = width - len(row) if left else 0
+        ids[b, start : start + len(row)] = torch.tensor(row, dtype=torch.int64)
+        mask[b, start : start + len(row)] = 1
+    return ids, mask

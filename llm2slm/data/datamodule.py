@@ -1,0 +1,272 @@
+"""The LightningDataModule: rows -> examples -> token ids once, then batches whose order can be resumed exactly.
+
+Training batches hold rows of like length, as many as fit the token budget. A batch's shape plan is the same in every
+epoch; which rows of one length class fill it, and the order of the batches, are drawn anew from (seed, epoch) alone.
+Each of several processes takes every world-size-th batch of that order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import Task as Job
+from rich.text import Text
+from torch.utils.data import DataLoader, Dataset
+
+from llm2slm.config import DataConfig
+from llm2slm.data.collate import Collator, Encoded
+from llm2slm.data.sources import load_rows
+from llm2slm.data.tasks import Task
+from llm2slm.types import Batch, Example, UserError
+
+LENGTH_STEP = 4
+"""Tokens: prompts (and responses) whose lengths round up to the same multiple are exchanged between batches."""
+LONG = 5_000
+"""Rows from which on tokenizing shows a progress bar."""
+
+
+class BatchPlan:
+    """Which rows make which training batch: a pure function of the lengths, the budget, the seed and the epoch.
+
+    Rows are sorted by rounded length; equal ones are shuffled per epoch. The sorted lengths, hence the cuts between
+    batches and their number, do not depend on the epoch.
+
+    Args:
+        lengths: prompt and response tokens of each row.
+        batch_tokens: padded tokens in a batch at most; a row above it is a batch of its own.
+        seed: of the shuffles.
+        rank: this process; it gets the batches rank, rank + world_size, ... of an epoch.
+        world_size: processes; the last round of an epoch is filled up with its first batches.
+        limit: use only this many batches, the same ones in every epoch (Lightning's overfit_batches).
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[tuple[int, int]],
+        batch_tokens: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        rounded = -(-np.asarray(lengths, dtype=np.int64) // LENGTH_STEP) * LENGTH_STEP
+        self._keys = (rounded[:, 1], rounded[:, 0], rounded.sum(1))  # np.lexsort: the last one sorts first
+        self._seed, self._rank, self._world, self._limit = seed, rank, world_size, limit
+        self._cuts = _cuts(rounded[np.lexsort(self._keys)], batch_tokens)
+        batches = len(self._cuts) if limit is None else min(limit * world_size, len(self._cuts))
+        self.batches = -(-batches // world_size)
+        """Batches of an epoch for each process."""
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of this process in that epoch, as row positions."""
+        draw = np.random.default_rng((self._seed, 0 if self._limit is not None else number))
+        shuffled = draw.permutation(len(self._keys[0]))
+        order = shuffled[np.lexsort([key[shuffled] for key in self._keys])]
+        batches = [part.tolist() for part in np.split(order, self._cuts[1:])]
+        turn = draw.permutation(len(batches))[: self.batches * self._world]
+        mine = [turn[(i * self._world + self._rank) % len(turn)] for i in range(self.batches)]
+        return [batches[i] for i in mine]
+
+
+def _cuts(lengths: np.ndarray[Any, np.dtype[np.int64]], batch_tokens: int) -> list[int]:
+    """Where each batch begins, in rows sorted by length."""
+    cuts, prompt, response = [0], 0, 0
+    for i, (p, r) in enumerate(lengths.tolist()):
+        prompt, response = max(prompt, p), max(response, r)
+        if i > cuts[-1] and (i + 1 - cuts[-1]) * (prompt + response) > batch_tokens:
+            cuts.append(i)
+            prompt, response = p, r
+    return cuts
+
+
+class TrainLoader:
+    """Endless in effect: each `iter` goes on where the last one stopped, from any epoch and any batch in it.
+
+    Its whole state is the number of batches done since training began.
+
+    Args:
+        make: row positions of the batches to come -> an iterable of `Batch`.
+        plan: the batches of each epoch.
+        done: how many were trained on, if that is better known elsewhere (a batch in work is delivered, not done).
+    """
+
+    def __init__(
+        self, make: Callable[[list[list[int]]], Any], plan: BatchPlan, done: Callable[[], int] | None = None
+    ) -> None:
+        self._make, self._plan, self._done = make, plan, done
+        self.delivered = 0
+
+    def __len__(self) -> int:
+        return self._plan.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, position = divmod(self.delivered, len(self))
+        for batch in self._make(self._plan.epoch(epoch)[position:]):
+            self.delivered += 1  # before the batch is used: a checkpoint written after it must not repeat it
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Plain numbers, for a checkpoint."""
+        done = self.delivered if self._done is None else self._done()
+        return {"batches_done": done, "batches_per_epoch": len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from that state.
+
+        Raises:
+            UserError: it comes from other data, another batch size or another number of processes.
+        """
+        if state["batches_per_epoch"] != len(self):
+            raise UserError(
+                f"the checkpoint's epochs have {state['batches_per_epoch']} batches, this run's {len(self)}; to "
+                "resume, use the same data, data.batch_tokens and trainer.devices"
+            )
+        self.delivered = state["batches_done"]
+
+
+class _Rows(Dataset[Encoded]):
+    def __init__(self, rows: Sequence[Encoded]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: int) -> Encoded:
+        return self._rows[position]
+
+
+class DataModule(LightningDataModule):
+    """Train, validation and test loaders of one corpus under one task and one pair of tokenizers.
+
+    Args:
+        config: corpus, sizes, limits.
+        task: makes prompts and targets of rows.
+        collator: makes batches of them.
+        seed: of the built-in corpora and of the training order.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no row of a small split
+
+    def __init__(self, config: DataConfig, task: Task, collator: Collator, seed: int) -> None:
+        super().__init__()
+        self.config, self.task, self.collator, self.seed = config, task, collator, seed
+        self._examples: dict[str, list[Example]] = {}
+        self._encoded: dict[str, list[Encoded]] = {}
+        self._counts: dict[str, dict[str, Any]] = {}
+        self._loader: TrainLoader | None = None
+        self._state: dict[str, int] = {}
+
+    def setup(self, stage: str) -> None:
+        """Reads and tokenizes what a stage (fit, validate, test) needs, once."""
+        for split in {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",)):
+            self.encoded(split)
+
+    def examples(self, split: str) -> list[Example]:
+        """The split as the task sees it, without dropped rows (so that what is measured is what `report` counts)."""
+        kept = {row.index for row in self.encoded(split)}
+        return [example for example in self._examples[split] if example.index in kept]
+
+    def encoded(self, split: str) -> list[Encoded]:
+        """The split tokenized, without dropped rows.
+
+        Raises:
+            UserError: bad data, a row that is too long, or none left.
+        """
+        if split in self._encoded:
+            return self._encoded[split]
+        begun = time.perf_counter()
+        examples = [self.task.example(row, index) for index, row in enumerate(load_rows(self.config, split, self.seed))]
+        before = Counter(self.collator.counts)
+        rows = [row for example in _progress(examples, split) if (row := self.collator.encode(example)) is not None]
+        over = self.collator.counts - before
+        self._counts[split] = {
+            "rows": len(examples),
+            "dropped": len(examples) - len(rows),
+            "overlong_prompts": over["prompt"],
+            "overlong_responses": over["response"],
+            "overlong": str(self.collator.overlong),
+            "seconds": round(time.perf_counter() - begun, 2),
+        }
+        if not rows:
+            raise UserError(
+                f"data={self.config.name}, {split}: no row is left of {len(examples)}, all were over-long and dropped; "
+                "raise data.max_prompt_tokens or data.max_response_tokens"
+            )
+        self._examples[split], self._encoded[split] = examples, rows
+        return rows
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """By split: rows, dropped rows, over-long prompts and responses, what was done with them, seconds it took."""
+        return {split: dict(counts) for split, counts in self._counts.items()}
+
+    def train_dataloader(self) -> TrainLoader:
+        """Batches by token budget, in seeded order; resumed where a loaded checkpoint stopped."""
+        rows = self.encoded("train")
+        rank, world = self._process()
+        overfit = int(self.trainer.overfit_batches) if self.trainer is not None else 0
+        plan = BatchPlan(
+            [(row.prompt_tokens, len(row.response)) for row in rows],
+            self.config.batch_tokens,
+            self.seed,
+            rank=rank,
+            world_size=world,
+            limit=overfit or None,
+        )
+        trainer = self.trainer
+        done = None if trainer is None else lambda: int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+        self._loader = TrainLoader(lambda batches: self._batches(rows, batches), plan, done)
+        if self._state:
+            self._loader.load_state_dict(self._state)
+            self._state = {}
+        return self._loader
+
+    def val_dataloader(self) -> DataLoader[Encoded]:
+        """The validation split in its own order; each process has rows of its own."""
+        return self.eval_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Encoded]:
+        """The test split in its own order; each process has rows of its own."""
+        return self.eval_loader("test")
+
+    def eval_loader(self, split: str) -> DataLoader[Encoded]:
+        """A split in its own order, `eval_batch_size` rows a batch; this process' share of it."""
+        rows = self.encoded(split)
+        rank, world = self._process()
+        mine, size = list(range(rank, len(rows), world)), self.config.eval_batch_size
+        return self._batches(rows, [mine[i : i + size] for i in range(0, len(mine), size)])
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has read (Lightning keeps a loader's own state only within an epoch)."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Taken up by the next `train_dataloader`."""
+        self._state = dict(state_dict)
+
+    def _process(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _batches(self, rows: Sequence[Encoded], batches: list[list[int]]) -> DataLoader[Encoded]:
+        return DataLoader(_Rows(rows), batch_sampler=batches, collate_fn=self.collator, num_workers=self.config.workers)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Job) -> Text:
+        return Text(f"{task.speed or 0:,.0f} rows/s")
+
+
+def _progress(examples: list[Example], split: str) -> Iterator[Example]:
+    """The examples; a long list under a progress bar with its rate (on a terminal)."""
+    console = Console(stderr=True)
+    quiet = len(examples) < LONG or not console.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+        yield from bar.track(examples, description=f"tokenizing {split}")

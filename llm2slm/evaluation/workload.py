@@ -1,0 +1,125 @@
+"""What a benchmark times: prompts, batches and response lengths, counted in tokens of one tokenizer for all systems.
+
+At lengths="test" each prompt of the test split is a batch of its own and asks for as many tokens as its reference has.
+At lengths="grid" batch, prompt and response length are the same for every row.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llm2slm.config import BenchmarkConfig
+from llm2slm.types import Example, UserError
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+
+
+@dataclass(frozen=True)
+class Request:
+    """One timed call: the prompts of a batch, and how many tokens every row must get (at least 2)."""
+
+    prompts: tuple[str, ...]
+    response_tokens: int
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one speed row stands for: the requests whose times are put together, and how long they are."""
+
+    lengths: str  # test | grid
+    batch: int
+    prompt_tokens: float  # mean, in the first system's LLM tokens
+    requests: tuple[Request, ...]
+
+    @property
+    def response_tokens(self) -> float:
+        """Mean over requests."""
+        return statistics.fmean(request.response_tokens for request in self.requests)
+
+
+class Lengths:
+    """Counts tokens as the first system's LLM does (its writer's tokenizer where it has no other: an LLM alone)."""
+
+    def __init__(self, model: LLM2SLM) -> None:
+        collator = model.collator
+        self._tokenizer = collator.slm_tokenizer if collator.llm_tokenizer is None else collator.llm_tokenizer
+
+    def prompt(self, text: str) -> int:
+        """Special tokens included."""
+        return len(self._tokenizer(text, verbose=False)["input_ids"])
+
+    def response(self, text: str) -> int:
+        """Its end included, which a model has to write too."""
+        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + 1
+
+
+def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> list[Condition]:
+    """The conditions of a run, in tokens of the first system's LLM (of its own tokenizer where it has no other).
+
+    Raises:
+        UserError: no examples, or a length of the grid that cannot be timed.
+    """
+    if not examples:
+        raise UserError("benchmark: the test split is empty; it needs at least one example for its prompts")
+    if any(length < 2 for length in cfg.response_tokens):
+        raise UserError(f"benchmark.response_tokens={cfg.response_tokens}: give lengths >= 2 (ms_per_token needs two)")
+    if any(size < 1 for size in [*cfg.batch, *cfg.prompt_tokens]):
+        raise UserError("benchmark.batch and benchmark.prompt_tokens: give numbers >= 1")
+    if cfg.prompt_tokens and not any(example.prompt.strip() for example in examples):
+        raise UserError("benchmark.prompt_tokens: all prompts are empty, so none can be made longer; check data.source")
+    count = Lengths(first)
+    conditions = []
+    if cfg.prompts > 0:
+        chosen = examples[: cfg.prompts]
+        lengths = statistics.fmean(count.prompt(example.prompt) for example in chosen)
+        requests = tuple(Request((e.prompt,), max(2, count.response(e.target))) for e in chosen)
+        conditions.append(Condition("test", 1, lengths, requests))
+    for batch in cfg.batch:
+        for wanted in cfg.prompt_tokens or (None,):
+            if wanted is None:
+                prompts = _median_prompts(examples, batch, count.prompt)
+            else:
+                prompts = [
+                    cut_prompt([e.prompt for e in _from(examples, i)], wanted, count.prompt) for i in range(batch)
+                ]
+            lengths = statistics.fmean(count.prompt(prompt) for prompt in prompts)
+            conditions += [
+                Condition("grid", batch, lengths, (Request(tuple(prompts), tokens),)) for tokens in cfg.response_tokens
+            ]
+    if not conditions:
+        raise UserError("benchmark: nothing to time; give benchmark.prompts > 0, or benchmark.response_tokens")
+    return conditions
+
+
+def cut_prompt(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> str:
+    """Texts put together, over and over if need be, and cut to `tokens` tokens, or to the nearest number below.
+
+    `count` must not fall by much as a text grows; tokenizers hold to that but for a token at the cut.
+    """
+    text = texts[0]
+    turn = 1
+    while count(text) < tokens:
+        text = f"{text} {texts[turn % len(texts)]}"
+        turn += 1
+    low, high = 0, len(text)  # longest cut with at most `tokens` tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(text[:middle]) <= tokens else (low, middle - 1)
+    return text[:low]
+
+
+def _from(examples: Sequence[Example], start: int) -> list[Example]:
+    start %= len(examples)
+    return [*examples[start:], *examples[:start]]
+
+
+def _median_prompts(examples: Sequence[Example], batch: int, count: Callable[[str], int]) -> list[str]:
+    """The prompts nearest the median length (repeated where the split is smaller than the batch)."""
+    lengths = {example.prompt: count(example.prompt) for example in examples}
+    middle = statistics.median(lengths.values())
+    nearest = sorted(lengths, key=lambda prompt: abs(lengths[prompt] - middle))
+    return [nearest[i % len(nearest)] for i in range(batch)]

@@ -1,0 +1,164 @@
+"""Fits a model: loggers, callbacks, Trainer, in plain sight and in the order of the run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+
+from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.module import TrainingModule
+from llm2slm.types import Example, UserError
+
+Judge = Callable[[LLM2SLM, Sequence[Example]], dict[str, float]]
+"""Generates for examples and scores the answers: metric -> value."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit did, beside changing the model: seconds, optimizer steps, the checkpoint that the model now holds."""
+
+    seconds: float
+    steps: int
+    best: str
+    first_process: bool
+
+
+class GenerationQuality(Callback):
+    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split.
+
+    Every process answers its share; scores are computed over all of them.
+    """
+
+    def __init__(self, judge: Judge, examples: Sequence[Example]) -> None:
+        self.judge, self.examples = judge, list(examples)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Generates and logs; the first process does it, the others are told."""
+        if trainer.sanity_checking:
+            return
+        scores = self.judge(pl_module.model, self.examples) if trainer.is_global_zero else {}  # type: ignore[arg-type]
+        scores = trainer.strategy.broadcast(scores)
+        for metric, value in scores.items():
+            pl_module.log(f"val/{metric}", value, prog_bar=True, rank_zero_only=False, sync_dist=False)
+
+
+class TokenBar(TQDMProgressBar):
+    """Lightning's bar (steps, rate, time left; tokens/s comes from the module), over all steps instead of one epoch."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return {"step": f"{trainer.global_step}/{trainer.max_steps}"} | metrics
+
+
+def fit(
+    config: RunConfig,
+    folder: Path,
+    model: LLM2SLM,
+    data: DataModule,
+    loggers: list[Logger],
+    judge: Judge | None = None,
+    resume: Path | None = None,
+) -> Fitted:
+    """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
+
+    Args:
+        folder: the run directory; checkpoints go to `checkpoints/`.
+        judge: scores generated answers during validation.
+        resume: checkpoint to go on from.
+
+    Raises:
+        UserError: settings that do not fit together, or a monitored value that is never logged.
+    """
+    cfg = config.trainer
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    module = TrainingModule(model, config.optim, cfg.max_steps)
+    checkpoints = _checkpoints(config.callbacks, folder)
+    callbacks: list[Callback] = [checkpoints]
+    if config.callbacks.patience is not None:
+        callbacks.append(_early_stopping(config.callbacks))
+    if judge is not None and config.callbacks.generate_rows:
+        callbacks.insert(0, GenerationQuality(judge, data.examples("validation")[: config.callbacks.generate_rows]))
+    if cfg.progress:
+        callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
+    trainer = build_trainer(cfg, folder, callbacks, loggers)
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    seconds = time.perf_counter() - started
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = checkpoints.best_model_path or checkpoints.last_model_path
+    if best:
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+        model.load_state_dict(own)
+    return Fitted(seconds, trainer.global_step, best, trainer.is_global_zero)
+
+
+def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    """lightning.Trainer from our configuration.
+
+    Raises:
+        UserError: what Lightning says of an impossible setting.
+    """
+    every = cfg.val_every or max(1, cfg.max_steps // 10)
+    try:
+        return Trainer(
+            accelerator=cfg.accelerator,
+            devices=cfg.devices,
+            num_nodes=cfg.num_nodes,
+            strategy=cfg.strategy,
+            precision=cfg.precision,  # type: ignore[arg-type]  # Lightning checks the word
+            max_steps=cfg.max_steps,
+            max_epochs=-1,
+            max_time=cfg.max_time,
+            val_check_interval=every * cfg.accumulate_grad_batches,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=cfg.gradient_clip_val,
+            accumulate_grad_batches=cfg.accumulate_grad_batches,
+            log_every_n_steps=cfg.log_every_n_steps,
+            deterministic=cfg.deterministic,
+            profiler=cfg.profiler,
+            overfit_batches=cfg.overfit_batches,
+            limit_val_batches=cfg.limit_val_batches,
+            enable_progress_bar=cfg.progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # our sampler shares the rows out itself
+            default_root_dir=folder,
+            callbacks=callbacks,
+            logger=loggers,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:  # MisconfigurationException is no common base of these
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def _checkpoints(cfg: CallbacksConfig, folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="best",
+        monitor=cfg.monitor,
+        mode=cfg.mode,
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+
+
+def _early_stopping(cfg: CallbacksConfig) -> EarlyStopping:
+    patience = 0 if cfg.patience is None else cfg.patience
+    return EarlyStopping(cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=cfg.mode, check_finite=True)
+

@@ -1,0 +1,131 @@
+"""The one LightningModule: hybrid, SLM alone and LLM are trained by it, told apart by the model they bring."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import SumMetric
+
+from llm2slm.config import OptimConfig
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.objectives import token_cross_entropy
+from llm2slm.training.optim import build_optimizer, schedule_factor
+from llm2slm.types import Batch
+
+
+class _Tally:
+    """Summed loss and tokens, left on the device: reading them would make a GPU wait at every batch."""
+
+    def __init__(self) -> None:
+        self.loss: Tensor | float = 0.0
+        self.tokens: Tensor | int = 0
+
+    def add(self, loss: Tensor, tokens: Tensor) -> None:
+        self.loss, self.tokens = self.loss + loss, self.tokens + tokens
+
+    def stacked(self, device: torch.device) -> Tensor:
+        """[loss, tokens] in double precision, in which token counts stay exact."""
+        return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in (self.loss, self.tokens)])
+
+
+class TrainingModule(LightningModule):
+    """Token-weighted training and validation of a system.
+
+    The gradient of a step is that of the mean loss over every token of the step: of all processes and of the whole
+    accumulation window. So the loss is summed, and the gradient divided by the token count just before clipping.
+
+    Args:
+        model: what is trained; its frozen LLM is in no state dict and in no optimizer.
+        cfg: learning rates and schedule.
+        max_steps: optimizer steps that the schedule spans.
+    """
+
+    def __init__(self, model: LLM2SLM, cfg: OptimConfig, max_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.cfg = cfg
+        self.max_steps = max_steps
+        self.val_loss, self.val_tokens = SumMetric(), SumMetric()
+        self._step = _Tally()
+        self._since_log = _Tally()
+        self._clock = time.perf_counter()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Summed loss of a batch (see the class)."""
+        del batch_idx
+        assert batch.labels_BT is not None
+        loss, tokens = token_cross_entropy(self.model(batch), batch.labels_BT, self.cfg.label_smoothing)
+        self._step.add(loss.detach(), tokens)
+        self._since_log.add(loss.detach(), tokens + batch.slm_mask_BQ.sum())
+        return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it; the true divisor is below
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Sum of gradients -> gradient of the token mean; called before clipping."""
+        totals = self.trainer.strategy.reduce(self._step.stacked(self.device), reduce_op="sum")
+        tokens = totals[1].clamp(min=1)
+        # DDP has averaged the gradients over the processes; their sum is what the token count belongs to
+        scale = self.trainer.world_size / tokens
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(scale.to(parameter.grad.dtype))
+        self.log("train/loss", (totals[0] / tokens).float(), prog_bar=True)
+        for group in optimizer.param_groups:
+            if not group["name"].endswith("_no_decay"):
+                self.log(f"train/lr_{group['name']}", group["lr"])
+        self._log_rate()
+        self._step = _Tally()
+
+    def _log_rate(self) -> None:
+        """Prompt and response tokens a second, of all processes, since the last log."""
+        seconds = time.perf_counter() - self._clock
+        if seconds > 1.0:
+            seen = float(self._since_log.stacked(self.device)[1])
+            self.log("train/tokens_per_s", seen * self.trainer.world_size / seconds, prog_bar=True)
+            self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._since_log, self._clock = _Tally(), time.perf_counter()
+
+    def on_train_start(self) -> None:
+        """Starts the clock where training starts."""
+        self._restart_clock()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the summed loss and the token count, whatever process it is on."""
+        del batch_idx
+        assert batch.labels_BT is not None
+        loss, tokens = token_cross_entropy(self.model(batch), batch.labels_BT)
+        self.val_loss.update(loss)
+        self.val_tokens.update(tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean loss over every token of the split, exact under several processes."""
+        self.log("val/loss", self.val_loss.compute() / self.val_tokens.compute().clamp(min=1), prog_bar=True)
+        self.val_loss.reset()
+        self.val_tokens.reset()
+        self._restart_clock()  # validation is no training time
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over projector and SLM, one scheduler step per optimizer step."""
+        optimizer = build_optimizer(self.model.named_parameters(), self.cfg)
+        scheduler = LambdaLR(optimizer, schedule_factor(self.cfg, self.max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the state of torch's generators: dropout goes on after a resume as if nothing had happened."""
+        checkpoint["rng"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            checkpoint["rng_cuda"] = torch.cuda.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets the generators back."""
+        torch.set_rng_state(checkpoint["rng"].cpu())
+        if torch.cuda.is_available() and "rng_cuda" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["rng_cuda"].cpu())

@@ -1,0 +1,64 @@
+"""AdamW over parameter groups (projector, SLM; with and without weight decay), linear warm-up, then decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from torch import nn
+from torch.optim import AdamW
+
+from llm2slm.config import OptimConfig
+from llm2slm.types import UserError
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> list[dict[str, object]]:
+    """Trainable parameters as AdamW groups `projector`, `projector_no_decay`, `slm`, `slm_no_decay`; none empty.
+
+    Weight decay is for matrices of linear layers: biases, norms, gates and embeddings go without.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        part = "projector" if "projector." in name else "slm"
+        plain = parameter.ndim < 2 or any(word in name for word in ("embed", "shared.", "wte.", "wpe."))
+        groups.setdefault(f"{part}_no_decay" if plain else part, []).append(parameter)
+    rates = {"projector": cfg.lr if cfg.projector_lr is None else cfg.projector_lr, "slm": cfg.lr}
+    return [
+        {
+            "name": name,
+            "params": groups[name],
+            "lr": rates[name.removesuffix("_no_decay")],
+            "weight_decay": 0.0 if name.endswith("_no_decay") else cfg.weight_decay,
+        }
+        for name in sorted(groups)
+    ]
+
+
+def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> AdamW:
+    """AdamW over the groups."""
+    return AdamW(parameter_groups(named, cfg), betas=cfg.betas, fused=True)
+
+
+def schedule_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
+    """Learning-rate factor at an optimizer step (0-based).
+
+    Raises:
+        UserError: unknown schedule.
+    """
+    if cfg.schedule not in SCHEDULES:
+        raise UserError(f"optim.schedule={cfg.schedule}: expected one of {', '.join(SCHEDULES)}")
+
+    def factor(step: int) -> float:
+        if step < cfg.warmup_steps:
+            return (step + 1) / cfg.warmup_steps
+        if cfg.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - cfg.warmup_steps) / max(1, max_steps - cfg.warmup_steps))
+        shape = 0.5 * (1 + math.cos(math.pi * done)) if cfg.schedule == "cosine" else 1 - done
+        return cfg.final_lr + (1 - cfg.final_lr) * shape
+
+    return factor

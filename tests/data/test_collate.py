@@ -1,0 +1,314 @@
+"""Token ids, masks, labels, over-long texts and alignment, each against an independent account of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from llm2slm.data.align import Spans, alignment
+from llm2slm.data.collate import Collator
+from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.types import Example, Overlong, UserError
+
+TEXTS = [f"The {a} farmer sells {n} old houses.\nDer {a} Bauer." for a in ("big", "small", "tall") for n in range(20)]
+WORDS = ["<pad>", "</s>", "[CLS]", "[SEP]", "[UNK]", "the", "old", "house", "a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def slm():
+    return train_tokenizer(TEXTS, 320)
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return train_tokenizer([text.upper() for text in TEXTS] + ["ab", "bc"], 275, "unigram")
+
+
+def word_tokenizer(specials=True, pad="<pad>", eos="</s>", lower=False):
+    """A word-level tokenizer that drops white space; with `specials`, [CLS] in front and [SEP] behind."""
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if lower:
+        core.normalizer = normalizers.Lowercase()
+    if specials:
+        core.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=pad, eos_token=eos, **names)
+
+
+def example(prompt="the old house", target="a b", index=0):
+    return Example(index=index, source=prompt, prompt=prompt, target=target)
+
+
+def batch_of(collator, *examples):
+    return collator([collator.encode(item) for item in examples])
+
+
+# Ids, masks, labels
+
+
+def test_encoder_decoder_batch_is_padded_on_the_right():
+    batch = batch_of(Collator(word_tokenizer()), example(index=4), example("the", "a b c", index=9))
+    assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [2, 5, 3, 0, 0]]
+    assert batch.slm_mask_BQ.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch.labels_BT.tolist() == [[8, 9, 1, -100], [8, 9, 10, 1]]
+    assert batch.indices == (4, 9)
+    assert batch.llm_ids_BP is None and batch.llm_mask_BP is None and batch.align_BQP is None
+    assert {t.dtype for t in (batch.slm_ids_BQ, batch.slm_mask_BQ, batch.labels_BT)} == {torch.int64}
+
+
+def test_decoder_only_prompts_are_padded_on_the_left_and_labels_on_the_right():
+    collator = Collator(word_tokenizer(), word_tokenizer(False), decoder_only=True)
+    batch = batch_of(collator, example(), example("the", "a b c"))
+    assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [0, 0, 2, 5, 3]]
+    assert batch.slm_mask_BQ.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
+    assert batch.llm_ids_BP.tolist() == [[5, 6, 7], [0, 0, 5]]
+    assert batch.llm_mask_BP.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch.labels_BT.tolist() == [[8, 9, 1, -100], [8, 9, 10, 1]]
+
+
+def test_shared_tokenizer_gives_the_same_tensors():
+    tokenizer = word_tokenizer()
+    batch = batch_of(Collator(tokenizer, tokenizer, align=True), example())
+    assert batch.llm_ids_BP is batch.slm_ids_BQ
+    assert batch.llm_mask_BP is batch.slm_mask_BQ
+    assert batch.align_BQP is None
+
+
+def test_pad_equal_to_eos_loses_no_token():
+    collator = Collator(word_tokenizer(pad=None))
+    batch = batch_of(collator, example(), example("the </s>", "a"))
+    assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [2, 5, 1, 3, 1]]
+    assert batch.slm_mask_BQ.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+    assert batch.labels_BT.tolist() == [[8, 9, 1], [8, 1, -100]]
+    assert collator.pad_id == collator.eos_id == 1
+
+
+def test_tokenizer_without_eos_or_pad():
+    with pytest.raises(UserError, match="has no eos token"):
+        Collator(word_tokenizer(eos=None)).encode(example())
+    with pytest.raises(UserError, match="has neither a pad nor an eos token"):
+        Collator(word_tokenizer(pad=None, eos=None))
+
+
+def test_end_of_prompt_is_marked_only_where_nothing_else_does(slm):
+    bare = train_tokenizer(TEXTS, 300)
+    bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    newline = bare("\n", add_special_tokens=False)["input_ids"]
+    plain = bare("old", add_special_tokens=False)["input_ids"]
+    marked = Collator(bare, slm, decoder_only=True)
+    assert marked.encode(example("old")).slm == plain + newline
+    assert marked.encode(example("old")).llm == slm("old\n")["input_ids"]
+    assert Collator(bare).encode(example("old")).slm == plain
+    assert Collator(slm, decoder_only=True).encode(example("old")).slm == slm("old")["input_ids"]
+    assert marked.batch_of_texts(["old"]).slm_ids_BQ.tolist() == [plain + newline]
+
+
+def test_empty_prompt_and_empty_target():
+    assert Collator(word_tokenizer()).encode(example("", "")).slm == [2, 3]
+    assert Collator(word_tokenizer()).encode(example("", "")).response == [1]
+    with pytest.raises(UserError, match="row 0: its prompt has no token at all"):
+        Collator(word_tokenizer(False)).encode(example(""))
+
+
+def test_response_round_trip(slm):
+    texts = ["Der Bauer\n  😀 ", "", "</s> 12"]
+    batch = batch_of(Collator(slm), *[example(target=text) for text in texts])
+    assert Collator(slm).decode(batch.labels_BT) == texts
+
+
+def test_decode_stops_at_the_first_eos():
+    ids = torch.tensor([[8, 1, 9, 9], [2, 8, 9, 0], [1, 8, 8, 8]])
+    assert Collator(word_tokenizer()).decode(ids) == ["a", "a b", ""]
+
+
+def test_batch_of_texts_is_the_prompt_half_of_a_batch(slm, llm):
+    collator = Collator(slm, llm, align=True)
+    texts = ["The big farmer", "old\nhouses 12"]
+    batch = batch_of(collator, *[example(text) for text in texts])
+    alone = collator.batch_of_texts(texts)
+    for name in ("slm_ids_BQ", "slm_mask_BQ", "llm_ids_BP", "llm_mask_BP", "align_BQP"):
+        assert torch.equal(getattr(alone, name), getattr(batch, name))
+    assert alone.labels_BT is None
+    with pytest.raises(UserError, match="no text to answer"):
+        collator.batch_of_texts([])
+
+
+def test_save_writes_both_tokenizers(slm, llm, tmp_path):
+    Collator(slm, llm).save(tmp_path)
+    for folder, tokenizer in ((tmp_path, slm), (tmp_path / "llm_tokenizer", llm)):
+        text = "The big 12 \n"
+        assert PreTrainedTokenizerFast.from_pretrained(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+# Over-long texts
+
+LONG = example("the old house a b c", "a b c d", index=17)
+
+
+def test_overlong_is_an_error_that_names_row_lengths_and_limits():
+    collator = Collator(word_tokenizer(), word_tokenizer(False), max_prompt_tokens=6, max_response_tokens=9)
+    with pytest.raises(UserError) as caught:
+        collator.encode(LONG)
+    assert str(caught.value) == (
+        "row 17: its prompt has 8 (SLM) and 6 (LLM) tokens (at most data.max_prompt_tokens=6), its response 5 (at most "
+        "data.max_response_tokens=9); raise the limit, or set data.overlong=truncate or drop"
+    )
+    assert collator.counts == {"prompt": 1}
+
+
+def test_the_limit_itself_is_allowed():
+    collator = Collator(word_tokenizer(), max_prompt_tokens=8, max_response_tokens=5)
+    assert collator.encode(LONG).slm == [2, 5, 6, 7, 8, 9, 10, 3]
+    assert collator.encode(LONG).response == [8, 9, 10, 11, 1]
+    assert not collator.counts
+
+
+def test_truncation_keeps_the_ends():
+    limits = {"max_prompt_tokens": 4, "max_response_tokens": 3, "overlong": Overlong.truncate}
+    collator = Collator(word_tokenizer(), word_tokenizer(False), **limits)
+    encoded = collator.encode(LONG)
+    assert encoded.slm == [2, 5, 6, 3]
+    assert encoded.llm == [5, 6, 7, 8]
+    assert encoded.response == [8, 9, 1]
+    assert collator.counts == {"prompt": 1, "response": 1}
+    assert collator.encode(example("the", "a")).slm == [2, 5, 3]
+    assert collator.counts == {"prompt": 1, "response": 1}
+
+
+def test_truncation_keeps_the_end_mark():
+    bare = train_tokenizer(TEXTS, 300)
+    bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    collator = Collator(bare, decoder_only=True, max_prompt_tokens=3, overlong=Overlong.truncate)
+    ids = bare("qwrtz", add_special_tokens=False)["input_ids"]
+    assert collator.encode(example("qwrtz")).slm == [*ids[:2], *bare("\n", add_special_tokens=False)["input_ids"]]
+
+
+def test_drop():
+    collator = Collator(word_tokenizer(), max_response_tokens=4, overlong=Overlong.drop)
+    assert collator.encode(LONG) is None
+    assert collator.counts == {"response": 1}
+    assert collator.encode(example()) is not None
+
+
+def test_generation_respects_overlong():
+    texts = ["the", "the old house a"]
+    for overlong in (Overlong.error, Overlong.drop):
+        collator = Collator(word_tokenizer(), max_prompt_tokens=4, overlong=overlong)
+        with pytest.raises(UserError, match="text 1: its prompt has 6 tokens"):
+            collator.batch_of_texts(texts)
+        assert collator.counts == {"prompt": 1}
+    collator = Collator(word_tokenizer(), max_prompt_tokens=4, overlong=Overlong.truncate)
+    assert collator.batch_of_texts(texts).slm_ids_BQ.tolist() == [[2, 5, 3, 0], [2, 5, 6, 3]]
+    assert collator.counts == {"prompt": 1}
+
+
+def test_truncated_alignment_is_the_alignment_of_what_is_left(slm, llm):
+    text = "The big farmer sells 12 old houses."
+    whole = batch_of(Collator(slm, llm, align=True), example(text)).align_BQP[0]
+    collator = Collator(slm, llm, align=True, max_prompt_tokens=8, overlong=Overlong.truncate)
+    cut = batch_of(collator, example(text)).align_BQP[0]
+    assert cut.shape == (8, 8)
+    covered = [q for q in range(7) if whole[q, :7].sum() == 1]
+    assert len(covered) >= 1
+    for q in covered:  # tokens whose characters the truncated LLM prompt still holds
+        torch.testing.assert_close(cut[q, :7], whole[q, :7])
+    assert cut[7].tolist() == [0] * 7 + [1]
+    torch.testing.assert_close(cut.sum(1), torch.ones(8))
+
+
+# Alignment
+
+
+def oracle(tokenizers, text):
+    """Alignment by going through the text character by character."""
+    owners = []
+    for tokenizer in tokenizers:
+        found = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+        spans = list(zip(found["offset_mapping"], found["special_tokens_mask"], strict=True))
+        owners.append([set() if special else set(range(a, b)) for (a, b), special in spans])
+    slm_chars, llm_chars = owners
+    rows = []
+    for q in slm_chars[:-1]:
+        shared = [len(q & p) for p in llm_chars]
+        if sum(shared):
+            rows.append([n / sum(shared) for n in shared])
+        else:
+            rows.append(None)
+    return [*rows, [0.0] * (len(llm_chars) - 1) + [1.0]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=40) | st.text(alphabet=" \nTheOLDfarmer12ä😀", max_size=40))
+def test_alignment_against_characters(slm, llm, text):
+    align_QP = batch_of(Collator(slm, llm, align=True), example(text)).align_BQP[0]
+    expected = oracle((slm, llm), text)
+    assert None not in expected  # both are lossless: every character has an owner on both sides
+    torch.testing.assert_close(align_QP, torch.tensor(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(align_QP.sum(1), torch.ones(len(expected)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(alphabet=" \nthe old", max_size=30))
+def test_alignment_with_a_tokenizer_that_drops_white_space(slm, text):
+    words = word_tokenizer()
+    align_QP = batch_of(Collator(slm, words, align=True), example(text)).align_BQP[0]
+    found = words(text, return_offsets_mapping=True)["offset_mapping"]
+    spans = slm(text, return_offsets_mapping=True)["offset_mapping"]
+    for q, row in enumerate(oracle((slm, words), text)):
+        expected = row or [0.0] * len(found)
+        if row is None:
+            a, b = spans[q]
+            gaps = {p: max(c - b, a - d, 0) for p, (c, d) in list(enumerate(found))[1:-1]}
+            expected[min(gaps, key=gaps.get) if gaps else -1] = 1.0
+        torch.testing.assert_close(align_QP[q], torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_alignment_by_hand():
+    slm = Spans.of([(0, 0), (0, 3), (3, 8), (8, 9), (0, 0)], [1, 0, 0, 0, 1])
+    llm = Spans.of([(0, 1), (1, 5), (5, 6), (6, 8), (0, 0)], [0, 0, 0, 0, 1])
+    expected = [
+        [0, 0, 0, 0, 0],  # the LLM has nothing in front of the text
+        [1 / 3, 2 / 3, 0, 0, 0],
+        [0, 2 / 5, 1 / 5, 2 / 5, 0],
+        [0, 0, 0, 1, 0],  # covered by nothing: the nearest
+        [0, 0, 0, 0, 1],
+    ]
+    torch.testing.assert_close(alignment(slm, llm), torch.tensor(expected, dtype=torch.float32))
+    back = alignment(llm, slm)
+    torch.testing.assert_close(back[1], torch.tensor([0, 1 / 2, 1 / 2, 0, 0]))
+    assert back[4].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_alignment_of_special_tokens_without_a_partner():
+    slm = Spans.of([(0, 0), (0, 2), (0, 0)], [1, 0, 1])
+    bare = Spans.of([(0, 2)], [0])
+    assert alignment(slm, bare).tolist() == [[0], [1], [0]]
+    both = Spans.of([(0, 0), (0, 2), (0, 0)], [1, 0, 1])
+    assert alignment(slm, both).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    empty = Spans.of([(0, 0)], [1])
+    assert alignment(slm, empty).tolist() == [[0], [1], [1]]
+
+
+def test_alignment_of_a_tie_and_of_a_token_without_a_span():
+    slm = Spans.of([(2, 3), (4, 4)], [0, 0])
+    llm = Spans.of([(0, 2), (3, 5)], [0, 0])
+    assert alignment(slm, llm).tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_padded_alignment_is_the_single_one_in_its_place(slm, llm, decoder_only):
+    collator = Collator(slm, llm, align=True, decoder_only=decoder_only)
+    texts = ["The big farmer sells 12 old houses.", "old", "x\ny"]
+    batch = batch_of(collator, *[example(text) for text in texts])
+    for b, text in enumerate(texts):
+        single = batch_of(collator, example(text)).align_BQP[0]
+        real = batch.align_BQP[b][batch.slm_mask_BQ[b].bool()][:, batch.llm_mask_BP[b].bool()]
+        assert torch.equal(real, single)
+        assert batch.align_BQP[b].sum() == single.sum()

@@ -1,0 +1,83 @@
+"""Trained tokenizers lose nothing, are real Hugging Face ones, and are the same each time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from llm2slm.data.tokenizer import load_tokenizer, train_tokenizer
+from llm2slm.types import UserError
+
+TEXTS = [f"The {a} farmer sells {n} old houses.\nDer {a} Bauer." for a in ("big", "small", "tall") for n in range(30)]
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def tokenizer(request):
+    return train_tokenizer(TEXTS, 300, request.param)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text() | st.text(alphabet=" \n\t0123aä漢😀</s><pad>", max_size=30))
+def test_any_text_comes_back(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    assert ids[-1] == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == [*plain, 1]
+    assert not {0, 1} & set(plain)
+
+
+@pytest.mark.parametrize("text", ["", " a  b ", "x\n\ny\r\n", "don ' t , no .", "👩‍👩‍👧 é é", "a</s>b<pad><unk>"])
+def test_chosen_texts_come_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_special_tokens_and_size(tokenizer):
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 0)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("</s>", 1)
+    assert 258 < len(tokenizer) <= 300
+
+
+def test_digits_stand_alone(tokenizer):
+    pieces = tokenizer.tokenize("in 2024")
+    assert pieces[-4:] == ["2", "0", "2", "4"]
+
+
+def test_it_learns_the_words_it_saw(tokenizer):
+    assert len(tokenizer.tokenize(" farmer sells")) < len(tokenizer.tokenize(" qzwrjx vbkpq"))
+
+
+def test_saved_and_reloaded_is_the_same(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (load_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)):
+        text = "Die großen Häuser </s> 12\n"
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+        assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == text
+        assert loaded(text, return_offsets_mapping=True)["offset_mapping"][-1] == (0, 0)
+        assert (loaded.pad_token_id, loaded.eos_token_id) == (0, 1)
+
+
+def test_training_bpe_is_reproducible():
+    first, second = (json.loads(train_tokenizer(TEXTS, 290).backend_tokenizer.to_str()) for _ in range(2))
+    assert first == second
+
+
+def test_bad_arguments():
+    with pytest.raises(UserError, match="tokenizer kind 'word' is unknown; use bpe or unigram"):
+        train_tokenizer(TEXTS, 300, "word")
+    with pytest.raises(UserError, match="tokenizer of 257 entries: too small; a bpe one takes at least 258"):
+        train_tokenizer(TEXTS, 257)
+    with pytest.raises(UserError, match="tokenizer of 258 entries: too small; a unigram one takes at least 259"):
+        train_tokenizer(TEXTS, 258, "unigram")
+
+
+def test_missing_tokenizer_is_one_line(tmp_path):
+    for name in (str(tmp_path), str(tmp_path / "nothing"), "nobody/no-such-model"):
+        with pytest.raises(UserError) as caught:
+            load_tokenizer(name)
+        assert str(caught.value).startswith(f"tokenizer {name}: ")
+        assert "\n" not in str(caught.value)

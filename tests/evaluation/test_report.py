@@ -1,0 +1,499 @@
+"""The report says what result.json says, shows hostile text as text, and runs clean in a real browser.
+
+Oracles: Python's own HTML parser for the page's text, and Chromium (where installed) for what a reader would get.
+"""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import escape
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from llm2slm.evaluation.report import render, terminal_table, write_report
+from llm2slm.evaluation.svg import Box, Scale, place_label, tick_texts, ticks
+from llm2slm.evaluation.tables import differences, number
+from llm2slm.runs import Result, Score, SpeedRow, Spread, System, read_result, write_result
+from llm2slm.types import UserError
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</style><img src=x onerror=alert(2)>",
+    "&lt;b&gt; &amp; \"double\" 'single' `back`",
+    "{{ 7 * 7 }} {% raw %} ${7*7}",
+    "--> ]]> </table></main>",
+    "שלום עולם, this is right to left",
+    "Donaudampfschifffahrtsgesellschaftskapitän" * 6,
+]
+PAIRS = [
+    ("The teacher gives the small child an apple.", "Der Lehrer gibt dem kleinen Kind einen Apfel."),
+    ("We must leave because the train arrives.", "Wir müssen gehen, weil der Zug ankommt."),
+    ("Yesterday the dog did not see the cat.", "Gestern sah der Hund die Katze nicht."),
+]
+
+
+def spread(median, width=0.04):
+    return Spread(median, median * (1 - width), median * (1 + width * 1.7))
+
+
+def speed(name, lengths, response, prefill, per_token, factor):
+    total = prefill + per_token * (response - 1)
+    return SpeedRow(
+        batch=1,
+        prompt_tokens=17.25,
+        response_tokens=response,
+        lengths=lengths,
+        dtype="float32",
+        threads=2,
+        decoding="greedy",
+        warmup=2,
+        repeats=5,
+        prefill_ms=spread(prefill),
+        ms_per_token=spread(per_token),
+        total_ms=spread(total),
+        tokens_per_s=spread(response / total * 1000),
+        peak_memory_mb=412.5 if name == "LLM" else None,
+        flops=3.1e8,
+        speedup=None if factor is None else Spread(factor, factor * 0.95, factor * 1.06),
+    )
+
+
+def curve(last, bleu):
+    points = [{"step": step, "train/loss": 6.5 / (1 + step / 60) + last * 0.9} for step in range(10, 1001, 10)]
+    points += [
+        {"step": s, "val/loss": 6.2 / (1 + s / 70) + last, "val/bleu": bleu * s / (s + 90)}
+        for s in range(100, 1001, 100)
+    ]
+    return points
+
+
+def sample_rows(prediction):
+    rows = [{"source": source, "target": target, "prediction": prediction(target)} for source, target in PAIRS]
+    return rows + [{"source": text, "target": text, "prediction": prediction(text)} for text in HOSTILE]
+
+
+def make_system(name, kind, total, bleu, prefill, per_token, change):
+    """One plausible system; `change` turns a reference into its prediction."""
+    factors = {n: (6.0 + 1.9 * (n - 1)) / (prefill + per_token * (n - 1)) for n in (8, 16, 32, 64, 23.5)}
+    rows = [speed(name, "test", 23.5, prefill, per_token, factors[23.5])]
+    rows += [speed(name, "grid", n, prefill, per_token, factors[n]) for n in (8, 16, 32, 64)]
+    return System(
+        name=name,
+        kind=kind,
+        parameters={"total": total, "trainable": 0 if kind == "llm" else 171_904},
+        quality={
+            "bleu": Score(bleu, "nrefs:1|case:mixed|tok:13a|v:2.5", 1000),
+            "exact_match": Score(bleu / 130, "strict", 1000),
+        },
+        speed=rows,
+        quality_kept={"bleu": bleu / 97.31, "exact_match": bleu / 97.31},
+        samples=sample_rows(change),
+        curve=[] if kind == "llm" else curve(0.2 if kind == "llm2slm" else 0.9, bleu),
+        notes={} if kind == "llm" else {"training_seconds": 118.42, "steps": 1000, "lr": 0.003, "note": HOSTILE[0]},
+    )
+
+
+def make_result(**changes):
+    """A three-system result as `read_result` would return it, hostile text included."""
+    systems = [
+        make_system("LLM", "llm", 3_012_480, 97.31, 6.0, 1.9, lambda text: text),
+        make_system(
+            "SLM alone", "slm", 171_904, 71.04, 1.1, 0.41, lambda text: text.replace("den", "die").replace("dem", "der")
+        ),
+        make_system("Hybrid", "llm2slm", 1_523_712, 96.48, 2.9, 0.42, lambda text: text.rpartition(" ")[0]),
+    ]
+    fields = {"verb": "demo", "seed": 1, "config_hash": "0123456789ab", "wall_seconds": 412.7, "systems": systems}
+    stated = {
+        "created": "2025-01-31T12:00:00+00:00",
+        "git_commit": "c0ffee" * 6 + "c0ff",
+        "command": f"llm2slm demo note='{HOSTILE[0]}'",
+        "versions": {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.1.0"},
+        "device": "A processor, 2 cores",
+    }
+    return Result(**(fields | stated | changes))
+
+
+@pytest.fixture
+def result(tmp_path):
+    return read_result(write_result(tmp_path / "run", make_result()))
+
+
+class Page(HTMLParser):
+    """Cells of the page's tables by table, and all text outside style and script."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tables, self.words, self.tags, self.stack = {}, [], [], []
+        self.table = self.cell = None
+        self.feed(page)
+        self.close()
+        self.text = "".join(self.words)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.append((tag, values))
+        self.stack.append(tag)
+        if tag == "table":
+            self.table = self.tables.setdefault(values["data-name"], [])
+        elif tag == "tr":
+            self.table.append([])
+        elif tag in ("td", "th"):
+            self.cell = {"text": "", "small": "", **values}
+            self.table[-1].append(self.cell)
+
+    def handle_endtag(self, tag):
+        while self.stack and self.stack.pop() != tag:
+            pass
+        if tag in ("td", "th"):
+            self.cell = None
+
+    def handle_data(self, data):
+        if {"style", "script"} & set(self.stack):
+            return
+        self.words.append(data)
+        if self.cell is not None:
+            self.cell["small" if "small" in self.stack else "text"] += data
+
+
+def read_number(text):
+    """What a reader would take a figure for: its value and the unit of its last shown digit."""
+    digits, unit = re.fullmatch(r"([\d.,]+)\s?([%×kMB]?)", text).groups()
+    scale = {"%": 0.01, "k": 1e3, "M": 1e6, "B": 1e9}.get(unit, 1)
+    decimals = len(digits.partition(".")[2])
+    return float(digits.replace(",", "")) * scale, scale * 10.0**-decimals
+
+
+def test_every_figure_of_the_table_of_systems_is_the_one_in_the_json(result):
+    table = Page(render([result], "t")).tables["systems"]
+    assert len(table) == 1 + len(result["systems"])
+    for system, cells in zip(result["systems"], table[1:], strict=True):
+        test_row = next(row for row in system["speed"] if row["lengths"] == "test")
+        expected = {key: system["parameters"][key] for key in ("total", "trainable")}
+        expected |= {f"quality/{key}": score["value"] for key, score in system["quality"].items()}
+        expected["quality_kept"] = system["quality_kept"]["bleu"]
+        expected |= {key: test_row[key]["median"] for key in ("prefill_ms", "ms_per_token", "total_ms", "speedup")}
+        expected["peak_memory_mb"] = test_row["peak_memory_mb"]
+        assert cells[0]["text"].strip() == system["name"]
+        found = {cell["data-key"]: cell for cell in cells if "data-key" in cell}
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            if value is None:
+                assert (found[key]["text"], found[key]["data-value"]) == ("–", "")
+                continue
+            assert float(found[key]["data-value"]) == value
+            shown, step = read_number(found[key]["text"])
+            assert abs(shown - value) <= step / 2 * 1.0001, key
+        for key in ("prefill_ms", "ms_per_token", "total_ms", "speedup"):
+            for text, end in zip(found[key]["small"].split("–"), ("min", "max"), strict=True):
+                shown, step = read_number(text)
+                assert abs(shown - test_row[key][end]) <= step / 2 * 1.0001, key
+
+
+def test_all_timings_are_listed(result):
+    table = Page(render([result], "t")).tables["timings"]
+    shown = [[float(cell["data-value"]) for cell in row if cell.get("data-value")] for row in table[1:]]
+    for row, speed_row in zip(shown, (row for system in result["systems"] for row in system["speed"]), strict=True):
+        expected = [speed_row[key] for key in ("batch", "prompt_tokens", "response_tokens")]
+        expected += [
+            speed_row[key]["median"] for key in ("prefill_ms", "ms_per_token", "total_ms", "tokens_per_s", "speedup")
+        ]
+        expected += [value for value in (speed_row["peak_memory_mb"], speed_row["flops"]) if value is not None]
+        assert row == expected
+
+
+def test_verdict_quotes_fields_and_leaves_out_what_is_absent(result):
+    page = Page(render([result], "t")).text
+    assert "Hybrid keeps 99.1 % of the LLM’s BLEU and answers 3.95× as fast" in page.replace("\u00a0", " ")
+    for system in result["systems"]:
+        system["quality_kept"], system["speed"] = {}, []
+    bare = Page(render([result], "t")).text
+    assert "Hybrid reaches 96.48 BLEU" in bare
+    assert "as fast" not in bare.partition("Words")[0]
+
+
+def test_plots_stand_at_the_values_of_the_json(result):
+    """Inverts the scatter plot's axes from its printed ticks, and reads the points back."""
+    page = Page(render([result], "t"))
+    figure = re.search(r"<figure>\s*<h3>Quality against latency.*?</figure>", render([result], "t"), re.DOTALL).group()
+    across = [
+        (float(x), float(words))
+        for x, words in re.findall(r'<text x="([\d.]+)" y="265" class="tick"[^>]*>([\d.]+)<', figure)
+    ]
+    up = [
+        (float(y) - 4, float(words))
+        for y, words in re.findall(r'<text x="36" y="([\d.]+)" class="tick"[^>]*>([\d.]+)<', figure)
+    ]
+
+    def value(position, marks):
+        (a, low), (b, high) = marks[0], marks[-1]
+        return low + (position - a) / (b - a) * (high - low)
+
+    hybrid = re.search(r'<circle cx="([\d.]+)" cy="([\d.]+)"', figure)
+    system = result["systems"][2]
+    assert value(float(hybrid[1]), across) == pytest.approx(system["speed"][0]["total_ms"]["median"], rel=0.002)
+    assert value(float(hybrid[2]), up) == pytest.approx(system["quality"]["bleu"]["value"], rel=0.002)
+    assert {"Quality against latency", "Where the time goes", "Speedup by response length", "Training loss"} <= set(
+        page.words
+    )
+
+
+def test_hostile_text_is_text_to_a_parser(result):
+    page = Page(render([result], HOSTILE[1], configs=[f"a: {HOSTILE[1]}"]))
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert [tag for tag, _ in page.tags].count("style") == 1
+    assert not [tag for tag, _ in page.tags if tag in ("img", "iframe", "object", "form", "b") and tag != "b"]
+    for text in HOSTILE:
+        assert text in page.text
+    assert not [values for _, values in page.tags if any(name.startswith("on") or name == "style" for name in values)]
+    loads = [
+        values[name] for _, values in page.tags for name in ("src", "href", "xlink:href", "action") if name in values
+    ]
+    assert loads == ["data:,"]
+
+
+def test_text_that_is_not_encodable_is_still_written(result, tmp_path):
+    result["systems"][0]["samples"][0]["prediction"] = "half \ud83d pair, bell \x07, null \x00"
+    page = write_report([result], tmp_path, "t").read_text(encoding="utf-8")
+    assert "\ufffd" in page
+    assert "␇" in page
+    assert "␀" in page
+
+
+def test_missing_parts_leave_no_trace_of_an_error():
+    bare = Result("evaluate", 1, "0", 1.0, [System("A", "slm", {"total": 5, "trainable": 5})])
+    page = Page(render([json.loads(json.dumps(bare, default=vars))], "Bare"))
+    assert [cell["text"] for cell in page.tables["systems"][1] if "data-key" in cell] == ["5", "5", *["–"] * 5]
+    assert "None" not in page.text
+    assert "nan" not in page.text.lower()
+
+
+def test_figures_that_are_not_numbers_do_not_break_plots(result):
+    result["systems"][1]["curve"][3]["train/loss"] = float("nan")
+    result["systems"][1]["quality"]["bleu"]["value"] = float("nan")
+    page = render([result], "t")
+    assert not re.search(r'(points|cx|cy|x1|y1|x|y)="[^"]*(nan|inf)', page)
+    assert "nan" in Page(page).text
+
+
+def test_sweep_has_one_row_for_each_run_and_its_overrides(result, tmp_path):
+    other = json.loads(json.dumps(result))
+    other["systems"][2]["quality"]["bleu"]["value"] = 55.5
+    overrides = [{"model.conditioning": "add"}, {"model.conditioning": "<i>memory</i>", "seed": "2"}]
+    table = Page(write_report([result, other], tmp_path, "Sweep", overrides).read_text(encoding="utf-8")).tables[
+        "systems"
+    ]
+    assert [cell["text"] for cell in table[0]][2:4] == ["model.conditioning", "seed"]
+    assert [[cell["text"] for cell in row[2:4]] for row in table[1:]] == [["add", "–"]] * 3 + [
+        ["<i>memory</i>", "2"]
+    ] * 3
+    bleu = [cell["data-value"] for row in table[1:] for cell in row if cell.get("data-key") == "quality/bleu"]
+    assert [float(value) for value in bleu] == [97.31, 71.04, 96.48, 97.31, 71.04, 55.5]
+    with pytest.raises(UserError, match="2 results, but overrides for 1"):
+        render([result, other], "Sweep", overrides[:1])
+
+
+@pytest.mark.parametrize("results", [[], [{"systems": []}], [{"systems": [{"name": "A"}]}], [{}]])
+def test_nothing_to_report_is_said(results):
+    with pytest.raises(UserError, match="report: "):
+        terminal_table(results)
+
+
+def test_terminal_table_shows_the_figures(result):
+    result["systems"][0]["name"] = "[bold]LLM[/bold]"
+    out = io.StringIO()
+    Console(file=out, width=220, color_system=None).print(terminal_table([result], width=220))
+    line = next(line for line in out.getvalue().splitlines() if "Hybrid" in line)
+    assert re.findall(r"[^\s│]+(?: [%kM])?", line) == [
+        "Hybrid", "llm2slm", "1.52 M", "172 k", "96.48", "0.742", "99.1 %", "2.90", "0.420", "12.3", "3.95×", "–"
+    ]  # fmt: skip
+    assert "[bold]LLM[/bold]" in out.getvalue()
+
+
+def test_result_that_lacks_a_field_is_refused(result):
+    del result["device"], result["seed"]
+    with pytest.raises(UserError, match="result 1 lacks device, seed"):
+        render([result], "t")
+
+
+def test_terminal_table_turns_where_it_would_not_fit(result):
+    out = io.StringIO()
+    Console(file=out, width=60, color_system=None).print(terminal_table([result], width=60))
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert ["System", "LLM", "SLM", "alone", "Hybrid"] in lines
+    assert ["Total", "ms", "48.8", "10.3", "12.3"] in lines
+    assert ["BLEU", "97.31", "71.04", "96.48"] in lines
+
+
+def test_differences_keep_every_word_of_the_prediction():
+    pieces = differences("the old dog did not see it", "the dog has not see it all")
+    assert pieces == [
+        ("same", "the"), ("gap", "old"), ("same", "dog"), ("other", "has"), ("same", "not see it"), ("other", "all")
+    ]  # fmt: skip
+    assert differences("a b", "") == [("gap", "a b")]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0123456, "0.0123"),
+        (1.9, "1.90"),
+        (49.66, "49.7"),
+        (9.999, "10.0"),
+        (1234567, "1,234,567"),
+        (0, "0"),
+        (None, "–"),
+    ],
+)
+def test_numbers_have_three_digits_and_lose_no_integer_part(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 49.8), (71.04, 97.31), (-3, 0.2), (5, 5), (0, 0), (1e-7, 3e-7), (0, 123456)]
+)
+def test_ticks_are_round_enclose_the_range_and_are_told_apart(low, high):
+    values = ticks(low, high)
+    assert values[0] <= low
+    assert values[-1] >= high
+    assert 2 <= len(values) <= 8
+    assert len(set(tick_texts(values))) == len(values)
+    assert all(
+        float(text.replace(",", "")) == pytest.approx(v, abs=1e-12)
+        for text, v in zip(tick_texts(values), values, strict=True)
+    )
+
+
+def test_scales_and_labels():
+    assert Scale(8, 64, 0, 30, log=True)(16) == pytest.approx(10)
+    assert Scale(0, 10, 100, 0)(2.5) == 75
+    taken, bounds = [], Box(0, 0, 200, 200)
+    assert all(place_label("name", 100, 100, bounds, taken) for _ in range(3))
+    assert not any(a.meets(b) for a in taken for b in taken if a is not b)
+    assert place_label("far too long for this box" * 3, 100, 100, bounds, taken) == ""
+
+
+# A real browser ------------------------------------------------------------------------------------------------------
+
+COLLECTOR = """<script nonce="probe">
+window.problems = [];
+window.alert = (words) => window.problems.push("alert " + words);
+addEventListener("error", (event) => window.problems.push("error " + (event.message || event.target.outerHTML)), true);
+addEventListener("unhandledrejection", (event) => window.problems.push("rejection " + event.reason));
+addEventListener("securitypolicyviolation", (event) => window.problems.push("policy " + event.violatedDirective));
+addEventListener("load", () => setTimeout(() => {  // reports of violations may come after the load event
+  const out = document.createElement("output");
+  const root = document.documentElement;
+  const heads = [...document.querySelectorAll("table[data-name=systems] thead button")];
+  heads.find((button) => button.textContent === "BLEU")?.click();
+  out.id = "probe";
+  out.textContent = JSON.stringify({
+    problems: window.problems, view: root.clientWidth, page: root.scrollWidth,
+    requests: performance.getEntriesByType("resource").map((entry) => entry.name),
+    bleu: [...document.querySelectorAll("td[data-key='quality/bleu']")].map((cell) => cell.textContent),
+    samples: [...document.querySelectorAll("table[data-name=samples] td.target div")].map((div) => div.innerText),
+  });
+  document.body.append(out);
+}, 200));
+</script>"""
+
+
+FRAME = """<!DOCTYPE html><body><iframe width="{width}" height="800" frameborder="0" srcdoc="{page}"></iframe>
+<script>
+setInterval(() => {{
+  const found = document.querySelector("iframe").contentDocument?.querySelector("#probe");
+  if (found) document.body.append(found);
+}}, 50);
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = [os.environ.get("CHROME"), "chromium", "chromium-browser", "google-chrome"]
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium or Chrome on PATH and none named by $CHROME")
+    return found
+
+
+def probe(browser, page, folder, width):
+    """Opens a copy of the page that carries the collector; returns its findings and the browser's console lines."""
+    outer = folder / f"probe-{width}.html"
+    instrumented = page.replace("script-src ", "script-src 'nonce-probe' ", 1).replace(
+        "<title>", COLLECTOR + "<title>", 1
+    )
+    # a headless window is never narrower than 500 px, so the page is shown in a frame of a phone's width
+    outer.write_text(FRAME.format(width=width, page=escape(instrumented)), encoding="utf-8")
+    flags = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    flags += [
+        "disable-component-update",
+        "disable-sync",
+        "disable-extensions",
+        "hide-scrollbars",
+        "dump-dom",
+        "enable-logging=stderr",
+    ]
+    flags += [f"user-data-dir={folder / 'profile'}", "window-size=1400,1000", "virtual-time-budget=2000"]
+    done = subprocess.run(
+        [browser, *(f"--{flag}" for flag in flags), outer.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
+    )
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    found = re.search(r'<output id="probe">(.*?)</output>', done.stdout, re.DOTALL)
+    assert found, f"the page did not finish loading: {done.stderr[-2000:]}"
+    reader = HTMLParser(convert_charrefs=True)
+    words = []
+    reader.handle_data = words.append
+    reader.feed(found[1])
+    reader.close()
+    return json.loads("".join(words)), console
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_in_a_browser(browser, result, tmp_path, width):
+    for system, name in zip(result["systems"][1:], (HOSTILE[1], HOSTILE[6]), strict=True):
+        system["name"] = name
+        system["notes"][name] = name
+    result["device"] = result["command"] = result["systems"][0]["quality"]["bleu"]["signature"] = HOSTILE[6]
+    page = write_report([result], tmp_path, HOSTILE[1], configs=[f"a: {HOSTILE[1]}"]).read_text(encoding="utf-8")
+    found, console = probe(browser, page, tmp_path, width)
+    assert found["problems"] == []
+    assert console == []
+    assert found["requests"] == []
+    assert found["view"] == width
+    assert found["page"] <= width
+    assert found["samples"] == [target for _, target in PAIRS] + HOSTILE
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_sweep_in_a_browser_is_sorted_by_pressing_a_heading(browser, result, tmp_path, width):
+    runs = [json.loads(json.dumps(result)) for _ in range(7)]
+    for run, value in zip(runs, (9.5, 88.0, 100.0, None, 70.25, 6.0, 0.5), strict=True):
+        run["systems"] = run["systems"][2:]
+        run["systems"][0]["quality"] = {} if value is None else {"bleu": {"value": value, "signature": "s", "n": 5}}
+    overrides = [{"optim.lr": str(n), HOSTILE[n]: HOSTILE[n]} for n in range(7)]
+    found, console = probe(browser, render(runs, "Sweep", overrides), tmp_path, width)
+    assert (found["problems"], console, found["requests"]) == ([], [], [])
+    assert found["page"] <= found["view"] == width
+    assert found["bleu"] == ["0.500", "6.00", "9.50", "70.25", "88.00", "100.00", "–"]
+
+
+def test_the_probe_sees_what_it_looks_for(browser, result, tmp_path):
+    """A page with each fault planted: the browser test would fail on it."""
+    page = render([result], "t")
+    faults = '<script nonce="probe">alert(3); document.title.no.such</script><p style="color: red">x'
+    faults += '<img src="http://127.0.0.1:9/x.png"><svg width="3000" height="5"></svg>'
+    found, console = probe(browser, page.replace("</main>", faults + "</main>"), tmp_path, 1280)
+    assert [word.partition(" ")[0] for word in found["problems"]].count("alert") == 1
+    assert any("TypeError" in word for word in found["problems"])
+    assert any(word.startswith("policy img-src") for word in found["problems"])
+    assert any(word.startswith("policy style-src") for word in found["problems"])
+    assert found["page"] > found["view"]
+    assert console

@@ -1,0 +1,457 @@
+"""The command line: help, what a user gets wrong, single runs, sweeps. The commands themselves are stubs here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from llm2slm import runs
+from llm2slm.cli import VERBS, main
+from llm2slm.cli.schema import SCHEMAS, keys, nearest
+from llm2slm.config import GenerateConfig, RunConfig
+from llm2slm.types import Conditioning, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Commands that only note their configuration and folder; the test runs in an empty folder."""
+    found = []
+    monkeypatch.chdir(tmp_path)
+    for verb in VERBS:
+        stub = ModuleType(f"llm2slm.commands.{verb}")
+        stub.run = lambda config, folder: found.append((config, folder))
+        monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    return found
+
+
+def replace_command(monkeypatch, verb, run):
+    monkeypatch.setattr(sys.modules[f"llm2slm.commands.{verb}"], "run", run)
+
+
+def python(*arguments, cwd=ROOT, **environment):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
+def test_help_imports_nothing_heavy(arguments):
+    heavy = "'torch', 'hydra', 'omegaconf', 'transformers', 'lightning', 'datasets', 'rich'"
+    code = (
+        f"import sys; from llm2slm.cli import main; code = main({arguments}); "
+        f"print([name for name in ({heavy}) if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
+    assert done.stdout.strip()
+
+
+def test_overview_lists_every_verb_on_a_line(capsys):
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for verb, text in VERBS.items():
+        assert any(line.split(maxsplit=1) == [verb, text] for line in lines)
+    assert VERBS.keys() == SCHEMAS.keys()
+
+
+def test_details_show_groups_keys_and_help(capsys, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("name: json\n")
+    assert main(["train", "--help", "--config-dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for key in keys(RunConfig).values():
+        assert key.name in text
+    assert "model/conditioning  add, memory, none, prepend, replace" in text
+    assert "json, mine, multi30k" in " ".join(text.split())
+    assert "none | add | replace | prepend | memory" in text
+    assert "trainer.max_steps=1000                Optimizer steps." in text
+    main(["generate", "--help"])
+    generate = capsys.readouterr().out
+    assert "GROUP=OPTION):" not in generate
+    assert "prompt=null" in generate
+
+
+def test_inherited_fields_keep_their_help():
+    assert keys(RunConfig)["model.llm.revision"].help == "Hub branch, tag or commit."
+    assert keys(RunConfig)["model.llm.layer"].help.startswith("Layer whose output represents the prompt")
+
+
+# What a user gets wrong
+
+WRONG = {
+    "verb": (["trian"], "unknown verb 'trian'; did you mean train?"),
+    "verb far from any": (["xyzzy"], "unknown verb 'xyzzy'; one of: train, evaluate"),
+    "key": (["train", "trainer.max_step=3"], "unknown key 'trainer.max_step'; did you mean trainer.max_steps?"),
+    "key without section": (["train", "max_steps=3"], "unknown key 'max_steps'; did you mean trainer.max_steps"),
+    "key of the wrong section": (["train", "model.lr=1"], "unknown key 'model.lr'; did you mean optim.lr"),
+    "key far from any": (["train", "foo.bar=1"], "unknown key 'foo.bar'; keys start with one of: model, data, task"),
+    "new key": (["train", "+foo=1"], "unknown key 'foo'"),
+    "key of another verb": (["generate", "data=json"], "unknown key 'data'; keys start with one of: run, llm, prompt"),
+    "option": (["train", "model=llm2slmm"], "no option model=llm2slmm; did you mean model=llm2slm? model has: llm, "),
+    "nested option": (["train", "model/slm=t5"], "no option model/slm=t5; did you mean model/slm=t5_"),
+    "experiment": (["train", "experiment=nope"], "no option experiment=nope; "),
+    "integer": (["train", "trainer.max_steps=abc"], "trainer.max_steps=abc: expected an integer"),
+    "fraction": (["train", "seed=1.5"], "seed=1.5: expected an integer"),
+    "null": (["train", "seed=null"], "seed=null: expected an integer"),
+    "number": (["train", "optim.lr=fast"], "optim.lr=fast: expected a number"),
+    "optional": (["train", "data.train_size=many"], "data.train_size=many: expected an integer or null"),
+    "truth": (["train", "trainer.progress=maybe"], "trainer.progress=maybe: expected true or false"),
+    "enum": (
+        ["train", "model.conditioning=ad"],
+        "model.conditioning=ad: expected one of none, add, replace, prepend, memory",
+    ),
+    "list": (["train", "benchmark.batch=[1,x]"], "benchmark.batch=[1, 'x']: expected a list of integers, [A,B]"),
+    "section": (["train", "optim=adam"], "optim=adam: optim holds keys of its own; set optim.KEY=VALUE"),
+    "group by its dots": (
+        ["train", "model.llm=t5_base"],
+        "model.llm=t5_base: model.llm holds keys of its own; choose model/llm=OPTION or set model.llm.KEY=VALUE",
+    ),
+    "syntax": (["train", "trainer.max_steps=[1"], "override 'trainer.max_steps=[1' is malformed"),
+    "no value": (["train", "seed"], "override 'seed' is malformed; write KEY=VALUE"),
+    "deleted": (["train", "~data.name"], "~data.name: data.name cannot be deleted"),
+    "several values": (["train", "seed=1,2"], "seed=1,2: several values; add -m to run each of them"),
+    "interpolation": (["train", "seed=${foo}"], "Interpolation key 'foo' not found"),
+    "hydra's key": (["train", "hydra.foo=1"], "Could not override 'hydra.foo'"),
+    "flag": (["train", "--foo"], "unrecognized arguments: --foo"),
+    "config dir": (["train", "--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
+    "config dir in help": (["train", "--help", "--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
+    "config name": (["train", "-cn", "nope"], "--config-name nope: no such config"),
+    "swept key": (["train", "-m", "seeds=1,2"], "unknown key 'seeds'; did you mean seed?"),
+    "swept value": (["train", "-m", "seed=1,2", "model.conditioning=add,ad"], "model.conditioning=ad: expected one of"),
+    "swept option": (["train", "-m", "model/slm=t5_mini,gpt2_mni"], "no option model/slm=gpt2_mni; did you mean"),
+    "swept list": (["train", "-m", "task.metrics=bleu,chrf"], "task.metrics=bleu: expected a list of texts"),
+    "endless sweep": (["train", "-m", "optim.lr=interval(0,1)"], "does not support sweep type"),
+    "sweep of ddp": (["train", "-m", "seed=1,2", "trainer=ddp_cpu"], "-m with trainer.devices=2 and trainer.strategy="),
+    "one job of ddp": (["train", "-m", "trainer=cpu,ddp_cpu"], "-m with trainer.devices=2 and trainer.strategy=ddp: "),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=list(WRONG))
+def test_mistakes_are_told_in_one_line_before_anything_runs(calls, capsys, tmp_path, arguments, message):
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"llm2slm: error: {message}")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_found_before_torch_is_imported():
+    code = (
+        "import sys; from llm2slm.cli import main; code = main(['train', '-m', 'seed=1,x']); "
+        "print('torch' in sys.modules, 'transformers' in sys.modules); sys.exit(code)"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stdout.strip()) == (2, "False False")
+    assert done.stderr == "llm2slm: error: seed=x: expected an integer\n"
+
+
+def test_nearest_prefers_the_same_section():
+    names = ["optim.lr", "model.slm.name", "model.llm.name", "logger.name"]
+    assert nearest("logger.nam", names) == ["logger.name"]
+    assert set(nearest("name", names)) == {"model.slm.name", "model.llm.name", "logger.name"}
+    assert nearest("zzzz", names) == []
+
+
+# A single run
+
+
+def test_run_gets_a_typed_configuration_and_hydras_folder(calls, tmp_path):
+    arguments = ["train", "model/conditioning=memory", "trainer=cpu", "optim.betas=[0.8,0.9]", "hydra.run.dir=a b/c=d"]
+    assert main(arguments) == 0
+    [(config, folder)] = calls
+    assert type(config) is RunConfig
+    assert config.model.conditioning is Conditioning.memory
+    assert config.trainer.accelerator == "cpu"
+    assert config.optim.betas == (0.8, 0.9)
+    assert config.model.slm.config["d_model"] == 64
+    assert type(config.model.slm.config) is dict
+    assert folder == tmp_path / "a b" / "c=d"
+    assert folder.is_dir()
+    assert Path.cwd() == tmp_path
+
+
+def test_value_and_group_choose_the_conditioning_alike(calls):
+    assert main(["train", "model/conditioning=replace", "hydra.run.dir=a"]) == 0
+    assert main(["train", "model.conditioning=replace", "hydra.run.dir=b"]) == 0
+    assert calls[0][0] == calls[1][0]
+    assert calls[0][0].model.conditioning is Conditioning.replace
+
+
+def test_default_folders(calls, tmp_path):
+    for verb in VERBS:
+        assert main([verb]) == 0
+    folders = dict(zip(VERBS, (folder.relative_to(tmp_path) for _, folder in calls), strict=True))
+    assert folders["demo"] == Path("outputs/demo")
+    for verb in ("train", "evaluate", "benchmark"):
+        assert folders[verb].parts[:2] == ("outputs", verb)
+        assert len(folders[verb].parts) == 4  # date, time
+    assert folders["generate"] == folders["report"] == folders["tokenizer"] == Path()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # no .hydra, no log
+
+
+def test_train_run_goes_on_in_place(calls, tmp_path):
+    assert main(["train", "run=runs/a"]) == 0
+    assert main(["train", "run=runs/a", "hydra.run.dir=elsewhere"]) == 0
+    assert [folder for _, folder in calls] == [tmp_path / "runs/a", tmp_path / "elsewhere"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no",
+        "12",
+        "1e5",
+        "a, b",
+        "Is {this} [ok]: x = ${y}?",
+        'it\'s "so"',
+        "two\nlines",
+        "back\\slash\\",
+        "",
+        " a ",
+        "ü%",
+    ],
+)
+def test_a_prompt_is_taken_as_it_is(calls, text):
+    assert main(["generate", f"prompt={text}"]) == 0
+    assert type(calls[0][0]) is GenerateConfig
+    assert calls[0][0].prompt == text
+
+
+@pytest.mark.parametrize("text", ["translate English to German: ", "a, b", "1e5", "on", "x=y,z"])
+def test_text_needs_no_quotes_beyond_the_shells(calls, text):
+    assert main(["train", f"task.prefix={text}", "model.llm.revision=null"]) == 0
+    assert calls[0][0].task.prefix.strip() == text.strip()
+    assert calls[0][0].model.llm.revision is None
+
+
+def test_lists_need_no_brackets_and_open_dicts_no_plus(calls):
+    arguments = ["train", "task.metrics=bleu,chrf", "model.slm.config.n_layer=3", "model.slm.config.d_model=32"]
+    assert main(arguments) == 0
+    config = calls[0][0]
+    assert config.task.metrics == ["bleu", "chrf"]
+    assert (config.model.slm.config["n_layer"], config.model.slm.config["d_model"]) == (3, 32)
+    assert main(["report", "runs=outputs/a,outputs/b"]) == 0
+    assert main(["report", "runs=outputs/a"]) == 0
+    assert [c.runs for c, _ in calls[1:]] == [["outputs/a", "outputs/b"], ["outputs/a"]]
+
+
+def test_config_dir_adds_the_users_own(calls, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "quick.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model/slm: gpt2_mini\nseed: 7\n"
+    )
+    (tmp_path / "mine" / "own.yaml").write_text("defaults:\n  - train\n  - _self_\nseed: 8\n")
+    assert main(["train", "--config-dir", "mine", "experiment=quick"]) == 0
+    assert main(["train", "--config-dir", "mine", "-cn", "own"]) == 0
+    assert [config.seed for config, _ in calls] == [7, 8]
+    assert calls[0][0].model.slm.config["model_type"] == "gpt2"
+
+
+def test_hydras_own_questions(calls, capsys):
+    assert main(["train", "--cfg", "job", "seed=5", "-p", "trainer"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out.partition("\n")[2])["max_steps"] == 1000
+    assert main(["train", "--cfg", "job", "sed=5"]) == 2
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (UserError("data.csv, line 3: no column de"), 2, "llm2slm: error: data.csv, line 3: no column de\n"),
+        (KeyboardInterrupt(), 130, "llm2slm: interrupted\n"),
+    ],
+)
+def test_what_a_command_raises_for_the_user(calls, capsys, monkeypatch, error, code, shown):
+    def run(config, folder):
+        raise error
+
+    replace_command(monkeypatch, "train", run)
+    assert main(["train"]) == code
+    assert capsys.readouterr().err == shown
+
+
+def test_a_failure_of_ours_keeps_its_traceback(calls, capsys, monkeypatch):
+    def run(config, folder):
+        return 1 / 0
+
+    replace_command(monkeypatch, "train", run)
+    assert main(["train"]) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "return 1 / 0" in shown
+    assert shown.strip().endswith("ZeroDivisionError: division by zero")
+
+
+# A run's own configuration as the base of evaluate and benchmark
+
+
+def test_evaluate_starts_from_the_runs_configuration(calls):
+    trained = RunConfig(seed=9)
+    trained.data.name, trained.data.root, trained.task.name = "samsum", "corpora", "summarization"
+    trained.optim.lr = 0.5
+    runs.write_config(Path("run"), trained)
+    assert main(["evaluate", "run=run", "split=validation"]) == 0
+    assert main(["evaluate", "run=run", "data=multi30k", "seed=1", "task.num_beams=4"]) == 0
+    first, second = (config for config, _ in calls)
+    assert (first.data, first.task.name, first.seed, first.optim.lr) == (trained.data, "summarization", 9, 0.5)
+    assert (first.run, first.split) == ("run", "validation")
+    assert (second.data.name, second.data.root, second.seed) == ("multi30k", None, 1)
+    assert (second.task.name, second.task.num_beams, second.split) == ("summarization", 4, "test")
+
+
+def test_a_stored_configuration_of_another_version_is_told(calls, capsys):
+    runs.write_config(Path("run"), RunConfig())
+    text = Path("run/config.yaml").read_text().replace("batch_tokens:", "batch_token:")
+    Path("run/config.yaml").write_text(text)
+    assert main(["evaluate", "run=run"]) == 2
+    message = "run/config.yaml: unknown key 'data.batch_token'; did you mean data.batch_tokens?"
+    assert capsys.readouterr().err == f"llm2slm: error: {message}\n"
+
+
+# Sweeps
+
+
+def fake_result(config, folder):
+    quality = {"bleu": runs.Score(10.0 * config.seed, "stub", 4)}
+    parameters = {"total": 3, "trainable": config.seed}
+    system = runs.System("hybrid|<b>", "llm2slm", parameters, quality)
+    result = runs.Result("train", config.seed, runs.config_hash(config), 1.0, [system])
+    runs.write_config(folder, config)
+    runs.write_result(folder, result)
+    return result
+
+
+def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monkeypatch, tmp_path):
+    def run(config, folder):
+        calls.append((config, folder))
+        if config.seed == 2:
+            raise UserError("bad row") if config.model.conditioning is Conditioning.add else ValueError("boom\nmore")
+        return fake_result(config, folder)
+
+    replace_command(monkeypatch, "train", run)
+    arguments = ["train", "-m", "seed=1,2,3", "model.conditioning=add,memory", "trainer=cpu", "hydra.sweep.dir=sweep"]
+    assert main(arguments) == 1
+    assert [(c.seed, c.model.conditioning.value) for c, _ in calls] == [
+        (seed, mode) for seed in (1, 2, 3) for mode in ("add", "memory")
+    ]
+    sweep = tmp_path / "sweep"
+    assert [folder for _, folder in calls] == [sweep / str(number) for number in range(6)]
+    with (sweep / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["job"], r["seed"], r["model.conditioning"], r["trainer"]) for r in rows] == [
+        (str(3 * 0 + i), str(1 + i // 2), ("add", "memory")[i % 2], "cpu") for i in range(6)
+    ]
+    assert [r["status"] for r in rows] == ["done", "done", "failed", "failed", "done", "done"]
+    assert [r["bleu"] for r in rows] == ["10.0", "10.0", "", "", "30.0", "30.0"]
+    assert [r["trainable_parameters"] for r in rows] == ["1", "1", "", "", "3", "3"]
+    assert [r["error"] for r in rows] == ["", "", "bad row", "ValueError: boom", "", ""]
+    markdown = (sweep / "sweep.md").read_text().splitlines()
+    assert len(markdown) == 8
+    assert "hybrid\\|<b>" in markdown[2]
+    assert json.loads((sweep / "2" / "job.json").read_text())["error"] == "bad row"
+    assert "ValueError: boom" in (sweep / "3" / "error.txt").read_text()
+    assert not (sweep / "2" / "error.txt").exists()
+    page = (sweep / "report.html").read_text()
+    assert "hybrid|&lt;b&gt;" in page
+    assert not (sweep / "multirun.yaml").exists()
+    shown = capsys.readouterr()
+    assert "llm2slm: error: bad row" in shown.err
+    assert "[job 3 of 6] seed=2 model.conditioning=add trainer=cpu" in shown.out
+    assert "sweep.csv" in shown.out
+
+
+def test_a_sweep_without_failures_succeeds(calls):
+    assert main(["evaluate", "-m", "seed=range(1,3)", "task.prefix=a: b"]) == 0
+    assert [(c.seed, c.task.prefix) for c, _ in calls] == [(1, "a: b"), (2, "a: b")]
+    first, second = (folder for _, folder in calls)
+    assert first.parent == second.parent
+    assert first.relative_to(Path.cwd()).parts[0] == "multirun"
+
+
+def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):
+    def run(config, folder):
+        if config.seed == 2:
+            raise KeyboardInterrupt
+        return fake_result(config, folder)
+
+    replace_command(monkeypatch, "train", run)
+    assert main(["train", "-m", "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 130
+    with Path("sweep/sweep.csv").open(newline="") as file:
+        assert [r["status"] for r in csv.DictReader(file)] == ["done", "interrupted"]
+
+
+def test_sweeps_named_in_a_config_are_checked_too(calls, capsys, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      model.conditioning: add,memry\n"
+    (tmp_path / "mine" / "experiment" / "grid.yaml").write_text(text)
+    assert main(["train", "-m", "--config-dir", "mine", "experiment=grid"]) == 2
+    assert "model.conditioning=memry: expected one of" in capsys.readouterr().err
+    assert main(["train", "-m", "experiment=conditioning"]) == 0
+    assert [c.model.conditioning.value for c, _ in calls] == ["add", "replace", "prepend", "memory"]
+
+
+def test_processes_that_lightning_forks_may_be_swept(calls):
+    assert main(["train", "-m", "seed=1,2", "trainer=ddp_cpu", "trainer.strategy=ddp_spawn"]) == 0
+    assert len(calls) == 2
+
+
+# Other ways in
+
+
+def test_installed_package_finds_its_own_conf(tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "llm2slm", site / "llm2slm", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    shutil.copytree(ROOT / "conf", site / "llm2slm" / "conf")
+    done = python("-m", "llm2slm", "train", "--info", "searchpath", cwd=tmp_path, PYTHONPATH=str(site))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(site / "llm2slm" / "conf") in done.stdout
+    without = tmp_path / "without"
+    shutil.copytree(site, without)
+    shutil.rmtree(without / "llm2slm" / "conf")
+    done = python("-m", "llm2slm", "train", cwd=tmp_path, PYTHONPATH=str(without))
+    assert done.returncode == 2
+    assert "no conf/ folder" in done.stderr
+
+
+def test_ranks_that_lightning_starts_get_the_same_folder(tmp_path):
+    """Lightning starts rank 1 with this command's own arguments and the run's folder behind them."""
+    script = tmp_path / "entry.py"
+    script.write_text(
+        """
+import os, subprocess, sys, types
+stub = types.ModuleType("llm2slm.commands.train")
+def run(config, folder):
+    rank = os.environ.get("LOCAL_RANK", "0")
+    print(rank, folder, config.seed, repr(config.task.prefix), config.model.slm.config["n"], flush=True)
+    if rank == "0":
+        from lightning.fabric.strategies.launchers.subprocess_script import _hydra_subprocess_cmd
+        command, cwd = _hydra_subprocess_cmd(local_rank=1)
+        subprocess.run(command, cwd=cwd, env={**os.environ, "LOCAL_RANK": "1"}, check=True)
+stub.run = run
+sys.modules[stub.__name__] = stub
+from llm2slm.cli import main
+sys.exit(main())
+"""
+    )
+    arguments = ["train", "seed=3", "task.prefix=a: b, c", "model.slm.config.n=5", "trainer=ddp_cpu"]
+    done = python(str(script), *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (line.split(" ", 1) for line in done.stdout.splitlines())
+    assert (first[0], second[0]) == ("0", "1")
+    assert first[1] == second[1]
+    assert first[1].endswith(" 3 'a: b, c' 5")

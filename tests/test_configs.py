@@ -1,0 +1,144 @@
+"""Every YAML file under conf/: it composes, it says only what it must, and it arrives where it is meant to."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from llm2slm.cli.compose import Composer
+from llm2slm.cli.folders import conf_folder
+from llm2slm.cli.schema import SCHEMAS, keys, lookup
+from llm2slm.config import RunConfig
+from llm2slm.data.sources import CORPORA
+from llm2slm.data.tasks import TASKS
+from llm2slm.types import Conditioning, SystemKind
+
+CONF = conf_folder()
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+PRIMARY = [path for path in FILES if len(path.parts) == 1]
+OPTIONS = [path for path in FILES if len(path.parts) > 1 and path.parts[0] != "hydra"]
+
+
+def name_of(path):
+    return path.with_suffix("").as_posix()
+
+
+def content(path):
+    return yaml.safe_load((CONF / path).read_text(encoding="utf-8")) or {}
+
+
+def leaves(values, prefix=""):
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        known = lookup(RunConfig, name)
+        if isinstance(value, dict) and known is not None and known.section:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def statements(path):
+    """The keys that a file sets, by their place in the whole configuration."""
+    header = re.match(r"# @package (\S+)\n", (CONF / path).read_text(encoding="utf-8"))
+    package = header[1] if header else ".".join(path.parts[:-1])
+    prefix = "" if package in ("_global_", "") else f"{package}."
+    values = {key: value for key, value in content(path).items() if key not in ("defaults", "hydra")}
+    return dict(leaves(values, prefix))
+
+
+def choice(path):
+    return f"{path.parent.as_posix()}={path.stem}"
+
+
+def test_every_file_belongs_to_a_verb_or_a_group():
+    assert [name_of(path) for path in PRIMARY] == sorted(SCHEMAS)
+    groups = {path.parts[0] for path in FILES if len(path.parts) > 1}
+    assert groups == {"model", "data", "task", "trainer", "logger", "callbacks", "experiment", "hydra"}
+    assert len(FILES) == len(PRIMARY) + len(OPTIONS) + len(list((CONF / "hydra").glob("*.yaml")))
+
+
+@pytest.mark.parametrize("path", PRIMARY, ids=name_of)
+def test_primary_configs_compose(path):
+    composer = Composer(path.stem)
+    config = composer.typed(composer.compose([]))
+    assert type(config) is SCHEMAS[path.stem]
+    composed = composer.compose([])
+    for name, value in statements(path).items():
+        assert OmegaConf.select(composed, name) == value
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name_of)
+def test_options_compose_and_arrive(path):
+    composer = Composer("train")
+    composed = composer.compose([composer.prepare(choice(path), sweeping=False)])
+    config = composer.typed(composed)
+    assert type(config) is RunConfig
+    for name, value in statements(path).items():
+        found = OmegaConf.select(composed, name)
+        assert (
+            found.value
+            if isinstance(found, Enum)
+            else OmegaConf.to_container(found)
+            if OmegaConf.is_config(found)
+            else found
+        ) == value
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] != "hydra"], ids=name_of)
+def test_files_state_no_default_of_the_code(path):
+    schema = SCHEMAS.get(path.stem, RunConfig) if len(path.parts) == 1 else RunConfig
+    for name, value in statements(path).items():
+        known = lookup(schema, name)
+        assert known is not None, f"{name} is no key"
+        default = known.default.value if isinstance(known.default, Enum) else known.default
+        assert value != default, f"{name}: {value} is the default; leave it out"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "experiment"], ids=name_of)
+def test_experiments_open_with_their_command(path):
+    lines = (CONF / path).read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# @package _global_"
+    assert re.match(rf"# llm2slm train (-m )?experiment={path.stem}\b", lines[1])
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "train.yaml"], ids=name_of)
+def test_files_say_what_they_are_for(path):
+    assert (
+        path.parts[0] == "task" or "\n#" in "\n" + (CONF / path).read_text(encoding="utf-8") or len(content(path)) == 1
+    )
+
+
+def stems(group):
+    return {path.stem for path in FILES if path.parent == Path(group)}
+
+
+def test_groups_offer_what_the_code_knows():
+    assert stems("data") == {"builtin", "json", "hub", *CORPORA}
+    assert stems("task") == set(TASKS)
+    assert stems("model/conditioning") == set(Conditioning.__members__)
+    assert stems("model") == set(SystemKind.__members__)
+
+
+@pytest.mark.parametrize("group", ["data", "task", "model/conditioning", "model"])
+def test_an_options_name_is_the_value_it_sets(group):
+    key = {"data": "data.name", "task": "task.name", "model/conditioning": "model.conditioning", "model": "model.kind"}
+    composer = Composer("train")
+    for option in stems(group):
+        found = OmegaConf.select(composer.compose([f"{group}={option}"]), key[group])
+        assert getattr(found, "value", found) == option
+
+
+def test_alone_means_without_the_llm():
+    composer = Composer("train")
+    for kind in ("slm", "llm"):
+        assert composer.compose([f"model={kind}"]).model.conditioning is Conditioning.none
+
+
+def test_every_key_has_its_type_checked():
+    """No field is typed so loosely that a wrong value would pass (open dicts apart)."""
+    assert [k.name for k in keys(RunConfig).values() if "Any" in str(k.annotation) and not k.open] == []
