@@ -101,7 +101,7 @@ WRONG = {
     "new key": (["train", "+foo=1"], "unknown key 'foo'"),
     "key of another verb": (["generate", "data=json"], "unknown key 'data'; keys start with one of: run, llm, prompt"),
     "option": (["train", "model=llm2slmm"], "no option model=llm2slmm; did you mean model=llm2slm? model has: llm, "),
-    "nested option": (["train", "model/slm=t5"], "no option model/slm=t5; did you mean model/slm=t5_"),
+    "nested option": (["train", "model/slm=t5mini"], "no option model/slm=t5mini; did you mean model/slm=t5_mini? "),
     "experiment": (["train", "experiment=nope"], "no option experiment=nope; "),
     "integer": (["train", "trainer.max_steps=abc"], "trainer.max_steps=abc: expected an integer"),
     "fraction": (["train", "seed=1.5"], "seed=1.5: expected an integer"),
@@ -133,7 +133,7 @@ WRONG = {
     "swept value": (["train", "-m", "seed=1,2", "model.conditioning=add,ad"], "model.conditioning=ad: expected one of"),
     "swept option": (["train", "-m", "model/slm=t5_mini,gpt2_mni"], "no option model/slm=gpt2_mni; did you mean"),
     "swept list": (["train", "-m", "task.metrics=bleu,chrf"], "task.metrics=bleu: expected a list of texts"),
-    "endless sweep": (["train", "-m", "optim.lr=interval(0,1)"], "does not support sweep type"),
+    "endless sweep": (["train", "-m", "optim.lr=interval(0,1)"], "BasicSweeper does not support sweep type"),
     "sweep of ddp": (["train", "-m", "seed=1,2", "trainer=ddp_cpu"], "-m with trainer.devices=2 and trainer.strategy="),
     "one job of ddp": (["train", "-m", "trainer=cpu,ddp_cpu"], "-m with trainer.devices=2 and trainer.strategy=ddp: "),
 }

@@ -24,6 +24,11 @@ PRIMARY = [path for path in FILES if len(path.parts) == 1]
 OPTIONS = [path for path in FILES if len(path.parts) > 1 and path.parts[0] != "hydra"]
 
 
+@pytest.fixture(scope="module")
+def train():
+    return Composer("train")
+
+
 def name_of(path):
     return path.with_suffix("").as_posix()
 
@@ -51,6 +56,12 @@ def statements(path):
     return dict(leaves(values, prefix))
 
 
+def plain(value):
+    if isinstance(value, Enum):
+        return value.value
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
 def choice(path):
     return f"{path.parent.as_posix()}={path.stem}"
 
@@ -73,20 +84,13 @@ def test_primary_configs_compose(path):
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
-def test_options_compose_and_arrive(path):
-    composer = Composer("train")
-    composed = composer.compose([composer.prepare(choice(path), sweeping=False)])
-    config = composer.typed(composed)
+def test_options_compose_and_arrive(train, path):
+    composed = train.compose([train.prepare(choice(path), sweeping=False)])
+    config = train.typed(composed)
     assert type(config) is RunConfig
     for name, value in statements(path).items():
         found = OmegaConf.select(composed, name)
-        assert (
-            found.value
-            if isinstance(found, Enum)
-            else OmegaConf.to_container(found)
-            if OmegaConf.is_config(found)
-            else found
-        ) == value
+        assert plain(found) == value
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] != "hydra"], ids=name_of)
@@ -125,18 +129,16 @@ def test_groups_offer_what_the_code_knows():
 
 
 @pytest.mark.parametrize("group", ["data", "task", "model/conditioning", "model"])
-def test_an_options_name_is_the_value_it_sets(group):
+def test_an_options_name_is_the_value_it_sets(train, group):
     key = {"data": "data.name", "task": "task.name", "model/conditioning": "model.conditioning", "model": "model.kind"}
-    composer = Composer("train")
     for option in stems(group):
-        found = OmegaConf.select(composer.compose([f"{group}={option}"]), key[group])
+        found = OmegaConf.select(train.compose([f"{group}={option}"]), key[group])
         assert getattr(found, "value", found) == option
 
 
-def test_alone_means_without_the_llm():
-    composer = Composer("train")
+def test_alone_means_without_the_llm(train):
     for kind in ("slm", "llm"):
-        assert composer.compose([f"model={kind}"]).model.conditioning is Conditioning.none
+        assert train.compose([f"model={kind}"]).model.conditioning is Conditioning.none
 
 
 def test_every_key_has_its_type_checked():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,22 @@ SCHEMA_NAMES = {"generate": "generate_schema", "report": "report_schema", "token
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 FREE_TEXT = ("prompt",)
 """Keys whose value is never read as Hydra syntax."""
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 OVERRIDE = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[\w./@:-]+)(?:=(?P<value>.*))?$", re.DOTALL)
 
 
-def register_schemas() -> None:
-    """Makes the dataclasses known to Hydra under the names that the primary configs begin with."""
-    store = ConfigStore.instance()
-    for verb, schema in SCHEMAS.items():
-        store.store(name=SCHEMA_NAMES.get(verb, "run_schema"), node=schema, provider="llm2slm")
+@cache
+def blank(schema: type) -> DictConfig:
+    """The schema's defaults as a typed config; what values are tried on."""
+    created: DictConfig = OmegaConf.structured(schema)
+    return created
+
+
+@cache
+def register_schema(verb: str) -> None:
+    """Makes the verb's dataclass known to Hydra, under the name that its primary config begins with."""
+    name = SCHEMA_NAMES.get(verb, "run_schema")
+    ConfigStore.instance().store(name=name, node=SCHEMAS[verb], provider="llm2slm")
 
 
 def search_path(main: Path, extra: str | None) -> ConfigSearchPath:
@@ -65,12 +74,11 @@ class Composer:
         version.setbase("1.3")
         setup_globals()  # resolvers: ${now:}, ${hydra:}
         JobRuntime.instance().set("name", verb)
-        register_schemas()
+        register_schema(verb)
         self.schema = SCHEMAS[verb]
         self.config_name = config_name or verb
         self.path = search_path(Path(main).resolve() if main else conf_folder(), extra)
         self.loader = ConfigLoaderImpl(config_search_path=self.path)
-        self.blank = OmegaConf.structured(self.schema)
         primary = Path(self.config_name).stem
         if primary not in self.loader.get_group_options("", ObjectType.CONFIG):
             raise UserError(f"--config-name {self.config_name}: no such config in {main or 'conf/'} or --config-dir")
@@ -86,8 +94,7 @@ class Composer:
             raise UserError(f"override {override!r} is malformed; write KEY=VALUE, as trainer.max_steps=100")
         name, value = found["key"], found["value"]
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
-            self.parse(override)
-            return override
+            return self.hydras(name, value or "", override)
         options = self.options(name.partition("@")[0])
         key = None if "/" in name else lookup(self.schema, name)
         if options and (key is None or key.section):
@@ -104,6 +111,16 @@ class Composer:
         prefix = "++" if key.open and name != key.name else ""
         override = f"{prefix}{name}={value}"
         self.check_value(name, key, self.parse(override), sweeping)
+        return override
+
+    def hydras(self, name: str, value: str, override: str) -> str:
+        """An override of Hydra's own keys; Hydra checks it. A folder's name may hold anything."""
+        try:
+            self.parse(override)
+        except UserError:
+            if name not in FOLDERS:
+                raise
+            return f"{name}={quote(value)}"
         return override
 
     def parse(self, override: str) -> Override:
@@ -175,7 +192,7 @@ class Composer:
             if isinstance(value, str) and "${" in value:
                 continue
             try:
-                OmegaConf.update(self.blank.copy(), name, value, force_add=key.open and name != key.name)
+                OmegaConf.update(blank(self.schema).copy(), name, value, force_add=key.open and name != key.name)
             except OmegaConfBaseException:
                 raise UserError(f"{name}={shown}: expected {key.expected}") from None
 
@@ -214,6 +231,11 @@ def literal(key: Key, value: str) -> str:
     """The value in quotes, so that Hydra takes it as it is."""
     if key.name in FREE_TEXT:
         value = value.replace("${", r"\${")
+    return quote(value)
+
+
+def quote(value: str) -> str:
+    """The value between quotes, escaped where it must be."""
     return str(QuotedString(text=value, quote=Quote.single).with_quotes())
 
 
@@ -239,7 +261,7 @@ def typed(schema: type, composed: DictConfig) -> Any:
         plain = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
         if isinstance(plain, dict):
             plain.pop("hydra", None)
-        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
+        merged = OmegaConf.merge(blank(schema), plain)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from None

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
-from llm2slm.cli.compose import Composer, one_line, typed
+from llm2slm.cli.compose import Composer, one_line, quote, typed
 from llm2slm.cli.stored import with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.config import RunConfig, TrainerConfig
@@ -199,7 +199,7 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: Dic
             check_processes(config)
     HydraConfig.instance().set_config(composed)
     folder = Path(str(composed.hydra.sweep.dir)).absolute()  # once: its name holds the time
-    overrides = [*overrides, f"hydra.sweep.dir='{folder}'", "hydra.mode=MULTIRUN"]
+    overrides = [*overrides, f"hydra.sweep.dir={quote(str(folder))}", "hydra.mode=MULTIRUN"]
     command = Command(verb, composer.schema, len(jobs) or None)
     try:
         start(verb, composer).multirun(composer.config_name, command, overrides)

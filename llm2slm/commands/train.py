@@ -21,7 +21,7 @@ from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.fit import Fitted, Judge, fit
+from llm2slm.training.fit import Fitted, Judge, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.types import Example, UserError
 
@@ -32,13 +32,11 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     With `run=DIR` an interrupted training goes on in DIR from its last checkpoint, under the configuration recorded
     there; only `trainer.*` values given now take its place (say a larger trainer.max_steps).
     """
-    from lightning import seed_everything
-
     started, resume = time.perf_counter(), None
     if config.run is not None:
         folder = Path(config.run)
         config, resume = resumed(config, folder)
-    seed_everything(config.seed, verbose=False)
+    set_seed(config.seed)
     task = resolve(config.task, languages(config.data))
     model = build_model(config.model, config.data)
     data = DataModule(config.data, task, model.collator, config.seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -61,6 +61,11 @@ class TokenBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {"step": f"{trainer.global_step}/{trainer.max_steps}"} | metrics
+
+
+def set_seed(seed: int) -> None:
+    """Seeds every generator: Python's, NumPy's, torch's, and those of DataLoader processes."""
+    seed_everything(seed, workers=True, verbose=False)
 
 
 def fit(

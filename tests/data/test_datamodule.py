@@ -211,12 +211,11 @@ class SaveOnException(Callback):
 def train(data, steps, folder=None, callbacks=(), resume=None, module=None, **values):
     module = module or Recorder()
     values = {
+        "max_epochs": -1,
         "limit_val_batches": 0,
         "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
     } | values
-    trainer = Trainer(
-        max_steps=steps, max_epochs=-1, callbacks=list(callbacks), default_root_dir=folder, **QUIET, **values
-    )
+    trainer = Trainer(max_steps=steps, callbacks=list(callbacks), default_root_dir=folder, **QUIET, **values)
     trainer.fit(module, datamodule=data, ckpt_path=resume, **({"weights_only": True} if resume else {}))
     return module
 
@@ -240,6 +239,16 @@ def test_resuming_at_any_step_sees_what_an_uninterrupted_run_sees(files, tokeniz
         again = train(make(files, tokenizer), steps, tmp_path, resume=tmp_path / "all" / f"step={step}.ckpt", **options)
         assert again.seen == whole.seen[-len(again.seen) :], step
         assert torch.equal(again.weight, whole.weight), step
+
+
+def test_resuming_between_epochs_of_an_epoch_based_run(files, tokenizer, tmp_path):
+    epoch = len(make(files, tokenizer).train_dataloader())
+    saver = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_epochs=1, filename="{step}", save_on_train_epoch_end=True)
+    whole = train(make(files, tokenizer), -1, callbacks=[saver], max_epochs=3)
+    assert len(whole.seen) == 3 * epoch
+    for done in (1, 2):
+        path = tmp_path / f"step={done * epoch}.ckpt"
+        assert train(make(files, tokenizer), -1, resume=path, max_epochs=3).seen == whole.seen[done * epoch :]
 
 
 def test_resuming_after_an_exception_repeats_the_batch_that_was_not_finished(files, tokenizer, tmp_path):

@@ -480,7 +480,9 @@ def test_sweep_in_a_browser_is_sorted_by_pressing_a_heading(browser, result, tmp
         run["systems"][0]["quality"] = {} if value is None else {"bleu": {"value": value, "signature": "s", "n": 5}}
     overrides = [{"optim.lr": str(n), HOSTILE[n]: HOSTILE[n]} for n in range(7)]
     found, console = probe(browser, render(runs, "Sweep", overrides), tmp_path, width)
-    assert (found["problems"], console, found["requests"]) == ([], [], [])
+    assert found["problems"] == []
+    assert console == []
+    assert found["requests"] == []
     assert found["page"] <= found["view"] == width
     assert found["bleu"] == ["0.500", "6.00", "9.50", "70.25", "88.00", "100.00", "–"]
 

@@ -1,0 +1,83 @@
+"""`llm2slm demo`: trains the SLM alone and the hybrid, and compares both with the LLM on quality and speed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+
+from llm2slm import runs
+from llm2slm.commands import train
+from llm2slm.commands.benchmark import benchmark_systems
+from llm2slm.commands.evaluate import judge_system
+from llm2slm.config import RunConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.sources import languages
+from llm2slm.data.tasks import resolve
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.types import UserError
+
+LLM = "llm"
+
+
+def run(config: RunConfig, folder: Path) -> runs.Result:
+    """Trains every system of `config.systems` into a folder of its own, then judges and times all, and the LLM.
+
+    Each entry of `config.systems` holds the overrides that make it: the systems differ in those and in nothing else.
+    """
+    from rich.console import Console
+
+    from llm2slm.evaluation.report import terminal_table, write_report
+
+    started, console = time.perf_counter(), Console()
+    if config.model.llm.name is None:
+        raise UserError("demo compares with the LLM: set model.llm.name")
+    runs.write_config(folder, config)
+    judged: dict[str, runs.System] = {}
+    places: dict[str, tuple[str, str | None]] = {LLM: (config.model.llm.name, None)}
+    for number, name in enumerate(config.systems, 1):
+        own = system_config(config, name)
+        console.print(f"\n[bold]{number}/{len(config.systems) + 2} Training {name}[/bold]")
+        judged[name] = train.run(own, folder / name).systems[0]
+        judged[name].name = name
+        places[name] = (str(folder / name / "model"), None)
+    console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
+    systems = {name: LLM2SLM.from_pretrained(place) for name, (place, _) in places.items()}
+    data = DataModule(config.data, resolve(config.task, languages(config.data)), systems[LLM].collator, config.seed)
+    judged = {LLM: judge_system(systems[LLM], data, data.task, config, folder / LLM, "test"), **judged}
+    console.print(f"\n[bold]{len(config.systems) + 2}/{len(config.systems) + 2} Timing all, interleaved[/bold]")
+    for timed in benchmark_systems(systems, places, data, config):
+        judged[timed.name].speed = timed.speed
+    for system in judged.values():
+        system.quality_kept = quality_kept(system, judged[LLM])
+    result = runs.Result("demo", config.seed, runs.config_hash(config), 0.0, list(judged.values()))
+    result.wall_seconds = time.perf_counter() - started
+    runs.write_result(folder, result)
+    written = runs.read_result(folder)
+    configuration = yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True)
+    page = write_report([written], folder, "llm2slm demo: the LLM reads, the SLM writes", configs=[configuration])
+    console.print(terminal_table([written]))
+    console.print(f"{page} ({result.wall_seconds:.0f} s in all)")
+    return result
+
+
+def system_config(config: RunConfig, name: str) -> RunConfig:
+    """The configuration of one system: the common one, changed by its own overrides."""
+    overrides = config.systems[name]
+    if not isinstance(overrides, dict):
+        raise UserError(f"systems.{name}: expected overrides of the configuration, as {{model: {{kind: slm}}}}")
+    base = OmegaConf.structured(RunConfig)
+    own = OmegaConf.to_object(OmegaConf.merge(base, runs.plain(config) | {"systems": {}}, overrides))
+    assert isinstance(own, RunConfig)
+    return own
+
+
+def quality_kept(system: runs.System, llm: runs.System) -> dict[str, float]:
+    """Each metric over the LLM's."""
+    return {
+        metric: score.value / llm.quality[metric].value
+        for metric, score in system.quality.items()
+        if metric in llm.quality and llm.quality[metric].value
+    }
