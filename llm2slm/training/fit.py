@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.checkpoints import Checkpoints, Interrupted
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import Example, UserError
 
@@ -85,13 +87,15 @@ def fit(
         resume: checkpoint to go on from.
 
     Raises:
-        UserError: settings that do not fit together, or a monitored value that is never logged.
+        UserError: settings that do not fit together, a monitored value that is never logged, or a loss that is no
+            longer finite.
+        KeyboardInterrupt: told to stop; after a first Ctrl-C `checkpoints/last.ckpt` holds the very step.
     """
     cfg = config.trainer
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     module = TrainingModule(model, config.optim, cfg.max_steps)
-    checkpoints = _checkpoints(config.callbacks, folder)
+    checkpoints = Checkpoints(folder / "checkpoints", config.callbacks)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(config.callbacks))
@@ -101,16 +105,26 @@ def fit(
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     started = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    _run(trainer, module, data, checkpoints, resume)
     seconds = time.perf_counter() - started
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    best = checkpoints.best_model_path or checkpoints.last_model_path
-    if best:
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-        model.load_state_dict(own)
-    return Fitted(seconds, trainer.global_step, best, trainer.is_global_zero)
+    best = checkpoints.newest_best
+    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict({key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")})
+    return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
+
+
+def _run(trainer: Trainer, module: TrainingModule, data: DataModule, checkpoints: Checkpoints, resume: Path | None) -> None:
+    """Trainer.fit, with both ways of being told to stop coming out as KeyboardInterrupt."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise error
+    finally:
+        checkpoints.restore_signals()
 
 
 def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
@@ -147,23 +161,14 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             callbacks=callbacks,
             logger=loggers,
         )
-    except (ValueError, TypeError, RuntimeError) as error:  # MisconfigurationException is no common base of these
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
-
-
-def _checkpoints(cfg: CallbacksConfig, folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="best",
-        monitor=cfg.monitor,
-        mode=cfg.mode,
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
 
 
 def _early_stopping(cfg: CallbacksConfig) -> EarlyStopping:
     patience = 0 if cfg.patience is None else cfg.patience
-    return EarlyStopping(cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=cfg.mode, check_finite=True)
+    # not strict, no check of its own: `Checkpoints` tells of a value that is missing or not finite
+    return EarlyStopping(
+        cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=cfg.mode, strict=False, check_finite=False
+    )
 

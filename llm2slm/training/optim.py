@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from torch import nn
 from torch.optim import AdamW
@@ -14,17 +14,18 @@ from llm2slm.types import UserError
 SCHEDULES = ("cosine", "linear", "constant")
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, object]]:
     """Trainable parameters as AdamW groups `projector`, `projector_no_decay`, `slm`, `slm_no_decay`; none empty.
 
     Weight decay is for matrices of linear layers: biases, norms, gates and embeddings go without.
     """
+    embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in named:
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "projector" if "projector." in name else "slm"
-        plain = parameter.ndim < 2 or any(word in name for word in ("embed", "shared.", "wte.", "wpe."))
+        plain = parameter.ndim < 2 or id(parameter) in embeddings
         groups.setdefault(f"{part}_no_decay" if plain else part, []).append(parameter)
     rates = {"projector": cfg.lr if cfg.projector_lr is None else cfg.projector_lr, "slm": cfg.lr}
     return [
@@ -38,9 +39,9 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig
     ]
 
 
-def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> AdamW:
+def build_optimizer(model: nn.Module, cfg: OptimConfig) -> AdamW:
     """AdamW over the groups."""
-    return AdamW(parameter_groups(named, cfg), betas=cfg.betas, fused=True)
+    return AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=True)
 
 
 def schedule_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:

@@ -1,0 +1,139 @@
+"""What a training leaves on disk while it runs, so that it can be stopped at any moment and go on as if it had not been.
+
+`last.ckpt` is written at every validation, at the end, and when the run is told to stop; `best.ckpt` when the monitored
+value improves. (Lightning's own callback writes `last` only together with `best`, and knows it by an absolute path.)
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from llm2slm.config import CallbacksConfig
+from llm2slm.types import UserError
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class Interrupted(Exception):  # noqa: N818  nothing went wrong
+    """The run was told to stop, and has been saved."""
+
+
+class Checkpoints(Checkpoint):
+    """Writes `last.ckpt` and `best.ckpt` into a folder, and ends a run that is told to stop.
+
+    SIGINT (Ctrl-C) and SIGTERM are answered at the next optimizer step: between two of them nothing is half done. A
+    second signal stops at once. The last step of a run is always validated, whatever `trainer.val_every`.
+
+    Args:
+        folder: `checkpoints/` of the run directory.
+        cfg: monitored value, and which way is better.
+
+    Raises:
+        UserError: the monitored value is never logged; or it is not finite (before anything is overwritten).
+    """
+
+    def __init__(self, folder: Path, cfg: CallbacksConfig) -> None:
+        self.folder, self.monitor, self.mode = folder, cfg.monitor, cfg.mode
+        if self.mode not in ("min", "max"):
+            raise UserError(f"callbacks.mode={self.mode}: expected min or max")
+        self.best: float | None = None
+        self.stop_requested = False
+        self._handlers: dict[int, Any] = {}
+
+    @property
+    def newest_best(self) -> Path:
+        """The best checkpoint of this folder, or the last where none was monitored yet."""
+        return next((path for name in (BEST, LAST) if (path := self.folder / name).is_file()), self.folder / BEST)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals over (from Lightning, which would stop in the middle of an accumulation window)."""
+        del trainer, pl_module
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def restore_signals(self) -> None:
+        """Gives the signals back."""
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends a run at its last step, or at this one if it was told to stop."""
+        del pl_module, outputs, batch, batch_idx
+        loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate():
+            return
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates once more
+        if trainer.should_stop or loop.batch_progress.total.ready % int(trainer.val_check_batch or 1) == 0:
+            return  # a validation comes: saved and stopped after it, else a resumed run would leave it out
+        self._stop_if_told(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves; callbacks of this kind come last, so what the others have noted is in the file."""
+        del pl_module
+        if trainer.sanity_checking:
+            return
+        value = self._monitored(trainer)
+        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+            self.best = value
+            trainer.save_checkpoint(self.folder / BEST)
+        trainer.save_checkpoint(self.folder / LAST)
+        self._stop_if_told(trainer, saved=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from that value."""
+        self.best = state_dict["best"]
+
+    def _monitored(self, trainer: Trainer) -> float:
+        logged = trainer.callback_metrics
+        if self.monitor not in logged:
+            known = ", ".join(sorted(name for name in logged if name.startswith("val/")))
+            raise UserError(f"callbacks.monitor={self.monitor}: never logged by this run; it logs {known}")
+        value = float(logged[self.monitor])
+        if not torch.isfinite(torch.tensor(value)):
+            raise UserError(diverged(self.monitor, value, trainer.global_step))
+        return value
+
+    def _stop_if_told(self, trainer: Trainer, saved: bool = False) -> None:
+        """Saves and stops, all processes together (they ask each other only now and then: it costs a round trip)."""
+        told = self.stop_requested
+        if trainer.world_size > 1:
+            if not saved and trainer.global_step % trainer.log_every_n_steps:
+                return
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if not told:
+            return
+        if not saved:
+            trainer.save_checkpoint(self.folder / LAST)
+        raise Interrupted
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        del number, frame
+        if self.stop_requested:
+            raise KeyboardInterrupt
+        self.stop_requested = True
+        print("\nllm2slm: stopping after this step; once more to stop at once, without saving", file=sys.stderr)
+
+
+def diverged(name: str, value: float, step: int) -> str:
+    """What to tell of a value that is not finite."""
+    return (
+        f"training diverged: {name} is {value} at step {step}; lower optim.lr, warm up longer (optim.warmup_steps), clip "
+        "(trainer.gradient_clip_val), and use bf16 rather than fp16 (T5 overflows in it)"
+    )

@@ -1,0 +1,84 @@
+"""Every system that fits together: LLM kind x SLM kind x conditioning x tokenizers, built from tiny real folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm2slm.config import ModelConfig
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import tiny_model_config, tiny_rows
+from llm2slm.types import Batch, Conditioning, Example, Tokenizers
+
+COMBINATIONS = [
+    (llm, slm, mode, tokenizers)
+    for llm in ("t5", "gpt2")
+    for slm in ("t5", "gpt2")
+    for mode in ("add", "replace", "prepend", "memory")
+    for tokenizers in ("shared", "offsets")
+    if not (mode == "memory" and slm == "gpt2")
+]
+
+
+@dataclass(frozen=True)
+class System:
+    """A built hybrid and what it was built from. The model is shared by tests, which leave it as it is."""
+
+    llm: str
+    slm: str
+    cfg: ModelConfig
+    model: LLM2SLM
+    batch: Batch
+
+    def build(self) -> LLM2SLM:
+        """The same model once more, to be changed at will."""
+        torch.manual_seed(7)
+        return build_model(self.cfg).eval()
+
+    def alone(self, row: int) -> Batch:
+        """The batch of one row only, without any padding."""
+        return labelled(self.model, [row])
+
+
+def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
+    """Rows of the tiny task, with labels."""
+    examples = [Example(i, r["source"], r["source"], r["target"]) for i, r in enumerate(tiny_rows())]
+    encoded = [model.collator.encode(examples[i]) for i in rows]
+    return model.collator([e for e in encoded if e is not None])
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which the tiny models are written once."""
+    return tmp_path_factory.mktemp("zoo")
+
+
+@pytest.fixture(scope="session", params=COMBINATIONS, ids="-".join)
+def system(request: pytest.FixtureRequest, zoo: Path) -> System:
+    llm, slm, mode, tokenizers = request.param
+    cfg = tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers))
+    torch.manual_seed(7)
+    model = build_model(cfg).eval()
+    batch = labelled(model, [0, 1, 2])
+    lengths = batch.slm_mask_BQ.sum(1).tolist()
+    assert len(set(lengths)) == 3, "the rows must differ in length, else nothing is padded"
+    return System(llm, slm, cfg, model, batch)
+
+
+@pytest.fixture
+def build(zoo: Path) -> Callable[..., LLM2SLM]:
+    """Builds a seeded system from names: build("t5", "gpt2", "add", "shared", kind=..., gate=...)."""
+
+    def built(
+        llm: str = "t5", slm: str = "t5", mode: str = "add", tokenizers: str = "shared", **more: object
+    ) -> LLM2SLM:
+        torch.manual_seed(7)
+        cfg = tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers), **more)  # type: ignore[arg-type]
+        return build_model(cfg).eval()
+
+    return built

@@ -1,0 +1,73 @@
+"""Conditioning slot by slot: every vector of every row is looked up in plain Python, no tensor operation shared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from llm2slm.models import conditioning as modes
+
+D = 3
+Q_LENGTHS, P_LENGTHS = [4, 2, 1], [3, 5, 1]
+
+
+def padded_mask(lengths: list[int], left: bool) -> Tensor:
+    width = max(lengths)
+    rows = [[0] * (width - n) + [1] * n if left else [1] * n + [0] * (width - n) for n in lengths]
+    return torch.tensor(rows)
+
+
+def numbered(start: float, rows: int, length: int) -> Tensor:
+    """Vectors that all differ, so that a slot tells where its vector came from."""
+    return start + torch.arange(rows * length * D, dtype=torch.float32).view(rows, length, D)
+
+
+@pytest.fixture(params=["left", "right"])
+def left(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "left")
+
+
+def test_add_and_replace(left: bool) -> None:
+    mask = padded_mask(Q_LENGTHS, left)
+    embeds, z = numbered(1, 3, 4), numbered(1000, 3, 4)
+    added, replaced = modes.add(embeds, z, mask), modes.replace(embeds, z, mask)
+    for b in range(3):
+        for q in range(4):
+            e, other = embeds[b, q].tolist(), z[b, q].tolist()
+            real = mask[b, q] == 1
+            assert added[b, q].tolist() == ([x + y for x, y in zip(e, other, strict=True)] if real else e)
+            assert replaced[b, q].tolist() == (other if real else e)
+
+
+def test_prepend_leaves_no_gap(left: bool) -> None:
+    mask_BQ, mask_BP = padded_mask(Q_LENGTHS, left), padded_mask(P_LENGTHS, left)
+    embeds, z = numbered(1, 3, 4), numbered(1000, 3, 5)
+    states, mask = modes.prepend(embeds, mask_BQ, z, mask_BP, pad_left=left)
+    for b in range(3):
+        expected = [v for v, m in zip(z[b].tolist(), mask_BP[b].tolist(), strict=True) if m]
+        expected += [v for v, m in zip(embeds[b].tolist(), mask_BQ[b].tolist(), strict=True) if m]
+        n = Q_LENGTHS[b] + P_LENGTHS[b]
+        assert mask[b].tolist() == ([0] * (9 - n) + [1] * n if left else [1] * n + [0] * (9 - n))
+        assert (states[b, 9 - n :] if left else states[b, :n]).tolist() == expected
+
+
+def test_align_is_a_weighted_mean_of_z() -> None:
+    z = numbered(10, 1, 3)
+    weights = torch.tensor([[[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.0, 0.0, 0.0]]])
+    first, second = z[0, 0].tolist(), z[0, 1].tolist()
+    expected = [first, [0.25 * a + 0.75 * b for a, b in zip(first, second, strict=True)], [0.0] * D]
+    assert modes.align(z, weights)[0].tolist() == expected
+    assert modes.align(z, None) is z
+
+
+@pytest.mark.parametrize("mode", [modes.add, modes.replace])
+@pytest.mark.parametrize("length", [1, 5])  # 1 would broadcast
+def test_sequences_that_do_not_line_up_are_refused(mode, length) -> None:
+    with pytest.raises(ValueError, match=rf"\(3, 4, 3\).*\(3, {length}, 3\)"):
+        mode(numbered(0, 3, 4), numbered(0, 3, length), torch.ones(3, 4))
+
+
+def test_positions_count_real_tokens_only() -> None:
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 0, 1]])
+    assert modes.positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 0, 1, 1, 2]]
