@@ -11,7 +11,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CHECKED := llm2slm tests
+CHECKED := llm2slm tests experiments
 
 .PHONY: help setup demo test lint format builtin-llm wheel clean
 
@@ -37,7 +37,10 @@ format: $(STAMP) ## Reformat and fix what ruff can fix by itself
 	$(BIN)/ruff format $(CHECKED)
 
 builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.md)
-	$(BIN)/llm2slm train experiment=builtin_llm $(ARGS)
+	$(BIN)/llm2slm tokenizer data.corpus=mixture data.train_size=30000 task=mixture vocab_size=2048 \
+	  out=outputs/builtin_llm_tokenizer
+	$(BIN)/llm2slm train experiment=builtin_llm hydra.run.dir=outputs/builtin_llm $(ARGS)
+	$(BIN)/python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
 
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

@@ -24,10 +24,12 @@ class LanguageModelConfig:
     init: Init = Init.pretrained
     """pretrained: the weights of `name`; random: only its config, or `config` below."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Values of the transformers config: all of them (with `model_type`) without a name, else changes to the
-    named one. vocab_size and special token ids always follow the tokenizer when init=random."""
+    """Values of the transformers config. With a `model_type`: a whole new model (init=random), which gives way to a
+    `name` where one is set too. Without: changes to the named model's config; pretrained weights must still fit.
+    vocab_size and special token ids always follow the tokenizer when init=random."""
     tokenizer: str | None = None
-    """Hub id or folder of its tokenizer; None: that of `name` (and with tokenizers=shared the LLM's, for both)."""
+    """Hub id or folder of its tokenizer; `train:8000`: train one of so many entries on the training split first. None:
+    that of `name` (with tokenizers=shared the LLM's, for both)."""
     dtype: str = "float32"
     """float32 | bfloat16 | float16: dtype in which the weights are held."""
 
@@ -289,6 +291,8 @@ class TokenizerConfig:
     """`tokenizer`: a tokenizer trained on the train split of a corpus."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    """Its prefix is part of the prompts that the tokenizer is to cut well."""
     vocab_size: int = 4000
     """Entries of the vocabulary at most, special tokens included."""
     out: str = "outputs/tokenizer"

@@ -1,10 +1,18 @@
-"""`llm2slm tokenizer`: a tokenizer trained on the train split of a corpus, sources and targets alike."""
+"""`llm2slm tokenizer`: a tokenizer trained on the train split of a corpus: prompts, prefix included, and targets.
+
+`model.slm.tokenizer=train:8000` does the same as the first step of `train`.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from llm2slm.config import TokenizerConfig
+from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
+from llm2slm.types import UserError
+
+TRAIN = "train:"
+"""Prefix of a tokenizer that is no name but an order: train one with so many entries."""
 
 
 def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
@@ -13,13 +21,41 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
     Raises:
         UserError: the corpus cannot be read, or the vocabulary is too small.
     """
-    from llm2slm.data.sources import load_rows
+    print(train(config.data, config.task, config.seed, config.vocab_size, Path(config.out)))
+
+
+def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:
+    """Trains a tokenizer on what the models will read and write, saves it, and says in a line how it cuts."""
+    from llm2slm.data.sources import languages, load_rows
+    from llm2slm.data.tasks import resolve
     from llm2slm.data.tokenizer import train_tokenizer
 
-    rows = load_rows(config.data, "train", config.seed)
-    texts = [text for row in rows for text in (row["source"], row["target"])]
-    tokenizer = train_tokenizer(texts, config.vocab_size, progress=True)
-    tokenizer.save_pretrained(config.out)
+    known = resolve(task, languages(data))
+    rows = load_rows(data, "train", seed)
+    examples = [known.example(row, index) for index, row in enumerate(rows)]
+    texts = [text for example in examples for text in (example.prompt, example.target)]
+    tokenizer = train_tokenizer(texts, vocab_size, progress=True)
+    tokenizer.save_pretrained(out)
     count = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     length = sum(map(len, texts)) / max(1, count)
-    print(f"{config.out}: {len(tokenizer)} entries from {len(rows)} rows; {length:.2f} characters a token")
+    return f"{out}: {len(tokenizer)} entries from {len(rows)} rows; {length:.2f} characters a token"
+
+
+def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
+    """Trains the tokenizers that the model's configuration orders (`train:8000`) and names them in their place.
+
+    Raises:
+        UserError: what follows `train:` is no number.
+    """
+    sides: dict[str, LanguageModelConfig] = {"llm": model.llm, "slm": model.slm}
+    for side, language_model in sides.items():
+        order = language_model.tokenizer
+        if order is None or not order.startswith(TRAIN):
+            continue
+        size = order.removeprefix(TRAIN)
+        if not size.isdigit():
+            raise UserError(f"model.{side}.tokenizer={order}: give the number of entries, as {TRAIN}8000")
+        out = folder / "tokenizers" / side
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the other processes after the first got here
+            print(train(data, task, seed, int(size), out))
+        language_model.tokenizer = str(out.resolve())

@@ -13,6 +13,7 @@ import yaml
 
 from llm2slm import runs
 from llm2slm.commands.evaluate import judge_system
+from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
@@ -38,6 +39,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         config, resume = resumed(config, folder)
     set_seed(config.seed)
     task = resolve(config.task, languages(config.data))
+    train_ordered(config.model, config.data, config.task, config.seed, folder)
     model = build_model(config.model, config.data)
     data = DataModule(config.data, task, model.collator, config.seed)
     for split in ("train", "validation"):  # bad data is found before anything is written

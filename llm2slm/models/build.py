@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -20,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
@@ -30,6 +34,7 @@ from llm2slm.models.hybrid import LLM_TOKENIZER, LLM2SLM, LLM2SLMConfig
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 BUILTIN = "builtin/"
+DTYPES = ("float32", "bfloat16", "float16")
 ModelT = TypeVar("ModelT", bound=LLM2SLM)
 
 
@@ -49,7 +54,7 @@ def reading(name: str) -> Iterator[None]:
     """Turns transformers' many ways of saying "not there" into one line."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"model {name!r} cannot be read: {reason}") from error
 
@@ -76,65 +81,103 @@ def _with_decoder_depth(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def new_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-    """The config of a model with random weights: a named one, or a whole one, cut to the tokenizer."""
-    values = dict(cfg.config)
-    if cfg.name is None and "model_type" not in values:
-        raise UserError("a model with init=random needs a name, or a config with a model_type (as t5, gpt2, llama)")
-    values |= {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-    values["pad_token_id"] = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    values["bos_token_id"] = tokenizer.bos_token_id
-    if cfg.name is None:
-        model_type = values.pop("model_type")
-        with reading(model_type):
-            config = AutoConfig.for_model(model_type, **values)
+def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The transformers config of a model to build: the named one with `cfg.config` as changes, or a whole new one.
+
+    A whole `cfg.config` (one with a model_type) describes a model of its own and gives way to a name.
+
+    Raises:
+        UserError: neither a name nor a whole config; a value that the config does not have, or of the wrong type.
+    """
+    side, whole = _side(cfg), "model_type" in cfg.config
+    if cfg.name is None and (cfg.init is Init.pretrained or not whole):
+        need = "" if cfg.init is Init.pretrained else f" and model.{side}.config.model_type (as t5, gpt2, llama)"
+        raise UserError(f"model.{side}.name{need} is not set; give a Hub id or a folder, or model.{side}.init=random")
+    if cfg.name is not None:
+        config, changes = read_config(cfg.name, cfg.revision), {} if whole else dict(cfg.config)
     else:
-        config = read_config(cfg.name, cfg.revision)
-        config.update(values)
-    if config.is_encoder_decoder:
+        changes = dict(cfg.config)
+        model_type = changes.pop("model_type")
+        if model_type not in CONFIG_MAPPING:
+            raise UserError(
+                f"model.{side}.config.model_type={model_type} is unknown{_nearest(model_type, CONFIG_MAPPING)}"
+            )
+        config = CONFIG_MAPPING[model_type]()
+    known = config.to_dict().keys() | config.attribute_map.keys()
+    for key in changes:
+        if key not in known:
+            raise UserError(f"model.{side}.config.{key}: a {config.model_type} has no such value{_nearest(key, known)}")
+    if cfg.init is Init.random:
+        changes |= _token_values(tokenizer)
+    if changes:
+        own_names = {
+            config.attribute_map.get(key, key): value for key, value in changes.items()
+        }  # hidden_size: d_model
+        with reading(cfg.name or f"model.{side}.config"):
+            config = type(config).from_dict(config.to_dict() | own_names)
+    if cfg.init is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
     return _with_decoder_depth(config)
 
 
+def _token_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the config of a model with random weights takes from its tokenizer."""
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    special = {"pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    return {"vocab_size": len(tokenizer), **special}
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """The end of a complaint about an unknown key."""
+    found = get_close_matches(str(key), list(known), n=3)
+    return f"; nearest: {', '.join(found)}" if found else ""
+
+
 def load_language_model(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A model with a language-modelling head, pretrained or random."""
-    config = new_config(cfg, tokenizer) if cfg.init is Init.random else read_config(required_name(cfg), cfg.revision)
+    config = model_config(cfg, tokenizer)
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in mapping:
         raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    dtype = getattr(torch, cfg.dtype)
-    if cfg.init is Init.random:
-        return auto.from_config(config, dtype=dtype)  # type: ignore[no-any-return]
-    name = required_name(cfg)
-    with reading(name):
-        return auto.from_pretrained(  # type: ignore[no-any-return]
-            locate(name), revision=cfg.revision, config=config, dtype=dtype
-        )
+    return _weights(AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, cfg, config)
 
 
 def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
     """The LLM as a reader."""
-    dtype = getattr(torch, cfg.dtype)
-    if cfg.init is Init.random:
-        return FrozenEncoder(AutoModel.from_config(new_config(cfg, tokenizer), dtype=dtype), cfg.layer)
-    name = required_name(cfg)
-    config = read_config(name, cfg.revision)
-    with reading(name):
-        llm = AutoModel.from_pretrained(locate(name), revision=cfg.revision, config=config, dtype=dtype)
-    return FrozenEncoder(llm, cfg.layer)
+    return FrozenEncoder(_weights(AutoModel, cfg, model_config(cfg, tokenizer)), cfg.layer)
 
 
-def required_name(cfg: LanguageModelConfig) -> str:
-    """The name of a pretrained model.
+def _weights(auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of an Auto class, its weights read or drawn.
 
     Raises:
-        UserError: there is none.
+        UserError: they cannot be read, or the saved ones do not fill the model: part of it would be left to chance.
     """
-    if cfg.name is None:
-        side = "llm" if isinstance(cfg, LLMConfig) else "slm"
-        raise UserError(f"model.{side}.name is not set; give a Hub id or a folder, or model.{side}.init=random")
-    return cfg.name
+    side = _side(cfg)
+    if cfg.dtype not in DTYPES:
+        raise UserError(f"model.{side}.dtype={cfg.dtype} is unknown; possible: {', '.join(DTYPES)}")
+    dtype = getattr(torch, cfg.dtype)
+    model: PreTrainedModel
+    if cfg.name is None or cfg.init is Init.random:
+        with reading(cfg.name or f"model.{side}.config"):
+            model = auto.from_config(config, dtype=dtype)
+        return model
+    with reading(cfg.name):
+        model, report = auto.from_pretrained(
+            locate(cfg.name), revision=cfg.revision, config=config, dtype=dtype,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    wrong = sorted(key for key, *_ in report["mismatched_keys"])
+    if not wrong and (auto is not AutoModel or cfg.config):  # a reader may lack what it does not use (a pooler)
+        wrong = sorted(report["missing_keys"])
+    if wrong:
+        reason = f"; model.{side}.config changes its shape: set model.{side}.init=random" if cfg.config else ""
+        raise UserError(f"model {cfg.name!r}: its weights do not fit its config, as {wrong[0]}{reason}")
+    return model
+
+
+def _side(cfg: LanguageModelConfig) -> str:
+    return "llm" if isinstance(cfg, LLMConfig) else "slm"
 
 
 def writer_config(cfg: ModelConfig) -> LanguageModelConfig:
@@ -155,7 +198,9 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
     if cfg.kind is not SystemKind.llm2slm:
         name = own or (llm_name if shared else None)
         if name is None:
-            raise UserError("the model has no tokenizer: set model.slm.tokenizer (or model.llm.tokenizer) to a folder or id")
+            raise UserError(
+                "the model has no tokenizer: set model.slm.tokenizer (or model.llm.tokenizer) to a folder or id"
+            )
         return load(name, written), None
     if llm_name is None:
         raise UserError("model.llm.name is not set; the LLM needs a name, or at least model.llm.tokenizer")
@@ -240,16 +285,8 @@ def attach_collator(
     """Gives a model its tokenizers, with limits no longer than its position embeddings."""
     limits = dict(model.config.limits or {})
     limits["overlong"] = Overlong(limits.get("overlong", "error"))
+    limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
     mixed = model.conditioning in (Conditioning.add, Conditioning.replace)
-    positions = getattr(model.slm.config, "n_positions", None) if model.decoder_only else None
-    if positions is not None:
-        room = positions - limits["max_response_tokens"]
-        if room < 1:
-            raise UserError(
-                f"the SLM has {positions} positions for prompt and response together, and data.max_response_tokens="
-                f"{limits['max_response_tokens']} leaves none for the prompt; lower it"
-            )
-        limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], room)
     model.collator = Collator(
         tokenizer,
         llm_tokenizer,
@@ -259,6 +296,28 @@ def attach_collator(
     )
 
 
+def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
+    """The longest prompt that both models have positions for, in tokens.
+
+    Raises:
+        UserError: the response leaves no room for a prompt.
+    """
+    room = sys.maxsize
+    positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None:
+        room = positions - response_tokens if model.decoder_only else positions
+        room = room // 2 if model.conditioning is Conditioning.prepend else room  # both readings of the prompt
+        if room < 1:
+            raise UserError(
+                f"the SLM has {positions} positions for prompt and response together, and data.max_response_tokens="
+                f"{response_tokens} leaves none for the prompt; lower it"
+            )
+    if model.encoder is not None:
+        read = getattr(model.encoder.body.config.get_text_config(), "max_position_embeddings", None)
+        room = room if read is None else min(room, read)
+    return room
+
+
 def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
     """What `LLM2SLM.from_pretrained` does."""
     config = read_config(name, revision)
@@ -266,7 +325,9 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     if not isinstance(config, LLM2SLMConfig):
         extra = dict(getattr(config, "llm2slm", None) or {})
         slm = load_language_model(LanguageModelConfig(name=name, revision=revision), load_tokenizer(place, revision))
-        own = LLM2SLMConfig(slm=deepcopy(slm.config), kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits())
+        own = LLM2SLMConfig(
+            slm=deepcopy(slm.config), kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits()
+        )
         model = cls(own, slm, None)
         attach_collator(model, load_tokenizer(place, revision), None)
         return model
@@ -279,13 +340,17 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     llm_tokenizer = tokenizer
     if config.tokenizers != Tokenizers.shared.value:
         llm_tokenizer = load_tokenizer(place, revision, subfolder=LLM_TOKENIZER)
-    encoder = load_encoder(cfg, llm_tokenizer)
+    try:
+        encoder = load_encoder(cfg, llm_tokenizer)
+    except UserError as error:
+        raise UserError(f"{name}: its LLM is not at hand: {error}; say where it is with llm=PATH") from None
     if encoder.width != record["width"]:
         raise UserError(
             f"{name}: was trained on an LLM of width {record['width']}, {llm_name} has {encoder.width}; "
             "give the right one with llm=PATH"
         )
     slm_config = config.slm
+    assert isinstance(slm_config, PreTrainedConfig)
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
     model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
     model.load_own(place, revision)

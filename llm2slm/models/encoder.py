@@ -1,10 +1,12 @@
 """FrozenEncoder: any transformers model as a reader. Token ids in, representations out, weights never touched.
 
 Of an encoder-decoder the encoder is kept and its last layer read. Of a decoder-only model (features of an
-intermediate layer, Bergner et al. 2024) all layers are kept and `layer` says which one is read.
+intermediate layer, Bergner et al. 2024) `layer` says which one is read, and the blocks above it are not kept.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,8 @@ class FrozenEncoder(nn.Module):
         if not 0 <= self.layer <= depth:
             raise UserError(f"model.llm.layer={layer}: the LLM has layers 0 to {depth} (or -{depth + 1} to -1)")
         self.is_last = self.layer == depth
+        if self.decoder_only:
+            _drop_unread_blocks(llm, self.layer)
         self.requires_grad_(False)
         self.eval()
 
@@ -55,9 +59,24 @@ class FrozenEncoder(nn.Module):
         Returns:
             reps_BPE of the chosen layer, zero at padding, and the mask.
         """
-        arguments: dict[str, Tensor] = {"input_ids": ids_BP, "attention_mask": mask_BP}
-        if self.decoder_only:  # causal models count positions over real tokens; encoders here are relative or right-padded
-            arguments["position_ids"] = positions(mask_BP)
+        arguments: dict[str, Any] = {"input_ids": ids_BP, "attention_mask": mask_BP}
+        if self.decoder_only:  # causal models count positions over real tokens; encoders are relative or right-padded
+            arguments |= {"position_ids": positions(mask_BP), "use_cache": False}
         output = self.body(**arguments, output_hidden_states=not self.is_last)
         reps_BPE = output.last_hidden_state if self.is_last else output.hidden_states[self.layer]
         return Reps(reps_BPE.masked_fill(~mask_BP.unsqueeze(-1).bool(), 0), mask_BP)
+
+
+def _drop_unread_blocks(llm: PreTrainedModel, layer: int) -> None:
+    """Takes out, in place, the blocks of a decoder-only model that a reader of `layer` would run for nothing.
+
+    One block above the layer stays: transformers gives the last block's output after the final norm only, so the layer
+    that is read must not be the last. A model whose stack of blocks is not plain to see is left whole.
+    """
+    config = llm.config.get_text_config()
+    stacks = [m for m in llm.modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_hidden_layers]
+    if layer + 1 < config.num_hidden_layers and len(stacks) == 1:
+        del stacks[0][layer + 1 :]
+        config.num_hidden_layers = layer + 1
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[: layer + 1]

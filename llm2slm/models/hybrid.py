@@ -9,6 +9,7 @@ transformers folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -134,9 +135,11 @@ class LLM2SLM(PreTrainedModel):
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         arguments.setdefault("pad_token_id", pad)
         arguments.setdefault("eos_token_id", tokenizer.eos_token_id)
+        if "stop_strings" in arguments:  # transformers wants to be told whose strings they are
+            arguments.setdefault("tokenizer", tokenizer)
         return writer.generate(self.slm, self.read(batch, reps), **arguments)
 
-    def generate_text(self, texts: list[str], batch_size: int = 32, **arguments: Any) -> list[str]:
+    def generate_text(self, texts: Sequence[str], batch_size: int = 32, **arguments: Any) -> list[str]:
         """Responses to texts, in order (each text's `num_return_sequences` answers one after the other).
 
         Args:
@@ -182,9 +185,7 @@ class LLM2SLM(PreTrainedModel):
         save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, name: str | Path, llm: str | Path | None = None, revision: str | None = None
-    ) -> Self:
+    def from_pretrained(cls, name: str | Path, llm: str | Path | None = None, revision: str | None = None) -> Self:
         """Loads a trained system, its tokenizers and its LLM.
 
         Args:
@@ -207,7 +208,9 @@ class LLM2SLM(PreTrainedModel):
         saved, own = load_file(path), dict(self._own_tensors())
         for tensor in sorted(saved.keys() ^ own.keys()):
             state = "missing from" if tensor in own else "unexpected in"
-            raise UserError(f"{path}: tensor {tensor} is {state} the file; config.json and weights do not belong together")
+            raise UserError(
+                f"{path}: tensor {tensor} is {state} the file; config.json and weights do not belong together"
+            )
         for tensor, value in saved.items():
             if value.shape != own[tensor].shape:
                 raise UserError(

@@ -1,0 +1,87 @@
+"""The one face over both SLM kinds, against transformers' own forward and generate on token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+
+from llm2slm.models import slm as writer
+from llm2slm.models.build import read_config
+from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
+from llm2slm.types import IGNORE_INDEX
+
+PROMPTS = [[5, 9, 40, 200, 7, 1], [33, 1], [70, 71, 72, 73]]
+RESPONSES = [[8, 250, 1], [9, 10, 11, 12, 1], [1]]
+FEATURES = {"max_new_tokens": 7, "min_new_tokens": 7, "do_sample": False, "pad_token_id": 0}
+
+
+def load(folder: Path) -> PreTrainedModel:
+    config = read_config(str(folder))
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return auto.from_pretrained(folder, config=config).eval()
+
+
+@pytest.fixture(scope="module", params=["t5 2+3", "t5 3+1", "gpt2"])
+def slm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    folder = tmp_path_factory.mktemp("slm")
+    if request.param == "gpt2":
+        return load(write_tiny_gpt2(folder))
+    deep = {"t5 2+3": (2, 3), "t5 3+1": (3, 1)}[request.param]
+    return load(write_tiny_t5(folder, encoder_layers=deep[0], decoder_layers=deep[1]))
+
+
+def padded(rows: list[list[int]], pad: int, left: bool) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[pad] * (width - len(r)) + r if left else r + [pad] * (width - len(r)) for r in rows])
+
+
+def prompt_of(slm: PreTrainedModel) -> writer.Prompt:
+    left = not slm.config.is_encoder_decoder
+    mask = padded([[1] * len(row) for row in PROMPTS], 0, left)
+    return writer.Prompt(writer.embed(slm, padded(PROMPTS, 0, left)), mask)
+
+
+@torch.no_grad()
+def test_response_logits_are_those_of_transformers(slm) -> None:
+    logits_BTV = writer.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
+    assert logits_BTV.shape == (3, 5, slm.config.vocab_size)
+    for b, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        if slm.config.is_encoder_decoder:
+            own = slm(input_ids=torch.tensor([prompt]), labels=torch.tensor([response])).logits[0]
+        else:
+            own = slm(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        torch.testing.assert_close(logits_BTV[b, : len(response)], own, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generate_is_that_of_transformers(slm, beams) -> None:
+    ours = writer.generate(slm, prompt_of(slm), **FEATURES, num_beams=beams)
+    assert ours.shape == (3, 7)
+    for b, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([prompt])
+        own = slm.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **FEATURES, num_beams=beams)[0]
+        assert ours[b].tolist() == own[1 if slm.config.is_encoder_decoder else len(prompt) :].tolist()
+
+
+@torch.no_grad()
+def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
+    """With the encoder taken out, its own output handed over gives its own answers."""
+    slm = load(write_tiny_t5(tmp_path))
+    mask = padded([[1] * len(row) for row in PROMPTS], 0, left=False)
+    states = slm.encoder(input_ids=padded(PROMPTS, 0, left=False), attention_mask=mask).last_hidden_state
+    labels = padded(RESPONSES, IGNORE_INDEX, left=False)
+    whole = prompt_of(slm)
+    logits, ids = writer.response_logits(slm, whole, labels), writer.generate(slm, whole, **FEATURES)
+    names = set(slm.state_dict())
+
+    writer.drop_encoder(slm)
+    memory = writer.Prompt(states, mask, encoded=True)
+    assert torch.equal(writer.response_logits(slm, memory, labels), logits)
+    assert torch.equal(writer.generate(slm, memory, **FEATURES), ids)
+    assert names - set(slm.state_dict()) == {name for name in names if name.startswith("encoder.")}
+    with pytest.raises(RuntimeError, match="has no encoder"):
+        writer.response_logits(slm, whole, labels)
