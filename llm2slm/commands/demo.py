@@ -34,6 +34,10 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     started, console = time.perf_counter(), Console()
     if config.model.llm.name is None:
         raise UserError("demo compares with the LLM: set model.llm.name")
+    if LLM in config.systems:
+        raise UserError(f"systems.{LLM}: the LLM itself goes by that name; give this system another")
+    if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:
+        raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
     runs.write_config(folder, config)
     judged: dict[str, runs.System] = {}
     places: dict[str, tuple[str, str | None]] = {LLM: (config.model.llm.name, None)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.fit import Fitted, Judge, fit, set_seed
+from llm2slm.training.checkpoints import CHECKPOINTS, LAST
+from llm2slm.training.fit import Fitted, Judge, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.types import Example, UserError
 
@@ -44,11 +46,18 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     data = DataModule(config.data, task, model.collator, config.seed)
     for split in ("train", "validation"):  # bad data is found before anything is written
         data.encoded(split)
-    runs.write_config(folder, config)
+    check_monitor(config, task)
+    if first_process():
+        runs.write_config(folder, replace(config, run=None))
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
         judge = validation_judge(task, config.data.eval_batch_size)
-        fitted = fit(config, folder, model, data, loggers, judge, resume)
+        try:
+            fitted = fit(config, folder, model, data, loggers, judge, resume)
+        except KeyboardInterrupt:
+            if first_process() and (folder / CHECKPOINTS / LAST).is_file():
+                print(f"llm2slm: to go on: llm2slm train run={folder}", file=sys.stderr)
+            raise
         result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
         if fitted.first_process:
             model.save_pretrained(folder / "model")
@@ -67,7 +76,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
     """The recorded configuration of a run that goes on, and its last checkpoint."""
     from omegaconf import OmegaConf
 
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / CHECKPOINTS / LAST
     recorded = runs.read_config(folder)
     if not last.is_file():
         raise UserError(f"run={folder}: no {last.relative_to(folder)} to resume from; train without run= instead")
@@ -79,6 +88,16 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
             setattr(merged.trainer, key, value)
     merged.run = str(folder)
     return merged, last
+
+
+def check_monitor(config: RunConfig, task: Task) -> None:
+    """Refuses a monitor that this run would never log, before anything is trained."""
+    metrics = task.metrics if config.callbacks.generate_rows else ()
+    known = ["val/loss", *(f"val/{metric}" for metric in metrics)]
+    if config.callbacks.monitor not in known:
+        raise UserError(
+            f"callbacks.monitor={config.callbacks.monitor}: this run never logs it; it logs {', '.join(known)}"
+        )
 
 
 def validation_judge(task: Task, batch_size: int) -> Judge:

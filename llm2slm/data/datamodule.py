@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
@@ -255,7 +256,14 @@ class DataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _batches(self, rows: Sequence[Encoded], batches: list[list[int]]) -> DataLoader[Encoded]:
-        return DataLoader(_Rows(rows), batch_sampler=batches, collate_fn=self.collator, num_workers=self.config.workers)
+        return DataLoader(
+            _Rows(rows),
+            batch_sampler=batches,
+            collate_fn=self.collator,
+            num_workers=self.config.workers,
+            # of its own: each iterator draws a number, which would shift the dropout of a resumed run
+            generator=torch.Generator().manual_seed(self.seed),
+        )
 
 
 class _Rate(ProgressColumn):

@@ -238,7 +238,7 @@ def check_pair(kind: SystemKind, mode: Conditioning, decoder_only: bool, project
 
 
 def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
-    """A system from its configuration, with its collator.
+    """A system from its configuration, with its collator; in train mode, pretrained weights or not.
 
     Args:
         data: its limits on lengths; None: the defaults.
@@ -267,7 +267,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     )
     model = LLM2SLM(config, slm, encoder)
     attach_collator(model, tokenizer, llm_tokenizer)
-    return model
+    return model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
 
 
 def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
         )
         model = cls(own, slm, None)
         attach_collator(model, load_tokenizer(place, revision), None)
-        return model
+        return model.eval()
     record = dict(config.llm or {})
     llm_name = llm or record["name"]
     if llm_name is None or record["init"] == Init.random.value:
@@ -355,7 +355,7 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
     model.load_own(place, revision)
     attach_collator(model, tokenizer, llm_tokenizer)
-    return model
+    return model.eval()
 
 
 def _limits() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from llm2slm.config import CallbacksConfig
 from llm2slm.types import UserError
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 
 
 class Interrupted(Exception):  # noqa: N818  nothing went wrong

@@ -14,11 +14,12 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.checkpoints import Checkpoints, Interrupted
+from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import Example, UserError
 
@@ -65,6 +66,11 @@ class TokenBar(TQDMProgressBar):
         return {"step": f"{trainer.global_step}/{trainer.max_steps}"} | metrics
 
 
+def first_process() -> bool:
+    """Whether this process writes what all have in common (the only one, unless training is distributed)."""
+    return int(rank_zero_only.rank) == 0
+
+
 def set_seed(seed: int) -> None:
     """Seeds every generator: Python's, NumPy's, torch's, and those of DataLoader processes."""
     seed_everything(seed, workers=True, verbose=False)
@@ -95,7 +101,7 @@ def fit(
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     module = TrainingModule(model, config.optim, cfg.max_steps)
-    checkpoints = Checkpoints(folder / "checkpoints", config.callbacks)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config.callbacks)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(config.callbacks))
@@ -113,7 +119,9 @@ def fit(
     return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
 
 
-def _run(trainer: Trainer, module: TrainingModule, data: DataModule, checkpoints: Checkpoints, resume: Path | None) -> None:
+def _run(
+    trainer: Trainer, module: TrainingModule, data: DataModule, checkpoints: Checkpoints, resume: Path | None
+) -> None:
     """Trainer.fit, with both ways of being told to stop coming out as KeyboardInterrupt."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
@@ -171,4 +179,3 @@ def _early_stopping(cfg: CallbacksConfig) -> EarlyStopping:
     return EarlyStopping(
         cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=cfg.mode, strict=False, check_finite=False
     )
-

@@ -14,9 +14,10 @@ from torchmetrics import SumMetric
 
 from llm2slm.config import OptimConfig
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.checkpoints import diverged
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import build_optimizer, schedule_factor
-from llm2slm.types import Batch
+from llm2slm.types import Batch, UserError
 
 
 class _Tally:
@@ -75,12 +76,19 @@ class TrainingModule(LightningModule):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale.to(parameter.grad.dtype))
-        self.log("train/loss", (totals[0] / tokens).float(), prog_bar=True)
+        self._log_loss((totals[0] / tokens).float())
         for group in optimizer.param_groups:
             if not group["name"].endswith("_no_decay"):
                 self.log(f"train/lr_{group['name']}", group["lr"])
         self._log_rate()
         self._step = _Tally()
+
+    def _log_loss(self, loss: Tensor) -> None:
+        """Logs the step's loss, and ends a run that has diverged (looked at when logged: a GPU waits for it)."""
+        self.log("train/loss", loss, prog_bar=True)
+        step = self.trainer.global_step + 1
+        if step % self.trainer.log_every_n_steps == 0 and not torch.isfinite(loss):
+            raise UserError(diverged("train/loss", float(loss), step))
 
     def _log_rate(self) -> None:
         """Prompt and response tokens a second, of all processes, since the last log."""

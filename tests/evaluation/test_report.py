@@ -17,7 +17,7 @@ from rich.console import Console
 
 from llm2slm.evaluation.report import render, terminal_table, write_report
 from llm2slm.evaluation.svg import Box, Scale, place_label, tick_texts, ticks
-from llm2slm.evaluation.tables import differences, number
+from llm2slm.evaluation.tables import differences, number, times
 from llm2slm.runs import Result, Score, SpeedRow, Spread, System, read_result, write_result
 from llm2slm.types import UserError
 
@@ -270,6 +270,14 @@ def test_missing_parts_leave_no_trace_of_an_error():
     assert [cell["text"] for cell in page.tables["systems"][1] if "data-key" in cell] == ["5", "5", *["–"] * 5]
     assert "None" not in page.text
     assert "nan" not in page.text.lower()
+
+
+def test_benchmark_without_any_quality_has_a_page_with_its_speedup(result):
+    for system in result["systems"]:
+        system["quality"], system["quality_kept"] = {}, {}
+    hybrid = next(system for system in result["systems"] if system["kind"] == "llm2slm")
+    speedup = next(row for row in hybrid["speed"] if row["lengths"] == "test")["speedup"]["median"]
+    assert f"<strong>{times(speedup)}</strong>" in render([result], "t")
 
 
 def test_figures_that_are_not_numbers_do_not_break_plots(result):

@@ -1,0 +1,252 @@
+"""Models from configurations: what is built, and every mistake that is refused, in one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2LMHeadModel, T5ForConditionalGeneration
+
+from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
+from llm2slm.models.build import build_model, locate
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
+from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
+
+TEXTS = [row["source"] for row in tiny_rows()]
+MINI_T5 = {
+    "model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 2,
+}  # fmt: skip
+MINI_GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 128}
+
+
+def refused(cfg: ModelConfig, message: str, data: DataConfig | None = None) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build_model(cfg, data)
+    assert "\n" not in str(error.value)
+
+
+def with_slm(cfg: ModelConfig, **values: object) -> ModelConfig:
+    return replace(cfg, slm=replace(cfg.slm, **values))
+
+
+# What is built
+
+
+@pytest.mark.parametrize("config", [MINI_T5, MINI_GPT2], ids=["t5", "gpt2"])
+def test_random_slm_follows_its_config_and_the_tokenizer_of_the_llm(zoo, config) -> None:
+    cfg = replace(tiny_model_config(zoo), slm=LanguageModelConfig(init=Init.random, config=config))
+    model = build_model(cfg)
+    assert type(model.slm) is {"t5": T5ForConditionalGeneration, "gpt2": GPT2LMHeadModel}[config["model_type"]]
+    found = model.slm.config.to_dict()
+    assert {key: found[key] for key in config} == config
+    tokenizer = tiny_tokenizer()
+    assert found["vocab_size"] == len(tokenizer)
+    assert (found["pad_token_id"], found["eos_token_id"]) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    assert model.collator.shared
+    assert len(model.generate_text(TEXTS, max_new_tokens=5)) == 3
+
+
+def test_everything_is_trained_in_train_mode(zoo) -> None:
+    """transformers hands pretrained models over in eval mode; trained so, their dropout would be off."""
+    model = build_model(tiny_model_config(zoo))
+    assert model.training and all(m.training for m in model.slm.modules())
+    assert not any(m.training for m in model.encoder.modules())
+
+
+@pytest.mark.parametrize("kind", [SystemKind.llm, SystemKind.slm])
+def test_unguided_systems_hold_one_model_and_all_of_it_is_trained(zoo, kind) -> None:
+    cfg = tiny_model_config(zoo, "t5", "gpt2", kind=kind)
+    model = build_model(cfg)
+    own = cfg.llm if kind is SystemKind.llm else cfg.slm
+    auto = AutoModelForSeq2SeqLM if kind is SystemKind.llm else AutoModelForCausalLM
+    weights = auto.from_pretrained(own.name).state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.slm.state_dict().items())
+    assert model.encoder is None and model.projector is None
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.conditioning is Conditioning.none
+
+
+@pytest.mark.parametrize("init", list(Init))
+def test_a_name_wins_over_a_whole_config(zoo, init) -> None:
+    """model/slm=t5_mini model.slm.name=ID: the group's own small model is left aside, weights or not."""
+    cfg = tiny_model_config(zoo)
+    plain = build_model(with_slm(cfg, init=init)).slm
+    whole = build_model(with_slm(cfg, init=init, config=dict(MINI_GPT2))).slm
+    assert whole.config.to_dict() == plain.config.to_dict()
+    assert type(whole) is T5ForConditionalGeneration
+    assert whole.config.d_model == 16
+    if init is Init.pretrained:
+        assert all(torch.equal(value, plain.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("init", list(Init))
+def test_changes_to_a_named_config(zoo, init) -> None:
+    cfg = with_slm(tiny_model_config(zoo), init=init, config={"dropout_rate": 0.25})
+    slm = build_model(cfg).slm
+    assert slm.config.dropout_rate == 0.25
+    assert {m.p for m in slm.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+    wider = with_slm(cfg, config={"hidden_size": 24, "d_ff": 40})  # hidden_size: what transformers calls d_model too
+    if init is Init.random:
+        found = build_model(wider).slm
+        assert found.shared.weight.shape == (found.config.vocab_size, 24)
+    else:
+        refused(wider, r"slm_t5.*weights do not fit.*model\.slm\.init=random")
+        refused(with_slm(cfg, config={"num_layers": 5}), r"encoder\.block\.2.*model\.slm\.init=random")
+
+
+def test_random_weights_of_a_named_model_are_not_its_own(zoo) -> None:
+    cfg = tiny_model_config(zoo)
+    a, b = (build_model(with_slm(cfg, init=init)).slm.state_dict() for init in Init)
+    assert {n: v.shape for n, v in a.items()} == {n: v.shape for n, v in b.items()}
+    assert not torch.equal(a["lm_head.weight"], b["lm_head.weight"])
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_dtype(zoo, tmp_path, family) -> None:
+    cfg = tiny_model_config(zoo, family, family)
+    cfg = replace(with_slm(cfg, dtype="bfloat16"), llm=replace(cfg.llm, dtype="bfloat16"))
+    model = build_model(cfg).eval()
+    assert (
+        {p.dtype for p in model.slm.parameters()} == {p.dtype for p in model.encoder.parameters()} == {torch.bfloat16}
+    )
+    answers = model.generate_text(TEXTS, max_new_tokens=5)
+    model.save_pretrained(tmp_path)
+    again = LLM2SLM.from_pretrained(tmp_path)
+    assert {n: p.dtype for n, p in again.named_parameters()} == {n: p.dtype for n, p in model.named_parameters()}
+    assert again.generate_text(TEXTS, max_new_tokens=5) == answers
+
+
+def test_layer_survives_saving(zoo, tmp_path) -> None:
+    cfg = tiny_model_config(zoo, "gpt2", "gpt2")
+    cfg = replace(cfg, llm=replace(cfg.llm, layer=-2))
+    model = build_model(cfg)
+    model.save_pretrained(tmp_path)
+    assert model.encoder.layer == LLM2SLM.from_pretrained(tmp_path).encoder.layer == 3
+
+
+def test_limits_survive_saving(zoo, tmp_path) -> None:
+    data = DataConfig(max_prompt_tokens=40, max_response_tokens=9, overlong=Overlong.truncate)
+    build_model(tiny_model_config(zoo), data).save_pretrained(tmp_path)
+    found = LLM2SLM.from_pretrained(tmp_path).collator
+    assert (found.max_prompt_tokens, found.max_response_tokens, found.overlong) == (40, 9, Overlong.truncate)
+
+
+# Positions
+
+
+@pytest.mark.parametrize(("mode", "room"), [("add", 60), ("replace", 60), ("prepend", 30)])
+def test_a_prompt_and_its_response_fit_into_the_positions_of_the_slm(zoo, mode, room) -> None:
+    short = write_tiny_gpt2(zoo / "short_gpt2", positions=100)
+    cfg = replace(
+        tiny_model_config(zoo, "t5"), conditioning=Conditioning(mode), slm=LanguageModelConfig(name=str(short))
+    )
+    model = build_model(cfg, DataConfig(max_response_tokens=40)).eval()
+    assert model.collator.max_prompt_tokens == room
+    longest = "ö" * ((room - 1) // 2)  # no merges: two tokens each, and eos
+    assert len(model.collator.slm_tokenizer(longest).input_ids) in (room, room - 1)
+    assert len(model.generate_text([longest], max_new_tokens=40, min_new_tokens=40)) == 1
+    with pytest.raises(UserError, match=f"data.max_prompt_tokens={room}"):
+        model.generate_text([longest + "öö"])
+    refused(cfg, "100 positions.*max_response_tokens=100 leaves none", DataConfig(max_response_tokens=100))
+
+
+def test_a_prompt_fits_into_the_positions_of_the_llm(zoo) -> None:
+    short = write_tiny_gpt2(zoo / "short_gpt2_llm", positions=50)
+    cfg = replace(tiny_model_config(zoo), llm=LLMConfig(name=str(short)))
+    model = build_model(cfg).eval()
+    assert model.collator.max_prompt_tokens == 50
+    assert len(model.generate_text(["ö" * 24], max_new_tokens=2)) == 1
+
+
+# Mistakes
+
+
+def test_memory_needs_an_encoder(zoo) -> None:
+    message = r"conditioning=memory does not fit a decoder-only SLM.*possible: add, replace, prepend$"
+    refused(tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory), message)
+
+
+@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+def test_a_hybrid_needs_a_conditioning(zoo, slm) -> None:
+    refused(tiny_model_config(zoo, slm=slm, conditioning=Conditioning.none), "conditioning=none.*possible: add")
+
+
+@pytest.mark.parametrize("mode", ["replace", "prepend", "memory"])
+def test_gate_is_for_add(zoo, mode) -> None:
+    message = "gate=true.*use it with model.conditioning=add"
+    refused(tiny_model_config(zoo, conditioning=Conditioning(mode), gate=True), message)
+
+
+def test_gate_starts_from_the_slm_alone(zoo) -> None:
+    gated = build_model(tiny_model_config(zoo, gate=True)).eval()
+    alone = build_model(tiny_model_config(zoo, kind=SystemKind.slm)).eval()
+    assert gated.generate_text(TEXTS, max_new_tokens=8) == alone.generate_text(TEXTS, max_new_tokens=8)
+    assert "projector.gate" in gated.trainable_names()
+
+
+def test_missing_models(zoo, tmp_path) -> None:
+    cfg = tiny_model_config(zoo)
+    refused(with_slm(cfg, name=str(tmp_path / "no"), tokenizer=cfg.llm.name), r"no'?: no such folder")
+    refused(with_slm(cfg, name="no/such-model", tokenizer=cfg.llm.name), "no/such-model")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    refused(with_slm(cfg, name=str(tmp_path / "broken"), tokenizer=cfg.llm.name), "broken.*cannot be read")
+    with pytest.raises(UserError, match="builtin/nothing: no such built-in model"):
+        locate("builtin/nothing")
+
+
+def test_missing_names(zoo) -> None:
+    cfg = tiny_model_config(zoo)
+    refused(replace(cfg, llm=LLMConfig()), r"model\.llm\.name is not set")
+    refused(with_slm(cfg, name=None), r"model\.slm\.name is not set; .*model\.slm\.init=random")
+    refused(with_slm(cfg, name=None, init=Init.random), r"model\.slm\.config\.model_type")
+    refused(
+        with_slm(replace(cfg, tokenizers=Tokenizers.offsets), name=None, init=Init.random, config=MINI_T5),
+        r"offsets needs the SLM's own tokenizer: set model\.slm\.tokenizer",
+    )
+
+
+def test_wrong_values_of_a_config(zoo) -> None:
+    def mini(**changes: object) -> ModelConfig:
+        return with_slm(tiny_model_config(zoo), name=None, init=Init.random, config={**MINI_T5, **changes})
+
+    refused(mini(d_modle=8), r"model\.slm\.config\.d_modle: a t5 has no such value; nearest: d_model")
+    refused(mini(model_type="t55"), r"model\.slm\.config\.model_type=t55 is unknown; nearest: .*t5")
+    refused(mini(d_model="wide"), r"model 'model\.slm\.config' cannot be read: .*d_model")
+    gpt2 = {**MINI_GPT2, "n_head": 3}
+    refused(with_slm(mini(), config=gpt2), r"model 'model\.slm\.config' cannot be read: .*divisible")
+    refused(with_slm(mini(), config={"model_type": "vit"}), "a vit cannot write text")
+    refused(with_slm(tiny_model_config(zoo), config={"dropout": 0.0}), "config.dropout: .*nearest: dropout_rate")
+    refused(with_slm(tiny_model_config(zoo), dtype="float8"), r"model\.slm\.dtype=float8.*float32, bfloat16, float16")
+
+
+def test_shared_tokenizers_must_be_the_same(zoo, tmp_path) -> None:
+    cfg = tiny_model_config(zoo, tokenizers=Tokenizers.offsets)
+    refused(replace(cfg, tokenizers=Tokenizers.shared), "vocabularies of .* differ; use model.tokenizers=offsets")
+    model = build_model(cfg)
+    assert model.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("writer").get_vocab()
+    assert model.collator.llm_tokenizer.get_vocab() == tiny_tokenizer("reader").get_vocab()
+
+
+def test_no_such_layer(zoo) -> None:
+    cfg = tiny_model_config(zoo)
+    refused(replace(cfg, llm=replace(cfg.llm, layer=3)), r"model\.llm\.layer=3: the LLM has layers 0 to 2")
+
+
+def test_a_hybrid_on_random_llm_weights_cannot_come_back(zoo, tmp_path) -> None:
+    cfg = tiny_model_config(zoo)
+    build_model(replace(cfg, llm=replace(cfg.llm, init=Init.random))).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="built on an LLM with random weights"):
+        LLM2SLM.from_pretrained(tmp_path)
+
+
+def test_incomplete_weights_are_not_filled_by_chance(zoo, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write_tiny_t5(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("decoder.block.1.layer.0.SelfAttention.q.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(with_slm(tiny_model_config(zoo), name=str(folder)), "weights do not fit.*decoder.block.1.*q.weight")

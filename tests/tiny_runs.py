@@ -1,0 +1,99 @@
+"""A tiny run for tests: two tiny models, forty rows of words to turn round, a configuration that trains in a second."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm2slm.config import RunConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.tasks import resolve
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import tiny_model_config
+from llm2slm.training.module import TrainingModule
+from llm2slm.types import Batch, Conditioning, SystemKind
+
+WORDS = "the little dog sees old house two dogs see it".split()
+SIZES = {"train": 40, "validation": 11, "test": 6}
+
+
+def write_rows(folder: Path) -> None:
+    """train, validation and test as .jsonl; rows of two to nine words, so that batches differ in their tokens."""
+    draw = random.Random(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, size in SIZES.items():
+        rows = []
+        for _ in range(size):
+            words = draw.choices(WORDS, k=draw.randint(2, 9))
+            rows.append({"source": " ".join(words), "target": " ".join(words[: draw.randint(1, 4)])})
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def tiny_run(
+    folder: Path, kind: str = "llm2slm", slm: str = "t5", mode: str = "add", llm: str = "t5", **trainer: Any
+) -> RunConfig:
+    """A run on files below `folder` (written once). `trainer`: fields of TrainerConfig."""
+    if not (folder / "rows").is_dir():
+        write_rows(folder / "rows")
+    config = RunConfig(seed=5)
+    config.model = tiny_model_config(folder / "zoo", llm, slm, Conditioning(mode), kind=SystemKind(kind))
+    config.data.name, config.data.source, config.data.target = "json", "source", "target"
+    for split in SIZES:
+        setattr(config.data, split, str(folder / "rows" / f"{split}.jsonl"))
+    config.data.batch_tokens, config.data.eval_batch_size, config.data.max_response_tokens = 220, 4, 64
+    config.task.name, config.task.metrics, config.task.max_new_tokens = "instruction", ["chrf", "exact_match"], 6
+    config.optim.warmup_steps, config.optim.lr, config.optim.projector_lr = 2, 3e-3, 1e-2
+    config.callbacks.generate_rows = 3
+    values = {"accelerator": "cpu", "max_steps": 8, "val_every": 3, "log_every_n_steps": 1, "progress": False}
+    for name, value in {**values, **trainer}.items():
+        setattr(config.trainer, name, value)
+    return config
+
+
+def build(config: RunConfig) -> tuple[LLM2SLM, DataModule]:
+    """Model (its projector seeded) and data of a run."""
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, config.data)
+    return model, DataModule(config.data, resolve(config.task), model.collator, config.seed)
+
+
+def batch_of(data: DataModule, rows: list[int], split: str = "train") -> Batch:
+    """Rows of a split as one batch."""
+    encoded = data.encoded(split)
+    return data.collator([encoded[i] for i in rows])
+
+
+def module_of(config: RunConfig) -> tuple[TrainingModule, DataModule]:
+    """The LightningModule of a run, and its data."""
+    model, data = build(config)
+    return TrainingModule(model, config.optim, config.trainer.max_steps), data
+
+
+def weights(model: LLM2SLM) -> dict[str, torch.Tensor]:
+    """A copy of what is trained."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Equal keys, and tensors equal bit for bit."""
+    assert found.keys() == wanted.keys()
+    different = [name for name, value in wanted.items() if not torch.equal(found[name], value)]
+    assert not different
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    """metrics.csv as text, without what depends on the clock."""
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k != "train/tokens_per_s"} for row in csv.DictReader(file)]
+
+
+def checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, read as a cautious user reads it."""
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return loaded
