@@ -6,6 +6,7 @@ drawn wide enough that prompts, positions and padding mistakes show in the logit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def tiny_tokenizer(which: str = "reader") -> PreTrainedTokenizerFast:
 def write_tiny_t5(
     folder: Path | str,
     seed: int = 0,
+    *,
     tokenizer: PreTrainedTokenizerFast | None = None,
     width: int = 16,
     encoder_layers: int = 2,
@@ -71,6 +73,7 @@ def write_tiny_t5(
 def write_tiny_gpt2(
     folder: Path | str,
     seed: int = 0,
+    *,
     tokenizer: PreTrainedTokenizerFast | None = None,
     width: int = 16,
     layers: int = 4,
@@ -102,6 +105,7 @@ def tiny_model_config(
     slm: str = "t5",
     conditioning: Conditioning = Conditioning.add,
     tokenizers: Tokenizers = Tokenizers.shared,
+    *,
     kind: SystemKind = SystemKind.llm2slm,
     **projector: Any,
 ) -> ModelConfig:
@@ -112,7 +116,7 @@ def tiny_model_config(
         tokenizers: shared: both models have the reader tokenizer; offsets: the SLM has the writer tokenizer.
         projector: fields of `ProjectorConfig`.
     """
-    write = {"t5": write_tiny_t5, "gpt2": write_tiny_gpt2}
+    write: dict[str, Callable[..., Path]] = {"t5": write_tiny_t5, "gpt2": write_tiny_gpt2}
     cut = "reader" if tokenizers is Tokenizers.shared else "writer"
     llm_folder, slm_folder = Path(folder) / f"llm_{llm}", Path(folder) / f"slm_{slm}_{cut}"
     if not llm_folder.is_dir():

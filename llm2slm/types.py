@@ -40,7 +40,7 @@ class Conditioning(StrEnum):
 
     none = "none"  # no LLM at all: a plain language model
     add = "add"  # SLM prompt embedding + z
-    replace = "replace"  # z in place of the SLM prompt embedding
+    replace = "replace"  # type: ignore[assignment]  # z in place of the SLM prompt embedding (hides str.replace)
     prepend = "prepend"  # z in front of the SLM prompt embeddings
     memory = "memory"  # z in place of the SLM's own encoder output (encoder-decoder SLM only)
 

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: no network, one thread, and the folder of the real corpora."""
+"""Fixtures of the whole suite: no network, one thread, the real corpora, stub commands, a tiny trained run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from command_line import tiny_overrides
+
+from llm2slm.cli import VERBS, main
 
 torch.set_num_threads(1)
 
@@ -23,4 +29,32 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("LLM2SLM_SHARED_DATA", checkout.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no corpora at {folder}; set LLM2SLM_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, Path]]:
+    """Every command is a stub that only notes its configuration and folder here; the test runs in an empty folder."""
+    found: list[tuple[Any, Path]] = []
+    monkeypatch.chdir(tmp_path)
+    for verb in VERBS:
+        stub = ModuleType(f"llm2slm.commands.{verb}")
+        stub.run = lambda config, folder: found.append((config, folder))  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny T5 with its tokenizer, to stand where a command names an LLM."""
+    from llm2slm.testing import write_tiny_t5
+
+    return write_tiny_t5(tmp_path_factory.mktemp("zoo") / "llm", seed=1, width=24)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Path:
+    """The run directory of a tiny hybrid, trained by the command line. Tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", *tiny_overrides(tiny_llm), f"hydra.run.dir={folder}"]) == 0
     return folder

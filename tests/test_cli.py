@@ -1,48 +1,19 @@
-"""The command line: help, what a user gets wrong, single runs, sweeps. The commands themselves are stubs here."""
+"""The command line: help, what a user gets wrong, single runs. The commands themselves are stubs here."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
+from command_line import python, replace_command
 
 from llm2slm import runs
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.schema import SCHEMAS, keys, nearest
 from llm2slm.config import GenerateConfig, RunConfig
 from llm2slm.types import Conditioning, UserError
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def calls(monkeypatch, tmp_path):
-    """Commands that only note their configuration and folder; the test runs in an empty folder."""
-    found = []
-    monkeypatch.chdir(tmp_path)
-    for verb in VERBS:
-        stub = ModuleType(f"llm2slm.commands.{verb}")
-        stub.run = lambda config, folder: found.append((config, folder))
-        monkeypatch.setitem(sys.modules, stub.__name__, stub)
-    return found
-
-
-def replace_command(monkeypatch, verb, run):
-    monkeypatch.setattr(sys.modules[f"llm2slm.commands.{verb}"], "run", run)
-
-
-def python(*arguments, cwd=ROOT, **environment):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
 
 # Help
 
@@ -323,135 +294,30 @@ def test_a_stored_configuration_of_another_version_is_told(calls, capsys):
     assert capsys.readouterr().err == f"llm2slm: error: {message}\n"
 
 
-# Sweeps
+# Several processes
 
 
-def fake_result(config, folder):
-    quality = {"bleu": runs.Score(10.0 * config.seed, "stub", 4)}
-    parameters = {"total": 3, "trainable": config.seed}
-    system = runs.System("hybrid|<b>", "llm2slm", parameters, quality)
-    result = runs.Result("train", config.seed, runs.config_hash(config), 1.0, [system])
-    runs.write_config(folder, config)
-    runs.write_result(folder, result)
-    return result
+def test_ranks_that_lightning_starts_get_the_same_folder(calls, monkeypatch, tmp_path):
+    """Lightning starts rank 1 with this command's own arguments and the run's folder behind them."""
+    from lightning.fabric.strategies.launchers.subprocess_script import _hydra_subprocess_cmd
 
+    arguments = ["train", "seed=3", "task.prefix=a: b, c", "model.slm.config.n=5", "trainer=ddp_cpu"]
+    started = []
 
-def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monkeypatch, tmp_path):
     def run(config, folder):
         calls.append((config, folder))
-        if config.seed == 2:
-            raise UserError("bad row") if config.model.conditioning is Conditioning.add else ValueError("boom\nmore")
-        return fake_result(config, folder)
+        if len(calls) == 1:
+            started.append(_hydra_subprocess_cmd(local_rank=1))
 
     replace_command(monkeypatch, "train", run)
-    arguments = ["train", "-m", "seed=1,2,3", "model.conditioning=add,memory", "trainer=cpu", "hydra.sweep.dir=sweep"]
-    assert main(arguments) == 1
-    assert [(c.seed, c.model.conditioning.value) for c, _ in calls] == [
-        (seed, mode) for seed in (1, 2, 3) for mode in ("add", "memory")
-    ]
-    sweep = tmp_path / "sweep"
-    assert [folder for _, folder in calls] == [sweep / str(number) for number in range(6)]
-    with (sweep / "sweep.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(r["job"], r["seed"], r["model.conditioning"], r["trainer"]) for r in rows] == [
-        (str(3 * 0 + i), str(1 + i // 2), ("add", "memory")[i % 2], "cpu") for i in range(6)
-    ]
-    assert [r["status"] for r in rows] == ["done", "done", "failed", "failed", "done", "done"]
-    assert [r["bleu"] for r in rows] == ["10.0", "10.0", "", "", "30.0", "30.0"]
-    assert [r["trainable_parameters"] for r in rows] == ["1", "1", "", "", "3", "3"]
-    assert [r["error"] for r in rows] == ["", "", "bad row", "ValueError: boom", "", ""]
-    markdown = (sweep / "sweep.md").read_text().splitlines()
-    assert len(markdown) == 8
-    assert "hybrid\\|<b>" in markdown[2]
-    assert json.loads((sweep / "2" / "job.json").read_text())["error"] == "bad row"
-    assert "ValueError: boom" in (sweep / "3" / "error.txt").read_text()
-    assert not (sweep / "2" / "error.txt").exists()
-    page = (sweep / "report.html").read_text()
-    assert "hybrid|&lt;b&gt;" in page
-    assert not (sweep / "multirun.yaml").exists()
-    shown = capsys.readouterr()
-    assert "llm2slm: error: bad row" in shown.err
-    assert "[job 3 of 6] seed=2 model.conditioning=add trainer=cpu" in shown.out
-    assert "sweep.csv" in shown.out
-
-
-def test_a_sweep_without_failures_succeeds(calls):
-    assert main(["evaluate", "-m", "seed=range(1,3)", "task.prefix=a: b"]) == 0
-    assert [(c.seed, c.task.prefix) for c, _ in calls] == [(1, "a: b"), (2, "a: b")]
-    first, second = (folder for _, folder in calls)
-    assert first.parent == second.parent
-    assert first.relative_to(Path.cwd()).parts[0] == "multirun"
-
-
-def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):
-    def run(config, folder):
-        if config.seed == 2:
-            raise KeyboardInterrupt
-        return fake_result(config, folder)
-
-    replace_command(monkeypatch, "train", run)
-    assert main(["train", "-m", "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 130
-    with Path("sweep/sweep.csv").open(newline="") as file:
-        assert [r["status"] for r in csv.DictReader(file)] == ["done", "interrupted"]
-
-
-def test_sweeps_named_in_a_config_are_checked_too(calls, capsys, tmp_path):
-    (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      model.conditioning: add,memry\n"
-    (tmp_path / "mine" / "experiment" / "grid.yaml").write_text(text)
-    assert main(["train", "-m", "--config-dir", "mine", "experiment=grid"]) == 2
-    assert "model.conditioning=memry: expected one of" in capsys.readouterr().err
-    assert main(["train", "-m", "experiment=conditioning"]) == 0
-    assert [c.model.conditioning.value for c, _ in calls] == ["add", "replace", "prepend", "memory"]
-
-
-def test_processes_that_lightning_forks_may_be_swept(calls):
-    assert main(["train", "-m", "seed=1,2", "trainer=ddp_cpu", "trainer.strategy=ddp_spawn"]) == 0
-    assert len(calls) == 2
-
-
-# Other ways in
-
-
-def test_installed_package_finds_its_own_conf(tmp_path):
-    site = tmp_path / "site"
-    shutil.copytree(ROOT / "llm2slm", site / "llm2slm", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    shutil.copytree(ROOT / "conf", site / "llm2slm" / "conf")
-    done = python("-m", "llm2slm", "train", "--info", "searchpath", cwd=tmp_path, PYTHONPATH=str(site))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert str(site / "llm2slm" / "conf") in done.stdout
-    without = tmp_path / "without"
-    shutil.copytree(site, without)
-    shutil.rmtree(without / "llm2slm" / "conf")
-    done = python("-m", "llm2slm", "train", cwd=tmp_path, PYTHONPATH=str(without))
-    assert done.returncode == 2
-    assert "no conf/ folder" in done.stderr
-
-
-def test_ranks_that_lightning_starts_get_the_same_folder(tmp_path):
-    """Lightning starts rank 1 with this command's own arguments and the run's folder behind them."""
-    script = tmp_path / "entry.py"
-    script.write_text(
-        """
-import os, subprocess, sys, types
-stub = types.ModuleType("llm2slm.commands.train")
-def run(config, folder):
-    rank = os.environ.get("LOCAL_RANK", "0")
-    print(rank, folder, config.seed, repr(config.task.prefix), config.model.slm.config["n"], flush=True)
-    if rank == "0":
-        from lightning.fabric.strategies.launchers.subprocess_script import _hydra_subprocess_cmd
-        command, cwd = _hydra_subprocess_cmd(local_rank=1)
-        subprocess.run(command, cwd=cwd, env={**os.environ, "LOCAL_RANK": "1"}, check=True)
-stub.run = run
-sys.modules[stub.__name__] = stub
-from llm2slm.cli import main
-sys.exit(main())
-"""
-    )
-    arguments = ["train", "seed=3", "task.prefix=a: b, c", "model.slm.config.n=5", "trainer=ddp_cpu"]
-    done = python(str(script), *arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    first, second = (line.split(" ", 1) for line in done.stdout.splitlines())
-    assert (first[0], second[0]) == ("0", "1")
-    assert first[1] == second[1]
-    assert first[1].endswith(" 3 'a: b, c' 5")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys, "argv", ["entry.py", *arguments])
+    assert main(arguments) == 0
+    [(command, cwd)] = started
+    assert command[:2] == [sys.executable, str(tmp_path / "entry.py")]
+    assert cwd == str(tmp_path)
+    assert main(command[2:]) == 0
+    (first, folder), (second, same) = calls
+    assert first == second
+    assert (first.seed, first.task.prefix, first.model.slm.config["n"]) == (3, "a: b, c", 5)
+    assert folder == same

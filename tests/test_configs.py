@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,15 @@ PRIMARY = [path for path in FILES if len(path.parts) == 1]
 OPTIONS = [path for path in FILES if len(path.parts) > 1 and path.parts[0] != "hydra"]
 
 
-@pytest.fixture(scope="module")
-def train():
-    return Composer("train")
+@cache
+def composer(verb):
+    return Composer(verb)
+
+
+@cache
+def composed(verb, override=None):
+    """The configuration as Hydra composes it: once for all tests, which leave it as it is."""
+    return composer(verb).compose([] if override is None else [composer(verb).prepare(override, sweeping=False)])
 
 
 def name_of(path):
@@ -56,6 +63,10 @@ def statements(path):
     return dict(leaves(values, prefix))
 
 
+SET_BY_GROUPS = {name for path in OPTIONS if path.parts[0] != "experiment" for name in statements(path)}
+"""Keys that some option of a group sets, so that an experiment may have to set them back to the code's default."""
+
+
 def plain(value):
     if isinstance(value, Enum):
         return value.value
@@ -75,22 +86,21 @@ def test_every_file_belongs_to_a_verb_or_a_group():
 
 @pytest.mark.parametrize("path", PRIMARY, ids=name_of)
 def test_primary_configs_compose(path):
-    composer = Composer(path.stem)
-    config = composer.typed(composer.compose([]))
-    assert type(config) is SCHEMAS[path.stem]
-    composed = composer.compose([])
+    found = composed(path.stem)
+    assert type(composer(path.stem).typed(found)) is SCHEMAS[path.stem]
     for name, value in statements(path).items():
-        assert OmegaConf.select(composed, name) == value
+        assert plain(OmegaConf.select(found, name)) == value
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
-def test_options_compose_and_arrive(train, path):
-    composed = train.compose([train.prepare(choice(path), sweeping=False)])
-    config = train.typed(composed)
-    assert type(config) is RunConfig
+def test_options_compose_and_arrive(path):
+    found = composed("train", choice(path))
+    assert type(composer("train").typed(found)) is RunConfig
     for name, value in statements(path).items():
-        found = OmegaConf.select(composed, name)
-        assert plain(found) == value
+        arrived = plain(OmegaConf.select(found, name))
+        if path.parts[0] == "experiment" and isinstance(value, dict):  # an open dict: on top of the chosen group's
+            arrived = {key: arrived.get(key) for key in value}
+        assert arrived == value, name
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] != "hydra"], ids=name_of)
@@ -100,7 +110,8 @@ def test_files_state_no_default_of_the_code(path):
         known = lookup(schema, name)
         assert known is not None, f"{name} is no key"
         default = known.default.value if isinstance(known.default, Enum) else known.default
-        assert value != default, f"{name}: {value} is the default; leave it out"
+        taken_back = path.parts[0] == "experiment" and name in SET_BY_GROUPS
+        assert value != default or taken_back, f"{name}: {value} is the default; leave it out"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "experiment"], ids=name_of)
@@ -129,16 +140,16 @@ def test_groups_offer_what_the_code_knows():
 
 
 @pytest.mark.parametrize("group", ["data", "task", "model/conditioning", "model"])
-def test_an_options_name_is_the_value_it_sets(train, group):
+def test_an_options_name_is_the_value_it_sets(group):
     key = {"data": "data.name", "task": "task.name", "model/conditioning": "model.conditioning", "model": "model.kind"}
     for option in stems(group):
-        found = OmegaConf.select(train.compose([f"{group}={option}"]), key[group])
+        found = OmegaConf.select(composed("train", f"{group}={option}"), key[group])
         assert getattr(found, "value", found) == option
 
 
-def test_alone_means_without_the_llm(train):
+def test_alone_means_without_the_llm():
     for kind in ("slm", "llm"):
-        assert train.compose([f"model={kind}"]).model.conditioning is Conditioning.none
+        assert composed("train", f"model={kind}").model.conditioning is Conditioning.none
 
 
 def test_every_key_has_its_type_checked():

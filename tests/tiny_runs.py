@@ -19,7 +19,7 @@ from llm2slm.testing import tiny_model_config
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import Batch, Conditioning, SystemKind
 
-WORDS = "the little dog sees old house two dogs see it".split()
+WORDS = ("the", "little", "dog", "sees", "old", "house", "two", "dogs", "see", "it")
 SIZES = {"train": 40, "validation": 11, "test": 6}
 
 

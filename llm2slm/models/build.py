@@ -30,7 +30,7 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.data.collate import Collator
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.models.hybrid import LLM_TOKENIZER, LLM2SLM, LLM2SLMConfig
+from llm2slm.models.hybrid import LLM2SLM, LLM_TOKENIZER, LLM2SLMConfig
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 BUILTIN = "builtin/"
@@ -73,8 +73,8 @@ def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
 def _with_decoder_depth(config: PreTrainedConfig) -> PreTrainedConfig:
     """Lets `generate` size its cache by the decoder's depth.
 
-    transformers (5.23) sizes it by `num_layers`, T5's encoder depth, and fails where the decoder is deeper. It does look
-    for `decoder_layers` first, so that is where the depth is told; the config stays a valid one of its class.
+    transformers (5.23) sizes it by `num_layers`, T5's encoder depth, and fails where the decoder is deeper. It does
+    look for `decoder_layers` first, so that is where the depth is told; the config stays a valid one of its class.
     """
     if getattr(config, "num_decoder_layers", None) and not hasattr(config, "decoder_layers"):
         config.decoder_layers = config.num_decoder_layers
@@ -267,7 +267,8 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     )
     model = LLM2SLM(config, slm, encoder)
     attach_collator(model, tokenizer, llm_tokenizer)
-    return model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
+    model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
+    return model
 
 
 def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
@@ -326,11 +327,12 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
         extra = dict(getattr(config, "llm2slm", None) or {})
         slm = load_language_model(LanguageModelConfig(name=name, revision=revision), load_tokenizer(place, revision))
         own = LLM2SLMConfig(
-            slm=deepcopy(slm.config), kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits()
+            slm=deepcopy(slm.config), kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits(slm.config)
         )
         model = cls(own, slm, None)
         attach_collator(model, load_tokenizer(place, revision), None)
-        return model.eval()
+        model.eval()
+        return model
     record = dict(config.llm or {})
     llm_name = llm or record["name"]
     if llm_name is None or record["init"] == Init.random.value:
@@ -355,9 +357,12 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
     model.load_own(place, revision)
     attach_collator(model, tokenizer, llm_tokenizer)
-    return model.eval()
+    model.eval()
+    return model
 
 
-def _limits() -> dict[str, Any]:
-    data = DataConfig()
-    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": data.max_response_tokens}
+def _limits(config: PreTrainedConfig) -> dict[str, Any]:
+    """Of a model that records none: the defaults, its response at most half of its positions."""
+    data, positions = DataConfig(), getattr(config.get_text_config(), "max_position_embeddings", None)
+    response = data.max_response_tokens if positions is None else min(data.max_response_tokens, positions // 2)
+    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}

@@ -1,7 +1,8 @@
 """LLM2SLM: the model that joins the four parts (encoder, projector, conditioning, SLM), and its save and load.
 
-LLM-to-SLM generation after Bergner et al. 2024, "Think Big, Generate Quick" (arXiv 2402.16844). An LLM alone and an SLM
-alone are the same class without guidance (conditioning `none`): all three read, train, decode and are timed by one code.
+LLM-to-SLM generation after Bergner et al. 2024, "Think Big, Generate Quick" (arXiv 2402.16844). An LLM alone and an
+SLM alone are the same class without guidance (conditioning `none`): all three read, train, decode and are timed by one
+code.
 
 A saved hybrid holds the SLM and the projector; the LLM is named, never saved. A saved unguided system is a plain
 transformers folder.
@@ -105,7 +106,8 @@ class LLM2SLM(PreTrainedModel):
         if self.projector is None:
             return writer.Prompt(writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)
         reps = self.represent(batch) if reps is None else reps
-        z_BPD = self.projector(reps.reps_BPE)
+        dtype = self.slm.get_input_embeddings().weight.dtype  # the projector keeps float32 beside a bfloat16 SLM
+        z_BPD = self.projector(reps.reps_BPE).to(dtype)
         if self.conditioning is Conditioning.memory:
             return writer.Prompt(z_BPD, reps.mask_BP, encoded=True)
         embeds_BQD, mask_BQ = writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ
@@ -151,10 +153,12 @@ class LLM2SLM(PreTrainedModel):
         was_training = self.training
         self.eval()
         answers: list[str] = []
-        for start in range(0, len(texts), batch_size):
-            batch = self.collator.batch_of_texts(texts[start : start + batch_size]).to(self.device)
-            answers += self.collator.decode(self.generate(batch, **arguments))
-        self.train(was_training)
+        try:
+            for start in range(0, len(texts), batch_size):
+                batch = self.collator.batch_of_texts(texts[start : start + batch_size]).to(self.device)
+                answers += self.collator.decode(self.generate(batch, **arguments))
+        finally:
+            self.train(was_training)
         return answers
 
     # What is trained, what is saved

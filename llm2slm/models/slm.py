@@ -1,7 +1,7 @@
 """The writer: one face over transformers' encoder-decoder and decoder-only language models.
 
-The rest of the package hands over a `Prompt` (vectors and a mask) and gets logits, or what `generate` needs. Whether the
-vectors go through an encoder, stand in for one, or are the left part of a causal sequence is decided here alone.
+The rest of the package hands over a `Prompt` (vectors and a mask) and gets logits, or what `generate` needs. Whether
+the vectors go through an encoder, stand in for one, or are the left part of a causal sequence is decided here alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.conditioning import positions
-from llm2slm.types import IGNORE_INDEX
+from llm2slm.types import IGNORE_INDEX, UserError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
         labels_BT: the response, padded on the right with IGNORE_INDEX.
     """
     if slm.config.is_encoder_decoder:
-        inputs = prompt_arguments(slm, prompt)
+        inputs = prompt_arguments(prompt)
         ids_BT = slm.prepare_decoder_input_ids_from_labels(labels=labels_BT)
         logits_BTV: Tensor = slm(**inputs, decoder_input_ids=ids_BT, use_cache=False).logits
         return logits_BTV
@@ -82,7 +82,7 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     return logits[:, -length:-1]  # type: ignore[no-any-return]
 
 
-def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
+def prompt_arguments(prompt: Prompt) -> dict[str, Any]:
     """The prompt as keyword arguments of the writer's `forward` and `generate`."""
     if prompt.encoded:
         states: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=prompt.states_BQD)}
@@ -97,8 +97,25 @@ def generate(slm: PreTrainedModel, prompt: Prompt, **arguments: Any) -> Any:
     Returns:
         ids_BT, response tokens only (without the decoder's start token), right-padded; or transformers' output object
         where `return_dict_in_generate=True` is among the arguments.
+
+    Raises:
+        UserError: the writer has not as many positions as `max_new_tokens` asks for.
     """
-    output = slm.generate(**prompt_arguments(slm, prompt), **arguments)
+    _require_room(slm, prompt, arguments.get("max_new_tokens"))
+    output = slm.generate(**prompt_arguments(prompt), **arguments)
     if isinstance(output, Tensor) and slm.config.is_encoder_decoder:
         return output[:, 1:]
     return output
+
+
+def _require_room(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) -> None:
+    """Refuses what would run past the position embeddings: in the midst of an answer that is an index error."""
+    positions = getattr(slm.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or new_tokens is None:
+        return
+    read = 0 if slm.config.is_encoder_decoder else int(prompt.mask_BQ.sum(1).max())
+    if read + new_tokens > positions:
+        raise UserError(
+            f"max_new_tokens={new_tokens} behind a prompt of {read} tokens exceeds the SLM's {positions} positions; "
+            f"at most {max(positions - read, 0)} fit"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,12 +38,20 @@ class System:
 
     def build(self) -> LLM2SLM:
         """The same model once more, to be changed at will."""
-        torch.manual_seed(7)
-        return build_model(self.cfg).eval()
+        return lively(self.cfg)
 
     def alone(self, row: int) -> Batch:
         """The batch of one row only, without any padding."""
         return labelled(self.model, [row])
+
+
+def lively(cfg: ModelConfig) -> LLM2SLM:
+    """The seeded model of a configuration; its z is strong enough that answers depend on the prompt."""
+    torch.manual_seed(7)
+    model = build_model(cfg).eval()
+    if model.projector is not None:
+        model.projector.layers[-1].weight.data.mul_(4)
+    return model
 
 
 def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
@@ -62,8 +71,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def system(request: pytest.FixtureRequest, zoo: Path) -> System:
     llm, slm, mode, tokenizers = request.param
     cfg = tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers))
-    torch.manual_seed(7)
-    model = build_model(cfg).eval()
+    model = lively(cfg)
     batch = labelled(model, [0, 1, 2])
     lengths = batch.slm_mask_BQ.sum(1).tolist()
     assert len(set(lengths)) == 3, "the rows must differ in length, else nothing is padded"
@@ -74,11 +82,7 @@ def system(request: pytest.FixtureRequest, zoo: Path) -> System:
 def build(zoo: Path) -> Callable[..., LLM2SLM]:
     """Builds a seeded system from names: build("t5", "gpt2", "add", "shared", kind=..., gate=...)."""
 
-    def built(
-        llm: str = "t5", slm: str = "t5", mode: str = "add", tokenizers: str = "shared", **more: object
-    ) -> LLM2SLM:
-        torch.manual_seed(7)
-        cfg = tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers), **more)  # type: ignore[arg-type]
-        return build_model(cfg).eval()
+    def built(llm: str = "t5", slm: str = "t5", mode: str = "add", tokenizers: str = "shared", **more: Any) -> LLM2SLM:
+        return lively(tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers), **more))
 
     return built

@@ -18,7 +18,7 @@ TEXTS = [row["source"] for row in tiny_rows()]
 MINI_T5 = {
     "model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 2,
 }  # fmt: skip
-MINI_GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 128}
+MINI_GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 320}
 
 
 def refused(cfg: ModelConfig, message: str, data: DataConfig | None = None) -> None:
@@ -158,6 +158,17 @@ def test_a_prompt_fits_into_the_positions_of_the_llm(zoo) -> None:
     model = build_model(cfg).eval()
     assert model.collator.max_prompt_tokens == 50
     assert len(model.generate_text(["ö" * 24], max_new_tokens=2)) == 1
+
+
+def test_an_answer_fits_into_the_positions_of_the_slm(zoo, tmp_path) -> None:
+    model = LLM2SLM.from_pretrained(write_tiny_gpt2(tmp_path, positions=64))
+    assert (model.collator.max_prompt_tokens, model.collator.max_response_tokens) == (32, 32)
+    (n,) = model.collator.batch_of_texts(["ö" * 9]).slm_mask_BQ.sum(1).tolist()
+    assert len(model.generate_text(["ö" * 9, "ö"], max_new_tokens=64 - n, min_new_tokens=64 - n)) == 2
+    model.train()
+    with pytest.raises(UserError, match=f"max_new_tokens=60 .*prompt of {n} tokens.* 64 positions; at most {64 - n}"):
+        model.generate_text(["ö", "ö" * 9], max_new_tokens=60)
+    assert model.training, "a failed answer must not leave the model in eval mode"
 
 
 # Mistakes

@@ -453,6 +453,14 @@ def test_llm_of_another_width(saved, tmp_path) -> None:
         LLM2SLM.from_pretrained(saved, llm=write_tiny_t5(tmp_path / "other", width=16))
 
 
+def test_generate_text_gives_the_mode_back_and_answers_without_dropout(build) -> None:
+    model = build()
+    expected = model.generate_text(TEXTS, max_new_tokens=8)
+    model.train()
+    assert model.generate_text(TEXTS, max_new_tokens=8) == expected
+    assert model.training and model.slm.training and not model.encoder.body.training
+
+
 def test_one_string_is_not_a_list_of_texts(build) -> None:
     with pytest.raises(UserError, match=r"write \[text\]"):
         build().generate_text("the dog")

@@ -1,0 +1,147 @@
+"""Sweeps (`-m`): every combination a job, whatever happens to one of them, and one table of all.
+
+The first tests put stubs in the commands' place; the last ones train.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from command_line import mistake, replace_command, tiny_overrides
+
+from llm2slm import runs
+from llm2slm.cli import main
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.types import Conditioning, UserError
+
+def fake_result(config, folder):
+    quality = {"bleu": runs.Score(10.0 * config.seed, "stub", 4)}
+    parameters = {"total": 3, "trainable": config.seed}
+    system = runs.System("hybrid|<b>", "llm2slm", parameters, quality)
+    result = runs.Result("train", config.seed, runs.config_hash(config), 1.0, [system])
+    runs.write_config(folder, config)
+    runs.write_result(folder, result)
+    return result
+
+
+def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monkeypatch, tmp_path):
+    def run(config, folder):
+        calls.append((config, folder))
+        if config.seed == 2:
+            raise UserError("bad row") if config.model.conditioning is Conditioning.add else ValueError("boom\nmore")
+        return fake_result(config, folder)
+
+    replace_command(monkeypatch, "train", run)
+    arguments = ["train", "-m", "seed=1,2,3", "model.conditioning=add,memory", "trainer=cpu", "hydra.sweep.dir=sweep"]
+    assert main(arguments) == 1
+    assert [(c.seed, c.model.conditioning.value) for c, _ in calls] == [
+        (seed, mode) for seed in (1, 2, 3) for mode in ("add", "memory")
+    ]
+    sweep = tmp_path / "sweep"
+    assert [folder for _, folder in calls] == [sweep / str(number) for number in range(6)]
+    with (sweep / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["job"], r["seed"], r["model.conditioning"], r["trainer"]) for r in rows] == [
+        (str(3 * 0 + i), str(1 + i // 2), ("add", "memory")[i % 2], "cpu") for i in range(6)
+    ]
+    assert [r["status"] for r in rows] == ["done", "done", "failed", "failed", "done", "done"]
+    assert [r["bleu"] for r in rows] == ["10.0", "10.0", "", "", "30.0", "30.0"]
+    assert [r["trainable_parameters"] for r in rows] == ["1", "1", "", "", "3", "3"]
+    assert [r["error"] for r in rows] == ["", "", "bad row", "ValueError: boom", "", ""]
+    markdown = (sweep / "sweep.md").read_text().splitlines()
+    assert len(markdown) == 8
+    assert "hybrid\\|<b>" in markdown[2]
+    assert json.loads((sweep / "2" / "job.json").read_text())["error"] == "bad row"
+    assert "ValueError: boom" in (sweep / "3" / "error.txt").read_text()
+    assert not (sweep / "2" / "error.txt").exists()
+    page = (sweep / "report.html").read_text()
+    assert "hybrid|&lt;b&gt;" in page
+    assert not (sweep / "multirun.yaml").exists()
+    shown = capsys.readouterr()
+    assert "llm2slm: error: bad row" in shown.err
+    assert "[job 3 of 6] seed=2 model.conditioning=add trainer=cpu" in shown.out
+    assert "sweep.csv" in shown.out
+
+
+def test_a_sweep_without_failures_succeeds(calls):
+    assert main(["evaluate", "-m", "seed=range(1,3)", "task.prefix=a: b"]) == 0
+    assert [(c.seed, c.task.prefix) for c, _ in calls] == [(1, "a: b"), (2, "a: b")]
+    first, second = (folder for _, folder in calls)
+    assert first.parent == second.parent
+    assert first.relative_to(Path.cwd()).parts[0] == "multirun"
+
+
+def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):
+    def run(config, folder):
+        if config.seed == 2:
+            raise KeyboardInterrupt
+        return fake_result(config, folder)
+
+    replace_command(monkeypatch, "train", run)
+    assert main(["train", "-m", "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 130
+    with Path("sweep/sweep.csv").open(newline="") as file:
+        assert [r["status"] for r in csv.DictReader(file)] == ["done", "interrupted"]
+
+
+def test_sweeps_named_in_a_config_are_checked_too(calls, capsys, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      model.conditioning: add,memry\n"
+    (tmp_path / "mine" / "experiment" / "grid.yaml").write_text(text)
+    assert main(["train", "-m", "--config-dir", "mine", "experiment=grid"]) == 2
+    assert "model.conditioning=memry: expected one of" in capsys.readouterr().err
+    assert main(["train", "-m", "experiment=conditioning"]) == 0
+    assert [c.model.conditioning.value for c, _ in calls] == ["add", "replace", "prepend", "memory"]
+
+
+def test_processes_that_lightning_forks_may_be_swept(calls):
+    assert main(["train", "-m", "seed=1,2", "trainer=ddp_cpu", "trainer.strategy=ddp_spawn"]) == 0
+    assert len(calls) == 2
+
+
+# Real trainings
+
+
+def test_a_sweep_trains_each_job_and_puts_both_into_one_table(monkeypatch, tmp_path, tiny_llm):
+    monkeypatch.chdir(tmp_path)
+    swept = ["model.conditioning=add,replace", "logger=wandb", "hydra.sweep.dir=sweep"]
+    assert main(["train", "-m", *tiny_overrides(tiny_llm), *swept]) == 0
+    sweep = tmp_path / "sweep"
+    with (sweep / "sweep.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["job"], row["model.conditioning"], row["status"]) for row in rows] == [
+        ("0", "add", "done"),
+        ("1", "replace", "done"),
+    ]
+    for row in rows:
+        folder = sweep / row["job"]
+        [system] = json.loads((folder / "result.json").read_text("utf-8"))["systems"]
+        assert runs.read_config(folder)["model"]["conditioning"] == row["model.conditioning"]
+        model = LLM2SLM.from_pretrained(folder / "model")
+        assert model.conditioning.value == row["model.conditioning"]
+        assert {name: float(row[name]) for name in ("bleu", "chrf")} == {
+            name: round(score["value"], 4) for name, score in system["quality"].items()
+        }
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert int(row["trainable_parameters"]) == trainable == system["parameters"]["trainable"]
+        assert float(row["seconds"]) > 0
+    markdown = (sweep / "sweep.md").read_text("utf-8").splitlines()
+    assert [cell.strip() for cell in markdown[0].split("|")[1:-1]] == list(rows[0])
+    for line, row in zip(markdown[2:], rows, strict=True):
+        assert [cell.strip() for cell in line.split("|")[1:-1]] == list(row.values())
+    page = (sweep / "report.html").read_text("utf-8")
+    assert "Sweep sweep" in page
+    for row in rows:
+        assert f"model.conditioning={row['model.conditioning']}" in page.replace(" ", "")
+    identities = [job_run(sweep / row["job"]) for row in rows]
+    assert len(set(identities)) == 2
+
+
+def job_run(folder: Path) -> str:
+    """Identity of the one offline W&B run within a job's folder."""
+    [found] = folder.glob("wandb/offline-run-*/run-*.wandb")
+    identity = (folder / "wandb" / "run-id").read_text("utf-8").strip()
+    assert found.name == f"run-{identity}.wandb"
+    assert found.stat().st_size > 1000
+    return identity

@@ -1,0 +1,196 @@
+"""What one optimizer step is: the token mean over micro-batches, windows and processes, against loops written by hand."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning import Trainer
+from torch.utils.data import DataLoader
+from tiny_runs import assert_same, batch_of, build, module_of, tiny_run, weights
+
+from llm2slm.training.module import TrainingModule
+from llm2slm.training.optim import schedule_factor
+
+MICRO = [[0, 1, 2, 3, 4, 5, 6], [7], [8, 9, 10]]
+"""Rows of the micro-batches of one step; far from equal in tokens."""
+
+
+def no_dropout(folder, **more):
+    config = tiny_run(folder, **more)
+    config.model.slm.config = {"dropout_rate": 0.0}
+    config.optim.warmup_steps = 1
+    return config
+
+
+def trained(config, batches, accumulate, steps, clip=None):
+    """Weights after `steps` optimizer steps of Lightning's loop over these batches."""
+    module, data = module_of(config)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=clip,
+        logger=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader([batch_of(data, rows) for rows in batches], batch_size=None))
+    return weights(module.model), {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def by_hand(config, rows, steps, clip):
+    """The same written out: mean over all tokens, clip, AdamW with the two rates, schedule. No Lightning, no module."""
+    model, data = build(config)
+    model.train()
+    groups = {"projector.": config.optim.projector_lr, "slm.": config.optim.lr}
+    embeddings = ("shared", "embed", "relative_attention_bias")
+    params = [
+        {
+            "params": [p],
+            "peak": lr,
+            "weight_decay": 0.0 if p.ndim < 2 or any(e in name for e in embeddings) else config.optim.weight_decay,
+        }
+        for prefix, lr in groups.items()
+        for name, p in model.named_parameters()
+        if name.startswith(prefix)
+    ]
+    optimizer = torch.optim.AdamW(params, betas=config.optim.betas)
+    factor = schedule_factor(config.optim, config.trainer.max_steps)
+    for step in range(steps):
+        batch = batch_of(data, rows)
+        loss = F.cross_entropy(model(batch).transpose(1, 2), batch.labels_BT)
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_([p for g in params for p in g["params"]], clip)
+            assert norm > clip, "nothing is clipped: the test would prove nothing"
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor(step)
+        optimizer.step()
+    return weights(model), float(loss.detach())
+
+
+def assert_close(found, wanted):
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_micro_batches_of_unequal_tokens_make_the_step_of_one_big_batch(tmp_path):
+    config = no_dropout(tmp_path)
+    whole = [row for rows in MICRO for row in rows]
+    start = weights(build(config)[0])
+    wanted, loss = by_hand(config, whole, steps=3, clip=0.5)
+    small, logged = trained(config, MICRO, accumulate=3, steps=3, clip=0.5)
+    big, _ = trained(config, [whole], accumulate=1, steps=3, clip=0.5)
+    assert_close(small, wanted)
+    assert_close(big, wanted)
+    assert abs(logged["train/loss"] - loss) < 1e-5
+    moved = max(float((wanted[n] - start[n]).abs().max()) for n in wanted)
+    assert moved > 100 * 2e-6, "the tolerance must be small against what a step does"
+
+
+def test_a_mean_of_means_would_be_seen(tmp_path):
+    """The same batches weighed alike give other weights: the test above can fail."""
+    config = no_dropout(tmp_path)
+    model, data = build(config)
+    losses = []
+    for rows in MICRO:
+        batch = batch_of(data, rows)
+        losses.append(F.cross_entropy(model(batch).transpose(1, 2), batch.labels_BT))
+    _, logged = trained(config, MICRO, accumulate=3, steps=1)
+    assert abs(float(sum(losses) / 3) - logged["train/loss"]) > 1e-3
+
+
+def test_an_unfinished_window_at_the_end_of_an_epoch_is_divided_by_its_own_tokens(tmp_path):
+    config = no_dropout(tmp_path)
+    window, _ = trained(config, MICRO, accumulate=2, steps=2)  # rows of the first two, then the third alone
+    twice, _ = trained(config, [MICRO[0] + MICRO[1], MICRO[2]], accumulate=1, steps=2)
+    assert_close(window, twice)
+
+
+def test_logged_rates_are_those_of_the_step(tmp_path):
+    config = no_dropout(tmp_path)
+    config.optim.warmup_steps = 4
+    _, logged = trained(config, [[0, 1]], accumulate=1, steps=3)
+    assert logged["train/lr_slm"] == torch.tensor(config.optim.lr * 3 / 4).item()
+    assert logged["train/lr_projector"] == torch.tensor(config.optim.projector_lr * 3 / 4).item()
+    assert not [name for name in logged if "no_decay" in name]
+
+
+def test_validation_loss_is_the_token_mean_whatever_the_batches(tmp_path):
+    config = no_dropout(tmp_path)
+    config.optim.label_smoothing = 0.3  # which validation leaves out
+    module, data = module_of(config)
+    rows = range(len(data.encoded("validation")))
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for row in rows:  # one by one: no padding
+            batch = batch_of(data, [row], "validation")
+            total += float(F.cross_entropy(module.model.eval()(batch)[0].double(), batch.labels_BT[0], reduction="sum"))
+            tokens += batch.labels_BT.numel()
+    for size in (1, 3, 4, len(rows)):
+        config.data.eval_batch_size = size
+        module, data = module_of(config)
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+        (logged,) = trainer.validate(module, datamodule=data, verbose=False)
+        assert abs(logged["val/loss"] - total / tokens) < 2e-6, size
+
+
+def two_processes(rank, folder, config, results):
+    """One of two gloo processes: the module under DDP on its share of the rows."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    model, data = build(config)
+    module = TrainingModule(model, config.optim, config.trainer.max_steps)
+    module.trainer = FakeTrainer()
+    wrapped = torch.nn.parallel.DistributedDataParallel(Step(module))
+    optimizer = module.configure_optimizers()["optimizer"]
+    wrapped(batch_of(data, SHARES[rank])).backward()
+    module.log = lambda *args, **kwargs: None
+    module.on_before_optimizer_step(optimizer)
+    torch.save({n: p.grad for n, p in model.named_parameters() if p.requires_grad}, f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+SHARES = ([0, 1, 2, 3, 4], [5])
+
+
+class Step(torch.nn.Module):
+    """DDP synchronises what goes through a forward."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch):
+        return self.module.training_step(batch, 0)
+
+
+class FakeTrainer:
+    """What the module asks of a trainer."""
+
+    world_size, accumulate_grad_batches, global_step, log_every_n_steps = 2, 1, 0, 100
+
+    def __init__(self):
+        self.strategy = self
+
+    def reduce(self, tensor, reduce_op):
+        assert reduce_op == "sum"
+        dist.all_reduce(tensor)
+        return tensor
+
+
+def test_the_gradient_of_two_processes_is_that_of_one(tmp_path):
+    config = no_dropout(tmp_path)
+    torch.multiprocessing.spawn(two_processes, (str(tmp_path), config, str(tmp_path)), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    model, data = build(config)
+    batch = batch_of(data, SHARES[0] + SHARES[1])
+    F.cross_entropy(model.train()(batch).transpose(1, 2), batch.labels_BT).backward()
+    wanted = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert_same(found[0], found[1])
+    assert_close(found[0], wanted)
+    assert max(float(g.abs().max()) for g in wanted.values()) > 1e-2
