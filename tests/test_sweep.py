@@ -16,6 +16,7 @@ from llm2slm.cli import main
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Conditioning, UserError
 
+
 def fake_result(config, folder):
     quality = {"bleu": runs.Score(10.0 * config.seed, "stub", 4)}
     parameters = {"total": 3, "trainable": config.seed}
@@ -133,7 +134,7 @@ def test_a_sweep_trains_each_job_and_puts_both_into_one_table(monkeypatch, tmp_p
     page = (sweep / "report.html").read_text("utf-8")
     assert "Sweep sweep" in page
     for row in rows:
-        assert f"model.conditioning={row['model.conditioning']}" in page.replace(" ", "")
+        assert f"{row['model.conditioning']}: val/loss" in page
     identities = [job_run(sweep / row["job"]) for row in rows]
     assert len(set(identities)) == 2
 

@@ -25,6 +25,7 @@ from llm2slm import runs
 from llm2slm.cli.compose import Composer, one_line, quote, typed
 from llm2slm.cli.stored import with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
+from llm2slm.commands import hush
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
 
@@ -146,6 +147,7 @@ class Command:
         if isinstance(config, RunConfig):
             config = with_stored(self.verb, config, overrides)
         run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
+        hush()
         result = run(config, folder)
         scores = result.systems[0].quality if result and result.systems else {}
         return next((score.value for score in scores.values()), None)

@@ -15,8 +15,9 @@ from llm2slm.data.sources import languages
 from llm2slm.data.tasks import resolve
 from llm2slm.evaluation.benchmark import time_systems
 from llm2slm.evaluation.memory import folder_memory
-from llm2slm.models.build import build_model, locate
+from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.pretrained import locate
 from llm2slm.types import SystemKind, UserError
 
 

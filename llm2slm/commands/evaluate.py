@@ -57,4 +57,3 @@ def judge_system(
     return runs.System(
         name or model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES]
     )
-

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
+from llm2slm.commands import hush
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.types import UserError
 
@@ -101,6 +102,7 @@ def load(config: GenerateConfig) -> LLM2SLM:
     from llm2slm.commands.evaluate import model_place
     from llm2slm.models.hybrid import LLM2SLM
 
+    hush()
     torch.manual_seed(config.seed)
     model: LLM2SLM = LLM2SLM.from_pretrained(model_place(str(config.run)), llm=config.llm)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -46,6 +46,7 @@ class Checkpoints(Checkpoint):
             raise UserError(f"callbacks.mode={self.mode}: expected min or max")
         self.best: float | None = None
         self.stop_requested = False
+        self._saved_to_stop = False
         self._handlers: dict[int, Any] = {}
 
     @property
@@ -60,11 +61,21 @@ class Checkpoints(Checkpoint):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
-    def restore_signals(self) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the signals back."""
-        while self._handlers:
-            number, handler = self._handlers.popitem()
-            signal.signal(number, handler)
+        del trainer, pl_module
+        self._restore_signals()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives the signals back (before Lightning does so with those that it had taken)."""
+        del trainer, pl_module, exception
+        self._restore_signals()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stops a run that was saved for it: here the metrics of the step before are on disk."""
+        del trainer, pl_module, batch, batch_idx
+        if self._saved_to_stop:
+            raise Interrupted
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -78,7 +89,7 @@ class Checkpoints(Checkpoint):
             trainer.should_stop = True  # Lightning then validates once more
         if trainer.should_stop or loop.batch_progress.total.ready % int(trainer.val_check_batch or 1) == 0:
             return  # a validation comes: saved and stopped after it, else a resumed run would leave it out
-        self._stop_if_told(trainer)
+        self._save_if_told(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves; callbacks of this kind come last, so what the others have noted is in the file."""
@@ -90,7 +101,7 @@ class Checkpoints(Checkpoint):
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
-        self._stop_if_told(trainer, saved=True)
+        self._save_if_told(trainer, saved=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -110,18 +121,21 @@ class Checkpoints(Checkpoint):
             raise UserError(diverged(self.monitor, value, trainer.global_step))
         return value
 
-    def _stop_if_told(self, trainer: Trainer, saved: bool = False) -> None:
-        """Saves and stops, all processes together (they ask each other only now and then: it costs a round trip)."""
-        told = self.stop_requested
+    def _save_if_told(self, trainer: Trainer, saved: bool = False) -> None:
+        """Saves to stop, all processes together (they ask each other only now and then: it costs a round trip)."""
         if trainer.world_size > 1:
             if not saved and trainer.global_step % trainer.log_every_n_steps:
                 return
-            told = trainer.strategy.reduce_boolean_decision(told, all=False)
-        if not told:
-            return
-        if not saved:
-            trainer.save_checkpoint(self.folder / LAST)
-        raise Interrupted
+            self.stop_requested = trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
+        if self.stop_requested:
+            if not saved:
+                trainer.save_checkpoint(self.folder / LAST)
+            self._saved_to_stop = True
+
+    def _restore_signals(self) -> None:
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         del number, frame

@@ -110,6 +110,7 @@ def fit(
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
+    model.train()  # what comes from_pretrained is in eval mode, and Lightning leaves it there: dropout would be off
     started = time.perf_counter()
     _run(trainer, module, data, checkpoints, resume)
     seconds = time.perf_counter() - started
@@ -131,8 +132,8 @@ def _run(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise error
-    finally:
-        checkpoints.restore_signals()
+    if checkpoints.stop_requested:  # during the last step: trained, but not to be tested now
+        raise KeyboardInterrupt
 
 
 def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:

@@ -52,7 +52,8 @@ class TrainingModule(LightningModule):
         self.model = model
         self.cfg = cfg
         self.max_steps = max_steps
-        self.val_loss, self.val_tokens = SumMetric(), SumMetric()
+        # torchmetrics would leave NaN out of the sum, and a diverged run would look well
+        self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self._step = _Tally()
         self._since_log = _Tally()
         self._clock = time.perf_counter()
@@ -133,7 +134,19 @@ class TrainingModule(LightningModule):
             checkpoint["rng_cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets the generators back."""
+        """Sets the generators back.
+
+        Raises:
+            UserError: the checkpoint is of another model: a tensor is missing, unexpected, or of another shape.
+        """
+        saved, own = checkpoint["state_dict"], self.state_dict()
+        for name in sorted(saved.keys() | own.keys()):
+            shapes = [tuple(state[name].shape) if name in state else "missing" for state in (saved, own)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"the checkpoint does not fit the model: tensor {name.removeprefix('model.')} is {shapes[0]} in the "
+                    f"checkpoint, {shapes[1]} in the model; resume with the configuration of the run"
+                )
         torch.set_rng_state(checkpoint["rng"].cpu())
         if torch.cuda.is_available() and "rng_cuda" in checkpoint:
             torch.cuda.set_rng_state(checkpoint["rng_cuda"].cpu())

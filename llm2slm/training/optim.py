@@ -41,7 +41,10 @@ def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, objec
 
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> AdamW:
     """AdamW over the groups."""
-    return AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=True)
+    optimizer = AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=True)
+    # Fused, it could unscale fp16 gradients itself, for which Lightning would refuse to clip them, in bf16 as well.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch sets it like this
+    return optimizer
 
 
 def schedule_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2LMHeadModel, T5ForConditionalGeneration
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
-from llm2slm.models.build import build_model, locate
+from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.pretrained import locate
 from llm2slm.testing import tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 

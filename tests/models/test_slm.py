@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from llm2slm.models import slm as writer
-from llm2slm.models.build import read_config
+from llm2slm.models.pretrained import read_config
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import IGNORE_INDEX
 

@@ -1,0 +1,173 @@
+"""Models of the transformers library: the one place where their configs and weights are found and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+from llm2slm.config import LanguageModelConfig, LLMConfig
+from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.types import Init, UserError
+
+BUILTIN = "builtin/"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def locate(name: str) -> str:
+    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, the rest stays."""
+    if not name.startswith(BUILTIN):
+        return name
+    folder = Path(str(files("llm2slm") / "builtin_models" / name.removeprefix(BUILTIN)))
+    if not (folder / "config.json").is_file():
+        known = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
+        raise UserError(f"{name}: no such built-in model; there is: {', '.join(BUILTIN + k for k in known) or 'none'}")
+    return str(folder)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turns transformers' many ways of saying "not there" into one line."""
+    try:
+        yield
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"model {name!r} cannot be read: {reason}") from error
+
+
+def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The transformers config of a Hub id or folder."""
+    place = locate(name)
+    looks_local = place.startswith((".", "/", "~")) or place.count("/") > 1
+    if looks_local and not Path(place).is_dir():
+        raise UserError(f"model {name!r}: no such folder; give a folder with a config.json, or a Hub id")
+    with reading(name):
+        config = AutoConfig.from_pretrained(place, revision=revision)
+    return _with_decoder_depth(config)
+
+
+def _with_decoder_depth(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Lets `generate` size its cache by the decoder's depth.
+
+    transformers (5.23) sizes it by `num_layers`, T5's encoder depth, and fails where the decoder is deeper. It does
+    look for `decoder_layers` first, so that is where the depth is told; the config stays a valid one of its class.
+    """
+    if getattr(config, "num_decoder_layers", None) and not hasattr(config, "decoder_layers"):
+        config.decoder_layers = config.num_decoder_layers
+    return config
+
+
+def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The transformers config of a model to build: the named one with `cfg.config` as changes, or a whole new one.
+
+    A whole `cfg.config` (one with a model_type) describes a model of its own and gives way to a name.
+
+    Raises:
+        UserError: neither a name nor a whole config; a value that the config does not have, or of the wrong type.
+    """
+    side, whole = _side(cfg), "model_type" in cfg.config
+    if cfg.name is None and (cfg.init is Init.pretrained or not whole):
+        need = "" if cfg.init is Init.pretrained else f" and model.{side}.config.model_type (as t5, gpt2, llama)"
+        raise UserError(f"model.{side}.name{need} is not set; give a Hub id or a folder, or model.{side}.init=random")
+    if cfg.name is not None:
+        config, changes = read_config(cfg.name, cfg.revision), {} if whole else dict(cfg.config)
+    else:
+        changes = dict(cfg.config)
+        model_type = changes.pop("model_type")
+        if model_type not in CONFIG_MAPPING:
+            raise UserError(
+                f"model.{side}.config.model_type={model_type} is unknown{_nearest(model_type, CONFIG_MAPPING)}"
+            )
+        config = CONFIG_MAPPING[model_type]()
+    known = config.to_dict().keys() | config.attribute_map.keys()
+    for key in changes:
+        if key not in known:
+            raise UserError(f"model.{side}.config.{key}: a {config.model_type} has no such value{_nearest(key, known)}")
+    if cfg.init is Init.random:
+        changes |= _token_values(tokenizer)
+    if changes:
+        own_names = {
+            config.attribute_map.get(key, key): value for key, value in changes.items()
+        }  # hidden_size: d_model
+        with reading(cfg.name or f"model.{side}.config"):
+            config = type(config).from_dict(config.to_dict() | own_names)
+    if cfg.init is Init.random and config.is_encoder_decoder:
+        config.decoder_start_token_id = config.pad_token_id
+    return _with_decoder_depth(config)
+
+
+def _token_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the config of a model with random weights takes from its tokenizer."""
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    special = {"pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    return {"vocab_size": len(tokenizer), **special}
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """The end of a complaint about an unknown key."""
+    found = get_close_matches(str(key), list(known), n=3)
+    return f"; nearest: {', '.join(found)}" if found else ""
+
+
+def load_language_model(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A model with a language-modelling head, pretrained or random."""
+    config = model_config(cfg, tokenizer)
+    mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in mapping:
+        raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
+    return _weights(AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, cfg, config)
+
+
+def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
+    """The LLM as a reader."""
+    return FrozenEncoder(_weights(AutoModel, cfg, model_config(cfg, tokenizer)), cfg.layer)
+
+
+def _weights(auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of an Auto class, its weights read or drawn.
+
+    Raises:
+        UserError: they cannot be read, or the saved ones do not fill the model: part of it would be left to chance.
+    """
+    side = _side(cfg)
+    if cfg.dtype not in DTYPES:
+        raise UserError(f"model.{side}.dtype={cfg.dtype} is unknown; possible: {', '.join(DTYPES)}")
+    dtype = getattr(torch, cfg.dtype)
+    model: PreTrainedModel
+    if cfg.name is None or cfg.init is Init.random:
+        with reading(cfg.name or f"model.{side}.config"):
+            model = auto.from_config(config, dtype=dtype)
+        return model
+    with reading(cfg.name):
+        model, report = auto.from_pretrained(
+            locate(cfg.name), revision=cfg.revision, config=config, dtype=dtype,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    wrong = sorted(key for key, *_ in report["mismatched_keys"])
+    if not wrong and (auto is not AutoModel or cfg.config):  # a reader may lack what it does not use (a pooler)
+        wrong = sorted(report["missing_keys"])
+    if wrong:
+        reason = f"; model.{side}.config changes its shape: set model.{side}.init=random" if cfg.config else ""
+        raise UserError(f"model {cfg.name!r}: its weights do not fit its config, as {wrong[0]}{reason}")
+    return model
+
+
+def _side(cfg: LanguageModelConfig) -> str:
+    return "llm" if isinstance(cfg, LLMConfig) else "slm"

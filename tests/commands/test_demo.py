@@ -1,0 +1,105 @@
+"""`demo` with tiny settings: three systems, ratios computed from their own figures, one page."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+from tiny_runs import SIZES, tiny_run
+
+from llm2slm import runs
+from llm2slm.commands import train as train_command
+from llm2slm.commands.demo import quality_kept, run, system_config
+from llm2slm.runs import Score, System
+from llm2slm.types import Conditioning, SystemKind, UserError
+
+
+def demo_config(folder):
+    config = tiny_run(folder, max_steps=2, val_every=2)
+    config.benchmark.repeats, config.benchmark.warmup, config.benchmark.prompts = 2, 0, 2
+    config.benchmark.response_tokens, config.benchmark.memory = [3], False
+    config.systems = {
+        "small": {"model": {"kind": "slm"}},
+        "guided": {"model": {"kind": "llm2slm", "conditioning": "memory"}, "optim": {"lr": 0.002}},
+    }
+    return config
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    config = demo_config(folder)
+    run(deepcopy(config), folder / "out")
+    return folder / "out", config, json.loads((folder / "out" / "result.json").read_text())
+
+
+def test_three_systems_judged_and_timed(demo):
+    folder, _, result = demo
+    assert [(s["name"], s["kind"]) for s in result["systems"]] == [
+        ("llm", "llm"), ("small", "slm"), ("guided", "llm2slm"),
+    ]  # fmt: skip
+    llm, *others = result["systems"]
+    for system in result["systems"]:
+        assert {score["n"] for score in system["quality"].values()} == {SIZES["test"]}
+        assert [row["lengths"] for row in system["speed"]] == ["test", "grid"]
+        assert (folder / system["name"] / "predictions.jsonl").is_file()
+        for row, reference in zip(system["speed"], llm["speed"], strict=True):
+            assert (row["batch"], row["prompt_tokens"]) == (reference["batch"], reference["prompt_tokens"])
+            if row["repeats"] == 1:
+                assert row["speedup"]["median"] == reference["total_ms"]["median"] / row["total_ms"]["median"]
+    assert {row["speedup"]["median"] for row in llm["speed"]} == {1.0}
+    for system in others:
+        for metric, kept in system["quality_kept"].items():
+            assert kept == system["quality"][metric]["value"] / llm["quality"][metric]["value"]
+
+
+def test_each_system_was_trained_as_its_overrides_say_and_the_same_otherwise(demo):
+    folder, config, _ = demo
+    stored = {name: runs.read_config(folder / name) for name in ("small", "guided")}
+    wanted = runs.plain(config) | {"systems": {}}
+    assert stored["small"] == wanted | {"model": wanted["model"] | {"kind": "slm"}}
+    assert stored["guided"] == wanted | {
+        "model": wanted["model"] | {"kind": "llm2slm", "conditioning": "memory"},
+        "optim": wanted["optim"] | {"lr": 0.002},
+    }
+
+
+def test_the_page_names_all_three(demo):
+    page = (demo[0] / "report.html").read_text(encoding="utf-8")
+    assert all(f">{name}<" in page for name in ("llm", "small", "guided"))
+
+
+def test_quality_kept_by_hand():
+    def system(**values):
+        return System("", "slm", {}, {name: Score(value, "", 3) for name, value in values.items()})
+
+    llm = system(bleu=40.0, chrf=0.0, rougeL=50.0)
+    assert quality_kept(system(bleu=30.0, chrf=5.0, other=1.0), llm) == {"bleu": 0.75}
+
+
+def test_a_systems_configuration_is_the_common_one_with_its_changes(tmp_path):
+    config = demo_config(tmp_path)
+    own = system_config(config, "guided")
+    assert (own.model.kind, own.model.conditioning, own.optim.lr) == (SystemKind.llm2slm, Conditioning.memory, 0.002)
+    assert own.optim.projector_lr == config.optim.projector_lr
+    assert config.model.conditioning is Conditioning.add
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c.model.llm, "name", None), r"model\.llm\.name"),
+        (lambda c: c.systems.update(llm={"model": {"kind": "slm"}}), r"systems\.llm"),
+        (lambda c: c.systems.update(other="folder"), r"systems\.other: expected overrides"),
+        (lambda c: c.systems.update(other={"modle": {"kind": "slm"}}), r"systems\.other.*modle"),
+        (lambda c: setattr(c.trainer, "devices", 2), r"trainer\.devices=2"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(train_command, "run", lambda *_: pytest.fail("trained"))
+    config = demo_config(tmp_path)
+    change(config)
+    with pytest.raises(UserError, match=message) as caught:
+        run(config, tmp_path / "out")
+    assert "\n" not in str(caught.value)

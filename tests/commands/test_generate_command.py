@@ -1,0 +1,139 @@
+"""`llm2slm generate`: a prompt, a file of lines or rows, or what is typed; against the model's own answers."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from command_line import mistake
+
+from llm2slm.cli import main
+from llm2slm.models.hybrid import LLM2SLM
+
+PREFIX = "translate English to German: "
+LIMIT = "max_new_tokens=6"
+TEXTS = ["The old teacher reads a book.", "two dogs", "it sees the little house, no?"]
+
+
+@pytest.fixture(scope="module")
+def expected(trained):
+    """Answers of the trained model, asked without the command: what the command has to say."""
+    model = LLM2SLM.from_pretrained(trained / "model")
+    answers = [model.generate_text([PREFIX + text], max_new_tokens=6)[0] for text in TEXTS]
+    assert len(set(answers)) == 3  # else an order of answers could not be told from another
+    assert all(answer.strip() for answer in answers)
+    return answers
+
+
+@pytest.fixture
+def generate(trained, tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder: its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = main(["generate", f"run={trained}", LIMIT, *arguments])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("stream", ["stream=true", "stream=false"])
+def test_a_prompt_is_answered_the_same_streamed_or_not(generate, expected, stream):
+    for text, answer in zip(TEXTS, expected, strict=True):
+        code, shown = generate(f"prompt={text}", stream)
+        assert (code, shown.removesuffix("\n")) == (0, answer)
+
+
+def test_streaming_prints_more_than_once(generate, monkeypatch):
+    from transformers import TextStreamer
+
+    written = []
+    monkeypatch.setattr(TextStreamer, "on_finalized_text", lambda self, text, stream_end=False: written.append(text))
+    prompt = f"prompt={TEXTS[0]}"
+    assert generate(prompt, "max_new_tokens=40")[0] == 0
+    assert len(written) > 1
+    pieces, written[:] = "".join(written), []
+    assert generate(prompt, "max_new_tokens=40", "stream=false")[1] == pieces + "\n"
+    assert generate(prompt, "num_beams=2")[0] == 0  # beams cannot be streamed
+    assert not written
+
+
+def test_lines_of_a_file_are_answered_in_order_empty_ones_by_empty_ones(generate, expected, tmp_path):
+    (tmp_path / "texts.txt").write_text(f"{TEXTS[0]}\n\n  {TEXTS[1]}  \n \n{TEXTS[2]}\n")
+    one_line = [" ".join(answer.splitlines()) for answer in expected]
+    lines = [one_line[0], "", one_line[1], "", one_line[2]]
+    for size in (1, 2, 32):
+        code, shown = generate("input=texts.txt", "output=out/answers.txt", f"batch_size={size}")
+        assert (code, shown) == (0, "out/answers.txt: 5 answers\n")
+        assert (tmp_path / "out" / "answers.txt").read_text("utf-8").split("\n") == [*lines, ""]
+    assert generate("input=texts.txt") == (0, "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("field", ["source", "prompt"])
+def test_rows_of_a_file_are_answered_in_order(generate, expected, tmp_path, field):
+    rows = [{field: text, "other": 1} for text in TEXTS]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert generate("input=rows.jsonl", "output=answers.jsonl")[0] == 0
+    found = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert found == [{"source": text, "prediction": answer} for text, answer in zip(TEXTS, expected, strict=True)]
+
+
+def test_what_is_typed_is_answered_until_an_empty_line(generate, expected, monkeypatch, capsys):
+    typed = f"{TEXTS[1]}\n{'long ' * 600}\n{TEXTS[0]}\n\n{TEXTS[2]}\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert generate("stream=false") == (0, f"{expected[1]}\n{expected[0]}\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(TEXTS[2]))
+    assert generate("stream=false") == (0, f"{expected[2]}\n")
+
+
+def test_the_prefix_is_the_runs_unless_given(generate, trained, expected):
+    assert generate(f"prompt={PREFIX}{TEXTS[0]}", "prefix=")[1] == expected[0] + "\n"
+    model = LLM2SLM.from_pretrained(trained / "model")
+    [bare] = model.generate_text([TEXTS[0]], max_new_tokens=6)
+    assert generate(f"prompt={TEXTS[0]}", "prefix=")[1] == bare + "\n"
+    assert bare != expected[0]
+
+
+def test_sampling_is_seeded(generate):
+    def draw(seed):
+        return generate(f"prompt={TEXTS[0]}", "do_sample=true", "temperature=2", f"seed={seed}")[1]
+
+    assert draw(1) == draw(1)
+    assert len({draw(seed) for seed in (1, 2, 3)}) > 1
+
+
+WRONG = {
+    "no such file": (["input=none.txt"], "input=none.txt: no such file"),
+    "both": (["prompt=a", "input=texts.txt"], "prompt and input are both given; give one of them"),
+    "output of a prompt": (["prompt=a", "output=b"], "output is for the answers to a file; give input=FILE with it"),
+    "no text": (["input=blank.txt"], "blank.txt: holds no text"),
+    "no JSON": (["input=bad.jsonl"], "bad.jsonl, line 2: not JSON ("),
+    "no field": (["input=field.jsonl"], "field.jsonl, line 1: no text in the field source (or prompt); has: text"),
+    "bytes": (["input=bytes.txt"], "bytes.txt: not UTF-8 text ("),
+    "beams": (["prompt=a", "num_beams=0"], "num_beams=0: must be at least 1"),
+    "temperature": (["prompt=a", "temperature=0"], "temperature=0.0 top_p=1.0: must be above 0"),
+    "prompt too long": ([f"prompt={'long ' * 600}"], "text 0: its prompt has "),
+    "line too long": (["input=long.txt", "output=answers.txt"], "long.txt, line 2: its prompt has "),
+    "model": (["run=nowhere/model/x", "prompt=a"], "model 'nowhere/model/x': no such folder"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=list(WRONG))
+def test_mistakes_are_told_in_one_line(trained, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("a\n")
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    (tmp_path / "bad.jsonl").write_text('{"source": "a"}\n{"source"\n')
+    (tmp_path / "field.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "bytes.txt").write_bytes(b"a\xff\n")
+    (tmp_path / "long.txt").write_text("short\n" + "long " * 600 + "\nshort\n")
+    run = [] if any(a.startswith("run=") for a in arguments) else [f"run={trained}"]
+    assert main(["generate", *run, *arguments]) == 2
+    assert mistake(capsys).startswith(message)
+    assert not (tmp_path / "answers.txt").exists()
+
+
+def test_a_run_must_be_named(capsys):
+    assert main(["generate", "prompt=a"]) == 2
+    assert mistake(capsys).startswith("generate needs run=DIR")

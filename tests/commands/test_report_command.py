@@ -1,0 +1,60 @@
+"""`llm2slm report`: one page and one table from the results of several runs, and nothing computed anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from command_line import files_of, mistake
+
+from llm2slm.cli import main
+
+
+@pytest.fixture
+def two(trained, tmp_path, monkeypatch):
+    """Two runs a and b; b's BLEU is another."""
+    monkeypatch.chdir(tmp_path)
+    for name, bleu in (("a", 12.25), ("b", 87.5)):
+        shutil.copytree(trained, tmp_path / name)
+        path = tmp_path / name / "result.json"
+        result = json.loads(path.read_text("utf-8"))
+        result["systems"][0]["quality"]["bleu"]["value"] = bleu
+        path.write_text(json.dumps(result), encoding="utf-8")
+    return tmp_path
+
+
+def test_two_runs_stand_side_by_side(two, capsys):
+    before = files_of(two / "a"), files_of(two / "b")
+    assert main(["report", "runs=a,b", "out=page", "title=Two runs <1>"]) == 0
+    shown = capsys.readouterr().out
+    [bleu] = [line.split() for line in shown.splitlines() if line.split()[:1] == ["BLEU"] and "kept" not in line]
+    assert [round(float(cell), 1) for cell in bleu[1:]] == [12.2, 87.5]
+    assert shown.endswith("page/report.html\n")
+    page = (two / "page" / "report.html").read_text("utf-8")
+    assert "Two runs &lt;1&gt;" in page
+    assert "Two runs <1>" not in page
+    assert page.count("87.5") >= 1
+    assert "max_steps: 2" in page  # the configuration of the runs
+    assert (files_of(two / "a"), files_of(two / "b")) == before
+
+
+def test_a_result_file_does_as_well_as_its_folder(two):
+    assert main(["report", "runs=a/result.json", "out=file"]) == 0
+    assert main(["report", "runs=a", "out=folder"]) == 0
+    assert (two / "file" / "report.html").read_text("utf-8") == (two / "folder" / "report.html").read_text("utf-8")
+
+
+def test_mistakes_are_told_in_one_line(two, capsys):
+    (two / "b" / "result.json").write_text('{"schema": 1,\n"systems": ')
+    (two / "c").mkdir()
+    wrong = {
+        "runs=[]": "report needs runs=",
+        "runs=a,nowhere": "nowhere: no such file",
+        "runs=a,c": "c/result.json: no such file",
+        "runs=a,b": "b/result.json, line 2: not JSON",
+    }
+    for argument, message in wrong.items():
+        assert main(["report", argument, "out=page"]) == 2
+        assert mistake(capsys).startswith(message)
+    assert not (two / "page").exists()

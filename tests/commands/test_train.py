@@ -1,0 +1,228 @@
+"""`train`: what it leaves in the run directory, all three kinds, two processes, Ctrl-C, and what others make of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from copy import deepcopy
+
+import pytest
+import torch
+import yaml
+from command_line import python, tiny_overrides
+from lightning import Callback
+from tiny_runs import SIZES, assert_same, build, checkpoint, curve, tiny_run, weights
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from llm2slm import runs
+from llm2slm.cli import main
+from llm2slm.commands.evaluate import run as evaluate
+from llm2slm.commands.train import run as train
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training import fit as fit_module
+from llm2slm.training.fit import build_trainer
+from llm2slm.types import UserError
+
+RESULT = {
+    "schema", "verb", "created", "command", "git_commit", "versions", "device", "seed", "config_hash", "wall_seconds",
+    "systems",
+}  # fmt: skip
+SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes"}
+
+
+def jsonl(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("train")
+
+
+@pytest.fixture(scope="module")
+def hybrid(root):
+    """Folder and configuration of a trained hybrid."""
+    config = tiny_run(root, max_steps=4, val_every=2)
+    train(deepcopy(config), root / "hybrid")
+    return root / "hybrid", config
+
+
+def test_the_run_directory_is_as_promised(hybrid):
+    folder, config = hybrid
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml", "model", "checkpoints", "metrics.csv", "predictions.jsonl", "result.json",
+    }  # fmt: skip
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == runs.plain(config)
+    rows = curve(folder)
+    assert [row["step"] for row in rows if row["train/loss"]] == ["0", "1", "2", "3"]
+    assert [row["step"] for row in rows if row["val/loss"]] == ["1", "3"]
+    assert all(row["val/chrf"] and row["val/exact_match"] for row in rows if row["val/loss"])
+
+
+def test_the_result_has_the_fields_of_the_schema(hybrid):
+    folder, config = hybrid
+    result = json.loads((folder / "result.json").read_text())
+    assert set(result) == RESULT
+    assert (result["schema"], result["verb"], result["seed"]) == (1, "train", 5)
+    assert result["config_hash"] == runs.config_hash(config)
+    (system,) = result["systems"]
+    assert set(system) == SYSTEM
+    assert (system["kind"], system["name"]) == ("llm2slm", "llm2slm")
+    model = build(config)[0]
+    trained = sum(p.numel() for p in model.projector.parameters()) + sum(p.numel() for p in model.slm.parameters())
+    read = sum(p.numel() for p in model.encoder.parameters())
+    assert system["parameters"] == {"total": trained + read, "trainable": trained}
+    for score in system["quality"].values():
+        assert set(score) == {"value", "signature", "n"}
+        assert score["n"] == SIZES["test"]
+    assert list(system["quality"]) == ["chrf", "exact_match"]
+    assert system["notes"]["optimizer_steps"] == 4
+    assert [row["step"] for row in system["curve"]] == [0, 1, 2, 3]
+
+
+def test_predictions_are_the_saved_models_in_the_order_of_the_test_split(hybrid, root):
+    folder, config = hybrid
+    rows, wanted = jsonl(folder / "predictions.jsonl"), jsonl(root / "rows" / "test.jsonl")
+    assert [(r["source"], r["target"]) for r in rows] == [(r["source"], r["target"]) for r in wanted]
+    model = LLM2SLM.from_pretrained(folder / "model")
+    answers = [model.generate_text([row["source"]], max_new_tokens=6)[0] for row in wanted]
+    assert [r["prediction"] for r in rows] == answers
+    best = checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"]
+    assert_same(weights(model), {name: best[f"model.{name}"] for name in weights(model)})
+
+
+def test_evaluate_gives_the_scores_of_the_training(hybrid, root):
+    folder, config = hybrid
+    again = deepcopy(config)
+    again.run = str(folder)
+    result = evaluate(again, root / "evaluated")
+    stored = json.loads((folder / "result.json").read_text())["systems"][0]["quality"]
+    assert runs.plain(result.systems[0].quality) == stored
+    assert (root / "evaluated" / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+
+
+def test_a_finished_run_resumed_with_more_steps_goes_on(root):
+    config = tiny_run(root, max_steps=2, val_every=1)
+    config.optim.schedule = "constant"
+    train(deepcopy(config), root / "short")
+    longer = tiny_run(root, max_steps=4, val_every=1)
+    longer.run = str(root / "short")
+    train(longer, root / "short")
+    config.trainer.max_steps = 4
+    train(config, root / "long")
+    assert curve(root / "short") == curve(root / "long")
+    both = [checkpoint(root / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("short", "long")]
+    assert_same(*both)
+
+
+@pytest.mark.parametrize("llm", ["t5", "gpt2"])
+def test_a_fine_tuned_llm_is_a_plain_folder_and_reads_for_a_hybrid(root, llm):
+    config = tiny_run(root, kind="llm", mode="none", llm=llm, max_steps=3)
+    before = {k: v.clone() for k, v in build(config)[0].slm.state_dict().items()}
+    train(config, root / f"llm_{llm}")
+    place = root / f"llm_{llm}" / "model"
+    auto = AutoModelForSeq2SeqLM if llm == "t5" else AutoModelForCausalLM
+    plain = auto.from_pretrained(place)
+    after = plain.state_dict()
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(after[key], value) for key, value in before.items())
+    best = checkpoint(root / f"llm_{llm}" / "checkpoints" / "best.ckpt")["state_dict"]
+    for key, value in after.items():
+        assert torch.equal(best[f"model.slm.{key}"], value), key
+    assert AutoTokenizer.from_pretrained(place)("the dog").input_ids
+    hybrid = tiny_run(root, llm=llm, max_steps=1)
+    hybrid.model.llm.name = str(place)
+    hybrid.callbacks.generate_rows = 0
+    result = train(hybrid, root / f"hybrid_{llm}")
+    assert result.systems[0].kind == "llm2slm"
+    loaded = LLM2SLM.from_pretrained(root / f"hybrid_{llm}" / "model")
+    reader = loaded.encoder.body.state_dict()
+    source = plain.get_encoder().state_dict() if llm == "t5" else plain.transformer.state_dict()
+    assert_same(reader, {key: source[key] for key in reader})
+
+
+def test_the_slm_alone_is_trained_by_the_same_command(root):
+    result = train(tiny_run(root, kind="slm", mode="none", slm="gpt2", max_steps=2), root / "slm")
+    assert result.systems[0].kind == "slm"
+    assert AutoModelForCausalLM.from_pretrained(root / "slm" / "model").config.n_layer == 4
+
+
+def test_bad_data_leaves_no_run_behind(root):
+    config = tiny_run(root)
+    config.data.validation = str(root / "nowhere.jsonl")
+    with pytest.raises(UserError, match=r"nowhere\.jsonl"):
+        train(config, root / "bad")
+    assert not (root / "bad").exists()
+
+
+def test_resuming_where_nothing_was_saved_is_one_line(root, tmp_path):
+    config = tiny_run(root)
+    config.run = str(tmp_path)
+    with pytest.raises(UserError, match="not a run directory"):
+        train(config, tmp_path)
+    runs.write_config(tmp_path, tiny_run(root))
+    with pytest.raises(UserError, match=r"no checkpoints/last\.ckpt to resume from"):
+        train(config, tmp_path)
+
+
+class CtrlC(Callback):
+    """Interrupts the second batch."""
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_tells_how_to_go_on_and_exits_with_130(tmp_path, tiny_llm, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    overrides = [*tiny_overrides(tiny_llm), "trainer.max_steps=3", f"hydra.run.dir={folder}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fit_module,
+            "build_trainer",
+            lambda cfg, where, callbacks, loggers: build_trainer(cfg, where, [*callbacks, CtrlC()], loggers),
+        )
+        assert main(["train", *overrides, "trainer.val_every=3"]) == 130
+    said = capsys.readouterr().err
+    assert f"llm2slm train run={folder}" in said
+    assert "Traceback" not in said
+    assert checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert not (folder / "result.json").exists()
+    assert main(["train", f"run={folder}"]) == 0
+    assert checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 3
+    assert json.loads((folder / "result.json").read_text())["systems"][0]["notes"]["optimizer_steps"] == 3
+
+
+def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path):
+    """The batches of a step on two processes are those of an accumulation window of two on one."""
+    alone = tiny_run(root, max_steps=4, val_every=2, accumulate_grad_batches=2)
+    alone.model.slm.config = {"dropout_rate": 0.0}
+    assert len(build(alone)[1].train_dataloader()) % 2 == 0, "an odd batch would be in two steps"
+    start = weights(build(alone)[0])
+    train(deepcopy(alone), tmp_path / "alone")
+    folder = tmp_path / "both"
+    overrides = [
+        "trainer=ddp_cpu", "trainer.max_steps=4", "trainer.val_every=2", "trainer.log_every_n_steps=1",
+        "trainer.progress=false", f"model.llm.name={alone.model.llm.name}", f"model.slm.name={alone.model.slm.name}",
+        "model.slm.init=pretrained", "model.slm.config={dropout_rate:0.0}", "model.conditioning=add", "data=json",
+        *(f"data.{split}={root}/rows/{split}.jsonl" for split in SIZES), "data.source=source", "data.target=target",
+        "data.batch_tokens=220", "data.eval_batch_size=4", "data.max_response_tokens=64", "task=instruction",
+        "task.metrics=[chrf,exact_match]", "task.max_new_tokens=6", "optim.warmup_steps=2", "optim.lr=3e-3",
+        "optim.projector_lr=1e-2", "callbacks.generate_rows=3", "seed=5", f"hydra.run.dir={folder}",
+    ]  # fmt: skip
+    done = python("-m", "llm2slm", "train", *overrides, cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "both"]
+    assert len(list(folder.rglob("result.json"))) == 1
+    single, double = curve(tmp_path / "alone"), curve(folder)
+    for name in ("train/loss", "val/loss", "val/chrf", "train/lr_projector"):
+        found, wanted = ([float(row[name]) for row in rows if row[name]] for rows in (double, single))
+        assert found == pytest.approx(wanted, abs=1e-5), name
+    ends = [checkpoint(f / "checkpoints" / "last.ckpt")["state_dict"] for f in (folder, tmp_path / "alone")]
+    assert ends[0].keys() == ends[1].keys()
+    off = sum(float((ends[0][f"model.{n}"] - ends[1][f"model.{n}"]).pow(2).sum()) for n in start) ** 0.5
+    way = sum(float((ends[1][f"model.{n}"] - start[n]).pow(2).sum()) for n in start) ** 0.5
+    assert off < 1e-3 * way  # Adam makes much of rounding errors where a gradient is nearly 0
+    assert (folder / "predictions.jsonl").read_text() == (tmp_path / "alone" / "predictions.jsonl").read_text()

@@ -1,0 +1,320 @@
+"""A whole fit: golden losses, exact resumption from any step, checkpoints, early stopping, what is told of failures."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback
+from tiny_runs import assert_same, build, checkpoint, curve, tiny_run, weights
+
+from llm2slm.commands.train import run as train
+from llm2slm.training import fit as fit_module
+from llm2slm.training.fit import build_trainer, fit, set_seed
+from llm2slm.training.loggers import MetricsFile
+from llm2slm.types import UserError
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+TOLERANCE = 1e-4
+
+
+def fitted(config, folder, judge=None, resume=None):
+    """A seeded fit; returns the model and what fit says of it."""
+    set_seed(config.seed)
+    model, data = build(config)
+    return model, fit(config, folder, model, data, [MetricsFile(folder)], judge, resume)
+
+
+def column(folder, name):
+    return [float(row[name]) for row in curve(folder) if row.get(name)]
+
+
+# Golden losses
+
+
+@pytest.mark.parametrize(("slm", "mode"), [("t5", "add"), ("t5", "memory"), ("gpt2", "add"), ("gpt2", "prepend")])
+def test_golden_losses(tmp_path, slm, mode):
+    """Ten losses of a seeded run, written down in tests/golden (set LLM2SLM_GOLDEN=write to write them anew)."""
+    config = tiny_run(tmp_path, slm=slm, mode=mode, max_steps=10, val_every=10)
+    off = {"t5": ["dropout_rate"], "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"]}[slm]
+    config.model.slm.config = dict.fromkeys(off, 0.0)  # its random numbers are torch's own affair
+    fitted(config, tmp_path)
+    losses = column(tmp_path, "train/loss")
+    path = GOLDEN / f"{slm}_{mode}.txt"
+    if os.environ.get("LLM2SLM_GOLDEN") == "write":
+        GOLDEN.mkdir(exist_ok=True)
+        header = (
+            f"# Training losses (nats per token) of ten steps: tiny {slm} hybrid, conditioning={mode}, no dropout, seed 5, CPU.\n"
+            f"# Tolerance {TOLERANCE}. Written by: LLM2SLM_GOLDEN=write python -m pytest tests/training/test_fit.py -k golden\n"
+        )
+        path.write_text(header + "".join(f"{loss:.6f}\n" for loss in losses), encoding="utf-8")
+    golden = [float(line) for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert len(losses) == 10
+    assert losses == pytest.approx(golden, abs=TOLERANCE)
+    assert losses[-1] < losses[0] - 0.05
+
+
+# Stopping and going on
+
+
+class StopAt(Callback):
+    """Sends this process a signal during the given batch (1-based, over all epochs), `times` times."""
+
+    def __init__(self, batch, number=signal.SIGINT, times=1):
+        self.batch, self.number, self.times, self.seen = batch, number, times, 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen += 1
+        if self.seen == self.batch:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+def interrupted(config, folder, monkeypatch, *signals):
+    """A run that gets signals; ends as the command does on Ctrl-C."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            fit_module,
+            "build_trainer",
+            lambda cfg, where, callbacks, loggers: build_trainer(cfg, where, [*callbacks, *signals], loggers),
+        )
+        train(config, folder)
+
+
+def state_of(folder):
+    """Weights, optimizer, schedule and generator in last.ckpt."""
+    saved = checkpoint(folder / "checkpoints" / "last.ckpt")
+    (optimizer,) = saved["optimizer_states"]
+    flat = {f"{i}.{k}": v for i, state in optimizer["state"].items() for k, v in state.items()}
+    return {**saved["state_dict"], **flat, "rng": saved["rng"]}, (saved["lr_schedulers"], saved["global_step"])
+
+
+def assert_runs_equal(found, wanted):
+    (tensors, rest), (wanted_tensors, wanted_rest) = state_of(found), state_of(wanted)
+    assert_same(tensors, wanted_tensors)
+    assert rest == wanted_rest
+    assert curve(found) == curve(wanted)
+    assert_same(
+        checkpoint(found / "checkpoints" / "best.ckpt")["state_dict"],
+        checkpoint(wanted / "checkpoints" / "best.ckpt")["state_dict"],
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run with dropout and accumulation; its epochs are not a multiple of its windows."""
+    root = tmp_path_factory.mktemp("whole")
+    config = tiny_run(root, max_steps=10, val_every=3, accumulate_grad_batches=2)
+    config.data.batch_tokens = 150
+    config.callbacks.patience = 50
+    train(deepcopy(config), root / "run")
+    return root, config
+
+
+def test_the_run_to_resume_has_what_makes_resuming_hard(whole):
+    root, config = whole
+    model, data = build(config)
+    batches = len(data.train_dataloader())
+    assert batches % config.trainer.accumulate_grad_batches == 1
+    assert 1 < batches < 10
+    assert any(m.p > 0 for m in model.modules() if isinstance(m, torch.nn.Dropout))
+    set_seed(config.seed)
+    other = tiny_run(root, max_steps=2, val_every=1)
+    other.model.slm.config = {"dropout_rate": 0.0}
+    fitted(other, root / "dry")
+    assert column(root / "dry", "train/loss")[1] != column(root / "run", "train/loss")[1]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 5, 6, 9, 11, 14])
+def test_stopped_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, batch):
+    root, config = whole
+    interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(batch))
+    assert not (tmp_path / "result.json").exists()
+    begun = checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
+    assert 0 < begun < config.trainer.max_steps
+    again = deepcopy(config)
+    again.run = str(tmp_path)
+    result = train(again, tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+    assert_runs_equal(tmp_path, root / "run")
+    assert (tmp_path / "predictions.jsonl").read_bytes() == (root / "run" / "predictions.jsonl").read_bytes()
+    assert (tmp_path / "config.yaml").read_bytes() == (root / "run" / "config.yaml").read_bytes()
+    assert result.systems[0].notes["optimizer_steps"] == config.trainer.max_steps
+
+
+def test_stopped_twice_in_a_moved_folder_and_by_sigterm(whole, tmp_path, monkeypatch):
+    root, config = whole
+    interrupted(deepcopy(config), tmp_path / "a", monkeypatch, StopAt(7, signal.SIGTERM))
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    again = deepcopy(config)
+    again.run = str(tmp_path / "b")
+    interrupted(again, tmp_path, monkeypatch, StopAt(4))
+    train(deepcopy(again), tmp_path)
+    assert_runs_equal(tmp_path / "b", root / "run")
+
+
+def test_a_second_signal_stops_at_once_and_the_last_validation_is_kept(whole, tmp_path, monkeypatch):
+    root, config = whole
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(8, times=2))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] < 5
+    again = deepcopy(config)
+    again.run = str(tmp_path)
+    train(again, tmp_path)
+    assert_runs_equal(tmp_path, root / "run")
+
+
+def test_the_message_names_the_command_that_goes_on(whole, tmp_path, monkeypatch, capsys):
+    interrupted(deepcopy(whole[1]), tmp_path, monkeypatch, StopAt(3))
+    said = capsys.readouterr().err
+    assert "stopping after this step" in said
+    assert f"llm2slm train run={tmp_path}" in said
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize(("slm", "mode"), [("t5", "add"), ("t5", "memory"), ("gpt2", "replace")])
+def test_checkpoints_hold_what_is_trained_and_nothing_of_the_llm(tmp_path, slm, mode):
+    config = tiny_run(tmp_path, slm=slm, mode=mode, max_steps=2, val_every=1)
+    model, _ = fitted(config, tmp_path)
+    llm = sum(p.numel() for p in model.encoder.parameters())
+    for name in ("last", "best"):
+        state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")["state_dict"]
+        assert not [key for key in state if "encoder.body" in key]
+        assert {f"model.{key}" for key in model.trainable_names()} <= state.keys()
+        size = (tmp_path / "checkpoints" / f"{name}.ckpt").stat().st_size
+        own = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert size < 4 * (3 * own + llm / 2) + 100_000  # weights and two moments; no room for the LLM
+
+
+def test_a_missing_trainable_tensor_is_an_error(tmp_path):
+    config = tiny_run(tmp_path, max_steps=1)
+    model, _ = fitted(config, tmp_path)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    saved = checkpoint(path)
+    for name in sorted(model.trainable_names())[::9]:
+        torch.save({**saved, "state_dict": {k: v for k, v in saved["state_dict"].items() if k != f"model.{name}"}}, path)
+        with pytest.raises(UserError, match=rf"checkpoint does not fit the model: tensor {name} is missing"):
+            fitted(config, tmp_path, resume=path)
+
+
+def test_the_llm_is_bit_identical_and_without_gradient_after_a_fit(tmp_path):
+    config = tiny_run(tmp_path, max_steps=3)
+    before = {k: v.clone() for k, v in build(config)[0].encoder.body.state_dict().items()}
+    model, _ = fitted(config, tmp_path)
+    assert_same(model.encoder.body.state_dict(), before)
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert not model.encoder.training
+
+
+def test_dropout_is_on_in_training_even_for_pretrained_weights(tmp_path):
+    seen = []
+    config = tiny_run(tmp_path, max_steps=2, val_every=1)
+    model, data = build(config)
+    model.slm.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    model.encoder.body.register_forward_pre_hook(lambda module, _: seen.append(("llm", module.training)))
+    fit(config, tmp_path, model, data, [MetricsFile(tmp_path)])
+    assert {True, False, ("llm", False)} == set(seen)
+
+
+def test_after_a_fit_the_model_holds_the_best_weights_not_the_last(tmp_path):
+    config = tiny_run(tmp_path, max_steps=6, val_every=1)
+    values = iter([3.0, 1.0, 5.0, 0.5, 2.0, 4.0])
+    config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
+    config.callbacks.generate_rows = 1
+    model, done = fitted(config, tmp_path, judge=lambda model, examples: {"score": next(values)})
+    best = checkpoint(Path(done.best))
+    assert best["global_step"] == 3
+    assert column(tmp_path, "val/score") == [3.0, 1.0, 5.0, 0.5, 2.0, 4.0]
+    kept = {k.removeprefix("model."): v for k, v in best["state_dict"].items()}
+    assert_same(weights(model), {k: kept[k] for k in weights(model)})
+    last = checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == 6
+    assert any(not torch.equal(last["state_dict"][f"model.{k}"], v) for k, v in weights(model).items())
+
+
+def test_the_last_step_is_validated_and_saved_whatever_the_interval(tmp_path):
+    config = tiny_run(tmp_path, max_steps=5, val_every=3)
+    _, done = fitted(config, tmp_path)
+    validated = [int(row["step"]) for row in curve(tmp_path) if row.get("val/loss")]
+    assert validated == [3, 5] or validated == [2, 4]  # Lightning counts the steps of a row from 0
+    assert checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == done.steps == 5
+
+
+# Ends of other kinds
+
+
+def test_early_stopping_stops(tmp_path):
+    config = tiny_run(tmp_path, max_steps=50, val_every=1)
+    config.callbacks.patience, config.callbacks.generate_rows = 2, 1
+    config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
+    values = iter([1.0, 2.0, 1.5, 2.0, 9.0])
+    _, done = fitted(config, tmp_path, judge=lambda model, examples: {"score": next(values)})
+    assert done.steps == 4
+    assert checkpoint(Path(done.best))["global_step"] == 2
+
+
+def test_a_monitor_that_is_never_logged_is_one_line(tmp_path):
+    config = tiny_run(tmp_path, max_steps=4, val_every=1)
+    config.callbacks.monitor, config.callbacks.patience = "val/blue", 3
+    with pytest.raises(UserError, match=r"^callbacks\.monitor=val/blue: never logged by this run; it logs val/loss$"):
+        fitted(config, tmp_path)
+    with pytest.raises(UserError, match=r"callbacks\.monitor=val/blue: .* val/loss, val/chrf, val/exact_match"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    config = tiny_run(tmp_path, max_steps=20, val_every=10)
+    config.optim.lr, config.optim.warmup_steps, config.trainer.gradient_clip_val = 1e30, 0, None
+    with pytest.raises(UserError, match=r"^training diverged: train/loss is nan at step \d+; lower optim\.lr") as caught:
+        fitted(config, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
+    config = tiny_run(tmp_path, max_steps=6, val_every=1, log_every_n_steps=100)
+    config.callbacks.generate_rows = 1
+    model, data = build(config)
+    calls = []
+
+    def judge(model, examples):
+        calls.append(0)
+        if len(calls) == 2:
+            model.slm.shared.weight.data.fill_(math.nan)
+        return {"score": 1.0}
+
+    with pytest.raises(UserError, match=r"training diverged: val/loss is nan at step 3"):
+        fit(config, tmp_path, model, data, [MetricsFile(tmp_path)], judge)
+    for name in ("last", "best"):
+        state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
+        assert state["global_step"] <= 2
+
+
+def test_an_impossible_trainer_is_one_line(tmp_path):
+    for key, value in (("precision", "7-mixed"), ("accelerator", "gpux"), ("strategy", "telepathy")):
+        config = tiny_run(tmp_path, **{key: value})
+        with pytest.raises(UserError, match="^trainer: ") as caught:
+            fitted(config, tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+def test_bf16_trains(tmp_path, slm):
+    config = tiny_run(tmp_path, slm=slm, max_steps=25, val_every=25, precision="bf16-mixed")
+    model, _ = fitted(config, tmp_path)
+    losses = column(tmp_path, "train/loss")
+    assert sum(losses[-5:]) < sum(losses[:5]) - 1.0
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    full = tiny_run(tmp_path, slm=slm, max_steps=1, val_every=1)
+    fitted(full, tmp_path / "full")
+    (first,) = column(tmp_path / "full", "train/loss")
+    assert 0 < abs(first - losses[0]) < 0.1
