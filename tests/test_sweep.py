@@ -9,7 +9,7 @@ import csv
 import json
 from pathlib import Path
 
-from command_line import mistake, replace_command, tiny_overrides
+from command_line import replace_command, tiny_overrides
 
 from llm2slm import runs
 from llm2slm.cli import main

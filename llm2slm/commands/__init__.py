@@ -23,7 +23,7 @@ def hush() -> None:
     Acts on what is imported already: call it once the command's own imports are done.
     """
     if "transformers" in sys.modules:
-        from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
         from transformers.utils.logging import disable_progress_bar
 
         silent = are_progress_bars_disabled()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.commands import train
 from llm2slm.commands.benchmark import benchmark_systems
-from llm2slm.commands.evaluate import judge_system
+from llm2slm.commands.evaluate import judge_system, limited
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
@@ -38,19 +39,22 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         raise UserError(f"systems.{LLM}: the LLM itself goes by that name; give this system another")
     if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:
         raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
+    own = {name: system_config(config, name) for name in config.systems}  # all are read before the first is trained
     runs.write_config(folder, config)
     judged: dict[str, runs.System] = {}
     places: dict[str, tuple[str, str | None]] = {LLM: (config.model.llm.name, None)}
     for number, name in enumerate(config.systems, 1):
-        own = system_config(config, name)
         console.print(f"\n[bold]{number}/{len(config.systems) + 2} Training {name}[/bold]")
-        judged[name] = train.run(own, folder / name).systems[0]
+        judged[name] = train.run(own[name], folder / name).systems[0]
         judged[name].name = name
         places[name] = (str(folder / name / "model"), None)
     console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
-    systems = {name: LLM2SLM.from_pretrained(place) for name, (place, _) in places.items()}
+    systems = {name: limited(LLM2SLM.from_pretrained(place), config.data) for name, (place, _) in places.items()}
     data = DataModule(config.data, resolve(config.task, languages(config.data)), systems[LLM].collator, config.seed)
-    judged = {LLM: judge_system(systems[LLM], data, data.task, config, folder / LLM, "test"), **judged}
+    judged = {
+        LLM: judge_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test"),
+        **judged,
+    }
     console.print(f"\n[bold]{len(config.systems) + 2}/{len(config.systems) + 2} Timing all, interleaved[/bold]")
     for timed in benchmark_systems(systems, places, data, config):
         judged[timed.name].speed = timed.speed
@@ -72,8 +76,11 @@ def system_config(config: RunConfig, name: str) -> RunConfig:
     overrides = config.systems[name]
     if not isinstance(overrides, dict):
         raise UserError(f"systems.{name}: expected overrides of the configuration, as {{model: {{kind: slm}}}}")
-    base = OmegaConf.structured(RunConfig)
-    own = OmegaConf.to_object(OmegaConf.merge(base, runs.plain(config) | {"systems": {}}, overrides))
+    base = OmegaConf.merge(OmegaConf.structured(RunConfig), runs.plain(config) | {"systems": {}})
+    try:
+        own = OmegaConf.to_object(OmegaConf.merge(base, overrides))
+    except OmegaConfBaseException as error:
+        raise UserError(f"systems.{name}: {str(error).splitlines()[0]}") from None
     assert isinstance(own, RunConfig)
     return own
 

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 
 from llm2slm import runs
-from llm2slm.config import RunConfig
+from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
 from llm2slm.data.tasks import Task, resolve
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict, prediction_rows
+from llm2slm.models.build import attach_collator
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import UserError
 
@@ -24,11 +25,11 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     started = time.perf_counter()
     if config.run is None:
         raise UserError("evaluate needs run=DIR: the run directory that `train` wrote, or a model's folder or id")
-    model = LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm)
+    model = limited(LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm), config.data)
     task = resolve(config.task, languages(config.data))
     data = DataModule(config.data, task, model.collator, config.seed)
     runs.write_config(folder, config)
-    system = judge_system(model, data, task, config, folder, config.split)
+    system = judge_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
@@ -41,19 +42,27 @@ def model_place(run: str) -> str:
     return str(inside) if inside.is_dir() else run
 
 
+def limited(model: LLM2SLM, data: DataConfig) -> LLM2SLM:
+    """The model under the configuration's limits on lengths, in place of those that it was saved with."""
+    model.config.limits = {
+        "max_prompt_tokens": data.max_prompt_tokens,
+        "max_response_tokens": data.max_response_tokens,
+        "overlong": data.overlong.value,
+    }
+    attach_collator(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
+    return model
+
+
 def judge_system(
-    model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, folder: Path, split: str, name: str = ""
+    model: LLM2SLM, data: DataModule, task: Task, *, config: RunConfig, folder: Path, split: str
 ) -> runs.System:
     """Answers a split with the task's decoding, writes `predictions.jsonl`, and scores it.
 
     Rows that the tokenizers' limits drop (data.overlong=drop) are not answered; the report of the data says how many.
     """
-    kept = {row.index for row in data.encoded(split)}
-    examples = [example for example in data.examples(split) if example.index in kept]
+    examples = data.examples(split)
     answers = predict(model, examples, task, config.data.eval_batch_size, progress=config.trainer.progress)
     rows = prediction_rows(examples, answers)
     runs.write_jsonl(folder / "predictions.jsonl", rows)
     quality = score(task.metrics, answers, [example.target for example in examples])
-    return runs.System(
-        name or model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES]
-    )
+    return runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])

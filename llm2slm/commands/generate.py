@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,13 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     model = load(config)
     arguments = decoding(config, limit)
     if config.prompt is not None:
+        check_lengths(model, [("prompt", prefix + config.prompt)])
         answer(model, config, prefix + config.prompt, arguments)
     elif texts is not None:
+        lines = enumerate(texts, 1)
+        check_lengths(
+            model, [(f"{config.input}, line {n}", prefix + text.strip()) for n, text in lines if text.strip()]
+        )
         answers = list(answer_all(model, config, prefix, texts, arguments))
         write(config, texts, answers)
     else:
@@ -122,12 +128,38 @@ def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
     return arguments
 
 
+def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
+    """Looks at all prompts before the first is answered. Of those that the model cuts to its length it tells the count.
+
+    Args:
+        prompts: where each comes from, and its text.
+
+    Raises:
+        UserError: one is longer than the model takes, and the model was not trained with data.overlong=truncate.
+    """
+    before = model.collator.counts["prompt"]
+    for place, prompt in prompts:
+        try:
+            model.collator.batch_of_texts([prompt])
+        except UserError as error:
+            raise UserError(f"{place}: {str(error).partition(': ')[2]}") from None
+    cut = model.collator.counts["prompt"] - before
+    if cut:
+        limit = model.collator.max_prompt_tokens
+        print(f"llm2slm: prompts longer than {limit} tokens, cut to that length: {cut}", file=sys.stderr)
+
+
 def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> None:
     """Prints the answer to one text, while it is written where that is possible."""
     if config.stream and config.num_beams == 1:
         from transformers import TextStreamer
 
-        streamer = TextStreamer(model.collator.slm_tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = TextStreamer(
+            model.collator.slm_tokenizer,
+            skip_prompt=True,
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,  # as `Collator.decode`
+        )
         model.generate_text([text], 1, streamer=streamer, **arguments)
     else:
         print(model.generate_text([text], 1, **arguments)[0])
@@ -135,8 +167,6 @@ def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[st
 
 def converse(model: LLM2SLM, config: GenerateConfig, prefix: str, arguments: dict[str, Any]) -> None:
     """Answers each line that is typed, until an empty one or the end of the input."""
-    import sys
-
     if sys.stdin.isatty():
         import readline  # noqa: F401  line editing and history for input()
     mark = "> " if sys.stdin.isatty() else ""
@@ -148,6 +178,7 @@ def converse(model: LLM2SLM, config: GenerateConfig, prefix: str, arguments: dic
         if not text.strip():
             return
         try:
+            check_lengths(model, [("prompt", prefix + text)])
             answer(model, config, prefix + text, arguments)
         except UserError as error:  # a text that is too long ends no session
             print(f"llm2slm: error: {error}", file=sys.stderr)
@@ -164,10 +195,7 @@ def answer_all(
     for start in track(starts, "generating", console=Console(stderr=True), transient=True):
         part = texts[start : start + config.batch_size]
         prompts = [prefix + text.strip() for text in part if text.strip()]
-        try:
-            found = iter(model.generate_text(prompts, config.batch_size, **arguments) if prompts else [])
-        except UserError as error:
-            raise UserError(f"{config.input}, lines {start + 1} to {start + len(part)}: {error}") from None
+        found = iter(model.generate_text(prompts, config.batch_size, **arguments) if prompts else [])
         yield from (next(found) if text.strip() else "" for text in part)
 
 

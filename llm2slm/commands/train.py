@@ -61,7 +61,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
         if fitted.first_process:
             model.save_pretrained(folder / "model")
-            system = judge_system(model, data, task, config, folder, split="test")
+            system = judge_system(model, data, task, config=config, folder=folder, split="test")
             system.curve = read_curve(folder / "metrics.csv")
             system.notes = training_notes(config, fitted, data)
             result.systems = [system]

@@ -8,18 +8,34 @@ import json
 import pytest
 from command_line import mistake
 
+from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.config import RunConfig
+from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import tiny_model_config
+from llm2slm.types import Overlong
 
 PREFIX = "translate English to German: "
 LIMIT = "max_new_tokens=6"
 TEXTS = ["The old teacher reads a book.", "two dogs", "it sees the little house, no?"]
 
 
+@pytest.fixture(scope="module", params=["t5", "gpt2"])
+def answering(request, tmp_path_factory):
+    """A run directory with a hybrid whose drawn weights make it say something else to each prompt."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = RunConfig(model=tiny_model_config(folder / "zoo", slm=request.param))
+    config.data.max_prompt_tokens = config.data.max_response_tokens = 200
+    build_model(config.model, config.data).save_pretrained(folder / "run" / "model")
+    runs.write_config(folder / "run", config)
+    return folder / "run"
+
+
 @pytest.fixture(scope="module")
-def expected(trained):
+def expected(answering):
     """Answers of the trained model, asked without the command: what the command has to say."""
-    model = LLM2SLM.from_pretrained(trained / "model")
+    model = LLM2SLM.from_pretrained(answering / "model")
     answers = [model.generate_text([PREFIX + text], max_new_tokens=6)[0] for text in TEXTS]
     assert len(set(answers)) == 3  # else an order of answers could not be told from another
     assert all(answer.strip() for answer in answers)
@@ -27,12 +43,12 @@ def expected(trained):
 
 
 @pytest.fixture
-def generate(trained, tmp_path, monkeypatch, capsys):
+def generate(answering, tmp_path, monkeypatch, capsys):
     """Runs the command in an empty folder: its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        code = main(["generate", f"run={trained}", LIMIT, *arguments])
+        code = main(["generate", f"run={answering}", LIMIT, *arguments])
         return code, capsys.readouterr().out
 
     return run
@@ -87,9 +103,9 @@ def test_what_is_typed_is_answered_until_an_empty_line(generate, expected, monke
     assert generate("stream=false") == (0, f"{expected[2]}\n")
 
 
-def test_the_prefix_is_the_runs_unless_given(generate, trained, expected):
+def test_the_prefix_is_the_runs_unless_given(generate, answering, expected):
     assert generate(f"prompt={PREFIX}{TEXTS[0]}", "prefix=")[1] == expected[0] + "\n"
-    model = LLM2SLM.from_pretrained(trained / "model")
+    model = LLM2SLM.from_pretrained(answering / "model")
     [bare] = model.generate_text([TEXTS[0]], max_new_tokens=6)
     assert generate(f"prompt={TEXTS[0]}", "prefix=")[1] == bare + "\n"
     assert bare != expected[0]
@@ -113,7 +129,7 @@ WRONG = {
     "bytes": (["input=bytes.txt"], "bytes.txt: not UTF-8 text ("),
     "beams": (["prompt=a", "num_beams=0"], "num_beams=0: must be at least 1"),
     "temperature": (["prompt=a", "temperature=0"], "temperature=0.0 top_p=1.0: must be above 0"),
-    "prompt too long": ([f"prompt={'long ' * 600}"], "text 0: its prompt has "),
+    "prompt too long": ([f"prompt={'long ' * 600}"], "prompt: its prompt has "),
     "line too long": (["input=long.txt", "output=answers.txt"], "long.txt, line 2: its prompt has "),
     "model": (["run=nowhere/model/x", "prompt=a"], "model 'nowhere/model/x': no such folder"),
 }
@@ -132,6 +148,18 @@ def test_mistakes_are_told_in_one_line(trained, tmp_path, monkeypatch, capsys, a
     assert main(["generate", *run, *arguments]) == 2
     assert mistake(capsys).startswith(message)
     assert not (tmp_path / "answers.txt").exists()
+
+
+def test_prompts_that_are_cut_are_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(model=tiny_model_config(tmp_path / "zoo"))
+    config.data.max_prompt_tokens, config.data.overlong = 60, Overlong.truncate
+    build_model(config.model, config.data).save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text(f"{'long ' * 99}\nshort\n{'more ' * 99}\n")
+    assert main(["generate", "run=model", "input=texts.txt", LIMIT]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.strip() == "llm2slm: prompts longer than 60 tokens, cut to that length: 2"
+    assert shown.out.count("\n") == 3
 
 
 def test_a_run_must_be_named(capsys):

@@ -20,6 +20,7 @@ from llm2slm.cli import main
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import write_tiny_t5
 from llm2slm.training import fit as fit_module
 from llm2slm.training.fit import build_trainer
 from llm2slm.types import UserError
@@ -198,7 +199,7 @@ def test_ctrl_c_saves_tells_how_to_go_on_and_exits_with_130(tmp_path, tiny_llm, 
 def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path):
     """The batches of a step on two processes are those of an accumulation window of two on one."""
     alone = tiny_run(root, max_steps=4, val_every=2, accumulate_grad_batches=2)
-    alone.model.slm.config = {"dropout_rate": 0.0}
+    alone.model.slm.name = str(write_tiny_t5(tmp_path / "zoo" / "slm", dropout=0.0))
     assert len(build(alone)[1].train_dataloader()) % 2 == 0, "an odd batch would be in two steps"
     start = weights(build(alone)[0])
     train(deepcopy(alone), tmp_path / "alone")
@@ -206,7 +207,7 @@ def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path):
     overrides = [
         "trainer=ddp_cpu", "trainer.max_steps=4", "trainer.val_every=2", "trainer.log_every_n_steps=1",
         "trainer.progress=false", f"model.llm.name={alone.model.llm.name}", f"model.slm.name={alone.model.slm.name}",
-        "model.slm.init=pretrained", "model.slm.config={dropout_rate:0.0}", "model.conditioning=add", "data=json",
+        "model.slm.init=pretrained", "model.conditioning=add", "data=json",
         *(f"data.{split}={root}/rows/{split}.jsonl" for split in SIZES), "data.source=source", "data.target=target",
         "data.batch_tokens=220", "data.eval_batch_size=4", "data.max_response_tokens=64", "task=instruction",
         "task.metrics=[chrf,exact_match]", "task.max_new_tokens=6", "optim.warmup_steps=2", "optim.lr=3e-3",
@@ -214,7 +215,7 @@ def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path):
     ]  # fmt: skip
     done = python("-m", "llm2slm", "train", *overrides, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "both"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "both", "zoo"]
     assert len(list(folder.rglob("result.json"))) == 1
     single, double = curve(tmp_path / "alone"), curve(folder)
     for name in ("train/loss", "val/loss", "val/chrf", "train/lr_projector"):

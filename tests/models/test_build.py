@@ -216,7 +216,7 @@ def test_missing_names(zoo) -> None:
     refused(with_slm(cfg, name=None, init=Init.random), r"model\.slm\.config\.model_type")
     refused(
         with_slm(replace(cfg, tokenizers=Tokenizers.offsets), name=None, init=Init.random, config=MINI_T5),
-        r"offsets needs the SLM's own tokenizer: set model\.slm\.tokenizer",
+        r"model\.slm\.name is not set, so no tokenizer is known; set it \(or model\.slm\.tokenizer\)",
     )
 
 

@@ -201,7 +201,9 @@ def test_a_missing_trainable_tensor_is_an_error(tmp_path):
     path = tmp_path / "checkpoints" / "last.ckpt"
     saved = checkpoint(path)
     for name in sorted(model.trainable_names())[::9]:
-        torch.save({**saved, "state_dict": {k: v for k, v in saved["state_dict"].items() if k != f"model.{name}"}}, path)
+        torch.save(
+            {**saved, "state_dict": {k: v for k, v in saved["state_dict"].items() if k != f"model.{name}"}}, path
+        )
         with pytest.raises(UserError, match=rf"checkpoint does not fit the model: tensor {name} is missing"):
             fitted(config, tmp_path, resume=path)
 
@@ -275,7 +277,9 @@ def test_a_monitor_that_is_never_logged_is_one_line(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     config = tiny_run(tmp_path, max_steps=20, val_every=10)
     config.optim.lr, config.optim.warmup_steps, config.trainer.gradient_clip_val = 1e30, 0, None
-    with pytest.raises(UserError, match=r"^training diverged: train/loss is nan at step \d+; lower optim\.lr") as caught:
+    with pytest.raises(
+        UserError, match=r"^training diverged: train/loss is nan at step \d+; lower optim\.lr"
+    ) as caught:
         fitted(config, tmp_path)
     assert "\n" not in str(caught.value)
 

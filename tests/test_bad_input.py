@@ -1,0 +1,115 @@
+"""What a user gets wrong, through the command line and the real commands: one line each, exit code 2, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from command_line import files_of, mistake, python, tiny_overrides
+
+from llm2slm.cli import main
+
+ROW = {"source": "the little dog", "target": "der kleine Hund"}
+LONG = {"source": "a very long way " * 60, "target": "lang"}
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """An empty folder with good files of rows, and bad ones."""
+    monkeypatch.chdir(tmp_path)
+    for split in SPLITS:
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(ROW) + "\n" for _ in range(4)))
+    good = json.dumps(ROW)
+    (tmp_path / "malformed.jsonl").write_text(f'{good}\n{good}\n{{"source": "a", "target"\n')
+    (tmp_path / "list.jsonl").write_text(f"{good}\n[1]\n")
+    (tmp_path / "wide.csv").write_text("source,target\na,b\nc,d,e\n")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "header.csv").write_text("source,target\n")
+    (tmp_path / "number.jsonl").write_text(f'{good}\n{{"source": 5, "target": "b"}}\n')
+    (tmp_path / "long.jsonl").write_text(f"{good}\n{json.dumps(LONG)}\n{good}\n")
+    (tmp_path / "text.txt").write_text("a\n")
+    return tmp_path
+
+
+def train(llm, *arguments):
+    data = ["data=json", *(f"data.{split}={split}.jsonl" for split in SPLITS)]
+    return main(["train", *tiny_overrides(llm), *data, *arguments])
+
+
+BAD = {
+    "missing file": (["data.train=none.jsonl"], "none.jsonl: no such file; give a json, jsonl, csv or parquet file"),
+    "malformed line": (["data.train=malformed.jsonl"], "malformed.jsonl, line 3: not JSON ("),
+    "malformed validation": (["data.validation=malformed.jsonl"], "malformed.jsonl, line 3: not JSON ("),
+    "no object": (["data.train=list.jsonl"], "list.jsonl, line 2: expected a JSON object, found list"),
+    "too many fields": (["data.train=wide.csv"], "wide.csv, line 3: 3 fields, but the header has 2"),
+    "empty file": (["data.train=empty.jsonl"], "empty.jsonl: the file is empty"),
+    "no rows": (["data.train=header.csv"], "header.csv: holds no rows"),
+    "no text": (["data.train=number.jsonl"], "number.jsonl, row 1 (from 0), column 'source': expected text"),
+    "kind of file": (["data.train=text.txt"], "text.txt: unsupported kind of file '.txt'"),
+    "unknown column": (
+        ["data.source=sorce"],
+        "train.jsonl: no column 'sorce' (data.source); did you mean 'source'? columns: source, target",
+    ),
+    "file not named": (["data.train=null"], "data.train is not set; with data=json give a json, jsonl, csv or parquet"),
+    "over-long prompt": (["data.train=long.jsonl"], "row 1: its prompt has "),
+    "unknown override": (["data.trian=a.jsonl"], "unknown key 'data.trian'; did you mean data.train"),
+    "unknown option": (["model/slm=t5_mni"], "no option model/slm=t5_mni; did you mean model/slm=t5_mini?"),
+    "conditioning": (
+        ["model/slm=gpt2_mini", "model.conditioning=memory"],
+        "model.conditioning=memory does not fit a decoder-only SLM",
+    ),
+    "gate": (
+        ["model.conditioning=replace", "model.projector.gate=true"],
+        "model.projector.gate=true starts z at zero, which leaves conditioning=replace nothing to read",
+    ),
+    "model": (["model.llm.name=none/such/model"], "tokenizer none/such/model: no such folder"),
+    "metric": (
+        ["callbacks.monitor=val/rouge"],
+        "callbacks.monitor=val/rouge: this run never logs it; it logs val/loss",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=list(BAD))
+def test_training_on_bad_input_touches_nothing(files, trained, tiny_llm, capsys, arguments, message):
+    """The run's folder is one in which an earlier run lies: none of it may be lost."""
+    shutil.copytree(trained, files / "run")
+    before = files_of(files)
+    assert train(tiny_llm, *arguments, "hydra.run.dir=run") == 2
+    told = mistake(capsys)
+    assert told.startswith(message) or f": {message}" in told
+    assert files_of(files) == before
+
+
+def test_one_line_is_all_that_the_terminal_shows(files, tiny_llm):
+    """In a process of its own, with what the libraries write past Python's own streams."""
+    data = ["data=json", "data.train=malformed.jsonl", "data.validation=validation.jsonl", "data.test=test.jsonl"]
+    done = python("-m", "llm2slm", "train", *tiny_overrides(tiny_llm), *data, cwd=files, HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("llm2slm: error: malformed.jsonl, line 3: not JSON (")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("way", "rows"), [("truncate", 3), ("drop", 2)])
+def test_over_long_prompts_are_counted_and_reported(files, tiny_llm, way, rows):
+    long = ["data.train=long.jsonl", "data.test=long.jsonl", f"data.overlong={way}", "data.max_prompt_tokens=100"]
+    assert train(tiny_llm, *long, "hydra.run.dir=run") == 0
+    [system] = json.loads((files / "run" / "result.json").read_text("utf-8"))["systems"]
+    for split in ("train", "test"):
+        told = system["notes"]["data"][split]
+        assert (told["rows"], told["overlong_prompts"], told["overlong"]) == (3, 1, way)
+        assert told["dropped"] == 3 - rows
+    assert system["notes"]["data"]["validation"]["overlong_prompts"] == 0
+    predictions = (files / "run" / "predictions.jsonl").read_text("utf-8").splitlines()
+    assert len(predictions) == rows
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "benchmark"])
+def test_a_run_that_is_none_is_told(files, capsys, verb):
+    assert main([verb, f"run={files}/nowhere/at/all"]) == 2
+    assert "no such folder" in mistake(capsys)
+    assert main(["train", "run=nowhere"]) == 2
+    assert mistake(capsys).startswith("nowhere: not a run directory (no config.yaml)")
+    assert files_of(files / "nowhere") == {}
