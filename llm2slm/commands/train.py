@@ -53,7 +53,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         loggers = build_loggers(config.logger, folder, config)
         judge = validation_judge(task, config.data.eval_batch_size)
         try:
-            fitted = fit(config, folder, model, data, loggers, judge, resume)
+            fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, resume=resume)
         except KeyboardInterrupt:
             if first_process() and (folder / CHECKPOINTS / LAST).is_file():
                 print(f"llm2slm: to go on: llm2slm train run={folder}", file=sys.stderr)

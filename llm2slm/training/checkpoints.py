@@ -1,4 +1,4 @@
-"""What a training leaves on disk while it runs, so that it can be stopped at any moment and go on as if it had not been.
+"""What a training leaves on disk while it runs: it can be stopped at any moment and go on as if it had not been.
 
 `last.ckpt` is written at every validation, at the end, and when the run is told to stop; `best.ckpt` when the monitored
 value improves. (Lightning's own callback writes `last` only together with `best`, and knows it by an absolute path.)
@@ -22,7 +22,7 @@ from llm2slm.types import UserError
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 
 
-class Interrupted(Exception):  # noqa: N818  nothing went wrong
+class Interrupted(Exception):
     """The run was told to stop, and has been saved."""
 
 
@@ -35,17 +35,20 @@ class Checkpoints(Checkpoint):
     Args:
         folder: `checkpoints/` of the run directory.
         cfg: monitored value, and which way is better.
+        every: optimizer steps between validations. (Lightning counts batches, and would validate in the middle of an
+            accumulation window where an epoch is no multiple of it.)
 
     Raises:
         UserError: the monitored value is never logged; or it is not finite (before anything is overwritten).
     """
 
-    def __init__(self, folder: Path, cfg: CallbacksConfig) -> None:
-        self.folder, self.monitor, self.mode = folder, cfg.monitor, cfg.mode
+    def __init__(self, folder: Path, cfg: CallbacksConfig, every: int) -> None:
+        self.folder, self.monitor, self.mode, self.every = folder, cfg.monitor, cfg.mode, every
         if self.mode not in ("min", "max"):
             raise UserError(f"callbacks.mode={self.mode}: expected min or max")
         self.best: float | None = None
         self.stop_requested = False
+        self._validated = False
         self._saved_to_stop = False
         self._handlers: dict[int, Any] = {}
 
@@ -56,7 +59,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over (from Lightning, which would stop in the middle of an accumulation window)."""
-        del trainer, pl_module
+        del pl_module
+        _validate_now(trainer, self._validated)  # Lightning asks once more when it resumes, to know where it was
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._on_signal)
@@ -82,14 +86,15 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Ends a run at its last step, or at this one if it was told to stop."""
         del pl_module, outputs, batch, batch_idx
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
-            return
-        if trainer.global_step >= trainer.max_steps:
+        stepped = not trainer.fit_loop.epoch_loop._should_accumulate()
+        due = stepped and trainer.global_step % self.every == 0
+        _validate_now(trainer, due)
+        if stepped and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more
-        if trainer.should_stop or loop.batch_progress.total.ready % int(trainer.val_check_batch or 1) == 0:
-            return  # a validation comes: saved and stopped after it, else a resumed run would leave it out
-        self._save_if_told(trainer)
+        # where a validation comes, it is saved and stopped after it: a resumed run would leave it out
+        if stepped and not due and not trainer.should_stop:
+            self._validated = False
+            self._save_if_told(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves; callbacks of this kind come last, so what the others have noted is in the file."""
@@ -97,6 +102,7 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking:
             return
         value = self._monitored(trainer)
+        self._validated = True
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
@@ -104,12 +110,12 @@ class Checkpoints(Checkpoint):
         self._save_if_told(trainer, saved=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
+        """The best value so far, and whether this step has been validated."""
+        return {"best": self.best, "validated": self._validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from that value."""
-        self.best = state_dict["best"]
+        """Goes on from there."""
+        self.best, self._validated = state_dict["best"], state_dict["validated"]
 
     def _monitored(self, trainer: Trainer) -> float:
         logged = trainer.callback_metrics
@@ -145,9 +151,15 @@ class Checkpoints(Checkpoint):
         print("\nllm2slm: stopping after this step; once more to stop at once, without saving", file=sys.stderr)
 
 
+def _validate_now(trainer: Trainer, due: bool) -> None:
+    """Makes Lightning validate after this batch, or not: it does where `val_check_batch` divides the batches so far."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+    trainer.val_check_batch = batches if due else batches + 1
+
+
 def diverged(name: str, value: float, step: int) -> str:
     """What to tell of a value that is not finite."""
     return (
-        f"training diverged: {name} is {value} at step {step}; lower optim.lr, warm up longer (optim.warmup_steps), clip "
-        "(trainer.gradient_clip_val), and use bf16 rather than fp16 (T5 overflows in it)"
+        f"training diverged: {name} is {value} at step {step}; lower optim.lr, warm up longer (optim.warmup_steps), "
+        "clip (trainer.gradient_clip_val), and use bf16 rather than fp16 (T5 overflows in it)"
     )

@@ -50,7 +50,7 @@ class GenerationQuality(Callback):
         """Generates and logs; the first process does it, the others are told."""
         if trainer.sanity_checking:
             return
-        scores = self.judge(pl_module.model, self.examples) if trainer.is_global_zero else {}  # type: ignore[arg-type]
+        scores = self.judge(pl_module.model, self.examples) if trainer.is_global_zero else {}
         scores = trainer.strategy.broadcast(scores)
         for metric, value in scores.items():
             pl_module.log(f"val/{metric}", value, prog_bar=True, rank_zero_only=False, sync_dist=False)
@@ -61,7 +61,7 @@ class TokenBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {"step": f"{trainer.global_step}/{trainer.max_steps}"} | metrics
 
@@ -81,6 +81,7 @@ def fit(
     folder: Path,
     model: LLM2SLM,
     data: DataModule,
+    *,
     loggers: list[Logger],
     judge: Judge | None = None,
     resume: Path | None = None,
@@ -101,7 +102,7 @@ def fit(
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     module = TrainingModule(model, config.optim, cfg.max_steps)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, config.callbacks)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config.callbacks, validation_interval(cfg))
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(config.callbacks))
@@ -136,24 +137,28 @@ def _run(
         raise KeyboardInterrupt
 
 
+def validation_interval(cfg: TrainerConfig) -> int:
+    """Optimizer steps between validations."""
+    return cfg.val_every or max(1, cfg.max_steps // 10)
+
+
 def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     """lightning.Trainer from our configuration.
 
     Raises:
         UserError: what Lightning says of an impossible setting.
     """
-    every = cfg.val_every or max(1, cfg.max_steps // 10)
     try:
         return Trainer(
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
             strategy=cfg.strategy,
-            precision=cfg.precision,  # type: ignore[arg-type]  # Lightning checks the word
+            precision=cfg.precision,
             max_steps=cfg.max_steps,
             max_epochs=-1,
             max_time=cfg.max_time,
-            val_check_interval=every * cfg.accumulate_grad_batches,
+            val_check_interval=1,  # in batches; `Checkpoints` decides, in steps
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             gradient_clip_val=cfg.gradient_clip_val,

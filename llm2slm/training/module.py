@@ -65,7 +65,8 @@ class TrainingModule(LightningModule):
         loss, tokens = token_cross_entropy(self.model(batch), batch.labels_BT, self.cfg.label_smoothing)
         self._step.add(loss.detach(), tokens)
         self._since_log.add(loss.detach(), tokens + batch.slm_mask_BQ.sum())
-        return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it; the true divisor is below
+        windows: int = self.trainer.accumulate_grad_batches
+        return loss * windows  # Lightning divides by it; the true divisor is below
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sum of gradients -> gradient of the token mean; called before clipping."""
@@ -144,8 +145,8 @@ class TrainingModule(LightningModule):
             shapes = [tuple(state[name].shape) if name in state else "missing" for state in (saved, own)]
             if shapes[0] != shapes[1]:
                 raise UserError(
-                    f"the checkpoint does not fit the model: tensor {name.removeprefix('model.')} is {shapes[0]} in the "
-                    f"checkpoint, {shapes[1]} in the model; resume with the configuration of the run"
+                    f"the checkpoint does not fit the model: tensor {name.removeprefix('model.')} is {shapes[0]} in "
+                    f"the checkpoint, {shapes[1]} in the model; resume with the configuration of the run"
                 )
         torch.set_rng_state(checkpoint["rng"].cpu())
         if torch.cuda.is_available() and "rng_cuda" in checkpoint:

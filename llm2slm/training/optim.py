@@ -43,7 +43,7 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig) -> AdamW:
     """AdamW over the groups."""
     optimizer = AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=True)
     # Fused, it could unscale fp16 gradients itself, for which Lightning would refuse to clip them, in bf16 as well.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch sets it like this
+    optimizer._step_supports_amp_scaling = False
     return optimizer
 
 

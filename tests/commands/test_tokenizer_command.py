@@ -27,23 +27,23 @@ def files(tmp_path, monkeypatch):
 
 
 def test_the_command_trains_the_tokenizer_that_train_would(files, tiny_llm, tmp_path, capsys):
-    assert main(["tokenizer", "data=json", "data.train=train.jsonl", f"task.prefix={PREFIX}", "vocab_size=280"]) == 0
+    assert main(["tokenizer", "data=json", "data.train=train.jsonl", f"task.prefix={PREFIX}", "vocab_size=290"]) == 0
     shown = capsys.readouterr().out
-    assert "outputs/tokenizer: 280 entries from 30 rows; " in shown
+    assert "outputs/tokenizer: 290 entries from 30 rows; " in shown
     alone = AutoTokenizer.from_pretrained("outputs/tokenizer")
     texts = [text for row in ROWS for text in (PREFIX + row["source"], row["target"])]
     tokens = sum(len(alone(text, add_special_tokens=False)["input_ids"]) for text in texts)
     assert float(shown.split("rows; ")[1].split()[0]) == pytest.approx(sum(map(len, texts)) / tokens, abs=0.005)
     assert all(alone.decode(alone(text)["input_ids"], skip_special_tokens=True) == text for text in texts)
-    # the prefix is in every prompt, so its words have become pieces
+    # of these texts only the prefix has the word
     assert "ĠGerman" in alone.get_vocab()
 
-    ordered = ["model.tokenizers=offsets", "model.slm.tokenizer=train:280", "hydra.run.dir=run"]
+    ordered = ["model.tokenizers=offsets", "model.slm.tokenizer=train:290", "hydra.run.dir=run"]
     sizes = ["data.train_size=null"]
     assert main(["train", *files, *tiny_overrides(tiny_llm), *sizes, *ordered]) == 0
     model = LLM2SLM.from_pretrained(tmp_path / "run" / "model")
     assert model.collator.slm_tokenizer.get_vocab() == alone.get_vocab()
-    assert model.slm.config.vocab_size == 280
+    assert model.slm.config.vocab_size == 290
     assert model.collator.slm_tokenizer.get_vocab() != model.collator.llm_tokenizer.get_vocab()
 
 

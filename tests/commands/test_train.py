@@ -1,4 +1,4 @@
-"""`train`: what it leaves in the run directory, all three kinds, two processes, Ctrl-C, and what others make of a run."""
+"""`train`: what it leaves in the run directory, all three kinds, two processes, Ctrl-C, what others make of a run."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_result_has_the_fields_of_the_schema(hybrid):
 
 
 def test_predictions_are_the_saved_models_in_the_order_of_the_test_split(hybrid, root):
-    folder, config = hybrid
+    folder, _ = hybrid
     rows, wanted = jsonl(folder / "predictions.jsonl"), jsonl(root / "rows" / "test.jsonl")
     assert [(r["source"], r["target"]) for r in rows] == [(r["source"], r["target"]) for r in wanted]
     model = LLM2SLM.from_pretrained(folder / "model")

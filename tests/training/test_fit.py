@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import signal
 from copy import deepcopy
@@ -28,7 +29,7 @@ def fitted(config, folder, judge=None, resume=None):
     """A seeded fit; returns the model and what fit says of it."""
     set_seed(config.seed)
     model, data = build(config)
-    return model, fit(config, folder, model, data, [MetricsFile(folder)], judge, resume)
+    return model, fit(config, folder, model, data, loggers=[MetricsFile(folder)], judge=judge, resume=resume)
 
 
 def column(folder, name):
@@ -49,9 +50,10 @@ def test_golden_losses(tmp_path, slm, mode):
     path = GOLDEN / f"{slm}_{mode}.txt"
     if os.environ.get("LLM2SLM_GOLDEN") == "write":
         GOLDEN.mkdir(exist_ok=True)
+        what = f"tiny {slm} hybrid, conditioning={mode}, no dropout, seed 5, CPU"
+        how = "LLM2SLM_GOLDEN=write python -m pytest tests/training/test_fit.py -k golden"
         header = (
-            f"# Training losses (nats per token) of ten steps: tiny {slm} hybrid, conditioning={mode}, no dropout, seed 5, CPU.\n"
-            f"# Tolerance {TOLERANCE}. Written by: LLM2SLM_GOLDEN=write python -m pytest tests/training/test_fit.py -k golden\n"
+            f"# Training losses (nats per token) of ten steps: {what}.\n# Tolerance {TOLERANCE}. Written by: {how}\n"
         )
         path.write_text(header + "".join(f"{loss:.6f}\n" for loss in losses), encoding="utf-8")
     golden = [float(line) for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
@@ -204,7 +206,7 @@ def test_a_missing_trainable_tensor_is_an_error(tmp_path):
         torch.save(
             {**saved, "state_dict": {k: v for k, v in saved["state_dict"].items() if k != f"model.{name}"}}, path
         )
-        with pytest.raises(UserError, match=rf"checkpoint does not fit the model: tensor {name} is missing"):
+        with pytest.raises(UserError, match=f"tensor {re.escape(name)} is missing"):
             fitted(config, tmp_path, resume=path)
 
 
@@ -223,7 +225,7 @@ def test_dropout_is_on_in_training_even_for_pretrained_weights(tmp_path):
     model, data = build(config)
     model.slm.register_forward_pre_hook(lambda module, _: seen.append(module.training))
     model.encoder.body.register_forward_pre_hook(lambda module, _: seen.append(("llm", module.training)))
-    fit(config, tmp_path, model, data, [MetricsFile(tmp_path)])
+    fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)])
     assert {True, False, ("llm", False)} == set(seen)
 
 
@@ -247,7 +249,7 @@ def test_the_last_step_is_validated_and_saved_whatever_the_interval(tmp_path):
     config = tiny_run(tmp_path, max_steps=5, val_every=3)
     _, done = fitted(config, tmp_path)
     validated = [int(row["step"]) for row in curve(tmp_path) if row.get("val/loss")]
-    assert validated == [3, 5] or validated == [2, 4]  # Lightning counts the steps of a row from 0
+    assert validated == [2, 4]  # Lightning counts the steps of a row from 0
     assert checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == done.steps == 5
 
 
@@ -297,7 +299,7 @@ def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
         return {"score": 1.0}
 
     with pytest.raises(UserError, match=r"training diverged: val/loss is nan at step 3"):
-        fit(config, tmp_path, model, data, [MetricsFile(tmp_path)], judge)
+        fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], judge=judge)
     for name in ("last", "best"):
         state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
         assert state["global_step"] <= 2
@@ -306,7 +308,7 @@ def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
 def test_an_impossible_trainer_is_one_line(tmp_path):
     for key, value in (("precision", "7-mixed"), ("accelerator", "gpux"), ("strategy", "telepathy")):
         config = tiny_run(tmp_path, **{key: value})
-        with pytest.raises(UserError, match="^trainer: ") as caught:
+        with pytest.raises(UserError, match=r"^trainer: ") as caught:
             fitted(config, tmp_path)
         assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What one optimizer step is: the token mean over micro-batches, windows and processes, against loops written by hand."""
+"""What one optimizer step is: the token mean over micro-batches and windows, against loops written by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Trainer
-from torch.utils.data import DataLoader
 from tiny_runs import batch_of, build, module_of, tiny_run, weights
+from torch.utils.data import DataLoader
 
 from llm2slm.training import module as training_module
 from llm2slm.training.optim import parameter_groups, schedule_factor
