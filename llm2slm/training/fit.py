@@ -111,7 +111,7 @@ def fit(
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
-    model.train()  # what comes from_pretrained is in eval mode, and Lightning leaves it there: dropout would be off
+    model.train()  # Lightning leaves a model in eval mode as it is: dropout would be off
     started = time.perf_counter()
     _run(trainer, module, data, checkpoints, resume)
     seconds = time.perf_counter() - started

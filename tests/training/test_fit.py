@@ -219,10 +219,11 @@ def test_the_llm_is_bit_identical_and_without_gradient_after_a_fit(tmp_path):
     assert not model.encoder.training
 
 
-def test_dropout_is_on_in_training_even_for_pretrained_weights(tmp_path):
+def test_dropout_is_on_in_training_whatever_mode_the_model_came_in(tmp_path):
     seen = []
     config = tiny_run(tmp_path, max_steps=2, val_every=1)
     model, data = build(config)
+    model.eval()
     model.slm.register_forward_pre_hook(lambda module, _: seen.append(module.training))
     model.encoder.body.register_forward_pre_hook(lambda module, _: seen.append(("llm", module.training)))
     fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)])
