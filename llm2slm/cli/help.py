@@ -44,9 +44,7 @@ EXAMPLES = {
     ],
     "report": ["llm2slm report runs=[outputs/a,outputs/b] out=outputs/comparison"],
     "demo": ["llm2slm demo", "llm2slm demo seed=2 hydra.run.dir=outputs/demo-2"],
-    "tokenizer": [
-        "llm2slm tokenizer data=multi30k data.root=DIR vocab_size=8000 out=tokenizers/multi30k"
-    ],
+    "tokenizer": ["llm2slm tokenizer data=multi30k data.root=DIR vocab_size=8000 out=tokenizers/multi30k"],
 }
 
 

@@ -53,9 +53,7 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
 def _tokenizer(name: str | None, side: LanguageModelConfig) -> PreTrainedTokenizerBase:
     if name is None:
         key = "llm" if isinstance(side, LLMConfig) else "slm"
-        raise UserError(
-            f"model.{key}.name is not set, so no tokenizer is known; set it (or model.{key}.tokenizer)"
-        )
+        raise UserError(f"model.{key}.name is not set, so no tokenizer is known; set it (or model.{key}.tokenizer)")
     return load_tokenizer(locate(name), side.revision)
 
 
