@@ -113,3 +113,30 @@ def test_a_run_that_is_none_is_told(files, capsys, verb):
     assert main(["train", "run=nowhere"]) == 2
     assert mistake(capsys).startswith("nowhere: not a run directory (no config.yaml)")
     assert files_of(files / "nowhere") == {}
+
+
+def test_evaluating_on_bad_data_leaves_the_run_as_it_is(files, trained, capsys):
+    shutil.copytree(trained, files / "run")
+    before = files_of(files / "run")
+    assert main(["evaluate", "run=run", "data=json", "data.test=malformed.jsonl", "hydra.run.dir=run"]) == 2
+    assert mistake(capsys).startswith("malformed.jsonl, line 3: not JSON (")
+    assert files_of(files / "run") == before
+
+
+def test_resuming_a_run_that_is_not_there_makes_no_folder(files, capsys):
+    assert main(["train", "run=nowhere"]) == 2
+    assert mistake(capsys).startswith("nowhere: not a run directory")
+    assert not (files / "nowhere").exists()
+
+
+def test_resuming_cannot_change_what_is_trained(files, trained, capsys):
+    shutil.copytree(trained, files / "run")
+    before = files_of(files / "run")
+    assert main(["train", "run=run", "optim.lr=0.5"]) == 2
+    assert mistake(capsys).startswith("run=run was begun with another optim")
+    assert files_of(files / "run") == before
+
+
+def test_missing_folder_of_a_model_is_called_that(files, capsys):
+    assert main(["train", "model.llm.name=./nowhere"]) == 2
+    assert mistake(capsys).startswith("model './nowhere': no such folder")

@@ -91,6 +91,7 @@ def resume_in_place(overrides: list[str]) -> list[str]:
     elsewhere = any(o.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for o in overrides)
     if not named or elsewhere or named[-1] == "null":
         return overrides
+    runs.read_config(Path(named[-1]))  # a wrong name is told before Hydra makes a folder of it
     return [*overrides, f"hydra.run.dir={named[-1]}"]
 
 

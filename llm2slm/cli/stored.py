@@ -15,8 +15,8 @@ from llm2slm.cli.compose import typed
 from llm2slm.cli.schema import lookup, unknown_key
 from llm2slm.config import RunConfig
 
-VERBS = ("evaluate", "benchmark")
-"""Verbs for which `run=DIR` brings DIR's configuration along (`train run=DIR` reads it itself, to resume)."""
+VERBS = ("train", "evaluate", "benchmark")
+"""Verbs for which `run=DIR` brings DIR's configuration along."""
 OWN = ("run", "llm", "split", "systems", "benchmark")
 """Keys that belong to one command and are never taken from an earlier run."""
 

@@ -28,6 +28,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     model = limited(LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm), config.data)
     task = resolve(config.task, languages(config.data))
     data = DataModule(config.data, task, model.collator, config.seed)
+    data.encoded(config.split)  # bad data is found before anything is written
     runs.write_config(folder, config)
     system = judge_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])

@@ -6,7 +6,7 @@ import csv
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from llm2slm import runs
 from llm2slm.commands.evaluate import judge_system
 from llm2slm.commands.tokenizer import train_ordered
-from llm2slm.config import RunConfig, TrainerConfig
+from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
 from llm2slm.data.tasks import Task, resolve
@@ -33,7 +33,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     """Trains a system into `folder` and tests it.
 
     With `run=DIR` an interrupted training goes on in DIR from its last checkpoint, under the configuration recorded
-    there; only `trainer.*` values given now take its place (say a larger trainer.max_steps).
+    there; `trainer.*`, `logger.*` and `callbacks.*` given now take its place (say a larger trainer.max_steps).
     """
     started, resume = time.perf_counter(), None
     if config.run is not None:
@@ -44,7 +44,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     model = build_model(config.model, config.data)
     data = DataModule(config.data, task, model.collator, config.seed)
-    for split in ("train", "validation"):  # bad data is found before anything is written
+    final = final_split(config.data)
+    for split in ("train", "validation", final):  # bad data is found before anything is written
         data.encoded(split)
     check_monitor(config, task)
     if first_process():
@@ -61,9 +62,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
         if fitted.first_process:
             model.save_pretrained(folder / "model")
-            system = judge_system(model, data, task, config=config, folder=folder, split="test")
+            system = judge_system(model, data, task, config=config, folder=folder, split=final)
             system.curve = read_curve(folder / "metrics.csv")
-            system.notes = training_notes(config, fitted, data)
+            system.notes = {"split": final, **training_notes(config, fitted, data)}
             result.systems = [system]
             log_samples(loggers, system.samples[: config.logger.samples])
             log_quality(loggers, {name: s.value for name, s in system.quality.items()})
@@ -73,21 +74,36 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
 
 def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
-    """The recorded configuration of a run that goes on, and its last checkpoint."""
+    """The configuration of a run that goes on, and its last checkpoint.
+
+    Args:
+        config: nothing but `run`: the recorded one holds; or a whole configuration, which may train longer, log or stop
+            otherwise than the recorded one, but not train something else.
+
+    Raises:
+        UserError: no checkpoint, or a configuration of another model, corpus, task, optimizer or seed.
+    """
     from omegaconf import OmegaConf
 
     last = folder / CHECKPOINTS / LAST
-    recorded = runs.read_config(folder)
+    recorded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), runs.read_config(folder)))
+    assert isinstance(recorded, RunConfig)
     if not last.is_file():
         raise UserError(f"run={folder}: no {last.relative_to(folder)} to resume from; train without run= instead")
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), recorded))
-    assert isinstance(merged, RunConfig)
-    given, usual = asdict(config.trainer), asdict(TrainerConfig())
-    for key, value in given.items():
-        if value != usual[key]:
-            setattr(merged.trainer, key, value)
-    merged.run = str(folder)
-    return merged, last
+    if replace(config, run=None) == RunConfig():
+        return replace(recorded, run=config.run), last
+    for section in ("model", "data", "task", "optim", "seed"):
+        if runs.plain(getattr(config, section)) != runs.plain(getattr(recorded, section)):
+            raise UserError(
+                f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and callbacks "
+                "only: leave the rest out, or train anew without run="
+            )
+    return config, last
+
+
+def final_split(data: DataConfig) -> str:
+    """What a trained system is scored on: the test split; validation where a user's own files have no test."""
+    return "validation" if data.name == "json" and data.test is None else "test"
 
 
 def check_monitor(config: RunConfig, task: Task) -> None:

@@ -32,8 +32,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def locate(name: str) -> str:
-    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, the rest stays."""
+    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, the rest stays.
+
+    Raises:
+        UserError: no such built-in model, or what can only be a folder is none.
+    """
     if not name.startswith(BUILTIN):
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+        if looks_local and not Path(name).is_dir():
+            raise UserError(f"model {name!r}: no such folder; give a folder with a config.json, or a Hub id")
         return name
     folder = Path(str(files("llm2slm") / "builtin_models" / name.removeprefix(BUILTIN)))
     if not (folder / "config.json").is_file():
@@ -55,9 +62,6 @@ def reading(name: str) -> Iterator[None]:
 def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """The transformers config of a Hub id or folder."""
     place = locate(name)
-    looks_local = place.startswith((".", "/", "~")) or place.count("/") > 1
-    if looks_local and not Path(place).is_dir():
-        raise UserError(f"model {name!r}: no such folder; give a folder with a config.json, or a Hub id")
     with reading(name):
         config = AutoConfig.from_pretrained(place, revision=revision)
     return _with_decoder_depth(config)
