@@ -73,7 +73,7 @@ def finished_records(folder: Path) -> list[Any]:
     """All records of a finished run. W&B's helper process may write the last ones just after `finish` has returned."""
     for _ in range(600):
         found = list(records(run_file(folder).read_bytes()))
-        if found and found[-1].WhichOneof("record_type") == "exit":
+        if any(record.WhichOneof("record_type") == "exit" for record in found):  # what follows it is bookkeeping
             return found
         time.sleep(0.1)
     raise AssertionError(f"no exit record in {run_file(folder)}: the run was never finished")
