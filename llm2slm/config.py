@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers
+from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 
 @dataclass
@@ -192,8 +192,8 @@ class CallbacksConfig:
 
     monitor: str = "val/loss"
     """Logged value that names the best checkpoint and stops early: val/loss, or val/<metric> as val/bleu."""
-    mode: str = "min"
-    """min | max: which way is better."""
+    mode: str | None = None
+    """min | max: which way is better. None: min for a loss, max for a metric."""
     patience: int | None = None
     """Validations without improvement before stopping. None: never stop early."""
     min_delta: float = 0.0
@@ -298,3 +298,51 @@ class TokenizerConfig:
     out: str = "outputs/tokenizer"
     """Folder for it; name it in model.llm.tokenizer or model.slm.tokenizer."""
     seed: int = 1
+
+
+AT_LEAST: dict[str, float] = {
+    "seed": 0,
+    "data.batch_tokens": 1,
+    "data.eval_batch_size": 1,
+    "data.max_prompt_tokens": 1,
+    "data.max_response_tokens": 1,
+    "data.workers": 0,
+    "task.max_new_tokens": 1,
+    "task.num_beams": 1,
+    "optim.lr": 0,
+    "optim.projector_lr": 0,
+    "optim.weight_decay": 0,
+    "optim.warmup_steps": 0,
+    "optim.final_lr": 0,
+    "optim.label_smoothing": 0,
+    "trainer.num_nodes": 1,
+    "trainer.max_steps": 1,
+    "trainer.val_every": 1,
+    "trainer.gradient_clip_val": 0,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.log_every_n_steps": 1,
+    "trainer.overfit_batches": 0,
+    "trainer.limit_val_batches": 1,
+    "trainer.threads": 1,
+    "callbacks.patience": 0,
+    "callbacks.generate_rows": 0,
+    "benchmark.prompts": 0,
+    "benchmark.repeats": 1,
+    "benchmark.warmup": 0,
+    "benchmark.threads": 1,
+}
+"""Numbers that have a smallest value."""
+
+
+def check_numbers(config: RunConfig) -> None:
+    """Refuses a number below its smallest value, before a library says so in its own way.
+
+    Raises:
+        UserError: names the key.
+    """
+    for key, least in AT_LEAST.items():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        if value is not None and not value >= least:  # so that nan is refused too
+            raise UserError(f"{key}={value}: must be at least {least:g}")

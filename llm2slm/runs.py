@@ -57,11 +57,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device_name() -> str:
-    """The accelerator's name, or the processor's with the cores this process may use."""
-    torch = sys.modules.get("torch")  # never imported for this alone
-    if torch is not None and torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} x{torch.cuda.device_count()}"
+def device_name(device_type: str = "cpu") -> str:
+    """The name of what models ran on: the GPU's, or the processor's with the cores this process may use.
+
+    Args:
+        device_type: of their `device`: cuda, mps or cpu.
+    """
+    if device_type == "cuda":
+        import torch  # loaded already, where a model is on a GPU
+
+        return str(torch.cuda.get_device_name())
     model = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -71,7 +76,7 @@ def device_name() -> str:
     except OSError:  # not Linux: the platform's own word stands
         pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
+    return f"{model}, {cores} cores" if device_type == "cpu" else f"{model}, {device_type}"
 
 
 def git_commit() -> str:
@@ -173,6 +178,7 @@ class Result:
     git_commit: str = field(default_factory=git_commit)
     versions: dict[str, str] = field(default_factory=versions)
     device: str = field(default_factory=device_name)
+    """What the models ran on: `device_name` of their device's type. The processor, where it is not stated."""
 
 
 def plain(value: Any) -> Any:
@@ -207,15 +213,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration of a run, as plain containers.
 
     Raises:
-        UserError: the folder is no run directory.
+        UserError: the folder is no run directory, or its configuration cannot be read.
     """
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: not a run directory (no config.yaml); give the folder that `train` wrote")
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
+        raise UserError(f"{place}: not YAML ({problem or str(error).splitlines()[0]})") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a configuration; expected keys and values")
     return loaded
+
+
+def home(run: str) -> Path | None:
+    """The run directory of a model: `run` itself, for RUN/model the RUN; None where no configuration is recorded."""
+    folder = Path(run)
+    if (folder / "config.yaml").is_file():
+        return folder
+    above = folder.resolve().parent
+    return above if folder.resolve().name == "model" and (above / "config.yaml").is_file() else None
 
 
 def write_result(folder: Path, result: Result) -> Path:
@@ -255,18 +277,37 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file.
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers from 1, without line ends (LF or CRLF) and byte-order mark.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:  # as bytes: only a newline ends a line, not U+2028 or a form feed
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, text.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start + 1}: 0x{error.object[error.start]:02x}"
+        raise UserError(f"{path}, line {number}: not UTF-8 text ({wrong}); save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON-lines file with their line numbers from 1; blank lines are skipped.
 
     Raises:
         UserError: a line is no JSON object; names the file and the line.
     """
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-            yield row
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
+        yield number, row

@@ -64,7 +64,7 @@ BAD = {
         ["model.conditioning=replace", "model.projector.gate=true"],
         "model.projector.gate=true starts z at zero, which leaves conditioning=replace nothing to read",
     ),
-    "model": (["model.llm.name=none/such/model"], "tokenizer none/such/model: no such folder"),
+    "model": (["model.llm.name=none/such/model"], "model 'none/such/model': no such folder"),
     "metric": (
         ["callbacks.monitor=val/rouge"],
         "callbacks.monitor=val/rouge: this run never logs it; it logs val/loss",
@@ -140,3 +140,21 @@ def test_resuming_cannot_change_what_is_trained(files, trained, capsys):
 def test_missing_folder_of_a_model_is_called_that(files, capsys):
     assert main(["train", "model.llm.name=./nowhere"]) == 2
     assert mistake(capsys).startswith("model './nowhere': no such folder")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.max_steps=0", "data.eval_batch_size=0", "task.num_beams=0", "optim.lr=-1", "optim.lr=nan", "seed=-1"],
+)
+def test_numbers_below_their_smallest_value(files, capsys, override):
+    assert main(["train", override]) == 2
+    key, _, value = override.partition("=")
+    assert mistake(capsys).startswith(f"{key}={float(value) if key == 'optim.lr' else value}: must be at least")
+
+
+def test_a_second_training_does_not_mix_with_the_first(files, trained, capsys):
+    shutil.copytree(trained, files / "run")
+    before = files_of(files / "run")
+    assert main(["train", "hydra.run.dir=run"]) == 2
+    assert "holds a run already" in mistake(capsys)
+    assert files_of(files / "run") == before

@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import SCHEMAS, Key, lookup, nearest, unknown_key
-from llm2slm.config import RunConfig
+from llm2slm.config import RunConfig, check_numbers
 from llm2slm.types import UserError
 
 SCHEMA_NAMES = {"generate": "generate_schema", "report": "report_schema", "tokenizer": "tokenizer_schema"}
@@ -268,6 +268,7 @@ def typed(schema: type, composed: DictConfig) -> Any:
     if isinstance(config, RunConfig):
         first, second = config.optim.betas  # OmegaConf keeps a tuple as a list
         config.optim.betas = (first, second)
+        check_numbers(config)
     return config
 
 

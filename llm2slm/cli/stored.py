@@ -1,4 +1,4 @@
-"""`run=DIR`: the configuration that a run was made with is the base, and what the command line says goes on top.
+"""`run=DIR` (or DIR/model): the configuration that a run was made with is the base, and the command line goes on top.
 
 So `llm2slm evaluate run=DIR` scores a run on its own test split, and with data=samsum on another one.
 """
@@ -27,15 +27,16 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     Raises:
         UserError: the stored file is no configuration of this version; names the key.
     """
-    if verb not in VERBS or config.run is None or not (Path(config.run) / "config.yaml").is_file():
+    folder = None if verb not in VERBS or config.run is None else runs.home(config.run)
+    if folder is None:
         return config
-    stored = runs.read_config(Path(config.run))
+    stored = runs.read_config(folder)
     chosen = [o.lstrip("+").partition("=")[0].partition("@")[0].replace("/", ".") for o in overrides]
     if "experiment" in chosen:  # an experiment may set any key: it replaces the stored configuration
         return config
     for name in flat(stored):
         if lookup(RunConfig, name) is None:
-            raise unknown_key_in(Path(config.run) / "config.yaml", name)
+            raise unknown_key_in(folder / "config.yaml", name)
     merged = OmegaConf.create(stored)
     composed = OmegaConf.create(runs.plain(config))
     for name in [*OWN, *chosen]:

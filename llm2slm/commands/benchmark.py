@@ -8,8 +8,9 @@ from copy import deepcopy
 from pathlib import Path
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import model_place
-from llm2slm.config import RunConfig
+from llm2slm.commands.evaluate import limited, limits, model_place, tell_defaults
+from llm2slm.commands.place import device_type, place
+from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
 from llm2slm.data.tasks import resolve
@@ -18,7 +19,10 @@ from llm2slm.evaluation.memory import folder_memory
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
-from llm2slm.types import SystemKind, UserError
+from llm2slm.types import Init, SystemKind, UserError
+
+Places = dict[str, tuple[str | LLMConfig, str | None]]
+"""By system: its folder and where its LLM has moved to; or for an LLM writing alone, its configuration."""
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -32,26 +36,32 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     from llm2slm.evaluation.report import terminal_table, write_report
 
     started = time.perf_counter()
-    places: dict[str, tuple[str, str | None]] = {}
+    device_type(config.trainer.accelerator)
+    for name, where in config.systems.items():
+        if not isinstance(where, str):
+            raise UserError(f"systems.{name}: give a run directory or a model's folder or id, as systems.{name}=DIR")
+    places: Places = {}
     if config.run is not None:
         model = LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm)
+        tell_defaults(config)
         places[model.kind.value] = (model_place(config.run), config.llm)
-        llm_name = config.llm or (model.config.llm or {}).get("name")
         systems = {model.kind.value: model}
-        if llm_name is not None:
-            systems = {"llm": LLM2SLM.from_pretrained(llm_name), **systems}
-            places["llm"] = (llm_name, None)
+        reader = recorded_llm(model, config.llm)
+        if reader is not None:
+            systems = {"llm": build_model(ModelConfig(kind=SystemKind.llm, llm=reader), config.data), **systems}
+            places["llm"] = (reader, None)
     else:
         systems = configured(config)
-    for name, place in config.systems.items():
-        if not isinstance(place, str):
-            raise UserError(f"systems.{name}: give a run directory or a model's folder or id, as systems.{name}=DIR")
-        systems[name] = LLM2SLM.from_pretrained(model_place(place))
-        places[name] = (model_place(place), None)
+    for name, where in config.systems.items():
+        systems[name] = LLM2SLM.from_pretrained(model_place(where))
+        places[name] = (model_place(where), None)
+    for system in systems.values():
+        place(limited(system, config.data), config.trainer.accelerator)
     task = resolve(config.task, languages(config.data))
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
     timed = benchmark_systems(systems, places, data, config)
     result = runs.Result("benchmark", config.seed, runs.config_hash(config), time.perf_counter() - started, timed)
+    result.device = runs.device_name(next(iter(systems.values())).device.type)
     runs.write_config(folder, config)
     runs.write_result(folder, result)
     written = runs.read_result(folder)
@@ -65,36 +75,60 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
     kind = config.model.kind
     systems: dict[str, LLM2SLM] = {}
     if kind is SystemKind.llm2slm:
-        alone = deepcopy(config.model)
-        alone.kind = SystemKind.llm
-        systems["llm"] = build_model(alone, config.data)
+        systems["llm"] = llm_alone(config)
     systems[kind.value] = build_model(config.model, config.data)
     return systems
 
 
+def llm_alone(config: RunConfig) -> LLM2SLM:
+    """The configured LLM, writing alone."""
+    alone = deepcopy(config.model)
+    alone.kind = SystemKind.llm
+    return build_model(alone, config.data)
+
+
+def recorded_llm(model: LLM2SLM, moved: str | None) -> LLMConfig | None:
+    """The LLM that a saved hybrid reads with: the same revision, dtype and changes; None without guidance.
+
+    Args:
+        moved: where it is now, if not where the hybrid says.
+    """
+    record = model.config.llm
+    if record is None:
+        return None if moved is None else LLMConfig(name=moved)
+    return LLMConfig(
+        name=moved or record["name"],
+        revision=record.get("revision"),
+        init=Init(record.get("init", Init.pretrained.value)),
+        config=dict(record.get("config") or {}),
+        dtype=record["dtype"],
+    )
+
+
 def benchmark_systems(
     systems: Mapping[str, LLM2SLM],
-    places: Mapping[str, tuple[str, str | None]],
+    places: Places,
     data: DataModule,
     config: RunConfig,
 ) -> list[runs.System]:
     """Times systems, the LLM first, on the test split.
 
     Args:
-        places: folder of each saved system and of its LLM where that has moved; peak memory on a CPU needs them.
+        places: where each saved system comes from; peak memory on a CPU needs it.
     """
     ordered = sorted(systems, key=lambda name: systems[name].kind is not SystemKind.llm)
     memory = folder_memory(
-        {name: locate(place) for name, (place, _) in places.items()},
+        {name: where if isinstance(where, LLMConfig) else locate(where) for name, (where, _) in places.items()},
         {name: llm for name, (_, llm) in places.items()},
         config.benchmark.threads,
+        limits(config.data),
     )
     rows = time_systems(
         {name: systems[name].eval() for name in ordered},
         data.examples("test"),
         config.benchmark,
         seed=config.seed,
-        memory=memory,
+        memory=memory if systems[ordered[0]].device.type == "cpu" else None,
         progress=config.trainer.progress,
     )
     return [

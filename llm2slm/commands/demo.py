@@ -11,14 +11,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.commands import train
-from llm2slm.commands.benchmark import benchmark_systems
-from llm2slm.commands.evaluate import judge_system, limited
+from llm2slm.commands.benchmark import Places, benchmark_systems, llm_alone
+from llm2slm.commands.evaluate import check_metrics, judge_system, limited
+from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
 from llm2slm.data.tasks import resolve
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import UserError
+from llm2slm.types import Init, Overlong, UserError
 
 LLM = "llm"
 
@@ -33,23 +34,21 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     from llm2slm.evaluation.report import terminal_table, write_report
 
     started, console = time.perf_counter(), Console()
-    if config.model.llm.name is None:
-        raise UserError("demo compares with the LLM: set model.llm.name")
-    if LLM in config.systems:
-        raise UserError(f"systems.{LLM}: the LLM itself goes by that name; give this system another")
-    if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:
-        raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
-    own = {name: system_config(config, name) for name in config.systems}  # all are read before the first is trained
+    own = check(config)
     runs.write_config(folder, config)
     judged: dict[str, runs.System] = {}
-    places: dict[str, tuple[str, str | None]] = {LLM: (config.model.llm.name, None)}
+    places: Places = {}
     for number, name in enumerate(config.systems, 1):
         console.print(f"\n[bold]{number}/{len(config.systems) + 2} Training {name}[/bold]")
         judged[name] = train.run(own[name], folder / name).systems[0]
         judged[name].name = name
         places[name] = (str(folder / name / "model"), None)
     console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
-    systems = {name: limited(LLM2SLM.from_pretrained(place), config.data) for name, (place, _) in places.items()}
+    systems = {LLM: llm_alone(config)}
+    systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in own}
+    for system in systems.values():
+        place(system, config.trainer.accelerator)
+    places[LLM] = (config.model.llm, None)
     data = DataModule(config.data, resolve(config.task, languages(config.data)), systems[LLM].collator, config.seed)
     judged = {
         LLM: judge_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test"),
@@ -58,9 +57,10 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     console.print(f"\n[bold]{len(config.systems) + 2}/{len(config.systems) + 2} Timing all, interleaved[/bold]")
     for timed in benchmark_systems(systems, places, data, config):
         judged[timed.name].speed = timed.speed
-    for system in judged.values():
-        system.quality_kept = quality_kept(system, judged[LLM])
+    for trained in judged.values():
+        trained.quality_kept = quality_kept(trained, judged[LLM])
     result = runs.Result("demo", config.seed, runs.config_hash(config), 0.0, list(judged.values()))
+    result.device = runs.device_name(systems[LLM].device.type)
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
     written = runs.read_result(folder)
@@ -69,6 +69,34 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     console.print(terminal_table([written]))
     console.print(f"{page} ({result.wall_seconds:.0f} s in all)")
     return result
+
+
+def check(config: RunConfig) -> dict[str, RunConfig]:
+    """What cannot be compared is refused before the first system is trained. Returns each system's configuration.
+
+    Raises:
+        UserError: names the key.
+    """
+    if config.model.llm.name is None:
+        raise UserError("demo compares with the LLM: set model.llm.name")
+    if config.model.llm.init is not Init.pretrained:
+        raise UserError(f"demo compares with a trained LLM; model.llm.init={config.model.llm.init}: use pretrained")
+    if LLM in config.systems:
+        raise UserError(f"systems.{LLM}: the LLM itself goes by that name; give this system another")
+    if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:
+        raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
+    device_type(config.trainer.accelerator)
+    own = {name: system_config(config, name) for name in config.systems}
+    for each in (config, *own.values()):
+        if each.data.overlong is Overlong.drop:
+            raise UserError(
+                "demo compares on the same rows; with data.overlong=drop tokenizers may drop different ones: "
+                "use data.overlong=truncate"
+            )
+        if train.final_split(each.data) != "test":
+            raise UserError("demo compares on the test split: set data.test")
+        check_metrics(resolve(each.task, languages(each.data)))
+    return own
 
 
 def system_config(config: RunConfig, name: str) -> RunConfig:
@@ -86,9 +114,9 @@ def system_config(config: RunConfig, name: str) -> RunConfig:
 
 
 def quality_kept(system: runs.System, llm: runs.System) -> dict[str, float]:
-    """Each metric over the LLM's."""
+    """Each metric over the LLM's, where both were computed over as many rows."""
     return {
         metric: score.value / llm.quality[metric].value
         for metric, score in system.quality.items()
-        if metric in llm.quality and llm.quality[metric].value
+        if metric in llm.quality and llm.quality[metric].value and llm.quality[metric].n == score.n
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from llm2slm import runs
-from llm2slm.config import DataConfig, RunConfig
+from llm2slm.commands.place import device_type, place
+from llm2slm.config import DataConfig, RunConfig, TaskConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
 from llm2slm.data.tasks import Task, resolve
@@ -25,13 +28,18 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     started = time.perf_counter()
     if config.run is None:
         raise UserError("evaluate needs run=DIR: the run directory that `train` wrote, or a model's folder or id")
-    model = limited(LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm), config.data)
     task = resolve(config.task, languages(config.data))
+    check_metrics(task)
+    device_type(config.trainer.accelerator)
+    model = limited(LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm), config.data)
+    tell_defaults(config)
+    place(model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written
     runs.write_config(folder, config)
     system = judge_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
+    result.device = runs.device_name(model.device.type)
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
     return result
@@ -43,15 +51,38 @@ def model_place(run: str) -> str:
     return str(inside) if inside.is_dir() else run
 
 
+def check_metrics(task: Task) -> None:
+    """Refuses a metric that is not known, before anything is loaded or trained."""
+    score(task.metrics, ["x"], ["x"])
+
+
+def tell_defaults(config: RunConfig) -> None:
+    """Says which corpus and prefix are used where neither the model nor the user names one."""
+    if config.run is None or runs.home(config.run) is not None:
+        return
+    if config.data == DataConfig() and config.task == TaskConfig():
+        data, task = config.data, resolve(config.task, languages(config.data))
+        print(
+            f"llm2slm: {config.run} records no corpus: using data={data.name} (data.corpus={data.corpus}) with "
+            f"task.prefix={task.prefix!r}",
+            file=sys.stderr,
+        )
+
+
 def limited(model: LLM2SLM, data: DataConfig) -> LLM2SLM:
     """The model under the configuration's limits on lengths, in place of those that it was saved with."""
-    model.config.limits = {
+    model.config.limits = limits(data)
+    attach_collator(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
+    return model
+
+
+def limits(data: DataConfig) -> dict[str, Any]:
+    """The configuration's limits on lengths as a model records them."""
+    return {
         "max_prompt_tokens": data.max_prompt_tokens,
         "max_response_tokens": data.max_response_tokens,
         "overlong": data.overlong.value,
     }
-    attach_collator(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
-    return model
 
 
 def judge_system(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2slm import runs
 from llm2slm.commands import hush
@@ -14,6 +15,8 @@ from llm2slm.types import UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
+
+SectionT = TypeVar("SectionT")
 
 MAX_NEW_TOKENS = 128
 """Response tokens at most where neither the user nor the run says it."""
@@ -28,23 +31,24 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     texts = check(config)
     prefix, limit = defaults(config)
     model = load(config)
+    if config.prefix is None and runs.home(str(config.run)) is None:
+        print(f"llm2slm: {config.run} records no prefix: none is used; prefix=TEXT sets one", file=sys.stderr)
     arguments = decoding(config, limit)
     if config.prompt is not None:
         check_lengths(model, [("prompt", prefix + config.prompt)])
         answer(model, config, prefix + config.prompt, arguments)
     elif texts is not None:
-        lines = enumerate(texts, 1)
         check_lengths(
-            model, [(f"{config.input}, line {n}", prefix + text.strip()) for n, text in lines if text.strip()]
+            model, [(f"{config.input}, line {n}", prefix + text.strip()) for n, text in texts if text.strip()]
         )
-        answers = list(answer_all(model, config, prefix, texts, arguments))
-        write(config, texts, answers)
+        lines = [text for _, text in texts]
+        write(config, lines, list(answer_all(model, config, prefix, lines, arguments)))
     else:
         converse(model, config, prefix, arguments)
 
 
-def check(config: GenerateConfig) -> list[str] | None:
-    """What is wrong is said before the model is loaded. Returns the texts of `input`, if there is one."""
+def check(config: GenerateConfig) -> list[tuple[int, str]] | None:
+    """What is wrong is said before the model is loaded. Returns the texts of `input` by line, if there is one."""
     if config.run is None:
         raise UserError("generate needs run=DIR: a run directory, a model's folder or Hub id, or builtin/llm")
     if config.prompt is not None and config.input is not None:
@@ -57,28 +61,41 @@ def check(config: GenerateConfig) -> list[str] | None:
             raise UserError(f"{name}={value}: must be at least 1")
     if config.temperature <= 0 or not 0 < config.top_p <= 1:
         raise UserError(f"temperature={config.temperature} top_p={config.top_p}: must be above 0, and top_p at most 1")
+    if config.output is not None:
+        check_writable(Path(config.output))
     return None if config.input is None else read(Path(config.input))
 
 
-def read(path: Path) -> list[str]:
-    """The texts of a file: the `source` (or `prompt`) of .jsonl rows, else its lines."""
+def check_writable(path: Path) -> None:
+    """Refuses an output that could not be written once all is answered; makes nothing."""
+    if path.is_dir():
+        raise UserError(f"output={path}: is a folder; give a file")
+    home = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if not home.is_dir():
+        raise UserError(f"output={path}: {home} is no folder")
+    if not os.access(path if path.exists() else home, os.W_OK):
+        raise UserError(f"output={path}: no permission to write there")
+
+
+def read(path: Path) -> list[tuple[int, str]]:
+    """The texts of a file with their line numbers: the `source` (or `prompt`) of .jsonl rows, else its lines.
+
+    A blank line of a .jsonl file is no row; one of a plain file is an empty text, which gets an empty answer.
+    """
     if not path.is_file():
         raise UserError(f"input={path}: no such file")
     if path.suffix != ".jsonl":
-        try:
-            texts = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        texts = list(runs.read_lines(path))
     else:
         texts = []
-        for number, row in enumerate(runs.read_jsonl(path), 1):
+        for number, row in runs.read_jsonl(path):
             text = row.get("source", row.get("prompt"))
             if not isinstance(text, str):
                 raise UserError(
                     f"{path}, line {number}: no text in the field source (or prompt); has: {', '.join(row)}"
                 )
-            texts.append(text)
-    if not any(text.strip() for text in texts):
+            texts.append((number, text))
+    if not any(text.strip() for _, text in texts):
         raise UserError(f"{path}: holds no text")
     return texts
 
@@ -89,10 +106,9 @@ def defaults(config: GenerateConfig) -> tuple[str, int]:
     from llm2slm.data.tasks import resolve
 
     prefix, limit = config.prefix, config.max_new_tokens
-    home = Path(str(config.run))
-    if (home / "config.yaml").is_file() and (prefix is None or limit is None):
-        stored = runs.read_config(home)
-        task = resolve(TaskConfig(**stored.get("task", {})), languages(DataConfig(**stored.get("data", {}))))
+    home = runs.home(str(config.run))
+    if home is not None and (prefix is None or limit is None):
+        task = resolve(recorded(home, "task", TaskConfig), languages(recorded(home, "data", DataConfig)))
         if prefix is None and task.prefixes:
             named = ", ".join(f"{name}: {text!r}" for name, text in task.prefixes)
             raise UserError(f"run={home} was trained on several tasks; say which by prefix=TEXT ({named})")
@@ -101,19 +117,40 @@ def defaults(config: GenerateConfig) -> tuple[str, int]:
     return prefix or "", limit or MAX_NEW_TOKENS
 
 
+def recorded(home: Path, section: str, schema: type[SectionT]) -> SectionT:
+    """A section of a run's configuration.
+
+    Raises:
+        UserError: it does not fit the schema; names the file and the section.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    values = runs.read_config(home).get(section) or {}
+    place = f"{home / 'config.yaml'}: {section}"
+    if not isinstance(values, dict):
+        raise UserError(f"{place}: expected keys and values, found {values!r}")
+    try:
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
+    assert isinstance(found, schema)
+    return found
+
+
 def load(config: GenerateConfig) -> LLM2SLM:
     """The model, on the GPU where there is one."""
     import torch
 
     from llm2slm.commands.evaluate import model_place
+    from llm2slm.commands.place import place
     from llm2slm.models.hybrid import LLM2SLM
 
     hush()
     torch.manual_seed(config.seed)
     model: LLM2SLM = LLM2SLM.from_pretrained(model_place(str(config.run)), llm=config.llm)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    return model
+    return place(model, "auto")
 
 
 def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llm2slm import runs
-from llm2slm.commands.evaluate import judge_system
+from llm2slm.commands.evaluate import check_metrics, judge_system
+from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -26,7 +25,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
 from llm2slm.training.fit import Fitted, Judge, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
-from llm2slm.types import Example, UserError
+from llm2slm.types import Conditioning, Example, UserError
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -41,6 +40,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         config, resume = resumed(config, folder)
     set_seed(config.seed)
     task = resolve(config.task, languages(config.data))
+    check_metrics(task)
+    device_type(config.trainer.accelerator)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     model = build_model(config.model, config.data)
     data = DataModule(config.data, task, model.collator, config.seed)
@@ -48,6 +49,11 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for split in ("train", "validation", final):  # bad data is found before anything is written
         data.encoded(split)
     check_monitor(config, task)
+    check_room(model, data, final)
+    if config.callbacks.generate_rows:
+        check_room(model, data, "validation", config.callbacks.generate_rows)
+    if resume is None:
+        refuse_used(folder)
     if first_process():
         runs.write_config(folder, replace(config, run=None))
     with finish_loggers():
@@ -62,6 +68,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
         if fitted.first_process:
             model.save_pretrained(folder / "model")
+            place(model, config.trainer.accelerator)  # Lightning leaves it on the processor
+            result.device = runs.device_name(model.device.type)
             system = judge_system(model, data, task, config=config, folder=folder, split=final)
             system.curve = read_curve(folder / "metrics.csv")
             system.notes = {"split": final, **training_notes(config, fitted, data)}
@@ -71,6 +79,20 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             result.wall_seconds = time.perf_counter() - started
             runs.write_result(folder, result)
     return result
+
+
+def refuse_used(folder: Path) -> None:
+    """Two runs in one folder would mix their curves, and leave one's model beside the other's configuration.
+
+    Raises:
+        UserError: the folder holds a run.
+    """
+    used = [name for name in (CHECKPOINTS, "result.json", "metrics.csv") if (folder / name).exists()]
+    if used and first_process():
+        raise UserError(
+            f"{folder}: holds a run already ({used[0]}); go on with it by run={folder}, or write to another folder by "
+            "hydra.run.dir=DIR"
+        )
 
 
 def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
@@ -95,8 +117,8 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
     for section in ("model", "data", "task", "optim", "seed"):
         if runs.plain(getattr(config, section)) != runs.plain(getattr(recorded, section)):
             raise UserError(
-                f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and callbacks "
-                "only: leave the rest out, or train anew without run="
+                f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
+                "callbacks only: leave the rest out, or train anew without run="
             )
     return config, last
 
@@ -114,6 +136,29 @@ def check_monitor(config: RunConfig, task: Task) -> None:
         raise UserError(
             f"callbacks.monitor={config.callbacks.monitor}: this run never logs it; it logs {', '.join(known)}"
         )
+
+
+def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
+    """Refuses answers that would run past the SLM's position embeddings, before anything is trained.
+
+    Args:
+        split: what will be answered; rows: how many of it, from the first; None: all.
+
+    Raises:
+        UserError: names the row whose answer has no room.
+    """
+    positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return
+    for row in data.encoded(split)[:rows]:
+        read = len(row.slm) if model.decoder_only else 0
+        if model.decoder_only and model.conditioning is Conditioning.prepend:
+            read += len(row.slm if row.llm is None else row.llm)
+        if read + data.task.max_new_tokens > positions:
+            raise UserError(
+                f"task.max_new_tokens={data.task.max_new_tokens} behind the prompt of {split} row {row.index} "
+                f"({read} tokens) exceeds the SLM's {positions} positions; at most {max(positions - read, 0)} fit"
+            )
 
 
 def validation_judge(task: Task, batch_size: int) -> Judge:
@@ -141,5 +186,4 @@ def training_notes(config: RunConfig, fitted: Fitted, data: DataModule) -> dict[
         "lr": config.optim.lr,
         "projector_lr": config.optim.projector_lr,
         "data": data.report(),
-        "config": yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True),
     }

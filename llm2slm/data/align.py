@@ -7,24 +7,34 @@ Rules, for the row of an SLM token q over the LLM tokens p:
 3. q is a special token behind the text: the LLM's last token if that is one too, else nothing (a row of zeros).
    In front of the text: the LLM's first token, likewise.
 4. the LLM's tokenizer sees no text at all: as rule 3 says of a token behind the text.
+5. the LLM's prompt was cut short, and q lies wholly in what was cut: nothing (a row of zeros), before rules 2 and 4.
+   The LLM has not read those characters; its last token says nothing about them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+END = sys.maxsize
+"""Behind every character of a text."""
+
 
 @dataclass(frozen=True)
 class Spans:
-    """Where each token lies: characters [start, end) of the text; special ones (not of the text) lie nowhere."""
+    """Where each token lies: characters [start, end) of the text; special ones (not of the text) lie nowhere.
+
+    `cut`: characters of which `take` left the tokens out; all up to the next token that is left, or to the end.
+    """
 
     start: list[int]
     end: list[int]
     special: list[bool]
+    cut: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> Spans:
@@ -32,9 +42,15 @@ class Spans:
         return cls([a for a, _ in offsets], [b for _, b in offsets], [bool(s) for s in special])
 
     def take(self, positions: Sequence[int]) -> Spans:
-        """Those of the named tokens."""
+        """Those of the named tokens, in order, with at most one gap in the numbers."""
+        first = next((n for n, i in enumerate(positions) if n != i), len(positions))  # behind the gap
+        before, behind = ([i for i in part if not self.special[i]] for part in (positions[:first], positions[first:]))
+        cut = (max((self.end[i] for i in before), default=0), min((self.start[i] for i in behind), default=END))
         return Spans(
-            [self.start[i] for i in positions], [self.end[i] for i in positions], [self.special[i] for i in positions]
+            [self.start[i] for i in positions],
+            [self.end[i] for i in positions],
+            [self.special[i] for i in positions],
+            self.cut if len(positions) == len(self) else cut,
         )
 
     def __len__(self) -> int:
@@ -52,7 +68,7 @@ class Spans:
 
 
 def alignment(slm: Spans, llm: Spans) -> Tensor:
-    """align_QP, float32: rows of weights over the LLM's tokens, each summing to 1 or (rules 3 and 4) to 0."""
+    """align_QP, float32: rows of weights over the LLM's tokens, each summing to 1 or (rules 3 to 5) to 0."""
     start_Q1, end_Q1 = torch.tensor(slm.start)[:, None], torch.tensor(slm.end)[:, None]
     start_P, end_P = torch.tensor(llm.start), torch.tensor(llm.end)
     text_P = ~torch.tensor(llm.special, dtype=torch.bool) & (end_P > start_P)
@@ -62,6 +78,8 @@ def alignment(slm: Spans, llm: Spans) -> Tensor:
 
     special_Q = torch.tensor(slm.special, dtype=torch.bool)
     for q in torch.nonzero(~special_Q & ~overlap_QP.any(1)).flatten().tolist():
+        if llm.cut and llm.cut[0] <= slm.start[q] and slm.end[q] <= llm.cut[1]:
+            continue
         if text_P.any():
             gap_P = torch.maximum(start_Q1[q], start_P) - torch.minimum(end_Q1[q], end_P)
             gap_P = torch.where(text_P, gap_P, torch.iinfo(torch.int64).max)

@@ -50,7 +50,8 @@ class Collator:
         slm_tokenizer: the writer's; prompts and responses.
         llm_tokenizer: the reader's; None without an LLM; the same object where the two are shared.
         align: give `Batch.align_BQP` (two tokenizers only).
-        decoder_only: the writer is: pad prompts on the left, and mark the prompt's end.
+        decoder_only: the writer is: pad its prompts on the left (a reader with a tokenizer of its own always has
+            them padded on the right, where absolute positions stay right), and mark the prompt's end.
         max_prompt_tokens: of either tokenizer, special tokens included.
         max_response_tokens: eos included.
         overlong: error, truncate or drop. Counted in `counts` ("prompt", "response") in any case.
@@ -224,7 +225,7 @@ class Collator:
             return Batch(slm_ids_BQ, slm_mask_BQ)
         if self.shared:
             return Batch(slm_ids_BQ, slm_mask_BQ, slm_ids_BQ, slm_mask_BQ)
-        llm_ids_BP, llm_mask_BP = _padded([row.llm or [] for row in rows], self._llm_pad_id, left)
+        llm_ids_BP, llm_mask_BP = _padded([row.llm or [] for row in rows], self._llm_pad_id, left=False)
         align_BQP = None
         if self.align:
             q_max, p_max = slm_ids_BQ.shape[1], llm_ids_BP.shape[1]
@@ -233,8 +234,8 @@ class Collator:
                 assert row.slm_spans is not None and row.llm_spans is not None
                 align_QP = alignment(row.slm_spans, row.llm_spans)
                 q, p = align_QP.shape
-                q0, p0 = (q_max - q, p_max - p) if left else (0, 0)
-                align_BQP[b, q0 : q0 + q, p0 : p0 + p] = align_QP
+                q0 = q_max - q if left else 0
+                align_BQP[b, q0 : q0 + q, :p] = align_QP
         return Batch(slm_ids_BQ, slm_mask_BQ, llm_ids_BP, llm_mask_BP, align_BQP)
 
 

@@ -35,7 +35,7 @@ class Corpus:
         test: its test file, without suffix; `{other}` stands for the language that is not English.
         source: default column of the source text.
         target: default column of the target text.
-        hub: nearest data set on the Hub.
+        hub: nearest data set on the Hub, for who has no local copy.
         languages: language codes of source and target, where the columns' names are not they.
     """
 
@@ -68,7 +68,7 @@ def load_rows(config: DataConfig, split: str, seed: int) -> list[dict[str, str]]
         seed: of a built-in corpus; others do not depend on it.
 
     Returns:
-        Rows with keys source and target, and task where the corpus has such a column.
+        Rows with keys source and target, and task where the corpus has such a column and the row a text in it.
 
     Raises:
         UserError: anything wrong with the corpus or a file of it; names the file, and the line, row or column.
@@ -150,7 +150,10 @@ def _local(config: DataConfig, split: str, size: int | None) -> list[dict[str, s
         near = _nearest(config.name, known)
         raise UserError(f"data={config.name}: unknown corpus; did you mean {near}? ({', '.join(known)})")
     if config.root is None:
-        raise UserError(f"data={config.name}: set data.root=DIR, the folder that holds {config.name}/")
+        hub = f"; or, with its own columns as data.source and data.target: data=hub data.path={corpus.hub}"
+        raise UserError(
+            f"data={config.name}: set data.root=DIR, the folder that holds {config.name}/{hub if corpus.hub else ''}"
+        )
     folder = Path(config.root) / config.name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; data.root={config.root} must hold {config.name}/")
@@ -161,7 +164,7 @@ def _local(config: DataConfig, split: str, size: int | None) -> list[dict[str, s
 
 
 def _texts(table: datasets.Dataset, label: str, source: str, target: str, size: int | None) -> list[dict[str, str]]:
-    """The two columns (and `task`, where there is one) as rows, each value checked to be text."""
+    """The two columns as rows, each value checked to be text; and `task`, where it is one (only mixtures need it)."""
     names = list(table.column_names)
     for key, name in (("source", source), ("target", target)):
         if name not in names:
@@ -171,14 +174,14 @@ def _texts(table: datasets.Dataset, label: str, source: str, target: str, size: 
             )
     if len(table) == 0:
         raise UserError(f"{label}: holds no rows")
-    wanted = {"source": source, "target": target}
-    if "task" in names and table.features["task"] == datasets.Value("string"):
-        wanted["task"] = "task"
-    table = table.select_columns(sorted(set(wanted.values())))
-    columns: dict[str, list[Any]] = table[: size or len(table)]
-    for name in wanted.values():
+    kept = {source, target} | ({"task"} & set(names))
+    columns: dict[str, list[Any]] = table.select_columns(sorted(kept))[: size or len(table)]
+    for name in (source, target):
         for number, value in enumerate(columns[name]):
             if not isinstance(value, str):
                 raise UserError(no_text(label, number, name, value))
-    keys = tuple(wanted)
-    return [dict(zip(keys, row, strict=True)) for row in zip(*(columns[wanted[key]] for key in keys), strict=True)]
+    rows = [{"source": a, "target": b} for a, b in zip(columns[source], columns[target], strict=True)]
+    for row, task in zip(rows, columns.get("task", ()), strict=False):
+        if isinstance(task, str):
+            row["task"] = task
+    return rows

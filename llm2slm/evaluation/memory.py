@@ -14,32 +14,46 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from llm2slm.config import DataConfig, LLMConfig, ModelConfig
 from llm2slm.evaluation.benchmark import Memory
-from llm2slm.types import UserError
+from llm2slm.runs import plain
+from llm2slm.types import Init, SystemKind, UserError
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
 
 
 def peak_memory_mb(
-    folder: str | Path, llm: str | None, prompts: Sequence[str], response_tokens: int, threads: int | None = None
+    folder: str | Path | LLMConfig,
+    llm: str | None,
+    prompts: Sequence[str],
+    response_tokens: int,
+    threads: int | None = None,
+    *,
+    limits: dict[str, Any] | None = None,
 ) -> float:
     """Peak resident memory, in megabytes (1e6 bytes), of loading a system and answering one batch.
 
     Args:
-        folder: what `LLM2SLM.from_pretrained` reads.
+        folder: what `LLM2SLM.from_pretrained` reads; or the configuration of an LLM that is to write alone.
         llm: where its LLM is, if not where it says.
         prompts: one batch.
         response_tokens: tokens forced on every row.
         threads: CPU threads; None: torch's own choice.
+        limits: on lengths, as `LLM2SLMConfig.limits`; None: those that the system was saved with.
 
     Raises:
         UserError: the process failed; its last line is passed on.
     """
     request = {
-        "folder": str(folder),
+        "folder": plain(folder) if isinstance(folder, LLMConfig) else str(folder),
         "llm": llm,
         "prompts": list(prompts),
         "response_tokens": response_tokens,
         "threads": threads,
+        "limits": limits,
     }
     package_home = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH")]))
@@ -54,16 +68,20 @@ def peak_memory_mb(
     lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
     if done.returncode:
         why = f"its peak memory could not be measured ({lines[-1]})"
-        raise UserError(f"{folder}: {why}; benchmark.memory=false skips it")
+        named = folder.name if isinstance(folder, LLMConfig) else folder
+        raise UserError(f"{named}: {why}; benchmark.memory=false skips it")
     return float(json.loads(lines[-1])["peak_mb"])
 
 
 def folder_memory(
-    folders: Mapping[str, str | Path], llms: Mapping[str, str | None] | None = None, threads: int | None = None
+    folders: Mapping[str, str | Path | LLMConfig],
+    llms: Mapping[str, str | None] | None = None,
+    threads: int | None = None,
+    limits: dict[str, Any] | None = None,
 ) -> Memory:
     """What `time_systems` takes: peak memory of the systems that have a folder, None for the others.
 
-    Measured once per system, prompts and length.
+    Measured once per system, prompts and length. The arguments are those of `peak_memory_mb`, by system.
     """
     known: dict[tuple[str, tuple[str, ...], int], float] = {}
 
@@ -72,7 +90,8 @@ def folder_memory(
             return None
         key = (name, tuple(prompts), response_tokens)
         if key not in known:
-            known[key] = peak_memory_mb(folders[name], (llms or {}).get(name), prompts, response_tokens, threads)
+            llm = (llms or {}).get(name)
+            known[key] = peak_memory_mb(folders[name], llm, prompts, response_tokens, threads, limits=limits)
         return known[key]
 
     return memory
@@ -92,17 +111,36 @@ def peak_resident_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
+def _load(source: str | dict[str, Any], llm: str | None, limits: dict[str, Any] | None) -> LLM2SLM:
+    """The system that a request names."""
+    from llm2slm.models.build import attach_collator, build_model
+    from llm2slm.models.hybrid import LLM2SLM
+
+    model: LLM2SLM
+    if isinstance(source, dict):
+        config = LLMConfig(**source | {"init": Init(source["init"])})
+        data = DataConfig() if limits is None else DataConfig(max_response_tokens=limits["max_response_tokens"])
+        model = build_model(ModelConfig(kind=SystemKind.llm, llm=config), data)
+    else:
+        model = LLM2SLM.from_pretrained(source, llm=llm)
+    if limits is not None:
+        model.config.limits = limits
+        attach_collator(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
+    model.eval()
+    return model
+
+
 def _measure() -> None:
     """The child process: request on standard input, {"peak_mb": ...} as the last line of standard output."""
     request = json.load(sys.stdin)
     import torch
 
-    from llm2slm.models.hybrid import LLM2SLM
+    import llm2slm.models.build  # noqa: F401  what importing it takes is not the system's
 
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     before = peak_resident_mb()
-    model = LLM2SLM.from_pretrained(request["folder"], llm=request["llm"]).eval()
+    model = _load(request["folder"], request["llm"], request["limits"])
     batch = model.collator.batch_of_texts(request["prompts"])
     tokens = request["response_tokens"]
     with torch.inference_mode():

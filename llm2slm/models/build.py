@@ -15,7 +15,7 @@ from llm2slm.data.collate import Collator
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM, LLM_TOKENIZER, LLM2SLMConfig
-from llm2slm.models.pretrained import load_encoder, load_language_model, locate, read_config
+from llm2slm.models.pretrained import BUILTIN, load_encoder, load_language_model, locate, read_config
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 ModelT = TypeVar("ModelT", bound=LLM2SLM)
@@ -32,29 +32,32 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
     Raises:
         UserError: one is not named, or two are to be shared that differ.
     """
-    llm_name, slm_name = (side.tokenizer or side.name for side in (cfg.llm, cfg.slm))
+    llm, slm = cfg.llm, cfg.slm
     shared = cfg.tokenizers is Tokenizers.shared
+    # random weights fit any tokenizer: they take the LLM's, in the hybrid and in the SLM it is compared with alike
+    follows = shared and slm.tokenizer is None and (slm.init is Init.random or slm.name is None)
     if cfg.kind is SystemKind.llm:
-        return _tokenizer(llm_name, cfg.llm), None
-    if cfg.kind is SystemKind.slm:  # without one of its own it writes with that of the hybrid it is compared with
-        return _tokenizer(slm_name or (llm_name if shared else None), cfg.slm), None
-    llm_tokenizer = _tokenizer(llm_name, cfg.llm)
+        return _tokenizer(llm), None
+    if cfg.kind is SystemKind.slm:
+        return _tokenizer(llm if follows and (llm.tokenizer or llm.name) else slm), None
+    llm_tokenizer = _tokenizer(llm)
     if not shared:
-        return _tokenizer(slm_name, cfg.slm), llm_tokenizer
-    theirs = _tokenizer(slm_name, cfg.slm) if slm_name and cfg.slm.init is Init.pretrained else llm_tokenizer
-    if theirs.get_vocab() != llm_tokenizer.get_vocab():
+        return _tokenizer(slm), llm_tokenizer
+    if not follows and _tokenizer(slm).get_vocab() != llm_tokenizer.get_vocab():
+        other = "leave model.slm.tokenizer out" if slm.tokenizer else "model.slm.init=random"
         raise UserError(
-            f"model.tokenizers=shared: the vocabularies of {llm_name} and {slm_name} differ; "
-            "use model.tokenizers=offsets, or model.slm.init=random"
+            f"model.tokenizers=shared: the vocabularies of {llm.tokenizer or llm.name} and {slm.tokenizer or slm.name} "
+            f"differ; use model.tokenizers=offsets, or {other}"
         )
     return llm_tokenizer, llm_tokenizer
 
 
-def _tokenizer(name: str | None, side: LanguageModelConfig) -> PreTrainedTokenizerBase:
+def _tokenizer(side: LanguageModelConfig) -> PreTrainedTokenizerBase:
+    name = side.tokenizer or side.name
     if name is None:
         key = "llm" if isinstance(side, LLMConfig) else "slm"
         raise UserError(f"model.{key}.name is not set, so no tokenizer is known; set it (or model.{key}.tokenizer)")
-    return load_tokenizer(locate(name), side.revision)
+    return load_tokenizer(locate(name), None if side.tokenizer else side.revision)  # the revision is the model's
 
 
 def check_pair(kind: SystemKind, mode: Conditioning, decoder_only: bool, projector: ProjectorConfig) -> None:
@@ -109,18 +112,37 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
 
 
 def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
-    """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path."""
+    """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
     name = cfg.name
-    if name is not None and Path(name).is_dir():
-        name = str(Path(name).resolve())
-    record = {"name": name, "revision": cfg.revision, "layer": cfg.layer, "dtype": cfg.dtype}
+    if name is not None and not name.startswith(BUILTIN) and Path(locate(name)).is_dir():
+        name = str(Path(locate(name)).resolve())
+    revision = cfg.revision or getattr(encoder.body.config, "_commit_hash", None)
+    record = {"name": name, "revision": revision, "layer": cfg.layer, "dtype": cfg.dtype, "config": dict(cfg.config)}
     return record | {"width": encoder.width, "init": cfg.init.value}
+
+
+def check_padding(model: LLM2SLM) -> None:
+    """Refuses an LLM that misreads what it would be given: prompts padded on the left, as a decoder-only SLM needs.
+
+    With two tokenizers the LLM's prompts are padded on the right; one tokenizer makes one padding for both.
+
+    Raises:
+        UserError: the LLM counts positions from the first slot, padding or not.
+    """
+    if model.encoder is None or not model.decoder_only or model.config.tokenizers != Tokenizers.shared.value:
+        return
+    if not model.encoder.reads_left_padded():
+        raise UserError(
+            "model.tokenizers=shared: the LLM has absolute positions and cannot read prompts padded on the left, as a "
+            "decoder-only SLM needs them; use model.tokenizers=offsets (model.slm.tokenizer may be the LLM's)"
+        )
 
 
 def attach_collator(
     model: LLM2SLM, tokenizer: PreTrainedTokenizerBase, llm_tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     """Gives a model its tokenizers, with limits no longer than its position embeddings."""
+    check_padding(model)
     limits = dict(model.config.limits or {})
     limits["overlong"] = Overlong(limits.get("overlong", "error"))
     limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
@@ -162,7 +184,9 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     place = locate(name)
     if not isinstance(config, LLM2SLMConfig):
         extra = dict(getattr(config, "llm2slm", None) or {})
-        slm = load_language_model(LanguageModelConfig(name=name, revision=revision), load_tokenizer(place, revision))
+        # the file may be narrower than its use (builtin/llm is stored in float16): its own dtype does not decide
+        writer = LanguageModelConfig(name=name, revision=revision, dtype=extra.get("dtype", "float32"))
+        slm = load_language_model(writer, load_tokenizer(place, revision))
         own = LLM2SLMConfig(
             slm=deepcopy(slm.config), kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits(slm.config)
         )
@@ -174,7 +198,13 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     llm_name = llm or record["name"]
     if llm_name is None or record["init"] == Init.random.value:
         raise UserError(f"{name}: was built on an LLM with random weights, which no file holds; it cannot be loaded")
-    cfg = LLMConfig(name=llm_name, revision=record["revision"], layer=record["layer"], dtype=record["dtype"])
+    cfg = LLMConfig(
+        name=llm_name,
+        revision=record["revision"] if llm_name == record["name"] else None,  # a commit of one place is none of another
+        config=record.get("config") or {},
+        dtype=record["dtype"],
+        layer=record["layer"],
+    )
     tokenizer = load_tokenizer(place, revision)
     llm_tokenizer = tokenizer
     if config.tokenizers != Tokenizers.shared.value:

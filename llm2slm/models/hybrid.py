@@ -37,7 +37,7 @@ class LLM2SLMConfig(PreTrainedConfig):
     Attributes:
         slm: config of the writer.
         kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`.
-        llm: name, revision, layer, dtype and width of the reader; None without guidance.
+        llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
         projector: arguments of `Projector` but for the widths.
         limits: arguments of `Collator` (lengths, overlong).
     """
@@ -76,6 +76,7 @@ class LLM2SLM(PreTrainedModel):
     def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: FrozenEncoder | None = None) -> None:
         super().__init__(config)
         self.slm = slm
+        self.working_dtype = str(slm.dtype).removeprefix("torch.")  # weights halved later on are so for storage
         self.encoder = encoder
         self.conditioning = Conditioning(config.conditioning)
         self.kind = SystemKind(config.kind)
@@ -86,6 +87,8 @@ class LLM2SLM(PreTrainedModel):
             self.projector = Projector(encoder.width, width, **(config.projector or {}))
         if self.conditioning is Conditioning.memory:
             writer.drop_encoder(slm)
+        else:
+            writer.embed_scale(slm)  # refuses, before anything is trained, what `embed` cannot serve
         self.register_state_dict_post_hook(_forget_encoder)
         self.register_load_state_dict_post_hook(_excuse_encoder)
 
@@ -180,7 +183,8 @@ class LLM2SLM(PreTrainedModel):
         if not self.collator.shared and self.collator.llm_tokenizer is not None:
             self.collator.llm_tokenizer.save_pretrained(folder / LLM_TOKENIZER)
         if self.projector is None:
-            self.slm.config.llm2slm = {"kind": self.kind.value, "limits": self.config.limits}
+            record = {"kind": self.kind.value, "limits": self.config.limits, "dtype": self.working_dtype}
+            self.slm.config.llm2slm = record
             self.slm.save_pretrained(folder)
             return
         self.config.architectures = [type(self).__name__]

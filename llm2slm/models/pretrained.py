@@ -32,16 +32,20 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def locate(name: str) -> str:
-    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, the rest stays.
+    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, `~` the home folder.
 
     Raises:
         UserError: no such built-in model, or what can only be a folder is none.
     """
     if not name.startswith(BUILTIN):
+        try:
+            place = str(Path(name).expanduser()) if name.startswith("~") else name
+        except RuntimeError:  # ~someone that this machine does not know
+            place = name
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-        if looks_local and not Path(name).is_dir():
+        if looks_local and not Path(place).is_dir():
             raise UserError(f"model {name!r}: no such folder; give a folder with a config.json, or a Hub id")
-        return name
+        return place
     folder = Path(str(files("llm2slm") / "builtin_models" / name.removeprefix(BUILTIN)))
     if not (folder / "config.json").is_file():
         known = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
@@ -110,8 +114,10 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         own_names = {
             config.attribute_map.get(key, key): value for key, value in changes.items()
         }  # hidden_size: d_model
+        commit = getattr(config, "_commit_hash", None)
         with reading(cfg.name or f"model.{side}.config"):
             config = type(config).from_dict(config.to_dict() | own_names)
+        config._commit_hash = commit  # no value of the model, so no part of `to_dict`
     if cfg.init is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
     return _with_decoder_depth(config)

@@ -54,9 +54,63 @@ def drop_encoder(slm: PreTrainedModel) -> None:
 
 
 def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
-    """Input embeddings of token ids: ids_BQ -> embeds_BQD."""
+    """Input embeddings of token ids: ids_BQ -> embeds_BQD, which the model reads as it would read the ids."""
     embeds_BQD: Tensor = slm.get_input_embeddings()(ids_BQ)
-    return embeds_BQD
+    scale = embed_scale(slm)
+    return embeds_BQD if scale == 1 else embeds_BQD * scale
+
+
+def embed_scale(slm: PreTrainedModel) -> float:
+    """The factor that a model puts on the embeddings of ids but not on embeddings it is given; most have none.
+
+    Marian and Pegasus do so (their encoder's `embed_scale`), BART and T5 do not. No config says it, so it is found by
+    trying, on two tokens, and kept with the model.
+
+    Raises:
+        UserError: no factor makes the model read embeddings as it reads ids.
+    """
+    known: float | None = getattr(slm, "llm2slm_embed_scale", None)
+    if known is None:
+        was_training = slm.training
+        slm.eval()
+        try:
+            known = _tried_scale(slm)
+        finally:
+            slm.train(was_training)
+        slm.llm2slm_embed_scale = known
+    return known
+
+
+@torch.no_grad()
+def _tried_scale(slm: PreTrainedModel) -> float:
+    table, config = slm.get_input_embeddings(), slm.config.get_text_config()
+    special = {getattr(config, name, None) for name in ("pad_token_id", "bos_token_id")}
+    ids_BQ = torch.tensor([[i for i in range(2, 8) if i not in special][:2]], device=table.weight.device)
+    embeds_BQD = table(ids_BQ)
+    reader = slm.get_encoder() if slm.config.is_encoder_decoder else slm
+
+    def read(**inputs: Tensor) -> Tensor:
+        output: Tensor = reader(**inputs, attention_mask=torch.ones_like(ids_BQ), return_dict=True)[0]
+        return output.float()
+
+    own = read(input_ids=ids_BQ)
+    tolerance = (1e-4 if table.weight.dtype == torch.float32 else 1e-2) * float(own.norm())
+    best, distance = 1.0, float("inf")
+    for scale in (1.0, float(embeds_BQD.shape[-1]) ** 0.5):
+        try:
+            found = float((read(inputs_embeds=embeds_BQD * scale) - own).norm())
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise UserError(f"SLM {config.model_type}: it reads token ids only, no embeddings ({error})") from None
+        if found < distance:
+            best, distance = scale, found
+        if found == 0:
+            break
+    if distance > tolerance:
+        raise UserError(
+            f"SLM {config.model_type}: it reads embeddings otherwise than the token ids they belong to, "
+            "so nothing can be mixed into its prompt; use another SLM"
+        )
+    return best
 
 
 def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> Tensor:

@@ -22,6 +22,18 @@ from llm2slm.types import UserError
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 
 
+def better(cfg: CallbacksConfig) -> str:
+    """Which way the monitored value gets better: min or max.
+
+    Raises:
+        UserError: the configuration says something else.
+    """
+    mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
+    if mode not in ("min", "max"):
+        raise UserError(f"callbacks.mode={mode}: expected min or max")
+    return mode
+
+
 class Interrupted(Exception):
     """The run was told to stop, and has been saved."""
 
@@ -43,9 +55,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path, cfg: CallbacksConfig, every: int) -> None:
-        self.folder, self.monitor, self.mode, self.every = folder, cfg.monitor, cfg.mode, every
-        if self.mode not in ("min", "max"):
-            raise UserError(f"callbacks.mode={self.mode}: expected min or max")
+        self.folder, self.monitor, self.mode, self.every = folder, cfg.monitor, better(cfg), every
         self.best: float | None = None
         self.stop_requested = False
         self._validated = False

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted
+from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted, better
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import Example, UserError
 
@@ -38,10 +38,7 @@ class Fitted:
 
 
 class GenerationQuality(Callback):
-    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split.
-
-    Every process answers its share; scores are computed over all of them.
-    """
+    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split."""
 
     def __init__(self, judge: Judge, examples: Sequence[Example]) -> None:
         self.judge, self.examples = judge, list(examples)
@@ -148,6 +145,11 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
     Raises:
         UserError: what Lightning says of an impossible setting.
     """
+    if cfg.precision in ("bf16-true", "16-true"):
+        raise UserError(
+            f"trainer.precision={cfg.precision} would change the frozen LLM's weights too; use bf16-mixed, or hold a "
+            "model's weights in half precision by model.llm.dtype or model.slm.dtype"
+        )
     try:
         return Trainer(
             accelerator=cfg.accelerator,
@@ -183,5 +185,5 @@ def _early_stopping(cfg: CallbacksConfig) -> EarlyStopping:
     patience = 0 if cfg.patience is None else cfg.patience
     # not strict, no check of its own: `Checkpoints` tells of a value that is missing or not finite
     return EarlyStopping(
-        cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=cfg.mode, strict=False, check_finite=False
+        cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=better(cfg), strict=False, check_finite=False
     )

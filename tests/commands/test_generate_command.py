@@ -11,11 +11,12 @@ from command_line import mistake
 
 from llm2slm import runs
 from llm2slm.cli import main
-from llm2slm.config import RunConfig
+from llm2slm.commands.generate import defaults, read
+from llm2slm.config import GenerateConfig, RunConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_model_config
-from llm2slm.types import Overlong
+from llm2slm.types import Overlong, UserError
 
 PREFIX = "translate English to German: "
 LIMIT = "max_new_tokens=6"
@@ -133,7 +134,9 @@ WRONG = {
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),
     "no JSON": (["input=bad.jsonl"], "bad.jsonl, line 2: not JSON ("),
     "no field": (["input=field.jsonl"], "field.jsonl, line 1: no text in the field source (or prompt); has: text"),
-    "bytes": (["input=bytes.txt"], "bytes.txt: not UTF-8 text ("),
+    "bytes": (["input=bytes.txt"], "bytes.txt, line 1: not UTF-8 text (byte 2: 0xff)"),
+    "output folder": (["input=texts.txt", "output=."], "output=.: is a folder"),
+    "bytes of rows": (["input=bytes.jsonl"], "bytes.jsonl, line 1: not UTF-8 text (byte 2: 0xff)"),
     "beams": (["prompt=a", "num_beams=0"], "num_beams=0: must be at least 1"),
     "temperature": (["prompt=a", "temperature=0"], "temperature=0.0 top_p=1.0: must be above 0"),
     "prompt too long": ([f"prompt={'long ' * 600}"], "prompt: its prompt has "),
@@ -150,6 +153,7 @@ def test_mistakes_are_told_in_one_line(trained, tmp_path, monkeypatch, capsys, a
     (tmp_path / "bad.jsonl").write_text('{"source": "a"}\n{"source"\n')
     (tmp_path / "field.jsonl").write_text('{"text": "a"}\n')
     (tmp_path / "bytes.txt").write_bytes(b"a\xff\n")
+    (tmp_path / "bytes.jsonl").write_bytes(b"a\xff\n")
     (tmp_path / "long.txt").write_text("short\n" + "long " * 600 + "\nshort\n")
     run = [] if any(a.startswith("run=") for a in arguments) else [f"run={trained}"]
     assert main(["generate", *run, *arguments]) == 2
@@ -165,8 +169,31 @@ def test_prompts_that_are_cut_are_counted(tmp_path, monkeypatch, capsys):
     (tmp_path / "texts.txt").write_text(f"{'long ' * 99}\nshort\n{'more ' * 99}\n")
     assert main(["generate", "run=model", "input=texts.txt", LIMIT]) == 0
     shown = capsys.readouterr()
-    assert shown.err.strip() == "llm2slm: prompts longer than 60 tokens, cut to that length: 2"
+    assert shown.err.strip().splitlines() == [
+        "llm2slm: model records no prefix: none is used; prefix=TEXT sets one",
+        "llm2slm: prompts longer than 60 tokens, cut to that length: 2",
+    ]
     assert shown.out.count("\n") == 3
+
+
+def test_lines_end_at_newlines_alone_and_blank_rows_are_skipped(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\u2028two\x0c\r\nthree\n".encode())
+    assert read(tmp_path / "a.txt") == [(1, "one\u2028two\x0c"), (2, "three")]
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"source": "one"}\r\n\n{"source": "two"}'.encode())
+    assert read(tmp_path / "a.jsonl") == [(1, "one"), (3, "two")]
+
+
+def test_the_model_folder_of_a_run_knows_the_run(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert runs.home(str(tmp_path / "model")) is None
+    (tmp_path / "config.yaml").write_text("task: {prefix: 'say: ', max_new_tokens: 7}\n")
+    assert defaults(GenerateConfig(run=str(tmp_path / "model"))) == ("say: ", 7)
+    (tmp_path / "config.yaml").write_text("task: {prefix: [\n")
+    with pytest.raises(UserError, match=r"config\.yaml, line 2: not YAML"):
+        defaults(GenerateConfig(run=str(tmp_path)))
+    (tmp_path / "config.yaml").write_text("task: {prefx: a}\n")
+    with pytest.raises(UserError, match=r"config\.yaml: task: .*prefx"):
+        defaults(GenerateConfig(run=str(tmp_path)))
 
 
 def test_a_run_must_be_named(capsys):

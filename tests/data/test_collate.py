@@ -68,8 +68,8 @@ def test_decoder_only_prompts_are_padded_on_the_left_and_labels_on_the_right():
     batch = batch_of(collator, example(), example("the", "a b c"))
     assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [0, 0, 2, 5, 3]]
     assert batch.slm_mask_BQ.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
-    assert batch.llm_ids_BP.tolist() == [[5, 6, 7], [0, 0, 5]]
-    assert batch.llm_mask_BP.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch.llm_ids_BP.tolist() == [[5, 6, 7], [5, 0, 0]]  # its own tokenizer: absolute positions stay right
+    assert batch.llm_mask_BP.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.labels_BT.tolist() == [[8, 9, 1, -100], [8, 9, 10, 1]]
 
 
@@ -220,7 +220,26 @@ def test_truncated_alignment_is_the_alignment_of_what_is_left(slm, llm):
     for q in covered:  # tokens whose characters the truncated LLM prompt still holds
         torch.testing.assert_close(cut[q, :7], whole[q, :7])
     assert cut[7].tolist() == [0] * 7 + [1]
-    torch.testing.assert_close(cut.sum(1), torch.ones(8))
+    found = [tokenizer(text, return_offsets_mapping=True)["offset_mapping"][:7] for tokenizer in (slm, llm)]
+    read = found[1][-1][1]
+    unread = [q for q, (start, _) in enumerate(found[0]) if start >= read]
+    assert unread, "the LLM's cut must come first, else nothing is tested"
+    assert [q for q in range(8) if cut[q].sum() == 0] == unread
+    assert [q for q in range(8) if cut[q].sum() == 1] == [q for q in range(8) if q not in unread]
+
+
+def test_what_the_llm_has_not_read_is_not_guided():
+    """Texts cut at different characters: no z for SLM tokens behind the LLM's cut, whatever ends the LLM's prompt."""
+    slm = Spans.of([(0, 2), (2, 4), (4, 6), (6, 8), (8, 9), (0, 0)], [0, 0, 0, 0, 0, 1])
+    llm = Spans.of([(0, 1), (1, 3), (3, 5), (5, 7), (8, 9), (0, 0)], [0, 0, 0, 0, 0, 1])
+    half = [1 / 2, 1 / 2, 0]
+    cut = alignment(slm, llm.take([0, 1, 5]))
+    assert cut.tolist() == [half, [0, 1, 0], [0] * 3, [0] * 3, [0] * 3, [0, 0, 1]]
+    marked = alignment(slm, llm.take([0, 1, 4, 5]))  # the end mark (8, 9) is kept, and stays guided
+    assert marked.tolist() == [[*half, 0], [0, 1, 0, 0], [0] * 4, [0] * 4, [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert alignment(slm, llm.take([5])).tolist() == [[0]] * 5 + [[1]]
+    whole = alignment(Spans.of([(0, 1), (9, 10)], [0, 0]), llm.take(range(6)))  # not cut: the nearest, as ever
+    assert whole[1].tolist() == [0, 0, 0, 0, 1, 0]
 
 
 # Alignment

@@ -84,6 +84,19 @@ def test_task_column_is_kept(tmp_path):
     assert read(write(tmp_path / "a.jsonl", rows)) == rows
 
 
+@pytest.mark.parametrize("other", [None, 7, ["a"]])
+def test_a_task_that_is_no_text_is_left_out(tmp_path, other):
+    rows = [{"source": "s", "target": "t", "task": other}, {"source": "S", "target": "T", "task": "summarization"}]
+    pq.write_table(pa.table({"source": ["s"], "target": ["t"], "task": [other]}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [{"source": "s", "target": "t"}]
+    if not isinstance(other, list):
+        found = read(write(tmp_path / "a.jsonl", rows))
+        assert found[0] == {"source": "s", "target": "t"}
+        assert {"source": found[1]["source"], "target": found[1]["target"]} == {"source": "S", "target": "T"}
+    if other is None:
+        assert found[1]["task"] == "summarization"
+
+
 def test_one_column_may_serve_both(tmp_path):
     assert read(write(tmp_path / "a.jsonl", ROWS), target="source")[0] == {"source": "A dog.", "target": "A dog."}
 
@@ -244,6 +257,10 @@ def test_unknown_corpora():
 def test_local_corpus_without_its_folder(tmp_path):
     with pytest.raises(UserError, match=r"data=samsum: set data.root=DIR, the folder that holds samsum/"):
         load_rows(DataConfig(name="samsum"), "train", 1)
+    with pytest.raises(UserError, match=r"data=hub data\.path=wmt/wmt14$"):
+        load_rows(DataConfig(name="wmt_news"), "train", 1)
+    with pytest.raises(UserError, match=r"holds small_parallel_enja/$"):  # has no likeness on the Hub
+        load_rows(DataConfig(name="small_parallel_enja"), "train", 1)
     with pytest.raises(UserError, match=r"samsum: no such folder; data.root=.* must hold samsum/"):
         load_rows(DataConfig(name="samsum", root=str(tmp_path)), "train", 1)
 

@@ -6,9 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2LMHeadModel, T5ForConditionalGeneration
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2LMHeadModel,
+    T5ForConditionalGeneration,
+)
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
+from llm2slm.models import build, pretrained
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
@@ -117,6 +126,68 @@ def test_dtype(zoo, tmp_path, family) -> None:
     again = LLM2SLM.from_pretrained(tmp_path)
     assert {n: p.dtype for n, p in again.named_parameters()} == {n: p.dtype for n, p in model.named_parameters()}
     assert again.generate_text(TEXTS, max_new_tokens=5) == answers
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("kind", [SystemKind.llm, SystemKind.slm])
+def test_dtype_of_an_unguided_system_survives_saving(zoo, tmp_path, kind, family) -> None:
+    cfg = tiny_model_config(zoo, family, family, kind=kind)
+    cfg = replace(with_slm(cfg, dtype="bfloat16"), llm=replace(cfg.llm, dtype="bfloat16"))
+    build_model(cfg).save_pretrained(tmp_path)
+    again = LLM2SLM.from_pretrained(tmp_path)
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    again.save_pretrained(tmp_path / "second")
+    assert {p.dtype for p in LLM2SLM.from_pretrained(tmp_path / "second").parameters()} == {torch.bfloat16}
+
+
+def test_weights_halved_for_storage_are_used_in_float32(zoo, tmp_path) -> None:
+    """As the built-in LLM is shipped."""
+    model = build_model(tiny_model_config(zoo, kind=SystemKind.llm))
+    model.slm.half()
+    model.save_pretrained(tmp_path)
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    assert {p.dtype for p in LLM2SLM.from_pretrained(tmp_path).parameters()} == {torch.float32}
+    assert {p.dtype for p in LLM2SLM.from_pretrained("builtin/llm").parameters()} == {torch.float32}
+
+
+def test_a_changed_llm_comes_back_changed(zoo, tmp_path) -> None:
+    deep = write_tiny_t5(tmp_path / "deep", width=24, encoder_layers=4)
+    cfg = tiny_model_config(zoo)
+    model = build_model(replace(cfg, llm=LLMConfig(name=str(deep), config={"num_layers": 3}))).eval()
+    model.save_pretrained(tmp_path / "saved")
+    again = LLM2SLM.from_pretrained(tmp_path / "saved")
+    assert len(again.encoder.body.block) == len(model.encoder.body.block) == 3
+    batch = model.collator.batch_of_texts(TEXTS)
+    assert torch.equal(again.represent(batch).reps_BPE, model.represent(batch).reps_BPE)
+
+
+@pytest.mark.parametrize(("given", "recorded"), [(None, "c0ffee"), ("main", "main")])
+@pytest.mark.parametrize("changes", [{}, {"dropout_rate": 0.25}])
+def test_a_hub_llm_is_recorded_by_commit(zoo, monkeypatch, given, recorded, changes) -> None:
+    cfg = tiny_model_config(zoo)
+    read = pretrained.read_config
+
+    def from_hub(name: str, revision: str | None = None):
+        config = read(cfg.llm.name, revision)
+        config._commit_hash = "c0ffee"
+        return config
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "read_config", from_hub)
+        llm = replace(cfg.llm, revision=given, config=changes)
+        encoder = pretrained.load_encoder(llm, tiny_tokenizer())
+    record = build.reader_record(replace(llm, name="someone/llm"), encoder)
+    assert (record["name"], record["revision"], record["config"]) == ("someone/llm", recorded, changes)
+
+
+def test_home_folder(zoo, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HOME", str(zoo))
+    cfg = tiny_model_config(zoo)
+    model = build_model(replace(with_slm(cfg, name="~/slm_t5_reader"), llm=LLMConfig(name="~/llm_t5")))
+    assert model.config.llm["name"] == str((zoo / "llm_t5").resolve())
+    model.save_pretrained(tmp_path / "saved")
+    assert LLM2SLM.from_pretrained(tmp_path / "saved", llm="~/llm_t5").encoder.width == 24
+    refused(with_slm(cfg, name="~nobody-of-this-name/model", tokenizer=cfg.llm.name), "~nobody.*no such folder")
 
 
 def test_layer_survives_saving(zoo, tmp_path) -> None:
@@ -242,6 +313,75 @@ def test_shared_tokenizers_must_be_the_same(zoo, tmp_path) -> None:
     assert model.collator.llm_tokenizer.get_vocab() == tiny_tokenizer("reader").get_vocab()
 
 
+def test_a_tokenizer_named_for_the_slm_is_not_ignored(zoo) -> None:
+    """tokenizers=shared: it is compared with the LLM's, random weights or not."""
+    cfg = tiny_model_config(zoo)
+    other = tiny_model_config(zoo, tokenizers=Tokenizers.offsets).slm.name
+    for init in Init:
+        message = f"vocabularies of .*llm_t5 and {other} differ; use model.tokenizers=offsets, or leave"
+        refused(with_slm(cfg, init=init, tokenizer=other), message)
+        assert build_model(with_slm(cfg, init=init, tokenizer=cfg.slm.name)).collator.shared
+    alone = with_slm(replace(cfg, kind=SystemKind.slm), init=Init.random, tokenizer=other)
+    assert build_model(alone).collator.slm_tokenizer.get_vocab() == tiny_tokenizer("writer").get_vocab()
+
+
+def test_random_slm_alone_has_the_tokenizer_of_its_hybrid(zoo) -> None:
+    """A name that gives the shape only: both write with the LLM's tokenizer, else they are not comparable."""
+    writer = tiny_model_config(zoo, tokenizers=Tokenizers.offsets).slm.name
+    cfg = with_slm(tiny_model_config(zoo), name=writer, init=Init.random)
+    hybrid, alone = build_model(cfg), build_model(replace(cfg, kind=SystemKind.slm))
+    assert hybrid.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("reader").get_vocab()
+    assert alone.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("reader").get_vocab()
+    assert alone.slm.config.vocab_size == hybrid.slm.config.vocab_size
+    without_llm = build_model(replace(cfg, kind=SystemKind.slm, llm=LLMConfig()))
+    assert without_llm.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("writer").get_vocab()
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    """An encoder-decoder LLM whose encoder counts positions from the first slot."""
+    folder, tokenizer = tmp_path_factory.mktemp("bart"), tiny_tokenizer("reader")
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=128, init_std=0.3,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    BartForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["add", "replace", "prepend"])
+def test_absolute_positions_of_the_llm_survive_a_decoder_only_slm(zoo, bart, mode) -> None:
+    cfg = tiny_model_config(zoo, "t5", "gpt2", Conditioning(mode), Tokenizers.offsets)
+    torch.manual_seed(7)
+    model = build_model(replace(cfg, llm=LLMConfig(name=str(bart)))).eval()
+    model.projector.layers[-1].weight.mul_(4)
+    texts = [*TEXTS, "a"]
+    batch = model.collator.batch_of_texts(texts)
+    assert (batch.llm_mask_BP[:, 0] == 1).all() and (batch.slm_mask_BQ[:, -1] == 1).all()
+    labels = torch.tensor([[7, 8, 9]] * len(texts))
+    logits = model(replace(batch, labels_BT=labels))
+    own = AutoModelForSeq2SeqLM.from_pretrained(bart).eval().get_encoder()
+    for row, text in enumerate(texts):
+        alone = model.collator.batch_of_texts([text])
+        real = batch.llm_mask_BP[row].bool()
+        expected = own(input_ids=alone.llm_ids_BP).last_hidden_state[0]
+        torch.testing.assert_close(model.represent(batch).reps_BPE[row][real], expected, rtol=1e-5, atol=1e-5)
+        single = model(replace(alone, labels_BT=labels[:1]))[0]
+        torch.testing.assert_close(logits[row], single, rtol=1e-5, atol=1e-5)
+
+
+def test_one_tokenizer_cannot_pad_for_absolute_positions_and_for_a_decoder_only_slm(zoo, bart) -> None:
+    cfg = tiny_model_config(zoo, "t5", "gpt2")
+    message = "shared: the LLM has absolute positions .*use model.tokenizers=offsets"
+    refused(replace(cfg, llm=LLMConfig(name=str(bart))), message)
+    assert build_model(replace(tiny_model_config(zoo), llm=LLMConfig(name=str(bart)))).collator.shared
+    assert build_model(cfg).encoder.reads_left_padded()  # relative positions, as T5's
+
+
 def test_no_such_layer(zoo) -> None:
     cfg = tiny_model_config(zoo)
     refused(replace(cfg, llm=replace(cfg.llm, layer=3)), r"model\.llm\.layer=3: the LLM has layers 0 to 2")
@@ -255,7 +395,7 @@ def test_a_hybrid_on_random_llm_weights_cannot_come_back(zoo, tmp_path) -> None:
 
 
 def test_incomplete_weights_are_not_filled_by_chance(zoo, tmp_path) -> None:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     folder = write_tiny_t5(tmp_path)
     weights = load_file(folder / "model.safetensors")

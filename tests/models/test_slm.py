@@ -7,12 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    GemmaConfig,
+    LlamaConfig,
+    MarianConfig,
+    PegasusConfig,
+    PreTrainedModel,
+)
 
 from llm2slm.models import slm as writer
 from llm2slm.models.pretrained import read_config
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
-from llm2slm.types import IGNORE_INDEX
+from llm2slm.types import IGNORE_INDEX, UserError
 
 PROMPTS = [[5, 9, 40, 200, 7, 1], [33, 1], [70, 71, 72, 73]]
 RESPONSES = [[8, 250, 1], [9, 10, 11, 12, 1], [1]]
@@ -55,6 +64,61 @@ def test_response_logits_are_those_of_transformers(slm) -> None:
         else:
             own = slm(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         torch.testing.assert_close(logits_BTV[b, : len(response)], own, rtol=1e-5, atol=1e-5)
+
+
+TINY = {"vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+ENCODER_DECODER = {
+    "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64, "decoder_start_token_id": 0,
+    "init_std": 0.3,
+}  # fmt: skip
+LLAMA = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "initializer_range": 0.3,
+}  # fmt: skip
+FAMILIES = {
+    "pegasus": (PegasusConfig(**TINY, **ENCODER_DECODER, scale_embedding=True), 4.0),
+    "pegasus unscaled": (PegasusConfig(**TINY, **ENCODER_DECODER, scale_embedding=False), 1.0),
+    "marian": (MarianConfig(**TINY, **ENCODER_DECODER, scale_embedding=True, decoder_vocab_size=300), 4.0),
+    "bart": (BartConfig(**TINY, **ENCODER_DECODER, scale_embedding=True), 1.0),  # scales within its embedding table
+    "llama": (LlamaConfig(**TINY, **LLAMA), 1.0),
+    "gemma": (GemmaConfig(**TINY, **LLAMA, head_dim=8), 1.0),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
+    """Some models scale the embeddings of ids only: given bare embeddings, they read something else without a word."""
+    config, scale = FAMILIES[family]
+    torch.manual_seed(3)
+    slm = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
+    slm = slm.to(dtype).train()
+    assert writer.embed_scale(slm) == scale
+    assert all(module.training for module in slm.modules())
+    slm.eval()
+    ids = torch.tensor([PROMPTS[0]])
+    labels = torch.tensor([RESPONSES[1]])
+    ours = writer.response_logits(slm, writer.Prompt(writer.embed(slm, ids), torch.ones_like(ids)), labels)
+    if config.is_encoder_decoder:
+        own = slm(input_ids=ids, labels=labels).logits
+    else:
+        own = slm(input_ids=torch.cat([ids, labels], 1)).logits[:, ids.shape[1] - 1 : -1]
+    exact = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(ours, own, **exact)
+
+
+def test_a_model_that_reads_embeddings_otherwise_is_refused(tmp_path) -> None:
+    slm = load(write_tiny_gpt2(tmp_path))
+    slm.register_forward_pre_hook(
+        lambda _, __, given: (
+            ((), {**given, "inputs_embeds": given["inputs_embeds"] * 3}) if "inputs_embeds" in given else None
+        ),
+        with_kwargs=True,
+    )
+    with pytest.raises(UserError, match="SLM gpt2: it reads embeddings otherwise"):
+        writer.embed(slm, torch.tensor([[5]]))
 
 
 @pytest.mark.parametrize("beams", [1, 3])

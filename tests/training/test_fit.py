@@ -16,7 +16,9 @@ from lightning import Callback
 from tiny_runs import assert_same, build, checkpoint, curve, tiny_run, weights
 
 from llm2slm.commands.train import run as train
+from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.training import fit as fit_module
+from llm2slm.training.checkpoints import better
 from llm2slm.training.fit import build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.types import UserError
@@ -325,3 +327,17 @@ def test_bf16_trains(tmp_path, slm):
     fitted(full, tmp_path / "full")
     (first,) = column(tmp_path / "full", "train/loss")
     assert 0 < abs(first - losses[0]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "expected"),
+    [("val/loss", None, "min"), ("val/bleu", None, "max"), ("val/chrf", None, "max"), ("val/bleu", "min", "min")],
+)
+def test_a_loss_gets_better_downwards_and_a_metric_upwards(monitor, mode, expected):
+    assert better(CallbacksConfig(monitor=monitor, mode=mode)) == expected
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_precisions_that_would_change_the_llm_are_refused(tmp_path, precision):
+    with pytest.raises(UserError, match=f"trainer.precision={precision} would change the frozen LLM"):
+        build_trainer(TrainerConfig(precision=precision), tmp_path, [], [])

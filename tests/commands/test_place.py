@@ -1,0 +1,28 @@
+"""Where models run: what is asked for, or one line; never another device's name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llm2slm import runs
+from llm2slm.commands.place import device_type
+from llm2slm.types import UserError
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_a_device_is_what_was_asked_for(monkeypatch, cuda):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device_type("auto") == ("cuda" if cuda else "cpu")
+    assert device_type("cpu") == "cpu"
+    for wrong in ("mps", "tpu", *(() if cuda else ("gpu", "cuda"))):
+        with pytest.raises(UserError, match=rf"trainer\.accelerator={wrong}"):
+            device_type(wrong)
+
+
+def test_the_processor_never_goes_by_a_gpus_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    assert "cores" in runs.device_name("cpu")
+    assert runs.device_name("cuda") == "Some GPU"
