@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -35,6 +37,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
     started, console = time.perf_counter(), Console()
     own = check(config)
+    clear(folder, own)
     runs.write_config(folder, config)
     judged: dict[str, runs.System] = {}
     places: Places = {}
@@ -97,6 +100,13 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
             raise UserError("demo compares on the test split: set data.test")
         check_metrics(resolve(each.task, languages(each.data)))
     return own
+
+
+def clear(folder: Path, names: Iterable[str]) -> None:
+    """Takes an earlier demo's systems away. In a folder that is no demo's nothing is touched (and `train` refuses)."""
+    if (folder / "config.yaml").is_file() and set(runs.read_config(folder).get("systems") or ()) >= set(names):
+        for name in names:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def system_config(config: RunConfig, name: str) -> RunConfig:

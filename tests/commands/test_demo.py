@@ -10,7 +10,7 @@ from tiny_runs import SIZES, tiny_run
 
 from llm2slm import runs
 from llm2slm.commands import train as train_command
-from llm2slm.commands.demo import quality_kept, run, system_config
+from llm2slm.commands.demo import clear, quality_kept, run, system_config
 from llm2slm.runs import Score, System
 from llm2slm.types import Conditioning, SystemKind, UserError
 
@@ -103,3 +103,14 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch, cha
     with pytest.raises(UserError, match=message) as caught:
         run(config, tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def test_an_earlier_demo_is_taken_away_and_nothing_else(tmp_path):
+    config = demo_config(tmp_path)
+    for name in ("small", "guided", "mine"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    clear(tmp_path / "out", config.systems)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small", "guided", "mine"}  # no demo was here
+    runs.write_config(tmp_path / "out", config)
+    clear(tmp_path / "out", config.systems)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine", "config.yaml"}
