@@ -176,6 +176,7 @@ def test_default_folders(calls, tmp_path):
 
 
 def test_train_run_goes_on_in_place(calls, tmp_path):
+    runs.write_config(tmp_path / "runs/a", RunConfig())
     assert main(["train", "run=runs/a"]) == 0
     assert main(["train", "run=runs/a", "hydra.run.dir=elsewhere"]) == 0
     assert [folder for _, folder in calls] == [tmp_path / "runs/a", tmp_path / "elsewhere"]

@@ -109,6 +109,7 @@ def test_a_finished_run_resumed_with_more_steps_goes_on(root):
     config.optim.schedule = "constant"
     train(deepcopy(config), root / "short")
     longer = tiny_run(root, max_steps=4, val_every=1)
+    longer.optim.schedule = "constant"
     longer.run = str(root / "short")
     train(longer, root / "short")
     config.trainer.max_steps = 4
