@@ -124,8 +124,10 @@ class TaskConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW with two parameter groups, linear warm-up, then decay."""
+    """Parameter groups for projector and language model, linear warm-up, then decay."""
 
+    name: str = "adamw"
+    """adamw | muon (orthogonalised momentum for matrices, AdamW for the rest; same learning rates)."""
     lr: float = 1e-3
     """Peak learning rate of the language model that is trained."""
     projector_lr: float | None = None

@@ -123,7 +123,7 @@ class TrainingModule(LightningModule):
         self._restart_clock()  # validation is no training time
 
     def configure_optimizers(self) -> Any:
-        """AdamW over projector and SLM, one scheduler step per optimizer step."""
+        """The optimizer over projector and SLM, one scheduler step per optimizer step."""
         optimizer = build_optimizer(self.model, self.cfg)
         scheduler = LambdaLR(optimizer, schedule_factor(self.cfg, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

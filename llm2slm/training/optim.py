@@ -1,4 +1,4 @@
-"""AdamW over parameter groups (projector, SLM; with and without weight decay), linear warm-up, then decay."""
+"""AdamW or Muon over parameter groups (projector, SLM; with and without weight decay), linear warm-up, then decay."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import math
 from collections.abc import Callable
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
+from transformers import PreTrainedModel
 
 from llm2slm.config import OptimConfig
+from llm2slm.training.muon import Muon
 from llm2slm.types import UserError
 
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "linear", "constant")
 
 
 def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, object]]:
-    """Trainable parameters as AdamW groups `projector`, `projector_no_decay`, `slm`, `slm_no_decay`; none empty.
+    """Trainable parameters in groups `projector`, `projector_no_decay`, `slm`, `slm_no_decay`; none empty.
 
-    Weight decay is for matrices of linear layers: biases, norms, gates and embeddings go without.
+    Weight decay, and Muon, are for matrices of linear layers: biases, norms, gates and embeddings go without. Under
+    Muon an output layer of its own counts with the embeddings: its rows are words as theirs are.
     """
     embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    if cfg.name == "muon":
+        heads = [m.get_output_embeddings() for m in model.modules() if isinstance(m, PreTrainedModel)]
+        embeddings |= {id(p) for head in heads if isinstance(head, nn.Module) for p in head.parameters()}
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "projector" if "projector." in name else "slm"
-        plain = parameter.ndim < 2 or id(parameter) in embeddings
+        plain = parameter.ndim < 2 or id(parameter) in embeddings or (cfg.name == "muon" and parameter.ndim > 2)
         groups.setdefault(f"{part}_no_decay" if plain else part, []).append(parameter)
     rates = {"projector": cfg.lr if cfg.projector_lr is None else cfg.projector_lr, "slm": cfg.lr}
     return [
@@ -34,14 +41,24 @@ def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, objec
             "params": groups[name],
             "lr": rates[name.removesuffix("_no_decay")],
             "weight_decay": 0.0 if name.endswith("_no_decay") else cfg.weight_decay,
+            "muon": cfg.name == "muon" and not name.endswith("_no_decay"),
         }
         for name in sorted(groups)
     ]
 
 
-def build_optimizer(model: nn.Module, cfg: OptimConfig) -> AdamW:
-    """AdamW over the groups."""
-    optimizer = AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=True)
+def build_optimizer(model: nn.Module, cfg: OptimConfig) -> Optimizer:
+    """The optimizer named by `optim.name`, over the groups.
+
+    Raises:
+        UserError: unknown optimizer.
+    """
+    if cfg.name not in OPTIMIZERS:
+        raise UserError(f"optim.name={cfg.name}: expected one of {', '.join(OPTIMIZERS)}")
+    groups = parameter_groups(model, cfg)
+    if cfg.name == "muon":
+        return Muon(groups, betas=cfg.betas)
+    optimizer = AdamW(groups, betas=cfg.betas, fused=True)
     # Fused, it could unscale fp16 gradients itself, for which Lightning would refuse to clip them, in bf16 as well.
     optimizer._step_supports_amp_scaling = False
     return optimizer

@@ -110,11 +110,12 @@ def assert_runs_equal(found, wanted):
     )
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture(scope="module", params=["adamw", "muon"])
+def whole(tmp_path_factory, request):
     """An uninterrupted run with dropout and accumulation; its epochs are not a multiple of its windows."""
     root = tmp_path_factory.mktemp("whole")
     config = tiny_run(root, max_steps=10, val_every=3, accumulate_grad_batches=2)
+    config.optim.name = request.param
     config.data.batch_tokens = 150
     config.callbacks.patience = 50
     train(deepcopy(config), root / "run")

@@ -127,3 +127,9 @@ def test_no_warm_up_starts_at_the_peak():
 def test_unknown_schedule_is_one_line():
     with pytest.raises(UserError, match=r"optim\.schedule=cosin: expected one of cosine, linear, constant"):
         schedule_factor(OptimConfig(schedule="cosin"), 10)
+
+
+def test_unknown_optimizer_is_one_line(tmp_path):
+    model, _ = build(tiny_run(tmp_path))
+    with pytest.raises(UserError, match=r"optim\.name=adam: expected one of adamw, muon"):
+        build_optimizer(model, OptimConfig(name="adam"))

@@ -20,6 +20,7 @@ from llm2slm.data.builtin.sampling import (
     draw_adjectives,
     index,
     pick,
+    pick_word,
 )
 
 
@@ -31,7 +32,7 @@ def draw_place(rng: random.Random, clause: Clause) -> PP | Word | None:
     if frame == "motion":
         return draw_goal(rng, clause)
     if frame == "put":
-        noun = pick(rng, ix.surfaces)
+        noun = pick_word(rng, ix.surfaces)
         large = isinstance(clause.acc, NP) and clause.acc.noun.semantic_class == "furniture"
         around = (
             ("behind", "next to", "in front of")
@@ -41,12 +42,12 @@ def draw_place(rng: random.Random, clause: Clause) -> PP | Word | None:
         preposition = pick(rng, around)
         return PP(ix.preposition[preposition], _place_np(rng, noun), "acc")
     if draw < 0.2 and frame != "posture":
-        return pick(rng, ix.words["place"])
+        return pick_word(rng, ix.words["place"])
     if draw < 0.4 or (frame == "posture" and draw < 0.75):
         things = (
             frame == "posture" and isinstance(clause.subject, NP) and clause.subject.noun.semantic_class != "person"
         )
-        noun = pick(rng, ix.surfaces if things else ix.landmarks)
+        noun = pick_word(rng, ix.surfaces if things else ix.landmarks)
         solid = noun.semantic_class == "building"
         preposition = pick(
             rng, ("behind", "next to", "in front of") if solid else ("under", "behind", "next to", "in front of")
@@ -54,7 +55,7 @@ def draw_place(rng: random.Random, clause: Clause) -> PP | Word | None:
         if noun.semantic_class == "furniture" and rng.random() < 0.4:
             preposition = "on"
         return PP(ix.preposition[preposition], _place_np(rng, noun), "dat")
-    noun = pick(rng, ix.places)
+    noun = pick_word(rng, ix.places)
     return PP(ix.preposition[noun.place_en], _place_np(rng, noun), "dat")
 
 
@@ -78,8 +79,8 @@ def draw_goal(rng: random.Random, clause: Clause) -> PP | Word:
     draw = rng.random()
     allowed = clause.verb.objects
     if draw < 0.1 and clause.verb.en_base in ("go", "run", "drive", "come"):
-        return pick(rng, ix.words["direction"])
-    noun = pick(rng, allowed)
+        return pick_word(rng, ix.words["direction"])
+    noun = pick_word(rng, allowed)
     np = _place_np(rng, noun)
     if draw < 0.5 or noun.place_de != "in":
         return PP(ix.preposition["to"], np, "dat")
@@ -96,12 +97,12 @@ def draw_time(rng: random.Random, clause: Clause) -> Word | None:
     if clause.tense == "perfect":
         return words["time_any"][0]  # "today": the others clash with the English present perfect
     if clause.tense == "past":
-        return pick(rng, words["time_past"] + words["time_any"])
+        return pick_word(rng, words["time_past"] + words["time_any"])
     if clause.tense == "future":
-        return pick(rng, words["time_future"] + words["time_any"])
+        return pick_word(rng, words["time_future"] + words["time_any"])
     if clause.modal:
-        return pick(rng, words["time_any"] + words["time_future"])
-    return pick(rng, words["time_present"] + words["time_any"])
+        return pick_word(rng, words["time_any"] + words["time_future"])
+    return pick_word(rng, words["time_present"] + words["time_any"])
 
 
 def draw_adverbials(rng: random.Random, clause: Clause, depth: int) -> Clause:
@@ -117,7 +118,7 @@ def draw_adverbials(rng: random.Random, clause: Clause, depth: int) -> Clause:
     if draw < (0.3 if depth else 0.1) and verb.key not in NO_PLACE:
         time = draw_time(rng, clause)
     elif draw < 0.42 and not clause.negated and clause.modal in ("", "can") and verb.key not in STATES:
-        frequency = pick(rng, words["frequency"])
+        frequency = pick_word(rng, words["frequency"])
         if frequency.en in ("finally", "suddenly") and (clause.tense not in ("past", "perfect") or clause.modal):
             frequency = words["frequency"][0]
     if not depth:
@@ -126,7 +127,7 @@ def draw_adverbials(rng: random.Random, clause: Clause, depth: int) -> Clause:
     human = not isinstance(clause.subject, NP) or clause.subject.noun.semantic_class == "person"
     if draw < 0.1 and human and frame in ("intr", "trans", "motion") and verb.key not in STATES:
         plural = person(clause.subject).endswith("pl")
-        manner = pick(rng, [word for word in words["manner"] if word.en != ("alone" if plural else "together")])
+        manner = pick_word(rng, [word for word in words["manner"] if word.en != ("alone" if plural else "together")])
     # After a relative clause, a place or time at the end would seem to belong to it.
     nested = any(isinstance(np, NP) and np.rel is not None for np in (clause.dat, clause.acc, clause.object))
     if place is None and not nested and rng.random() < 0.26 and verb.key not in STATES:

@@ -29,6 +29,7 @@ from llm2slm.data.builtin.sampling import (
     draw_adjectives,
     index,
     pick,
+    pick_word,
 )
 
 
@@ -46,7 +47,7 @@ def draw_determiner(rng: random.Random, noun: Noun, plural: bool, definite: bool
     elif draw < 0.63:
         det = "this"
     elif draw < 0.67 and not noun.mass:
-        det = pick(rng, ix.names)
+        det = pick_word(rng, ix.names)
     elif noun.mass:
         det = ""
     elif plural:
@@ -86,9 +87,9 @@ def _ownable(noun: Noun) -> bool:
 
 def draw_possessor(rng: random.Random, head: Noun) -> NP:
     """The owner in `the dog of the old man`: definite, a person."""
-    owner = pick(rng, index().people)
+    owner = pick_word(rng, index().people)
     while owner is head:
-        owner = pick(rng, index().people)
+        owner = pick_word(rng, index().people)
     det = pick(rng, POSSESSIVES) if owner.en_sg in KIN and rng.random() < 0.4 else "a" if rng.random() < 0.15 else "the"
     return NP(owner, det, det != "a" and rng.random() < 0.2, draw_adjectives(rng, owner))
 
@@ -102,32 +103,32 @@ def draw_relative(rng: random.Random, head: Noun, plural: bool) -> Rel | None:
     number = "3pl" if plural else "3sg"
     if draw < 0.35 and ix.subject_verbs[head.en_sg]:
         clause = draw_clause(
-            rng, 0, tense, verb=pick(rng, ix.subject_verbs[head.en_sg]), subject=NP(head, "the", plural)
+            rng, 0, tense, verb=pick_word(rng, ix.subject_verbs[head.en_sg]), subject=NP(head, "the", plural)
         )
         return Rel("subject", unambiguous(replace(clause, subject=None), number))
     subject = draw_person(rng, 0)
     if draw < 0.5 and human:
-        whose = pick(rng, ix.lexicon.by_class[pick(rng, ("animal", "vehicle", "person"))])
-        whose = pick(rng, [n for n in ix.people if n.en_sg in KIN]) if whose.semantic_class == "person" else whose
+        whose = pick_word(rng, ix.lexicon.by_class[pick(rng, ("animal", "vehicle", "person"))])
+        whose = pick_word(rng, [n for n in ix.people if n.en_sg in KIN]) if whose.semantic_class == "person" else whose
         owned = NP(whose, "", False, draw_adjectives(rng, whose))
         if ix.subject_verbs[whose.en_sg]:
-            clause = draw_clause(rng, 0, tense, verb=pick(rng, ix.subject_verbs[whose.en_sg]), subject=owned)
+            clause = draw_clause(rng, 0, tense, verb=pick_word(rng, ix.subject_verbs[whose.en_sg]), subject=owned)
             return Rel("whose", clause)
     if draw < 0.6 and human:
-        verb = pick(rng, ix.dat_verbs)
+        verb = pick_word(rng, ix.dat_verbs)
         if ix.people[0] in verb.subjects:
-            acc = draw_np(rng, pick(rng, verb.objects), 0, True) if verb.frame == "ditrans" else None
+            acc = draw_np(rng, pick_word(rng, verb.objects), 0, True) if verb.frame == "ditrans" else None
             return Rel("dat", unambiguous(Clause(subject, verb, tense, acc=acc)))
     if draw < 0.7 and ix.prep_verbs[head.en_sg]:
-        return Rel("object", unambiguous(Clause(subject, pick(rng, ix.prep_verbs[head.en_sg]), tense)))
+        return Rel("object", unambiguous(Clause(subject, pick_word(rng, ix.prep_verbs[head.en_sg]), tense)))
     if draw < 0.8 and head.place_de == "in" and head.semantic_class != "vehicle":
         verb = pick(
             rng, [ix.lexicon.verb[name] for name in ("sleep", "work", "play", "sing", "dance", "wait", "study")]
         )
         return Rel("place", unambiguous(Clause(subject, verb, tense)))
     if ix.acc_verbs[head.en_sg]:
-        verb = pick(rng, ix.acc_verbs[head.en_sg])
-        actor: Phrase = subject if ix.people[0] in verb.subjects else NP(pick(rng, verb.subjects), "the")
+        verb = pick_word(rng, ix.acc_verbs[head.en_sg])
+        actor: Phrase = subject if ix.people[0] in verb.subjects else NP(pick_word(rng, verb.subjects), "the")
         return Rel("acc", unambiguous(Clause(actor, verb, tense, negated=rng.random() < 0.1)))
     return None
 
@@ -143,15 +144,15 @@ def draw_person(rng: random.Random, depth: int, taken: Phrase | None = None, bar
             free = [en for en in free if en not in ("I", "we")]
         return Pron(pick(rng, free))
     if draw < 0.38:
-        name = pick(rng, ix.names)
+        name = pick_word(rng, ix.names)
         return name if name is not taken else Pron("they")
-    first = draw_np(rng, pick(rng, ix.people), depth, bare)
+    first = draw_np(rng, pick_word(rng, ix.people), depth, bare)
     if isinstance(taken, NP) and taken.noun is first.noun:
         first = replace(
             first, noun=ix.people[(ix.people.index(first.noun) + 7) % len(ix.people)], adjectives=(), rel=None
         )
     if draw > 0.95 and depth:
-        second = draw_np(rng, pick(rng, ix.people), 0, True)
+        second = draw_np(rng, pick_word(rng, ix.people), 0, True)
         if second.noun is not first.noun:
             return Both(replace(first, of=None, rel=None), second)
     return first
@@ -187,9 +188,9 @@ def draw_clause(
         frame = pick(rng, ACTION_FRAMES if actions else FRAMES)
         if frame == "copula":
             return draw_copula(rng, depth, tense)
-        verb = pick(rng, ix.lexicon.by_frame[frame])
+        verb = pick_word(rng, ix.lexicon.by_frame[frame])
     if subject is None:
-        noun = pick(rng, verb.subjects)
+        noun = pick_word(rng, verb.subjects)
         subject = draw_person(rng, depth) if noun.semantic_class == "person" else draw_np(rng, noun, depth)
     human = not isinstance(subject, NP) or subject.noun.semantic_class == "person"
     modal = ""
@@ -216,7 +217,7 @@ def draw_objects(rng: random.Random, clause: Clause, depth: int) -> Clause:
     if frame == "prepobj":
         target = draw_object(rng, clause, depth)
     if frame == "dat":
-        target_noun = pick(rng, verb.objects)
+        target_noun = pick_word(rng, verb.objects)
         person_object = target_noun.semantic_class == "person"
         dat = draw_person(rng, depth, subject) if person_object else draw_np(rng, target_noun, depth)
         if clause.negated and isinstance(dat, NP) and (dat.det not in ("the", "a", "this", "my", "his", "her")):
@@ -224,7 +225,7 @@ def draw_objects(rng: random.Random, clause: Clause, depth: int) -> Clause:
     if frame in ("ditrans", "ditransto"):
         dat = draw_person(rng, 0, subject, bare=clause.negated)
         if isinstance(acc, (Pron, Word)):
-            acc = draw_np(rng, pick(rng, index().people), 0, definite=True)
+            acc = draw_np(rng, pick_word(rng, index().people), 0, definite=True)
         if isinstance(dat, Pron) and isinstance(acc, NP) and acc.det == "":
             acc = replace(acc, det="the")
     return replace(clause, acc=acc, dat=dat, object=target)
@@ -250,7 +251,7 @@ def draw_company(rng: random.Random, clause: Clause) -> Clause:
 def draw_object(rng: random.Random, clause: Clause, depth: int) -> Phrase:
     """An object of the verb's classes, other than the subject."""
     verb = clause.verb
-    noun = pick(rng, verb.objects)
+    noun = pick_word(rng, verb.objects)
     if noun.semantic_class == "person" and verb.frame not in ("ditrans", "ditransto"):
         bare = clause.negated
         found = draw_person(rng, 0 if bare else depth, clause.subject, bare)
@@ -262,7 +263,7 @@ def draw_object(rng: random.Random, clause: Clause, depth: int) -> Phrase:
     if kein and np.of is None and np.rel is None:
         np = replace(np, det="" if np.plural or noun.mass else "a")
     if isinstance(clause.subject, NP) and clause.subject.noun is np.noun:
-        np = draw_np(rng, pick(rng, verb.objects), 0)
+        np = draw_np(rng, pick_word(rng, verb.objects), 0)
     if clause.negated and (isinstance(np.det, Word) or np.det in ("every", "many", "some", "several", "few")):
         np = replace(np, det="the")
     return np
@@ -271,8 +272,8 @@ def draw_object(rng: random.Random, clause: Clause, depth: int) -> Phrase:
 def draw_copula(rng: random.Random, depth: int, tense: str) -> Clause:
     """`The house is very old`, `the dog is bigger than the cat`."""
     ix = index()
-    noun = pick(rng, ix.described)
-    adjective = pick(rng, ix.lexicon.adjectives_of[noun.en_sg])
+    noun = pick_word(rng, ix.described)
+    adjective = pick_word(rng, ix.lexicon.adjectives_of[noun.en_sg])
     subject: Phrase = draw_np(rng, noun, depth, definite=True)
     if isinstance(subject, NP):
         subject = replace(subject, adjectives=())
@@ -283,7 +284,7 @@ def draw_copula(rng: random.Random, depth: int, tense: str) -> Clause:
     degree = pick(rng, ix.words["degree"]) if rng.random() < 0.35 else None
     than: Phrase | None = None
     if adjective.de_comparative and rng.random() < 0.3:
-        rival = pick(rng, ix.lexicon.by_class[noun.semantic_class])
+        rival = pick_word(rng, ix.lexicon.by_class[noun.semantic_class])
         if rival is not noun and rival.en_sg in adjective.nouns:
             degree, than = (
                 None,
@@ -295,5 +296,5 @@ def draw_copula(rng: random.Random, depth: int, tense: str) -> Clause:
     if draw < 0.12 and than is None:
         return replace(clause, time=draw_time(rng, clause), front="time" if rng.random() < 0.5 else "subject")
     if draw < 0.26 and not negated and than is None and degree is None:
-        return replace(clause, frequency=pick(rng, ix.words["frequency"][:6]))
+        return replace(clause, frequency=pick_word(rng, ix.words["frequency"][:6]))
     return clause

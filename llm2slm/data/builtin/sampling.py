@@ -41,12 +41,22 @@ ACTION_FRAMES = (
 )
 FRAMES = ACTION_FRAMES + ("intr",) * 5 + ("posture",) * 2 + ("copula",) * 4
 NO_PLACE = frozenset({"know", "love", "hate", "need", "understand", "forget"})
+FLATNESS = 0.1  # of Zipf's curve: Mandelbrot's offset as a fraction of the number of words
 STATES = NO_PLACE | {"trust", "thank", "agree with", "obey", "forgive"}
 
 
 def pick(rng: random.Random, items: Sequence[T]) -> T:
     """One item, uniformly (faster than `rng.choice`)."""
     return items[int(rng.random() * len(items))]
+
+
+def pick_word(rng: random.Random, words: Sequence[T]) -> T:
+    """One lexeme, by Zipf's law as Mandelbrot wrote it: the word of rank r (from 0, in the lexicon's order, of n) is
+    drawn about in proportion to 1 / (r + n / 10), the first one thus eleven times as often as the last.
+
+    Words are not equally common in any language; rare ones are what a model that has read more knows better.
+    """
+    return words[int(len(words) * FLATNESS * (((1 + FLATNESS) / FLATNESS) ** rng.random() - 1))]
 
 
 class Index:
@@ -95,8 +105,8 @@ def draw_adjectives(rng: random.Random, noun: Noun) -> tuple[Adjective, ...]:
     choices = index().lexicon.adjectives_of[noun.en_sg]
     if draw < 0.58 or not choices:
         return ()
-    first = pick(rng, choices)
+    first = pick_word(rng, choices)
     if draw < 0.94 or len(choices) == 1:
         return (first,)
-    second = pick(rng, choices)
+    second = pick_word(rng, choices)
     return (first, second) if second is not first and second.en_comparative != first.en_comparative else (first,)

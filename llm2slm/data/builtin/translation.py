@@ -24,6 +24,7 @@ from llm2slm.data.builtin.sampling import (
     draw_adjectives,
     index,
     pick,
+    pick_word,
 )
 
 MAX_WORDS = 26
@@ -56,11 +57,11 @@ def draw_with_complement(rng: random.Random) -> Sentence:
     ix = index()
     tense = "past" if rng.random() < 0.5 else "present"
     whether = rng.random() < 0.45
-    verb = ix.lexicon.verb["ask (whether)"] if whether else pick(rng, ix.lexicon.by_frame["that"])
+    verb = ix.lexicon.verb["ask (whether)"] if whether else pick_word(rng, ix.lexicon.by_frame["that"])
     negated = verb.en_base in ("know", "believe") and rng.random() < 0.25
     main = Clause(draw_person(rng, 0), verb, tense, "", negated)
     if rng.random() < 0.15 and verb.en_base not in ("know", "believe"):
-        main = replace(main, frequency=pick(rng, ix.words["frequency"][:4]))
+        main = replace(main, frequency=pick_word(rng, ix.words["frequency"][:4]))
     inner = draw_clause(rng, 1 if rng.random() < 0.5 else 0, tense if rng.random() < 0.6 else draw_tense(rng))
     inner = replace(inner, front="subject")
     if whether:
@@ -70,7 +71,7 @@ def draw_with_complement(rng: random.Random) -> Sentence:
             inner = replace(inner, time=None, frequency=None, negated=False)
         if kind == "where":
             inner = draw_clause(
-                rng, 0, tense, verb=pick(rng, ix.lexicon.by_frame["intr"] + ix.lexicon.by_frame["posture"])
+                rng, 0, tense, verb=pick_word(rng, ix.lexicon.by_frame["intr"] + ix.lexicon.by_frame["posture"])
             )
             inner = replace(inner, place=None, frequency=None, time=None, negated=False)
         category = "subordinator" if kind == "whether" else "question_word"
@@ -83,7 +84,7 @@ def draw_with_complement(rng: random.Random) -> Sentence:
 def draw_with_zu(rng: random.Random) -> Sentence:
     """tries to open the door."""
     ix = index()
-    verb = pick(rng, ix.lexicon.by_frame["zu"])
+    verb = pick_word(rng, ix.lexicon.by_frame["zu"])
     subject = draw_person(rng, 1)
     inner = draw_clause(rng, 0, "present", subject=subject, actions=True)
     while ix.people[0] not in inner.verb.subjects or inner.verb.key in STATES:
@@ -103,9 +104,9 @@ def draw_joined(rng: random.Random) -> Sentence:
     word = pick(rng, ix.words["coordinator"])
     first = draw_clause(rng, 1 if rng.random() < 0.5 else 0, tense)
     if word.en == "and" and rng.random() < 0.6 and not first.modal:
-        verb = pick(rng, ix.lexicon.by_frame[pick(rng, ("trans", "trans", "motion", "dat", "ditrans"))])
+        verb = pick_word(rng, ix.lexicon.by_frame[pick(rng, ("trans", "trans", "motion", "dat", "ditrans"))])
         subject = draw_person(rng, 0)
-        first = draw_clause(rng, 0, tense, verb=pick(rng, ix.lexicon.by_frame["trans"]), subject=subject)
+        first = draw_clause(rng, 0, tense, verb=pick_word(rng, ix.lexicon.by_frame["trans"]), subject=subject)
         second = draw_clause(rng, 0, tense, verb=verb, subject=subject)
         if ix.people[0] in first.verb.subjects and ix.people[0] in verb.subjects and first.verb is not verb:
             first = replace(first, modal="", negated=False, tense=tense, front="subject", frequency=None)
@@ -133,7 +134,7 @@ def draw_question(rng: random.Random) -> Sentence:
         verbs = tuple(verb for verb in verbs if ix.people[0] in verb.objects)
     elif kind in ("acc", "which"):
         verbs = tuple(verb for verb in verbs if ix.people[0] not in verb.objects)
-    clause = draw_clause(rng, 1 if rng.random() < 0.4 else 0, tense, verb=pick(rng, verbs))
+    clause = draw_clause(rng, 1 if rng.random() < 0.4 else 0, tense, verb=pick_word(rng, verbs))
     clause = replace(clause, front="subject", negated=False, tense=tense if not clause.modal else clause.tense)
     if clause.frequency is not None and clause.frequency.en in ("never", "finally", "suddenly", "rarely"):
         clause = replace(clause, frequency=None)

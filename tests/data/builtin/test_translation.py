@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import sys
@@ -15,6 +16,7 @@ from llm2slm.data.builtin import SPLITS, corpus_row, corpus_rows, split_of
 from llm2slm.data.builtin.english_syntax import english_sentence
 from llm2slm.data.builtin.german_syntax import german_sentence
 from llm2slm.data.builtin.lexicon import load_lexicon, parse_nouns, parse_verbs
+from llm2slm.data.builtin.sampling import pick_word
 from llm2slm.data.builtin.translation import sentence_pair
 from llm2slm.types import UserError
 
@@ -141,6 +143,15 @@ def test_lexicon_size_and_every_lexeme_is_used() -> None:
         item.en for item in lexicon.others if item.category != "modal" and f" {item.en.lower()}" not in " " + english
     ]
     assert not missing
+
+
+def test_words_are_drawn_by_zipfs_law() -> None:
+    """Frequencies by rank against the integral of 1 / (r + n / 10), within five standard errors."""
+    rng, n, draws = random.Random(1), 20, 40_000
+    seen = Counter(pick_word(rng, range(n)) for _ in range(draws))
+    for rank in range(n):
+        share = math.log((rank + 1 + n / 10) / (rank + n / 10)) / math.log(11)
+        assert abs(seen[rank] / draws - share) < 5 * math.sqrt(share / draws), rank
 
 
 def test_a_broken_row_is_named() -> None:
