@@ -52,6 +52,15 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_t5(tmp_path_factory.mktemp("zoo") / "llm", seed=1, width=24)
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the Hub, offline; `tiny_runs.publish` fills it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Path:
     """The run directory of a tiny hybrid, trained by the command line. Tests copy it before they change it."""

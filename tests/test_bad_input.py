@@ -65,6 +65,14 @@ BAD = {
         "model.projector.gate=true starts z at zero, which leaves conditioning=replace nothing to read",
     ),
     "model": (["model.llm.name=none/such/model"], "model 'none/such/model': no such folder"),
+    "misspelt metric": (
+        ["task.metrics=[blue]", "data.train=none.jsonl", "model.llm.name=none/such/model"],
+        "metric 'blue' is unknown; did you mean 'bleu'? Known: bleu, chrf, ",
+    ),
+    "misspelt metric, tokenizer to train": (
+        ["task.metrics=[chrf,blue]", "model.slm.tokenizer=train:300", "model.tokenizers=offsets"],
+        "metric 'blue' is unknown; did you mean 'bleu'? Known: bleu, chrf, ",
+    ),
     "metric": (
         ["callbacks.monitor=val/rouge"],
         "callbacks.monitor=val/rouge: this run never logs it; it logs val/loss",

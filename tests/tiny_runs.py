@@ -15,7 +15,7 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import resolve
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.testing import tiny_model_config
+from llm2slm.testing import tiny_model_config, write_tiny_t5
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import Batch, Conditioning, SystemKind
 
@@ -54,6 +54,14 @@ def tiny_run(
     for name, value in {**values, **trainer}.items():
         setattr(config.trainer, name, value)
     return config
+
+
+def publish(cache: Path, name: str, commit: str, **sizes: int) -> None:
+    """Puts a tiny T5 into a cache of the Hub, as the commit that `main` stands for from now on."""
+    place = cache / f"models--{name.replace('/', '--')}"
+    write_tiny_t5(place / "snapshots" / commit, seed=1, width=24, **sizes)
+    (place / "refs").mkdir(exist_ok=True)
+    (place / "refs" / "main").write_text(commit)
 
 
 def build(config: RunConfig) -> tuple[LLM2SLM, DataModule]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.evaluate import limited, limits, model_place, tell_defaults
@@ -19,7 +20,7 @@ from llm2slm.evaluation.memory import folder_memory
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
-from llm2slm.types import Init, SystemKind, UserError
+from llm2slm.types import Init, Overlong, SystemKind, UserError
 
 Places = dict[str, tuple[str | LLMConfig, str | None]]
 """By system: its folder and where its LLM has moved to; or for an LLM writing alone, its configuration."""
@@ -98,7 +99,7 @@ def recorded_llm(model: LLM2SLM, moved: str | None) -> LLMConfig | None:
         return None if moved is None else LLMConfig(name=moved)
     return LLMConfig(
         name=moved or record["name"],
-        revision=record.get("revision"),
+        revision=record.get("revision") if moved in (None, record["name"]) else None,  # a commit is of one place
         init=Init(record.get("init", Init.pretrained.value)),
         config=dict(record.get("config") or {}),
         dtype=record["dtype"],
@@ -132,6 +133,21 @@ def benchmark_systems(
         progress=config.trainer.progress,
     )
     return [
-        runs.System(name, systems[name].kind.value, systems[name].parameter_counts(), speed=rows[name])
+        runs.System(
+            name,
+            systems[name].kind.value,
+            systems[name].parameter_counts(),
+            speed=rows[name],
+            notes={"data": overlong(systems[name], data)},
+        )
         for name in ordered
     ]
+
+
+def overlong(model: LLM2SLM, data: DataModule) -> dict[str, dict[str, Any]]:
+    """What became of over-long rows. Each system cuts by its own tokenizers and positions; rows are dropped for all."""
+    if data.config.overlong is not Overlong.truncate:
+        return data.report()
+    own = DataModule(data.config, data.task, model.collator, data.seed)
+    own.encoded("test")
+    return own.report()

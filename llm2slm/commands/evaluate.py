@@ -9,7 +9,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.place import device_type, place
-from llm2slm.config import DataConfig, RunConfig, TaskConfig
+from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
 from llm2slm.data.tasks import Task, resolve
@@ -60,8 +60,10 @@ def tell_defaults(config: RunConfig) -> None:
     """Says which corpus and prefix are used where neither the model nor the user names one."""
     if config.run is None or runs.home(config.run) is not None:
         return
-    if config.data == DataConfig() and config.task == TaskConfig():
-        data, task = config.data, resolve(config.task, languages(config.data))
+    data, silent = config.data, RunConfig()
+    named = (data.name, data.corpus, config.task.name, config.task.prefix)
+    if named == (silent.data.name, silent.data.corpus, silent.task.name, silent.task.prefix):
+        task = resolve(config.task, languages(data))
         print(
             f"llm2slm: {config.run} records no corpus: using data={data.name} (data.corpus={data.corpus}) with "
             f"task.prefix={task.prefix!r}",
@@ -90,11 +92,13 @@ def judge_system(
 ) -> runs.System:
     """Answers a split with the task's decoding, writes `predictions.jsonl`, and scores it.
 
-    Rows that the tokenizers' limits drop (data.overlong=drop) are not answered; the report of the data says how many.
+    Rows that the tokenizers' limits drop (data.overlong=drop) are not answered; the system's notes say how many.
     """
     examples = data.examples(split)
     answers = predict(model, examples, task, config.data.eval_batch_size, progress=config.trainer.progress)
     rows = prediction_rows(examples, answers)
     runs.write_jsonl(folder / "predictions.jsonl", rows)
     quality = score(task.metrics, answers, [example.target for example in examples])
-    return runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    system = runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    system.notes = {"split": split, "data": data.report()}
+    return system

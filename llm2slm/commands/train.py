@@ -72,7 +72,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             result.device = runs.device_name(model.device.type)
             system = judge_system(model, data, task, config=config, folder=folder, split=final)
             system.curve = read_curve(folder / "metrics.csv")
-            system.notes = {"split": final, **training_notes(config, fitted, data)}
+            system.notes |= training_notes(config, fitted)
             result.systems = [system]
             log_samples(loggers, system.samples[: config.logger.samples])
             log_quality(loggers, {name: s.value for name, s in system.quality.items()})
@@ -178,12 +178,11 @@ def read_curve(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def training_notes(config: RunConfig, fitted: Fitted, data: DataModule) -> dict[str, Any]:
+def training_notes(config: RunConfig, fitted: Fitted) -> dict[str, Any]:
     """Facts about the training that a reader of the result wants beside the scores."""
     return {
         "training_seconds": round(fitted.seconds, 1),
         "optimizer_steps": fitted.steps,
         "lr": config.optim.lr,
         "projector_lr": config.optim.projector_lr,
-        "data": data.report(),
     }

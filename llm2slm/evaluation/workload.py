@@ -47,10 +47,15 @@ class Lengths:
     def __init__(self, model: LLM2SLM) -> None:
         collator = model.collator
         self._tokenizer = collator.slm_tokenizer if collator.llm_tokenizer is None else collator.llm_tokenizer
+        self._most = collator.max_prompt_tokens
 
     def prompt(self, text: str) -> int:
         """Special tokens included."""
         return len(self._tokenizer(text, verbose=False)["input_ids"])
+
+    def read(self, text: str) -> int:
+        """What is left of a prompt that is cut to the limit (data.overlong=truncate; else none is over it)."""
+        return min(self.prompt(text), self._most)
 
     def response(self, text: str) -> int:
         """Its end included, which a model has to write too."""
@@ -75,7 +80,7 @@ def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> l
     conditions = []
     if cfg.prompts > 0:
         chosen = examples[: cfg.prompts]
-        lengths = statistics.fmean(count.prompt(example.prompt) for example in chosen)
+        lengths = statistics.fmean(count.read(example.prompt) for example in chosen)
         requests = tuple(Request((e.prompt,), max(2, count.response(e.target))) for e in chosen)
         conditions.append(Condition("test", 1, lengths, requests))
     for batch in cfg.batch:
@@ -86,7 +91,7 @@ def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> l
                 prompts = [
                     cut_prompt([e.prompt for e in _from(examples, i)], wanted, count.prompt) for i in range(batch)
                 ]
-            lengths = statistics.fmean(count.prompt(prompt) for prompt in prompts)
+            lengths = statistics.fmean(count.read(prompt) for prompt in prompts)
             conditions += [
                 Condition("grid", batch, lengths, (Request(tuple(prompts), tokens),)) for tokens in cfg.response_tokens
             ]

@@ -15,7 +15,7 @@ from llm2slm.data.collate import Collator
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM, LLM_TOKENIZER, LLM2SLMConfig
-from llm2slm.models.pretrained import BUILTIN, load_encoder, load_language_model, locate, read_config
+from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, read_config
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 ModelT = TypeVar("ModelT", bound=LLM2SLM)
@@ -114,9 +114,12 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
 def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
     """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
     name = cfg.name
-    if name is not None and not name.startswith(BUILTIN) and Path(locate(name)).is_dir():
-        name = str(Path(locate(name)).resolve())
-    revision = cfg.revision or getattr(encoder.body.config, "_commit_hash", None)
+    revision = cfg.revision
+    if name is not None and not name.startswith(BUILTIN):
+        if Path(locate(name)).is_dir():
+            name = str(Path(locate(name)).resolve())
+        else:
+            revision = revision or commit(name)
     record = {"name": name, "revision": revision, "layer": cfg.layer, "dtype": cfg.dtype, "config": dict(cfg.config)}
     return record | {"width": encoder.width, "init": cfg.init.value}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -63,6 +64,12 @@ def reading(name: str) -> Iterator[None]:
         raise UserError(f"model {name!r} cannot be read: {reason}") from error
 
 
+def commit(name: str, revision: str | None = None) -> str | None:
+    """The commit of a Hub id that was read last (transformers itself no longer says it)."""
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else None
+
+
 def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """The transformers config of a Hub id or folder."""
     place = locate(name)
@@ -114,10 +121,8 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         own_names = {
             config.attribute_map.get(key, key): value for key, value in changes.items()
         }  # hidden_size: d_model
-        commit = getattr(config, "_commit_hash", None)
         with reading(cfg.name or f"model.{side}.config"):
             config = type(config).from_dict(config.to_dict() | own_names)
-        config._commit_hash = commit  # no value of the model, so no part of `to_dict`
     if cfg.init is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
     return _with_decoder_depth(config)

@@ -54,13 +54,32 @@ class GenerationQuality(Callback):
 
 
 class TokenBar(TQDMProgressBar):
-    """Lightning's bar (steps, rate, time left; tokens/s comes from the module), over all steps instead of one epoch."""
+    """Optimizer steps of the whole run (Lightning's own bar starts anew at each epoch, and knows no end when resumed).
+
+    Rate and time left are of this process's own steps; tokens/s comes from the module.
+    """
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """One bar, which starts where a resumed run does."""
+        self.train_progress_bar = self.init_train_tqdm()
+        self.train_progress_bar.total = trainer.max_steps
+        self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Epochs do not show."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Moves on with the optimizer, not with the micro-batches of an accumulated step."""
+        bar, step = self.train_progress_bar, trainer.global_step
+        if step > bar.n and (step % self.refresh_rate == 0 or step == trainer.max_steps):
+            bar.update(step - bar.n)
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return {"step": f"{trainer.global_step}/{trainer.max_steps}"} | metrics
+        return metrics
 
 
 def first_process() -> bool:

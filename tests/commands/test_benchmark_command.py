@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
+from statistics import fmean
 
 import pytest
-from tiny_runs import tiny_run
+from tiny_runs import SIZES, build, publish, tiny_run
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from llm2slm.cli import main
+from llm2slm.commands import benchmark as benchmark_command
 from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.train import run as train
+from llm2slm.config import ModelConfig
+from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import write_tiny_gpt2
-from llm2slm.types import Init, UserError
+from llm2slm.types import Init, Overlong, UserError
+
+OLD, NEW, COPY = "a" * 40, "b" * 40, "c" * 40
+"""Commits of models on the Hub."""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +35,27 @@ def config_of(root):
     config.benchmark.repeats, config.benchmark.warmup, config.benchmark.prompts = 1, 0, 2
     config.benchmark.response_tokens, config.benchmark.memory = [4], False
     return config
+
+
+@pytest.fixture(scope="module")
+def hybrid(root):
+    """Folder of a hybrid that nobody trained: enough to be timed."""
+    build(config_of(root))[0].save_pretrained(root / "hybrid")
+    return root / "hybrid"
+
+
+@pytest.fixture
+def lengths(monkeypatch):
+    """Tokens of each prompt that a system reads, by its number of parameters: filled while it is timed."""
+    found, generate = {}, LLM2SLM.generate
+
+    def noting(self, batch, *given, **arguments):
+        own = found.setdefault(self.parameter_counts()["total"], [])
+        own += batch.slm_mask_BQ.sum(1).tolist()
+        return generate(self, batch, *given, **arguments)
+
+    monkeypatch.setattr(LLM2SLM, "generate", noting)
+    return found
 
 
 def test_a_run_is_timed_with_its_llm_and_others(root):
@@ -59,3 +91,92 @@ def test_a_system_that_is_no_folder_is_one_line(root):
     config.systems = {"other": {"model": {"kind": "slm"}}}
     with pytest.raises(UserError, match=r"systems\.other: give a run directory"):
         benchmark(config, root / "bad")
+
+
+def test_over_long_prompts_are_cut_and_counted_for_each_system(root, hybrid, lengths):
+    """Every figure is of what was read: the writer of 70 positions has room for 6 tokens before an answer of 64."""
+    config = config_of(root)
+    config.run, config.systems = str(hybrid), {"short": str(write_tiny_gpt2(root / "short", positions=70))}
+    config.data.overlong, config.data.max_prompt_tokens = Overlong.truncate, 10
+    config.benchmark.prompts, config.benchmark.response_tokens = SIZES["test"], []
+    texts = [json.loads(line)["source"] for line in (root / "rows" / "test.jsonl").read_text().splitlines()]
+    full = [len(ids) for ids in AutoTokenizer.from_pretrained(config.model.llm.name)(texts)["input_ids"]]
+    room = {"llm": 10, "llm2slm": 10, "short": 6}
+    over = {name: sum(n > most for n in full) for name, most in room.items()}
+    assert 0 < over["llm"] < over["short"] < len(full)
+    result = benchmark(config, root / "cut")
+    assert [s.name for s in result.systems] == ["llm", "short", "llm2slm"]
+    for system in result.systems:
+        read = [min(n, room[system.name]) for n in full]
+        assert Counter(lengths[system.parameters["total"]]) == Counter(read * 2)  # one token, and the whole answer
+        told = system.notes["data"]["test"]
+        assert (told["rows"], told["dropped"], told["overlong"]) == (len(full), 0, "truncate")
+        assert told["overlong_prompts"] == over[system.name]
+        assert system.speed[0].prompt_tokens == fmean(min(n, 10) for n in full)
+
+
+def test_a_grid_says_the_length_that_is_read(root, hybrid, lengths):
+    config = config_of(root)
+    config.run, config.data.max_prompt_tokens, config.data.overlong = str(hybrid), 20, Overlong.truncate
+    config.benchmark.prompts, config.benchmark.prompt_tokens = 0, [15, 40]
+    result = benchmark(config, root / "grid")
+    for system in result.systems:
+        assert [row.prompt_tokens for row in system.speed] == [15, 20]
+        assert Counter(lengths[system.parameters["total"]]) == {15: 2, 20: 2}
+
+
+def test_an_over_long_prompt_is_one_line(root, hybrid):
+    config = config_of(root)
+    config.run, config.data.max_prompt_tokens = str(hybrid), 10
+    with pytest.raises(UserError, match=r"^row 1: its prompt has 12 tokens .*max_prompt_tokens=10.*truncate") as caught:
+        benchmark(config, root / "long")
+    assert "\n" not in str(caught.value)
+    assert not (root / "long").exists()
+
+
+def test_dropped_rows_are_counted(root, hybrid):
+    config = config_of(root)
+    config.run, config.data.max_prompt_tokens, config.data.overlong = str(hybrid), 10, Overlong.drop
+    for system in benchmark(config, root / "dropped").systems:
+        told = system.notes["data"]["test"]
+        assert (told["rows"], told["dropped"], told["overlong"]) == (SIZES["test"], 2, "drop")
+
+
+def test_the_baseline_is_the_llm_that_the_hybrid_records(root, hub, tmp_path, monkeypatch):
+    """In the commit and the dtype that it was trained with, whatever main is now and whatever is configured."""
+    config = config_of(root)
+    config.model.llm.name, config.model.llm.dtype = "someone/llm", "bfloat16"
+    publish(hub, "someone/llm", OLD)
+    build(config)[0].save_pretrained(tmp_path / "saved")
+    publish(hub, "someone/llm", NEW, encoder_layers=3)
+    config.model, config.run = ModelConfig(), str(tmp_path / "saved")
+    measured = {}
+    monkeypatch.setattr(benchmark_command, "folder_memory", lambda folders, *_: measured.update(folders))
+    size = {
+        commit: AutoModelForSeq2SeqLM.from_pretrained("someone/llm", revision=commit).num_parameters()
+        for commit in (OLD, NEW)
+    }
+    llm, guided = benchmark(config, tmp_path / "out").systems
+    assert llm.parameters["total"] == size[OLD] != size[NEW]
+    assert ({row.dtype for row in llm.speed}, {row.dtype for row in guided.speed}) == ({"bfloat16"}, {"float32"})
+    assert (measured["llm"].revision, measured["llm"].dtype) == (OLD, "bfloat16")  # in a process of its own
+    # moved to another id, where that commit is not known
+    publish(hub, "other/copy", COPY)
+    shutil.rmtree(hub / "models--someone--llm")
+    config.llm = "other/copy"
+    llm, guided = benchmark(config, tmp_path / "moved").systems
+    assert (llm.parameters["total"], llm.speed[0].dtype) == (size[OLD], "bfloat16")
+
+
+def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tiny_llm, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["benchmark.prompts=1", "benchmark.response_tokens=[]", "benchmark.repeats=1", "benchmark.warmup=0"]
+    rest = ["benchmark.memory=false", "trainer.progress=false", "trainer.accelerator=cpu", "hydra.run.dir=out"]
+    assert main(["benchmark", f"run={tiny_llm}", *small, *rest]) == 0
+    shown = capsys.readouterr()
+    assert [line for line in shown.err.splitlines() if line.startswith("llm2slm: ")] == [
+        f"llm2slm: {tiny_llm} records no corpus: using data=builtin (data.corpus=translation) with "
+        "task.prefix='translate English to German: '"
+    ]
+    assert "data.corpus" not in shown.out
+    assert shown.out.splitlines()[-1].endswith("out/report.html")

@@ -9,10 +9,13 @@ import pytest
 from tiny_runs import SIZES, tiny_run
 
 from llm2slm import runs
+from llm2slm.commands import demo as demo_command
 from llm2slm.commands import train as train_command
 from llm2slm.commands.demo import clear, quality_kept, run, system_config
+from llm2slm.data.collate import Collator
 from llm2slm.runs import Score, System
-from llm2slm.types import Conditioning, SystemKind, UserError
+from llm2slm.testing import tiny_model_config
+from llm2slm.types import Conditioning, Overlong, SystemKind, Tokenizers, UserError
 
 
 def demo_config(folder):
@@ -94,6 +97,10 @@ def test_a_systems_configuration_is_the_common_one_with_its_changes(tmp_path):
         (lambda c: c.systems.update(other="folder"), r"systems\.other: expected overrides"),
         (lambda c: c.systems.update(other={"modle": {"kind": "slm"}}), r"systems\.other.*modle"),
         (lambda c: setattr(c.trainer, "devices", 2), r"trainer\.devices=2"),
+        (lambda c: setattr(c.data, "overlong", Overlong.drop), r"data\.overlong=drop.*use data\.overlong=truncate"),
+        (lambda c: c.systems.update(other={"data": {"overlong": "drop"}}), r"data\.overlong=drop"),
+        (lambda c: setattr(c.task, "metrics", ["blue"]), "'blue' is unknown; did you mean 'bleu'"),
+        (lambda c: c.systems.update(other={"task": {"metrics": ["blue"]}}), "'blue' is unknown; did you mean 'bleu'"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch, change, message):
@@ -114,3 +121,37 @@ def test_an_earlier_demo_is_taken_away_and_nothing_else(tmp_path):
     runs.write_config(tmp_path / "out", config)
     clear(tmp_path / "out", config.systems)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine", "config.yaml"}
+
+
+def test_where_prompts_are_cut_all_are_judged_and_timed_on_the_same_rows(tmp_path, monkeypatch):
+    """Under two tokenizers that make different rows over-long: dropping them would leave each system others."""
+    config = demo_config(tmp_path)
+    config.model = tiny_model_config(tmp_path / "zoo", tokenizers=Tokenizers.offsets)
+    config.data.overlong, config.data.max_prompt_tokens = Overlong.truncate, 9
+    config.benchmark.prompts, config.benchmark.repeats = SIZES["test"], 1
+    timed, read, benchmark_systems = {}, Collator.batch_of_texts, demo_command.benchmark_systems
+
+    def timing(systems, *rest):
+        names = {id(system.collator): name for name, system in systems.items()}
+
+        def noting(self, texts):
+            timed.setdefault(names[id(self)], []).extend(texts)
+            return read(self, texts)
+
+        monkeypatch.setattr(Collator, "batch_of_texts", noting)
+        return benchmark_systems(systems, *rest)
+
+    monkeypatch.setattr(demo_command, "benchmark_systems", timing)
+    result = run(config, tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "test.jsonl").read_text().splitlines()]
+    assert timed["llm"][: len(rows)] == [row["source"] for row in rows]
+    assert timed["llm"] == timed["small"] == timed["guided"]
+    over = {}
+    for system in result.systems:
+        lines = (tmp_path / "out" / system.name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["source"] for line in lines] == [row["source"] for row in rows]
+        assert {score.n for score in system.quality.values()} == {len(rows)}
+        told = system.notes["data"]["test"]
+        assert (told["rows"], told["dropped"], told["overlong"]) == (len(rows), 0, "truncate")
+        over[system.name] = told["overlong_prompts"]
+    assert 0 < over["llm"] < over["small"] == over["guided"]

@@ -8,7 +8,11 @@ import pytest
 import sacrebleu
 from tiny_runs import SIZES, tiny_run
 
+from llm2slm import runs
+from llm2slm.cli import main
 from llm2slm.commands.evaluate import run as evaluate
+from llm2slm.commands.evaluate import tell_defaults
+from llm2slm.config import RunConfig
 from llm2slm.types import Overlong, UserError
 
 
@@ -46,10 +50,16 @@ def test_the_limits_are_those_of_the_configuration(root):
     with pytest.raises(UserError, match=r"max_prompt_tokens=8.*data\.overlong=truncate"):
         evaluate(config, root / "long")
     config.data.overlong = Overlong.truncate
-    assert evaluate(config, root / "cut").systems[0].quality["chrf"].n == SIZES["test"]
+    [cut] = evaluate(config, root / "cut").systems
+    assert cut.quality["chrf"].n == SIZES["test"]
     config.data.overlong = Overlong.drop
-    kept = evaluate(config, root / "dropped").systems[0].quality["chrf"].n
+    [system] = evaluate(config, root / "dropped").systems
+    kept = system.quality["chrf"].n
     assert 0 < kept == len(rows_of(root / "dropped")) < SIZES["test"]
+    over = SIZES["test"] - kept
+    for one, way, dropped in ((cut, "truncate", 0), (system, "drop", over)):
+        told = one.notes["data"]["test"]
+        assert (told["overlong_prompts"], told["overlong"], told["dropped"]) == (over, way, dropped)
 
 
 def test_no_run_and_a_wrong_run_are_one_line(root, tmp_path):
@@ -59,3 +69,46 @@ def test_no_run_and_a_wrong_run_are_one_line(root, tmp_path):
     config.run = str(tmp_path / "nothing")
     with pytest.raises(UserError, match="nothing"):
         evaluate(config, tmp_path)
+
+
+def test_a_misspelt_metric_is_told_before_model_and_data_are_loaded(root, tmp_path):
+    config = tiny_run(root)
+    config.task.metrics, config.run, config.data.test = ["chrf", "blue"], str(tmp_path / "nothing"), "nowhere.jsonl"
+    with pytest.raises(UserError, match=r"^metric 'blue' is unknown; did you mean 'bleu'"):
+        evaluate(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tmp_path, monkeypatch, capsys):
+    """Fewer rows of it, or shorter answers, are no name for it."""
+    monkeypatch.chdir(tmp_path)
+    small = ["data.test_size=2", "task.max_new_tokens=2", "trainer.progress=false", "trainer.accelerator=cpu"]
+    assert main(["evaluate", "run=builtin/llm", *small, "hydra.run.dir=out"]) == 0
+    shown = capsys.readouterr()
+    assert [line for line in shown.err.splitlines() if line.startswith("llm2slm: ")] == [
+        "llm2slm: builtin/llm records no corpus: using data=builtin (data.corpus=translation) with "
+        "task.prefix='translate English to German: '"
+    ]
+    assert "data.corpus" not in shown.out
+    assert all(row["source"] for row in rows_of(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("data", "name", "samsum"), ("data", "corpus", "summarization"), ("task", "prefix", "")],
+)
+def test_a_corpus_or_prefix_that_was_named_is_not_told(capsys, section, key, value):
+    config = RunConfig(run="someone/model")
+    tell_defaults(config)
+    assert "someone/model records no corpus" in capsys.readouterr().err
+    setattr(getattr(config, section), key, value)
+    tell_defaults(config)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("place", [".", "model"])
+def test_a_run_that_records_its_corpus_is_not_told(tmp_path, capsys, place):
+    runs.write_config(tmp_path, RunConfig())
+    (tmp_path / "model").mkdir()
+    tell_defaults(RunConfig(run=str(tmp_path / place)))
+    assert capsys.readouterr() == ("", "")

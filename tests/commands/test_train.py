@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from llm2slm import runs
 from llm2slm.cli import main
 from llm2slm.commands.evaluate import run as evaluate
+from llm2slm.commands.train import check_room
 from llm2slm.commands.train import run as train
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.testing import write_tiny_t5
+from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.training import fit as fit_module
 from llm2slm.training.fit import build_trainer
 from llm2slm.types import UserError
@@ -157,6 +159,72 @@ def test_bad_data_leaves_no_run_behind(root):
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
         train(config, root / "bad")
     assert not (root / "bad").exists()
+
+
+POSITIONS = 80
+
+
+@pytest.fixture(scope="module")
+def short_writer(root):
+    """Folder of a GPT-2 with so many positions."""
+    return str(write_tiny_gpt2(root / "short_writer", positions=POSITIONS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "readings"), [("slm", "none", 1), ("llm2slm", "add", 1), ("llm2slm", "prepend", 2)]
+)
+def test_the_longest_answer_that_has_room_is_accepted_and_one_token_more_refused(
+    root, short_writer, kind, mode, readings
+):
+    """Readings: how often the prompt stands before the answer (prepend: as representations and as tokens)."""
+    config = tiny_run(root, kind=kind, mode=mode, slm="gpt2")
+    config.model.slm.name, config.data.max_response_tokens = short_writer, 50
+    texts = [row["source"] for row in jsonl(root / "rows" / "test.jsonl")]
+    tokens = [len(ids) for ids in AutoTokenizer.from_pretrained(short_writer)(texts)["input_ids"]]
+    model, data = build(config)
+    tokens = [readings * (n + model.collator.marks_end) for n in tokens]
+    longest = max(tokens)
+    data.task = replace(data.task, max_new_tokens=POSITIONS - longest)
+    check_room(model, data, "test")
+    full = {"max_new_tokens": POSITIONS - longest, "min_new_tokens": POSITIONS - longest}
+    model.generate_text([texts[tokens.index(longest)]], **full)  # the writer itself fails where it has no position
+    data.task = replace(data.task, max_new_tokens=POSITIONS - longest + 1)
+    with pytest.raises(UserError) as caught:
+        check_room(model, data, "test")
+    assert str(caught.value) == (
+        f"task.max_new_tokens={POSITIONS - longest + 1} behind the prompt of test row {tokens.index(longest)} "
+        f"({longest} tokens) exceeds the SLM's {POSITIONS} positions; at most {POSITIONS - longest} fit"
+    )
+    check_room(model, data, "test", rows=tokens.index(longest))  # only what is answered needs room
+
+
+def test_a_writer_without_positions_has_room_for_any_answer(root):
+    model, data = build(tiny_run(root))
+    data.task = replace(data.task, max_new_tokens=10**6)
+    check_room(model, data, "test")
+
+
+@pytest.mark.parametrize(("generate_rows", "split"), [(0, "test"), (4, "test"), (4, "validation")])
+def test_answers_without_room_are_refused_before_anything_is_written(
+    root, tmp_path, short_writer, generate_rows, split
+):
+    """Of the validation split only as many rows as are generated from count."""
+    config = tiny_run(root, kind="slm", mode="none", slm="gpt2", max_steps=1)
+    config.model.slm.name, config.data.max_response_tokens = short_writer, 40
+    config.callbacks.generate_rows, config.task.max_new_tokens = generate_rows, 60
+    rows = [{"source": "dog", "target": "dog"}] * 6
+    rows[3] = {"source": "little dog " * 12, "target": "dog"}
+    for name in ("validation", "test"):
+        own = rows if name == split else rows[:1]
+        setattr(config.data, name, str(tmp_path / f"{name}.jsonl"))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    with pytest.raises(UserError, match=rf"^task\.max_new_tokens=60 behind the prompt of {split} row 3 \("):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    if split == "validation":
+        config.callbacks.generate_rows = 3
+        train(config, tmp_path / "run")
+        assert len(jsonl(tmp_path / "run" / "predictions.jsonl")) == 1
 
 
 def test_resuming_where_nothing_was_saved_is_one_line(root, tmp_path):

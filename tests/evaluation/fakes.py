@@ -28,6 +28,7 @@ class FakeCollator:
     slm_tokenizer: Words = field(default_factory=Words)
     llm_tokenizer: Words | None = None
     seen: list[list[str]] = field(default_factory=list)
+    max_prompt_tokens: int = 512
 
     def batch_of_texts(self, texts: list[str]) -> Batch:
         self.seen.append(list(texts))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import publish
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -25,6 +26,7 @@ from llm2slm.testing import tiny_model_config, tiny_rows, tiny_tokenizer, write_
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 TEXTS = [row["source"] for row in tiny_rows()]
+COMMIT = "c0ffee" + 34 * "0"
 MINI_T5 = {
     "model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 2,
 }  # fmt: skip
@@ -161,23 +163,24 @@ def test_a_changed_llm_comes_back_changed(zoo, tmp_path) -> None:
     assert torch.equal(again.represent(batch).reps_BPE, model.represent(batch).reps_BPE)
 
 
-@pytest.mark.parametrize(("given", "recorded"), [(None, "c0ffee"), ("main", "main")])
+@pytest.mark.parametrize(("given", "recorded"), [(None, COMMIT), ("main", "main")])
 @pytest.mark.parametrize("changes", [{}, {"dropout_rate": 0.25}])
-def test_a_hub_llm_is_recorded_by_commit(zoo, monkeypatch, given, recorded, changes) -> None:
-    cfg = tiny_model_config(zoo)
-    read = pretrained.read_config
-
-    def from_hub(name: str, revision: str | None = None):
-        config = read(cfg.llm.name, revision)
-        config._commit_hash = "c0ffee"
-        return config
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrained, "read_config", from_hub)
-        llm = replace(cfg.llm, revision=given, config=changes)
-        encoder = pretrained.load_encoder(llm, tiny_tokenizer())
-    record = build.reader_record(replace(llm, name="someone/llm"), encoder)
+def test_a_hub_llm_is_recorded_by_commit(zoo, hub, given, recorded, changes) -> None:
+    publish(hub, "someone/llm", COMMIT)
+    llm = LLMConfig(name="someone/llm", revision=given, config=changes)
+    record = build_model(replace(tiny_model_config(zoo), llm=llm)).config.llm
     assert (record["name"], record["revision"], record["config"]) == ("someone/llm", recorded, changes)
+
+
+def test_a_hybrid_keeps_the_commit_of_its_llm(zoo, hub, tmp_path) -> None:
+    """Whatever `main` stands for when it is loaded again."""
+    publish(hub, "someone/llm", COMMIT)
+    model = build_model(replace(tiny_model_config(zoo), llm=LLMConfig(name="someone/llm"))).eval()
+    model.save_pretrained(tmp_path / "saved")
+    publish(hub, "someone/llm", "f" * 40, encoder_layers=3)
+    again = LLM2SLM.from_pretrained(tmp_path / "saved")
+    batch = model.collator.batch_of_texts(TEXTS)
+    assert torch.equal(again.represent(batch).reps_BPE, model.represent(batch).reps_BPE)
 
 
 def test_home_folder(zoo, monkeypatch, tmp_path) -> None:

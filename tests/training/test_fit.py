@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import signal
 from copy import deepcopy
@@ -19,7 +18,7 @@ from llm2slm.commands.train import run as train
 from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import better
-from llm2slm.training.fit import build_trainer, fit, set_seed
+from llm2slm.training.fit import TokenBar, build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.types import UserError
 
@@ -151,6 +150,32 @@ def test_stopped_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, 
     assert (tmp_path / "predictions.jsonl").read_bytes() == (root / "run" / "predictions.jsonl").read_bytes()
     assert (tmp_path / "config.yaml").read_bytes() == (root / "run" / "config.yaml").read_bytes()
     assert result.systems[0].notes["optimizer_steps"] == config.trainer.max_steps
+
+
+def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stopped(whole, tmp_path, monkeypatch):
+    shown = []
+
+    class Watched(TokenBar):
+        def __init__(self, **_):
+            super().__init__(refresh_rate=1)
+
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            bar = self.train_progress_bar
+            shown.append((bar.initial, bar.n, bar.total))
+
+    monkeypatch.setattr(fit_module, "TokenBar", Watched)
+    config = deepcopy(whole[1])
+    config.trainer.progress = True
+    interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(8))
+    begun = checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
+    # two micro-batches a step, and one alone at the end of an epoch
+    assert list(dict.fromkeys(shown)) == [(0, step, 10) for step in range(begun + 1)]
+    shown.clear()
+    config.run = str(tmp_path)
+    train(config, tmp_path)
+    assert list(dict.fromkeys(shown)) == [(begun, step, 10) for step in range(begun, 11)][-len(set(shown)) :]
+    assert len(set(shown)) >= 10 - begun > 0
 
 
 def test_stopped_twice_in_a_moved_folder_and_by_sigterm(whole, tmp_path, monkeypatch):

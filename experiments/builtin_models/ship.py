@@ -1,6 +1,7 @@
-"""Turns a trained run into the built-in LLM: 16-bit weights, tokenizer, and a README with provenance and scores.
+"""Turns a trained run into a built-in model: 16-bit weights, tokenizer, and a README with provenance and scores.
 
-    python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
+    python experiments/builtin_models/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
+    python experiments/builtin_models/ship.py outputs/builtin_slm llm2slm/builtin_models/slm
 
 The scores are those of the shipped files, read back, on the test splits of the three built-in corpora.
 """
@@ -21,7 +22,7 @@ LIMIT_MB = 12
 
 
 def main(run: Path, target: Path) -> None:
-    """Ships `run` into `target`."""
+    """Ships `run` into `target`, whose name is the model's: llm or slm."""
     model = LLM2SLM.from_pretrained(run / "model")
     model.slm.half()
     model.save_pretrained(target)
@@ -36,17 +37,20 @@ def readme(run: Path, target: Path, size: float) -> str:
     """Provenance from the run's own result, scores from the shipped files."""
     trained, config = runs.read_result(run), runs.read_config(run)
     notes, parameters = trained["systems"][0]["notes"], trained["systems"][0]["parameters"]["total"]
+    layers = config["model"][target.name]["config"]
     lines = [
-        "# The built-in LLM",
+        f"# The built-in {target.name.upper()}",
         "",
-        "A T5-style encoder-decoder, trained from random weights on this project's own generated corpora (English to",
-        "German, summaries of short reports, instructions). It exists to show and test the method offline; it knows no",
-        "other text. It is Apache-2.0 like the project: no third-party data went into it.",
+        f"A T5-style encoder-decoder ({layers['num_layers']} + {layers['num_decoder_layers']} layers, width "
+        f"{layers['d_model']}), trained from random weights on",
+        "this project's own generated corpora (English to German, summaries of short reports, instructions). It exists",
+        "to show and test the method offline; it knows no other text. It is Apache-2.0 like the project: no third-party",
+        "data went into it.",
         "",
         f"* {parameters:,} parameters, {size:.1f} MB in float16; loads with `AutoModelForSeq2SeqLM.from_pretrained`.",
         "* Prompts: `translate English to German: ...`, `summarize: ...`, or an instruction as it stands.",
-        f"* Trained by `make builtin-llm`: {notes['optimizer_steps']} steps of {config['data']['batch_tokens']} tokens "
-        f"on {config['data']['train_size']:,} rows,",
+        f"* Trained by `make builtin-{target.name}`: {notes['optimizer_steps']} steps of "
+        f"{config['data']['batch_tokens']} tokens on {config['data']['train_size']:,} rows,",
         f"  seed {trained['seed']}, {notes['training_seconds'] / 60:.0f} minutes on {trained['device']} "
         "(shared with other work).",
         f"* Commit {trained['git_commit'] or 'unknown'}, {trained['created'][:10]}, "
