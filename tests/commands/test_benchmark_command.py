@@ -123,6 +123,9 @@ def test_a_grid_says_the_length_that_is_read(root, hybrid, lengths):
     for system in result.systems:
         assert [row.prompt_tokens for row in system.speed] == [15, 20]
         assert Counter(lengths[system.parameters["total"]]) == {15: 2, 20: 2}
+    config.data.overlong = Overlong.error
+    with pytest.raises(UserError, match=r"prompt has 40 tokens \(at most data\.max_prompt_tokens=20\)"):
+        benchmark(config, root / "refused")
 
 
 def test_an_over_long_prompt_is_one_line(root, hybrid):

@@ -129,14 +129,17 @@ def test_where_prompts_are_cut_all_are_judged_and_timed_on_the_same_rows(tmp_pat
     config.model = tiny_model_config(tmp_path / "zoo", tokenizers=Tokenizers.offsets)
     config.data.overlong, config.data.max_prompt_tokens = Overlong.truncate, 9
     config.benchmark.prompts, config.benchmark.repeats = SIZES["test"], 1
-    timed, read, benchmark_systems = {}, Collator.batch_of_texts, demo_command.benchmark_systems
+    timed, tokens = {}, {}
+    read, benchmark_systems = Collator.batch_of_texts, demo_command.benchmark_systems
 
     def timing(systems, *rest):
         names = {id(system.collator): name for name, system in systems.items()}
 
         def noting(self, texts):
+            batch = read(self, texts)
             timed.setdefault(names[id(self)], []).extend(texts)
-            return read(self, texts)
+            tokens.setdefault(names[id(self)], []).extend(batch.slm_mask_BQ.sum(1).tolist())
+            return batch
 
         monkeypatch.setattr(Collator, "batch_of_texts", noting)
         return benchmark_systems(systems, *rest)
@@ -146,6 +149,7 @@ def test_where_prompts_are_cut_all_are_judged_and_timed_on_the_same_rows(tmp_pat
     rows = [json.loads(line) for line in (tmp_path / "rows" / "test.jsonl").read_text().splitlines()]
     assert timed["llm"][: len(rows)] == [row["source"] for row in rows]
     assert timed["llm"] == timed["small"] == timed["guided"]
+    assert {name: max(read) for name, read in tokens.items()} == {"llm": 9, "small": 9, "guided": 9}
     over = {}
     for system in result.systems:
         lines = (tmp_path / "out" / system.name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
