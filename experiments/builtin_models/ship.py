@@ -43,9 +43,9 @@ def readme(run: Path, target: Path, size: float) -> str:
         "",
         f"A T5-style encoder-decoder ({layers['num_layers']} + {layers['num_decoder_layers']} layers, width "
         f"{layers['d_model']}), trained from random weights on",
-        "this project's own generated corpora (English to German, summaries of short reports, instructions). It exists",
-        "to show and test the method offline; it knows no other text. It is Apache-2.0 like the project: no third-party",
-        "data went into it.",
+        "this project's own generated corpora (English to German, summaries of short reports, instructions). It is here",
+        "to show and test the method offline; it knows no other text. It is Apache-2.0 like the project: no",
+        "third-party data went into it.",
         "",
         f"* {parameters:,} parameters, {size:.1f} MB in float16; loads with `AutoModelForSeq2SeqLM.from_pretrained`.",
         "* Prompts: `translate English to German: ...`, `summarize: ...`, or an instruction as it stands.",
