@@ -26,6 +26,7 @@ def main(run: Path, target: Path) -> None:
     model = LLM2SLM.from_pretrained(run / "model")
     model.slm.half()
     model.save_pretrained(target)
+    (target / "model.safetensors").chmod(0o644)
     (target / "generation_config.json").unlink(missing_ok=True)  # nothing in it that config.json does not say
     size = (target / "model.safetensors").stat().st_size / 1e6
     if size > LIMIT_MB:
@@ -43,8 +44,8 @@ def readme(run: Path, target: Path, size: float) -> str:
         "",
         f"A T5-style encoder-decoder ({layers['num_layers']} + {layers['num_decoder_layers']} layers, width "
         f"{layers['d_model']}), trained from random weights on",
-        "this project's own generated corpora (English to German, summaries of short reports, instructions). It is here",
-        "to show and test the method offline; it knows no other text. It is Apache-2.0 like the project: no",
+        "this project's own generated corpora (English to German, summaries of short reports, instructions). It is",
+        "here to show and test the method offline; it knows no other text. It is Apache-2.0 like the project: no",
         "third-party data went into it.",
         "",
         f"* {parameters:,} parameters, {size:.1f} MB in float16; loads with `AutoModelForSeq2SeqLM.from_pretrained`.",
