@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECKED := llm2slm tests experiments
 
-.PHONY: help setup demo test lint format builtin-llm builtin-slm wheel clean
+.PHONY: help setup demo test lint format builtin-llm wheel clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1|\2/' | \
@@ -40,11 +40,7 @@ builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.
 	$(BIN)/llm2slm tokenizer data.corpus=mixture data.train_size=30000 task=mixture vocab_size=2048 \
 	  out=outputs/builtin_llm_tokenizer
 	$(BIN)/llm2slm train experiment=builtin_llm hydra.run.dir=outputs/builtin_llm $(ARGS)
-	$(BIN)/python experiments/builtin_models/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
-
-builtin-slm: $(STAMP) ## Train the built-in SLM anew, after the LLM, whose tokenizer it takes
-	$(BIN)/llm2slm train experiment=builtin_slm hydra.run.dir=outputs/builtin_slm $(ARGS)
-	$(BIN)/python experiments/builtin_models/ship.py outputs/builtin_slm llm2slm/builtin_models/slm
+	$(BIN)/python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
 
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

@@ -1,7 +1,6 @@
-"""Turns a trained run into a built-in model: 16-bit weights, tokenizer, and a README with provenance and scores.
+"""Turns a trained run into the built-in LLM: 16-bit weights, tokenizer, and a README with provenance and scores.
 
-    python experiments/builtin_models/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
-    python experiments/builtin_models/ship.py outputs/builtin_slm llm2slm/builtin_models/slm
+    python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
 
 The scores are those of the shipped files, read back, on the test splits of the three built-in corpora.
 """
@@ -22,7 +21,7 @@ LIMIT_MB = 12
 
 
 def main(run: Path, target: Path) -> None:
-    """Ships `run` into `target`, whose name is the model's: llm or slm."""
+    """Ships `run` into `target`."""
     model = LLM2SLM.from_pretrained(run / "model")
     model.slm.half()
     model.save_pretrained(target)
@@ -38,9 +37,9 @@ def readme(run: Path, target: Path, size: float) -> str:
     """Provenance from the run's own result, scores from the shipped files."""
     trained, config = runs.read_result(run), runs.read_config(run)
     notes, parameters = trained["systems"][0]["notes"], trained["systems"][0]["parameters"]["total"]
-    layers = config["model"][target.name]["config"]
+    layers = config["model"]["llm"]["config"]
     lines = [
-        f"# The built-in {target.name.upper()}",
+        "# The built-in LLM",
         "",
         f"A T5-style encoder-decoder ({layers['num_layers']} + {layers['num_decoder_layers']} layers, width "
         f"{layers['d_model']}), trained from random weights on",
@@ -50,7 +49,7 @@ def readme(run: Path, target: Path, size: float) -> str:
         "",
         f"* {parameters:,} parameters, {size:.1f} MB in float16; loads with `AutoModelForSeq2SeqLM.from_pretrained`.",
         "* Prompts: `translate English to German: ...`, `summarize: ...`, or an instruction as it stands.",
-        f"* Trained by `make builtin-{target.name}`: {notes['optimizer_steps']} steps of "
+        f"* Trained by `make builtin-llm`: {notes['optimizer_steps']} steps of "
         f"{config['data']['batch_tokens']} tokens on {config['data']['train_size']:,} rows,",
         f"  seed {trained['seed']}, {notes['training_seconds'] / 60:.0f} minutes on {trained['device']} "
         "(shared with other work).",
