@@ -9,6 +9,7 @@ which is what makes it cheap for the many small matrices of a small model, and o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,6 +20,15 @@ from torch.optim.adamw import adamw
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 ADAMW_RMS = 0.2
+
+
+@lru_cache(maxsize=4)
+def quick_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the device has units for its products (GPUs, CPUs with AMX), since the result is rough anyway."""
+    capable = device == "cuda"
+    if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.13; the range starts earlier
+        capable = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.bfloat16 if capable else torch.float32
 
 
 def orthogonalise(matrices_NAB: Tensor) -> Tensor:
@@ -87,8 +97,7 @@ class Muon(Optimizer):
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-        # a GPU multiplies in bfloat16 far faster, and the result is rough anyway
-        stacked = torch.stack(ahead).to(torch.bfloat16 if parameters[0].is_cuda else torch.float32)
+        stacked = torch.stack(ahead).to(quick_dtype(parameters[0].device.type))
         size = ADAMW_RMS * max(parameters[0].shape) ** 0.5
         updates = orthogonalise(stacked).to(parameters[0].dtype).mul_(size)
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 
 from llm2slm.types import UserError
@@ -60,6 +61,11 @@ def corpus_row(corpus: str, split: str, seed: int, index: int) -> dict[str, str]
 
 def corpus_rows(corpus: str, split: str, size: int, seed: int) -> list[dict[str, str]]:
     """The first `size` rows; in validation and test a source that was there before is redrawn."""
+    return list(_rows(corpus, split, size, seed))
+
+
+@lru_cache(maxsize=8)  # the systems of a demo, or the verbs of one process, read the same rows
+def _rows(corpus: str, split: str, size: int, seed: int) -> tuple[dict[str, str], ...]:
     _check_split(split)
     seen: set[str] = set()
     rows = []
@@ -68,4 +74,4 @@ def corpus_rows(corpus: str, split: str, size: int, seed: int) -> list[dict[str,
         if split != "train":
             seen.add(row["source"])
         rows.append(row)
-    return rows
+    return tuple(rows)
