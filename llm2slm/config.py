@@ -153,6 +153,9 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
+    matmul_precision: str = "highest"
+    """highest | high | medium: of float32 matrix products in training (torch.set_float32_matmul_precision); lower ones
+    may use TF32 or bfloat16 inside a product, where the device has units for it. All else is float32."""
     max_steps: int = 1000
     """Optimizer steps."""
     max_time: str | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted, better
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import Example, UserError
+
+MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 Judge = Callable[[LLM2SLM, Sequence[Example]], dict[str, float]]
 """Generates for examples and scores the answers: metric -> value."""
@@ -92,6 +95,23 @@ def set_seed(seed: int) -> None:
     seed_everything(seed, workers=True, verbose=False)
 
 
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Precision of float32 matrix products while training; afterwards, when answers are judged and timed, the old one.
+
+    Raises:
+        UserError: unknown precision.
+    """
+    if name not in MATMUL_PRECISIONS:
+        raise UserError(f"trainer.matmul_precision={name}: expected one of {', '.join(MATMUL_PRECISIONS)}")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def fit(
     config: RunConfig,
     folder: Path,
@@ -129,7 +149,8 @@ def fit(
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     model.train()  # Lightning leaves a model in eval mode as it is: dropout would be off
     started = time.perf_counter()
-    _run(trainer, module, data, checkpoints, resume)
+    with matmul_precision(cfg.matmul_precision):
+        _run(trainer, module, data, checkpoints, resume)
     seconds = time.perf_counter() - started
     best = checkpoints.newest_best
     state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]

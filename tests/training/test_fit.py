@@ -368,3 +368,28 @@ def test_a_loss_gets_better_downwards_and_a_metric_upwards(monitor, mode, expect
 def test_precisions_that_would_change_the_llm_are_refused(tmp_path, precision):
     with pytest.raises(UserError, match=f"trainer.precision={precision} would change the frozen LLM"):
         build_trainer(TrainerConfig(precision=precision), tmp_path, [], [])
+
+
+def test_matmul_precision_holds_while_training_and_no_longer(tmp_path):
+    seen = []
+
+    class Seen(Callback):
+        def on_train_batch_end(self, *_):
+            seen.append(torch.get_float32_matmul_precision())
+
+    before = torch.get_float32_matmul_precision()
+    config = tiny_run(tmp_path, max_steps=2, matmul_precision="medium")
+    config.callbacks.generate_rows = 0
+    original = fit_module.build_trainer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fit_module, "build_trainer", lambda cfg, at, calls, logs: original(cfg, at, [*calls, Seen()], logs)
+        )
+        fitted(config, tmp_path)
+    assert seen == ["medium"] * 2
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+def test_an_unknown_matmul_precision_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"trainer\.matmul_precision=low: expected one of highest, high, medium"):
+        fitted(tiny_run(tmp_path, matmul_precision="low"), tmp_path)
