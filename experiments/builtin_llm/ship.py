@@ -25,7 +25,7 @@ def main(run: Path, target: Path) -> None:
     model = LLM2SLM.from_pretrained(run / "model")
     model.slm.half()
     model.save_pretrained(target)
-    (target / "model.safetensors").chmod(0o644)
+    (target / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     (target / "generation_config.json").unlink(missing_ok=True)  # nothing in it that config.json does not say
     size = (target / "model.safetensors").stat().st_size / 1e6
     if size > LIMIT_MB:

@@ -64,9 +64,9 @@ def reading(name: str) -> Iterator[None]:
         raise UserError(f"model {name!r} cannot be read: {reason}") from error
 
 
-def commit(name: str, revision: str | None = None) -> str | None:
-    """The commit of a Hub id that was read last (transformers itself no longer says it)."""
-    path = try_to_load_from_cache(name, "config.json", revision=revision)
+def commit(name: str) -> str | None:
+    """The commit of a Hub id's main branch as it was read last (transformers itself no longer says it)."""
+    path = try_to_load_from_cache(name, "config.json")
     return Path(path).parent.name if isinstance(path, str) else None
 
 
