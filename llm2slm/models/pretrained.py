@@ -125,6 +125,8 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
             config = type(config).from_dict(config.to_dict() | own_names)
     if cfg.init is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
+        if getattr(config, "forced_eos_token_id", None) is not None:  # BART's own is token 2, whatever that is here
+            config.forced_eos_token_id = config.eos_token_id
     return _with_decoder_depth(config)
 
 

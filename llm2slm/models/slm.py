@@ -121,7 +121,7 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     """
     if slm.config.is_encoder_decoder:
         inputs = prompt_arguments(prompt)
-        ids_BT = slm.prepare_decoder_input_ids_from_labels(labels=labels_BT)
+        ids_BT = decoder_inputs(slm, labels_BT)
         logits_BTV: Tensor = slm(**inputs, decoder_input_ids=ids_BT, use_cache=False).logits
         return logits_BTV
     real_BT = labels_BT != IGNORE_INDEX
@@ -134,6 +134,33 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
         inputs_embeds=states, attention_mask=mask, position_ids=positions(mask), use_cache=False, **keep
     ).logits
     return logits[:, -length:-1]  # type: ignore[no-any-return]
+
+
+def decoder_inputs(slm: PreTrainedModel, labels_BT: Tensor) -> Tensor:
+    """What an encoder-decoder's decoder reads under teacher forcing: the start token of `generate`, then the labels.
+
+    Not the model's own `prepare_decoder_input_ids_from_labels`: mBART's starts with the last label instead (there, the
+    language), so that training and generation would start differently.
+
+    Args:
+        labels_BT: the response, padded on the right with IGNORE_INDEX.
+
+    Raises:
+        UserError: the model names no token to start with.
+    """
+    generation = slm.generation_config
+    start = generation.decoder_start_token_id
+    if start is None:
+        start = generation.bos_token_id  # as `generate` does
+    if start is None:
+        raise UserError(
+            f"SLM {slm.config.model_type}: neither decoder_start_token_id nor bos_token_id is set, so no response "
+            "could start; set one in its config.json"
+        )
+    ids_BT = labels_BT.new_full(labels_BT.shape, start)
+    ids_BT[:, 1:] = labels_BT[:, :-1]
+    # what stands behind a response is never predicted from: any token will do
+    return ids_BT.masked_fill(ids_BT == IGNORE_INDEX, start)
 
 
 def prompt_arguments(prompt: Prompt) -> dict[str, Any]:

@@ -78,19 +78,19 @@ class TrainingModule(LightningModule):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale.to(parameter.grad.dtype))
-        self._log_loss((totals[0] / tokens).float())
-        for group in optimizer.param_groups:
-            if not group["name"].endswith("_no_decay"):
-                self.log(f"train/lr_{group['name']}", group["lr"])
-        self._log_rate()
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self._log_loss((totals[0] / tokens).float())
+            for group in optimizer.param_groups:
+                if not group["name"].endswith("_no_decay"):
+                    self.log(f"train/lr_{group['name']}", group["lr"])
+            self._log_rate()
         self._step = _Tally()
 
     def _log_loss(self, loss: Tensor) -> None:
         """Logs the step's loss, and ends a run that has diverged (looked at when logged: a GPU waits for it)."""
         self.log("train/loss", loss, prog_bar=True)
-        step = self.trainer.global_step + 1
-        if step % self.trainer.log_every_n_steps == 0 and not torch.isfinite(loss):
-            raise UserError(diverged("train/loss", float(loss), step))
+        if not torch.isfinite(loss):
+            raise UserError(diverged("train/loss", float(loss), self.trainer.global_step + 1))
 
     def _log_rate(self) -> None:
         """Prompt and response tokens a second, of all processes, since the last log."""

@@ -14,6 +14,7 @@ from transformers import (
     GemmaConfig,
     LlamaConfig,
     MarianConfig,
+    MBartConfig,
     PegasusConfig,
     PreTrainedModel,
 )
@@ -107,6 +108,37 @@ def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
         own = slm(input_ids=torch.cat([ids, labels], 1)).logits[:, ids.shape[1] - 1 : -1]
     exact = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(ours, own, **exact)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [
+        MBartConfig(**TINY, **ENCODER_DECODER),  # its own training would start with the last label
+        BartConfig(**TINY, **(ENCODER_DECODER | {"decoder_start_token_id": 7})),
+        MBartConfig(**(TINY | ENCODER_DECODER | {"decoder_start_token_id": None, "bos_token_id": 5})),
+    ],
+    ids=["mbart", "bart", "no start token"],
+)
+def test_training_starts_as_generation_does(config) -> None:
+    """Teacher-forced on its own greedy answer, a model sees what `generate` saw, from the very first token on."""
+    torch.manual_seed(3)
+    slm = AutoModelForSeq2SeqLM.from_config(config).eval()
+    slm.generation_config.forced_eos_token_id = None
+    prompt = prompt_of(slm)
+    told = writer.generate(slm, prompt, **FEATURES, return_dict_in_generate=True, output_logits=True)
+    ids = told.sequences[:, 1:]
+    logits = writer.response_logits(slm, prompt, ids)
+    torch.testing.assert_close(logits, torch.stack(told.logits, 1), rtol=1e-4, atol=1e-4)
+    short = torch.cat([ids[:, :2], torch.full_like(ids[:, 2:], IGNORE_INDEX)], 1)
+    assert torch.equal(writer.response_logits(slm, prompt, short)[:, :2], logits[:, :2])
+
+
+def test_a_model_without_a_token_to_start_with_is_refused() -> None:
+    names = {"decoder_start_token_id": None, "bos_token_id": None}
+    slm = AutoModelForSeq2SeqLM.from_config(MBartConfig(**(TINY | ENCODER_DECODER | names)))
+    with pytest.raises(UserError, match="SLM mbart: neither decoder_start_token_id nor bos_token_id is set"):
+        writer.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
 
 
 def test_a_model_that_reads_embeddings_otherwise_is_refused(tmp_path) -> None:

@@ -41,6 +41,7 @@ def trained(config, batches, accumulate, steps, clip=None):
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip,
+        log_every_n_steps=1,
         logger=False,
         enable_checkpointing=False,
         limit_val_batches=0,
