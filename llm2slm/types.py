@@ -42,7 +42,7 @@ class Conditioning(StrEnum):
     add = "add"  # SLM prompt embedding + z
     replace = "replace"  # type: ignore[assignment]  # z in place of the SLM prompt embedding (hides str.replace)
     prepend = "prepend"  # z in front of the SLM prompt embeddings
-    memory = "memory"  # z in place of the SLM's own encoder output (encoder-decoder SLM only)
+    memory = "memory"  # z is what the SLM's cross-attention attends to, in place of its own reading of the prompt
 
 
 class Tokenizers(StrEnum):

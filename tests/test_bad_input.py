@@ -57,8 +57,16 @@ BAD = {
     "unknown override": (["data.trian=a.jsonl"], "unknown key 'data.trian'; did you mean data.train"),
     "unknown option": (["model/slm=t5_mni"], "no option model/slm=t5_mni; did you mean model/slm=t5_mini?"),
     "conditioning": (
-        ["model/slm=gpt2_mini", "model.conditioning=memory"],
-        "model.conditioning=memory does not fit a decoder-only SLM",
+        [
+            "model/slm=t5_small",
+            "model.slm.name=null",
+            "model.slm.init=random",
+            "model.slm.config.model_type=llama",
+            "model.slm.config.hidden_size=64",
+            "model.slm.config.num_hidden_layers=1",
+            "model.conditioning=memory",
+        ],
+        "model.conditioning=memory does not fit a llama (it has no cross-attention)",
     ),
     "gate": (
         ["model.conditioning=replace", "model.projector.gate=true"],

@@ -151,8 +151,8 @@ def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = 
     if positions is None:
         return
     for row in data.encoded(split)[:rows]:
-        read = len(row.slm) if model.decoder_only else 0
-        if model.decoder_only and model.conditioning is Conditioning.prepend:
+        read = len(row.slm) if model.pads_left else 0
+        if model.pads_left and model.conditioning is Conditioning.prepend:
             read += len(row.slm if row.llm is None else row.llm)
         if read + data.task.max_new_tokens > positions:
             raise UserError(

@@ -16,7 +16,7 @@ it. Configs are plain mappings (`config.to_dict()` of a transformers config).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llm2slm.types import Conditioning, UserError
@@ -103,11 +103,8 @@ def decoder_stack(config: Mapping[str, Any]) -> Stack:
     """The blocks that write: a T5's decoder, or all blocks of a decoder-only model."""
     stack = encoder_stack(config)
     if not is_encoder_decoder(config):
-        return stack
-    layers = config.get("num_decoder_layers") or config["num_layers"]
-    return Stack(
-        layers, stack.width, stack.inner, stack.kv, stack.feed_forward, stack.feed_forward_matrices, cross=True
-    )
+        return replace(stack, cross=bool(config.get("add_cross_attention")))
+    return replace(stack, layers=config.get("num_decoder_layers") or config["num_layers"], cross=True)
 
 
 def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
@@ -185,6 +182,8 @@ def generation_cost(
         UserError: a model type not known here.
         ValueError: a hybrid without its LLM's config or projector shape.
     """
+    if conditioning == Conditioning.memory:
+        writer_config = {**writer_config, "add_cross_attention": True}
     writer, llm_tokens = decoder_stack(writer_config), prompt_tokens if llm_tokens is None else llm_tokens
     read, flops, weights = prompt_tokens, 0.0, 0.0  # positions the writer reads; FLOPs and weights before it does
     if conditioning != Conditioning.none:
@@ -200,7 +199,7 @@ def generation_cost(
             read = llm_tokens + prompt_tokens
         elif conditioning == Conditioning.memory:
             read = llm_tokens
-    if is_encoder_decoder(writer_config):
+    if writer.cross:
         if conditioning != Conditioning.memory:  # there z stands in for the encoder's output
             flops += encoder_flops(writer_config, read)
             weights += encoder_stack(writer_config).weights

@@ -8,14 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
+from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
 from llm2slm.data.collate import Collator
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM, LLM_TOKENIZER, LLM2SLMConfig
 from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, read_config
+from llm2slm.models.slm import has_cross_attention
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 ModelT = TypeVar("ModelT", bound=LLM2SLM)
@@ -60,20 +67,20 @@ def _tokenizer(side: LanguageModelConfig) -> PreTrainedTokenizerBase:
     return load_tokenizer(locate(name), None if side.tokenizer else side.revision)  # the revision is the model's
 
 
-def check_pair(kind: SystemKind, mode: Conditioning, decoder_only: bool, projector: ProjectorConfig) -> None:
+def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
     """Refuses a combination that cannot work, and names those that can."""
-    if kind is not SystemKind.llm2slm:
+    if cfg.kind is not SystemKind.llm2slm:
         return
     possible = [Conditioning.add, Conditioning.replace, Conditioning.prepend]
-    if not decoder_only:
+    if has_cross_attention(slm):
         possible.append(Conditioning.memory)
-    if mode not in possible:
-        what = "a decoder-only SLM (it has no encoder to stand in for)" if decoder_only else "a hybrid"
-        raise UserError(f"model.conditioning={mode} does not fit {what}; possible: {', '.join(possible)}")
-    if projector.gate and mode is not Conditioning.add:
+    if cfg.conditioning not in possible:
+        what = "a hybrid" if has_cross_attention(slm) else f"a {slm.config.model_type} (it has no cross-attention)"
+        raise UserError(f"model.conditioning={cfg.conditioning} does not fit {what}; possible: {', '.join(possible)}")
+    if cfg.projector.gate and cfg.conditioning is not Conditioning.add:
         raise UserError(
-            f"model.projector.gate=true starts z at zero, which leaves conditioning={mode} nothing to read; "
-            "use it with model.conditioning=add"
+            f"model.projector.gate=true starts z at zero, which leaves conditioning={cfg.conditioning} nothing to "
+            "read; use it with model.conditioning=add"
         )
 
 
@@ -88,9 +95,10 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     """
     data = DataConfig() if data is None else data
     tokenizer, llm_tokenizer = load_tokenizers(cfg)
-    slm = load_language_model(writer_config(cfg), tokenizer)
     guided = cfg.kind is SystemKind.llm2slm
-    check_pair(cfg.kind, cfg.conditioning, not slm.config.is_encoder_decoder, cfg.projector)
+    attends = guided and cfg.conditioning is Conditioning.memory
+    slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
+    check_pair(cfg, slm)
     encoder = load_encoder(cfg.llm, llm_tokenizer) if guided and llm_tokenizer is not None else None
     config = LLM2SLMConfig(
         slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
@@ -132,7 +140,7 @@ def check_padding(model: LLM2SLM) -> None:
     Raises:
         UserError: the LLM counts positions from the first slot, padding or not.
     """
-    if model.encoder is None or not model.decoder_only or model.config.tokenizers != Tokenizers.shared.value:
+    if model.encoder is None or not model.pads_left or model.config.tokenizers != Tokenizers.shared.value:
         return
     if not model.encoder.reads_left_padded():
         raise UserError(
@@ -154,7 +162,7 @@ def attach_collator(
         tokenizer,
         llm_tokenizer,
         align=mixed and model.config.tokenizers == Tokenizers.offsets.value,
-        decoder_only=model.decoder_only,
+        decoder_only=model.pads_left,
         **limits,
     )
 
@@ -168,7 +176,7 @@ def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
     room = sys.maxsize
     positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
-        room = positions - response_tokens if model.decoder_only else positions
+        room = positions - response_tokens if model.pads_left else positions
         room = room // 2 if model.conditioning is Conditioning.prepend else room  # both readings of the prompt
         if room < 1:
             raise UserError(

@@ -2,7 +2,7 @@
 
 In every mode z enters at prompt positions only, in training as in generation: these functions never see a response.
 `add` and `replace` are the two of Bergner et al. 2024 (arXiv 2402.16844); `prepend` is the soft prompt of LLaVA-like
-models; `memory` (z instead of the SLM's own encoder output) needs no function here.
+models; `memory` (cross-attention to z instead of a reading of its own) needs no function here.
 """
 
 from __future__ import annotations

@@ -80,14 +80,15 @@ class LLM2SLM(PreTrainedModel):
         self.encoder = encoder
         self.conditioning = Conditioning(config.conditioning)
         self.kind = SystemKind(config.kind)
-        self.decoder_only = not slm.config.is_encoder_decoder
+        attends = self.conditioning is Conditioning.memory
+        self.pads_left = not slm.config.is_encoder_decoder and not attends  # prompt and response are one sequence
         self.projector: Projector | None = None
         if encoder is not None:
             width = slm.config.get_text_config().hidden_size
             self.projector = Projector(encoder.width, width, **(config.projector or {}))
-        if self.conditioning is Conditioning.memory:
+        if attends and slm.config.is_encoder_decoder:
             writer.drop_encoder(slm)
-        else:
+        elif not attends:
             writer.embed_scale(slm)  # refuses, before anything is trained, what `embed` cannot serve
         self.register_state_dict_post_hook(_forget_encoder)
         self.register_load_state_dict_post_hook(_excuse_encoder)
@@ -115,7 +116,7 @@ class LLM2SLM(PreTrainedModel):
             return writer.Prompt(z_BPD, reps.mask_BP, encoded=True)
         embeds_BQD, mask_BQ = writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ
         if self.conditioning is Conditioning.prepend:
-            joined = modes.prepend(embeds_BQD, mask_BQ, z_BPD, reps.mask_BP, pad_left=self.decoder_only)
+            joined = modes.prepend(embeds_BQD, mask_BQ, z_BPD, reps.mask_BP, pad_left=self.pads_left)
             return writer.Prompt(*joined)
         mix = modes.add if self.conditioning is Conditioning.add else modes.replace
         return writer.Prompt(mix(embeds_BQD, modes.align(z_BPD, batch.align_BQP), mask_BQ), mask_BQ)

@@ -29,6 +29,7 @@ from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.types import Init, UserError
 
 BUILTIN = "builtin/"
+CROSS_ATTENTION = ("crossattention.", "ln_cross_attn.")  # in names of tensors
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -143,9 +144,18 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(found)}" if found else ""
 
 
-def load_language_model(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A model with a language-modelling head, pretrained or random."""
+def load_language_model(
+    cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, *, cross_attention: bool = False
+) -> PreTrainedModel:
+    """A model with a language-modelling head, pretrained or random.
+
+    Args:
+        cross_attention: give a decoder-only model cross-attention layers, where its architecture has such (GPT-2).
+            In a pretrained model they are new, with random weights.
+    """
     config = model_config(cfg, tokenizer)
+    if cross_attention and not config.is_encoder_decoder and hasattr(config, "add_cross_attention"):
+        config.add_cross_attention = True
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in mapping:
         raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
@@ -179,7 +189,8 @@ def _weights(auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig) -> P
         )  # fmt: skip
     wrong = sorted(key for key, *_ in report["mismatched_keys"])
     if not wrong and (auto is not AutoModel or cfg.config):  # a reader may lack what it does not use (a pooler)
-        wrong = sorted(report["missing_keys"])
+        added = CROSS_ATTENTION if getattr(config, "add_cross_attention", False) else ()
+        wrong = sorted(key for key in report["missing_keys"] if not any(name in key for name in added))
     if wrong:
         reason = f"; model.{side}.config changes its shape: set model.{side}.init=random" if cfg.config else ""
         raise UserError(f"model {cfg.name!r}: its weights do not fit its config, as {wrong[0]}{reason}")

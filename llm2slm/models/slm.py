@@ -23,7 +23,8 @@ from llm2slm.types import IGNORE_INDEX, UserError
 class Prompt:
     """What the writer reads: `states` (B, length, D) with their mask.
 
-    `encoded`: the states are encoder output already (conditioning `memory`), the writer's own encoder is passed by.
+    `encoded`: the states are what cross-attention attends to (conditioning `memory`). An encoder-decoder's own encoder
+    is passed by; a decoder-only model (with cross-attention layers) has only its start token before the response.
     """
 
     states_BQD: Tensor
@@ -51,6 +52,11 @@ def drop_encoder(slm: PreTrainedModel) -> None:
         if tied := getattr(module, "all_tied_weights_keys", None):
             for key in [key for key in tied if key.startswith(("encoder.", f"{path}."))]:
                 del tied[key]
+
+
+def has_cross_attention(slm: PreTrainedModel) -> bool:
+    """Whether the model's decoder can attend to an encoder's output."""
+    return bool(slm.config.is_encoder_decoder or getattr(slm.config, "add_cross_attention", False))
 
 
 def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
@@ -119,10 +125,10 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     Args:
         labels_BT: the response, padded on the right with IGNORE_INDEX.
     """
-    if slm.config.is_encoder_decoder:
-        inputs = prompt_arguments(prompt)
-        ids_BT = decoder_inputs(slm, labels_BT)
-        logits_BTV: Tensor = slm(**inputs, decoder_input_ids=ids_BT, use_cache=False).logits
+    if prompt.encoded or slm.config.is_encoder_decoder:
+        name = "decoder_input_ids" if slm.config.is_encoder_decoder else "input_ids"
+        inputs = {name: decoder_inputs(slm, labels_BT)} | prompt_arguments(slm, prompt)
+        logits_BTV: Tensor = slm(**inputs, use_cache=False).logits
         return logits_BTV
     real_BT = labels_BT != IGNORE_INDEX
     response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))
@@ -136,40 +142,51 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     return logits[:, -length:-1]  # type: ignore[no-any-return]
 
 
+def start_token(slm: PreTrainedModel) -> int:
+    """The token that `generate` starts a response with, where no prompt stands before it.
+
+    Raises:
+        UserError: the model names none.
+    """
+    names = ["decoder_start_token_id", "bos_token_id"]
+    if not slm.config.is_encoder_decoder:
+        names.append("eos_token_id")  # which GPT-2 starts with as well
+    for name in names:
+        token = getattr(slm.generation_config, name)
+        if token is not None:
+            return int(token[0] if isinstance(token, list) else token)
+    raise UserError(
+        f"SLM {slm.config.model_type}: none of {', '.join(names)} is set, so no response could start; set one in its "
+        "config.json"
+    )
+
+
 def decoder_inputs(slm: PreTrainedModel, labels_BT: Tensor) -> Tensor:
-    """What an encoder-decoder's decoder reads under teacher forcing: the start token of `generate`, then the labels.
+    """What a decoder reads under teacher forcing: the start token of `generate`, then the labels.
 
     Not the model's own `prepare_decoder_input_ids_from_labels`: mBART's starts with the last label instead (there, the
     language), so that training and generation would start differently.
 
     Args:
         labels_BT: the response, padded on the right with IGNORE_INDEX.
-
-    Raises:
-        UserError: the model names no token to start with.
     """
-    generation = slm.generation_config
-    start = generation.decoder_start_token_id
-    if start is None:
-        start = generation.bos_token_id  # as `generate` does
-    if start is None:
-        raise UserError(
-            f"SLM {slm.config.model_type}: neither decoder_start_token_id nor bos_token_id is set, so no response "
-            "could start; set one in its config.json"
-        )
+    start = start_token(slm)
     ids_BT = labels_BT.new_full(labels_BT.shape, start)
     ids_BT[:, 1:] = labels_BT[:, :-1]
     # what stands behind a response is never predicted from: any token will do
     return ids_BT.masked_fill(ids_BT == IGNORE_INDEX, start)
 
 
-def prompt_arguments(prompt: Prompt) -> dict[str, Any]:
+def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
     """The prompt as keyword arguments of the writer's `forward` and `generate`."""
-    if prompt.encoded:
-        states: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=prompt.states_BQD)}
-    else:
-        states = {"inputs_embeds": prompt.states_BQD}
-    return states | {"attention_mask": prompt.mask_BQ}
+    if not prompt.encoded:
+        return {"inputs_embeds": prompt.states_BQD, "attention_mask": prompt.mask_BQ}
+    if slm.config.is_encoder_decoder:
+        return {
+            "encoder_outputs": BaseModelOutput(last_hidden_state=prompt.states_BQD),
+            "attention_mask": prompt.mask_BQ,
+        }
+    return {"encoder_hidden_states": prompt.states_BQD, "encoder_attention_mask": prompt.mask_BQ}
 
 
 def generate(slm: PreTrainedModel, prompt: Prompt, **arguments: Any) -> Any:
@@ -183,10 +200,13 @@ def generate(slm: PreTrainedModel, prompt: Prompt, **arguments: Any) -> Any:
         UserError: the writer has not as many positions as `max_new_tokens` asks for.
     """
     _require_room(slm, prompt, arguments.get("max_new_tokens"))
-    output = slm.generate(**prompt_arguments(prompt), **arguments)
-    if isinstance(output, Tensor) and slm.config.is_encoder_decoder:
-        return output[:, 1:]
-    return output
+    inputs = prompt_arguments(slm, prompt)
+    starts = prompt.encoded or slm.config.is_encoder_decoder  # else the prompt is the start
+    if starts and not slm.config.is_encoder_decoder:
+        ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
+        inputs |= {"input_ids": ids_B1, "attention_mask": torch.ones_like(ids_B1)}
+    output = slm.generate(**inputs, **arguments)
+    return output[:, 1:] if starts and isinstance(output, Tensor) else output
 
 
 def _require_room(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) -> None:
@@ -194,7 +214,7 @@ def _require_room(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) 
     positions = getattr(slm.config.get_text_config(), "max_position_embeddings", None)
     if positions is None or new_tokens is None:
         return
-    read = 0 if slm.config.is_encoder_decoder else int(prompt.mask_BQ.sum(1).max())
+    read = 0 if prompt.encoded or slm.config.is_encoder_decoder else int(prompt.mask_BQ.sum(1).max())
     if read + new_tokens > positions:
         raise UserError(
             f"max_new_tokens={new_tokens} behind a prompt of {read} tokens exceeds the SLM's {positions} positions; "

@@ -31,6 +31,9 @@ GPT2 = GPT2Config(vocab_size=61, n_embd=24, n_layer=3, n_head=3, n_positions=64,
 GPT2_INNER = GPT2Config(
     vocab_size=61, n_embd=24, n_layer=2, n_head=2, n_inner=50, n_positions=64, attn_implementation="eager"
 )
+GPT2_CROSS = GPT2Config(
+    vocab_size=61, n_embd=24, n_layer=3, n_head=3, n_positions=64, attn_implementation="eager", add_cross_attention=True
+)
 LLAMA = LlamaConfig(
     vocab_size=61, hidden_size=24, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=10, attn_implementation="eager",
@@ -134,6 +137,10 @@ class Hybrid:
         else:
             states = own + torch.rand(1, self.q, P) @ z
         arguments = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+        if not self.writer.config.is_encoder_decoder and self.conditioning == Conditioning.memory:
+            start = torch.zeros(1, 1, dtype=torch.long)
+            self.writer.generate(start, encoder_hidden_states=states, eos_token_id=1, **arguments)
+            return
         if not self.writer.config.is_encoder_decoder:
             self.writer.generate(inputs_embeds=states, eos_token_id=1, **arguments)
             return
@@ -154,6 +161,7 @@ class Hybrid:
         (T5_GATED, Conditioning.memory),
         (GPT2, Conditioning.add),
         (GPT2, Conditioning.prepend),
+        (GPT2_CROSS, Conditioning.memory),
     ],
     ids=lambda value: getattr(value, "model_type", value),
 )

@@ -29,7 +29,8 @@ LLM = {
 T5 = {**LLM, "d_model": 12, "num_layers": 1, "num_decoder_layers": 2}
 GPT2 = {"model_type": "gpt2", "n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 600}
 ROWS = [Example(i, "", " ".join(TEXT.split()[: 2 + i]), TEXT[: 5 + 4 * i]) for i in range(5)]
-HYBRIDS = [(T5, mode) for mode in ("memory", "add", "prepend")] + [(GPT2, mode) for mode in ("replace", "prepend")]
+HYBRIDS = [(T5, mode) for mode in ("memory", "add", "prepend")]
+HYBRIDS += [(GPT2, mode) for mode in ("replace", "prepend", "memory")]
 
 
 @pytest.fixture(scope="module")

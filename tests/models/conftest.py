@@ -22,7 +22,6 @@ COMBINATIONS = [
     for slm in ("t5", "gpt2")
     for mode in ("add", "replace", "prepend", "memory")
     for tokenizers in ("shared", "offsets")
-    if not (mode == "memory" and slm == "gpt2")
 ]
 
 

@@ -248,9 +248,32 @@ def test_an_answer_fits_into_the_positions_of_the_slm(zoo, tmp_path) -> None:
 # Mistakes
 
 
-def test_memory_needs_an_encoder(zoo) -> None:
-    message = r"conditioning=memory does not fit a decoder-only SLM.*possible: add, replace, prepend$"
-    refused(tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory), message)
+def test_memory_needs_cross_attention(zoo) -> None:
+    message = r"memory does not fit a llama \(it has no cross-attention\); possible: add, replace, prepend$"
+    cfg = tiny_model_config(zoo, conditioning=Conditioning.memory)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    cfg.slm = LanguageModelConfig(init=Init.random, config={"model_type": "llama", **sizes})
+    refused(cfg, message)
+
+
+def test_cross_attention_is_new_in_a_pretrained_decoder_and_all_else_is_read(zoo) -> None:
+    alone = build_model(tiny_model_config(zoo, slm="gpt2", kind=SystemKind.slm)).slm.state_dict()
+    guided = build_model(tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory)).slm.state_dict()
+    assert all(torch.equal(guided[name], value) for name, value in alone.items())
+    new = {name.split(".", 3)[3] for name in guided.keys() - alone.keys()}
+    linear = {f"crossattention.{m}.{part}" for m in ("c_attn", "q_attn", "c_proj") for part in ("weight", "bias")}
+    assert new == linear | {"ln_cross_attn.weight", "ln_cross_attn.bias"}
+    assert not any("cross" in name for name in alone), "an SLM alone has nothing to attend to"
+
+
+def test_a_start_token_and_the_answer_are_all_that_memory_leaves_in_the_positions_of_a_decoder(zoo) -> None:
+    model = build_model(tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory)).eval()
+    positions = model.slm.config.n_positions
+    text = "ö" * 50
+    answer = model.generate(model.collator.batch_of_texts([text]), max_new_tokens=positions, min_new_tokens=positions)
+    assert answer.shape == (1, positions)
+    with pytest.raises(UserError, match=f"max_new_tokens={positions + 1} behind a prompt of 0 tokens"):
+        model.generate(model.collator.batch_of_texts([text]), max_new_tokens=positions + 1)
 
 
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])

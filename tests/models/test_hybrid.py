@@ -27,10 +27,12 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 def slm_names(system) -> set[str]:
-    """Parameters of the SLM as transformers itself names them; with memory, those outside its encoder."""
+    """Parameters of the SLM as transformers itself names them; with memory, those that it attends with: no encoder."""
     auto = AutoModelForSeq2SeqLM if system.slm == "t5" else AutoModelForCausalLM
-    names = {name for name, _ in auto.from_pretrained(system.cfg.slm.name).named_parameters()}
-    if system.cfg.conditioning is Conditioning.memory:
+    memory = system.cfg.conditioning is Conditioning.memory
+    attends = {"add_cross_attention": True} if memory and system.slm == "gpt2" else {}
+    names = {name for name, _ in auto.from_pretrained(system.cfg.slm.name, **attends).named_parameters()}
+    if memory:
         names = {name for name in names if not name.startswith("encoder.")}
     return {f"slm.{name}" for name in names}
 
@@ -127,7 +129,14 @@ def test_each_slot_of_the_prompt_holds_what_the_mode_says(system) -> None:
     assert len(generated) == 8
 
     for keywords in (trained, generated[0]):
-        if system.cfg.conditioning is Conditioning.memory:
+        memory = system.cfg.conditioning is Conditioning.memory
+        if memory and system.slm == "gpt2":
+            assert keywords.get("inputs_embeds") is None
+            response = keywords["input_ids"]
+            assert response.shape == (3, batch.labels_BT.shape[1] if keywords is trained else 1)
+            assert response[:, 0].tolist() == [model.slm.config.bos_token_id] * 3
+            states = keywords["encoder_hidden_states"]
+        elif memory:
             states = keywords["encoder_outputs"].last_hidden_state
         elif system.slm == "t5" and "encoder_outputs" in keywords:  # generate ran the SLM's own encoder on the prompt
             prompt = model.read(batch)
@@ -136,7 +145,7 @@ def test_each_slot_of_the_prompt_holds_what_the_mode_says(system) -> None:
             states = prompt.states_BQD
         else:
             states = keywords["inputs_embeds"]
-        mask = keywords["attention_mask"]
+        mask = keywords["encoder_attention_mask" if memory and system.slm == "gpt2" else "attention_mask"]
         for row in range(3):
             wide = replace(batch, labels_BT=None)
             expected = torch.tensor(expected_slots(system, ProjectedTo16(model), wide, row))
@@ -144,7 +153,7 @@ def test_each_slot_of_the_prompt_holds_what_the_mode_says(system) -> None:
             assert slots is not None
             close(slots[: len(expected)], expected)
             response = slots[len(expected) :]  # what follows is the response, of a decoder-only SLM in training
-            if system.slm == "gpt2" and keywords is trained:
+            if system.slm == "gpt2" and keywords is trained and not memory:
                 labels = batch.labels_BT[row]
                 assert torch.equal(response, model.slm.transformer.wte.weight[labels[labels != IGNORE_INDEX]])
             else:
@@ -330,7 +339,10 @@ class Pieces:
 def test_streamer_gets_the_answer_token_by_token(system) -> None:
     alone, pieces = system.alone(0), Pieces()
     ids = system.model.generate(alone, **EIGHT, streamer=pieces)[0].tolist()
-    start = [system.model.slm.config.decoder_start_token_id] if system.slm == "t5" else []
+    own = system.model.slm.config
+    start = [own.decoder_start_token_id] if system.slm == "t5" else []
+    if system.slm == "gpt2" and system.cfg.conditioning is Conditioning.memory:
+        start = [own.bos_token_id]
     assert pieces.ids == start + ids
     assert pieces.ended
 

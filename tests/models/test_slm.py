@@ -137,7 +137,7 @@ def test_training_starts_as_generation_does(config) -> None:
 def test_a_model_without_a_token_to_start_with_is_refused() -> None:
     names = {"decoder_start_token_id": None, "bos_token_id": None}
     slm = AutoModelForSeq2SeqLM.from_config(MBartConfig(**(TINY | ENCODER_DECODER | names)))
-    with pytest.raises(UserError, match="SLM mbart: neither decoder_start_token_id nor bos_token_id is set"):
+    with pytest.raises(UserError, match="SLM mbart: none of decoder_start_token_id, bos_token_id is set"):
         writer.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
 
 

@@ -41,7 +41,10 @@ def column(folder, name):
 # Golden losses
 
 
-@pytest.mark.parametrize(("slm", "mode"), [("t5", "add"), ("t5", "memory"), ("gpt2", "add"), ("gpt2", "prepend")])
+SYSTEMS = [("t5", "add"), ("t5", "memory"), ("gpt2", "add"), ("gpt2", "prepend"), ("gpt2", "memory")]
+
+
+@pytest.mark.parametrize(("slm", "mode"), SYSTEMS)
 def test_golden_losses(tmp_path, slm, mode):
     """Ten losses of a seeded run, written down in tests/golden (set LLM2SLM_GOLDEN=write to write them anew)."""
     config = tiny_run(tmp_path, slm=slm, mode=mode, max_steps=10, val_every=10)
