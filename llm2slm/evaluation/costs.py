@@ -182,8 +182,8 @@ def generation_cost(
         UserError: a model type not known here.
         ValueError: a hybrid without its LLM's config or projector shape.
     """
-    if conditioning == Conditioning.memory:
-        writer_config = {**writer_config, "add_cross_attention": True}
+    attends = conditioning == Conditioning.memory  # a decoder-only writer's cross-attention serves nothing else
+    writer_config = {**writer_config, "add_cross_attention": attends}
     writer, llm_tokens = decoder_stack(writer_config), prompt_tokens if llm_tokens is None else llm_tokens
     read, flops, weights = prompt_tokens, 0.0, 0.0  # positions the writer reads; FLOPs and weights before it does
     if conditioning != Conditioning.none:

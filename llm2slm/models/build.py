@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
 from llm2slm.data.collate import Collator
@@ -175,14 +177,22 @@ def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
     """
     room = sys.maxsize
     positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None:
-        room = positions - response_tokens if model.pads_left else positions
+    if positions is not None and model.pads_left:
+        room = positions - response_tokens
         room = room // 2 if model.conditioning is Conditioning.prepend else room  # both readings of the prompt
         if room < 1:
             raise UserError(
                 f"the SLM has {positions} positions for prompt and response together, and data.max_response_tokens="
                 f"{response_tokens} leaves none for the prompt; lower it"
             )
+    elif positions is not None:
+        if response_tokens > positions:
+            raise UserError(
+                f"the SLM has {positions} positions for a response, data.max_response_tokens={response_tokens} asks for "
+                "more; lower it"
+            )
+        if model.conditioning is not Conditioning.memory:  # else the SLM reads no prompt of its own
+            room = positions // 2 if model.conditioning is Conditioning.prepend else positions
     if model.encoder is not None:
         read = getattr(model.encoder.body.config.get_text_config(), "max_position_embeddings", None)
         room = room if read is None else min(room, read)
@@ -234,6 +244,8 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
     model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
     model.load_own(place, revision)
+    if cached_file(place, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
+        model.slm.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
     attach_collator(model, tokenizer, llm_tokenizer)
     model.eval()
     return model

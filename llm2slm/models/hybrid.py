@@ -190,6 +190,7 @@ class LLM2SLM(PreTrainedModel):
             return
         self.config.architectures = [type(self).__name__]
         self.config.save_pretrained(folder)
+        self.slm.generation_config.save_pretrained(folder)
         own = {name: p.detach().contiguous() for name, p in self._own_tensors()}
         save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
 

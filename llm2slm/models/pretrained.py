@@ -29,7 +29,8 @@ from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.types import Init, UserError
 
 BUILTIN = "builtin/"
-CROSS_ATTENTION = ("crossattention.", "ln_cross_attn.")  # in names of tensors
+WITH_CROSS_ATTENTION = frozenset({"gpt2"})  # decoder-only models that can have such layers, and generate with them
+CROSS_ATTENTION = ("crossattention.", "ln_cross_attn.")  # in the names of their tensors
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -154,12 +155,14 @@ def load_language_model(
             In a pretrained model they are new, with random weights.
     """
     config = model_config(cfg, tokenizer)
-    if cross_attention and not config.is_encoder_decoder and hasattr(config, "add_cross_attention"):
+    crossed = cross_attention and config.model_type in WITH_CROSS_ATTENTION
+    if crossed:
         config.add_cross_attention = True
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in mapping:
         raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
-    return _weights(AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, cfg, config)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return _weights(auto, cfg, config, crossed=crossed)
 
 
 def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
@@ -167,8 +170,13 @@ def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEn
     return FrozenEncoder(_weights(AutoModel, cfg, model_config(cfg, tokenizer)), cfg.layer)
 
 
-def _weights(auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig) -> PreTrainedModel:
+def _weights(
+    auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig, *, crossed: bool = False
+) -> PreTrainedModel:
     """A model of an Auto class, its weights read or drawn.
+
+    Args:
+        crossed: its cross-attention layers may be new. All of them or none: a part would be left to chance.
 
     Raises:
         UserError: they cannot be read, or the saved ones do not fill the model: part of it would be left to chance.
@@ -189,8 +197,9 @@ def _weights(auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig) -> P
         )  # fmt: skip
     wrong = sorted(key for key, *_ in report["mismatched_keys"])
     if not wrong and (auto is not AutoModel or cfg.config):  # a reader may lack what it does not use (a pooler)
-        added = CROSS_ATTENTION if getattr(config, "add_cross_attention", False) else ()
-        wrong = sorted(key for key in report["missing_keys"] if not any(name in key for name in added))
+        missing = set(report["missing_keys"])
+        new = {key for key in model.state_dict() if any(name in key for name in CROSS_ATTENTION)} if crossed else set()
+        wrong = sorted(missing - new if new <= missing else missing)
     if wrong:
         reason = f"; model.{side}.config changes its shape: set model.{side}.init=random" if cfg.config else ""
         raise UserError(f"model {cfg.name!r}: its weights do not fit its config, as {wrong[0]}{reason}")

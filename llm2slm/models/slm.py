@@ -56,7 +56,7 @@ def drop_encoder(slm: PreTrainedModel) -> None:
 
 def has_cross_attention(slm: PreTrainedModel) -> bool:
     """Whether the model's decoder can attend to an encoder's output."""
-    return bool(slm.config.is_encoder_decoder or getattr(slm.config, "add_cross_attention", False))
+    return bool(slm.config.is_encoder_decoder) or any("crossattention" in name for name, _ in slm.named_modules())
 
 
 def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
@@ -152,12 +152,13 @@ def start_token(slm: PreTrainedModel) -> int:
     if not slm.config.is_encoder_decoder:
         names.append("eos_token_id")  # which GPT-2 starts with as well
     for name in names:
-        token = getattr(slm.generation_config, name)
-        if token is not None:
-            return int(token[0] if isinstance(token, list) else token)
+        for config in (slm.generation_config, slm.config):
+            token = getattr(config, name, None)
+            if token is not None:
+                return int(token[0] if isinstance(token, list) else token)
     raise UserError(
         f"SLM {slm.config.model_type}: none of {', '.join(names)} is set, so no response could start; set one in its "
-        "config.json"
+        "generation_config.json or config.json"
     )
 
 
@@ -202,7 +203,9 @@ def generate(slm: PreTrainedModel, prompt: Prompt, **arguments: Any) -> Any:
     _require_room(slm, prompt, arguments.get("max_new_tokens"))
     inputs = prompt_arguments(slm, prompt)
     starts = prompt.encoded or slm.config.is_encoder_decoder  # else the prompt is the start
-    if starts and not slm.config.is_encoder_decoder:
+    if slm.config.is_encoder_decoder:
+        arguments.setdefault("decoder_start_token_id", start_token(slm))  # as in training
+    elif starts:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
         inputs |= {"input_ids": ids_B1, "attention_mask": torch.ones_like(ids_B1)}
     output = slm.generate(**inputs, **arguments)

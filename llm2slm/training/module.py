@@ -78,7 +78,9 @@ class TrainingModule(LightningModule):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale.to(parameter.grad.dtype))
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        step = self.trainer.global_step + 1
+        # Lightning writes a row of its own where a run ends: a step that may be the last is looked at too
+        if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps or self.trainer.should_stop:
             self._log_loss((totals[0] / tokens).float())
             for group in optimizer.param_groups:
                 if not group["name"].endswith("_no_decay"):

@@ -177,6 +177,10 @@ def test_hybrid_phase_by_phase(writer, conditioning):
     assert cost.decode_flops == total - prefill
 
 
+def test_cross_attention_costs_only_where_something_is_attended_to():
+    assert costs.generation_cost(GPT2_CROSS.to_dict(), P, T) == costs.generation_cost(GPT2.to_dict(), P, T)
+
+
 def test_a_linear_projector_and_longer_answers():
     assert costs.projector_flops((24, 0, 16), 3) == 2 * 3 * 24 * 16
     long, short = (costs.generation_cost(T5.to_dict(), P, t) for t in (20, 10))

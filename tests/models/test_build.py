@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import publish
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
+    GenerationConfig,
     GPT2LMHeadModel,
     T5ForConditionalGeneration,
 )
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
-from llm2slm.models.build import build_model
+from llm2slm.models.build import build_model, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
+from llm2slm.models.slm import start_token
 from llm2slm.testing import tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
@@ -266,10 +270,60 @@ def test_cross_attention_is_new_in_a_pretrained_decoder_and_all_else_is_read(zoo
     assert not any("cross" in name for name in alone), "an SLM alone has nothing to attend to"
 
 
+def test_cross_attention_with_a_tensor_missing_is_not_filled_by_chance(zoo, tmp_path) -> None:
+    cfg = tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory)
+    slm = build_model(cfg).slm
+    slm.save_pretrained(tmp_path / "whole")
+    load_tokenizers(cfg)[0].save_pretrained(tmp_path / "whole")
+    cfg.slm.name = str(tmp_path / "whole")
+    again = build_model(cfg).slm.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in slm.state_dict().items())
+    path = tmp_path / "whole" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["transformer.h.1.crossattention.c_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    refused(cfg, r"its weights do not fit its config, as transformer\.h\.1\.crossattention\.c_proj\.weight")
+
+
+def test_a_flag_in_a_config_is_no_cross_attention(zoo, tmp_path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoConfig.for_model("llama", add_cross_attention=True, **sizes).save_pretrained(tmp_path)
+    cfg = tiny_model_config(zoo, conditioning=Conditioning.memory)
+    cfg.slm = LanguageModelConfig(name=str(tmp_path), init=Init.random)
+    refused(cfg, "memory does not fit a llama")
+
+
+@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+def test_a_hybrid_starts_its_answers_after_loading_as_before(zoo, tmp_path, slm) -> None:
+    """generation_config.json of a pretrained SLM may say other than its config.json, and training has gone by it."""
+    cfg = tiny_model_config(zoo, slm=slm, conditioning=Conditioning.memory)
+    folder = tmp_path / "slm"
+    shutil.copytree(cfg.slm.name, folder)
+    own = GenerationConfig.from_pretrained(folder)
+    own.decoder_start_token_id = 9
+    own.save_pretrained(folder)
+    cfg.slm.name = str(folder)
+    model = build_model(cfg).eval()
+    assert start_token(model.slm) == 9
+    model.save_pretrained(tmp_path / "saved")
+    again = LLM2SLM.from_pretrained(tmp_path / "saved")
+    assert start_token(again.slm) == 9
+    texts = ["the old dog sees a house.", "two dogs"]
+    assert again.generate_text(texts, max_new_tokens=9) == model.generate_text(texts, max_new_tokens=9)
+
+
+@pytest.mark.parametrize("mode", ["memory", "add"])
+def test_a_response_fits_into_the_positions_of_the_slm(zoo, mode) -> None:
+    cfg = tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning(mode))
+    with pytest.raises(UserError, match=r"the SLM has 512 positions for .*data\.max_response_tokens=513 "):
+        build_model(cfg, DataConfig(max_response_tokens=513))
+
+
 def test_a_start_token_and_the_answer_are_all_that_memory_leaves_in_the_positions_of_a_decoder(zoo) -> None:
     model = build_model(tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory)).eval()
     positions = model.slm.config.n_positions
-    text = "ö" * 50
+    text = "ö" * positions  # the prompt is the LLM's affair: it may be longer than the SLM has positions
+    model.collator.max_prompt_tokens = 4 * positions
     answer = model.generate(model.collator.batch_of_texts([text]), max_new_tokens=positions, min_new_tokens=positions)
     assert answer.shape == (1, positions)
     with pytest.raises(UserError, match=f"max_new_tokens={positions + 1} behind a prompt of 0 tokens"):
