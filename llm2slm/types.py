@@ -86,8 +86,8 @@ class Batch:
     """Token ids of a batch under both tokenizers. Masks are 1 (or True) at real tokens.
 
     Padding is on the left where prompt and response are one sequence of the SLM (decoder-only), else on the right;
-    labels are always padded on the right with `IGNORE_INDEX`, by length and never by token id, so that a pad token equal
-    to eos loses nothing.
+    labels are always padded on the right with `IGNORE_INDEX`, by length and never by token id, so that a pad token
+    equal to eos loses nothing.
 
     Attributes:
         slm_ids_BQ, slm_mask_BQ: the prompt under the SLM's tokenizer (int64).

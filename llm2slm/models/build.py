@@ -188,8 +188,8 @@ def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
     elif positions is not None:
         if response_tokens > positions:
             raise UserError(
-                f"the SLM has {positions} positions for a response, data.max_response_tokens={response_tokens} asks for "
-                "more; lower it"
+                f"the SLM has {positions} positions for a response, data.max_response_tokens={response_tokens} asks "
+                "for more; lower it"
             )
         if model.conditioning is not Conditioning.memory:  # else the SLM reads no prompt of its own
             room = positions // 2 if model.conditioning is Conditioning.prepend else positions
