@@ -50,8 +50,9 @@ class Collator:
         slm_tokenizer: the writer's; prompts and responses.
         llm_tokenizer: the reader's; None without an LLM; the same object where the two are shared.
         align: give `Batch.align_BQP` (two tokenizers only).
-        decoder_only: the writer is, and reads the prompt itself: pad its prompts on the left (a reader with a tokenizer of its own always has
-            them padded on the right, where absolute positions stay right), and mark the prompt's end.
+        decoder_only: the writer is, and reads the prompt itself: pad its prompts on the left (a reader with a tokenizer
+            of its own always has them padded on the right, where absolute positions stay right), and mark the
+            prompt's end.
         max_prompt_tokens: of either tokenizer, special tokens included.
         max_response_tokens: eos included.
         overlong: error, truncate or drop. Counted in `counts` ("prompt", "response") in any case.
