@@ -79,8 +79,8 @@ class TrainingModule(LightningModule):
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale.to(parameter.grad.dtype))
         step = self.trainer.global_step + 1
-        # Lightning writes a row of its own where a run ends: a step that may be the last is looked at too
-        if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps or self.trainer.should_stop:
+        # Lightning writes a row at the last step, whatever the interval
+        if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps:
             self._log_loss((totals[0] / tokens).float())
             for group in optimizer.param_groups:
                 if not group["name"].endswith("_no_decay"):

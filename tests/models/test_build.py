@@ -320,10 +320,11 @@ def test_a_response_fits_into_the_positions_of_the_slm(zoo, mode) -> None:
 
 
 def test_a_start_token_and_the_answer_are_all_that_memory_leaves_in_the_positions_of_a_decoder(zoo) -> None:
-    model = build_model(tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory)).eval()
-    positions = model.slm.config.n_positions
+    positions = 512
+    cfg = tiny_model_config(zoo, slm="gpt2", conditioning=Conditioning.memory)
+    model = build_model(cfg, DataConfig(max_prompt_tokens=4 * positions)).eval()
+    assert model.slm.config.n_positions == positions
     text = "ö" * positions  # the prompt is the LLM's affair: it may be longer than the SLM has positions
-    model.collator.max_prompt_tokens = 4 * positions
     answer = model.generate(model.collator.batch_of_texts([text]), max_new_tokens=positions, min_new_tokens=positions)
     assert answer.shape == (1, positions)
     with pytest.raises(UserError, match=f"max_new_tokens={positions + 1} behind a prompt of 0 tokens"):
