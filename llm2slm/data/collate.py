@@ -107,20 +107,19 @@ class Collator:
         if self.llm_tokenizer is not None and not self.shared:
             self.llm_tokenizer.save_pretrained(Path(folder) / "llm_tokenizer")
 
-    def encode(self, example: Example) -> Encoded | None:
-        """Tokenizes an example; None where it is over-long and dropped.
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Tokenizes examples all at once, which fast tokenizers do in parallel; in order, dropped rows left out.
 
         Raises:
-            UserError: it is over-long and that is an error, or the tokenizer has no eos.
+            UserError: one is over-long and that is an error, or the tokenizer has no eos.
         """
-        encoded = self._encoded(example.index, example.prompt, self._response(example.target))
-        over = self._over(encoded)
-        self.counts.update(over)
-        if not over:
-            return encoded
-        if self.overlong is Overlong.error:
-            raise UserError(self._complaint(encoded, f"row {example.index}"))
-        return None if self.overlong is Overlong.drop else self._truncated(encoded)
+        if not examples:  # transformers' tokenizers take no empty list
+            return []
+        responses = self._responses([example.target for example in examples])
+        prompts = [(example.index, example.prompt) for example in examples]
+        rows = self._encoded(prompts, responses)
+        fitting = (self._fitted(row, f"row {row.index}", self.overlong) for row in rows)
+        return [row for row in fitting if row is not None]
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         """Pads encoded rows into a batch with labels."""
@@ -144,16 +143,10 @@ class Collator:
         """
         if not texts:
             raise UserError("no text to answer: give at least one")
-        rows: list[Encoded] = []
-        for number, text in enumerate(texts):
-            row = self._encoded(number, text, [])
-            if over := self._over(row):
-                self.counts.update(over)
-                if self.overlong is not Overlong.truncate:
-                    raise UserError(self._complaint(row, f"text {number}"))
-                row = self._truncated(row)
-            rows.append(row)
-        return self._prompts(rows)
+        owed = Overlong.truncate if self.overlong is Overlong.truncate else Overlong.error
+        rows = self._encoded(list(enumerate(texts)), [[] for _ in texts])
+        fitting = (self._fitted(row, f"text {row.index}", owed) for row in rows)
+        return self._prompts([row for row in fitting if row is not None])
 
     def decode(self, ids_BT: Tensor) -> list[str]:
         """The texts of response ids, each up to its first eos, special tokens and `IGNORE_INDEX` left out."""
@@ -165,26 +158,45 @@ class Collator:
             texts.append(self.slm_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         return texts
 
-    def _encoded(self, index: int, prompt: str, response: list[int]) -> Encoded:
-        slm, slm_spans = self._prompt(self.slm_tokenizer, prompt, index)
-        if self.llm_tokenizer is None or self.shared:
-            return Encoded(index, slm, None, response, slm_spans)
-        llm, llm_spans = self._prompt(self.llm_tokenizer, prompt, index)
-        return Encoded(index, slm, llm, response, slm_spans, llm_spans)
+    def _encoded(self, prompts: Sequence[tuple[int, str]], responses: Sequence[list[int]]) -> list[Encoded]:
+        """Rows from prompts (each with its index) and the ids of their responses."""
+        slm = self._tokenized(self.slm_tokenizer, prompts)
+        second = self.llm_tokenizer is not None and not self.shared
+        llm = self._tokenized(self.llm_tokenizer, prompts) if second else [(None, None)] * len(prompts)
+        return [
+            Encoded(index, slm_ids, llm_ids, response, slm_spans, llm_spans)
+            for (index, _), (slm_ids, slm_spans), (llm_ids, llm_spans), response in zip(
+                prompts, slm, llm, responses, strict=True
+            )
+        ]
 
-    def _prompt(self, tokenizer: Any, text: str, index: int) -> tuple[list[int], Spans | None]:
-        text = text + PROMPT_END if self.marks_end else text
-        found = tokenizer(text, return_offsets_mapping=self.align, return_special_tokens_mask=self.align, verbose=False)
-        ids: list[int] = found["input_ids"]
-        if not ids:  # an empty prompt, no special token: there must be a position to attend to
-            raise UserError(f"row {index}: its prompt has no token at all; give it a text, or set task.prefix")
+    def _tokenized(self, tokenizer: Any, prompts: Sequence[tuple[int, str]]) -> list[tuple[list[int], Spans | None]]:
+        texts = [text + PROMPT_END if self.marks_end else text for _, text in prompts]
+        found = tokenizer(
+            texts, return_offsets_mapping=self.align, return_special_tokens_mask=self.align, verbose=False
+        )
+        rows: list[list[int]] = found["input_ids"]
+        for (index, _), ids in zip(prompts, rows, strict=True):
+            if not ids:  # an empty prompt, no special token: there must be a position to attend to
+                raise UserError(f"row {index}: its prompt has no token at all; give it a text, or set task.prefix")
         if not self.align:
-            return ids, None
-        return ids, Spans.of(found["offset_mapping"], found["special_tokens_mask"])
+            return [(ids, None) for ids in rows]
+        spans = map(Spans.of, found["offset_mapping"], found["special_tokens_mask"])
+        return list(zip(rows, spans, strict=True))
 
-    def _response(self, text: str) -> list[int]:
-        ids: list[int] = self.slm_tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return [*ids, self.eos_id]
+    def _responses(self, texts: list[str]) -> list[list[int]]:
+        rows: list[list[int]] = self.slm_tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [[*ids, self.eos_id] for ids in rows]
+
+    def _fitted(self, row: Encoded, name: str, overlong: Overlong) -> Encoded | None:
+        """The row where it fits; else counted, and refused, truncated or dropped (None)."""
+        over = self._over(row)
+        self.counts.update(over)
+        if not over:
+            return row
+        if overlong is Overlong.error:
+            raise UserError(self._complaint(row, name))
+        return None if overlong is Overlong.drop else self._truncated(row)
 
     def _over(self, row: Encoded) -> list[str]:
         prompt, response = row.prompt_tokens > self.max_prompt_tokens, len(row.response) > self.max_response_tokens

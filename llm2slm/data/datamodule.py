@@ -31,6 +31,8 @@ LENGTH_STEP = 4
 """Tokens: prompts (and responses) whose lengths round up to the same multiple are exchanged between batches."""
 LONG = 5_000
 """Rows from which on tokenizing shows a progress bar."""
+PART = 1_000
+"""Rows tokenized at once: enough to keep every core busy, few enough for the progress bar to move."""
 
 
 class BatchPlan:
@@ -186,7 +188,7 @@ class DataModule(LightningDataModule):
         begun = time.perf_counter()
         examples = [self.task.example(row, index) for index, row in enumerate(load_rows(self.config, split, self.seed))]
         before = Counter(self.collator.counts)
-        rows = [row for example in _progress(examples, split) if (row := self.collator.encode(example)) is not None]
+        rows = [row for part in _in_parts(examples, split) for row in self.collator.encode(part)]
         over = self.collator.counts - before
         self._counts[split] = {
             "rows": len(examples),
@@ -271,10 +273,14 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} rows/s")
 
 
-def _progress(examples: list[Example], split: str) -> Iterator[Example]:
-    """The examples; a long list under a progress bar with its rate (on a terminal)."""
+def _in_parts(examples: list[Example], split: str) -> Iterator[list[Example]]:
+    """The examples by `PART`; a long list under a progress bar with its rate (on a terminal)."""
     console = Console(stderr=True)
     quiet = len(examples) < LONG or not console.is_terminal
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        yield from bar.track(examples, description=f"tokenizing {split}")
+        shown = bar.add_task(f"tokenizing {split}", total=len(examples))
+        for start in range(0, len(examples), PART):
+            part = examples[start : start + PART]
+            yield part
+            bar.advance(shown, len(part))

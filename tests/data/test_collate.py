@@ -46,8 +46,13 @@ def example(prompt="the old house", target="a b", index=0):
     return Example(index=index, source=prompt, prompt=prompt, target=target)
 
 
+def encode(collator, item):
+    (encoded,) = collator.encode([item])
+    return encoded
+
+
 def batch_of(collator, *examples):
-    return collator([collator.encode(item) for item in examples])
+    return collator(collator.encode(examples))
 
 
 # Ids, masks, labels
@@ -92,7 +97,7 @@ def test_pad_equal_to_eos_loses_no_token():
 
 def test_tokenizer_without_eos_or_pad():
     with pytest.raises(UserError, match="has no eos token"):
-        Collator(word_tokenizer(eos=None)).encode(example())
+        encode(Collator(word_tokenizer(eos=None)), example())
     with pytest.raises(UserError, match="has neither a pad nor an eos token"):
         Collator(word_tokenizer(pad=None, eos=None))
 
@@ -103,18 +108,18 @@ def test_end_of_prompt_is_marked_only_where_nothing_else_does(slm):
     newline = bare("\n", add_special_tokens=False)["input_ids"]
     plain = bare("old", add_special_tokens=False)["input_ids"]
     marked = Collator(bare, slm, decoder_only=True)
-    assert marked.encode(example("old")).slm == plain + newline
-    assert marked.encode(example("old")).llm == slm("old\n")["input_ids"]
-    assert Collator(bare).encode(example("old")).slm == plain
-    assert Collator(slm, decoder_only=True).encode(example("old")).slm == slm("old")["input_ids"]
+    assert encode(marked, example("old")).slm == plain + newline
+    assert encode(marked, example("old")).llm == slm("old\n")["input_ids"]
+    assert encode(Collator(bare), example("old")).slm == plain
+    assert encode(Collator(slm, decoder_only=True), example("old")).slm == slm("old")["input_ids"]
     assert marked.batch_of_texts(["old"]).slm_ids_BQ.tolist() == [plain + newline]
 
 
 def test_empty_prompt_and_empty_target():
-    assert Collator(word_tokenizer()).encode(example("", "")).slm == [2, 3]
-    assert Collator(word_tokenizer()).encode(example("", "")).response == [1]
+    assert encode(Collator(word_tokenizer()), example("", "")).slm == [2, 3]
+    assert encode(Collator(word_tokenizer()), example("", "")).response == [1]
     with pytest.raises(UserError, match="row 0: its prompt has no token at all"):
-        Collator(word_tokenizer(False)).encode(example(""))
+        encode(Collator(word_tokenizer(False)), example(""))
 
 
 def test_response_round_trip(slm):
@@ -155,7 +160,7 @@ LONG = example("the old house a b c", "a b c d", index=17)
 def test_overlong_is_an_error_that_names_row_lengths_and_limits():
     collator = Collator(word_tokenizer(), word_tokenizer(False), max_prompt_tokens=6, max_response_tokens=9)
     with pytest.raises(UserError) as caught:
-        collator.encode(LONG)
+        encode(collator, LONG)
     assert str(caught.value) == (
         "row 17: its prompt has 8 (SLM) and 6 (LLM) tokens (at most data.max_prompt_tokens=6), its response 5 (at most "
         "data.max_response_tokens=9); raise the limit, or set data.overlong=truncate or drop"
@@ -165,20 +170,20 @@ def test_overlong_is_an_error_that_names_row_lengths_and_limits():
 
 def test_the_limit_itself_is_allowed():
     collator = Collator(word_tokenizer(), max_prompt_tokens=8, max_response_tokens=5)
-    assert collator.encode(LONG).slm == [2, 5, 6, 7, 8, 9, 10, 3]
-    assert collator.encode(LONG).response == [8, 9, 10, 11, 1]
+    assert encode(collator, LONG).slm == [2, 5, 6, 7, 8, 9, 10, 3]
+    assert encode(collator, LONG).response == [8, 9, 10, 11, 1]
     assert not collator.counts
 
 
 def test_truncation_keeps_the_ends():
     limits = {"max_prompt_tokens": 4, "max_response_tokens": 3, "overlong": Overlong.truncate}
     collator = Collator(word_tokenizer(), word_tokenizer(False), **limits)
-    encoded = collator.encode(LONG)
+    encoded = encode(collator, LONG)
     assert encoded.slm == [2, 5, 6, 3]
     assert encoded.llm == [5, 6, 7, 8]
     assert encoded.response == [8, 9, 1]
     assert collator.counts == {"prompt": 1, "response": 1}
-    assert collator.encode(example("the", "a")).slm == [2, 5, 3]
+    assert encode(collator, example("the", "a")).slm == [2, 5, 3]
     assert collator.counts == {"prompt": 1, "response": 1}
 
 
@@ -187,14 +192,24 @@ def test_truncation_keeps_the_end_mark():
     bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     collator = Collator(bare, decoder_only=True, max_prompt_tokens=3, overlong=Overlong.truncate)
     ids = bare("qwrtz", add_special_tokens=False)["input_ids"]
-    assert collator.encode(example("qwrtz")).slm == [*ids[:2], *bare("\n", add_special_tokens=False)["input_ids"]]
+    assert encode(collator, example("qwrtz")).slm == [*ids[:2], *bare("\n", add_special_tokens=False)["input_ids"]]
 
 
 def test_drop():
     collator = Collator(word_tokenizer(), max_response_tokens=4, overlong=Overlong.drop)
-    assert collator.encode(LONG) is None
+    assert collator.encode([LONG]) == []
     assert collator.counts == {"response": 1}
-    assert collator.encode(example()) is not None
+    kept = collator.encode([example(index=3), LONG, example("", "a", index=5)])
+    assert [row.index for row in kept] == [3, 5]
+    assert collator.counts == {"response": 2}
+
+
+def test_rows_tokenized_together_are_those_tokenized_alone(slm, llm):
+    collator = Collator(slm, llm, align=True, max_prompt_tokens=12, overlong=Overlong.truncate)
+    texts = ["The big farmer", "", "é😀 12\n old", "the old house " * 9, "The big farmer"]
+    examples = [example(text, text[:5], index) for index, text in enumerate(texts)]
+    assert collator.encode(examples) == [encode(collator, item) for item in examples]
+    assert collator.encode([]) == []
 
 
 def test_generation_respects_overlong():

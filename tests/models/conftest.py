@@ -56,8 +56,7 @@ def lively(cfg: ModelConfig) -> LLM2SLM:
 def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
     """Rows of the tiny task, with labels."""
     examples = [Example(i, r["source"], r["source"], r["target"]) for i, r in enumerate(tiny_rows())]
-    encoded = [model.collator.encode(examples[i]) for i in rows]
-    return model.collator([e for e in encoded if e is not None])
+    return model.collator(model.collator.encode([examples[i] for i in rows]))
 
 
 @pytest.fixture(scope="session")

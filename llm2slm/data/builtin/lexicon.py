@@ -45,7 +45,11 @@ FRAMES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+# A lexeme is loaded once, so it is equal to itself only: comparing and hashing the fields (a verb holds all its nouns)
+# took more than half of the time of drawing sentences.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Noun:
     """A common noun; `place_en`/`place_de` are the prepositions of "at that place", empty where it is no place."""
 
@@ -63,7 +67,7 @@ class Noun:
     place_de: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Verb:
     """A verb in one frame. `de_3sg` and `de_past` lack the separable `prefix`; infinitive and participle hold it."""
 
@@ -91,7 +95,7 @@ class Verb:
         return f"{name} ({self.frame})" if self.frame in ("that", "zu", "whether") else name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Adjective:
     """An adjective; `de_stem` takes the attributive endings (hoch: hoh-); `nouns` are those it can describe."""
 
@@ -103,7 +107,7 @@ class Adjective:
     nouns: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Word:
     """An uninflected (or closed-class) word or phrase and its category, e.g. `time_past`, `number`, `name_f`."""
 
