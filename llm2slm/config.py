@@ -32,15 +32,21 @@ class LanguageModelConfig:
     that of `name` (with tokenizers=shared the LLM's, for both)."""
     dtype: str = "float32"
     """float32 | bfloat16 | float16: dtype in which the weights are held."""
+    attn_implementation: str | None = None
+    """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
 
 
 @dataclass
 class LLMConfig(LanguageModelConfig):
     """The LLM, whose weights stay as they are unless it is itself what is trained (model=llm)."""
 
-    layer: int | None = None
+    layer: Any = None
     """Layer whose output represents the prompt: None: an encoder's last, or the middle one of a decoder-only LLM;
-    n: after block n (1-based, 0 the embeddings); negative: from the end (-1 the last)."""
+    n: after block n (1-based, 0 the embeddings); negative: from the end (-1 the last); 0.5: that fraction of the depth;
+    a list of such: a learned mix of them."""
+    quantization: dict[str, Any] = field(default_factory=dict)
+    """transformers' own quantization_config, for the LLM as a reader: quant_method (torchao, bitsandbytes, quanto, ...)
+    and what that method takes, as {quant_method: quanto, weights: int8}. Needs its library."""
 
 
 @dataclass
@@ -94,7 +100,8 @@ class DataConfig:
     validation_size: int | None = None
     test_size: int | None = None
     batch_tokens: int = 2048
-    """Padded tokens in a training batch at most (prompt + response, the longest row times the rows)."""
+    """Padded tokens in a training batch at most (prompt + response, the longest row times the rows); a row that is
+    longer is a batch of its own."""
     eval_batch_size: int = 32
     """Rows in a validation or generation batch."""
     max_prompt_tokens: int = 512
@@ -244,7 +251,7 @@ class RunConfig:
     llm: str | None = None
     """evaluate, generate, benchmark: where the LLM of `run` is now, if it has moved."""
     split: str = "test"
-    """evaluate: validation | test."""
+    """evaluate: train | validation | test."""
     systems: dict[str, Any] = field(default_factory=dict)
     """demo: name of a system -> overrides of this config for it; benchmark: name -> folder of another system."""
 
@@ -277,6 +284,8 @@ class GenerateConfig:
     """Sample among the likeliest tokens that together have this probability."""
     batch_size: int = 32
     """Texts of `input` answered at once."""
+    overlong: Overlong | None = None
+    """What to do with a text that is longer than the model takes: error | truncate. None: as the run was trained."""
     seed: int = 1
 
 

@@ -18,6 +18,12 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+)
 
 from llm2slm.config import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
 from llm2slm.data.tokenizer import train_tokenizer
@@ -25,6 +31,46 @@ from llm2slm.types import Conditioning, SystemKind, Tokenizers
 
 READER_TEXTS = ("the little dog sees the old house", "the house sees a dog", "two little dogs see it")
 WRITER_TEXTS = ("der kleine Hund sieht das alte Haus", "a sees thee oldest little", "zwei kleine Hunde sehen es")
+
+
+_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2}
+_BART: dict[str, Any] = {
+    "d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 128,
+    "decoder_start_token_id": 0, "forced_eos_token_id": None, "init_std": 0.3,
+}  # fmt: skip
+_LLAMA: dict[str, Any] = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.3,
+}  # fmt: skip
+_BERT: dict[str, Any] = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "max_position_embeddings": 128, "initializer_range": 0.3,
+}  # fmt: skip
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    # name -> model_type, what makes it tiny, where its dropout is
+    "t5": ("t5", _T5, ("dropout_rate",)),
+    "flan": ("t5", _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, ("dropout_rate",)),
+    "mt5": ("mt5", _T5, ("dropout_rate",)),
+    "umt5": ("umt5", _T5, ("dropout_rate",)),
+    "bart": ("bart", _BART, ("dropout",)),
+    "mbart": ("mbart", _BART, ("dropout",)),
+    "pegasus": ("pegasus", _BART | {"scale_embedding": True}, ("dropout",)),
+    "t5gemma": ("t5gemma", _LLAMA, ("attention_dropout",)),
+    "bert": ("bert", _BERT, ("hidden_dropout_prob",)),
+    "modernbert": ("modernbert", _BERT | {"cls_token_id": 1, "sep_token_id": 1}, ("embedding_dropout", "mlp_dropout")),
+    "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 256, "initializer_range": 0.3},
+             ("embd_pdrop",)),
+    "pythia": ("gpt_neox", _BERT | {"num_hidden_layers": 4}, ("hidden_dropout",)),
+    "llama": ("llama", _LLAMA, ("attention_dropout",)),
+    "qwen2": ("qwen2", _LLAMA, ("attention_dropout",)),
+    "gemma2": ("gemma2", _LLAMA, ("attention_dropout",)),
+    "gemma3": ("gemma3_text", _LLAMA, ("attention_dropout",)),
+    "opt": ("opt", {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+                    "max_position_embeddings": 256, "word_embed_proj_dim": 16, "init_std": 0.3}, ("dropout",)),
+}  # fmt: skip
+"""Model families in a size that a test builds in milliseconds."""
 
 
 def tiny_rows() -> list[dict[str, str]]:
@@ -99,6 +145,38 @@ def write_tiny_gpt2(
     return _written(GPT2LMHeadModel, config, tokenizer, Path(folder), seed)
 
 
+def write_tiny(
+    architecture: str, folder: Path | str, seed: int = 0, *, cut: str = "reader", dropout: float = 0.1
+) -> Path:
+    """Writes a model of one of `ARCHITECTURES` with its tokenizer, in the format of a Hub id.
+
+    Args:
+        cut: its tokenizer, reader or writer.
+    """
+    tokenizer = tiny_tokenizer(cut)
+    model_type, values, dropouts = ARCHITECTURES[architecture]
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.eos_token_id,
+    }
+    own = special | {"vocab_size": len(tokenizer)} | values | dict.fromkeys(dropouts, dropout)
+    if model_type == "t5gemma":  # two configs, of unequal depth and width
+        halves = {"encoder": {"num_hidden_layers": 2}, "decoder": {"num_hidden_layers": 3, "hidden_size": 24}}
+        half = own | {"cross_attention_hidden_size": own["hidden_size"]}
+        own = special | {name: half | changes for name, changes in halves.items()} | {"vocab_size": len(tokenizer)}
+    if model_type in ("t5", "mt5", "umt5"):
+        own["decoder_start_token_id"] = tokenizer.pad_token_id
+    config = CONFIG_MAPPING[model_type](**own)
+    if config.is_encoder_decoder:
+        kind = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+    elif type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        kind = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    else:
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return _written(kind, config, tokenizer, Path(folder), seed)
+
+
 def tiny_model_config(
     folder: Path | str,
     llm: str = "t5",
@@ -137,7 +215,7 @@ def _written(kind: type[Any], config: Any, tokenizer: PreTrainedTokenizerFast, f
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config)
-        if isinstance(model, T5ForConditionalGeneration):  # else its own last token outweighs all that its blocks say
+        if config.model_type in ("t5", "mt5", "umt5"):  # else its own last token outweighs all that its blocks say
             model.shared.weight.data.mul_(0.3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

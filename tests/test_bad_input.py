@@ -53,7 +53,7 @@ BAD = {
         "train.jsonl: no column 'sorce' (data.source); did you mean 'source'? columns: source, target",
     ),
     "file not named": (["data.train=null"], "data.train is not set; with data=json give a json, jsonl, csv or parquet"),
-    "over-long prompt": (["data.train=long.jsonl"], "row 1: its prompt has "),
+    "over-long prompt": (["data.train=long.jsonl"], "data=json, train, row 1 (from 0): its prompt has "),
     "unknown override": (["data.trian=a.jsonl"], "unknown key 'data.trian'; did you mean data.train"),
     "unknown option": (["model/slm=t5_mni"], "no option model/slm=t5_mni; did you mean model/slm=t5_mini?"),
     "conditioning": (

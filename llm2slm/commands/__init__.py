@@ -31,5 +31,6 @@ def hush() -> None:
         if not silent:
             enable_progress_bars()  # of downloads, which the call above ended as well
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each of its five tries to reach the Hub
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)

@@ -66,9 +66,18 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     runs.write_config(folder, config)
     runs.write_result(folder, result)
     written = runs.read_result(folder)
-    Console().print(terminal_table([written]))
+    for batch in config.benchmark.batch:
+        Console().print(terminal_table([at_batch(written, batch)]))
     print(write_report([written], folder, "Benchmark"))
     return result
+
+
+def at_batch(result: dict[str, Any], batch: int) -> dict[str, Any]:
+    """A result with the speeds at one batch size only."""
+    systems = [
+        system | {"speed": [row for row in system["speed"] if row["batch"] == batch]} for system in result["systems"]
+    ]
+    return result | {"systems": systems}
 
 
 def configured(config: RunConfig) -> dict[str, LLM2SLM]:

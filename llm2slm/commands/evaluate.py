@@ -42,7 +42,19 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     result.device = runs.device_name(model.device.type)
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
+    show_result(folder)
     return result
+
+
+def show_result(folder: Path) -> None:
+    """Prints the table of what a run directory's result.json says, and where it is."""
+    from rich.console import Console
+
+    from llm2slm.evaluation.report import terminal_table
+
+    console = Console()
+    console.print(terminal_table([runs.read_result(folder)]))
+    print(folder / "result.json")
 
 
 def model_place(run: str) -> str:

@@ -150,6 +150,8 @@ def load(config: GenerateConfig) -> LLM2SLM:
     torch.manual_seed(config.seed)
     model: LLM2SLM = LLM2SLM.from_pretrained(model_place(str(config.run)), llm=config.llm)
     model.eval()
+    if config.overlong is not None:
+        model.collator.overlong = config.overlong
     return place(model, "auto")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import check_metrics, judge_system
+from llm2slm.commands.evaluate import check_metrics, judge_system, show_result
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import DataConfig, RunConfig
@@ -78,6 +78,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             log_quality(loggers, {name: s.value for name, s in system.quality.items()})
             result.wall_seconds = time.perf_counter() - started
             runs.write_result(folder, result)
+            show_result(folder)
     return result
 
 

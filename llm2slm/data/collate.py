@@ -22,6 +22,12 @@ PROMPT_END = "\n"
 """Ends the prompt of a decoder-only writer whose tokenizer adds nothing there: without a mark, the model could not tell
 whether the prompt or the answer goes on."""
 
+FOR_ROWS = (
+    "raise data.max_prompt_tokens or data.max_response_tokens (models with positions have limits of their own), or set "
+    "data.overlong=truncate or drop"
+)
+FOR_TEXTS = "shorten it, or set overlong=truncate (data.overlong where a whole corpus is read)"
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -107,8 +113,11 @@ class Collator:
         if self.llm_tokenizer is not None and not self.shared:
             self.llm_tokenizer.save_pretrained(Path(folder) / "llm_tokenizer")
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], place: str = "") -> list[Encoded]:
         """Tokenizes examples all at once, which fast tokenizers do in parallel; in order, dropped rows left out.
+
+        Args:
+            place: where the rows are from, for a complaint, as "train.jsonl, ".
 
         Raises:
             UserError: one is over-long and that is an error, or the tokenizer has no eos.
@@ -118,7 +127,7 @@ class Collator:
         responses = self._responses([example.target for example in examples])
         prompts = [(example.index, example.prompt) for example in examples]
         rows = self._encoded(prompts, responses)
-        fitting = (self._fitted(row, f"row {row.index}", self.overlong) for row in rows)
+        fitting = (self._fitted(row, f"{place}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
         return [row for row in fitting if row is not None]
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
@@ -145,7 +154,15 @@ class Collator:
             raise UserError("no text to answer: give at least one")
         owed = Overlong.truncate if self.overlong is Overlong.truncate else Overlong.error
         rows = self._encoded(list(enumerate(texts)), [[] for _ in texts])
-        fitting = (self._fitted(row, f"text {row.index}", owed) for row in rows)
+        fitting = (
+            self._fitted(
+                row,
+                f"text {row.index}",
+                owed,
+                FOR_TEXTS,
+            )
+            for row in rows
+        )
         return self._prompts([row for row in fitting if row is not None])
 
     def decode(self, ids_BT: Tensor) -> list[str]:
@@ -188,27 +205,28 @@ class Collator:
         rows: list[list[int]] = self.slm_tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [[*ids, self.eos_id] for ids in rows]
 
-    def _fitted(self, row: Encoded, name: str, overlong: Overlong) -> Encoded | None:
+    def _fitted(self, row: Encoded, name: str, overlong: Overlong, remedy: str) -> Encoded | None:
         """The row where it fits; else counted, and refused, truncated or dropped (None)."""
         over = self._over(row)
         self.counts.update(over)
         if not over:
             return row
         if overlong is Overlong.error:
-            raise UserError(self._complaint(row, name))
+            raise UserError(f"{name}: {self._complaint(row, over)}; {remedy}")
         return None if overlong is Overlong.drop else self._truncated(row)
 
     def _over(self, row: Encoded) -> list[str]:
         prompt, response = row.prompt_tokens > self.max_prompt_tokens, len(row.response) > self.max_response_tokens
         return ["prompt"] * prompt + ["response"] * response
 
-    def _complaint(self, row: Encoded, name: str) -> str:
-        prompt = f"{len(row.slm)}" if row.llm is None else f"{len(row.slm)} (SLM) and {len(row.llm)} (LLM)"
-        return (
-            f"{name}: its prompt has {prompt} tokens (at most data.max_prompt_tokens={self.max_prompt_tokens}), its "
-            f"response {len(row.response)} (at most data.max_response_tokens={self.max_response_tokens}); raise the "
-            "limit, or set data.overlong=truncate or drop"
-        )
+    def _complaint(self, row: Encoded, over: Sequence[str]) -> str:
+        found = []
+        if "prompt" in over:
+            tokens = f"{len(row.slm)}" if row.llm is None else f"{len(row.slm)} (SLM) and {len(row.llm)} (LLM)"
+            found.append(f"its prompt has {tokens} tokens, at most {self.max_prompt_tokens} are allowed")
+        if "response" in over:
+            found.append(f"its response has {len(row.response)}, at most {self.max_response_tokens} are allowed")
+        return ", and ".join(found)
 
     def _truncated(self, row: Encoded) -> Encoded:
         """Cut to size, from the end of the text; the last token (eos, final special token, end mark) stays."""

@@ -188,7 +188,11 @@ class DataModule(LightningDataModule):
         begun = time.perf_counter()
         examples = [self.task.example(row, index) for index, row in enumerate(load_rows(self.config, split, self.seed))]
         before = Counter(self.collator.counts)
-        rows = [row for part in _in_parts(examples, split) for row in self.collator.encode(part)]
+        rows = [
+            row
+            for part in _in_parts(examples, split)
+            for row in self.collator.encode(part, f"data={self.config.name}, {split}, ")
+        ]
         over = self.collator.counts - before
         self._counts[split] = {
             "rows": len(examples),

@@ -45,7 +45,8 @@ def terminal_table(
     width: int | None = None,
     overrides: Sequence[Mapping[str, str]] | None = None,
 ) -> Table:
-    """One row for each system: parameters, quality, what is kept of the LLM's, latency, speedup, memory.
+    """One row for each system: parameters, quality, what is kept of the LLM's, latency, speedup, memory; of these, what
+    is known of any of them.
 
     Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead.
     `overrides` tell the runs of a sweep apart, as in `write_report`.
@@ -61,6 +62,8 @@ def terminal_table(
     for entry in shown:
         figures = [cell.text.replace("\u00a0", " ") for cell in tables.cells(entry, metrics)]
         lines.append([entry.label, entry.kind, *figures])
+    known = [n for n in range(len(lines[0])) if any(line[n] != tables.MISSING for line in lines[1:])]
+    lines = [[line[n] for n in known] for line in lines]
     row = next((entry.row for entry in shown if entry.row), None)
     caption = tables.conditions(row) if row else ""
     wide = _rich_table(lines, caption, names=2)

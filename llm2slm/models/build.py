@@ -130,8 +130,8 @@ def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
             name = str(Path(locate(name)).resolve())
         else:
             revision = revision or commit(name)
-    record = {"name": name, "revision": revision, "layer": cfg.layer, "dtype": cfg.dtype, "config": dict(cfg.config)}
-    return record | {"width": encoder.width, "init": cfg.init.value}
+    record = {"name": name, "revision": revision, "layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
+    return record | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.init.value}
 
 
 def check_padding(model: LLM2SLM) -> None:
@@ -225,6 +225,7 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
         config=record.get("config") or {},
         dtype=record["dtype"],
         layer=record["layer"],
+        quantization=record.get("quantization") or {},
     )
     tokenizer = load_tokenizer(place, revision)
     llm_tokenizer = tokenizer

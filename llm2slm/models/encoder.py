@@ -1,11 +1,13 @@
 """FrozenEncoder: any transformers model as a reader. Token ids in, representations out, weights never touched.
 
 Of an encoder-decoder the encoder is kept and its last layer read. Of a decoder-only model (features of an
-intermediate layer, Bergner et al. 2024) `layer` says which one is read, and the blocks above it are not kept.
+intermediate layer, Bergner et al. 2024) `layer` says which one is read. What is not read is not kept.
 """
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llm2slm.models.conditioning import positions
-from llm2slm.types import Reps, UserError
+from llm2slm.models.pruning import Layer, blocks_of, body_of, depth_of, leave_out, reads_both_ways
+from llm2slm.types import Reps
 
 
 class FrozenEncoder(nn.Module):
@@ -21,30 +24,55 @@ class FrozenEncoder(nn.Module):
 
     Args:
         llm: encoder-decoder, encoder, or decoder-only model without a head.
-        layer: 0 the embeddings, n the output of block n, negative from the end (-1 the last); None: the last layer of
-            an encoder, the middle one of a decoder-only model.
+        layer: 0 the embeddings, n the output of block n, negative from the end (-1 the last, after the model's final
+            norm); a fraction of the depth; or a list of several, whose representations stand side by side. None: the
+            last layer of an encoder, the middle one of a decoder-only model.
+
+    Attributes:
+        layers: absolute numbers of the layers that are read; chosen: as they were asked for.
+        width: that of one of them, E / len(layers).
 
     Raises:
         UserError: the model has no such layer.
     """
 
-    def __init__(self, llm: PreTrainedModel, layer: int | None = None) -> None:
+    def __init__(self, llm: PreTrainedModel, layer: Layer = None) -> None:
         super().__init__()
-        text_config = llm.config.get_text_config()
-        self.decoder_only = not llm.config.is_encoder_decoder
-        self.body = llm if self.decoder_only else llm.get_encoder()
-        depth: int = text_config.num_hidden_layers
-        self.width: int = text_config.hidden_size
-        if layer is None:
-            layer = depth // 2 if self.decoder_only else depth
-        self.layer = layer + depth + 1 if layer < 0 else layer
-        if not 0 <= self.layer <= depth:
-            raise UserError(f"model.llm.layer={layer}: the LLM has layers 0 to {depth} (or -{depth + 1} to -1)")
-        self.is_last = self.layer == depth
+        self.layers = leave_out(llm, layer)
+        self.chosen = layer
+        self.body = body_of(llm)
+        self.width: int = self.body.config.get_text_config().hidden_size
+        self.depth = depth_of(self.body)
+        self.decoder_only = not reads_both_ways(llm.config)
+        self._read: dict[int, Tensor] = {}
+        for number in self.layers:
+            self._listen(number)
+        self._arguments: dict[str, Any] = {}
+        known = inspect.signature(self.body.forward).parameters
         if self.decoder_only:
-            _drop_unread_blocks(llm, self.layer)
+            self._arguments = {"use_cache": False} if "use_cache" in known else {}
+        # counted over real tokens; an encoder counts as it was trained to, see reads_left_padded
+        self._takes_positions = self.decoder_only and "position_ids" in known
         self.requires_grad_(False)
         self.eval()
+
+    def _listen(self, number: int) -> None:
+        """Keeps what a layer says, whenever the body runs. The last one is the body's own output."""
+        blocks = blocks_of(self.body)
+        if number == self.depth or blocks is None:
+            return
+
+        if number == 0:
+            blocks[0].register_forward_pre_hook(self._keep_input, with_kwargs=True)
+        else:
+            blocks[number - 1].register_forward_hook(partial(self._keep, number))
+
+    def _keep(self, number: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        del args
+        self._read[number] = output[0] if isinstance(output, tuple) else output
+
+    def _keep_input(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._read[0] = args[0] if args else kwargs["hidden_states"]
 
     def train(self, mode: bool = True) -> FrozenEncoder:
         """Stays in eval mode: the dropout of a reader would be noise (a known bug of such hybrids)."""
@@ -57,13 +85,14 @@ class FrozenEncoder(nn.Module):
         """Reads a batch of prompts, padded on either side.
 
         Returns:
-            reps_BPE of the chosen layer, zero at padding, and the mask.
+            reps_BPE of the chosen layer (of several: one after the other along E), zero at padding, and the mask.
         """
-        arguments: dict[str, Any] = {"input_ids": ids_BP, "attention_mask": mask_BP}
-        if self.decoder_only:  # positions counted over real tokens; an encoder counts slots, see reads_left_padded
-            arguments |= {"position_ids": positions(mask_BP), "use_cache": False}
-        output = self.body(**arguments, output_hidden_states=not self.is_last)
-        reps_BPE = output.last_hidden_state if self.is_last else output.hidden_states[self.layer]
+        arguments: dict[str, Any] = {"input_ids": ids_BP, "attention_mask": mask_BP, **self._arguments}
+        if self._takes_positions:
+            arguments["position_ids"] = positions(mask_BP)
+        self._read[self.depth] = self.body(**arguments).last_hidden_state
+        reps_BPE = torch.cat([self._read[number] for number in self.layers], dim=-1)
+        self._read.clear()
         return Reps(reps_BPE.masked_fill(~mask_BP.unsqueeze(-1).bool(), 0), mask_BP)
 
     def reads_left_padded(self) -> bool:
@@ -79,18 +108,3 @@ class FrozenEncoder(nn.Module):
         behind = self(torch.cat([front_BP, ids_BP], 1), torch.cat([0 * front_BP, mask_BP], 1)).reps_BPE[:, 5:].float()
         tolerance = 1e-3 if table.dtype == torch.float32 else 5e-2
         return bool((behind - alone).norm() <= tolerance * alone.norm())
-
-
-def _drop_unread_blocks(llm: PreTrainedModel, layer: int) -> None:
-    """Takes out, in place, the blocks of a decoder-only model that a reader of `layer` would run for nothing.
-
-    One block above the layer stays: transformers gives the last block's output after the final norm only, so the layer
-    that is read must not be the last. A model whose stack of blocks is not plain to see is left whole.
-    """
-    config = llm.config.get_text_config()
-    stacks = [m for m in llm.modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_hidden_layers]
-    if layer + 1 < config.num_hidden_layers and len(stacks) == 1:
-        del stacks[0][layer + 1 :]
-        config.num_hidden_layers = layer + 1
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[: layer + 1]

@@ -84,8 +84,9 @@ class LLM2SLM(PreTrainedModel):
         self.pads_left = not slm.config.is_encoder_decoder and not attends  # prompt and response are one sequence
         self.projector: Projector | None = None
         if encoder is not None:
-            width = slm.config.get_text_config().hidden_size
-            self.projector = Projector(encoder.width, width, **(config.projector or {}))
+            width = slm.get_input_embeddings().embedding_dim
+            layers = len(encoder.layers)
+            self.projector = Projector(encoder.width, width, layers=layers, **(config.projector or {}))
         if attends and slm.config.is_encoder_decoder:
             writer.drop_encoder(slm)
         elif not attends:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.resources import files
@@ -14,7 +14,6 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     PreTrainedConfig,
@@ -23,14 +22,17 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQuantizationConfig
 
 from llm2slm.config import LanguageModelConfig, LLMConfig
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.pruning import reader_class
 from llm2slm.types import Init, UserError
 
 BUILTIN = "builtin/"
 WITH_CROSS_ATTENTION = frozenset({"gpt2"})  # decoder-only models that can have such layers, and generate with them
 CROSS_ATTENTION = ("crossattention.", "ln_cross_attn.")  # in the names of their tensors
+UNREACHED = "couldn't connect to"  # in what transformers says without a network
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -45,7 +47,8 @@ def locate(name: str) -> str:
             place = str(Path(name).expanduser()) if name.startswith("~") else name
         except RuntimeError:  # ~someone that this machine does not know
             place = name
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+        beside = "/" in name and Path(name).parent.is_dir()  # runs/nope, where runs/ is a folder here
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or beside
         if looks_local and not Path(place).is_dir():
             raise UserError(f"model {name!r}: no such folder; give a folder with a config.json, or a Hub id")
         return place
@@ -61,8 +64,10 @@ def reading(name: str) -> Iterator[None]:
     """Turns transformers' many ways of saying "not there" into one line."""
     try:
         yield
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:  # a library that a model wants is missing
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if UNREACHED in reason:
+            reason = "no such folder, and the Hub cannot be reached; give a folder, or download it first"
         raise UserError(f"model {name!r} cannot be read: {reason}") from error
 
 
@@ -75,6 +80,8 @@ def commit(name: str) -> str | None:
 def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """The transformers config of a Hub id or folder."""
     place = locate(name)
+    if not (Path(place) / "config.json").is_file() and (Path(place) / "model" / "config.json").is_file():
+        raise UserError(f"model {name!r}: is a run directory; give its model, {Path(name) / 'model'}")
     with reading(name):
         config = AutoConfig.from_pretrained(place, revision=revision)
     return _with_decoder_depth(config)
@@ -166,17 +173,23 @@ def load_language_model(
 
 
 def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
-    """The LLM as a reader."""
-    return FrozenEncoder(_weights(AutoModel, cfg, model_config(cfg, tokenizer)), cfg.layer)
+    """The LLM as a reader: what it reads with is built and loaded, the rest of it is not."""
+    config = model_config(cfg, tokenizer)
+    more = {"quantization_config": quantization_config(cfg.quantization)} if cfg.quantization else {}
+    if more and cfg.init is Init.random:
+        raise UserError("model.llm.quantization is for weights that are loaded; model.llm.init=random has none")
+    return FrozenEncoder(_weights(reader_class(config, cfg.layer), cfg, config, **more), cfg.layer)
 
 
 def _weights(
-    auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig, *, crossed: bool = False
+    auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig, *, crossed: bool = False, **more: Any
 ) -> PreTrainedModel:
-    """A model of an Auto class, its weights read or drawn.
+    """A model of a class, its weights read or drawn.
 
     Args:
+        auto: one of transformers' Auto classes, or what has their `from_pretrained` and `from_config`.
         crossed: its cross-attention layers may be new. All of them or none: a part would be left to chance.
+        more: arguments of `from_pretrained`.
 
     Raises:
         UserError: they cannot be read, or the saved ones do not fill the model: part of it would be left to chance.
@@ -184,19 +197,21 @@ def _weights(
     side = _side(cfg)
     if cfg.dtype not in DTYPES:
         raise UserError(f"model.{side}.dtype={cfg.dtype} is unknown; possible: {', '.join(DTYPES)}")
-    dtype = getattr(torch, cfg.dtype)
+    more |= {"dtype": getattr(torch, cfg.dtype)}
+    if cfg.attn_implementation is not None:
+        more["attn_implementation"] = cfg.attn_implementation
     model: PreTrainedModel
     if cfg.name is None or cfg.init is Init.random:
         with reading(cfg.name or f"model.{side}.config"):
-            model = auto.from_config(config, dtype=dtype)
+            model = auto.from_config(config, **more)
         return model
     with reading(cfg.name):
         model, report = auto.from_pretrained(
-            locate(cfg.name), revision=cfg.revision, config=config, dtype=dtype,
-            output_loading_info=True, ignore_mismatched_sizes=True,
+            locate(cfg.name), revision=cfg.revision, config=config,
+            output_loading_info=True, ignore_mismatched_sizes=True, **more,
         )  # fmt: skip
     wrong = sorted(key for key, *_ in report["mismatched_keys"])
-    if not wrong and (auto is not AutoModel or cfg.config):  # a reader may lack what it does not use (a pooler)
+    if not wrong:
         missing = set(report["missing_keys"])
         new = {key for key in model.state_dict() if any(name in key for name in CROSS_ATTENTION)} if crossed else set()
         wrong = sorted(missing - new if new <= missing else missing)
@@ -204,6 +219,25 @@ def _weights(
         reason = f"; model.{side}.config changes its shape: set model.{side}.init=random" if cfg.config else ""
         raise UserError(f"model {cfg.name!r}: its weights do not fit its config, as {wrong[0]}{reason}")
     return model
+
+
+def quantization_config(values: Mapping[str, Any]) -> Any:
+    """transformers' own quantization config.
+
+    Raises:
+        UserError: no or an unknown method, a value it does not take, or its library is missing.
+    """
+    method = values.get("quant_method")
+    known = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
+    if method not in known:
+        raise UserError(
+            f"model.llm.quantization.quant_method={method} is unknown{_nearest(str(method), known)}; possible: "
+            + ", ".join(sorted(known))
+        )
+    try:
+        return AutoQuantizationConfig.from_dict(dict(values))
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"model.llm.quantization: {method}: {str(error).splitlines()[0]}") from None
 
 
 def _side(cfg: LanguageModelConfig) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 
 class Projector(nn.Module):
@@ -19,22 +20,37 @@ class Projector(nn.Module):
         norm: RMS-normalise each representation first. LLM layers differ in scale by orders of magnitude; without
             this, the scale decides the learning rate.
         gate: multiply z by a scalar parameter that starts at 0.
+        layers: how many layers of width E stand side by side in reps_BPE. More than one are mixed first, as in Peters
+            et al. 2018 (arXiv 1802.05365): each normalised, then summed with learned weights that sum to 1.
     """
 
     def __init__(
-        self, width_in: int, width_out: int, hidden: int | None = None, norm: bool = True, gate: bool = False
+        self,
+        width_in: int,
+        width_out: int,
+        hidden: int | None = None,
+        norm: bool = True,
+        gate: bool = False,
+        *,
+        layers: int = 1,
     ) -> None:
         super().__init__()
+        self.mix = nn.Parameter(torch.zeros(layers)) if layers > 1 else None
         hidden = width_out if hidden is None else hidden
-        layers: list[nn.Module] = [nn.RMSNorm(width_in)] if norm else []
+        steps: list[nn.Module] = [nn.RMSNorm(width_in)] if norm else []
         if hidden:
-            layers += [nn.Linear(width_in, hidden), nn.ReLU(), nn.Linear(hidden, width_out)]
+            steps += [nn.Linear(width_in, hidden), nn.ReLU(), nn.Linear(hidden, width_out)]
         else:
-            layers += [nn.Linear(width_in, width_out)]
-        self.layers = nn.Sequential(*layers)
+            steps += [nn.Linear(width_in, width_out)]
+        self.layers = nn.Sequential(*steps)
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
 
     def forward(self, reps_BPE: Tensor) -> Tensor:
-        """reps_BPE -> z_BPD."""
-        z_BPD: Tensor = self.layers(reps_BPE.to(next(self.parameters()).dtype))
+        """reps_BPE -> z_BPD (with several layers, E is the sum of their widths)."""
+        reps_BPE = reps_BPE.to(next(self.parameters()).dtype)
+        if self.mix is not None:
+            reps_BPLE = reps_BPE.unflatten(-1, (self.mix.numel(), -1))
+            reps_BPLE = layer_norm(reps_BPLE, reps_BPLE.shape[-1:])
+            reps_BPE = (reps_BPLE * self.mix.softmax(0).unsqueeze(-1)).sum(-2)
+        z_BPD: Tensor = self.layers(reps_BPE)
         return z_BPD if self.gate is None else z_BPD * self.gate

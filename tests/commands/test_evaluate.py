@@ -47,7 +47,7 @@ def test_the_limits_are_those_of_the_configuration(root):
     """What the message says to set must be what helps."""
     config = tiny_run(root)
     config.run, config.data.max_prompt_tokens = config.model.llm.name, 8
-    with pytest.raises(UserError, match=r"max_prompt_tokens=8.*data\.overlong=truncate"):
+    with pytest.raises(UserError, match=r"at most 8 .*data\.max_prompt_tokens.*data\.overlong=truncate"):
         evaluate(config, root / "long")
     config.data.overlong = Overlong.truncate
     [cut] = evaluate(config, root / "cut").systems

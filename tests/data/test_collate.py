@@ -160,10 +160,11 @@ LONG = example("the old house a b c", "a b c d", index=17)
 def test_overlong_is_an_error_that_names_row_lengths_and_limits():
     collator = Collator(word_tokenizer(), word_tokenizer(False), max_prompt_tokens=6, max_response_tokens=9)
     with pytest.raises(UserError) as caught:
-        encode(collator, LONG)
+        collator.encode([LONG], "data=json, train, ")
     assert str(caught.value) == (
-        "row 17: its prompt has 8 (SLM) and 6 (LLM) tokens (at most data.max_prompt_tokens=6), its response 5 (at most "
-        "data.max_response_tokens=9); raise the limit, or set data.overlong=truncate or drop"
+        "data=json, train, row 17 (from 0): its prompt has 8 (SLM) and 6 (LLM) tokens, at most 6 are allowed; raise "
+        "data.max_prompt_tokens or data.max_response_tokens (models with positions have limits of their own), or set "
+        "data.overlong=truncate or drop"
     )
     assert collator.counts == {"prompt": 1}
 

@@ -196,12 +196,38 @@ def test_home_folder(zoo, monkeypatch, tmp_path) -> None:
     refused(with_slm(cfg, name="~nobody-of-this-name/model", tokenizer=cfg.llm.name), "~nobody.*no such folder")
 
 
-def test_layer_survives_saving(zoo, tmp_path) -> None:
+@pytest.mark.parametrize(("layer", "numbers"), [(-2, [3]), (0.25, [1]), ([1, -1], [1, 4])])
+def test_layers_survive_saving(zoo, tmp_path, layer, numbers) -> None:
     cfg = tiny_model_config(zoo, "gpt2", "gpt2")
-    cfg = replace(cfg, llm=replace(cfg.llm, layer=-2))
-    model = build_model(cfg)
+    cfg = replace(cfg, llm=replace(cfg.llm, layer=layer))
+    model = build_model(cfg).eval()
+    if model.projector.mix is not None:
+        model.projector.mix.data.copy_(torch.tensor([1.0, -1.0]))
     model.save_pretrained(tmp_path)
-    assert model.encoder.layer == LLM2SLM.from_pretrained(tmp_path).encoder.layer == 3
+    again = LLM2SLM.from_pretrained(tmp_path)
+    assert model.encoder.layers == again.encoder.layers == numbers
+    batch = model.collator.batch_of_texts(["the old dog"])
+    assert torch.equal(model.read(batch).states_BQD, again.read(batch).states_BQD)
+
+
+def test_several_layers_have_one_more_trainable_tensor(zoo) -> None:
+    cfg = tiny_model_config(zoo, "gpt2", "gpt2")
+    one, two = (build_model(replace(cfg, llm=replace(cfg.llm, layer=layer))) for layer in (1, [1, 3]))
+    assert two.trainable_names() - one.trainable_names() == {"projector.mix"}
+    assert two.trainable_names() > one.trainable_names()
+
+
+def test_quantization_survives_saving(zoo, tmp_path) -> None:
+    pytest.importorskip("optimum.quanto")
+    cfg = tiny_model_config(zoo)
+    cfg = replace(cfg, llm=replace(cfg.llm, quantization={"quant_method": "quanto", "weights": "int8"}))
+    model = build_model(cfg).eval()
+    model.save_pretrained(tmp_path)
+    batch = model.collator.batch_of_texts(["the old dog"])
+    again, plain = LLM2SLM.from_pretrained(tmp_path), build_model(tiny_model_config(zoo))
+    first, second, third = (m.represent(batch).reps_BPE for m in (model, again, plain))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
 
 
 def test_limits_survive_saving(zoo, tmp_path) -> None:
@@ -225,7 +251,7 @@ def test_a_prompt_and_its_response_fit_into_the_positions_of_the_slm(zoo, mode, 
     longest = "ö" * ((room - 1) // 2)  # no merges: two tokens each, and eos
     assert len(model.collator.slm_tokenizer(longest).input_ids) in (room, room - 1)
     assert len(model.generate_text([longest], max_new_tokens=40, min_new_tokens=40)) == 1
-    with pytest.raises(UserError, match=f"data.max_prompt_tokens={room}"):
+    with pytest.raises(UserError, match=f"at most {room} are allowed"):
         model.generate_text([longest + "öö"])
     refused(cfg, "100 positions.*max_response_tokens=100 leaves none", DataConfig(max_response_tokens=100))
 

@@ -68,3 +68,19 @@ def test_representations_of_another_dtype_are_taken() -> None:
     projector = Projector(E, D)
     half = reps().bfloat16()
     assert torch.equal(projector(half), projector(half.float()))
+
+
+def test_several_layers_are_normalised_and_mixed_by_weights_that_sum_to_one() -> None:
+    projector = Projector(E, D, hidden=0, norm=False, layers=3)
+    projector.mix.data.copy_(torch.tensor([0.0, 2.0, -1.0]))
+    side_by_side = torch.cat([reps(), reps() * 50 + 3, reps().flip(-1)], dim=-1)
+    share = torch.tensor([0.0, 2.0, -1.0]).exp()
+    share /= share.sum()
+    mixed = torch.zeros(B, P, E)
+    for weight, layer in zip(share, side_by_side.split(E, dim=-1), strict=True):
+        centred = layer - layer.mean(-1, keepdim=True)
+        mixed += weight * centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    weight, bias = projector.layers[0].weight, projector.layers[0].bias
+    torch.testing.assert_close(projector(side_by_side), mixed @ weight.T + bias, rtol=1e-4, atol=1e-5)
+    projector(side_by_side).square().sum().backward()
+    assert projector.mix.grad.abs().max() > 0
