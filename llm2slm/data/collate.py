@@ -190,7 +190,12 @@ class Collator:
     def _tokenized(self, tokenizer: Any, prompts: Sequence[tuple[int, str]]) -> list[tuple[list[int], Spans | None]]:
         texts = [text + PROMPT_END if self.marks_end else text for _, text in prompts]
         found = tokenizer(
-            texts, return_offsets_mapping=self.align, return_special_tokens_mask=self.align, verbose=False
+            texts,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=self.align,
+            return_special_tokens_mask=self.align,
+            verbose=False,
         )
         rows: list[list[int]] = found["input_ids"]
         for (index, _), ids in zip(prompts, rows, strict=True):
@@ -202,7 +207,8 @@ class Collator:
         return list(zip(rows, spans, strict=True))
 
     def _responses(self, texts: list[str]) -> list[list[int]]:
-        rows: list[list[int]] = self.slm_tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        rows: list[list[int]] = self.slm_tokenizer(texts, add_special_tokens=False, **only_ids)["input_ids"]
         return [[*ids, self.eos_id] for ids in rows]
 
     def _fitted(self, row: Encoded, name: str, overlong: Overlong, remedy: str) -> Encoded | None:
