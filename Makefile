@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECKED := llm2slm tests experiments
 
-.PHONY: help setup demo test lint format builtin-llm wheel clean
+.PHONY: help setup demo test matrix lint format builtin-llm wheel clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1|\2/' | \
@@ -26,6 +26,10 @@ demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offl
 
 test: $(STAMP) ## Run the tests on JOBS processes (2)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+matrix: $(STAMP) ## Test every LLM family with every SLM family, conditioning and tokenizer mode (half an hour)
+	LLM2SLM_MATRIX=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+	  $(BIN)/python -m pytest -n $(JOBS) tests/models/test_matrix.py $(ARGS)
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check $(CHECKED)

@@ -70,6 +70,11 @@ class ModelConfig:
     slm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     conditioning: Conditioning = Conditioning.add
+    pool: float | None = None
+    """prepend: positions of z in front of the SLM's own prompt: at most so many (1 or more), or that fraction of the
+    LLM's tokens (below 1); each is the mean of neighbouring ones. None: one for each token."""
+    cross_every: int = 1
+    """cross_attention: in front of every so many blocks of the SLM."""
     tokenizers: Tokenizers = Tokenizers.shared
 
 
@@ -316,6 +321,7 @@ class TokenizerConfig:
 
 AT_LEAST: dict[str, float] = {
     "seed": 0,
+    "model.cross_every": 1,
     "data.batch_tokens": 1,
     "data.eval_batch_size": 1,
     "data.max_prompt_tokens": 1,

@@ -36,16 +36,16 @@ WRITER_TEXTS = ("der kleine Hund sieht das alte Haus", "a sees thee oldest littl
 _T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2}
 _BART: dict[str, Any] = {
     "d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 128,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 512,
     "decoder_start_token_id": 0, "forced_eos_token_id": None, "init_std": 0.3,
 }  # fmt: skip
 _LLAMA: dict[str, Any] = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.3,
+    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 512, "initializer_range": 0.3,
 }  # fmt: skip
 _BERT: dict[str, Any] = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "max_position_embeddings": 128, "initializer_range": 0.3,
+    "max_position_embeddings": 512, "initializer_range": 0.3,
 }  # fmt: skip
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
@@ -60,7 +60,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "t5gemma": ("t5gemma", _LLAMA, ("attention_dropout",)),
     "bert": ("bert", _BERT, ("hidden_dropout_prob",)),
     "modernbert": ("modernbert", _BERT | {"cls_token_id": 1, "sep_token_id": 1}, ("embedding_dropout", "mlp_dropout")),
-    "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 256, "initializer_range": 0.3},
+    "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 512, "initializer_range": 0.3},
              ("embd_pdrop",)),
     "pythia": ("gpt_neox", _BERT | {"num_hidden_layers": 4}, ("hidden_dropout",)),
     "llama": ("llama", _LLAMA, ("attention_dropout",)),
@@ -68,7 +68,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "gemma2": ("gemma2", _LLAMA, ("attention_dropout",)),
     "gemma3": ("gemma3_text", _LLAMA, ("attention_dropout",)),
     "opt": ("opt", {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
-                    "max_position_embeddings": 256, "word_embed_proj_dim": 16, "init_std": 0.3}, ("dropout",)),
+                    "max_position_embeddings": 512, "word_embed_proj_dim": 16, "init_std": 0.3}, ("dropout",)),
 }  # fmt: skip
 """Model families in a size that a test builds in milliseconds."""
 
@@ -190,21 +190,31 @@ def tiny_model_config(
     """The configuration of a system of two tiny pretrained models, which are written under `folder` once.
 
     Args:
-        llm, slm: t5 or gpt2.
-        tokenizers: shared: both models have the reader tokenizer; offsets: the SLM has the writer tokenizer.
+        llm, slm: names of `ARCHITECTURES`.
+        tokenizers: shared: both models have the reader tokenizer; else the SLM has the writer tokenizer.
         projector: fields of `ProjectorConfig`.
     """
-    write: dict[str, Callable[..., Path]] = {"t5": write_tiny_t5, "gpt2": write_tiny_gpt2}
     cut = "reader" if tokenizers is Tokenizers.shared else "writer"
     llm_folder, slm_folder = Path(folder) / f"llm_{llm}", Path(folder) / f"slm_{slm}_{cut}"
-    if not llm_folder.is_dir():
-        write[llm](llm_folder, seed=1, width=24)
-    if not slm_folder.is_dir():
-        write[slm](slm_folder, seed=2, tokenizer=tiny_tokenizer(cut))
+    sized: dict[str, Callable[..., Path]] = {"t5": write_tiny_t5, "gpt2": write_tiny_gpt2}
+    if not llm_folder.is_dir() and llm in sized:
+        sized[llm](llm_folder, seed=1, width=24)
+    elif not llm_folder.is_dir():
+        write_tiny(llm, llm_folder, seed=1)
+    if not slm_folder.is_dir() and slm in sized:
+        sized[slm](slm_folder, seed=2, tokenizer=tiny_tokenizer(cut))
+    elif not slm_folder.is_dir():
+        write_tiny(slm, slm_folder, seed=2, cut=cut)
+    # by name: a few families (Qwen2) load any tokenizer.json as a class of their own, which adds tokens to it
+    own = {cut: Path(folder) / f"tokenizer_{cut}" for cut in ("reader", cut)}
+    for name, place in own.items():
+        if not place.is_dir():
+            tiny_tokenizer(name).save_pretrained(place)
+    named = not {llm, slm} <= {"t5", "gpt2"}
     return ModelConfig(
         kind=kind,
-        llm=LLMConfig(name=str(llm_folder)),
-        slm=LanguageModelConfig(name=str(slm_folder)),
+        llm=LLMConfig(name=str(llm_folder), tokenizer=str(own["reader"]) if named else None),
+        slm=LanguageModelConfig(name=str(slm_folder), tokenizer=str(own[cut]) if named else None),
         projector=ProjectorConfig(**projector),
         conditioning=conditioning,
         tokenizers=tokenizers,

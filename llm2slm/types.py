@@ -42,6 +42,7 @@ class Conditioning(StrEnum):
     add = "add"  # SLM prompt embedding + z
     replace = "replace"  # type: ignore[assignment]  # z in place of the SLM prompt embedding (hides str.replace)
     prepend = "prepend"  # z in front of the SLM prompt embeddings
+    cross_attention = "cross_attention"  # the SLM reads its prompt, and gated layers in its blocks attend to z
     memory = "memory"  # z is what the SLM's cross-attention attends to, in place of its own reading of the prompt
 
 
@@ -50,6 +51,7 @@ class Tokenizers(StrEnum):
 
     shared = "shared"  # one tokenizer, the LLM's, for both: position i is position i
     offsets = "offsets"  # each SLM token gets the mean of z over the characters that it covers
+    llm_tokens = "llm_tokens"  # the SLM reads the LLM's tokens: its embeddings of them are the LLM's, mapped linearly
 
 
 class Init(StrEnum):

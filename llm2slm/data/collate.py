@@ -56,6 +56,7 @@ class Collator:
         slm_tokenizer: the writer's; prompts and responses.
         llm_tokenizer: the reader's; None without an LLM; the same object where the two are shared.
         align: give `Batch.align_BQP` (two tokenizers only).
+        llm_prompts: the writer reads prompts as the reader's tokens; its own tokenizer is for responses only.
         decoder_only: the writer is, and reads the prompt itself: pad its prompts on the left (a reader with a tokenizer
             of its own always has them padded on the right, where absolute positions stay right), and mark the
             prompt's end.
@@ -73,6 +74,7 @@ class Collator:
         llm_tokenizer: Any = None,
         *,
         align: bool = False,
+        llm_prompts: bool = False,
         decoder_only: bool = False,
         max_prompt_tokens: int = 512,
         max_response_tokens: int = 256,
@@ -81,15 +83,17 @@ class Collator:
         self.slm_tokenizer = slm_tokenizer
         self.llm_tokenizer = llm_tokenizer
         self.shared = llm_tokenizer is slm_tokenizer
-        self.align = align and llm_tokenizer is not None and not self.shared
+        self.prompt_tokenizer = llm_tokenizer if llm_prompts else slm_tokenizer
+        self.one_prompt = llm_tokenizer is self.prompt_tokenizer  # reader and writer get the same token ids
+        self.align = align and llm_tokenizer is not None and not self.one_prompt
         self.decoder_only = decoder_only
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
         self.overlong = overlong
         self.counts: Counter[str] = Counter()
-        self.pad_id = _pad_id(slm_tokenizer)
+        self.pad_id = _pad_id(self.prompt_tokenizer)
         self._llm_pad_id = self.pad_id if llm_tokenizer is None else _pad_id(llm_tokenizer)
-        self.marks_end = decoder_only and not _final_special_tokens(slm_tokenizer)
+        self.marks_end = decoder_only and not _final_special_tokens(self.prompt_tokenizer)
         if self.align and not (slm_tokenizer.is_fast and llm_tokenizer.is_fast):
             raise UserError("model.tokenizers=offsets needs two fast tokenizers (each with a tokenizer.json)")
 
@@ -177,8 +181,8 @@ class Collator:
 
     def _encoded(self, prompts: Sequence[tuple[int, str]], responses: Sequence[list[int]]) -> list[Encoded]:
         """Rows from prompts (each with its index) and the ids of their responses."""
-        slm = self._tokenized(self.slm_tokenizer, prompts)
-        second = self.llm_tokenizer is not None and not self.shared
+        slm = self._tokenized(self.prompt_tokenizer, prompts)
+        second = self.llm_tokenizer is not None and not self.one_prompt
         llm = self._tokenized(self.llm_tokenizer, prompts) if second else [(None, None)] * len(prompts)
         return [
             Encoded(index, slm_ids, llm_ids, response, slm_spans, llm_spans)
@@ -239,7 +243,7 @@ class Collator:
         limit, response = self.max_prompt_tokens, row.response
         if len(response) > self.max_response_tokens:
             response = [*response[: self.max_response_tokens - 1], response[-1]]
-        slm, slm_spans = self._shortened(self.slm_tokenizer, row.slm, row.slm_spans, limit)
+        slm, slm_spans = self._shortened(self.prompt_tokenizer, row.slm, row.slm_spans, limit)
         llm, llm_spans = row.llm, row.llm_spans
         if llm is not None:
             llm, llm_spans = self._shortened(self.llm_tokenizer, llm, llm_spans, limit)
@@ -260,7 +264,7 @@ class Collator:
         slm_ids_BQ, slm_mask_BQ = _padded([row.slm for row in rows], self.pad_id, left)
         if self.llm_tokenizer is None:
             return Batch(slm_ids_BQ, slm_mask_BQ)
-        if self.shared:
+        if self.one_prompt:
             return Batch(slm_ids_BQ, slm_mask_BQ, slm_ids_BQ, slm_mask_BQ)
         llm_ids_BP, llm_mask_BP = _padded([row.llm or [] for row in rows], self._llm_pad_id, left=False)
         align_BQP = None

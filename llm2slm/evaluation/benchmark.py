@@ -25,6 +25,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -131,9 +132,11 @@ def time_systems(
                 rows[name].append(row)
     if cfg.memory and memory is not None:
         largest = max(conditions[0].requests, key=lambda r: (r.response_tokens, len(r.prompts[0])))
-        for name, own in rows.items():
-            if own[0].peak_memory_mb is None:
-                own[0].peak_memory_mb = memory(name, largest.prompts, largest.response_tokens)
+        asked = [name for name, own in rows.items() if own[0].peak_memory_mb is None]
+        with ThreadPoolExecutor(max_workers=2) as pool:  # each waits for a process of its own, whose time is not taken
+            found = pool.map(lambda name: memory(name, largest.prompts, largest.response_tokens), asked)
+            for name, peak in zip(asked, found, strict=True):
+                rows[name][0].peak_memory_mb = peak
     return rows
 
 
@@ -211,17 +214,21 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _flops(model: LLM2SLM, condition: Condition) -> float | None:
-    """Analytic FLOPs of one row's answer, mean over all rows; None for a model type that costs.py does not know."""
+    """Analytic FLOPs of one row's answer, mean over all rows; None for what costs.py does not know: a model type, gated
+    cross-attention, pooled prompts."""
+    if model.crossing is not None or model.config.pool is not None:
+        return None
     writer = model.slm.config.to_dict()
     llm = model.encoder.body.config.to_dict() if model.encoder is not None else None
     if not costs.supported(writer) or (llm is not None and not costs.supported(llm)):
         return None
     hybrid: dict[str, Any] = {}
     if llm is not None and model.projector is not None:
-        linear = [m for m in model.projector.modules() if isinstance(m, torch.nn.Linear)]
+        linear = [m for m in model.projector.layers if isinstance(m, torch.nn.Linear)]
         hidden = linear[0].out_features if len(linear) > 1 else 0
         shape = (linear[0].in_features, hidden, linear[-1].out_features)
-        hybrid = {"llm_config": llm, "projector_shape": shape, "conditioning": model.conditioning}
+        blocks = model.encoder.blocks if model.encoder is not None else None
+        hybrid = {"llm_config": llm, "llm_layers": blocks, "projector_shape": shape, "conditioning": model.conditioning}
     found = []
     for request in condition.requests:
         batch = model.collator.batch_of_texts(list(request.prompts))

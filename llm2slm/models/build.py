@@ -56,7 +56,7 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
         other = "leave model.slm.tokenizer out" if slm.tokenizer else "model.slm.init=random"
         raise UserError(
             f"model.tokenizers=shared: the vocabularies of {llm.tokenizer or llm.name} and {slm.tokenizer or slm.name} "
-            f"differ; use model.tokenizers=offsets, or {other}"
+            f"differ; use model.tokenizers=offsets or llm_tokens, or {other}"
         )
     return llm_tokenizer, llm_tokenizer
 
@@ -76,6 +76,8 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
     possible = [Conditioning.add, Conditioning.replace, Conditioning.prepend]
     if has_cross_attention(slm):
         possible.append(Conditioning.memory)
+    if not slm.config.is_encoder_decoder:
+        possible.append(Conditioning.cross_attention)
     if cfg.conditioning not in possible:
         what = "a hybrid" if has_cross_attention(slm) else f"a {slm.config.model_type} (it has no cross-attention)"
         raise UserError(f"model.conditioning={cfg.conditioning} does not fit {what}; possible: {', '.join(possible)}")
@@ -83,6 +85,10 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
         raise UserError(
             f"model.projector.gate=true starts z at zero, which leaves conditioning={cfg.conditioning} nothing to "
             "read; use it with model.conditioning=add"
+        )
+    if cfg.pool is not None and (cfg.conditioning is not Conditioning.prepend or cfg.pool <= 0):
+        raise UserError(
+            f"model.pool={cfg.pool}: a number above 0, for model.conditioning=prepend; it is {cfg.conditioning}"
         )
 
 
@@ -109,6 +115,8 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
         tokenizers=cfg.tokenizers.value,
         llm=reader_record(cfg.llm, encoder) if encoder is not None else None,
         projector=asdict(cfg.projector) if guided else None,
+        pool=cfg.pool,
+        cross_every=cfg.cross_every,
         limits={
             "max_prompt_tokens": data.max_prompt_tokens,
             "max_response_tokens": data.max_response_tokens,
@@ -131,31 +139,17 @@ def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
         else:
             revision = revision or commit(name)
     record = {"name": name, "revision": revision, "layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
-    return record | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.init.value}
-
-
-def check_padding(model: LLM2SLM) -> None:
-    """Refuses an LLM that misreads what it would be given: prompts padded on the left, as a decoder-only SLM needs.
-
-    With two tokenizers the LLM's prompts are padded on the right; one tokenizer makes one padding for both.
-
-    Raises:
-        UserError: the LLM counts positions from the first slot, padding or not.
-    """
-    if model.encoder is None or not model.pads_left or model.config.tokenizers != Tokenizers.shared.value:
-        return
-    if not model.encoder.reads_left_padded():
-        raise UserError(
-            "model.tokenizers=shared: the LLM has absolute positions and cannot read prompts padded on the left, as a "
-            "decoder-only SLM needs them; use model.tokenizers=offsets (model.slm.tokenizer may be the LLM's)"
-        )
+    return (
+        record
+        | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.init.value}
+        | {"fingerprint": encoder.fingerprint()}
+    )
 
 
 def attach_collator(
     model: LLM2SLM, tokenizer: PreTrainedTokenizerBase, llm_tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     """Gives a model its tokenizers, with limits no longer than its position embeddings."""
-    check_padding(model)
     limits = dict(model.config.limits or {})
     limits["overlong"] = Overlong(limits.get("overlong", "error"))
     limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
@@ -164,6 +158,7 @@ def attach_collator(
         tokenizer,
         llm_tokenizer,
         align=mixed and model.config.tokenizers == Tokenizers.offsets.value,
+        llm_prompts=model.config.tokenizers == Tokenizers.llm_tokens.value and llm_tokenizer is not None,
         decoder_only=model.pads_left,
         **limits,
     )
@@ -239,6 +234,12 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
         raise UserError(
             f"{name}: was trained on an LLM of width {record['width']}, {llm_name} has {encoder.width}; "
             "give the right one with llm=PATH"
+        )
+    known = record.get("fingerprint")
+    if known is not None and encoder.fingerprint() != known:
+        raise UserError(
+            f"{name}: the LLM at {llm_name} is not the one it was trained with: its weights (fingerprint "
+            f"{encoder.fingerprint()}) are not those recorded ({known}); give the right one with llm=PATH"
         )
     slm_config = config.slm
     assert isinstance(slm_config, PreTrainedConfig)

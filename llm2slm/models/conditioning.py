@@ -2,7 +2,8 @@
 
 In every mode z enters at prompt positions only, in training as in generation: these functions never see a response.
 `add` and `replace` are the two of Bergner et al. 2024 (arXiv 2402.16844); `prepend` is the soft prompt of LLaVA-like
-models; `memory` (cross-attention to z instead of a reading of its own) needs no function here.
+models; `memory` (cross-attention to z instead of a reading of its own) and `cross_attention` (beside it) need no
+function here.
 """
 
 from __future__ import annotations
@@ -54,6 +55,27 @@ def prepend(
     mask = torch.cat([mask_BP, mask_BQ.to(mask_BP.dtype)], dim=1)
     order = torch.argsort(mask if pad_left else 1 - mask, dim=1, stable=True)
     return states.gather(1, order.unsqueeze(-1).expand_as(states)), mask.gather(1, order)
+
+
+def pool(z_BPD: Tensor, mask_BP: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Means over neighbouring positions, so that a long prompt costs the SLM little.
+
+    Args:
+        size: groups that a row is cut into: at most so many (1 or more), or that fraction of its tokens (below 1;
+            rounded up). Groups of a row differ in length by one at most.
+
+    Returns:
+        z (B, N, D), zero behind a row's last group, and its mask (B, N).
+    """
+    real_BP = mask_BP.long()
+    length_B = real_BP.sum(1)
+    groups_B = (length_B * size).ceil().long() if size < 1 else length_B.clamp(max=int(size))
+    rank_BP = real_BP.cumsum(1) - 1
+    group_BP = rank_BP * groups_B.unsqueeze(1) // length_B.clamp(min=1).unsqueeze(1)
+    numbers_N = torch.arange(int(groups_B.max()), device=z_BPD.device)
+    member_BNP = (group_BP.unsqueeze(1) == numbers_N[None, :, None]) & real_BP.unsqueeze(1).bool()
+    share_BNP = member_BNP.to(z_BPD.dtype) / member_BNP.sum(2, keepdim=True).clamp(min=1).to(z_BPD.dtype)
+    return share_BNP @ z_BPD, (numbers_N[None, :] < groups_B.unsqueeze(1)).to(mask_BP.dtype)
 
 
 def positions(mask_BQ: Tensor) -> Tensor:

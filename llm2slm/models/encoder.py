@@ -6,6 +6,7 @@ intermediate layer, Bergner et al. 2024) `layer` says which one is read. What is
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from functools import partial
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llm2slm.models.conditioning import positions
 from llm2slm.models.pruning import Layer, blocks_of, body_of, depth_of, leave_out, reads_both_ways
 from llm2slm.types import Reps
+
+SAMPLED = 1024
+"""Values of a tensor that its fingerprint is taken from."""
 
 
 class FrozenEncoder(nn.Module):
@@ -30,7 +33,8 @@ class FrozenEncoder(nn.Module):
 
     Attributes:
         layers: absolute numbers of the layers that are read; chosen: as they were asked for.
-        width: that of one of them, E / len(layers).
+        width: that of one of them, E / len(layers). blocks: how many are run.
+        embedding_width: of the LLM's embedding matrix (`embed`).
 
     Raises:
         UserError: the model has no such layer.
@@ -42,17 +46,15 @@ class FrozenEncoder(nn.Module):
         self.chosen = layer
         self.body = body_of(llm)
         self.width: int = self.body.config.get_text_config().hidden_size
+        self.embedding_width: int = self.body.get_input_embeddings().embedding_dim
         self.depth = depth_of(self.body)
+        self.blocks = max(1, *self.layers) if self.layers != [self.depth] else self.depth
         self.decoder_only = not reads_both_ways(llm.config)
         self._read: dict[int, Tensor] = {}
         for number in self.layers:
             self._listen(number)
-        self._arguments: dict[str, Any] = {}
-        known = inspect.signature(self.body.forward).parameters
-        if self.decoder_only:
-            self._arguments = {"use_cache": False} if "use_cache" in known else {}
-        # counted over real tokens; an encoder counts as it was trained to, see reads_left_padded
-        self._takes_positions = self.decoder_only and "position_ids" in known
+        takes_cache = self.decoder_only and "use_cache" in inspect.signature(self.body.forward).parameters
+        self._arguments: dict[str, Any] = {"use_cache": False} if takes_cache else {}
         self.requires_grad_(False)
         self.eval()
 
@@ -84,27 +86,37 @@ class FrozenEncoder(nn.Module):
     def forward(self, ids_BP: Tensor, mask_BP: Tensor) -> Reps:
         """Reads a batch of prompts, padded on either side.
 
+        The LLM itself always gets them padded on the right: there positions count from the first token on, whatever
+        the model derives them from, and no token of a decoder-only model sees a padding.
+
         Returns:
             reps_BPE of the chosen layer (of several: one after the other along E), zero at padding, and the mask.
         """
-        arguments: dict[str, Any] = {"input_ids": ids_BP, "attention_mask": mask_BP, **self._arguments}
-        if self._takes_positions:
-            arguments["position_ids"] = positions(mask_BP)
-        self._read[self.depth] = self.body(**arguments).last_hidden_state
+        order_BP = torch.argsort(1 - mask_BP, dim=1, stable=True)  # real tokens first
+        moved = bool((mask_BP[:, :1] == 0).any())
+        ids, mask = (ids_BP.gather(1, order_BP), mask_BP.gather(1, order_BP)) if moved else (ids_BP, mask_BP)
+        self._read[self.depth] = self.body(input_ids=ids, attention_mask=mask, **self._arguments).last_hidden_state
         reps_BPE = torch.cat([self._read[number] for number in self.layers], dim=-1)
         self._read.clear()
+        if moved:
+            back_BP = torch.argsort(order_BP, dim=1)
+            reps_BPE = reps_BPE.gather(1, back_BP.unsqueeze(-1).expand_as(reps_BPE))
         return Reps(reps_BPE.masked_fill(~mask_BP.unsqueeze(-1).bool(), 0), mask_BP)
 
-    def reads_left_padded(self) -> bool:
-        """Whether padding in front of a text leaves its reading as it is (not so for an encoder's absolute positions).
-
-        Found by trying, on a text of two tokens: no config says it.
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that tell this reader's weights from others': its tensors' names and shapes, and of
+        each about a thousand values spread over it. Cheap at any size; training changes it, a copy does not.
         """
-        table = self.body.get_input_embeddings().weight
-        ids_BP = torch.tensor([[2, 3]], device=table.device)
-        front_BP = torch.full((1, 5), 2, device=table.device)
-        mask_BP = torch.ones_like(ids_BP)
-        alone = self(ids_BP, mask_BP).reps_BPE.float()
-        behind = self(torch.cat([front_BP, ids_BP], 1), torch.cat([0 * front_BP, mask_BP], 1)).reps_BPE[:, 5:].float()
-        tolerance = 1e-3 if table.dtype == torch.float32 else 5e-2
-        return bool((behind - alone).norm() <= tolerance * alone.norm())
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.body.state_dict().items()):
+            if type(tensor) is not Tensor:  # quantized; the rest tells enough
+                continue
+            values = tensor.detach().reshape(-1)
+            sample = values[:: max(1, values.numel() // SAMPLED)].to("cpu", torch.float32)
+            digest.update(f"{name} {tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def embed(self, ids_BP: Tensor) -> Tensor:
+        """Rows of the LLM's embedding matrix, as they are: ids_BP -> embeds_BPE."""
+        embeds_BPE: Tensor = self.body.get_input_embeddings()(ids_BP)
+        return embeds_BPE.detach()

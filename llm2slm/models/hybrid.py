@@ -11,6 +11,7 @@ transformers folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,12 +24,15 @@ from transformers.utils import cached_file
 from llm2slm.data.collate import Collator
 from llm2slm.models import conditioning as modes
 from llm2slm.models import slm as writer
+from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.projector import Projector
-from llm2slm.types import Batch, Conditioning, Reps, SystemKind, UserError
+from llm2slm.types import Batch, Conditioning, Reps, SystemKind, Tokenizers, UserError
 
 WEIGHTS = "model.safetensors"
 LLM_TOKENIZER = "llm_tokenizer"
+OWN_EMBEDDINGS = (Conditioning.add, Conditioning.prepend, Conditioning.cross_attention)
+"""Ways of conditioning in which the SLM reads embeddings of the prompt's tokens as well."""
 
 
 class LLM2SLMConfig(PreTrainedConfig):
@@ -38,7 +42,7 @@ class LLM2SLMConfig(PreTrainedConfig):
         slm: config of the writer.
         kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`.
         llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
-        projector: arguments of `Projector` but for the widths.
+        projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
         limits: arguments of `Collator` (lengths, overlong).
     """
 
@@ -51,6 +55,8 @@ class LLM2SLMConfig(PreTrainedConfig):
     tokenizers: str = "shared"
     llm: dict[str, Any] | None = None
     projector: dict[str, Any] | None = None
+    pool: float | None = None
+    cross_every: int = 1
     limits: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -84,9 +90,17 @@ class LLM2SLM(PreTrainedModel):
         self.pads_left = not slm.config.is_encoder_decoder and not attends  # prompt and response are one sequence
         self.projector: Projector | None = None
         if encoder is not None:
-            width = slm.get_input_embeddings().embedding_dim
-            layers = len(encoder.layers)
-            self.projector = Projector(encoder.width, width, layers=layers, **(config.projector or {}))
+            reads_llm_tokens = config.tokenizers == Tokenizers.llm_tokens and self.conditioning in OWN_EMBEDDINGS
+            self.projector = Projector(
+                encoder.width,
+                slm.get_input_embeddings().embedding_dim,
+                layers=len(encoder.layers),
+                embeddings=encoder.embedding_width if reads_llm_tokens else 0,
+                **(config.projector or {}),
+            )
+        self.crossing: Crossing | None = None
+        if self.conditioning is Conditioning.cross_attention:
+            self.crossing = Crossing(slm, config.cross_every)
         if attends and slm.config.is_encoder_decoder:
             writer.drop_encoder(slm)
         elif not attends:
@@ -111,16 +125,34 @@ class LLM2SLM(PreTrainedModel):
         if self.projector is None:
             return writer.Prompt(writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)
         reps = self.represent(batch) if reps is None else reps
-        dtype = self.slm.get_input_embeddings().weight.dtype  # the projector keeps float32 beside a bfloat16 SLM
+        dtype = self.slm.dtype  # the projector keeps float32 beside a bfloat16 SLM
         z_BPD = self.projector(reps.reps_BPE).to(dtype)
         if self.conditioning is Conditioning.memory:
             return writer.Prompt(z_BPD, reps.mask_BP, encoded=True)
-        embeds_BQD, mask_BQ = writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ
+        embeds_BQD, mask_BQ = self._prompt_embeddings(batch, z_BPD), batch.slm_mask_BQ
+        if self.conditioning is Conditioning.cross_attention:
+            return writer.Prompt(embeds_BQD, mask_BQ, beside=Reps(z_BPD, reps.mask_BP))
         if self.conditioning is Conditioning.prepend:
-            joined = modes.prepend(embeds_BQD, mask_BQ, z_BPD, reps.mask_BP, pad_left=self.pads_left)
+            mask_BP, size = reps.mask_BP, self.config.pool
+            if size is not None:
+                z_BPD, mask_BP = modes.pool(z_BPD, mask_BP, size)
+            joined = modes.prepend(embeds_BQD, mask_BQ, z_BPD, mask_BP, pad_left=self.pads_left)
             return writer.Prompt(*joined)
         mix = modes.add if self.conditioning is Conditioning.add else modes.replace
         return writer.Prompt(mix(embeds_BQD, modes.align(z_BPD, batch.align_BQP), mask_BQ), mask_BQ)
+
+    def _prompt_embeddings(self, batch: Batch, z_BPD: Tensor) -> Tensor:
+        """embeds_BQD of the prompt: the SLM's own, or the LLM's, mapped (tokenizers `llm_tokens`)."""
+        if self.config.tokenizers != Tokenizers.llm_tokens:
+            return writer.embed(self.slm, batch.slm_ids_BQ)
+        if self.projector is None or self.encoder is None or self.projector.tokens is None:
+            return torch.zeros_like(z_BPD)  # conditioning `replace`, which leaves nothing of them
+        return self.projector.embed(self.encoder.embed(batch.slm_ids_BQ)).to(z_BPD.dtype)
+
+    def _attending(self, prompt: writer.Prompt) -> AbstractContextManager[None]:
+        if self.crossing is None or prompt.beside is None:
+            return nullcontext()
+        return self.crossing.attending(prompt.beside.reps_BPE, prompt.beside.mask_BP)
 
     # Writing
 
@@ -128,7 +160,9 @@ class LLM2SLM(PreTrainedModel):
         """Teacher-forced logits_BTV of a batch that has labels."""
         if batch.labels_BT is None:
             raise ValueError("this batch has no labels; use generate")
-        return writer.response_logits(self.slm, self.read(batch, reps), batch.labels_BT)
+        prompt = self.read(batch, reps)
+        with self._attending(prompt):
+            return writer.response_logits(self.slm, prompt, batch.labels_BT)
 
     @torch.no_grad()
     def generate(self, batch: Batch, reps: Reps | None = None, **arguments: Any) -> Any:
@@ -144,7 +178,9 @@ class LLM2SLM(PreTrainedModel):
         arguments.setdefault("eos_token_id", tokenizer.eos_token_id)
         if "stop_strings" in arguments:  # transformers wants to be told whose strings they are
             arguments.setdefault("tokenizer", tokenizer)
-        return writer.generate(self.slm, self.read(batch, reps), **arguments)
+        prompt = self.read(batch, reps)
+        with self._attending(prompt):
+            return writer.generate(self.slm, prompt, **arguments)
 
     def generate_text(self, texts: Sequence[str], batch_size: int = 32, **arguments: Any) -> list[str]:
         """Responses to texts, in order (each text's `num_return_sequences` answers one after the other).

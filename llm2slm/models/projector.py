@@ -22,6 +22,8 @@ class Projector(nn.Module):
         gate: multiply z by a scalar parameter that starts at 0.
         layers: how many layers of width E stand side by side in reps_BPE. More than one are mixed first, as in Peters
             et al. 2018 (arXiv 1802.05365): each normalised, then summed with learned weights that sum to 1.
+        embeddings: width of the LLM's embeddings, where the SLM is to read the LLM's tokens (Bergner et al. 2024); 0:
+            it reads its own.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Projector(nn.Module):
         gate: bool = False,
         *,
         layers: int = 1,
+        embeddings: int = 0,
     ) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers)) if layers > 1 else None
@@ -44,6 +47,7 @@ class Projector(nn.Module):
             steps += [nn.Linear(width_in, width_out)]
         self.layers = nn.Sequential(*steps)
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
+        self.tokens = nn.Linear(embeddings, width_out, bias=False) if embeddings else None
 
     def forward(self, reps_BPE: Tensor) -> Tensor:
         """reps_BPE -> z_BPD (with several layers, E is the sum of their widths)."""
@@ -54,3 +58,10 @@ class Projector(nn.Module):
             reps_BPE = (reps_BPLE * self.mix.softmax(0).unsqueeze(-1)).sum(-2)
         z_BPD: Tensor = self.layers(reps_BPE)
         return z_BPD if self.gate is None else z_BPD * self.gate
+
+    def embed(self, embeds_BPE: Tensor) -> Tensor:
+        """The LLM's embeddings of its tokens as the SLM's: embeds_BPE -> embeds_BPD."""
+        if self.tokens is None:
+            raise ValueError("this projector maps no embeddings; give `embeddings`")
+        embeds_BPD: Tensor = self.tokens(embeds_BPE.to(self.tokens.weight.dtype))
+        return embeds_BPD

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.conditioning import positions
-from llm2slm.types import IGNORE_INDEX, UserError
+from llm2slm.types import IGNORE_INDEX, Reps, UserError
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Prompt:
 
     `encoded`: the states are what cross-attention attends to (conditioning `memory`). An encoder-decoder's own encoder
     is passed by; a decoder-only model (with cross-attention layers) has only its start token before the response.
+    `beside`: z and its mask, which gated layers attend to beside the states (conditioning `cross_attention`).
     """
 
     states_BQD: Tensor
     mask_BQ: Tensor
     encoded: bool = False
+    beside: Reps | None = None
 
 
 class NoEncoder(nn.Module):

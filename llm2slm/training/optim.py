@@ -31,7 +31,7 @@ def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, objec
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "projector" if "projector." in name else "slm"
+        part = "slm" if ".slm." in f".{name}" else "projector"
         plain = parameter.ndim < 2 or id(parameter) in embeddings or (cfg.name == "muon" and parameter.ndim > 2)
         groups.setdefault(f"{part}_no_decay" if plain else part, []).append(parameter)
     rates = {"projector": cfg.lr if cfg.projector_lr is None else cfg.projector_lr, "slm": cfg.lr}

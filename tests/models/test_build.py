@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
 from llm2slm.models.slm import start_token
 from llm2slm.testing import tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
-from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
+from llm2slm.types import Conditioning, Example, Init, Overlong, SystemKind, Tokenizers, UserError
 
 TEXTS = [row["source"] for row in tiny_rows()]
 COMMIT = "c0ffee" + 34 * "0"
@@ -279,7 +280,9 @@ def test_an_answer_fits_into_the_positions_of_the_slm(zoo, tmp_path) -> None:
 
 
 def test_memory_needs_cross_attention(zoo) -> None:
-    message = r"memory does not fit a llama \(it has no cross-attention\); possible: add, replace, prepend$"
+    message = (
+        r"memory does not fit a llama \(it has no cross-attention\); possible: add, replace, prepend, cross_attention$"
+    )
     cfg = tiny_model_config(zoo, conditioning=Conditioning.memory)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     cfg.slm = LanguageModelConfig(init=Init.random, config={"model_type": "llama", **sizes})
@@ -424,7 +427,7 @@ def test_a_tokenizer_named_for_the_slm_is_not_ignored(zoo) -> None:
     cfg = tiny_model_config(zoo)
     other = tiny_model_config(zoo, tokenizers=Tokenizers.offsets).slm.name
     for init in Init:
-        message = f"vocabularies of .*llm_t5 and {other} differ; use model.tokenizers=offsets, or leave"
+        message = f"vocabularies of .*llm_t5 and {other} differ; use model.tokenizers=offsets or llm_tokens, or leave"
         refused(with_slm(cfg, init=init, tokenizer=other), message)
         assert build_model(with_slm(cfg, init=init, tokenizer=cfg.slm.name)).collator.shared
     alone = with_slm(replace(cfg, kind=SystemKind.slm), init=Init.random, tokenizer=other)
@@ -480,12 +483,18 @@ def test_absolute_positions_of_the_llm_survive_a_decoder_only_slm(zoo, bart, mod
         torch.testing.assert_close(logits[row], single, rtol=1e-5, atol=1e-5)
 
 
-def test_one_tokenizer_cannot_pad_for_absolute_positions_and_for_a_decoder_only_slm(zoo, bart) -> None:
-    cfg = tiny_model_config(zoo, "t5", "gpt2")
-    message = "shared: the LLM has absolute positions .*use model.tokenizers=offsets"
-    refused(replace(cfg, llm=LLMConfig(name=str(bart))), message)
-    assert build_model(replace(tiny_model_config(zoo), llm=LLMConfig(name=str(bart)))).collator.shared
-    assert build_model(cfg).encoder.reads_left_padded()  # relative positions, as T5's
+def test_absolute_positions_are_read_right_where_a_decoder_only_slm_pads_on_the_left(zoo, bart) -> None:
+    """One tokenizer makes one padding for both; the LLM gets its prompts without the padding in front."""
+    model = build_model(replace(tiny_model_config(zoo, "t5", "gpt2"), llm=LLMConfig(name=str(bart)))).eval()
+    own = AutoModelForSeq2SeqLM.from_pretrained(bart).eval().get_encoder()
+    texts = ["the old dog sees a house", "a"]
+    batch = model.collator.batch_of_texts(texts)
+    assert batch.llm_mask_BP is batch.slm_mask_BQ and batch.llm_mask_BP[1, 0] == 0
+    for row, text in enumerate(texts):
+        alone = model.collator.batch_of_texts([text])
+        found = model.represent(batch).reps_BPE[row][batch.llm_mask_BP[row].bool()]
+        expected = own(input_ids=alone.llm_ids_BP).last_hidden_state[0]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_no_such_layer(zoo) -> None:
@@ -508,3 +517,59 @@ def test_incomplete_weights_are_not_filled_by_chance(zoo, tmp_path) -> None:
     weights.pop("decoder.block.1.layer.0.SelfAttention.q.weight")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     refused(with_slm(tiny_model_config(zoo), name=str(folder)), "weights do not fit.*decoder.block.1.*q.weight")
+
+
+# The LLM that a hybrid was trained with
+
+
+def test_a_changed_llm_is_refused_before_anything_is_generated(zoo, tmp_path) -> None:
+    cfg = tiny_model_config(zoo)
+    build_model(cfg).save_pretrained(tmp_path / "model")
+    copy = tmp_path / "copy"
+    shutil.copytree(cfg.llm.name, copy)
+    LLM2SLM.from_pretrained(tmp_path / "model", llm=copy)  # the same weights, elsewhere
+    tensors = load_file(copy / "model.safetensors")
+    name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+    save_file(tensors | {name: tensors[name] + 1e-3}, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"is not the one it was trained with: its weights \(fingerprint \w{12}\)"):
+        LLM2SLM.from_pretrained(tmp_path / "model", llm=copy)
+    name = "decoder.block.1.layer.2.DenseReluDense.wo.weight"  # which is not read
+    save_file(tensors | {name: tensors[name] + 1e-3}, copy / "model.safetensors", metadata={"format": "pt"})
+    LLM2SLM.from_pretrained(tmp_path / "model", llm=copy)
+
+
+# The LLM's tokens as the SLM's prompt
+
+
+def test_llm_tokens_are_embedded_by_the_llm_and_mapped(zoo) -> None:
+    model = build_model(tiny_model_config(zoo, "t5", "gpt2", Conditioning.add, Tokenizers.llm_tokens)).eval()
+    batch = model.collator.batch_of_texts(["the old dog", "a house"])
+    assert batch.slm_ids_BQ is batch.llm_ids_BP
+    table = load_file(Path(model.config.llm["name"]) / "model.safetensors")["shared.weight"]
+    z = model.projector(model.represent(batch).reps_BPE)
+    own = table[batch.slm_ids_BQ] @ model.projector.tokens.weight.T
+    real = batch.slm_mask_BQ.bool()
+    torch.testing.assert_close(model.read(batch).states_BQD[real], (own + z)[real])
+    texts = ["das Haus", ""]
+    ids = model.collator.slm_tokenizer(texts, add_special_tokens=False)["input_ids"]
+    rows = model.collator.encode([Example(i, "a", "a", t) for i, t in enumerate(texts)])
+    assert [row.response for row in rows] == [[*i, model.collator.eos_id] for i in ids]
+
+
+def test_replace_with_llm_tokens_has_no_embeddings_of_its_own(zoo) -> None:
+    model = build_model(tiny_model_config(zoo, "t5", "gpt2", Conditioning.replace, Tokenizers.llm_tokens))
+    assert model.projector.tokens is None
+    assert all("tokens" not in name for name in model.trainable_names())
+
+
+def test_pool_is_for_prepend(zoo, tmp_path) -> None:
+    cfg = tiny_model_config(zoo, "t5", "gpt2", Conditioning.prepend)
+    long = "the old dog sees a house. " * 3
+    whole, pooled = build_model(cfg).eval(), build_model(replace(cfg, pool=2.0)).eval()
+    batch = whole.collator.batch_of_texts([long])
+    own, read = batch.slm_ids_BQ.shape[1], batch.llm_ids_BP.shape[1]
+    assert whole.read(batch).states_BQD.shape[1] == own + read > own + 2 == pooled.read(batch).states_BQD.shape[1]
+    pooled.save_pretrained(tmp_path)
+    assert torch.equal(LLM2SLM.from_pretrained(tmp_path).read(batch).states_BQD, pooled.read(batch).states_BQD)
+    refused(replace(cfg, pool=2.0, conditioning=Conditioning.add), "model.pool=2.0: .*prepend; it is add")
+    refused(replace(cfg, pool=0.0), "model.pool=0.0: a number above 0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -71,3 +73,19 @@ def test_sequences_that_do_not_line_up_are_refused(mode, length) -> None:
 def test_positions_count_real_tokens_only() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 0, 1]])
     assert modes.positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 0, 1, 1, 2]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 99, 0.4, 0.01, 0.999])
+def test_pool_is_the_mean_of_neighbours_cut_as_evenly_as_can_be(left: bool, size: float) -> None:
+    mask, z = padded_mask(P_LENGTHS, left), numbered(1, 3, 5)
+    pooled, pooled_mask = modes.pool(z, mask, size)
+    for b, length in enumerate(P_LENGTHS):
+        tokens = [v for v, m in zip(z[b].tolist(), mask[b].tolist(), strict=True) if m]
+        n = min(length, int(size)) if size >= 1 else math.ceil(length * size)
+        groups = [[t for r, t in enumerate(tokens) if r * n // length == g] for g in range(n)]
+        assert sum(map(len, groups)) == length
+        assert max(map(len, groups)) - min(map(len, groups)) <= 1
+        assert pooled_mask[b].tolist() == [1] * n + [0] * (pooled.shape[1] - n)
+        means = [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]
+        torch.testing.assert_close(pooled[b, :n], torch.tensor(means))
+        assert pooled[b, n:].abs().sum() == 0

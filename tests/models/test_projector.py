@@ -84,3 +84,12 @@ def test_several_layers_are_normalised_and_mixed_by_weights_that_sum_to_one() ->
     torch.testing.assert_close(projector(side_by_side), mixed @ weight.T + bias, rtol=1e-4, atol=1e-5)
     projector(side_by_side).square().sum().backward()
     assert projector.mix.grad.abs().max() > 0
+
+
+def test_embeddings_of_the_llm_are_mapped_by_one_matrix() -> None:
+    projector = Projector(E, D, embeddings=3)
+    assert dict(projector.named_parameters())["tokens.weight"].shape == (D, 3)
+    embeds = torch.randn(B, P, 3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(projector.embed(embeds), embeds @ projector.tokens.weight.T)
+    with pytest.raises(ValueError, match="maps no embeddings"):
+        Projector(E, D).embed(embeds)

@@ -21,7 +21,6 @@ from llm2slm.types import UserError
 
 ROWS = [[5, 9, 40, 200, 7, 1], [33, 1], [70, 71, 72, 73]]
 BOTH_WAYS = {"t5", "flan", "mt5", "umt5", "bart", "mbart", "pegasus", "t5gemma", "bert", "modernbert"}
-ABSOLUTE = {"bart", "mbart", "pegasus", "bert"}  # positions that count padding
 DEPTH = {"bert": 3, "modernbert": 3} | dict.fromkeys(BOTH_WAYS - {"bert", "modernbert"}, 2)
 
 
@@ -50,7 +49,7 @@ def test_every_layer_is_what_transformers_calls_it(named, layer) -> None:
     numbers |= {0: [0], 1: [1], 2: [2]}
     expected = numbers[layer] if not isinstance(layer, list) else [depth if n == -1 else n for n in layer]
     assert encoder.layers == expected
-    for left in (False, True) if name not in ABSOLUTE else (False,):
+    for left in (False, True):
         width = max(map(len, ROWS))
         pads = [[0] * (width - len(row)) for row in ROWS]
         ids = torch.tensor([p + r if left else r + p for p, r in zip(pads, ROWS, strict=True)])
@@ -78,11 +77,6 @@ def test_whether_it_reads_both_ways_is_what_its_masks_say(named) -> None:
     one, other = (encoder(torch.tensor([ids]), mask).reps_BPE for ids in ([9, 40, 200], [9, 40, 7]))
     sees_ahead = bool((one[0, 0] - other[0, 0]).abs().max() > 1e-6)
     assert sees_ahead == (name in BOTH_WAYS) == (not encoder.decoder_only)
-
-
-def test_left_padding_is_refused_where_it_would_be_misread(named) -> None:
-    name, folder = named
-    assert read(folder).reads_left_padded() == (name not in ABSOLUTE)
 
 
 @pytest.mark.parametrize("layer", [0, 1, -1])

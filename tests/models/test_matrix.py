@@ -1,0 +1,143 @@
+"""LLM family x SLM family x conditioning x tokenizers: each cell is trained, saved, loaded, generated from, and held to
+the invariants of the design.
+
+By default a covering subset: every two values that can meet do so in at least one cell. `make matrix` runs all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from llm2slm.models import slm as writer
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import tiny_model_config, tiny_rows
+from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Example, Reps, Tokenizers
+
+READERS = ("t5", "flan", "umt5", "bart", "t5gemma", "bert", "modernbert")
+LLMS = (*READERS, "gpt2", "pythia", "llama", "qwen2", "gemma2", "opt")
+ENCODER_DECODERS = ("t5", "mt5", "bart", "pegasus", "t5gemma")
+DECODERS = ("gpt2", "pythia", "llama", "qwen2", "opt")
+Cell = tuple[str, str, str, str]
+
+
+def fits(slm: str, mode: str) -> bool:
+    if mode == "memory":
+        return slm in (*ENCODER_DECODERS, "gpt2")
+    return mode != "cross_attention" or slm in DECODERS
+
+
+def all_cells() -> list[Cell]:
+    modes = [mode.value for mode in Conditioning if mode is not Conditioning.none]
+    every = itertools.product(LLMS, ENCODER_DECODERS + DECODERS, modes, [t.value for t in Tokenizers])
+    return [cell for cell in every if fits(cell[1], cell[2])]
+
+
+def pairs(cell: Cell) -> set[tuple[tuple[int, str], ...]]:
+    return set(itertools.combinations(enumerate(cell), 2))
+
+
+def covering(cells: list[Cell]) -> list[Cell]:
+    """Greedy: again and again the cell in which most pairs meet for the first time."""
+    shuffled = list(cells)
+    random.Random(0).shuffle(shuffled)
+    missing, chosen = set().union(*map(pairs, cells)), []
+    while missing:
+        best = max(shuffled, key=lambda cell: len(pairs(cell) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return sorted(chosen)
+
+
+CELLS = all_cells() if os.environ.get("LLM2SLM_MATRIX") else covering(all_cells())
+
+
+def test_the_subset_covers_every_pair() -> None:
+    assert set().union(*map(pairs, covering(all_cells()))) == set().union(*map(pairs, all_cells()))
+    assert len(all_cells()) > 1000 and len(LLMS) >= 8 and len(ENCODER_DECODERS + DECODERS) >= 6
+
+
+def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
+    examples = [Example(i, r["source"], r["source"], r["target"]) for i, r in enumerate(tiny_rows())]
+    return model.collator(model.collator.encode([examples[i] for i in rows]))
+
+
+def logits(model: LLM2SLM, batch: Batch, reps: Reps | None = None) -> Tensor:
+    with torch.no_grad():
+        return model(batch, reps)
+
+
+def plain_loop(model: LLM2SLM, batch: Batch, steps: int) -> list[int]:
+    """Greedy, without a cache, by teacher-forced logits alone; one row."""
+    found: list[int] = []
+    prompt = model.read(batch)
+    with torch.no_grad(), model._attending(prompt):
+        for _ in range(steps):
+            labels = torch.tensor([[*found, 0]])
+            step = writer.response_logits(model.slm, prompt, labels)[0, -1]
+            step[model.collator.slm_tokenizer.eos_token_id] = -torch.inf
+            found.append(int(step.argmax()))
+    return found
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
+    llm, slm, mode, tokenizers = cell
+    torch.manual_seed(7)
+    model = build_model(tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers)))
+    model.projector.layers[-1].weight.data.mul_(4)
+    if model.crossing is not None:
+        for layer in model.crossing.layers:
+            layer.gate.data.fill_(1.0)
+    batch = labelled(model, [0, 1, 2])
+    assert len(set(batch.slm_mask_BQ.sum(1).tolist())) == 3  # else nothing is padded
+
+    # three steps of training: the LLM stays what it was, and only the projector's and the SLM's parameters may change
+    frozen = {n: t.clone() for n, t in [*model.encoder.named_parameters(), *model.encoder.named_buffers()]}
+    assert {n.partition(".")[0] for n in model.trainable_names()} <= {"projector", "slm", "crossing"}
+    assert not [n for n, p in model.named_parameters() if p.requires_grad == n.startswith("encoder.")]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(3):
+        loss = cross_entropy(model(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    for name, tensor in [*model.encoder.named_parameters(), *model.encoder.named_buffers()]:
+        assert torch.equal(tensor, frozen[name]), name
+    assert not any(module.training for module in model.encoder.modules())
+    assert all(p.grad is not None for p in model.projector.parameters())
+
+    # z reaches the answer; what stands at padding does not; a padded batch is its rows one by one
+    model.eval()
+    real = batch.labels_BT != IGNORE_INDEX
+    together, reps = logits(model, batch), model.represent(batch)
+    silent = Reps(torch.zeros_like(reps.reps_BPE), reps.mask_BP)
+    assert (together - logits(model, batch, silent))[real].abs().max() > 1e-3
+    noise = Reps(reps.reps_BPE.masked_fill(~reps.mask_BP.unsqueeze(-1).bool(), 9.0), reps.mask_BP)
+    torch.testing.assert_close(logits(model, batch, noise)[real], together[real], rtol=1e-4, atol=1e-4)
+    for row in range(3):
+        alone = logits(model, labelled(model, [row]))
+        torch.testing.assert_close(together[row][real[row]], alone[0], rtol=1e-3, atol=1e-3)
+
+    # generation with a cache is the loop without one; saved and loaded is before
+    texts = [row["source"] for row in tiny_rows()]
+    length = {"max_new_tokens": 6, "min_new_tokens": 6}
+    ids = model.generate(model.collator.batch_of_texts(texts), **length)
+    for row, text in enumerate(texts):
+        assert ids[row].tolist() == plain_loop(model, model.collator.batch_of_texts([text]), 6), text
+    model.save_pretrained(tmp_path)
+    again = LLM2SLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(again, batch), together)
+    assert again.generate_text(texts, **length) == model.generate_text(texts, **length)
+    assert again.generate_text(texts, num_beams=2, **length) == model.generate_text(texts, num_beams=2, **length)
