@@ -42,8 +42,8 @@ class Conditioning(StrEnum):
     add = "add"  # SLM prompt embedding + z
     replace = "replace"  # type: ignore[assignment]  # z in place of the SLM prompt embedding (hides str.replace)
     prepend = "prepend"  # z in front of the SLM prompt embeddings
-    cross_attention = "cross_attention"  # the SLM reads its prompt, and gated layers in its blocks attend to z
     memory = "memory"  # z is what the SLM's cross-attention attends to, in place of its own reading of the prompt
+    cross_attention = "cross_attention"  # the SLM reads its prompt, and gated layers in its blocks attend to z
 
 
 class Tokenizers(StrEnum):

@@ -45,7 +45,7 @@ def test_details_show_groups_keys_and_help(capsys, tmp_path):
     text = capsys.readouterr().out
     for key in keys(RunConfig).values():
         assert key.name in text
-    assert "model/conditioning  add, memory, none, prepend, replace" in text
+    assert "model/conditioning  add, cross_attention, memory, none, prepend, replace" in text
     assert "json, mine, multi30k" in " ".join(text.split())
     assert "none | add | replace | prepend | memory" in text
     assert "trainer.max_steps=1000                Optimizer steps." in text
@@ -82,7 +82,7 @@ WRONG = {
     "truth": (["train", "trainer.progress=maybe"], "trainer.progress=maybe: expected true or false"),
     "enum": (
         ["train", "model.conditioning=ad"],
-        "model.conditioning=ad: expected one of none, add, replace, prepend, memory",
+        "model.conditioning=ad: expected one of none, add, replace, prepend, memory, cross_attention",
     ),
     "list": (["train", "benchmark.batch=[1,x]"], "benchmark.batch=[1, 'x']: expected a list of integers, [A,B]"),
     "section": (["train", "optim=adam"], "optim=adam: optim holds keys of its own; set optim.KEY=VALUE"),

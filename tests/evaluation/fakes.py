@@ -51,7 +51,8 @@ class FakeSystem:
 
     training = False
     encoder = None
-    projector = None
+    projector = crossing = None
+    config = SimpleNamespace(pool=None)
     device = torch.device("cpu")
 
     def __init__(self, name, clock, log, prefill=0.0, step=0.0, kind=SystemKind.slm, slow=None, **faults) -> None:
