@@ -34,6 +34,11 @@ class LanguageModelConfig:
     """float32 | bfloat16 | float16: dtype in which the weights are held."""
     attn_implementation: str | None = None
     """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    tune: str = "full"
+    """What training changes of the model that writes: full; none (only what guides it); lora (adapters through peft,
+    merged when saved); or a regular expression looked for in parameters' names, as '\\.[45]\\.'."""
+    lora: dict[str, Any] = field(default_factory=dict)
+    """tune=lora: arguments of peft.LoraConfig, as {r: 8, lora_alpha: 16}."""
 
 
 @dataclass

@@ -25,6 +25,7 @@ from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM, LLM_TOKENIZER, LLM2SLMConfig
 from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, read_config
 from llm2slm.models.slm import has_cross_attention
+from llm2slm.models.tuning import choose_trainable
 from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
 
 ModelT = TypeVar("ModelT", bound=LLM2SLM)
@@ -107,6 +108,10 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     attends = guided and cfg.conditioning is Conditioning.memory
     slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
     check_pair(cfg, slm)
+    own = writer_config(cfg)
+    choose_trainable(slm, own.tune, own.lora)
+    if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
+        raise UserError(f"model.slm.tune={own.tune} leaves nothing to train of a model without guidance; use full")
     encoder = load_encoder(cfg.llm, llm_tokenizer) if guided and llm_tokenizer is not None else None
     config = LLM2SLMConfig(
         slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given

@@ -27,6 +27,7 @@ from llm2slm.models import slm as writer
 from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.projector import Projector
+from llm2slm.models.tuning import merged
 from llm2slm.types import Batch, Conditioning, Reps, SystemKind, Tokenizers, UserError
 
 WEIGHTS = "model.safetensors"
@@ -220,6 +221,13 @@ class LLM2SLM(PreTrainedModel):
         self.collator.slm_tokenizer.save_pretrained(folder)
         if not self.collator.shared and self.collator.llm_tokenizer is not None:
             self.collator.llm_tokenizer.save_pretrained(folder / LLM_TOKENIZER)
+        tuned, self.slm = self.slm, merged(self.slm)
+        try:
+            self._save_weights(folder)
+        finally:
+            self.slm = tuned
+
+    def _save_weights(self, folder: Path) -> None:
         if self.projector is None:
             record = {"kind": self.kind.value, "limits": self.config.limits, "dtype": self.working_dtype}
             self.slm.config.llm2slm = record
