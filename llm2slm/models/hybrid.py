@@ -18,7 +18,7 @@ from typing import Any, Self
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from llm2slm.data.collate import Collator
@@ -32,6 +32,7 @@ from llm2slm.types import Batch, Conditioning, Reps, SystemKind, Tokenizers, Use
 
 WEIGHTS = "model.safetensors"
 LLM_TOKENIZER = "llm_tokenizer"
+FROM_AUTO = {"config", "trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs"}
 OWN_EMBEDDINGS = (Conditioning.add, Conditioning.prepend, Conditioning.cross_attention)
 """Ways of conditioning in which the SLM reads embeddings of the prompt's tokens as well."""
 
@@ -240,17 +241,24 @@ class LLM2SLM(PreTrainedModel):
         save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, llm: str | Path | None = None, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name: str | Path, llm: str | Path | None = None, revision: str | None = None, **others: Any
+    ) -> Self:
         """Loads a trained system, its tokenizers and its LLM.
 
         Args:
             name: folder or Hub id: of a hybrid, or of any transformers language model (an unguided system).
             llm: folder or Hub id of the LLM, where it is not at its recorded place.
+            others: what transformers' `AutoModel` hands over beside them; it adds nothing to what the folder says.
 
         Raises:
-            UserError: nothing there, the LLM is missing or of another width, or a tensor is missing, unexpected, or of
-                another shape.
+            UserError: nothing there, the LLM is missing or not the one it was trained with, or a tensor is missing,
+                unexpected, or of another shape.
+            TypeError: an argument that would change how it is loaded.
         """
+        unknown = sorted(others.keys() - FROM_AUTO)
+        if unknown:
+            raise TypeError(f"LLM2SLM.from_pretrained takes name, llm and revision, not {', '.join(unknown)}")
         from llm2slm.models.build import load_saved
 
         return load_saved(cls, str(name), None if llm is None else str(llm), revision)
@@ -297,3 +305,4 @@ def _excuse_encoder(module: Any, keys: Any) -> None:
 
 
 AutoConfig.register("llm2slm", LLM2SLMConfig)
+AutoModel.register(LLM2SLMConfig, LLM2SLM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -476,3 +478,30 @@ def test_generate_text_gives_the_mode_back_and_answers_without_dropout(build) ->
 def test_one_string_is_not_a_list_of_texts(build) -> None:
     with pytest.raises(UserError, match=r"write \[text\]"):
         build().generate_text("the dog")
+
+
+CLIENT = """
+import sys
+from transformers import AutoModel, AutoTokenizer
+from llm2slm import LLM2SLM
+model = AutoModel.from_pretrained(sys.argv[1])
+print(type(model).__name__, model.generate_text([sys.argv[2]], max_new_tokens=8))
+print(AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])["input_ids"])
+"""
+
+
+@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+def test_a_client_of_transformers_loads_it_by_the_auto_classes(build, tmp_path, slm) -> None:
+    model = build("t5", slm, "add", "offsets")
+    model.save_pretrained(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, str(tmp_path), TEXTS[0]], capture_output=True, text=True, check=True
+    )
+    name, *rest = done.stdout.splitlines()
+    assert name == f"LLM2SLM {model.generate_text(TEXTS[:1], max_new_tokens=8)}"
+    assert rest == [str(model.collator.slm_tokenizer(TEXTS[0])["input_ids"])]
+
+
+def test_arguments_that_would_change_nothing_are_refused(saved) -> None:
+    with pytest.raises(TypeError, match="takes name, llm and revision, not dtype"):
+        LLM2SLM.from_pretrained(saved, dtype="bfloat16")
