@@ -1,7 +1,7 @@
 """Peak memory of loading a T5-large-shaped LLM as a reader: `python experiments/reader_memory/measure.py FOLDER`.
 
-FOLDER gets the model (3 GB, random weights). Prints JSON: bytes of the encoder's own weights, and by how much the peak
-resident memory of a fresh process grows while it loads the reader, and while it loads the whole model.
+FOLDER gets the model (3 GB, random weights). Prints JSON: the size of what is built, and by how much the peak
+resident memory of a fresh process grows while it loads the reader, or the whole model, and reads one short text.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from llm2slm.testing import tiny_tokenizer
 
 SHAPE = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16, "vocab_size": 32128}
 LOAD = """
-import json, resource, sys, time
+import json, sys, time, torch
 from transformers import AutoModel
+from llm2slm.evaluation.memory import peak_resident_mb
 from llm2slm.config import LLMConfig
 from llm2slm.models.pretrained import load_encoder
 from llm2slm.testing import tiny_tokenizer
 import transformers.models.t5.modeling_t5
 tokenizer = tiny_tokenizer()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_resident_mb()
 started = time.perf_counter()
 if sys.argv[2] == "reader":
     model = load_encoder(LLMConfig(name=sys.argv[1]), tokenizer)
 else:
     model = AutoModel.from_pretrained(sys.argv[1])
 seconds = time.perf_counter() - started
-peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-print(json.dumps({"weights": sum(p.nbytes for p in model.parameters()), "peak": peak, "seconds": seconds}))
+ids = torch.tensor([[5, 9, 40, 1]])
+with torch.no_grad():  # loading maps the file; a weight takes memory when it is first used
+    model(ids, torch.ones_like(ids)) if sys.argv[2] == "reader" else model(input_ids=ids, decoder_input_ids=ids)
+peak = peak_resident_mb() - before
+print(json.dumps({"weights_mb": sum(p.nbytes for p in model.parameters()) / 1e6, "peak_mb": peak, "seconds": seconds}))
 """
 
 
@@ -49,7 +53,7 @@ def main(folder: Path) -> None:
             [sys.executable, "-c", LOAD, str(folder), what], capture_output=True, text=True, check=True
         )
         found[what] = json.loads(done.stdout.splitlines()[-1])
-        found[what]["peak over weights"] = found[what]["peak"] / found[what]["weights"]
+        found[what]["peak_over_weights"] = found[what]["peak_mb"] / found[what]["weights_mb"]
     print(json.dumps(found, indent=1))
 
 
