@@ -27,7 +27,7 @@ demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offl
 test: $(STAMP) ## Run the tests on JOBS processes (2)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-matrix: $(STAMP) ## Test every LLM family with every SLM family, conditioning and tokenizer mode (ten minutes)
+matrix: $(STAMP) ## Test every LLM family with every SLM family, conditioning and tokenizer mode (five minutes)
 	LLM2SLM_MATRIX=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	  $(BIN)/python -m pytest -n $(JOBS) tests/models/test_matrix.py $(ARGS)
 
