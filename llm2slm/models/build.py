@@ -108,10 +108,10 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     attends = guided and cfg.conditioning is Conditioning.memory
     slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
     check_pair(cfg, slm)
-    own = writer_config(cfg)
-    choose_trainable(slm, own.tune, own.lora)
+    own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
+    choose_trainable(slm, own.tune, own.lora, key)
     if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
-        raise UserError(f"model.slm.tune={own.tune} leaves nothing to train of a model without guidance; use full")
+        raise UserError(f"{key}.tune={own.tune} leaves nothing to train of a model without guidance; use full")
     encoder = load_encoder(cfg.llm, llm_tokenizer) if guided and llm_tokenizer is not None else None
     config = LLM2SLMConfig(
         slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
@@ -240,11 +240,11 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
             f"{name}: was trained on an LLM of width {record['width']}, {llm_name} has {encoder.width}; "
             "give the right one with llm=PATH"
         )
-    known = record.get("fingerprint")
-    if known is not None and encoder.fingerprint() != known:
+    known, found = record.get("fingerprint"), encoder.fingerprint()
+    if known is not None and found != known:
         raise UserError(
-            f"{name}: the LLM at {llm_name} is not the one it was trained with: its weights (fingerprint "
-            f"{encoder.fingerprint()}) are not those recorded ({known}); give the right one with llm=PATH"
+            f"{name}: the LLM at {llm_name} is not the one it was trained with: its weights (fingerprint {found}) are "
+            f"not those recorded ({known}); give the right one with llm=PATH"
         )
     slm_config = config.slm
     assert isinstance(slm_config, PreTrainedConfig)

@@ -91,7 +91,9 @@ class Crossing(nn.Module):
         if self._mask is None:
             return None
         states_BQD: Tensor = args[0] if args else kwargs["hidden_states"]
-        rows = states_BQD.shape[0] // self._mask.shape[0]  # beams and samples of a prompt stand one after the other
-        keys, values = (t.repeat_interleave(rows, 0) for t in self._known[number])
-        states_BQD = self.layers[number](states_BQD, keys, values, self._mask.repeat_interleave(rows, 0))
+        known: tuple[Tensor, ...] = (*self._known[number], self._mask)
+        rows = states_BQD.shape[0] // self._mask.shape[0]
+        if rows > 1:  # beams and samples of a prompt stand one after the other
+            known = tuple(t.repeat_interleave(rows, 0) for t in known)
+        states_BQD = self.layers[number](states_BQD, *known)
         return ((states_BQD, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states_BQD})
