@@ -49,6 +49,10 @@ class LLMConfig(LanguageModelConfig):
     """Layer whose output represents the prompt: None: an encoder's last, or the middle one of a decoder-only LLM;
     n: after block n (1-based, 0 the embeddings); negative: from the end (-1 the last); 0.5: that fraction of the depth;
     a list of such: a learned mix of them."""
+    prefix: str = ""
+    """Put in front of every prompt when the LLM reads it, and only then, as an instruction that it was tuned on."""
+    chat: bool = False
+    """Put every prompt (with `prefix`) into the LLM's chat template, as a user's turn that is to be answered."""
     quantization: dict[str, Any] = field(default_factory=dict)
     """transformers' own quantization_config, for the LLM as a reader: quant_method (torchao, bitsandbytes, quanto, ...)
     and what that method takes, as {quant_method: quanto, weights: int8}. Needs its library."""

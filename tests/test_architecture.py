@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "types": set(),
     "config": {"types"},
     "runs": {"types", "config"},
-    "models": BASE | {"data.collate", "data.tokenizer"},
+    "models": BASE | {"data.collate", "data.processor", "data.prompts", "data.tokenizer"},
     "data": BASE,
     "decoding": BASE | {"models", "data"},
     "offline": LIBRARY,

@@ -112,6 +112,8 @@ def recorded_llm(model: LLM2SLM, moved: str | None) -> LLMConfig | None:
         init=Init(record.get("init", Init.pretrained.value)),
         config=dict(record.get("config") or {}),
         dtype=record["dtype"],
+        prefix=record.get("prefix", ""),
+        chat=record.get("chat", False),
     )
 
 

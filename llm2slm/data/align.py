@@ -14,7 +14,7 @@ Rules, for the row of an SLM token q over the LLM tokens p:
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,16 @@ class Spans:
             self.cut if len(positions) == len(self) else cut,
         )
 
+    def within(self, start: int, length: int) -> Spans:
+        """Of a text that stands in a longer one, at `start`: what lies outside of it counts as special."""
+        text = [(a < start + length and b > start) or start <= a == b <= start + length for a, b in self]
+        special = [known or not inside for known, inside in zip(self.special, text, strict=True)]
+        clipped = [tuple(min(max(x - start, 0), length) for x in ab) for ab in self]
+        return Spans([a for a, _ in clipped], [b for _, b in clipped], special)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self.start, self.end, strict=True)
+
     def __len__(self) -> int:
         return len(self.start)
 
@@ -60,6 +70,11 @@ class Spans:
     def leading(self) -> int:
         """Special tokens in front of the first token of the text (0 where there is no text)."""
         return self.special.index(False) if False in self.special else 0
+
+    @property
+    def behind(self) -> int:
+        """Special tokens behind the last token of the text."""
+        return next((n for n, special in enumerate(reversed(self.special)) if not special), len(self))
 
     @property
     def last_is_special(self) -> bool:

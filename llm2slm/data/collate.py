@@ -16,11 +16,8 @@ import torch
 from torch import Tensor
 
 from llm2slm.data.align import Spans, alignment
+from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, final_special_tokens
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
-
-PROMPT_END = "\n"
-"""Ends the prompt of a decoder-only writer whose tokenizer adds nothing there: without a mark, the model could not tell
-whether the prompt or the answer goes on."""
 
 FOR_ROWS = (
     "raise data.max_prompt_tokens or data.max_response_tokens (models with positions have limits of their own), or set "
@@ -55,8 +52,9 @@ class Collator:
     Args:
         slm_tokenizer: the writer's; prompts and responses.
         llm_tokenizer: the reader's; None without an LLM; the same object where the two are shared.
-        align: give `Batch.align_BQP` (two tokenizers only).
+        align: give `Batch.align_BQP` (where reader and writer get different tokens).
         llm_prompts: the writer reads prompts as the reader's tokens; its own tokenizer is for responses only.
+        llm_frame: what stands around a prompt when the LLM reads it.
         decoder_only: the writer is, and reads the prompt itself: pad its prompts on the left (a reader with a tokenizer
             of its own always has them padded on the right, where absolute positions stay right), and mark the
             prompt's end.
@@ -75,6 +73,7 @@ class Collator:
         *,
         align: bool = False,
         llm_prompts: bool = False,
+        llm_frame: Frame | None = None,
         decoder_only: bool = False,
         max_prompt_tokens: int = 512,
         max_response_tokens: int = 256,
@@ -83,19 +82,26 @@ class Collator:
         self.slm_tokenizer = slm_tokenizer
         self.llm_tokenizer = llm_tokenizer
         self.shared = llm_tokenizer is slm_tokenizer
-        self.prompt_tokenizer = llm_tokenizer if llm_prompts else slm_tokenizer
-        self.one_prompt = llm_tokenizer is self.prompt_tokenizer  # reader and writer get the same token ids
+        framed = llm_frame is not None and llm_frame != Frame()
+        prompts = llm_tokenizer if llm_prompts else slm_tokenizer
+        # reader and writer get the same token ids
+        self.one_prompt = llm_tokenizer is prompts and (llm_prompts or not framed)
         self.align = align and llm_tokenizer is not None and not self.one_prompt
         self.decoder_only = decoder_only
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
         self.overlong = overlong
         self.counts: Counter[str] = Counter()
-        self.pad_id = _pad_id(self.prompt_tokenizer)
-        self._llm_pad_id = self.pad_id if llm_tokenizer is None else _pad_id(llm_tokenizer)
-        self.marks_end = decoder_only and not _final_special_tokens(self.prompt_tokenizer)
         if self.align and not (slm_tokenizer.is_fast and llm_tokenizer.is_fast):
             raise UserError("model.tokenizers=offsets needs two fast tokenizers (each with a tokenizer.json)")
+        ends = bool(llm_frame is not None and llm_frame.after)  # then the frame itself marks the prompt's end
+        own_frame = llm_frame if self.one_prompt or llm_tokenizer is None else None
+        self.marks_end = decoder_only and not final_special_tokens(prompts) and not (ends and own_frame is not None)
+        mark = PROMPT_END if self.marks_end else ""
+        self.slm_prompts = PromptTokenizer(prompts, own_frame, mark, self.align)
+        self.llm_prompts = self.slm_prompts
+        if llm_tokenizer is not None and not self.one_prompt:
+            self.llm_prompts = PromptTokenizer(llm_tokenizer, llm_frame, "" if ends else mark, self.align)
 
     @property
     def eos_id(self) -> int:
@@ -181,34 +187,20 @@ class Collator:
 
     def _encoded(self, prompts: Sequence[tuple[int, str]], responses: Sequence[list[int]]) -> list[Encoded]:
         """Rows from prompts (each with its index) and the ids of their responses."""
-        slm = self._tokenized(self.prompt_tokenizer, prompts)
+        texts = [text for _, text in prompts]
+        slm = self.slm_prompts(texts)
         second = self.llm_tokenizer is not None and not self.one_prompt
-        llm = self._tokenized(self.llm_tokenizer, prompts) if second else [(None, None)] * len(prompts)
-        return [
+        llm = self.llm_prompts(texts) if second else [(None, None)] * len(prompts)
+        rows = [
             Encoded(index, slm_ids, llm_ids, response, slm_spans, llm_spans)
             for (index, _), (slm_ids, slm_spans), (llm_ids, llm_spans), response in zip(
                 prompts, slm, llm, responses, strict=True
             )
         ]
-
-    def _tokenized(self, tokenizer: Any, prompts: Sequence[tuple[int, str]]) -> list[tuple[list[int], Spans | None]]:
-        texts = [text + PROMPT_END if self.marks_end else text for _, text in prompts]
-        found = tokenizer(
-            texts,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=self.align,
-            return_special_tokens_mask=self.align,
-            verbose=False,
-        )
-        rows: list[list[int]] = found["input_ids"]
-        for (index, _), ids in zip(prompts, rows, strict=True):
-            if not ids:  # an empty prompt, no special token: there must be a position to attend to
-                raise UserError(f"row {index}: its prompt has no token at all; give it a text, or set task.prefix")
-        if not self.align:
-            return [(ids, None) for ids in rows]
-        spans = map(Spans.of, found["offset_mapping"], found["special_tokens_mask"])
-        return list(zip(rows, spans, strict=True))
+        for row in rows:
+            if not row.slm or row.llm == []:  # an empty prompt, no special token: there must be a position to attend to
+                raise UserError(f"row {row.index}: its prompt has no token at all; give it a text, or set task.prefix")
+        return rows
 
     def _responses(self, texts: list[str]) -> list[list[int]]:
         only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
@@ -243,30 +235,20 @@ class Collator:
         limit, response = self.max_prompt_tokens, row.response
         if len(response) > self.max_response_tokens:
             response = [*response[: self.max_response_tokens - 1], response[-1]]
-        slm, slm_spans = self._shortened(self.prompt_tokenizer, row.slm, row.slm_spans, limit)
+        slm, slm_spans = self.slm_prompts.shortened(row.slm, row.slm_spans, limit)
         llm, llm_spans = row.llm, row.llm_spans
         if llm is not None:
-            llm, llm_spans = self._shortened(self.llm_tokenizer, llm, llm_spans, limit)
+            llm, llm_spans = self.llm_prompts.shortened(llm, llm_spans, limit)
         return Encoded(row.index, slm, llm, response, slm_spans, llm_spans)
-
-    def _shortened(
-        self, tokenizer: Any, ids: list[int], spans: Spans | None, limit: int
-    ) -> tuple[list[int], Spans | None]:
-        if len(ids) <= limit:
-            return ids, spans
-        tail = max(_final_special_tokens(tokenizer), int(self.marks_end))
-        head = max(limit - tail, 0)
-        keep = [*range(head), *range(len(ids) - (limit - head), len(ids))]
-        return [ids[i] for i in keep], None if spans is None else spans.take(keep)
 
     def _prompts(self, rows: Sequence[Encoded]) -> Batch:
         left = self.decoder_only
-        slm_ids_BQ, slm_mask_BQ = _padded([row.slm for row in rows], self.pad_id, left)
+        slm_ids_BQ, slm_mask_BQ = _padded([row.slm for row in rows], self.slm_prompts.pad_id, left)
         if self.llm_tokenizer is None:
             return Batch(slm_ids_BQ, slm_mask_BQ)
         if self.one_prompt:
             return Batch(slm_ids_BQ, slm_mask_BQ, slm_ids_BQ, slm_mask_BQ)
-        llm_ids_BP, llm_mask_BP = _padded([row.llm or [] for row in rows], self._llm_pad_id, left=False)
+        llm_ids_BP, llm_mask_BP = _padded([row.llm or [] for row in rows], self.llm_prompts.pad_id, left=False)
         align_BQP = None
         if self.align:
             q_max, p_max = slm_ids_BQ.shape[1], llm_ids_BP.shape[1]
@@ -278,24 +260,6 @@ class Collator:
                 q0 = q_max - q if left else 0
                 align_BQP[b, q0 : q0 + q, :p] = align_QP
         return Batch(slm_ids_BQ, slm_mask_BQ, llm_ids_BP, llm_mask_BP, align_BQP)
-
-
-def _pad_id(tokenizer: Any) -> int:
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    raise UserError(f"tokenizer {tokenizer.name_or_path!r} has neither a pad nor an eos token; set one")
-
-
-def _final_special_tokens(tokenizer: Any) -> int:
-    """How many special tokens the tokenizer puts behind every text."""
-    with_special = tokenizer("a", verbose=False)["input_ids"]
-    plain = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
-    for behind in range(len(with_special) - len(plain) + 1):
-        end = len(with_special) - behind
-        if with_special[end - len(plain) : end] == plain:
-            return behind
-    return 0
 
 
 def _padded(rows: Sequence[list[int]], pad: int, left: bool) -> tuple[Tensor, Tensor]:

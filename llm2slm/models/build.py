@@ -20,6 +20,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
 from llm2slm.data.collate import Collator
+from llm2slm.data.prompts import Frame, frame
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM, LLM_TOKENIZER, LLM2SLMConfig
@@ -122,6 +123,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
         projector=asdict(cfg.projector) if guided else None,
         pool=cfg.pool,
         cross_every=cfg.cross_every,
+        llm_frame=_frame_record(cfg, tokenizer, llm_tokenizer),
         limits={
             "max_prompt_tokens": data.max_prompt_tokens,
             "max_response_tokens": data.max_response_tokens,
@@ -132,6 +134,15 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     attach_collator(model, tokenizer, llm_tokenizer)
     model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
     return model
+
+
+def _frame_record(
+    cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, llm_tokenizer: PreTrainedTokenizerBase | None
+) -> dict[str, Any] | None:
+    """What stands around a prompt for the LLM, in words: a chat template may say something else another day."""
+    if cfg.kind is SystemKind.slm or not (cfg.llm.prefix or cfg.llm.chat):
+        return None
+    return asdict(frame(llm_tokenizer or tokenizer, cfg.llm.prefix, cfg.llm.chat))
 
 
 def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
@@ -146,6 +157,7 @@ def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
     record = {"name": name, "revision": revision, "layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
     return (
         record
+        | {"prefix": cfg.prefix, "chat": cfg.chat}
         | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.init.value}
         | {"fingerprint": encoder.fingerprint()}
     )
@@ -162,8 +174,9 @@ def attach_collator(
     model.collator = Collator(
         tokenizer,
         llm_tokenizer,
-        align=mixed and model.config.tokenizers == Tokenizers.offsets.value,
+        align=mixed and model.config.tokenizers != Tokenizers.llm_tokens.value,
         llm_prompts=model.config.tokenizers == Tokenizers.llm_tokens.value and llm_tokenizer is not None,
+        llm_frame=Frame(**model.config.llm_frame) if model.config.llm_frame else None,
         decoder_only=model.pads_left,
         **limits,
     )
@@ -209,7 +222,10 @@ def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | No
         writer = LanguageModelConfig(name=name, revision=revision, dtype=extra.get("dtype", "float32"))
         slm = load_language_model(writer, load_tokenizer(place, revision))
         own = LLM2SLMConfig(
-            slm=deepcopy(slm.config), kind=extra.get("kind", "llm"), limits=extra.get("limits") or _limits(slm.config)
+            slm=deepcopy(slm.config),
+            kind=extra.get("kind", "llm"),
+            llm_frame=extra.get("frame"),
+            limits=extra.get("limits") or _limits(slm.config),
         )
         model = cls(own, slm, None)
         attach_collator(model, load_tokenizer(place, revision), None)

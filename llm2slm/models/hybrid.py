@@ -45,6 +45,7 @@ class LLM2SLMConfig(PreTrainedConfig):
         kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`.
         llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
         projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
+        llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
         limits: arguments of `Collator` (lengths, overlong).
     """
 
@@ -59,6 +60,7 @@ class LLM2SLMConfig(PreTrainedConfig):
     projector: dict[str, Any] | None = None
     pool: float | None = None
     cross_every: int = 1
+    llm_frame: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -219,9 +221,7 @@ class LLM2SLM(PreTrainedModel):
         """Writes config, weights (SLM and projector only) and tokenizers. Unguided: a plain transformers folder."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self.collator.slm_tokenizer.save_pretrained(folder)
-        if not self.collator.shared and self.collator.llm_tokenizer is not None:
-            self.collator.llm_tokenizer.save_pretrained(folder / LLM_TOKENIZER)
+        self.collator.save(folder)
         tuned, self.slm = self.slm, merged(self.slm)
         try:
             self._save_weights(folder)
@@ -231,6 +231,8 @@ class LLM2SLM(PreTrainedModel):
     def _save_weights(self, folder: Path) -> None:
         if self.projector is None:
             record = {"kind": self.kind.value, "limits": self.config.limits, "dtype": self.working_dtype}
+            if self.config.llm_frame:
+                record["frame"] = self.config.llm_frame
             self.slm.config.llm2slm = record
             self.slm.save_pretrained(folder)
             return

@@ -1,0 +1,148 @@
+"""Prompts under one tokenizer: text to token ids and spans, whole or cut to a length.
+
+An LLM may be asked in words of its own (an instruction in front, a chat template around): that is a `Frame`, which
+only the LLM reads. Spans always count characters of the prompt itself, so that they stay comparable between two
+tokenizers of which one reads more than the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from llm2slm.data.align import Spans
+from llm2slm.types import UserError
+
+PROMPT_END = "\n"
+"""Ends the prompt of a decoder-only writer whose tokenizer adds nothing there: without a mark, the model could not tell
+whether the prompt or the answer goes on."""
+
+STAND_IN = "llm2slm5prompt"
+"""Takes the prompt's place while a chat template is rendered; of no meaning to any template."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a prompt: text in front, text behind, and whether the tokenizer adds its special tokens."""
+
+    before: str = ""
+    after: str = ""
+    special_tokens: bool = True
+
+    def around(self, text: str) -> str:
+        """The text as it is read."""
+        return f"{self.before}{text}{self.after}"
+
+
+def frame(tokenizer: Any, prefix: str, chat: bool) -> Frame:
+    """The frame of a prompt to an LLM.
+
+    Args:
+        prefix: put in front of every prompt; with `chat` it is part of the user's turn.
+        chat: let the tokenizer's chat template make the prompt a user's turn that is to be answered.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one that does not say the prompt once.
+    """
+    if not chat:
+        return Frame(before=prefix)
+    name = f"model.llm.chat=true: the tokenizer {tokenizer.name_or_path!r}"
+    if not tokenizer.chat_template:
+        raise UserError(f"{name} has no chat template; use model.llm.prefix, or another model.llm.tokenizer")
+    turns = [{"role": "user", "content": prefix + STAND_IN}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, ValueError) as error:
+        raise UserError(f"{name} has a chat template that fails: {str(error).partition(chr(10))[0]}") from None
+    before, found, after = text.partition(STAND_IN)
+    if not found or STAND_IN in after:
+        raise UserError(f"{name} has a chat template that does not say the prompt once; use model.llm.prefix instead")
+    return Frame(before, after, special_tokens=False)  # they are in the template
+
+
+class PromptTokenizer:
+    """A tokenizer as prompts are read with it.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        frame: what stands around each prompt.
+        mark: text that ends each prompt, inside of the frame.
+        spans: say where each token lies in the prompt (needs a fast tokenizer).
+    """
+
+    def __init__(self, tokenizer: Any, frame: Frame | None = None, mark: str = "", spans: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.frame = Frame() if frame is None else frame
+        self.mark = mark
+        self.pad_id = pad_id(tokenizer)
+        self._spans = spans
+        self._tail = max(final_special_tokens(tokenizer) if self.frame.special_tokens else 0, int(bool(mark)))
+
+    def __call__(self, prompts: Sequence[str]) -> list[tuple[list[int], Spans | None]]:
+        """Token ids of each prompt, and where they lie in it."""
+        framed = bool(self.frame.before or self.frame.after)
+        found = self.tokenizer(
+            [self.frame.around(prompt + self.mark) for prompt in prompts],
+            add_special_tokens=self.frame.special_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=self._spans or framed,
+            return_special_tokens_mask=self._spans or framed,
+            verbose=False,
+        )
+        rows: list[list[int]] = found["input_ids"]
+        if not self._spans and not framed:
+            return [(ids, None) for ids in rows]
+        places = zip(found["offset_mapping"], found["special_tokens_mask"], strict=True)
+        spans = [Spans.of(offsets, special) for offsets, special in places]
+        if framed:
+            within = zip(spans, prompts, strict=True)
+            spans = [s.within(len(self.frame.before), len(prompt + self.mark)) for s, prompt in within]
+        return list(zip(rows, spans, strict=True))
+
+    def shortened(self, ids: list[int], spans: Spans | None, limit: int) -> tuple[list[int], Spans | None]:
+        """Cut to a number of tokens, from the end of the prompt; what is behind it (final special token, end mark, end
+        of the frame) stays.
+
+        Raises:
+            UserError: the frame alone takes as many.
+        """
+        if len(ids) <= limit:
+            return ids, spans
+        tail = self._tail
+        if spans is not None and self.frame.after:
+            tail = spans.behind
+        if spans is not None and (self.frame.before or self.frame.after) and tail + spans.leading >= limit:
+            raise UserError(
+                f"what stands around a prompt for the LLM (model.llm.prefix, chat) takes {tail + spans.leading} "
+                f"tokens, and at most {limit} are allowed: nothing of the prompt would be left; raise data.max_prompt_tokens"
+            )
+        head = max(limit - tail, 0)
+        keep = [*range(head), *range(len(ids) - (limit - head), len(ids))]
+        return [ids[i] for i in keep], None if spans is None else spans.take(keep)
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The token to pad with; masks tell padding from text, so eos will do.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise UserError(f"tokenizer {tokenizer.name_or_path!r} has neither a pad nor an eos token; set one")
+
+
+def final_special_tokens(tokenizer: Any) -> int:
+    """How many special tokens the tokenizer puts behind every text."""
+    with_special = tokenizer("a", verbose=False)["input_ids"]
+    plain = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    for behind in range(len(with_special) - len(plain) + 1):
+        end = len(with_special) - behind
+        if with_special[end - len(plain) : end] == plain:
+            return behind
+    return 0
