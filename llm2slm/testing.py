@@ -27,7 +27,8 @@ from transformers.models.auto.modeling_auto import (
 
 from llm2slm.config import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
 from llm2slm.data.tokenizer import train_tokenizer
-from llm2slm.types import Conditioning, SystemKind, Tokenizers
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.types import Batch, Conditioning, Example, SystemKind, Tokenizers
 
 READER_TEXTS = ("the little dog sees the old house", "the house sees a dog", "two little dogs see it")
 WRITER_TEXTS = ("der kleine Hund sieht das alte Haus", "a sees thee oldest little", "zwei kleine Hunde sehen es")
@@ -80,6 +81,12 @@ def tiny_rows() -> list[dict[str, str]]:
         {"source": "two dogs", "target": "zwei Hunde"},
         {"source": "it sees the little house, no?", "target": "es sieht das kleine Haus, nicht?"},
     ]
+
+
+def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
+    """Rows of the tiny task as a batch of a model's, with labels."""
+    examples = [Example(i, row["source"], row["source"], row["target"]) for i, row in enumerate(tiny_rows())]
+    return model.collator(model.collator.encode([examples[i] for i in rows]))
 
 
 def tiny_tokenizer(which: str = "reader") -> PreTrainedTokenizerFast:

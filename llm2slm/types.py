@@ -27,6 +27,20 @@ class UserError(Exception):
     """A mistake of the user's, told in one line: the file, row, key or tensor; what is wrong; what to do."""
 
 
+UNREACHED = "couldn't connect to"  # in what transformers says without a network
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library's error of many lines says, in one: its first line, and what follows a line that ends in a colon;
+    beside it what a server answered."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if UNREACHED in str(error):
+        return "no such folder, and the Hub cannot be reached; give a folder, or download it first"
+    end = next((n for n, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    said = getattr(error, "server_message", None)
+    return " ".join(lines[: end + 1]) + (f" ({said})" if said and said not in lines[: end + 1] else "")
+
+
 class SystemKind(StrEnum):
     """Who reads and who writes. The three are one model class, told apart by data alone."""
 
@@ -69,6 +83,17 @@ class Overlong(StrEnum):
     drop = "drop"
 
 
+INPUTS = {
+    "input_ids": "slm_ids_BQ",
+    "attention_mask": "slm_mask_BQ",
+    "llm_input_ids": "llm_ids_BP",
+    "llm_attention_mask": "llm_mask_BP",
+    "alignment": "align_BQP",
+    "labels": "labels_BT",
+}
+"""What transformers' users and its Trainer call the tensors of a `Batch`."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One row of a corpus as a task sees it.
@@ -107,6 +132,11 @@ class Batch:
     align_BQP: Tensor | None = None
     labels_BT: Tensor | None = None
     indices: tuple[int, ...] = ()
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Its tensors under the names that transformers uses (`INPUTS`)."""
+        named = {name: getattr(self, own) for name, own in INPUTS.items()}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def to(self, device: device | str) -> Batch:
         """The same batch on another device."""

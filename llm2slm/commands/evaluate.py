@@ -15,7 +15,7 @@ from llm2slm.data.sources import languages
 from llm2slm.data.tasks import Task, resolve
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict, prediction_rows
-from llm2slm.models.build import attach_collator
+from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import UserError
 
@@ -86,7 +86,7 @@ def tell_defaults(config: RunConfig) -> None:
 def limited(model: LLM2SLM, data: DataConfig) -> LLM2SLM:
     """The model under the configuration's limits on lengths, in place of those that it was saved with."""
     model.config.limits = limits(data)
-    attach_collator(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
+    attach_processor(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
     return model
 
 

@@ -1,11 +1,12 @@
 """Which LLM tokens an SLM token covers: the alignment of two tokenizations of one text by character offsets.
 
 Rules, for the row of an SLM token q over the LLM tokens p:
-1. weight = characters that q and p share, over all that q shares with any p; so the row is a mean over characters.
-2. q shares none (a newline that the LLM's tokenizer drops, a token without a span): the nearest LLM token, on a tie
-   the earlier one.
+1. the mean over the characters that q shares with any p: each counts for the p that has it, and in equal parts where
+   several have it (the bytes of an emoji).
+2. q shares none (a newline that the LLM's tokenizer drops, a token without a span): the nearest LLM token that has any
+   character, on a tie the earlier one.
 3. q is a special token behind the text: the LLM's last token if that is one too, else nothing (a row of zeros).
-   In front of the text: the LLM's first token, likewise.
+   In front of the text: the LLM's first token, likewise. Around a text of no tokens, all are behind it.
 4. the LLM's tokenizer sees no text at all: as rule 3 says of a token behind the text.
 5. the LLM's prompt was cut short, and q lies wholly in what was cut: nothing (a row of zeros), before rules 2 and 4.
    The LLM has not read those characters; its last token says nothing about them.
@@ -45,12 +46,13 @@ class Spans:
         """Those of the named tokens, in order, with at most one gap in the numbers."""
         first = next((n for n, i in enumerate(positions) if n != i), len(positions))  # behind the gap
         before, behind = ([i for i in part if not self.special[i]] for part in (positions[:first], positions[first:]))
+        text_goes = sum(not self.special[i] for i in positions) < self.special.count(False)
         cut = (max((self.end[i] for i in before), default=0), min((self.start[i] for i in behind), default=END))
         return Spans(
             [self.start[i] for i in positions],
             [self.end[i] for i in positions],
             [self.special[i] for i in positions],
-            self.cut if len(positions) == len(self) else cut,
+            cut if text_goes else self.cut,
         )
 
     def within(self, start: int, length: int) -> Spans:
@@ -87,9 +89,12 @@ def alignment(slm: Spans, llm: Spans) -> Tensor:
     start_Q1, end_Q1 = torch.tensor(slm.start)[:, None], torch.tensor(slm.end)[:, None]
     start_P, end_P = torch.tensor(llm.start), torch.tensor(llm.end)
     text_P = ~torch.tensor(llm.special, dtype=torch.bool) & (end_P > start_P)
-    overlap_QP = (torch.minimum(end_Q1, end_P) - torch.maximum(start_Q1, start_P)).clamp(min=0) * text_P
-    align_QP = overlap_QP.float()
-    align_QP /= align_QP.sum(1, keepdim=True).clamp(min=1)
+    begin_QP, stop_QP = torch.maximum(start_Q1, start_P), torch.minimum(end_Q1, end_P)
+    overlap_QP = (stop_QP > begin_QP) & text_P
+    # what the characters up to each place are worth to one of the tokens that have them
+    worth = _worth(start_P[text_P], end_P[text_P], max([0, *slm.end, *llm.end]))
+    shared_QP = torch.where(overlap_QP, worth[stop_QP] - worth[begin_QP], 0.0)
+    align_QP = (shared_QP / shared_QP.sum(1, keepdim=True).clamp(min=1)).float()
 
     special_Q = torch.tensor(slm.special, dtype=torch.bool)
     for q in torch.nonzero(~special_Q & ~overlap_QP.any(1)).flatten().tolist():
@@ -109,3 +114,12 @@ def alignment(slm: Spans, llm: Spans) -> Tensor:
         elif llm.last_is_special:
             align_QP[q, -1] = 1
     return align_QP
+
+
+def _worth(start: Tensor, end: Tensor, characters: int) -> Tensor:
+    """At place c, the sum over the characters before c of 1 / (tokens that have it), where any has; float64."""
+    edges = torch.zeros(characters + 1, dtype=torch.int64)
+    edges.index_add_(0, start, torch.ones_like(start)).index_add_(0, end, -torch.ones_like(end))
+    owners = edges.cumsum(0)[:-1]
+    each = torch.where(owners > 0, 1 / owners.clamp(min=1).double(), 0.0)
+    return torch.cat([each.new_zeros(1), each.cumsum(0)])

@@ -19,6 +19,9 @@ from llm2slm.data.align import Spans, alignment
 from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, final_special_tokens
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
 
+LLM_TOKENIZER = "llm_tokenizer"
+"""Folder of the reader's tokenizer, beside the writer's."""
+
 FOR_ROWS = (
     "raise data.max_prompt_tokens or data.max_response_tokens (models with positions have limits of their own), or set "
     "data.overlong=truncate or drop"
@@ -104,6 +107,11 @@ class Collator:
             self.llm_prompts = PromptTokenizer(llm_tokenizer, llm_frame, "" if ends else mark, self.align)
 
     @property
+    def pad_id(self) -> int:
+        """Pads the writer's prompts."""
+        return self.slm_prompts.pad_id
+
+    @property
     def eos_id(self) -> int:
         """Ends every response.
 
@@ -118,10 +126,10 @@ class Collator:
         return eos
 
     def save(self, folder: Path) -> None:
-        """Writes the writer's tokenizer into a folder, the reader's (where it is another) into its `llm_tokenizer/`."""
+        """Writes the writer's tokenizer into a folder, the reader's (where it is another) into a folder in it."""
         self.slm_tokenizer.save_pretrained(folder)
         if self.llm_tokenizer is not None and not self.shared:
-            self.llm_tokenizer.save_pretrained(Path(folder) / "llm_tokenizer")
+            self.llm_tokenizer.save_pretrained(Path(folder) / LLM_TOKENIZER)
 
     def encode(self, examples: Sequence[Example], place: str = "") -> list[Encoded]:
         """Tokenizes examples all at once, which fast tokenizers do in parallel; in order, dropped rows left out.
@@ -175,11 +183,15 @@ class Collator:
         )
         return self._prompts([row for row in fitting if row is not None])
 
-    def decode(self, ids_BT: Tensor) -> list[str]:
-        """The texts of response ids, each up to its first eos, special tokens and `IGNORE_INDEX` left out."""
+    def decode(self, ids_BT: Tensor | Sequence[Any]) -> list[str]:
+        """The texts of response ids (a tensor, an array, or rows), each up to its first eos.
+
+        Special tokens and `IGNORE_INDEX` are left out.
+        """
         eos = self.slm_tokenizer.eos_token_id
         texts = []
-        for row in ids_BT.tolist():
+        rows = ids_BT.tolist() if hasattr(ids_BT, "tolist") else [[int(token) for token in row] for row in ids_BT]
+        for row in rows:
             end = row.index(eos) if eos in row else len(row)
             ids = [token for token in row[:end] if token != IGNORE_INDEX]
             texts.append(self.slm_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -243,7 +255,7 @@ class Collator:
 
     def _prompts(self, rows: Sequence[Encoded]) -> Batch:
         left = self.decoder_only
-        slm_ids_BQ, slm_mask_BQ = _padded([row.slm for row in rows], self.slm_prompts.pad_id, left)
+        slm_ids_BQ, slm_mask_BQ = _padded([row.slm for row in rows], self.pad_id, left)
         if self.llm_tokenizer is None:
             return Batch(slm_ids_BQ, slm_mask_BQ)
         if self.one_prompt:

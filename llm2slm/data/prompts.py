@@ -117,8 +117,8 @@ class PromptTokenizer:
             tail = spans.behind
         if spans is not None and (self.frame.before or self.frame.after) and tail + spans.leading >= limit:
             raise UserError(
-                f"what stands around a prompt for the LLM (model.llm.prefix, chat) takes {tail + spans.leading} "
-                f"tokens, and at most {limit} are allowed: nothing of the prompt would be left; raise data.max_prompt_tokens"
+                f"what stands around a prompt for the LLM (model.llm.prefix, chat) takes {tail + spans.leading} tokens,"
+                f" and at most {limit} are allowed: nothing would be left of the prompt; raise data.max_prompt_tokens"
             )
         head = max(limit - tail, 0)
         keep = [*range(head), *range(len(ids) - (limit - head), len(ids))]

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llm2slm.types import UserError
+from llm2slm.types import UserError, reason_of
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -25,9 +25,9 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, subfolder=subfolder)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
         where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub id"
-        raise UserError(f"tokenizer {name}: {where} gave no tokenizer ({reason}); check the name or path") from None
+        check = "check the name or path" if revision is None else f"check the name, and the revision {revision}"
+        raise UserError(f"tokenizer {name}: {where} gave no tokenizer ({reason_of(error)}); {check}") from None
     if not tokenizer.is_fast:
         raise UserError(
             f"tokenizer {name}: only a slow implementation exists; convert it to a tokenizer.json "

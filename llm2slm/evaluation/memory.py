@@ -113,7 +113,7 @@ def peak_resident_mb() -> float:
 
 def _load(source: str | dict[str, Any], llm: str | None, limits: dict[str, Any] | None) -> LLM2SLM:
     """The system that a request names."""
-    from llm2slm.models.build import attach_collator, build_model
+    from llm2slm.models.build import attach_processor, build_model
     from llm2slm.models.hybrid import LLM2SLM
 
     model: LLM2SLM
@@ -125,7 +125,7 @@ def _load(source: str | dict[str, Any], llm: str | None, limits: dict[str, Any] 
         model = LLM2SLM.from_pretrained(source, llm=llm)
     if limits is not None:
         model.config.limits = limits
-        attach_collator(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
+        attach_processor(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
     model.eval()
     return model
 

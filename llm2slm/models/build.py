@@ -1,4 +1,4 @@
-"""Systems (hybrid, SLM alone, LLM alone) put together, from a configuration or from what was saved."""
+"""Systems (hybrid, SLM alone, LLM alone) put together from a configuration."""
 
 from __future__ import annotations
 
@@ -6,30 +6,20 @@ import sys
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
-from llm2slm.data.collate import Collator
-from llm2slm.data.prompts import Frame, frame
+from llm2slm.data.processor import LLM2SLMProcessor
+from llm2slm.data.prompts import frame
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.models.hybrid import LLM2SLM, LLM_TOKENIZER, LLM2SLMConfig
-from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, read_config
+from llm2slm.models.hybrid import LLM2SLM, LLM2SLMConfig
+from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate
 from llm2slm.models.slm import has_cross_attention
 from llm2slm.models.tuning import choose_trainable
-from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
-
-ModelT = TypeVar("ModelT", bound=LLM2SLM)
+from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
 
 def writer_config(cfg: ModelConfig) -> LanguageModelConfig:
@@ -131,7 +121,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
         },
     )
     model = LLM2SLM(config, slm, encoder)
-    attach_collator(model, tokenizer, llm_tokenizer)
+    attach_processor(model, tokenizer, llm_tokenizer)
     model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
     return model
 
@@ -153,30 +143,29 @@ def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
         if Path(locate(name)).is_dir():
             name = str(Path(locate(name)).resolve())
         else:
-            revision = revision or commit(name)
+            revision = commit(name, revision) or revision
     record = {"name": name, "revision": revision, "layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
     return (
         record
-        | {"prefix": cfg.prefix, "chat": cfg.chat}
+        | {"prefix": cfg.prefix, "chat": cfg.chat, "attn_implementation": cfg.attn_implementation}
         | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.init.value}
         | {"fingerprint": encoder.fingerprint()}
     )
 
 
-def attach_collator(
+def attach_processor(
     model: LLM2SLM, tokenizer: PreTrainedTokenizerBase, llm_tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     """Gives a model its tokenizers, with limits no longer than its position embeddings."""
-    limits = dict(model.config.limits or {})
-    limits["overlong"] = Overlong(limits.get("overlong", "error"))
+    config, limits = model.config, dict(model.config.limits or {})
     limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
     mixed = model.conditioning in (Conditioning.add, Conditioning.replace)
-    model.collator = Collator(
+    model.processor = LLM2SLMProcessor(
         tokenizer,
         llm_tokenizer,
-        align=mixed and model.config.tokenizers != Tokenizers.llm_tokens.value,
-        llm_prompts=model.config.tokenizers == Tokenizers.llm_tokens.value and llm_tokenizer is not None,
-        llm_frame=Frame(**model.config.llm_frame) if model.config.llm_frame else None,
+        align=mixed and config.tokenizers != Tokenizers.llm_tokens.value,
+        llm_prompts=config.tokenizers == Tokenizers.llm_tokens.value and llm_tokenizer is not None,
+        llm_frame=config.llm_frame,
         decoder_only=model.pads_left,
         **limits,
     )
@@ -210,72 +199,3 @@ def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
         read = getattr(model.encoder.body.config.get_text_config(), "max_position_embeddings", None)
         room = room if read is None else min(room, read)
     return room
-
-
-def load_saved(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
-    """What `LLM2SLM.from_pretrained` does."""
-    config = read_config(name, revision)
-    place = locate(name)
-    if not isinstance(config, LLM2SLMConfig):
-        extra = dict(getattr(config, "llm2slm", None) or {})
-        # the file may be narrower than its use (builtin/llm is stored in float16): its own dtype does not decide
-        writer = LanguageModelConfig(name=name, revision=revision, dtype=extra.get("dtype", "float32"))
-        slm = load_language_model(writer, load_tokenizer(place, revision))
-        own = LLM2SLMConfig(
-            slm=deepcopy(slm.config),
-            kind=extra.get("kind", "llm"),
-            llm_frame=extra.get("frame"),
-            limits=extra.get("limits") or _limits(slm.config),
-        )
-        model = cls(own, slm, None)
-        attach_collator(model, load_tokenizer(place, revision), None)
-        model.eval()
-        return model
-    record = dict(config.llm or {})
-    llm_name = llm or record["name"]
-    if llm_name is None or record["init"] == Init.random.value:
-        raise UserError(f"{name}: was built on an LLM with random weights, which no file holds; it cannot be loaded")
-    cfg = LLMConfig(
-        name=llm_name,
-        revision=record["revision"] if llm_name == record["name"] else None,  # a commit of one place is none of another
-        config=record.get("config") or {},
-        dtype=record["dtype"],
-        layer=record["layer"],
-        quantization=record.get("quantization") or {},
-    )
-    tokenizer = load_tokenizer(place, revision)
-    llm_tokenizer = tokenizer
-    if config.tokenizers != Tokenizers.shared.value:
-        llm_tokenizer = load_tokenizer(place, revision, subfolder=LLM_TOKENIZER)
-    try:
-        encoder = load_encoder(cfg, llm_tokenizer)
-    except UserError as error:
-        raise UserError(f"{name}: its LLM is not at hand: {error}; say where it is with llm=PATH") from None
-    if encoder.width != record["width"]:
-        raise UserError(
-            f"{name}: was trained on an LLM of width {record['width']}, {llm_name} has {encoder.width}; "
-            "give the right one with llm=PATH"
-        )
-    known, found = record.get("fingerprint"), encoder.fingerprint()
-    if known is not None and found != known:
-        raise UserError(
-            f"{name}: the LLM at {llm_name} is not the one it was trained with: its weights (fingerprint {found}) are "
-            f"not those recorded ({known}); give the right one with llm=PATH"
-        )
-    slm_config = config.slm
-    assert isinstance(slm_config, PreTrainedConfig)
-    auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
-    model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
-    model.load_own(place, revision)
-    if cached_file(place, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
-        model.slm.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
-    attach_collator(model, tokenizer, llm_tokenizer)
-    model.eval()
-    return model
-
-
-def _limits(config: PreTrainedConfig) -> dict[str, Any]:
-    """Of a model that records none: the defaults, its response at most half of its positions."""
-    data, positions = DataConfig(), getattr(config.get_text_config(), "max_position_embeddings", None)
-    response = data.max_response_tokens if positions is None else min(data.max_response_tokens, positions // 2)
-    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}

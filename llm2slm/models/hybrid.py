@@ -16,22 +16,28 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from llm2slm.data.collate import Collator
+from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.models import conditioning as modes
 from llm2slm.models import slm as writer
 from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.projector import Projector
-from llm2slm.models.tuning import merged
-from llm2slm.types import Batch, Conditioning, Reps, SystemKind, Tokenizers, UserError
+from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Reps, SystemKind, Tokenizers, UserError
 
-WEIGHTS = "model.safetensors"
-LLM_TOKENIZER = "llm_tokenizer"
 FROM_AUTO = {"config", "trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs"}
 OWN_EMBEDDINGS = (Conditioning.add, Conditioning.prepend, Conditioning.cross_attention)
 """Ways of conditioning in which the SLM reads embeddings of the prompt's tokens as well."""
@@ -75,19 +81,23 @@ class LLM2SLM(PreTrainedModel):
 
     Attributes:
         slm: the writer, a transformers model; projector, encoder: None without guidance.
-        collator: text to `Batch` and back, with both tokenizers; attached by whoever builds or loads the model.
+        llm_place: where the LLM was found, if not where the config says.
+        processor: both tokenizers and how texts become batches; attached by whoever builds or loads the model.
     """
 
     config_class = LLM2SLMConfig
     config: LLM2SLMConfig
     base_model_prefix = "llm2slm"
-    collator: Collator
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = True  # num_items_in_batch
+    processor: LLM2SLMProcessor
 
     def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: FrozenEncoder | None = None) -> None:
         super().__init__(config)
         self.slm = slm
         self.working_dtype = str(slm.dtype).removeprefix("torch.")  # weights halved later on are so for storage
         self.encoder = encoder
+        self.llm_place: str | None = None
         self.conditioning = Conditioning(config.conditioning)
         self.kind = SystemKind(config.kind)
         attends = self.conditioning is Conditioning.memory
@@ -111,6 +121,11 @@ class LLM2SLM(PreTrainedModel):
             writer.embed_scale(slm)  # refuses, before anything is trained, what `embed` cannot serve
         self.register_state_dict_post_hook(_forget_encoder)
         self.register_load_state_dict_post_hook(_excuse_encoder)
+
+    @property
+    def collator(self) -> Collator:
+        """Text to `Batch` and back."""
+        return self.processor.collator
 
     # Reading
 
@@ -160,7 +175,7 @@ class LLM2SLM(PreTrainedModel):
 
     # Writing
 
-    def forward(self, batch: Batch, reps: Reps | None = None) -> Tensor:
+    def logits(self, batch: Batch, reps: Reps | None = None) -> Tensor:
         """Teacher-forced logits_BTV of a batch that has labels."""
         if batch.labels_BT is None:
             raise ValueError("this batch has no labels; use generate")
@@ -168,13 +183,73 @@ class LLM2SLM(PreTrainedModel):
         with self._attending(prompt):
             return writer.response_logits(self.slm, prompt, batch.labels_BT)
 
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        llm_input_ids: Tensor | None = None,
+        llm_attention_mask: Tensor | None = None,
+        alignment: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Seq2SeqLMOutput:
+        """Loss and teacher-forced logits in transformers' words: what its Trainer calls.
+
+        Args:
+            input_ids ... alignment: what `LLM2SLMProcessor` gives; `INPUTS` says what they are to us.
+            labels: the response, padded with -100.
+            num_items_in_batch: divides the summed loss; None: the batch's own response tokens.
+        """
+        batch = self.batch_of(
+            input_ids=input_ids, attention_mask=attention_mask, llm_input_ids=llm_input_ids,
+            llm_attention_mask=llm_attention_mask, alignment=alignment, labels=labels,
+        )  # fmt: skip
+        logits_BTV = self.logits(batch)
+        assert labels is not None
+        loss = cross_entropy(
+            logits_BTV.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        items = (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
+        return Seq2SeqLMOutput(loss=loss / items, logits=logits_BTV)
+
+    def batch_of(self, **inputs: Tensor | None) -> Batch:
+        """A `Batch` of tensors under transformers' names (`INPUTS`). Masks that are not given are all ones.
+
+        Raises:
+            ValueError: the prompt, the LLM's prompt or the alignment is missing.
+        """
+        ids = inputs.get("input_ids")
+        if ids is None:
+            raise ValueError("input_ids are missing: give what the processor gives, model.generate(**processor(text))")
+        found = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        found.setdefault("attention_mask", torch.ones_like(ids))
+        if self.encoder is not None and "llm_input_ids" not in found:
+            if not self.collator.one_prompt:
+                raise ValueError("llm_input_ids are missing: this model's LLM reads other tokens; use its processor")
+            found |= {"llm_input_ids": ids, "llm_attention_mask": found["attention_mask"]}
+        if self.collator.align and "alignment" not in found:
+            raise ValueError("alignment is missing: this model's tokenizers differ; use its processor")
+        if "llm_input_ids" in found:
+            found.setdefault("llm_attention_mask", torch.ones_like(found["llm_input_ids"]))
+        own: dict[str, Any] = {own: found[name] for name, own in INPUTS.items() if name in found}
+        return Batch(**own)
+
     @torch.no_grad()
-    def generate(self, batch: Batch, reps: Reps | None = None, **arguments: Any) -> Any:
+    def generate(self, batch: Batch | Tensor | None = None, reps: Reps | None = None, **arguments: Any) -> Any:
         """Responses to a batch of prompts; `arguments` are those of transformers' `generate`.
+
+        Args:
+            batch: the prompts; or (None, or input_ids) they are among the arguments, as a processor gives them.
+            reps: the LLM's representations where they are known already; else they are computed.
 
         Returns:
             ids_BT, response tokens only, padded on the right (rows x num_return_sequences of them).
         """
+        if not isinstance(batch, Batch):
+            inputs = {name: arguments.pop(name) for name in INPUTS if name in arguments}
+            inputs.pop("labels", None)  # Seq2SeqTrainer hands them over as well
+            batch = self.batch_of(**inputs if batch is None else inputs | {"input_ids": batch})
         arguments.setdefault("do_sample", False)
         tokenizer = self.collator.slm_tokenizer
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -185,6 +260,15 @@ class LLM2SLM(PreTrainedModel):
         prompt = self.read(batch, reps)
         with self._attending(prompt):
             return writer.generate(self.slm, prompt, **arguments)
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The SLM's."""
+        return self.slm.generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: GenerationConfig) -> None:
+        self.slm.generation_config = value
 
     def generate_text(self, texts: Sequence[str], batch_size: int = 32, **arguments: Any) -> list[str]:
         """Responses to texts, in order (each text's `num_return_sequences` answers one after the other).
@@ -206,7 +290,7 @@ class LLM2SLM(PreTrainedModel):
             self.train(was_training)
         return answers
 
-    # What is trained, what is saved
+    # What is trained, and where it is kept
 
     def trainable_names(self) -> set[str]:
         """Names of the parameters that training may change: projector and SLM, nothing else."""
@@ -217,30 +301,16 @@ class LLM2SLM(PreTrainedModel):
         counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return {"total": sum(n for n, _ in counts), "trainable": sum(n for n, trained in counts if trained)}
 
-    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
-        """Writes config, weights (SLM and projector only) and tokenizers. Unguided: a plain transformers folder."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.collator.save(folder)
-        tuned, self.slm = self.slm, merged(self.slm)
-        try:
-            self._save_weights(folder)
-        finally:
-            self.slm = tuned
+    def save_pretrained(self, save_directory: str | Path, with_llm: bool = False, **_: Any) -> None:
+        """Writes config, weights (SLM and projector only), processor and model card. Unguided: a plain transformers
+        folder.
 
-    def _save_weights(self, folder: Path) -> None:
-        if self.projector is None:
-            record = {"kind": self.kind.value, "limits": self.config.limits, "dtype": self.working_dtype}
-            if self.config.llm_frame:
-                record["frame"] = self.config.llm_frame
-            self.slm.config.llm2slm = record
-            self.slm.save_pretrained(folder)
-            return
-        self.config.architectures = [type(self).__name__]
-        self.config.save_pretrained(folder)
-        self.slm.generation_config.save_pretrained(folder)
-        own = {name: p.detach().contiguous() for name, p in self._own_tensors()}
-        save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+        Args:
+            with_llm: also write the used part of the LLM, so that the folder needs nothing else.
+        """
+        from llm2slm.models.saving import save
+
+        save(self, Path(save_directory), with_llm=with_llm)
 
     @classmethod
     def from_pretrained(
@@ -261,36 +331,33 @@ class LLM2SLM(PreTrainedModel):
         unknown = sorted(others.keys() - FROM_AUTO)
         if unknown:
             raise TypeError(f"LLM2SLM.from_pretrained takes name, llm and revision, not {', '.join(unknown)}")
-        from llm2slm.models.build import load_saved
+        from llm2slm.models.saving import load
 
-        return load_saved(cls, str(name), None if llm is None else str(llm), revision)
+        return load(cls, str(name), None if llm is None else str(llm), revision)
 
-    def load_own(self, name: str, revision: str | None) -> None:
-        """Fills SLM and projector from a saved hybrid, every tensor of it and nothing else."""
-        path = cached_file(name, WEIGHTS, revision=revision, _raise_exceptions_for_missing_entries=False)
-        if path is None:
-            raise UserError(f"{name}: has no {WEIGHTS}; save the model again, or give the folder that holds it")
-        saved, own = load_file(path), dict(self._own_tensors())
-        for tensor in sorted(saved.keys() ^ own.keys()):
-            state = "missing from" if tensor in own else "unexpected in"
-            raise UserError(
-                f"{path}: tensor {tensor} is {state} the file; config.json and weights do not belong together"
-            )
-        for tensor, value in saved.items():
-            if value.shape != own[tensor].shape:
-                raise UserError(
-                    f"{path}: tensor {tensor} has shape {tuple(value.shape)}, config.json (and the LLM) ask for "
-                    f"{tuple(own[tensor].shape)}"
-                )
-            own[tensor].data.copy_(value)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        with_llm: bool = False,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        token: bool | str | None = None,
+    ) -> str:
+        """Saves the model into a repository of the Hub: weights, processor and model card.
 
-    def _own_tensors(self) -> list[tuple[str, Tensor]]:
-        """Parameters and persistent buffers of SLM and projector, each once (tied weights under one name)."""
-        kept = self.state_dict(keep_vars=True)
-        first: dict[int, str] = {}
-        for tensor_name, tensor in kept.items():
-            first.setdefault(id(tensor), tensor_name)
-        return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
+        Args:
+            repo_id: as "me/my-model"; made if it is not there (`private`: then only for oneself).
+            with_llm: as for `save_pretrained`. revision: a branch.
+
+        Returns:
+            The address of the commit.
+        """
+        from llm2slm.models.saving import push
+
+        return push(self, repo_id, with_llm=with_llm, private=private, revision=revision, message=commit_message,
+                    token=token)  # fmt: skip
 
 
 def _forget_encoder(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -308,3 +375,5 @@ def _excuse_encoder(module: Any, keys: Any) -> None:
 
 AutoConfig.register("llm2slm", LLM2SLMConfig)
 AutoModel.register(LLM2SLMConfig, LLM2SLM)
+AutoModelForSeq2SeqLM.register(LLM2SLMConfig, LLM2SLM)
+AutoProcessor.register(LLM2SLMConfig, LLM2SLMProcessor)

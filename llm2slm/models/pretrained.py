@@ -27,12 +27,11 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQ
 from llm2slm.config import LanguageModelConfig, LLMConfig
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.pruning import reader_class
-from llm2slm.types import Init, UserError
+from llm2slm.types import Init, UserError, reason_of
 
 BUILTIN = "builtin/"
 WITH_CROSS_ATTENTION = frozenset({"gpt2"})  # decoder-only models that can have such layers, and generate with them
 CROSS_ATTENTION = ("crossattention.", "ln_cross_attn.")  # in the names of their tensors
-UNREACHED = "couldn't connect to"  # in what transformers says without a network
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -65,15 +64,12 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, StrictDataclassError) as error:  # a library that a model wants is missing
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if UNREACHED in reason:
-            reason = "no such folder, and the Hub cannot be reached; give a folder, or download it first"
-        raise UserError(f"model {name!r} cannot be read: {reason}") from error
+        raise UserError(f"model {name!r} cannot be read: {reason_of(error)}") from error
 
 
-def commit(name: str) -> str | None:
-    """The commit of a Hub id's main branch as it was read last (transformers itself no longer says it)."""
-    path = try_to_load_from_cache(name, "config.json")
+def commit(name: str, revision: str | None = None) -> str | None:
+    """The commit that a Hub id's branch or tag (None: main) was when it was read last; transformers does not say it."""
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else None
 
 
@@ -174,11 +170,15 @@ def load_language_model(
 
 def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
     """The LLM as a reader: what it reads with is built and loaded, the rest of it is not."""
-    config = model_config(cfg, tokenizer)
+    return FrozenEncoder(load_reader(cfg, model_config(cfg, tokenizer)), cfg.layer)
+
+
+def load_reader(cfg: LLMConfig, config: PreTrainedConfig) -> PreTrainedModel:
+    """The part of an LLM that `cfg.layer` needs, as a transformers model of its class."""
     more = {"quantization_config": quantization_config(cfg.quantization)} if cfg.quantization else {}
     if more and cfg.init is Init.random:
         raise UserError("model.llm.quantization is for weights that are loaded; model.llm.init=random has none")
-    return FrozenEncoder(_weights(reader_class(config, cfg.layer), cfg, config, **more), cfg.layer)
+    return _weights(reader_class(config, cfg.layer), cfg, config, **more)
 
 
 def _weights(

@@ -62,7 +62,7 @@ class TrainingModule(LightningModule):
         """Summed loss of a batch (see the class)."""
         del batch_idx
         assert batch.labels_BT is not None
-        loss, tokens = token_cross_entropy(self.model(batch), batch.labels_BT, self.cfg.label_smoothing)
+        loss, tokens = token_cross_entropy(self.model.logits(batch), batch.labels_BT, self.cfg.label_smoothing)
         self._step.add(loss.detach(), tokens)
         self._since_log.add(loss.detach(), tokens + batch.slm_mask_BQ.sum())
         windows: int = self.trainer.accumulate_grad_batches
@@ -113,7 +113,7 @@ class TrainingModule(LightningModule):
         """Adds a batch to the summed loss and the token count, whatever process it is on."""
         del batch_idx
         assert batch.labels_BT is not None
-        loss, tokens = token_cross_entropy(self.model(batch), batch.labels_BT)
+        loss, tokens = token_cross_entropy(self.model.logits(batch), batch.labels_BT)
         self.val_loss.update(loss)
         self.val_tokens.update(tokens)
 

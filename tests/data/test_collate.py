@@ -92,7 +92,7 @@ def test_pad_equal_to_eos_loses_no_token():
     assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [2, 5, 1, 3, 1]]
     assert batch.slm_mask_BQ.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     assert batch.labels_BT.tolist() == [[8, 9, 1], [8, 1, -100]]
-    assert collator.slm_prompts.pad_id == collator.eos_id == 1
+    assert collator.pad_id == collator.eos_id == 1
 
 
 def test_tokenizer_without_eos_or_pad():
@@ -271,9 +271,9 @@ def oracle(tokenizers, text):
     slm_chars, llm_chars = owners
     rows = []
     for q in slm_chars[:-1]:
-        shared = [len(q & p) for p in llm_chars]
-        if sum(shared):
-            rows.append([n / sum(shared) for n in shared])
+        owners = {c: sum(c in p for p in llm_chars) for c in q if any(c in p for p in llm_chars)}
+        if owners:
+            rows.append([sum(1 / owners[c] for c in q & p) / len(owners) for p in llm_chars])
         else:
             rows.append(None)
     return [*rows, [0.0] * (len(llm_chars) - 1) + [1.0]]

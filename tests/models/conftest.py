@@ -13,8 +13,8 @@ import torch
 from llm2slm.config import ModelConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.testing import tiny_model_config, tiny_rows
-from llm2slm.types import Batch, Conditioning, Example, Tokenizers
+from llm2slm.testing import labelled, tiny_model_config
+from llm2slm.types import Batch, Conditioning, Tokenizers
 
 COMBINATIONS = [
     (llm, slm, mode, tokenizers)
@@ -51,12 +51,6 @@ def lively(cfg: ModelConfig) -> LLM2SLM:
     if model.projector is not None:
         model.projector.layers[-1].weight.data.mul_(4)
     return model
-
-
-def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
-    """Rows of the tiny task, with labels."""
-    examples = [Example(i, r["source"], r["source"], r["target"]) for i, r in enumerate(tiny_rows())]
-    return model.collator(model.collator.encode([examples[i] for i in rows]))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def hybrid(folder: Path, mode: str = "add", cut: str = "shared", kind: str = "ll
 def logits(model: LLM2SLM) -> torch.Tensor:
     examples = [Example(i, text, text, "it sees") for i, text in enumerate(TEXTS)]
     with torch.no_grad():
-        return model(model.collator(model.collator.encode(examples)))
+        return model.logits(model.collator(model.collator.encode(examples)))
 
 
 @pytest.mark.parametrize("mode", ["add", "prepend", "cross_attention"])

@@ -40,7 +40,7 @@ def slm_names(system) -> set[str]:
 
 
 def loss_of(model: LLM2SLM, batch: Batch) -> Tensor:
-    return cross_entropy(model(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
+    return cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
 
 
 # The LLM is frozen, projector and SLM are not
@@ -125,7 +125,7 @@ def test_each_slot_of_the_prompt_holds_what_the_mode_says(system) -> None:
     represent = model.represent
     model.represent = lambda b: Reps(represent(b).reps_BPE, b.llm_mask_BP)
     recorder = Recorder(model)
-    model(batch)
+    model.logits(batch)
     model.generate(batch, **EIGHT)
     trained, generated = recorder.calls[0], recorder.calls[1:]
     assert len(generated) == 8
@@ -184,9 +184,9 @@ def test_representations_at_padding_change_nothing(system) -> None:
     padding = batch.llm_mask_BP == 0
     assert padding.any()
     garbage = torch.where(padding.unsqueeze(-1), 99.0 * torch.randn_like(reps.reps_BPE), reps.reps_BPE)
-    assert torch.equal(model(batch, Reps(garbage, reps.mask_BP)), model(batch, reps))
+    assert torch.equal(model.logits(batch, Reps(garbage, reps.mask_BP)), model.logits(batch, reps))
     real = torch.where(padding.unsqueeze(-1), reps.reps_BPE, reps.reps_BPE + torch.randn_like(reps.reps_BPE))
-    assert not torch.allclose(model(batch, Reps(real, reps.mask_BP)), model(batch, reps), atol=1e-3)
+    assert not torch.allclose(model.logits(batch, Reps(real, reps.mask_BP)), model.logits(batch, reps), atol=1e-3)
 
 
 @torch.no_grad()
@@ -195,14 +195,14 @@ def test_the_response_reaches_the_llm_neither_in_training_nor_in_generation(syst
     model, batch = system.model, system.batch
     seen: list[Tensor] = []
     hook = model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    logits = model(batch)
+    logits = model.logits(batch)
     model.generate(batch, **EIGHT)
     hook.remove()
     assert len(seen) == 2
     assert all(torch.equal(ids, batch.llm_ids_BP) for ids in seen)
     changed = batch.labels_BT.clone()
     changed[:, 2] = 5
-    close(model(replace(batch, labels_BT=changed))[:, :3], logits[:, :3])
+    close(model.logits(replace(batch, labels_BT=changed))[:, :3], logits[:, :3])
 
 
 @torch.no_grad()
@@ -210,7 +210,7 @@ def test_teacher_forced_logits_are_those_of_generation(system) -> None:
     model, batch = system.model, system.batch
     output = model.generate(batch, **EIGHT, output_logits=True, return_dict_in_generate=True)
     generated = torch.stack(output.logits, dim=1)
-    forced = model(replace(batch, labels_BT=output.sequences[:, -8:]))
+    forced = model.logits(replace(batch, labels_BT=output.sequences[:, -8:]))
     torch.testing.assert_close(forced, generated, rtol=1e-4, atol=1e-4)
 
 
@@ -220,11 +220,11 @@ def test_teacher_forced_logits_are_those_of_generation(system) -> None:
 @torch.no_grad()
 def test_padded_batch_is_one_by_one(system) -> None:
     model, batch = system.model, system.batch
-    logits, ids = model(batch), model.generate(batch, **EIGHT)
+    logits, ids = model.logits(batch), model.generate(batch, **EIGHT)
     for row in range(3):
         alone = system.alone(row)
         assert alone.slm_mask_BQ.all() and alone.llm_mask_BP.all()
-        own = model(alone)[0]
+        own = model.logits(alone)[0]
         close(logits[row, : len(own)], own)
         assert ids[row].tolist() == model.generate(alone, **EIGHT)[0].tolist()
 
@@ -245,7 +245,7 @@ def test_cached_is_uncached_and_greedy_is_the_plain_loop(system) -> None:
         alone = system.alone(row)
         tokens: list[int] = []
         for _ in range(8):  # the likeliest next token, again and again, each time from the start
-            logits = model(replace(alone, labels_BT=torch.tensor([[*tokens, 0]])))[0, -1]
+            logits = model.logits(replace(alone, labels_BT=torch.tensor([[*tokens, 0]])))[0, -1]
             logits[1] = -torch.inf  # no eos: min_new_tokens
             tokens.append(int(logits.argmax()))
         for use_cache in (True, False):
@@ -267,7 +267,7 @@ def test_saved_and_reloaded_is_before_without_the_llm(system, tmp_path) -> None:
 
     again = LLM2SLM.from_pretrained(tmp_path)
     assert not again.training
-    assert torch.equal(again(system.batch), model(system.batch))
+    assert torch.equal(again.logits(system.batch), model.logits(system.batch))
     assert again.generate_text(TEXTS, max_new_tokens=8) == model.generate_text(TEXTS, max_new_tokens=8)
     assert again.trainable_names() == expected
 
@@ -280,7 +280,7 @@ def test_state_dict_goes_into_a_fresh_model(system) -> None:
             parameter.zero_()
     state = model.state_dict()
     fresh.load_state_dict(state)
-    assert torch.equal(fresh(system.batch), model(system.batch))
+    assert torch.equal(fresh.logits(system.batch), model.logits(system.batch))
     state.pop("projector.layers.1.weight")
     with pytest.raises(RuntimeError, match=r"projector\.layers\.1\.weight"):
         fresh.load_state_dict(state)
@@ -301,7 +301,7 @@ def test_beams_carry_their_prompt_along(system) -> None:
     assert ids.shape == (6, 4)
     for i in range(6):
         row = i // 2
-        scores = model(replace(system.alone(row), labels_BT=ids[i : i + 1]))[0].log_softmax(-1)
+        scores = model.logits(replace(system.alone(row), labels_BT=ids[i : i + 1]))[0].log_softmax(-1)
         total = sum(float(scores[t, token]) for t, token in enumerate(ids[i]))
         assert total == pytest.approx(float(output.sequences_scores[i]), abs=1e-3)
         if i % 2:

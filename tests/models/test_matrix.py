@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import AutoProcessor
 
 from llm2slm.models import slm as writer
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.testing import tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Example, Reps, Tokenizers
+from llm2slm.testing import labelled, tiny_model_config, tiny_rows
+from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Reps, Tokenizers
 
 READERS = ("t5", "flan", "umt5", "bart", "t5gemma", "bert", "modernbert")
 LLMS = (*READERS, "gpt2", "pythia", "llama", "qwen2", "gemma2", "opt")
@@ -65,18 +66,13 @@ def test_the_subset_covers_every_pair() -> None:
     assert len(all_cells()) > 1000 and len(LLMS) >= 8 and len(ENCODER_DECODERS + DECODERS) >= 6
 
 
-def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
-    examples = [Example(i, r["source"], r["source"], r["target"]) for i, r in enumerate(tiny_rows())]
-    return model.collator(model.collator.encode([examples[i] for i in rows]))
-
-
 def logits(model: LLM2SLM, batch: Batch, reps: Reps | None = None) -> Tensor:
     with torch.no_grad():
-        return model(batch, reps)
+        return model.logits(batch, reps)
 
 
 def loss_of(model: LLM2SLM, batch: Batch) -> Tensor:
-    return cross_entropy(model(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
+    return cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
 
 
 def plain_loop(model: LLM2SLM, batch: Batch, steps: int) -> list[int]:
@@ -145,4 +141,6 @@ def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
     again = LLM2SLM.from_pretrained(tmp_path)
     assert torch.equal(logits(again, batch), together)
     assert again.generate_text(texts, **length) == model.generate_text(texts, **length)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(again.generate(**processor(texts), **length), ids)
     assert again.generate_text(texts, num_beams=2, **length) == model.generate_text(texts, num_beams=2, **length)

@@ -72,7 +72,7 @@ def by_hand(config, rows, steps, clip):
     factor = schedule_factor(config.optim, config.trainer.max_steps)
     for step in range(steps):
         batch = batch_of(data, rows)
-        loss = F.cross_entropy(model(batch).transpose(1, 2), batch.labels_BT)
+        loss = F.cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT)
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:
@@ -110,7 +110,7 @@ def test_a_mean_of_means_would_be_seen(tmp_path):
     losses = []
     for rows in MICRO:
         batch = batch_of(data, rows)
-        losses.append(F.cross_entropy(model(batch).transpose(1, 2), batch.labels_BT))
+        losses.append(F.cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT))
     _, logged = trained(config, MICRO, accumulate=3, steps=1)
     assert abs(float(sum(losses).detach() / 3) - logged["train/loss"]) > 1e-3
 
@@ -140,7 +140,8 @@ def test_validation_loss_is_the_token_mean_whatever_the_batches(tmp_path):
     with torch.no_grad():
         for row in rows:  # one by one: no padding
             batch = batch_of(data, [row], "validation")
-            total += float(F.cross_entropy(module.model.eval()(batch)[0].double(), batch.labels_BT[0], reduction="sum"))
+            logits = module.model.eval().logits(batch)[0].double()
+            total += float(F.cross_entropy(logits, batch.labels_BT[0], reduction="sum"))
             tokens += batch.labels_BT.numel()
     for size in (1, 3, 4, len(rows)):
         config.data.eval_batch_size = size

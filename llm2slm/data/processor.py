@@ -1,0 +1,129 @@
+"""LLM2SLMProcessor: text in, tensors out, and back, as transformers' processors do; saved and loaded beside the model.
+
+It is the `Collator` of a hybrid in transformers' words, for code that knows only those: `AutoProcessor`, its Trainer,
+`model.generate(**processor(text))`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+from transformers.utils import PROCESSOR_NAME, cached_file
+
+from llm2slm.data.collate import LLM_TOKENIZER, Collator
+from llm2slm.data.prompts import Frame
+from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.types import INPUTS, Example, Overlong, UserError
+
+
+class LLM2SLMProcessor(ProcessorMixin):
+    """Both tokenizers of a hybrid, and how prompts and responses become tensors with them.
+
+    Args:
+        tokenizer: the SLM's.
+        llm_tokenizer: the LLM's; the same object where the two are shared; None without an LLM.
+        settings: the other arguments of `Collator`, as plain values.
+
+    Attributes:
+        collator: the `Collator` that does the work.
+    """
+
+    def __init__(self, tokenizer: Any, llm_tokenizer: Any = None, **settings: Any) -> None:
+        self.tokenizer = tokenizer
+        self.llm_tokenizer = llm_tokenizer
+        self.chat_template = None
+        frame = settings.get("llm_frame")
+        self.collator = Collator(
+            tokenizer,
+            llm_tokenizer,
+            **settings
+            | {"llm_frame": Frame(**frame) if isinstance(frame, dict) else frame}
+            | {"overlong": Overlong(settings.get("overlong", "error"))},
+        )
+        self.settings = settings | {"llm_frame": asdict(frame) if isinstance(frame, Frame) else frame}
+
+    def __call__(
+        self, text: str | Sequence[str], text_target: str | Sequence[str] | None = None, return_tensors: str = "pt"
+    ) -> BatchFeature:
+        """A batch of prompts (prefix included), with `labels` where their responses are given.
+
+        Args:
+            text: one prompt or several; text_target: the responses to them.
+            return_tensors: only "pt".
+
+        Returns:
+            input_ids, attention_mask (the SLM's prompt); llm_input_ids, llm_attention_mask, alignment and labels
+            where there are such: arguments of `LLM2SLM.forward` and `generate`.
+
+        Raises:
+            UserError: a text is longer than the limits allow; with overlong=drop only a prompt without a target.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"LLM2SLMProcessor gives torch tensors: return_tensors='pt', not {return_tensors!r}")
+        texts = [text] if isinstance(text, str) else list(text)
+        if text_target is None:
+            return BatchFeature(self.collator.batch_of_texts(texts).inputs())
+        targets = [text_target] if isinstance(text_target, str) else list(text_target)
+        if len(targets) != len(texts):
+            raise ValueError(f"{len(texts)} texts, but {len(targets)} targets; give one for each")
+        rows = self.collator.encode([Example(i, t, t, a) for i, (t, a) in enumerate(zip(texts, targets, strict=True))])
+        if not rows:
+            raise UserError("no row of this batch is short enough (overlong=drop); raise the limits, or truncate")
+        return BatchFeature(self.collator(rows).inputs())
+
+    def batch_decode(self, ids: Tensor | Sequence[Any], **_: Any) -> list[str]:
+        """The texts of response ids (rows of a tensor), each up to its end, special tokens left out."""
+        return self.collator.decode(ids)
+
+    def decode(self, ids: Tensor | Sequence[int], **_: Any) -> str:
+        """The text of one response."""
+        return self.collator.decode([ids])[0]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what it gives, but for labels."""
+        return [name for name in INPUTS if name != "labels"]
+
+    @property
+    def pad_token_id(self) -> int:
+        """What rows of responses may be padded with (transformers' Trainer asks for it)."""
+        return self.collator.pad_id
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `processor_config.json` holds beside the two tokenizers."""
+        own = {"processor_class": type(self).__name__, "shared": self.collator.shared}
+        return own | self.settings | {"overlong": self.collator.overlong.value}
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **_: Any) -> list[str]:
+        """Writes both tokenizers and `processor_config.json`; the model's own `save_pretrained` does so too."""
+        if push_to_hub:
+            raise ValueError("save_pretrained(push_to_hub=True): use push_to_hub of the model, which brings all of it")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.collator.save(folder)
+        (folder / PROCESSOR_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return [str(folder / PROCESSOR_NAME)]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, revision: str | None = None, **_: Any) -> Self:
+        """Loads the processor of a saved hybrid: a folder or a Hub id.
+
+        Raises:
+            UserError: it is none, or a tokenizer of it is missing.
+        """
+        name = str(pretrained_model_name_or_path)
+        path = cached_file(name, PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            raise UserError(f"{name}: has no {PROCESSOR_NAME}; give the folder or Hub id of a saved hybrid")
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        settings.pop("processor_class", None)
+        tokenizer = load_tokenizer(name, revision)
+        if settings.pop("shared", False):
+            return cls(tokenizer, tokenizer, **settings)
+        return cls(tokenizer, load_tokenizer(name, revision, subfolder=LLM_TOKENIZER), **settings)

@@ -1,0 +1,258 @@
+"""What is kept of a system, and how it comes back: save, load, push.
+
+A hybrid's folder holds SLM and projector, both tokenizers and a model card; its LLM is named, with a fingerprint of its
+weights, or (with_llm) its used part stands in a folder inside. An unguided system is a plain transformers folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi, snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+
+from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig
+from llm2slm.data.collate import LLM_TOKENIZER
+from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.models.build import attach_processor
+from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.hybrid import LLM2SLM, LLM2SLMConfig
+from llm2slm.models.pretrained import load_encoder, load_language_model, load_reader, locate, model_config, read_config
+from llm2slm.models.tuning import merged
+from llm2slm.types import Init, SystemKind, Tokenizers, UserError, reason_of
+
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+INSIDE = "./llm"
+"""The recorded name of an LLM whose used part stands in the model's own folder."""
+
+ModelT = TypeVar("ModelT", bound=LLM2SLM)
+
+
+def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
+    """What `LLM2SLM.save_pretrained` does."""
+    if with_llm and model.encoder is None:
+        raise UserError(f"with_llm: this system ({model.kind}) has no LLM beside it; save it without")
+    folder.mkdir(parents=True, exist_ok=True)
+    tuned, model.slm = model.slm, merged(model.slm)
+    try:
+        if model.encoder is None:
+            _save_plain(model, folder)
+        else:
+            _save_hybrid(model, folder, with_llm=with_llm)
+    finally:
+        model.slm = tuned
+    card = _card_of(model)
+    if card is not None and not (folder / CARD).exists():
+        shutil.copy(card, folder / CARD)
+
+
+def _save_plain(model: LLM2SLM, folder: Path) -> None:
+    record = {"kind": model.kind.value, "limits": model.config.limits, "dtype": model.working_dtype}
+    if model.config.llm_frame:
+        record["frame"] = model.config.llm_frame
+    model.slm.config.llm2slm = record
+    model.slm.save_pretrained(folder)
+    model.collator.save(folder)
+
+
+def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
+    config = deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    if with_llm:
+        config.llm = _save_llm(model, folder / INSIDE)
+    config.save_pretrained(folder)
+    model.processor.save_pretrained(folder)
+    model.slm.generation_config.save_pretrained(folder)
+    own = {name: p.detach().contiguous() for name, p in own_tensors(model)}
+    save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _save_llm(model: LLM2SLM, folder: Path) -> dict[str, Any]:
+    """Writes the part of the LLM that reads, as it was before any quantization; returns its record in this folder."""
+    record = dict(model.config.llm or {})
+    assert model.encoder is not None
+    if record["init"] == Init.random.value:
+        raise UserError("with_llm: the LLM of this system has random weights, which no file holds; it cannot be saved")
+    cfg = _reader_config(record, model.llm_place or record["name"])
+    cfg.quantization = {}
+    load_reader(cfg, model_config(cfg, model.collator.llm_tokenizer)).save_pretrained(folder)
+    return record | {"name": INSIDE, "revision": None, "config": {}, "origin": record["name"]}
+
+
+def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
+    """Parameters and persistent buffers of SLM and projector, each once (tied weights under one name)."""
+    kept = model.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    for tensor_name, tensor in kept.items():
+        first.setdefault(id(tensor), tensor_name)
+    return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
+
+
+def _card_of(model: LLM2SLM) -> Path | None:
+    """The model card beside what the model was loaded from."""
+    name = model.config.name_or_path
+    if not name:
+        return None
+    path = cached_file(
+        name, CARD, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return None if path is None else Path(path)
+
+
+def push(
+    model: LLM2SLM,
+    repo_id: str,
+    *,
+    with_llm: bool,
+    private: bool | None,
+    revision: str | None,
+    message: str | None,
+    token: bool | str | None,
+) -> str:
+    """What `LLM2SLM.push_to_hub` does.
+
+    Raises:
+        UserError: the Hub cannot be reached, or refuses.
+    """
+    hub = HfApi(token=token)
+    with TemporaryDirectory() as folder:
+        save(model, Path(folder), with_llm=with_llm)
+        try:
+            repo = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision is not None:
+                hub.create_branch(repo, branch=revision, exist_ok=True)
+            done = hub.upload_folder(
+                repo_id=repo, folder_path=folder, revision=revision, commit_message=message or "Upload LLM2SLM"
+            )
+        except Exception as error:  # of the Hub's client or of its HTTP library, which is not always the same one
+            raise UserError(f"{repo_id}: cannot be pushed to the Hub: {reason_of(error)}") from error
+    return str(done.commit_url)
+
+
+# Loading
+
+
+def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
+    """What `LLM2SLM.from_pretrained` does."""
+    config = read_config(name, revision)
+    place = locate(name)
+    if not isinstance(config, LLM2SLMConfig):
+        return _load_plain(cls, config, name, revision)
+    tokenizer = load_tokenizer(place, revision)
+    llm_tokenizer = tokenizer
+    if config.tokenizers != Tokenizers.shared.value:
+        llm_tokenizer = load_tokenizer(place, revision, subfolder=LLM_TOKENIZER)
+    encoder = _load_llm(config, name, llm, revision, llm_tokenizer)
+    slm_config = config.slm
+    assert isinstance(slm_config, PreTrainedConfig)
+    auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
+    model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
+    model.llm_place = llm
+    _fill(model, place, revision)
+    if cached_file(place, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
+        model.slm.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
+    attach_processor(model, tokenizer, llm_tokenizer)
+    model.eval()
+    return model
+
+
+def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision: str | None) -> ModelT:
+    """An unguided system: any language model of transformers."""
+    extra = dict(getattr(config, "llm2slm", None) or {})
+    tokenizer = load_tokenizer(locate(name), revision)
+    # the file may be narrower than its use (builtin/llm is stored in float16): its own dtype does not decide
+    writer = LanguageModelConfig(name=name, revision=revision, dtype=extra.get("dtype", "float32"))
+    slm = load_language_model(writer, tokenizer)
+    own = LLM2SLMConfig(
+        slm=deepcopy(slm.config),
+        kind=extra.get("kind", SystemKind.llm.value),
+        llm_frame=extra.get("frame"),
+        limits=extra.get("limits") or _limits(slm.config),
+    )
+    own.name_or_path = config.name_or_path
+    model = cls(own, slm, None)
+    attach_processor(model, tokenizer, None)
+    model.eval()
+    return model
+
+
+def _limits(config: PreTrainedConfig) -> dict[str, Any]:
+    """Of a model that records none: the defaults, its response at most half of its positions."""
+    data, positions = DataConfig(), getattr(config.get_text_config(), "max_position_embeddings", None)
+    response = data.max_response_tokens if positions is None else min(data.max_response_tokens, positions // 2)
+    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}
+
+
+def _load_llm(config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None, tokenizer: Any) -> FrozenEncoder:
+    """The LLM that a saved hybrid reads with.
+
+    Raises:
+        UserError: it is not at hand, or not the one that the hybrid was trained with.
+    """
+    record = dict(config.llm or {})
+    where = llm or record["name"]
+    if where is None or record["init"] == Init.random.value:
+        raise UserError(f"{name}: was built on an LLM with random weights, which no file holds; it cannot be loaded")
+    if where == INSIDE:
+        where = _inside(locate(name), revision)
+    try:
+        encoder = load_encoder(_reader_config(record, where), tokenizer)
+    except UserError as error:
+        raise UserError(f"{name}: its LLM is not at hand: {error}; say where it is with llm=PATH") from None
+    if encoder.width != record["width"]:
+        raise UserError(
+            f"{name}: was trained on an LLM of width {record['width']}, {where} has {encoder.width}; "
+            "give the right one with llm=PATH"
+        )
+    known, found = record.get("fingerprint"), encoder.fingerprint()
+    if known is not None and found != known:
+        raise UserError(
+            f"{name}: the LLM at {where} is not the one it was trained with: its weights (fingerprint {found}) are "
+            f"not those recorded ({known}); give the right one with llm=PATH"
+        )
+    return encoder
+
+
+def _reader_config(record: dict[str, Any], where: str) -> LLMConfig:
+    return LLMConfig(
+        name=where,
+        revision=record["revision"] if where == record["name"] else None,  # a commit of one place is none of another
+        config=record.get("config") or {},
+        dtype=record["dtype"],
+        attn_implementation=record.get("attn_implementation"),
+        layer=record["layer"],
+        quantization=record.get("quantization") or {},
+    )
+
+
+def _inside(place: str, revision: str | None) -> str:
+    """The folder of an LLM that stands within a model's own folder, or repository of the Hub."""
+    if not Path(place).is_dir():
+        place = snapshot_download(place, revision=revision, allow_patterns=f"{Path(INSIDE).name}/*")
+    return str(Path(place) / INSIDE)
+
+
+def _fill(model: LLM2SLM, name: str, revision: str | None) -> None:
+    """Fills SLM and projector from a saved hybrid, every tensor of it and nothing else."""
+    path = cached_file(name, WEIGHTS, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        raise UserError(f"{name}: has no {WEIGHTS}; save the model again, or give the folder that holds it")
+    saved, own = load_file(path), dict(own_tensors(model))
+    for tensor in sorted(saved.keys() ^ own.keys()):
+        state = "missing from" if tensor in own else "unexpected in"
+        raise UserError(f"{path}: tensor {tensor} is {state} the file; config.json and weights do not belong together")
+    for tensor, value in saved.items():
+        if value.shape != own[tensor].shape:
+            raise UserError(
+                f"{path}: tensor {tensor} has shape {tuple(value.shape)}, config.json (and the LLM) ask for "
+                f"{tuple(own[tensor].shape)}"
+            )
+        own[tensor].data.copy_(value)

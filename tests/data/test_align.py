@@ -1,0 +1,307 @@
+"""Alignment of real tokenizers' tokens on nasty text, whole and cut short, against a character-by-character oracle."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import example, given, note, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from llm2slm.data.align import Spans, alignment
+from llm2slm.data.tokenizer import train_tokenizer
+
+TEXTS = [f"The cafe sells {n} houses 😀😁 near 한국어 中文.\nEin Bauer, nahe na he 😂." for n in range(60)]
+KINDS = ("bpe", "trimmed", "sentencepiece", "wordpiece", "llama")
+PAIRS = list(product(KINDS, KINDS))
+OPENS = ("trimmed", "wordpiece", "llama")  # they put a special token in front of the text
+CLOSES = ("bpe", "sentencepiece", "wordpiece")  # they put one behind it
+LOSSLESS = ("bpe", "llama")  # each character has a token
+NASTY = [
+    *("😀", "😂😀", "🦊", "😀" * 8, "👨\u200d👩\u200d👧\u200d👦", "❤\ufe0f\u200d🔥", "👍🏽", "🇩🇪🇰🇷", "🇩"),
+    *("e\u0301", "a\u0323\u0302\u0308", "\u0308", "\u0301" * 7, "é", "ﬁ", "½", "ﷺ", "İ", "ß", "①"),
+    *("한국어", "\u1112\u1161\u11ab", "漢字", "中文。", "ｱｲ", "カ\u3099", "שָׁלוֹם", "مرحبا", "\u202eabc\u202c", "ไทย"),
+    *("\u200b", "\u200d", "\ufeff", "\u00ad", "\u2060", "\x00", "\x07", "\x1b", "\x7f", "\x85", "\ufffd", "\U0010ffff"),
+    *("\n", "\r\n", "\n\n\n", "\t", " ", "   ", " " * 9, "\u00a0", "\u3000", "\u2028"),
+    *("The", " the cafe", " Bauer", "nahe ", "12", ",", "▁", "Ġ", "x" * 25, "caf" * 9),
+    *("</s>", "<s>", "[SEP]", "<0x0A>", "<unk>"),  # written out in the text
+]
+PROMPTS = st.lists(st.sampled_from(NASTY) | st.text(max_size=5), min_size=1, max_size=9).map("".join)
+
+
+def wrapped(core, single, *specials, unknown):
+    """Of a bare tokenizer, a fast one that puts special tokens around a text, as `single` says."""
+    around = [(token, core.token_to_id(token)) for token in specials]
+    template = processors.TemplateProcessing(single=single, special_tokens=around)
+    core.post_processor = processors.Sequence([core.post_processor, template]) if core.post_processor else template
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=specials[-1], unk_token=unknown)
+
+
+def trimmed():
+    """Byte-level BPE that trims spaces off its spans, as RoBERTa's does: one that stands alone is left no width."""
+    core = train_tokenizer(TEXTS, 320).backend_tokenizer
+    core.post_processor = processors.ByteLevel(trim_offsets=True)
+    return wrapped(core, "<pad> $A", "<pad>", unknown=None)
+
+
+def sentencepiece():
+    """As T5 and mT5 have it: normalized (ligatures become letters, runs of spaces one), "▁" in front, </s> behind."""
+    core = Tokenizer(models.Unigram())
+    one_space = normalizers.Replace(Regex(" {2,}"), " ")
+    core.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), one_space])
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    names = {"special_tokens": ["<pad>", "</s>", "<unk>"], "unk_token": "<unk>"}
+    core.train_from_iterator(TEXTS, trainers.UnigramTrainer(vocab_size=150, show_progress=False, **names))
+    return wrapped(core, "$A </s>", "</s>", unknown="<unk>")
+
+
+def wordpiece():
+    """As BERT has it: lower case, no accents, no control characters, no white space; [CLS] in front, [SEP] behind."""
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    names = ["[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=names, show_progress=False)
+    core.train_from_iterator(TEXTS, trainer)
+    return wrapped(core, "[CLS] $A [SEP]", "[CLS]", "[SEP]", unknown="[UNK]")
+
+
+def llama():
+    """As Llama 2 has it: "▁" for a space, words not kept apart, bytes for what it never saw; <s> in front."""
+    core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    names = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=380, special_tokens=names, max_token_length=8, show_progress=False)
+    core.train_from_iterator(TEXTS, trainer)
+    return wrapped(core, "<s> $A", "<s>", unknown="<unk>")
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    made = (train_tokenizer(TEXTS, 320), trimmed(), sentencepiece(), wordpiece(), llama())
+    return dict(zip(KINDS, made, strict=True))
+
+
+# The oracle
+
+
+class Token(NamedTuple):
+    chars: range
+    special: bool
+
+
+def tokenized(tokenizer, text):
+    found = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    both = zip(found["offset_mapping"], found["special_tokens_mask"], strict=True)
+    return [Token(range(a, b), special == 1) for (a, b), special in both]
+
+
+def spans(tokens):
+    return Spans.of([(t.chars.start, t.chars.stop) for t in tokens], [int(t.special) for t in tokens])
+
+
+def distance(one, other):
+    """How far apart two stretches are: from any place in one (ends included) to any in the other."""
+    return min(abs(a - b) for a, b in product(range(one.start, one.stop + 1), range(other.start, other.stop + 1)))
+
+
+def unread(tokens, kept, size):
+    """The characters that were cut: behind all that the kept head reads, before all that the kept tail reads."""
+    head = [tokens[i].chars for n, i in enumerate(kept) if n == i and not tokens[i].special]
+    tail = [tokens[i].chars for n, i in enumerate(kept) if n != i and not tokens[i].special]
+    first = next(c for c in range(size + 1) if not any(chars.stop > c for chars in head))
+    behind = next((c for c in range(size) if any(chars.start <= c for chars in tail)), size)
+    return None if len(kept) == len(tokens) else range(first, behind)
+
+
+def evenly(owners):
+    """Votes of one character: as many for each of its owners, and as many in all as any other character has."""
+    assert len(owners) <= 10
+    return owners * (2520 // max(len(owners), 1))
+
+
+def oracle(slm, llm, cut=None):
+    """By the five rules, token by token, character by character: its votes go to the LLM tokens that hold it."""
+    seen = [p for p, token in enumerate(llm) if not token.special and token.chars]
+    last = [len(llm) - 1] if llm[-1].special else []
+    first = [0] if llm[0].special and not all(token.special for token in llm) else []  # no text: all are behind it
+    rows = []
+    for q, (chars, special) in enumerate(slm):
+        votes = [p for c in chars for p in evenly([p for p in seen if c in llm[p].chars])]
+        at_cut = cut is not None and cut.start <= chars.start <= cut.stop
+        if special:  # rule 3
+            votes = last if all(token.special for token in slm[q:]) else first
+        elif not votes and (at_cut and all(c in cut for c in chars)):  # rule 5
+            votes = []
+        elif not votes and seen:  # rule 2; min gives the earlier one
+            votes = [min(seen, key=lambda p: distance(chars, llm[p].chars))]
+        elif not votes:  # rule 4
+            votes = last
+        rows.append([votes.count(p) / max(len(votes), 1) for p in range(len(llm))])
+    return rows
+
+
+def assert_close(align_QP, expected):
+    assert align_QP.dtype == torch.float32
+    torch.testing.assert_close(align_QP, torch.tensor(expected, dtype=torch.float32), rtol=1e-6, atol=1e-7)
+
+
+def shortened(draw, tokens):
+    """Positions of a prompt that are left, head and tail, as the collator chooses them; some text goes, or nothing."""
+    finals = next((n for n, token in enumerate(reversed(tokens)) if not token.special), len(tokens))
+    limit = draw(st.integers(1, max(len(tokens) - 1, 1)))
+    head = max(limit - draw(st.integers(finals, finals + 3)), 0)
+    behind = len(tokens) - (limit - head)
+    text_goes = not all(token.special for token in tokens[head:behind])
+    return [*range(head), *range(behind, len(tokens))] if text_goes else [*range(len(tokens))]
+
+
+# Arbitrary text, every pair of tokenizers
+
+
+@settings(max_examples=120, deadline=None)
+@given(text=PROMPTS)
+@example(text="")
+def test_every_pair_of_tokenizers_by_characters(tokenizers, text):
+    found = {kind: tokenized(tokenizer, text) for kind, tokenizer in tokenizers.items()}
+    for slm, llm in PAIRS:
+        note(f"{slm} over {llm}")
+        assert_close(alignment(spans(found[slm]), spans(found[llm])), oracle(found[slm], found[llm]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=PROMPTS, data=st.data())
+def test_every_pair_cut_short_on_either_side_and_on_both(tokenizers, text, data):
+    whole, short = {}, {}
+    for kind, tokenizer in tokenizers.items():
+        tokens = tokenized(tokenizer, text)
+        kept = shortened(data.draw, tokens)
+        whole[kind] = tokens, spans(tokens), None
+        short[kind] = [tokens[i] for i in kept], spans(tokens).take(kept), unread(tokens, kept, len(text))
+    for slm, llm in PAIRS:
+        for left, right in ((whole, short), (short, whole), (short, short)):
+            (tokens_q, spans_q, _), (tokens_p, spans_p, cut) = left[slm], right[llm]
+            note(f"{slm} ({len(tokens_q)} tokens) over {llm} ({len(tokens_p)}, cut {cut})")
+            assert_close(alignment(spans_q, spans_p), oracle(tokens_q, tokens_p, cut))
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=PROMPTS, data=st.data())
+def test_no_guidance_exactly_where_no_character_was_read(tokenizers, text, data):
+    """Rule 5 without the oracle: these LLMs have a token for each character, so one that no kept token has was cut."""
+    for slm, llm in product(KINDS, LOSSLESS):
+        tokens_q, tokens_p = tokenized(tokenizers[slm], text), tokenized(tokenizers[llm], text)
+        kept = shortened(data.draw, tokens_p)
+        read = {c for i in kept for c in tokens_p[i].chars}
+        note(f"{slm} over {llm}, {kept}")
+        sums = alignment(spans(tokens_q), spans(tokens_p).take(kept)).sum(1).tolist()
+        for token, total in zip(tokens_q, sums, strict=True):
+            if token.chars:
+                assert total == pytest.approx(1 if read.intersection(token.chars) else 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=PROMPTS)
+@example(text="")
+def test_sums_and_columns(tokenizers, text):
+    """What rows and columns add up to, by what is known of the kinds: which put a special token where."""
+    found = {kind: tokenized(tokenizer, text) for kind, tokenizer in tokenizers.items()}
+    for slm, llm in PAIRS:
+        note(f"{slm} over {llm}")
+        align_QP = alignment(spans(found[slm]), spans(found[llm]))
+        special_Q, special_P = (torch.tensor([token.special for token in found[kind]]) for kind in (slm, llm))
+        width_P = torch.tensor([len(token.chars) for token in found[llm]])
+        closes = llm in CLOSES or special_P.all()  # a lone <s> closes an empty text
+        owed_Q = torch.where(special_Q, float(closes), float(closes or width_P.any()))
+        if slm in OPENS and not special_Q.all():
+            owed_Q[0] = float(llm in OPENS and not special_P.all())
+        torch.testing.assert_close(align_QP.sum(1), owed_Q)
+        assert (align_QP >= 0).all()
+        assert not align_QP[:, ~special_P & (width_P == 0)].any()
+        assert not align_QP[special_Q][:, ~special_P].any()
+        assert not (width_P.any() and align_QP[~special_Q][:, special_P].any())
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=PROMPTS)
+def test_one_tokenizer_on_both_sides(tokenizers, text):
+    """A token that has its characters to itself gets itself; the bytes of one character share it evenly."""
+    for kind in KINDS:
+        tokens = tokenized(tokenizers[kind], text)
+        align_QP, eye_PP = alignment(spans(tokens), spans(tokens)), torch.eye(len(tokens))
+        note(kind)
+        for q, token in enumerate(tokens):
+            mates = [p for p, other in enumerate(tokens) if set(token.chars) & set(other.chars)]
+            if mates and all(tokens[p].chars == token.chars for p in mates):
+                assert_close(align_QP[q], (eye_PP[mates].sum(0) / len(mates)).tolist())
+            if token.special and not all(other.special for other in tokens):
+                assert_close(align_QP[q], eye_PP[q].tolist())
+
+
+# Any spans at all
+
+
+@st.composite
+def tokenizations(draw, size=12):
+    """Tokens in order, with gaps, overlaps and none at all; some without a width; special ones around them."""
+    starts = sorted(draw(st.lists(st.integers(0, size), max_size=6)))
+    text = [Token(range(start, min(start + draw(st.integers(0, 4)), size)), False) for start in starts]
+    anywhere = st.sampled_from([range(0), range(3), range(size)])  # a special token's span means nothing
+    front, behind = ([Token(draw(anywhere), True) for _ in range(draw(st.integers(0, 2)))] for _ in range(2))
+    return [*front, *text, *behind] or [Token(range(0), True)]
+
+
+@settings(max_examples=500, deadline=None)
+@given(slm=tokenizations(), llm=tokenizations(), data=st.data())
+def test_any_spans_whole_and_cut_short(slm, llm, data):
+    assert_close(alignment(spans(slm), spans(llm)), oracle(slm, llm))
+    kept = shortened(data.draw, llm)
+    taken = spans(llm).take(kept)
+    assert_close(alignment(spans(slm), taken), oracle(slm, [llm[i] for i in kept], unread(llm, kept, 12)))
+    assert taken.take(range(len(kept))) == taken  # nothing more was cut
+
+
+# By hand
+
+
+def named(tokenizer, text):
+    """Each token as it is written, and where it lies; and their spans."""
+    pieces, tokens = tokenizer(text).tokens(), tokenized(tokenizer, text)
+    places = [(piece, t.chars.start, t.chars.stop) for piece, t in zip(pieces, tokens, strict=True)]
+    return places, spans(tokens)
+
+
+def test_an_accent_within_a_word_and_an_emoji(tokenizers):
+    """The characters: n 0, a 1, combining diaeresis 2, h 3, e 4, space 5, emoji 6."""
+    (tokens, bpe), (words, llm) = (named(tokenizers[kind], "na\u0308he 😀") for kind in ("bpe", "wordpiece"))
+    accent, emoji = [("Ì", 2, 3), ("Ī", 2, 3)], [("ĠðŁĺ", 5, 7), ("Ģ", 6, 7)]  # a space and 3 bytes; the 4th byte
+    assert tokens == [("n", 0, 1), ("a", 1, 2), *accent, ("he", 3, 5), *emoji, ("</s>", 0, 0)]
+    assert words == [("[CLS]", 0, 0), ("nahe", 0, 5), ("😀", 6, 7), ("[SEP]", 0, 0)]
+    word, face, end = [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]
+    assert_close(alignment(bpe, llm), [word, word, word, word, word, face, face, end])
+    expected = [
+        [0, 0, 0, 0, 0, 0, 0, 0],  # [CLS]: the other has nothing in front of the text
+        [1 / 5, 1 / 5, 1 / 10, 1 / 10, 2 / 5, 0, 0, 0],  # nahe: 5 characters, one of them in two tokens
+        [0, 0, 0, 0, 0, 1 / 2, 1 / 2, 0],  # the emoji: in two tokens; the space is not shared
+        [0, 0, 0, 0, 0, 0, 0, 1],  # [SEP]: </s>
+    ]
+    assert_close(alignment(llm, bpe), expected)
+    own = alignment(bpe, bpe)
+    assert_close(own[2:4], [[0, 0, 1 / 2, 1 / 2, 0, 0, 0, 0]] * 2)  # the accent's two bytes
+    assert_close(own[5:7], [[0, 0, 0, 0, 0, 3 / 4, 1 / 4, 0], [0, 0, 0, 0, 0, 1 / 2, 1 / 2, 0]])  # the emoji's
+
+
+def test_what_words_drop_goes_to_the_nearest_unless_it_was_cut(tokenizers):
+    """e 0, combining acute 1, newlines 2 and 3, emoji 4: BERT drops the accent and the newlines."""
+    (tokens, bpe), (words, llm) = (named(tokenizers[kind], "e\u0301\n\n😀") for kind in ("bpe", "wordpiece"))
+    accent, lines, emoji = [("Ì", 1, 2), ("ģ", 1, 2)], [("Ċ", 2, 3), ("Ċ", 3, 4)], [("ðŁĺ", 4, 5), ("Ģ", 4, 5)]
+    assert tokens == [("e", 0, 1), *accent, *lines, *emoji, ("</s>", 0, 0)]
+    assert words == [("[CLS]", 0, 0), ("e", 0, 1), ("😀", 4, 5), ("[SEP]", 0, 0)]
+    word, face, end = [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]
+    assert_close(alignment(bpe, llm), [word, word, word, word, face, face, face, end])
+    cut = alignment(bpe, llm.take([0, 1, 3]))  # [CLS] e [SEP]: what is behind the e was never read
+    assert_close(cut, [[0, 1, 0], *[[0, 0, 0]] * 6, [0, 0, 1]])
