@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers, UserError
+from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers
 
 
 @dataclass
@@ -304,6 +304,32 @@ class GenerateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """`export`: a trained model as a folder of its own, or in a repository of the Hub."""
+
+    run: str | None = None
+    """Run directory, model folder, or Hub id of the model."""
+    llm: str | None = None
+    """Where the LLM of `run` is now, if it has moved."""
+    out: str = "outputs/export"
+    """Folder to write; new, or empty."""
+    with_llm: bool = False
+    """Write the part of the LLM that is used as well: the folder then needs nothing else."""
+    dtype: str | None = None
+    """float32 | bfloat16 | float16: what the weights of SLM and projector are stored in. None: as they were trained."""
+    name: str | None = None
+    """What the model card calls it. None: the folder's name, or that of the repository."""
+    license: str | None = None
+    """Licence of the model for its card, as the Hub names it (apache-2.0, cc-by-4.0)."""
+    results: list[str] = field(default_factory=list)
+    """Other results for the card, beside the run's own: run directories of a benchmark or an evaluation."""
+    push: str | None = None
+    """Repository of the Hub to put it into, as me/my-model; made if need be."""
+    private: bool | None = None
+    """Whether a repository that is made is for its owner alone. None: as the owner has it set."""
+
+
+@dataclass
 class ReportConfig:
     """`report`: one page from the results of several runs."""
 
@@ -326,52 +352,3 @@ class TokenizerConfig:
     out: str = "outputs/tokenizer"
     """Folder for it; name it in model.llm.tokenizer or model.slm.tokenizer."""
     seed: int = 1
-
-
-AT_LEAST: dict[str, float] = {
-    "seed": 0,
-    "model.cross_every": 1,
-    "data.batch_tokens": 1,
-    "data.eval_batch_size": 1,
-    "data.max_prompt_tokens": 1,
-    "data.max_response_tokens": 1,
-    "data.workers": 0,
-    "task.max_new_tokens": 1,
-    "task.num_beams": 1,
-    "optim.lr": 0,
-    "optim.projector_lr": 0,
-    "optim.weight_decay": 0,
-    "optim.warmup_steps": 0,
-    "optim.final_lr": 0,
-    "optim.label_smoothing": 0,
-    "trainer.num_nodes": 1,
-    "trainer.max_steps": 1,
-    "trainer.val_every": 1,
-    "trainer.gradient_clip_val": 0,
-    "trainer.accumulate_grad_batches": 1,
-    "trainer.log_every_n_steps": 1,
-    "trainer.overfit_batches": 0,
-    "trainer.limit_val_batches": 1,
-    "trainer.threads": 1,
-    "callbacks.patience": 0,
-    "callbacks.generate_rows": 0,
-    "benchmark.prompts": 0,
-    "benchmark.repeats": 1,
-    "benchmark.warmup": 0,
-    "benchmark.threads": 1,
-}
-"""Numbers that have a smallest value."""
-
-
-def check_numbers(config: RunConfig) -> None:
-    """Refuses a number below its smallest value, before a library says so in its own way.
-
-    Raises:
-        UserError: names the key.
-    """
-    for key, least in AT_LEAST.items():
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        if value is not None and not value >= least:  # so that nan is refused too
-            raise UserError(f"{key}={value}: must be at least {least:g}")

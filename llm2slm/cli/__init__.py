@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "generate for a split with a trained model, and score it",
     "generate": "answer a prompt, a file of prompts, or what you type",
     "benchmark": "time a model against its LLM and others, interleaved",
+    "export": "write a trained model, its card and its LLM's part to a folder or to the Hub",
     "report": "one page of tables and plots from the results of several runs",
     "demo": "train SLM and hybrid on built-in data, compare them with the LLM",
     "tokenizer": "train a tokenizer on a corpus",

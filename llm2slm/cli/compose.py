@@ -28,11 +28,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli.folders import conf_folder
+from llm2slm.cli.numbers import check_numbers
 from llm2slm.cli.schema import SCHEMAS, Key, lookup, nearest, unknown_key
-from llm2slm.config import RunConfig, check_numbers
+from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
-SCHEMA_NAMES = {"generate": "generate_schema", "report": "report_schema", "tokenizer": "tokenizer_schema"}
+SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "export", "report", "tokenizer")}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 FREE_TEXT = ("prompt",)
 """Keys whose value is never read as Hydra syntax."""

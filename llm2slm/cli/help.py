@@ -42,6 +42,11 @@ EXAMPLES = {
         "llm2slm benchmark run=DIR                                the run's model against its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
     ],
+    "export": [
+        "llm2slm export run=DIR out=my-model                      weights, tokenizers, model card",
+        "llm2slm export run=DIR out=my-model with_llm=true        and the part of the LLM that it reads with",
+        "llm2slm export run=DIR out=my-model results=[BENCHMARK_DIR] license=apache-2.0 push=me/my-model",
+    ],
     "report": ["llm2slm report runs=[outputs/a,outputs/b] out=outputs/comparison"],
     "demo": ["llm2slm demo", "llm2slm demo seed=2 hydra.run.dir=outputs/demo-2"],
     "tokenizer": ["llm2slm tokenizer data=multi30k data.root=DIR vocab_size=8000 out=tokenizers/multi30k"],

@@ -23,6 +23,7 @@ SCHEMAS: dict[str, type] = {
     "evaluate": config.RunConfig,
     "generate": config.GenerateConfig,
     "benchmark": config.RunConfig,
+    "export": config.ExportConfig,
     "report": config.ReportConfig,
     "demo": config.RunConfig,
     "tokenizer": config.TokenizerConfig,

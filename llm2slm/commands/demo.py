@@ -15,6 +15,7 @@ from llm2slm import runs
 from llm2slm.commands import train
 from llm2slm.commands.benchmark import Places, benchmark_systems, llm_alone
 from llm2slm.commands.evaluate import check_metrics, judge_system, limited
+from llm2slm.commands.export import write_card
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -67,6 +68,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
     written = runs.read_result(folder)
+    for name in own:
+        write_card(folder / name / "model", f"{folder.name}-{name}", folder / name, [written])
     configuration = yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True)
     page = write_report([written], folder, "llm2slm demo: the LLM reads, the SLM writes", configs=[configuration])
     console.print(terminal_table([written]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2slm import runs
 from llm2slm.commands import hush
+from llm2slm.commands.answering import Answering, answer_file, check_writable, read
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.types import UserError
 
@@ -31,8 +31,8 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     texts = check(config)
     prefix, limit = defaults(config)
     model = load(config)
-    if config.prefix is None and runs.home(str(config.run)) is None:
-        print(f"llm2slm: {config.run} records no prefix: none is used; prefix=TEXT sets one", file=sys.stderr)
+    if prefix is None:
+        prefix = recorded_prefix(model, config)
     arguments = decoding(config, limit)
     if config.prompt is not None:
         check_lengths(model, [("prompt", prefix + config.prompt)])
@@ -41,8 +41,7 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
         check_lengths(
             model, [(f"{config.input}, line {n}", prefix + text.strip()) for n, text in texts if text.strip()]
         )
-        lines = [text for _, text in texts]
-        write(config, lines, list(answer_all(model, config, prefix, lines, arguments)))
+        answer_file(Answering(model, config, prefix, arguments), [text for _, text in texts])
     else:
         converse(model, config, prefix, arguments)
 
@@ -66,42 +65,8 @@ def check(config: GenerateConfig) -> list[tuple[int, str]] | None:
     return None if config.input is None else read(Path(config.input))
 
 
-def check_writable(path: Path) -> None:
-    """Refuses an output that could not be written once all is answered; makes nothing."""
-    if path.is_dir():
-        raise UserError(f"output={path}: is a folder; give a file")
-    home = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
-    if not home.is_dir():
-        raise UserError(f"output={path}: {home} is no folder")
-    if not os.access(path if path.exists() else home, os.W_OK):
-        raise UserError(f"output={path}: no permission to write there")
-
-
-def read(path: Path) -> list[tuple[int, str]]:
-    """The texts of a file with their line numbers: the `source` (or `prompt`) of .jsonl rows, else its lines.
-
-    A blank line of a .jsonl file is no row; one of a plain file is an empty text, which gets an empty answer.
-    """
-    if not path.is_file():
-        raise UserError(f"input={path}: no such file")
-    if path.suffix != ".jsonl":
-        texts = list(runs.read_lines(path))
-    else:
-        texts = []
-        for number, row in runs.read_jsonl(path):
-            text = row.get("source", row.get("prompt"))
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{path}, line {number}: no text in the field source (or prompt); has: {', '.join(row)}"
-                )
-            texts.append((number, text))
-    if not any(text.strip() for _, text in texts):
-        raise UserError(f"{path}: holds no text")
-    return texts
-
-
-def defaults(config: GenerateConfig) -> tuple[str, int]:
-    """Prefix and length of an answer: the user's, else those that the run was trained with."""
+def defaults(config: GenerateConfig) -> tuple[str | None, int]:
+    """Prefix (None: not known) and length of an answer: the user's, else those that the run was trained with."""
     from llm2slm.data.sources import languages
     from llm2slm.data.tasks import resolve
 
@@ -114,7 +79,14 @@ def defaults(config: GenerateConfig) -> tuple[str, int]:
             raise UserError(f"run={home} was trained on several tasks; say which by prefix=TEXT ({named})")
         prefix = task.prefix if prefix is None else prefix
         limit = limit or task.max_new_tokens
-    return prefix or "", limit or MAX_NEW_TOKENS
+    return prefix, limit or MAX_NEW_TOKENS
+
+
+def recorded_prefix(model: LLM2SLM, config: GenerateConfig) -> str:
+    """The prefix that a model records which came without its run."""
+    if model.config.prefix is None:
+        print(f"llm2slm: {config.run} records no prefix: none is used; prefix=TEXT sets one", file=sys.stderr)
+    return model.config.prefix or ""
 
 
 def recorded(home: Path, section: str, schema: type[SectionT]) -> SectionT:
@@ -221,33 +193,3 @@ def converse(model: LLM2SLM, config: GenerateConfig, prefix: str, arguments: dic
             answer(model, config, prefix + text, arguments)
         except UserError as error:  # a text that is too long ends no session
             print(f"llm2slm: error: {error}", file=sys.stderr)
-
-
-def answer_all(
-    model: LLM2SLM, config: GenerateConfig, prefix: str, texts: list[str], arguments: dict[str, Any]
-) -> Iterator[str]:
-    """Answers in the order of the texts, "" to an empty one; a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
-    starts = range(0, len(texts), config.batch_size)
-    for start in track(starts, "generating", console=Console(stderr=True), transient=True):
-        part = texts[start : start + config.batch_size]
-        prompts = [prefix + text.strip() for text in part if text.strip()]
-        found = iter(model.generate_text(prompts, config.batch_size, **arguments) if prompts else [])
-        yield from (next(found) if text.strip() else "" for text in part)
-
-
-def write(config: GenerateConfig, texts: list[str], answers: list[str]) -> None:
-    """Writes the answers where `output` says: rows, lines (a newline within an answer as a space), or the terminal."""
-    lines = [" ".join(answer.splitlines()) for answer in answers]
-    if config.output is None:
-        print("\n".join(lines))
-        return
-    path = Path(config.output)
-    if path.suffix == ".jsonl":
-        runs.write_jsonl(path, ({"source": s, "prediction": a} for s, a in zip(texts, answers, strict=True)))
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{path}: {len(answers)} answers")

@@ -12,6 +12,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.evaluate import check_metrics, judge_system, show_result
+from llm2slm.commands.export import write_card
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import DataConfig, RunConfig
@@ -44,6 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     device_type(config.trainer.accelerator)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     model = build_model(config.model, config.data)
+    model.config.prefix = None if task.prefixes else task.prefix
     data = DataModule(config.data, task, model.collator, config.seed)
     final = final_split(config.data)
     for split in ("train", "validation", final):  # bad data is found before anything is written
@@ -78,6 +80,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             log_quality(loggers, {name: s.value for name, s in system.quality.items()})
             result.wall_seconds = time.perf_counter() - started
             runs.write_result(folder, result)
+            write_card(folder / "model", folder.resolve().name, folder, [runs.read_result(folder)])
             show_result(folder)
     return result
 

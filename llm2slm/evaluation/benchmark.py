@@ -33,12 +33,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from llm2slm.config import BenchmarkConfig
 from llm2slm.evaluation import costs
 from llm2slm.evaluation.workload import Condition, plan
+from llm2slm.models.conditioning import pool
 from llm2slm.runs import SpeedRow, Spread
-from llm2slm.types import Batch, Example, SystemKind, UserError
+from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -214,31 +216,47 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _flops(model: LLM2SLM, condition: Condition) -> float | None:
-    """Analytic FLOPs of one row's answer, mean over all rows; None for what costs.py does not know: a model type, gated
-    cross-attention, pooled prompts."""
-    if model.crossing is not None or model.config.pool is not None:
+    """Analytic FLOPs of one row's answer, mean over all rows; None for a model type that costs.py does not know."""
+    writer, guidance = model.slm.config.to_dict(), _guidance(model)
+    llm = guidance.get("llm_config")
+    if not costs.supported(writer) or (llm is not None and not costs.supported(llm, writes=False)):
         return None
-    writer = model.slm.config.to_dict()
-    llm = model.encoder.body.config.to_dict() if model.encoder is not None else None
-    if not costs.supported(writer) or (llm is not None and not costs.supported(llm)):
-        return None
-    hybrid: dict[str, Any] = {}
-    if llm is not None and model.projector is not None:
-        linear = [m for m in model.projector.layers if isinstance(m, torch.nn.Linear)]
-        hidden = linear[0].out_features if len(linear) > 1 else 0
-        shape = (linear[0].in_features, hidden, linear[-1].out_features)
-        blocks = model.encoder.blocks if model.encoder is not None else None
-        hybrid = {"llm_config": llm, "llm_layers": blocks, "projector_shape": shape, "conditioning": model.conditioning}
     found = []
     for request in condition.requests:
         batch = model.collator.batch_of_texts(list(request.prompts))
-        own = batch.slm_mask_BQ.sum(1).tolist()
-        read = own if batch.llm_mask_BP is None else batch.llm_mask_BP.sum(1).tolist()
+        mask_BP = batch.slm_mask_BQ if batch.llm_mask_BP is None else batch.llm_mask_BP
+        own, read, left = batch.slm_mask_BQ.sum(1).tolist(), mask_BP.sum(1).tolist(), _pooled(model, mask_BP)
         aligned = batch.align_BQP is not None
-        for q, p in zip(own, read, strict=True):
-            extra = hybrid and {**hybrid, "llm_tokens": p, "aligned": aligned}
+        for q, p, n in zip(own, read, left, strict=True):
+            extra = guidance and {**guidance, "llm_tokens": p, "aligned": aligned, "pooled": n}
             found.append(costs.generation_cost(writer, q, request.response_tokens, **extra).flops)
     return statistics.fmean(found)
+
+
+def _guidance(model: LLM2SLM) -> dict[str, Any]:
+    """What `costs.generation_cost` asks of a hybrid, whatever the prompt; empty without guidance."""
+    if model.encoder is None or model.projector is None:
+        return {}
+    linear = [m for m in model.projector.layers if isinstance(m, torch.nn.Linear)]
+    hidden = linear[0].out_features if len(linear) > 1 else 0
+    tokens = model.projector.tokens
+    return {
+        "llm_config": model.encoder.body.config.to_dict(),
+        "llm_layers": model.encoder.blocks,
+        "conditioning": model.conditioning,
+        "projector_shape": (linear[0].in_features, hidden, linear[-1].out_features),
+        "cross_every": model.config.cross_every,
+        "embedding_width": 0 if tokens is None else tokens.in_features,
+    }
+
+
+def _pooled(model: LLM2SLM, mask_BP: Tensor) -> Sequence[float | None]:
+    """Positions of z that pooling leaves of each row, by the function that pools; None where nothing is pooled."""
+    size = model.config.pool
+    if size is None or model.conditioning is not Conditioning.prepend:
+        return [None] * len(mask_BP)
+    counts: list[float] = pool(mask_BP.unsqueeze(-1).float(), mask_BP, size)[1].sum(1).tolist()
+    return counts
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def predict(
     tokens, started, was_training = 0, time.perf_counter(), model.training
     model.eval()
     try:
-        with _bar(progress) as bar, torch.inference_mode():
+        with progress_bar(progress) as bar, torch.inference_mode():
             job = bar.add_task("generating", total=len(examples), speed="")
             for positions in _chunks(by_length, batch_size):
                 texts, new_tokens = _answer(model, [examples[i].prompt for i in positions], task)
@@ -85,6 +85,12 @@ def _chunks(values: list[int], size: int) -> Iterator[list[int]]:
         yield values[start : start + size]
 
 
-def _bar(shown: bool) -> Progress:
+def progress_bar(shown: bool, transient: bool = False) -> Progress:
+    """Rows done, the task's field `speed` and the time left, on the error stream.
+
+    Args:
+        transient: it is taken away at the end.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown)
+    console = Console(stderr=True)
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown, transient=transient)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -52,6 +53,7 @@ class LLM2SLMConfig(PreTrainedConfig):
         llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
         projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
         llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
+        prefix: what stood in front of every text in training; for whoever asks, texts are read as they are given.
         limits: arguments of `Collator` (lengths, overlong).
     """
 
@@ -67,6 +69,7 @@ class LLM2SLMConfig(PreTrainedConfig):
     pool: float | None = None
     cross_every: int = 1
     llm_frame: dict[str, Any] | None = None
+    prefix: str | None = None
     limits: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -356,8 +359,9 @@ class LLM2SLM(PreTrainedModel):
         """
         from llm2slm.models.saving import push
 
-        return push(self, repo_id, with_llm=with_llm, private=private, revision=revision, message=commit_message,
-                    token=token)  # fmt: skip
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, with_llm=with_llm)
+            return push(Path(folder), repo_id, private=private, revision=revision, message=commit_message, token=token)
 
 
 def _forget_encoder(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:

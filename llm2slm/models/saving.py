@@ -6,10 +6,10 @@ weights, or (with_llm) its used part stands in a folder inside. An unguided syst
 
 from __future__ import annotations
 
+import json
 import shutil
 from copy import deepcopy
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, snapshot_download
@@ -50,14 +50,13 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
     finally:
         model.slm = tuned
     card = _card_of(model)
-    if card is not None and not (folder / CARD).exists():
+    if card is not None and not (folder / CARD).exists():  # a card that is there may be newer
         shutil.copy(card, folder / CARD)
 
 
 def _save_plain(model: LLM2SLM, folder: Path) -> None:
     record = {"kind": model.kind.value, "limits": model.config.limits, "dtype": model.working_dtype}
-    if model.config.llm_frame:
-        record["frame"] = model.config.llm_frame
+    record |= {"prefix": model.config.prefix, "frame": model.config.llm_frame}
     model.slm.config.llm2slm = record
     model.slm.save_pretrained(folder)
     model.collator.save(folder)
@@ -108,32 +107,36 @@ def _card_of(model: LLM2SLM) -> Path | None:
 
 
 def push(
-    model: LLM2SLM,
+    folder: Path,
     repo_id: str,
     *,
-    with_llm: bool,
-    private: bool | None,
-    revision: str | None,
-    message: str | None,
-    token: bool | str | None,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    token: bool | str | None = None,
 ) -> str:
-    """What `LLM2SLM.push_to_hub` does.
+    """Puts a saved model into a repository of the Hub; returns the commit's address.
 
     Raises:
-        UserError: the Hub cannot be reached, or refuses.
+        UserError: it needs an LLM that only this machine has; the Hub cannot be reached, or refuses.
     """
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("llm") or {}
+    name = record.get("name")
+    if name is not None and name != INSIDE and Path(name).is_absolute():
+        raise UserError(
+            f"{repo_id}: not pushed: its LLM is the folder {name}, which others do not have; push it with the LLM's "
+            "part in it (with_llm), or train with the LLM's Hub id"
+        )
     hub = HfApi(token=token)
-    with TemporaryDirectory() as folder:
-        save(model, Path(folder), with_llm=with_llm)
-        try:
-            repo = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if revision is not None:
-                hub.create_branch(repo, branch=revision, exist_ok=True)
-            done = hub.upload_folder(
-                repo_id=repo, folder_path=folder, revision=revision, commit_message=message or "Upload LLM2SLM"
-            )
-        except Exception as error:  # of the Hub's client or of its HTTP library, which is not always the same one
-            raise UserError(f"{repo_id}: cannot be pushed to the Hub: {reason_of(error)}") from error
+    try:
+        repo = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            hub.create_branch(repo, branch=revision, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=repo, folder_path=folder, revision=revision, commit_message=message or "Upload LLM2SLM"
+        )
+    except Exception as error:  # of the Hub's client or of its HTTP library, which is not always the same one
+        raise UserError(f"{repo_id}: cannot be pushed to the Hub: {reason_of(error)}") from error
     return str(done.commit_url)
 
 
@@ -175,6 +178,7 @@ def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision
         slm=deepcopy(slm.config),
         kind=extra.get("kind", SystemKind.llm.value),
         llm_frame=extra.get("frame"),
+        prefix=extra.get("prefix"),
         limits=extra.get("limits") or _limits(slm.config),
     )
     own.name_or_path = config.name_or_path

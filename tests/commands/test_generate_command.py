@@ -94,6 +94,59 @@ def test_lines_of_a_file_are_answered_in_order_empty_ones_by_empty_ones(generate
     assert generate("input=texts.txt") == (0, "\n".join(lines) + "\n")
 
 
+def interrupted(monkeypatch, after):
+    """Ends the program in the midst of a file, when so many batches are answered."""
+    whole, calls = LLM2SLM.generate_text, []
+
+    def generate_text(self, *arguments, **more):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **more)
+
+    monkeypatch.setattr(LLM2SLM, "generate_text", generate_text)
+    return calls
+
+
+@pytest.mark.parametrize("decoding", [[], ["do_sample=true", "temperature=2.0"]])
+@pytest.mark.parametrize("name", ["answers.jsonl", "answers.txt"])
+def test_a_half_written_file_is_gone_on_with(generate, tmp_path, monkeypatch, decoding, name):
+    (tmp_path / "texts.txt").write_text("".join(f"{text} {n}\n" for n in range(3) for text in TEXTS))
+    arguments = ["input=texts.txt", "batch_size=2", *decoding]
+    assert generate(*arguments, f"output=whole/{name}")[0] == 0
+    for after in range(5):
+        output, part = tmp_path / f"{after}" / name, tmp_path / f"{after}" / f"{name}.part"
+        with monkeypatch.context() as patch:
+            interrupted(patch, after)
+            assert generate(*arguments, f"output={output}")[0] == 130
+        assert part.is_file() and not output.exists()
+        part.write_bytes(part.read_bytes() + b'{"source": "half of a r')  # the machine went off while it wrote
+        with monkeypatch.context() as patch:
+            calls = interrupted(patch, 99)
+            assert generate(*arguments, f"output={output}")[0] == 0
+        assert len(calls) == 5 - after  # what was there is not answered again
+        assert output.read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert [path.name for path in output.parent.iterdir()] == [name]
+
+
+def test_a_file_of_other_settings_is_not_gone_on_with(generate, answering, tmp_path, monkeypatch, capsys):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    arguments = ["input=texts.txt", "output=answers.txt", "batch_size=1"]
+    with monkeypatch.context() as patch:
+        interrupted(patch, 1)
+        generate(*arguments)
+    before = (tmp_path / "answers.txt.part").read_bytes()
+    assert main(["generate", f"run={answering}", LIMIT, *arguments, "num_beams=2"]) == 2
+    said = mistake(capsys)
+    assert (
+        said.startswith("answers.txt.part: was begun with other settings (num_beams 1, now 2)") and "remove it" in said
+    )
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:2]))
+    assert main(["generate", f"run={answering}", LIMIT, *arguments]) == 2
+    assert "other settings (texts " in mistake(capsys)
+    assert (tmp_path / "answers.txt.part").read_bytes() == before
+
+
 @pytest.mark.parametrize("field", ["source", "prompt"])
 def test_rows_of_a_file_are_answered_in_order(generate, expected, tmp_path, field):
     rows = [{field: text, "other": 1} for text in TEXTS]

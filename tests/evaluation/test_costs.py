@@ -1,54 +1,95 @@
-"""The cost model against torch's own count of the floating-point operations of real (tiny, random) models: exactly."""
+"""The cost model against torch's own count of the floating-point operations of real (tiny, random) models: exactly.
+
+torch counts matrix products, and attention only where it is made of them: `eager`, and `SDPBackend.MATH` for what
+calls torch's attention itself.
+"""
 
 from collections.abc import Callable
+from itertools import cycle, product
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from llm2slm.evaluation import costs
-from llm2slm.types import Conditioning, UserError
+from llm2slm.evaluation.benchmark import _flops
+from llm2slm.evaluation.workload import Condition, Request
+from llm2slm.models.build import build_model
+from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.testing import READER_TEXTS, tiny_model_config
+from llm2slm.types import Conditioning, Init, Tokenizers, UserError
 
-T5 = T5Config(
-    vocab_size=53, d_model=24, d_kv=5, num_heads=3, d_ff=40, num_layers=2, num_decoder_layers=3,
-    attn_implementation="eager",
-)  # fmt: skip
-T5_GATED = T5Config(
-    vocab_size=53, d_model=24, d_kv=8, num_heads=4, d_ff=40, num_layers=3, num_decoder_layers=3,
-    feed_forward_proj="gated-gelu", tie_word_embeddings=False, attn_implementation="eager",
-)  # fmt: skip
-GPT2 = GPT2Config(vocab_size=61, n_embd=24, n_layer=3, n_head=3, n_positions=64, attn_implementation="eager")
-GPT2_INNER = GPT2Config(
-    vocab_size=61, n_embd=24, n_layer=2, n_head=2, n_inner=50, n_positions=64, attn_implementation="eager"
-)
-GPT2_CROSS = GPT2Config(
-    vocab_size=61, n_embd=24, n_layer=3, n_head=3, n_positions=64, attn_implementation="eager", add_cross_attention=True
-)
-LLAMA = LlamaConfig(
-    vocab_size=61, hidden_size=24, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=10, attn_implementation="eager",
-)  # fmt: skip
 P, T = 7, 6
+SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "attn_implementation": "eager"}
+BART = {
+    "vocab_size": 53, "d_model": 24, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 40,
+    "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 44, "max_position_embeddings": 64,
+    "decoder_start_token_id": 0, "forced_eos_token_id": None,
+}  # fmt: skip
+T5 = {"vocab_size": 53, "d_model": 24, "d_kv": 5, "num_heads": 3, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
+LLAMA = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 64,
+}  # fmt: skip
+BERT = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+GPT2 = {"vocab_size": 61, "n_embd": 24, "n_layer": 3, "n_head": 3, "n_positions": 64}
+OPT = {
+    "vocab_size": 61, "hidden_size": 24, "ffn_dim": 50, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "word_embed_proj_dim": 24, "max_position_embeddings": 64,
+}  # fmt: skip
+HALF = {**LLAMA, "vocab_size": 53}
 
 
-def build(config):
+def config(model_type: str, values: dict, **changes):
+    return CONFIG_MAPPING[model_type](**SPECIAL | values | changes)
+
+
+ENCODER_DECODERS = {
+    **{name: config(name, T5) for name in ("t5", "mt5", "umt5")},
+    "t5 gated": config("t5", T5, num_layers=3, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    **{name: config(name, BART) for name in ("bart", "mbart", "pegasus")},
+    "t5gemma": config(
+        "t5gemma", {"vocab_size": 53},
+        encoder=HALF | {"num_hidden_layers": 2}, decoder=HALF | {"hidden_size": 32, "intermediate_size": 36},
+    ),
+}  # fmt: skip
+DECODERS = {
+    "gpt2": config("gpt2", GPT2),
+    "gpt2 inner": config("gpt2", GPT2, n_inner=50),
+    "gpt_neox": config("gpt_neox", BERT),
+    "opt": config("opt", OPT),
+    "opt narrow": config("opt", OPT, word_embed_proj_dim=12),  # as OPT-350m: matrices around its blocks
+    **{
+        name: config(name, LLAMA)
+        for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
+    },
+    "qwen2 without head_dim": config("qwen2", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+}
+ENCODERS = {
+    "bert": config("bert", BERT),
+    "modernbert": config("modernbert", BERT, cls_token_id=1, sep_token_id=1),
+}
+WRITERS = ENCODER_DECODERS | DECODERS
+READERS = WRITERS | ENCODERS
+T5_GATED, GPT2_CROSS = ENCODER_DECODERS["t5 gated"], config("gpt2", GPT2, add_cross_attention=True)
+
+
+def build(config, auto=None):
     torch.manual_seed(0)
-    by_type = {"t5": T5ForConditionalGeneration, "gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
-    return by_type[config.model_type](config).eval()
+    auto = auto or (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)
+    return auto.from_config(config).eval()
 
 
 def counted(call: Callable[[], object]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
@@ -65,56 +106,60 @@ def generated(model, tokens: int) -> int:
     return counted(lambda: model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **arguments))
 
 
-@pytest.mark.parametrize("config", [T5, T5_GATED])
-def test_encoder_of_t5(config):
-    encoder = build(config).get_encoder()
-    ids = torch.arange(3, 3 + P)[None]
-    assert costs.encoder_flops(config.to_dict(), P) == counted(lambda: encoder(input_ids=ids))
+def test_every_known_family_is_held_to_torchs_count():
+    held = {config.model_type for config in (*READERS.values(), ENCODER_DECODERS["t5gemma"].encoder)}
+    assert held == set(costs.FAMILIES)
 
 
-@pytest.mark.parametrize("config", [GPT2, GPT2_INNER, LLAMA])
-def test_decoder_only_reading_and_its_head(config):
-    model, ids = build(config), torch.arange(3, 3 + P)[None]
-    body = model.transformer if config.model_type == "gpt2" else model.model
-    assert costs.encoder_flops(config.to_dict(), P) == counted(lambda: body(input_ids=ids))
-    assert costs.decoder_flops(config.to_dict(), P, logits=P) == counted(lambda: model(input_ids=ids, use_cache=False))
+@pytest.mark.parametrize("layer", [-1, 1], ids=["whole", "first block"])
+@pytest.mark.parametrize("name", READERS)
+def test_reading(name, layer):
+    """What `FrozenEncoder` runs, from the config of what it keeps."""
+    reader, ids = FrozenEncoder(build(READERS[name], AutoModel), layer), torch.arange(3, 3 + P)[None]
+    values = reader.body.config.to_dict()
+    assert costs.supported(values, writes=False)
+    found = counted(lambda: reader(ids, torch.ones_like(ids)))
+    assert costs.encoder_stack(values, reader.blocks).flops(P, P) == found
+    if layer == -1:
+        assert costs.encoder_stack(values).flops(P, P) == found
 
 
-def test_some_layers_cost_their_share():
-    values = GPT2.to_dict()
-    assert costs.encoder_flops(values, P, layers=1) * 3 == costs.encoder_flops(values, P)
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_head_at_every_position(name):
+    model, ids = build(DECODERS[name]), torch.arange(3, 3 + P)[None]
+    stack = costs.decoder_stack(DECODERS[name].to_dict())
+    assert stack.flops(P, P, logits=P) == counted(lambda: model(input_ids=ids, use_cache=False))
 
 
-@pytest.mark.parametrize("config", [T5, T5_GATED, GPT2, GPT2_INNER, LLAMA], ids=lambda c: c.model_type)
-def test_generation_phase_by_phase(config):
-    model = build(config)
-    cost = costs.generation_cost(config.to_dict(), P, T)
+@pytest.mark.parametrize("name", WRITERS)
+def test_generation_phase_by_phase(name):
+    model, values = build(WRITERS[name]), WRITERS[name].to_dict()
+    assert costs.supported(values)
+    cost = costs.generation_cost(values, P, T)
     prefill, total = generated(model, 1), generated(model, T)
     assert cost.prefill_flops == prefill
     assert cost.decode_flops == total - prefill
     assert cost.flops == total
 
 
-@pytest.mark.parametrize("config", [T5, T5_GATED, GPT2, GPT2_INNER, LLAMA], ids=lambda c: c.model_type)
-def test_bytes_are_those_of_the_models_matrices(config):
-    model = build(config)
+@pytest.mark.parametrize("name", WRITERS)
+def test_bytes_are_those_of_the_models_matrices(name):
+    model, values = build(WRITERS[name]), WRITERS[name].to_dict()
     matrices = {n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-    cost = costs.generation_cost(config.to_dict(), P, 2)
+    cost = costs.generation_cost(values, P, 2)
     assert cost.prefill_bytes == 4 * sum(matrices.values())
-    per_step = [
-        count
-        for name, count in matrices.items()
-        if not name.startswith("encoder.") and not name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
-    ]
+    once = ("EncDecAttention.k", "EncDecAttention.v", "encoder_attn.k_proj", "encoder_attn.v_proj")
+    once += ("cross_attn.k_proj", "cross_attn.v_proj")
+    per_step = [count for n, count in matrices.items() if ".encoder." not in f".{n}" and not n.endswith(once)]
     ids = torch.arange(3, 3 + P)[None]
-    if config.model_type == "t5":
+    if model.config.is_encoder_decoder:
         cache = model(input_ids=ids, decoder_input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=True)
         parts = [cache.past_key_values.self_attention_cache, cache.past_key_values.cross_attention_cache]
     else:
         parts = [model(input_ids=torch.arange(3, 4 + P)[None], use_cache=True).past_key_values]
     held = sum(layer.keys.numel() + layer.values.numel() for part in parts for layer in part.layers)
     assert cost.decode_bytes == 4 * (sum(per_step) + held)
-    half = costs.generation_cost(config.to_dict(), P, 2, bytes_per_weight=2)
+    half = costs.generation_cost(values, P, 2, bytes_per_weight=2)
     assert half.decode_bytes * 2 == cost.decode_bytes
 
 
@@ -159,8 +204,8 @@ class Hybrid:
         (T5_GATED, Conditioning.add),
         (T5_GATED, Conditioning.prepend),
         (T5_GATED, Conditioning.memory),
-        (GPT2, Conditioning.add),
-        (GPT2, Conditioning.prepend),
+        (DECODERS["gpt2"], Conditioning.add),
+        (DECODERS["gpt2"], Conditioning.prepend),
         (GPT2_CROSS, Conditioning.memory),
     ],
     ids=lambda value: getattr(value, "model_type", value),
@@ -177,20 +222,127 @@ def test_hybrid_phase_by_phase(writer, conditioning):
     assert cost.decode_flops == total - prefill
 
 
+MODES = {
+    "add": {}, "replace": {}, "prepend": {}, "memory": {}, "cross_attention": {},
+    "prepend, 4 of z": {"pool": 4}, "prepend, 0.3 of z": {"pool": 0.3}, "prepend, all of z": {"pool": 64},
+    "cross_attention, every 2nd": {"cross_every": 2}, "cross_attention, every 3rd": {"cross_every": 3},
+}  # fmt: skip
+PAIRS = [("flan", "gpt2"), ("gpt2", "t5")]  # in every mode with every kind of tokenizers
+MORE_PAIRS = [("bert", "opt"), ("bart", "t5gemma"), ("gemma3", "llama")]  # in every mode, tokenizers in turn
+
+
+def fits(slm: str, mode: str) -> bool:
+    if mode.startswith("memory"):
+        return slm in ("gpt2", "t5", "t5gemma")
+    return not mode.startswith("cross_attention") or slm in ("gpt2", "opt", "llama")
+
+
+def system(folder, llm: str, slm: str, mode: str, tokenizers: Tokenizers, layer=None, prefix="", **projector):
+    torch.manual_seed(3)
+    cfg = tiny_model_config(folder, llm, slm, Conditioning(mode.partition(",")[0]), tokenizers, **projector)
+    for name, value in MODES[mode].items():
+        setattr(cfg, name, value)
+    cfg.llm.layer, cfg.llm.prefix = layer, prefix
+    cfg.llm.attn_implementation = cfg.slm.attn_implementation = "eager"
+    return build_model(cfg).eval()
+
+
+def require_torchs_count(model) -> None:
+    """Of prefill alone (one token) and of a whole answer, by what the benchmark asks of the cost model."""
+    prompt = READER_TEXTS[0]
+    batch = model.collator.batch_of_texts([prompt])
+    for tokens in (1, T):
+        condition = Condition("grid", 1, P, (Request((prompt,), tokens),))
+        found = counted(lambda n=tokens: model.generate(batch, max_new_tokens=n, min_new_tokens=n))
+        assert _flops(model, condition) == found, tokens
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return tmp_path_factory.mktemp("zoo")
+
+
+CASES = [
+    *product(PAIRS, MODES, Tokenizers),
+    *((*case, kind) for case, kind in zip(product(MORE_PAIRS, MODES), cycle(Tokenizers))),
+]
+
+
+@pytest.mark.parametrize(
+    ("pair", "mode", "tokenizers"),
+    [case for case in CASES if fits(case[0][1], case[1])],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_every_mode_of_a_real_hybrid(zoo, pair, mode, tokenizers):
+    require_torchs_count(system(zoo, *pair, mode, tokenizers))
+
+
+@pytest.mark.parametrize("mode", ["add", "cross_attention", "prepend, 4 of z"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"layer": [0, 1, -1]},
+        {"layer": 0},
+        {"layer": 1},
+        {"hidden": 0},
+        {"hidden": 11, "norm": False},
+        {"prefix": "the dog says: "},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tokenizers", [Tokenizers.shared, Tokenizers.llm_tokens])
+def test_what_is_read_and_how_it_is_projected(zoo, mode, arguments, tokenizers):
+    require_torchs_count(system(zoo, "gpt2", "pythia", mode, tokenizers, **arguments))
+
+
+def test_an_slm_whose_embeddings_are_narrower_than_its_blocks(zoo):
+    """As OPT-350m: gated layers make keys and values of z, which has the embeddings' width."""
+    cfg = tiny_model_config(zoo, "flan", "opt", Conditioning.cross_attention)
+    cfg.llm.attn_implementation = cfg.slm.attn_implementation = "eager"
+    cfg.slm.init, cfg.slm.config = Init.random, {"word_embed_proj_dim": 6}
+    model = build_model(cfg).eval()
+    assert model.crossing.layers[0].key.weight.shape == (16, 6)
+    require_torchs_count(model)
+
+
+def hybrid_cost(writer, conditioning: Conditioning, **arguments) -> costs.Cost:
+    return costs.generation_cost(
+        writer.to_dict(), 5, 2, llm_config=T5_GATED.to_dict(), llm_tokens=P, conditioning=conditioning,
+        projector_shape=(24, 16, 24), **arguments,
+    )  # fmt: skip
+
+
+def test_bytes_of_what_a_hybrid_adds():
+    plain = hybrid_cost(DECODERS["gpt2"], Conditioning.add)
+    mapped = hybrid_cost(DECODERS["gpt2"], Conditioning.add, embedding_width=24)
+    assert mapped.prefill_bytes - plain.prefill_bytes == 4 * 24 * 24
+    assert mapped.decode_bytes == plain.decode_bytes
+    crossed = hybrid_cost(DECODERS["gpt2"], Conditioning.cross_attention, cross_every=2)  # one layer of three
+    assert crossed.prefill_bytes - plain.prefill_bytes == 4 * 4 * 24 * 24
+    assert crossed.decode_bytes - plain.decode_bytes == 4 * (2 * 24 * 24 + 2 * 24 * P)
+    pooled = hybrid_cost(DECODERS["gpt2"], Conditioning.prepend, pooled=3)
+    prepended = hybrid_cost(DECODERS["gpt2"], Conditioning.prepend)
+    assert prepended.decode_bytes - pooled.decode_bytes == 4 * 3 * 2 * 24 * (P - 3)
+
+
 def test_cross_attention_costs_only_where_something_is_attended_to():
-    assert costs.generation_cost(GPT2_CROSS.to_dict(), P, T) == costs.generation_cost(GPT2.to_dict(), P, T)
+    plain = costs.generation_cost(DECODERS["gpt2"].to_dict(), P, T)
+    assert costs.generation_cost(GPT2_CROSS.to_dict(), P, T) == plain
 
 
 def test_a_linear_projector_and_longer_answers():
     assert costs.projector_flops((24, 0, 16), 3) == 2 * 3 * 24 * 16
-    long, short = (costs.generation_cost(T5.to_dict(), P, t) for t in (20, 10))
+    long, short = (costs.generation_cost(ENCODER_DECODERS["t5"].to_dict(), P, t) for t in (20, 10))
     assert long.prefill_flops == short.prefill_flops
     assert long.decode_flops > 2 * short.decode_flops  # the cache grows
 
 
 def test_what_is_not_known_is_refused():
-    assert not costs.supported({"model_type": "bert"})
-    with pytest.raises(UserError, match="model_type 'bert'"):
-        costs.generation_cost({"model_type": "bert"}, 3, 3)
+    assert not costs.supported({"model_type": "mamba"}, writes=False)
+    with pytest.raises(UserError, match=r"model_type 'mamba': .*known are bart, bert"):
+        costs.encoder_stack({"model_type": "mamba"})
+    assert not costs.supported(ENCODERS["bert"].to_dict())  # it reads only
+    with pytest.raises(UserError, match=r"model_type 'bert': .*known are bart, gemma"):
+        costs.generation_cost(ENCODERS["bert"].to_dict(), 3, 3)
     with pytest.raises(ValueError, match="needs llm_config"):
-        costs.generation_cost(T5.to_dict(), 3, 3, conditioning=Conditioning.add)
+        costs.generation_cost(ENCODER_DECODERS["t5"].to_dict(), 3, 3, conditioning=Conditioning.add)

@@ -1,0 +1,131 @@
+"""The part of `llm2slm generate` that answers a file of texts: reads it, answers in order, writes and goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2slm import runs
+from llm2slm.config import GenerateConfig
+from llm2slm.resumable import ResumableLines
+from llm2slm.types import UserError
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Who answers, and how: prefix of every text, and arguments of transformers' `generate`."""
+
+    model: LLM2SLM
+    config: GenerateConfig
+    prefix: str
+    arguments: dict[str, Any]
+
+
+def check_writable(path: Path) -> None:
+    """Refuses an output that could not be written once all is answered; makes nothing."""
+    if path.is_dir():
+        raise UserError(f"output={path}: is a folder; give a file")
+    home = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if not home.is_dir():
+        raise UserError(f"output={path}: {home} is no folder")
+    if not os.access(path if path.exists() else home, os.W_OK):
+        raise UserError(f"output={path}: no permission to write there")
+
+
+def read(path: Path) -> list[tuple[int, str]]:
+    """The texts of a file with their line numbers: the `source` (or `prompt`) of .jsonl rows, else its lines.
+
+    A blank line of a .jsonl file is no row; one of a plain file is an empty text, which gets an empty answer.
+    """
+    if not path.is_file():
+        raise UserError(f"input={path}: no such file")
+    if path.suffix != ".jsonl":
+        texts = list(runs.read_lines(path))
+    else:
+        texts = []
+        for number, row in runs.read_jsonl(path):
+            text = row.get("source", row.get("prompt"))
+            if not isinstance(text, str):
+                raise UserError(
+                    f"{path}, line {number}: no text in the field source (or prompt); has: {', '.join(row)}"
+                )
+            texts.append((number, text))
+    if not any(text.strip() for _, text in texts):
+        raise UserError(f"{path}: holds no text")
+    return texts
+
+
+def answers(job: Answering, texts: list[str], done: int = 0) -> Iterator[list[str]]:
+    """Answers in the order of the texts, batch by batch, "" to an empty one; a progress bar on stderr.
+
+    Args:
+        done: texts that are answered already, a multiple of the batch size.
+    """
+    import torch
+
+    from llm2slm.evaluation.predict import progress_bar
+
+    with progress_bar(shown=True, transient=True) as bar:
+        task = bar.add_task("generating", total=len(texts), completed=done, speed="")
+        started = time.perf_counter()
+        for start in range(done, len(texts), job.config.batch_size):
+            part = texts[start : start + job.config.batch_size]
+            prompts = [job.prefix + text.strip() for text in part if text.strip()]
+            torch.manual_seed(job.config.seed + start)  # so that sampling goes on as if it had never been interrupted
+            found = iter(job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else [])
+            yield [next(found) if text.strip() else "" for text in part]
+            rate = (start + len(part) - done) / max(time.perf_counter() - started, 1e-9)
+            bar.update(task, advance=len(part), speed=f"{rate:.1f} texts/s")
+
+
+def answer_file(job: Answering, texts: list[str]) -> None:
+    """Answers to a file of texts, where `output` says: rows, lines (a newline within an answer as a space), or the
+    terminal. A file that an earlier call left half-written is gone on with."""
+    if job.config.output is None:
+        for found in answers(job, texts):
+            print("\n".join(" ".join(answer.splitlines()) for answer in found))
+        return
+    path = Path(job.config.output)
+    file = ResumableLines(path, settings(job, texts), job.config.batch_size)
+    if file.done:
+        print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: going on", file=sys.stderr)
+    try:
+        for found in answers(job, texts, file.done):
+            rows = zip(texts[file.done :], found, strict=False)
+            if path.suffix == ".jsonl":
+                file.append([json.dumps({"source": s, "prediction": a}, ensure_ascii=False) for s, a in rows])
+            else:
+                file.append([" ".join(a.splitlines()) for _, a in rows])
+    except KeyboardInterrupt:
+        print(f"llm2slm: {file.done} of {len(texts)} answers are in {file.partial}; to go on, give the same command",
+              file=sys.stderr)  # fmt: skip
+        raise
+    file.finish()
+    print(f"{path}: {len(texts)} answers")
+
+
+def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
+    """What decides the answers to a file: one left half-written under other settings is not gone on with."""
+    from llm2slm.commands.evaluate import model_place
+
+    weights = Path(model_place(str(job.config.run))) / "model.safetensors"
+    return {
+        "run": job.config.run,
+        "written": weights.stat().st_mtime_ns if weights.is_file() else None,
+        "texts": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12],
+        "prefix": job.prefix,
+        "seed": job.config.seed,
+        "batch_size": job.config.batch_size,
+        "overlong": None if job.config.overlong is None else job.config.overlong.value,
+        **job.arguments,
+    }

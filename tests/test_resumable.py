@@ -1,0 +1,60 @@
+"""A file of lines that is written batch by batch: cut at every byte, it ends up as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm2slm.resumable import ResumableLines
+from llm2slm.types import UserError
+
+LINES = ["one", "", "zwei \u00e4\u2028", '{"a": 1}', "five"]
+SETTINGS = {"seed": 1, "name": "\u00e4"}
+
+
+def write(path: Path, lines: list[str], batch: int) -> int:
+    """A job that writes what is not there yet; how many lines it found."""
+    file = ResumableLines(path, SETTINGS, batch)
+    found = file.done
+    for start in range(found, len(lines), batch):
+        file.append(lines[start : start + batch])
+    file.finish()
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_ended_at_any_byte(tmp_path: Path, batch: int) -> None:
+    whole = tmp_path / "whole.txt"
+    assert write(whole, LINES, batch) == 0
+    expected = "".join(f"{line}\n" for line in LINES).encode()
+    assert whole.read_bytes() == expected
+    file = ResumableLines(tmp_path / "a.txt", SETTINGS, batch)
+    head = len(file.partial.read_bytes())
+    file.append(LINES)
+    content = file.partial.read_bytes()
+    assert content[head:] == expected
+    seen = set()
+    for end in range(len(content) + 1):
+        file.partial.write_bytes(content[:end])
+        found = write(tmp_path / "a.txt", LINES, batch)
+        complete = content[head:end].count(b"\n") if end >= head else 0
+        assert found == complete // batch * batch
+        assert (tmp_path / "a.txt").read_bytes() == expected
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "whole.txt"]
+        seen.add(found)
+    assert len(seen) > 1
+
+
+def test_another_jobs_file_stays_as_it_is(tmp_path: Path) -> None:
+    file = ResumableLines(tmp_path / "a.txt", SETTINGS)
+    file.append(LINES)
+    before = file.partial.read_bytes()
+    with pytest.raises(UserError, match=r"a.txt.part: was begun with other settings \(seed 1, now 2\).*remove it"):
+        ResumableLines(tmp_path / "a.txt", SETTINGS | {"seed": 2})
+    assert file.partial.read_bytes() == before
+    for foreign in (b"somebody's own text\n", b"[1]\n", b"{}\nmore\n"):
+        file.partial.write_bytes(foreign)
+        with pytest.raises(UserError, match="no file of an unfinished job"):
+            ResumableLines(tmp_path / "a.txt", SETTINGS)
+        assert file.partial.read_bytes() == foreign
