@@ -12,6 +12,7 @@ from command_line import python, tiny_overrides
 from hub import LocalHub
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
+from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_model_config, tiny_rows, write_tiny, write_tiny_t5
 from llm2slm.types import Tokenizers
 
@@ -140,3 +141,42 @@ def test_an_llm_that_does_not_exist_is_told_in_one_line(server, tmp_path) -> Non
     assert "me/none" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert "GET /api/models/me/none" in server.requests
+
+
+PUSHED = """
+import json, sys
+from transformers import AutoModelForSeq2SeqLM, AutoProcessor
+from llm2slm import LLM2SLM
+length = {"max_new_tokens": 8, "min_new_tokens": 8}
+model, processor = (auto.from_pretrained("me/whole") for auto in (AutoModelForSeq2SeqLM, AutoProcessor))
+found = {"text": processor.batch_decode(model.generate(**processor(TEXTS), **length))}
+found["commit"] = model.push_to_hub("me/again", with_llm=True, revision="dev", commit_message="once more")
+again = LLM2SLM.from_pretrained("me/again", revision="dev")
+found["again"] = again.generate_text(TEXTS, **length)
+print(json.dumps(found))
+""".replace("TEXTS", repr(TEXTS))
+
+
+def test_an_exported_hybrid_is_pushed_and_used_elsewhere(server, tmp_path, trained) -> None:
+    here, there = (server.environment(tmp_path / name) for name in ("here", "there"))
+    export = ["-m", "llm2slm", "export", f"run={trained}", "with_llm=true", "license=mit"]
+    done = python(*export, f"out={tmp_path / 'out'}", "push=me/whole", "private=true", **here)
+    assert done.returncode == 0, done.stderr
+    repo = server.repos["me/whole"]
+    assert repo.private and repo.commits[-1].id in done.stdout
+    own = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    assert own.items() <= repo.files().items() and {"README.md", "llm/model.safetensors"} <= own.keys()
+    assert b"license: mit" in own["README.md"] and b'from_pretrained("me/whole")' in own["README.md"]
+
+    expected = LLM2SLM.from_pretrained(trained / "model").generate_text(TEXTS, max_new_tokens=8, min_new_tokens=8)
+    found = json.loads(child(PUSHED, **there))
+    assert found["text"] == found["again"] == expected
+    again = server.repos["me/again"]
+    assert again.commits[-1].message == "once more" and again.commits[-1].id in found["commit"]
+    assert again.files("dev")["README.md"] == own["README.md"]  # the card goes where the model goes
+    assert again.files().keys() == {".gitattributes"}  # main stays as it was
+
+    server.stop()
+    done = python(*export, f"out={tmp_path / 'more'}", "push=me/more", **here)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("llm2slm: error: me/more: cannot be pushed to the Hub: ")

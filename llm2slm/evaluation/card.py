@@ -87,6 +87,11 @@ def _on_hub(name: str) -> bool:
     return not name.startswith((BUILTIN, "/", ".", "~")) and not Path(name).is_dir()
 
 
+def _inside(llm: Mapping[str, Any]) -> bool:
+    """Whether the LLM's used part is in the model's own folder."""
+    return "origin" in llm
+
+
 def shown(name: str | None) -> str:
     """A model's name as others may read it: of a local folder its last part alone."""
     if name is None:
@@ -100,11 +105,11 @@ def _purpose(config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
         return f"{shown(next(iter(_models(config)), None))}, trained alone with llm2slm."
     slm = model["slm"]
     start = "random weights" if slm["init"] == "random" or slm["name"] is None else shown(slm["name"])
-    inside = llm["name"] == "./llm"
+    inside = _inside(llm)
     layer = "" if llm["layer"] is None else f", layer {llm['layer']}"
     kept = "Its used part is in this folder" if inside else "It is not in this folder"
     return (
-        f"A frozen LLM, {shown(llm.get('origin') or llm['name'])}{layer} ({llm['dtype']}), reads the prompt once; a "
+        f"A frozen LLM, {shown(llm.get('origin', llm)['name'])}{layer} ({llm['dtype']}), reads the prompt once; a "
         f"projector maps what it reads into a small language model (started from {start}), which alone writes the "
         f"answer. LLM-to-SLM generation after {PAPER}; conditioning `{model['conditioning']}`, tokenizers "
         f"`{model['tokenizers']}`. {kept}; its weights are checked by the fingerprint `{llm['fingerprint']}`."
@@ -113,8 +118,8 @@ def _purpose(config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
 
 def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
     prefix = config["task"].get("prefix") or ""
-    where = "" if llm is None or llm["name"] == "./llm" or _on_hub(llm["name"]) else ', llm="WHERE THE LLM IS"'
-    where = "" if llm is not None and llm["name"].startswith(BUILTIN) else where
+    at_hand = llm is None or _inside(llm) or _on_hub(llm["name"]) or llm["name"].startswith(BUILTIN)
+    where = "" if at_hand else ', llm="WHERE THE LLM IS"'
     return (
         "## Use\n\n```python\nfrom llm2slm import LLM2SLM\n\n"
         f'model = LLM2SLM.from_pretrained("{name}"{where})\n'
@@ -221,5 +226,5 @@ def _rights(config: Mapping[str, Any], license: str | None, llm: Mapping[str, An
     made_of = " and ".join(dict.fromkeys(shown(name) for name in _models(config)))
     own = f"License: {license}." if license else "License: not stated by whoever trained this model."
     rest = f" It is made with {made_of}" if made_of else " It is made"
-    with_llm = ", of which the part that reads is included," if llm is not None and llm["name"] == "./llm" else ""
+    with_llm = ", of which the part that reads is included," if llm is not None and _inside(llm) else ""
     return f"## License\n\n{own}{rest}{with_llm} and trained on {_corpus(config)}: their own licenses apply to them."

@@ -65,8 +65,11 @@ def _save_plain(model: LLM2SLM, folder: Path) -> None:
 def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
     config = deepcopy(model.config)
     config.architectures = [type(model).__name__]
+    record = dict(config.llm or {})
     if with_llm:
-        config.llm = _save_llm(model, folder / INSIDE)
+        config.llm = _save_llm(model, record, folder / INSIDE)
+    elif record["name"] == INSIDE:  # it came with its LLM, and is saved without: by the name that it had before
+        config.llm = record | record["origin"]
     config.save_pretrained(folder)
     model.processor.save_pretrained(folder)
     model.slm.generation_config.save_pretrained(folder)
@@ -74,16 +77,15 @@ def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
     save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def _save_llm(model: LLM2SLM, folder: Path) -> dict[str, Any]:
+def _save_llm(model: LLM2SLM, record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Writes the part of the LLM that reads, as it was before any quantization; returns its record in this folder."""
-    record = dict(model.config.llm or {})
-    assert model.encoder is not None
     if record["init"] == Init.random.value:
         raise UserError("with_llm: the LLM of this system has random weights, which no file holds; it cannot be saved")
     cfg = _reader_config(record, model.llm_place or record["name"])
     cfg.quantization = {}
     load_reader(cfg, model_config(cfg, model.collator.llm_tokenizer)).save_pretrained(folder)
-    return record | {"name": INSIDE, "revision": None, "config": {}, "origin": record["name"]}
+    origin = {key: record[key] for key in ("name", "revision", "config")}
+    return record | {"name": INSIDE, "revision": None, "config": {}, "origin": record.get("origin", origin)}
 
 
 def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
@@ -153,12 +155,13 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) ->
     llm_tokenizer = tokenizer
     if config.tokenizers != Tokenizers.shared.value:
         llm_tokenizer = load_tokenizer(place, revision, subfolder=LLM_TOKENIZER)
-    encoder = _load_llm(config, name, llm, revision, llm_tokenizer)
+    llm_place = _llm_place(config, name, llm, revision)
+    encoder = _load_llm(config, name, llm_place, llm_tokenizer)
     slm_config = config.slm
     assert isinstance(slm_config, PreTrainedConfig)
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
     model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
-    model.llm_place = llm
+    model.llm_place = llm_place
     _fill(model, place, revision)
     if cached_file(place, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
         model.slm.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
@@ -195,18 +198,31 @@ def _limits(config: PreTrainedConfig) -> dict[str, Any]:
     return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}
 
 
-def _load_llm(config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None, tokenizer: Any) -> FrozenEncoder:
+def _llm_place(config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None) -> str:
+    """Where a saved hybrid's LLM is: at the user's word, in the hybrid's own folder, or by its recorded name.
+
+    Raises:
+        UserError: nowhere.
+    """
+    record = dict(config.llm or {})
+    where: str | None = llm or record["name"]
+    if where is None or record["init"] == Init.random.value:
+        raise UserError(f"{name}: was built on an LLM with random weights, which no file holds; it cannot be loaded")
+    if where != INSIDE:
+        return where
+    place = locate(name)
+    if not Path(place).is_dir():
+        place = snapshot_download(place, revision=revision, allow_patterns=f"{Path(INSIDE).name}/*")
+    return str(Path(place) / INSIDE)
+
+
+def _load_llm(config: LLM2SLMConfig, name: str, where: str, tokenizer: Any) -> FrozenEncoder:
     """The LLM that a saved hybrid reads with.
 
     Raises:
         UserError: it is not at hand, or not the one that the hybrid was trained with.
     """
     record = dict(config.llm or {})
-    where = llm or record["name"]
-    if where is None or record["init"] == Init.random.value:
-        raise UserError(f"{name}: was built on an LLM with random weights, which no file holds; it cannot be loaded")
-    if where == INSIDE:
-        where = _inside(locate(name), revision)
     try:
         encoder = load_encoder(_reader_config(record, where), tokenizer)
     except UserError as error:
@@ -235,13 +251,6 @@ def _reader_config(record: dict[str, Any], where: str) -> LLMConfig:
         layer=record["layer"],
         quantization=record.get("quantization") or {},
     )
-
-
-def _inside(place: str, revision: str | None) -> str:
-    """The folder of an LLM that stands within a model's own folder, or repository of the Hub."""
-    if not Path(place).is_dir():
-        place = snapshot_download(place, revision=revision, allow_patterns=f"{Path(INSIDE).name}/*")
-    return str(Path(place) / INSIDE)
 
 
 def _fill(model: LLM2SLM, name: str, revision: str | None) -> None:

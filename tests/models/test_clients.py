@@ -199,6 +199,7 @@ if trainer.is_world_process_zero():
 
 def test_accelerate_launches_it_in_two_processes(zoo: Path, tmp_path: Path) -> None:
     """Both see half of each batch, and together train as one process does that sees all of it."""
+    hybrid(zoo)  # writes the tiny models, which the processes then read
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(map(str, HOMES))}

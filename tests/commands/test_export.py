@@ -1,0 +1,102 @@
+"""`llm2slm export`: what it writes loads, says the same, and tells of the run; what it cannot do is one line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import files_of
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from llm2slm import runs
+from llm2slm.cli import main
+from llm2slm.models.hybrid import LLM2SLM
+
+TEXTS = ["The old teacher reads a book.", "two dogs"]
+FIVE = {"max_new_tokens": 5, "min_new_tokens": 5}
+
+
+def answers(folder: Path) -> list[str]:
+    return LLM2SLM.from_pretrained(folder).generate_text(TEXTS, **FIVE)
+
+
+def test_training_leaves_a_card(trained: Path) -> None:
+    card = ModelCard.load(trained / "model" / "README.md")
+    quality = runs.read_result(trained)["systems"][0]["quality"]
+    assert {e.metric_type: e.metric_value for e in card.data.eval_results} == {
+        key: pytest.approx(score["value"], abs=1e-4) for key, score in quality.items()
+    }
+    assert "translate English to German: " in card.text
+
+
+def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    before = files_of(run)
+    out = tmp_path / "to" / "give"
+    assert main(["export", f"run={run}", f"out={out}", "with_llm=true", "license=mit", "name=Tiny"]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: ")
+    assert files_of(run) == before
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "mit" and "# Tiny\n" in card.text and "Its used part is in this folder" in card.text
+    assert answers(out) == answers(run / "model")
+    # a folder without its run still knows what stood in front of every text
+    typed = ["generate", f"prompt={TEXTS[0]}", "max_new_tokens=5", "stream=false"]
+    said = []
+    for place in (run, out):
+        assert main([*typed, f"run={place}"]) == 0
+        shown = capsys.readouterr()
+        assert not shown.err
+        said.append(shown.out)
+    assert said[0] == said[1]
+
+
+def test_weights_are_stored_narrower_and_loaded_as_they_were(trained: Path, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    assert main(["export", f"run={trained}", f"out={whole}"]) == 0
+    assert main(["export", f"run={trained}/model", f"out={half}", "dtype=bfloat16"]) == 0
+    wide, narrow = (load_file(folder / "model.safetensors") for folder in (whole, half))
+    assert wide.keys() == narrow.keys()
+    for name, tensor in wide.items():
+        assert torch.equal(tensor.to(torch.bfloat16), narrow[name]) and narrow[name].dtype == torch.bfloat16
+    model = LLM2SLM.from_pretrained(half)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_other_results_are_part_of_the_card(trained: Path, tmp_path: Path) -> None:
+    timed = tmp_path / "timed"
+    grid = ["benchmark.prompts=2", "benchmark.response_tokens=[4]", "benchmark.repeats=2", "benchmark.memory=false"]
+    assert main(["benchmark", f"run={trained}", *grid, "trainer.progress=false", f"hydra.run.dir={timed}"]) == 0
+    assert main(["export", f"run={trained}", f"out={tmp_path / 'out'}", f"results=[{timed}]"]) == 0
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    row = next(s for s in runs.read_result(timed)["systems"] if s["kind"] == "llm2slm")["speed"][0]
+    assert "## Speed" in text and f"{row['speedup']['median']:.2f}×" in text and "median of 2 rounds" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "export needs run=DIR"),
+        (["run=RUN", "dtype=int8"], "dtype=int8 is unknown; possible: float32, bfloat16, float16"),
+        (["run=RUN", "out=full"], "out=full: holds something already"),
+        (["run=RUN", "push=a/b/c"], "push=a/b/c: give a repository of the Hub"),
+        (["run=RUN", "results=[nowhere]"], "nowhere: no such file"),
+        (["run=nowhere"], "model 'nowhere' cannot be read"),
+        (["run=alone", "license=mit"], "run=alone: records no configuration to write a model card from"),
+        (["run=RUN", "push=me/model"], "me/model: not pushed: its LLM is the folder"),
+    ],
+)
+def test_mistakes(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    shutil.copytree(trained / "model", tmp_path / "alone")
+    assert main(["export", *(a.replace("RUN", str(trained)) for a in arguments)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("llm2slm: error: ") and shown.err.count("\n") == 1
+    assert said in shown.err

@@ -1,0 +1,112 @@
+"""The model card: every figure is one of a result's, with its conditions; what the Hub reads is valid for the Hub."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from llm2slm import runs
+from llm2slm.config import RunConfig
+from llm2slm.evaluation.card import model_card
+from llm2slm.runs import Score, SpeedRow, Spread, System
+from llm2slm.types import Init, SystemKind
+
+LLM = {
+    "name": "google/flan-t5-base",
+    "layer": None,
+    "dtype": "bfloat16",
+    "fingerprint": "0123456789ab",
+    "revision": "c" * 40,
+}
+COMMIT = "f" * 40
+
+
+def speed(total: float, speedup: float) -> SpeedRow:
+    one = Spread(total, total - 1, total + 1)
+    return SpeedRow(
+        1, 21.5, 17.25, "test", "float32", 2, "transformers generate, greedy", 2, 5, Spread(12.25, 12.0, 13.0),
+        Spread(3.5, 3.25, 3.75), one, one, 99.0, 1e9, Spread(speedup, speedup - 0.25, speedup + 0.25),
+    )  # fmt: skip
+
+
+def result(*systems: System, verb: str = "train") -> dict[str, Any]:
+    made = runs.Result(verb, 7, "abc", 12.0, list(systems), device="a processor, 2 cores", git_commit=COMMIT)
+    return runs.plain(made)
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    run = RunConfig()
+    run.model.llm.name, run.model.slm.name = "google/flan-t5-base", "/home/somebody/private/slm"
+    run.data.name, run.data.train = "json", "/home/somebody/private/train.jsonl"
+    run.task.name, run.task.prefix = "summarization", "summarize: "
+    return runs.plain(run)
+
+
+def trained() -> dict[str, Any]:
+    quality = {"rouge1": Score(41.5, "rouge|stemmer", 819), "rougeL": Score(33.25, "rouge|stemmer", 819)}
+    system = System("llm2slm", "llm2slm", {"total": 250_000_000, "trainable": 60_500_000}, quality)
+    system.notes = {
+        "split": "validation", "training_seconds": 90.0, "optimizer_steps": 3000,
+        "data": {"train": {"rows": 12_000, "dropped": 3, "overlong_prompts": 0, "overlong_responses": 3}},
+    }  # fmt: skip
+    return result(system)
+
+
+def timed() -> dict[str, Any]:
+    systems = [System(k, k, {"total": 1, "trainable": 1}) for k in ("llm", "llm2slm")]
+    systems[0].speed, systems[1].speed = [speed(400.0, 1.0)], [speed(100.0, 4.0)]
+    return result(*systems, verb="benchmark")
+
+
+def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
+    text = model_card("me/model", config, [trained(), timed()], license="apache-2.0", llm=LLM)
+    for said in (
+        "| llm2slm | 41.50 | 33.25 | 819 |", "ROUGE-1: `rouge|stemmer`", "On the validation split", "12000 rows",
+        "overlong responses 3, dropped 3", "250 M parameters", "60.5 M trained", "3000 steps in 1 min 30 s", "seed 7",
+        f"commit `{COMMIT}`", "a processor, 2 cores", "| llm | 12.2 (12.0–13.0) |", "| 4.00× (3.75–4.25) |",
+        "100 (99.0–101)", "21.5 prompt and 17.2 response tokens", "transformers generate, greedy decoding, float32",
+        "2 threads, median of 5 rounds after 2 of warm-up", "`google/flan-t5-base`", "`0123456789ab`", "(bfloat16)",
+        "`summarize: `", "License: apache-2.0", 'from_pretrained("me/model")',
+    ):  # fmt: skip
+        assert said in text.replace("\u00a0", " "), said
+
+
+def test_what_the_hub_reads(config: dict[str, Any]) -> None:
+    card = ModelCard(model_card("me/model", config, [trained(), timed()], license="apache-2.0", llm=LLM))
+    assert card.data.license == "apache-2.0"
+    assert (card.data.library_name, card.data.pipeline_tag) == ("llm2slm", "summarization")
+    assert card.data.base_model == ["google/flan-t5-base"]  # not the folder of the SLM
+    scores = {score.metric_type: (score.metric_value, score.metric_config) for score in card.data.eval_results}
+    assert scores == {"rouge1": (41.5, "rouge|stemmer"), "rougeL": (33.25, "rouge|stemmer")}
+    assert {score.dataset_split for score in card.data.eval_results} == {"validation"}
+
+
+def test_no_path_of_this_machine_is_told(config: dict[str, Any]) -> None:
+    text = model_card("m", config, [], llm=LLM | {"name": "/home/somebody/private/llm"})
+    assert "/home" not in text and "somebody" not in text
+    assert "`llm` (a local folder)" in text and "`slm` (a local folder)" in text and "train.jsonl" in text
+    assert 'llm="WHERE THE LLM IS"' in text
+
+
+def test_what_is_not_known_is_not_said(config: dict[str, Any]) -> None:
+    text = model_card("m", config, [], llm=LLM)
+    assert "License: not stated" in text and "license:" not in text
+    for heading in ("## Quality", "## Speed", "## Training"):
+        assert heading not in text
+    assert "## Speed" not in model_card("m", config, [trained()], llm=LLM)
+
+
+def test_the_llm_inside_and_random_weights_and_no_llm_at_all(config: dict[str, Any]) -> None:
+    inside = model_card("m", config, [], llm=LLM | {"name": "./llm", "origin": {"name": "google/flan-t5-base"}})
+    assert "Its used part is in this folder" in inside and "of which the part that reads is included" in inside
+    assert "`google/flan-t5-base`" in inside and "./llm" not in inside
+    fresh = copy.deepcopy(config)
+    fresh["model"]["slm"] |= {"init": Init.random.value}
+    assert "(started from random weights)" in model_card("m", fresh, [], llm=LLM)
+    fresh["model"]["kind"] = SystemKind.slm.value
+    alone = model_card("m", fresh, [], llm=None)
+    assert "trained alone" in alone and "flan" not in alone

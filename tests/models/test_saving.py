@@ -1,0 +1,148 @@
+"""A hybrid's folder: with the used part of its LLM inside, without it, with its card; what it cannot do is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import labelled, tiny_model_config, tiny_rows
+from llm2slm.types import SystemKind, Tokenizers, UserError
+
+TEXTS = [row["source"] for row in tiny_rows()]
+EIGHT = {"max_new_tokens": 8, "min_new_tokens": 8}
+
+
+def hybrid(folder: Path, llm: str = "t5", **reader: Any) -> LLM2SLM:
+    config = tiny_model_config(folder, llm, "gpt2", tokenizers=Tokenizers.offsets)
+    for key, value in reader.items():
+        setattr(config.llm, key, value)
+    torch.manual_seed(2)
+    return build_model(config).eval()
+
+
+def logits(model: LLM2SLM) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(labelled(model, [0, 1, 2]))
+
+
+def numbers(path: Path) -> dict[str, int]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118  not a mapping
+
+
+@pytest.mark.parametrize(
+    ("llm", "reader", "gone"),
+    [
+        ("t5", {}, "decoder."),
+        ("bart", {}, "decoder."),
+        ("t5gemma", {}, "decoder."),
+        ("bert", {}, "pooler."),
+        ("gpt2", {"layer": 2}, "h.2."),
+        ("llama", {"layer": [1, 0.5]}, "layers.2."),
+        ("gemma2", {"layer": -2}, "layers.3."),
+        ("pythia", {"layer": 0}, "layers.1."),
+    ],
+)
+def test_a_folder_that_needs_nothing_else(tmp_path: Path, llm: str, reader: dict[str, Any], gone: str) -> None:
+    model = hybrid(tmp_path / "zoo", llm, **reader)
+    expected, name = logits(model), model.config.llm["name"]
+    model.save_pretrained(tmp_path / "saved", with_llm=True)
+    found = numbers(tmp_path / "saved" / "llm" / "model.safetensors")
+    assert not [tensor for tensor in found if gone in tensor]  # what is not read is not written
+    own = {id(p): p.numel() for p in model.encoder.parameters()}
+    final = (
+        "norm.",
+        "ln_f.",
+    )  # behind the last block: kept by transformers' class, read by nobody where layers are gone
+    read = sum(n for tensor, n in found.items() if not any(f in tensor for f in final))
+    assert read <= sum(own.values()) <= sum(found.values())
+    shutil.rmtree(tmp_path / "zoo")
+
+    moved = shutil.move(tmp_path / "saved", tmp_path / "elsewhere")
+    again = LLM2SLM.from_pretrained(moved)
+    assert torch.equal(logits(again), expected)
+    assert again.generate_text(TEXTS, **EIGHT) == model.generate_text(TEXTS, **EIGHT)
+    again.save_pretrained(tmp_path / "third", with_llm=True)  # from inside a folder into another
+    assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "third")), expected)
+    again.save_pretrained(tmp_path / "without")
+    record = json.loads((tmp_path / "without" / "config.json").read_text())["llm"]
+    assert record["name"] == name and not (tmp_path / "without" / "llm").exists()
+    with pytest.raises(UserError, match=r"its LLM is not at hand.*llm=PATH"):
+        LLM2SLM.from_pretrained(tmp_path / "without")
+    found = LLM2SLM.from_pretrained(tmp_path / "without", llm=tmp_path / "third" / "llm")
+    assert torch.equal(logits(found), expected)
+
+
+def test_an_llm_that_has_moved_is_written_from_where_it_is(tmp_path: Path) -> None:
+    model = hybrid(tmp_path / "zoo")
+    model.save_pretrained(tmp_path / "saved")
+    moved = shutil.move(model.config.llm["name"], tmp_path / "moved")
+    loaded = LLM2SLM.from_pretrained(tmp_path / "saved", llm=moved)
+    loaded.save_pretrained(tmp_path / "whole", with_llm=True)
+    assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "whole")), logits(model))
+
+
+def test_a_changed_config_of_the_llm_goes_inside(tmp_path: Path) -> None:
+    model = hybrid(tmp_path / "zoo", config={"num_layers": 1})
+    model.save_pretrained(tmp_path / "saved", with_llm=True)
+    again = LLM2SLM.from_pretrained(tmp_path / "saved")
+    assert len(again.encoder.body.block) == 1
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_a_quantized_llm_is_written_as_it_was_before_and_quantized_again(tmp_path: Path) -> None:
+    pytest.importorskip("optimum.quanto")
+    model = hybrid(tmp_path / "zoo", quantization={"quant_method": "quanto", "weights": "int8"})
+    plain = hybrid(tmp_path / "zoo")
+    assert not torch.equal(logits(model), logits(plain))
+    model.save_pretrained(tmp_path / "saved", with_llm=True)
+    with safe_open(tmp_path / "saved" / "llm" / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118
+    assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "saved")), logits(model))
+
+
+def test_another_llm_inside_is_refused(tmp_path: Path) -> None:
+    one, other = hybrid(tmp_path / "one"), hybrid(tmp_path / "two", "bart")
+    one.save_pretrained(tmp_path / "a", with_llm=True)
+    other.save_pretrained(tmp_path / "b", with_llm=True)
+    shutil.rmtree(tmp_path / "a" / "llm")
+    shutil.copytree(tmp_path / "b" / "llm", tmp_path / "a" / "llm")
+    with pytest.raises(UserError, match="was trained on an LLM of width 24"):
+        LLM2SLM.from_pretrained(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "llm")
+    with pytest.raises(UserError, match="its LLM is not at hand"):
+        LLM2SLM.from_pretrained(tmp_path / "a")
+
+
+def test_there_is_no_llm_to_write(zoo: Path, tmp_path: Path) -> None:
+    alone = build_model(tiny_model_config(zoo, kind=SystemKind.slm))
+    with pytest.raises(UserError, match=r"this system \(slm\) has no LLM beside it"):
+        alone.save_pretrained(tmp_path / "a", with_llm=True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_card_goes_where_the_model_goes(zoo: Path, tmp_path: Path) -> None:
+    for kind in ("llm2slm", "slm"):
+        folder = tmp_path / kind
+        build_model(tiny_model_config(zoo, kind=SystemKind(kind))).save_pretrained(folder / "first")
+        assert not (folder / "first" / "README.md").exists()  # nothing is made up
+        (folder / "first" / "README.md").write_text("# a card\n")
+        model = LLM2SLM.from_pretrained(folder / "first")
+        model.save_pretrained(folder / "second")
+        assert (folder / "second" / "README.md").read_text() == "# a card\n"
+        (folder / "second" / "README.md").write_text("# a newer one\n")
+        model.save_pretrained(folder / "second")
+        assert (folder / "second" / "README.md").read_text() == "# a newer one\n"
+
+
+def test_what_only_this_machine_has_is_not_pushed(zoo: Path) -> None:
+    with pytest.raises(UserError, match=r"me/model: not pushed: its LLM is the folder .*with_llm"):
+        build_model(tiny_model_config(zoo)).push_to_hub("me/model")
