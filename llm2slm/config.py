@@ -54,8 +54,8 @@ class LLMConfig(LanguageModelConfig):
     chat: bool = False
     """Put every prompt (with `prefix`) into the LLM's chat template, as a user's turn that is to be answered."""
     quantization: dict[str, Any] = field(default_factory=dict)
-    """transformers' own quantization_config, for the LLM as a reader: quant_method (torchao, bitsandbytes, quanto, ...)
-    and what that method takes, as {quant_method: quanto, weights: int8}. Needs its library."""
+    """transformers' own quantization_config, for an LLM that is not trained: quant_method (torchao, bitsandbytes,
+    quanto, ...) and what that method takes, as {quant_method: quanto, weights: int8}. Needs its library."""
 
 
 @dataclass
@@ -237,7 +237,7 @@ class BenchmarkConfig:
     response_tokens: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
     """Response lengths, in tokens, forced on every system. Unused for the test's own lengths."""
     prompts: int = 32
-    """Prompts of the test split that are timed at their own lengths."""
+    """Prompts of the test split (validation where there is none) that are timed at their own lengths."""
     repeats: int = 5
     """Timed rounds; each round runs every system once, in a rotated order."""
     warmup: int = 2
@@ -299,7 +299,8 @@ class GenerateConfig:
     batch_size: int = 32
     """Texts of `input` answered at once."""
     overlong: Overlong | None = None
-    """What to do with a text that is longer than the model takes: error | truncate. None: as the run was trained."""
+    """What to do with a text that is longer than the model takes: error | truncate. None: as the run was trained (drop
+    counts as error)."""
     seed: int = 1
 
 

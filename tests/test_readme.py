@@ -33,6 +33,7 @@ SMALLER = {
         "benchmark.memory=false",
         "trainer.progress=false",
     ],
+    "export": [],
     "report": [],
 }
 """What is put behind a command of each verb, so that it runs in a second."""
@@ -132,6 +133,9 @@ def test_command_runs(call, place, tiny_llm, request, capsys):
                 assert [row["source"] for row in rows] == Path(given["input"]).read_text().splitlines()
             else:
                 assert shown.out.endswith("\n")
+        case "export":
+            assert (place / "my-model" / "llm" / "model.safetensors").is_file()
+            assert "license: apache-2.0" in (place / "my-model" / "README.md").read_text("utf-8")
         case "report":
             assert "</html>" in (place / given["out"] / "report.html").read_text("utf-8")
 
@@ -198,11 +202,14 @@ def test_overrides_within_the_text_are_valid(capsys):
 
 
 def prepared(composer: Composer, override: str) -> None:
-    """As `train` takes it, or, where that does not know the key, `generate`."""
-    try:
-        composer.prepare(override, sweeping=False)
-    except UserError:
-        Composer("generate").prepare(override, sweeping=False)
+    """As `train` takes it, or, where that does not know the key, `generate` or `export`."""
+    for other in (composer, Composer("generate")):
+        try:
+            other.prepare(override, sweeping=False)
+            return
+        except UserError:
+            pass
+    Composer("export").prepare(override, sweeping=False)
 
 
 def test_the_table_of_conditionings_is_complete():

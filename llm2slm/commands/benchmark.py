@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import limited, limits, model_place, tell_defaults
+from llm2slm.commands.evaluate import final_split, limited, limits, model_place, tell_defaults
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -112,6 +112,8 @@ def recorded_llm(model: LLM2SLM, moved: str | None) -> LLMConfig | None:
         init=Init(record.get("init", Init.pretrained.value)),
         config=dict(record.get("config") or {}),
         dtype=record["dtype"],
+        attn_implementation=record.get("attn_implementation"),
+        quantization=dict(record.get("quantization") or {}),
         prefix=record.get("prefix", ""),
         chat=record.get("chat", False),
     )
@@ -123,7 +125,7 @@ def benchmark_systems(
     data: DataModule,
     config: RunConfig,
 ) -> list[runs.System]:
-    """Times systems, the LLM first, on the test split.
+    """Times systems, the LLM first, on the test split (validation where a user's own files have none).
 
     Args:
         places: where each saved system comes from; peak memory on a CPU needs it.
@@ -137,7 +139,7 @@ def benchmark_systems(
     )
     rows = time_systems(
         {name: systems[name].eval() for name in ordered},
-        data.examples("test"),
+        data.examples(final_split(config.data)),
         config.benchmark,
         seed=config.seed,
         memory=memory if systems[ordered[0]].device.type == "cpu" else None,
@@ -160,5 +162,5 @@ def overlong(model: LLM2SLM, data: DataModule) -> dict[str, dict[str, Any]]:
     if data.config.overlong is not Overlong.truncate:
         return data.report()
     own = DataModule(data.config, data.task, model.collator, data.seed)
-    own.encoded("test")
+    own.encoded(final_split(data.config))
     return own.report()

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2slm import runs
 from llm2slm.commands import train
 from llm2slm.commands.benchmark import Places, benchmark_systems, llm_alone
-from llm2slm.commands.evaluate import check_metrics, judge_system, limited
+from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, limited
 from llm2slm.commands.export import write_card
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
@@ -99,7 +99,7 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
                 "demo compares on the same rows; with data.overlong=drop tokenizers may drop different ones: "
                 "use data.overlong=truncate"
             )
-        if train.final_split(each.data) != "test":
+        if final_split(each.data) != "test":
             raise UserError("demo compares on the test split: set data.test")
         check_metrics(resolve(each.task, languages(each.data)))
     return own

@@ -68,6 +68,11 @@ def check_metrics(task: Task) -> None:
     score(task.metrics, ["x"], ["x"])
 
 
+def final_split(data: DataConfig) -> str:
+    """What a trained system is scored and timed on: the test split; of a user's own files without one, validation."""
+    return "validation" if data.name == "json" and data.test is None else "test"
+
+
 def tell_defaults(config: RunConfig) -> None:
     """Says which corpus and prefix are used where neither the model nor the user names one."""
     if config.run is None or runs.home(config.run) is not None:

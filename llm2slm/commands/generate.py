@@ -11,7 +11,7 @@ from llm2slm import runs
 from llm2slm.commands import hush
 from llm2slm.commands.answering import Answering, answer_file, check_writable, read
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
-from llm2slm.types import UserError
+from llm2slm.types import Overlong, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -58,6 +58,8 @@ def check(config: GenerateConfig) -> list[tuple[int, str]] | None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
+    if config.overlong is Overlong.drop:
+        raise UserError("overlong=drop: each text is owed an answer; use truncate or error")
     if config.temperature <= 0 or not 0 < config.top_p <= 1:
         raise UserError(f"temperature={config.temperature} top_p={config.top_p}: must be above 0, and top_p at most 1")
     if config.output is not None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import check_metrics, judge_system, show_result
+from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
 from llm2slm.commands.export import write_card
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
-from llm2slm.config import DataConfig, RunConfig
+from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import languages
 from llm2slm.data.tasks import Task, resolve
@@ -26,7 +26,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
 from llm2slm.training.fit import Fitted, Judge, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
-from llm2slm.types import Conditioning, Example, UserError
+from llm2slm.types import Conditioning, Example, SystemKind, UserError
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -39,6 +39,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if config.run is not None:
         folder = Path(config.run)
         config, resume = resumed(config, folder)
+    if config.model.kind is SystemKind.llm and config.model.llm.quantization:
+        raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
     set_seed(config.seed)
     task = resolve(config.task, languages(config.data))
     check_metrics(task)
@@ -125,11 +127,6 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
                 "callbacks only: leave the rest out, or train anew without run="
             )
     return config, last
-
-
-def final_split(data: DataConfig) -> str:
-    """What a trained system is scored on: the test split; validation where a user's own files have no test."""
-    return "validation" if data.name == "json" and data.test is None else "test"
 
 
 def check_monitor(config: RunConfig, task: Task) -> None:

@@ -125,7 +125,7 @@ def conditions(row: Mapping[str, Any]) -> str:
     """The conditions of a speed row in words."""
     prompt, response = length(row["prompt_tokens"]), length(row["response_tokens"])
     lengths = (
-        f"the test's own lengths (on average {prompt} prompt and {response} response tokens)"
+        f"the texts' own lengths (on average {prompt} prompt and {response} response tokens)"
         if row["lengths"] == "test"
         else f"{prompt} prompt and {response} response tokens"
     )

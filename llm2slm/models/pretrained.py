@@ -165,7 +165,7 @@ def load_language_model(
     if type(config) not in mapping:
         raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return _weights(auto, cfg, config, crossed=crossed)
+    return _weights(auto, cfg, config, crossed=crossed, **_quantized(cfg))
 
 
 def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
@@ -175,10 +175,16 @@ def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEn
 
 def load_reader(cfg: LLMConfig, config: PreTrainedConfig) -> PreTrainedModel:
     """The part of an LLM that `cfg.layer` needs, as a transformers model of its class."""
-    more = {"quantization_config": quantization_config(cfg.quantization)} if cfg.quantization else {}
-    if more and cfg.init is Init.random:
+    return _weights(reader_class(config, cfg.layer), cfg, config, **_quantized(cfg))
+
+
+def _quantized(cfg: LanguageModelConfig) -> dict[str, Any]:
+    """What `from_pretrained` is told of quantization."""
+    if not isinstance(cfg, LLMConfig) or not cfg.quantization:
+        return {}
+    if cfg.init is Init.random:
         raise UserError("model.llm.quantization is for weights that are loaded; model.llm.init=random has none")
-    return _weights(reader_class(config, cfg.layer), cfg, config, **more)
+    return {"quantization_config": quantization_config(cfg.quantization)}
 
 
 def _weights(

@@ -184,6 +184,7 @@ WRONG = {
     "no such file": (["input=none.txt"], "input=none.txt: no such file"),
     "both": (["prompt=a", "input=texts.txt"], "prompt and input are both given; give one of them"),
     "output of a prompt": (["prompt=a", "output=b"], "output is for the answers to a file; give input=FILE with it"),
+    "drop": (["prompt=a", "overlong=drop"], "overlong=drop: each text is owed an answer; use truncate or error"),
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),
     "no JSON": (["input=bad.jsonl"], "bad.jsonl, line 2: not JSON ("),
     "no field": (["input=field.jsonl"], "field.jsonl, line 1: no text in the field source (or prompt); has: text"),

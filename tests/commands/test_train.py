@@ -296,3 +296,11 @@ def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path):
     way = sum(float((ends[1][f"model.{n}"] - start[n]).pow(2).sum()) for n in start) ** 0.5
     assert off < 1e-3 * way  # Adam makes much of rounding errors where a gradient is nearly 0
     assert (folder / "predictions.jsonl").read_text() == (tmp_path / "alone" / "predictions.jsonl").read_text()
+
+
+def test_a_quantized_llm_is_not_trained(root):
+    config = tiny_run(root, kind="llm")
+    config.model.llm.quantization = {"quant_method": "quanto", "weights": "int8"}
+    with pytest.raises(UserError, match=r"model\.llm\.quantization: .*leave it out"):
+        train(config, root / "never")
+    assert not (root / "never").exists()

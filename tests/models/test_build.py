@@ -231,6 +231,15 @@ def test_quantization_survives_saving(zoo, tmp_path) -> None:
     assert not torch.equal(first, third)
 
 
+def test_an_llm_that_writes_is_quantized_as_the_one_that_reads(zoo) -> None:
+    pytest.importorskip("optimum.quanto")
+    cfg = tiny_model_config(zoo, kind=SystemKind.llm)
+    cfg = replace(cfg, llm=replace(cfg.llm, quantization={"quant_method": "quanto", "weights": "int8"}))
+    model = build_model(cfg).eval()
+    assert any(type(module).__name__ == "QLinear" for module in model.slm.modules())
+    assert all(model.generate_text(TEXTS, max_new_tokens=5, min_new_tokens=5))
+
+
 def test_limits_survive_saving(zoo, tmp_path) -> None:
     data = DataConfig(max_prompt_tokens=40, max_response_tokens=9, overlong=Overlong.truncate)
     build_model(tiny_model_config(zoo), data).save_pretrained(tmp_path)
