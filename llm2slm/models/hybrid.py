@@ -85,6 +85,7 @@ class LLM2SLM(PreTrainedModel):
     Attributes:
         slm: the writer, a transformers model; projector, encoder: None without guidance.
         llm_place: where the LLM was found, if not where the config says.
+        card: text of the model card that it came with.
         processor: both tokenizers and how texts become batches; attached by whoever builds or loads the model.
     """
 
@@ -101,6 +102,7 @@ class LLM2SLM(PreTrainedModel):
         self.working_dtype = str(slm.dtype).removeprefix("torch.")  # weights halved later on are so for storage
         self.encoder = encoder
         self.llm_place: str | None = None
+        self.card: str | None = None
         self.conditioning = Conditioning(config.conditioning)
         self.kind = SystemKind(config.kind)
         attends = self.conditioning is Conditioning.memory

@@ -7,7 +7,6 @@ weights, or (with_llm) its used part stands in a folder inside. An unguided syst
 from __future__ import annotations
 
 import json
-import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,9 +48,8 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
             _save_hybrid(model, folder, with_llm=with_llm)
     finally:
         model.slm = tuned
-    card = _card_of(model)
-    if card is not None and not (folder / CARD).exists():  # a card that is there may be newer
-        shutil.copy(card, folder / CARD)
+    if model.card is not None and not (folder / CARD).exists():  # a card that is there may be newer
+        (folder / CARD).write_text(model.card, encoding="utf-8")
 
 
 def _save_plain(model: LLM2SLM, folder: Path) -> None:
@@ -69,7 +67,7 @@ def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
     if with_llm:
         config.llm = _save_llm(model, record, folder / INSIDE)
     elif record["name"] == INSIDE:  # it came with its LLM, and is saved without: by the name that it had before
-        config.llm = record | record["origin"]
+        config.llm = {key: value for key, value in record.items() if key != "origin"} | record["origin"]
     config.save_pretrained(folder)
     model.processor.save_pretrained(folder)
     model.slm.generation_config.save_pretrained(folder)
@@ -95,17 +93,6 @@ def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
     for tensor_name, tensor in kept.items():
         first.setdefault(id(tensor), tensor_name)
     return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
-
-
-def _card_of(model: LLM2SLM) -> Path | None:
-    """The model card beside what the model was loaded from."""
-    name = model.config.name_or_path
-    if not name:
-        return None
-    path = cached_file(
-        name, CARD, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
-    return None if path is None else Path(path)
 
 
 def push(
@@ -148,9 +135,22 @@ def push(
 def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
     """What `LLM2SLM.from_pretrained` does."""
     config = read_config(name, revision)
+    model: ModelT
+    if isinstance(config, LLM2SLMConfig):
+        model = _load_hybrid(cls, config, name, llm, revision)
+    else:
+        model = _load_plain(cls, config, name, revision)
+    path = cached_file(
+        locate(name), CARD, revision=revision,
+        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    model.card = None if path is None else Path(path).read_text(encoding="utf-8")
+    model.eval()
+    return model
+
+
+def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None) -> ModelT:
     place = locate(name)
-    if not isinstance(config, LLM2SLMConfig):
-        return _load_plain(cls, config, name, revision)
     tokenizer = load_tokenizer(place, revision)
     llm_tokenizer = tokenizer
     if config.tokenizers != Tokenizers.shared.value:
@@ -166,7 +166,6 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) ->
     if cached_file(place, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
         model.slm.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
     attach_processor(model, tokenizer, llm_tokenizer)
-    model.eval()
     return model
 
 
@@ -187,7 +186,6 @@ def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision
     own.name_or_path = config.name_or_path
     model = cls(own, slm, None)
     attach_processor(model, tokenizer, None)
-    model.eval()
     return model
 
 
