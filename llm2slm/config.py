@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Init, Overlong, SystemKind, Tokenizers
+from llm2slm.types import Conditioning, Init, Labels, Overlong, SystemKind, Tokenizers
 
 
 @dataclass
@@ -126,6 +126,12 @@ class DataConfig:
     """What to do with a longer one."""
     workers: int = 0
     """DataLoader processes."""
+    labels: Labels = Labels.gold
+    """Answers that are trained on: gold (the corpus') | llm (those that the LLM wrote) | mix."""
+    labels_from: str | None = None
+    """labels=llm or mix: what `llm2slm label` left for the training split: its run directory, or the file."""
+    labels_share: float = 0.5
+    """labels=mix: share of the rows that get the LLM's answer, drawn by the seed."""
 
 
 @dataclass
@@ -248,8 +254,20 @@ class BenchmarkConfig:
 
 
 @dataclass
+class LabelConfig:
+    """How the LLM writes labels, beside `task.max_new_tokens` and `task.num_beams`."""
+
+    do_sample: bool = False
+    """Sample with the temperature and top_p below; else take the likeliest token (or beam)."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    format: str = "jsonl"
+    """jsonl | parquet."""
+
+
+@dataclass
 class RunConfig:
-    """One run of `train`, `evaluate`, `benchmark` or `demo`."""
+    """One run of `train`, `evaluate`, `label`, `benchmark` or `demo`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -259,13 +277,14 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
     seed: int = 1
     run: str | None = None
-    """Run directory that evaluate, generate and benchmark read; for train: a directory to resume."""
+    """Run directory that evaluate, generate, label and benchmark read; for train: a directory to resume."""
     llm: str | None = None
     """evaluate, generate, benchmark: where the LLM of `run` is now, if it has moved."""
     split: str = "test"
-    """evaluate: train | validation | test."""
+    """evaluate, label: train | validation | test."""
     systems: dict[str, Any] = field(default_factory=dict)
     """demo: name of a system -> overrides of this config for it; benchmark: name -> folder of another system."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,19 @@ class ResumableLines:
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self) -> None:
-        """Gives the lines their file, in one step."""
+    def lines(self) -> list[str]:
+        """What is there."""
+        return self.partial.read_bytes()[self._head :].decode().split("\n")[:-1]
+
+    def finish(self, key: Callable[[str], Any] | None = None) -> None:
+        """Gives the lines their file, in one step.
+
+        Args:
+            key: of a line; they are sorted by it. None: as they were added.
+        """
+        lines = self.lines() if key is None else sorted(self.lines(), key=key)
         whole = self.path.with_name(self.path.name + ".whole")
-        with self.partial.open("rb") as partial, whole.open("wb") as file:
-            partial.seek(self._head)
-            while block := partial.read(1 << 20):
-                file.write(block)
+        whole.write_bytes("".join(f"{line}\n" for line in lines).encode())
         whole.replace(self.path)
         self.partial.unlink()
 

@@ -202,6 +202,14 @@ def config_hash(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def text_hash(texts: Iterable[str]) -> str:
+    """Twelve hex digits that name texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)} {text}".encode())
+    return digest.hexdigest()[:12]
+
+
 def write_config(folder: Path, config: RunConfig) -> None:
     """Writes the resolved configuration to `config.yaml`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,14 @@ class Init(StrEnum):
     random = "random"
 
 
+class Labels(StrEnum):
+    """Whose answers a model is trained on."""
+
+    gold = "gold"  # those of the corpus
+    llm = "llm"  # those that the LLM wrote (`llm2slm label`)
+    mix = "mix"  # for a share of the rows the LLM's, for the others the corpus'
+
+
 class Overlong(StrEnum):
     """What happens to a text of more tokens than allowed. Whatever it is, it is counted and reported."""
 

@@ -17,6 +17,7 @@ VERBS = {
     "train": "train a model (LLM-to-SLM, the SLM alone, or the LLM itself), then evaluate it",
     "evaluate": "generate for a split with a trained model, and score it",
     "generate": "answer a prompt, a file of prompts, or what you type",
+    "label": "let the LLM write the answers of a split, to train on",
     "benchmark": "time a model against its LLM and others, interleaved",
     "export": "write a trained model, its card and its LLM's part to a folder or to the Hub",
     "report": "one page of tables and plots from the results of several runs",

@@ -38,6 +38,11 @@ EXAMPLES = {
         "llm2slm generate run=DIR input=texts.txt output=answers.jsonl num_beams=4",
         "llm2slm generate run=DIR                                 interactive; an empty line ends it",
     ],
+    "label": [
+        "llm2slm label data=multi30k data.root=DIR model/llm=flan_t5_large hydra.run.dir=labels",
+        "llm2slm train data=multi30k data.root=DIR data.labels=llm data.labels_from=labels",
+        "llm2slm label run=LLM_RUN label.do_sample=true label.temperature=0.7 label.format=parquet",
+    ],
     "benchmark": [
         "llm2slm benchmark run=DIR                                the run's model against its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",

@@ -22,6 +22,7 @@ SCHEMAS: dict[str, type] = {
     "train": config.RunConfig,
     "evaluate": config.RunConfig,
     "generate": config.GenerateConfig,
+    "label": config.RunConfig,
     "benchmark": config.RunConfig,
     "export": config.ExportConfig,
     "report": config.ReportConfig,

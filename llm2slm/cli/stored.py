@@ -15,9 +15,9 @@ from llm2slm.cli.compose import typed
 from llm2slm.cli.schema import lookup, unknown_key
 from llm2slm.config import RunConfig
 
-VERBS = ("train", "evaluate", "benchmark")
+VERBS = ("train", "evaluate", "label", "benchmark")
 """Verbs for which `run=DIR` brings DIR's configuration along."""
-OWN = ("run", "llm", "split", "systems", "benchmark")
+OWN = ("run", "llm", "split", "systems", "benchmark", "label")
 """Keys that belong to one command and are never taken from an earlier run."""
 
 

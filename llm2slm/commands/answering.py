@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -122,7 +121,7 @@ def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
     return {
         "run": job.config.run,
         "written": weights.stat().st_mtime_ns if weights.is_file() else None,
-        "texts": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12],
+        "texts": runs.text_hash(texts),
         "prefix": job.prefix,
         "seed": job.config.seed,
         "batch_size": job.config.batch_size,

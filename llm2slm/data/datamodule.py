@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm2slm.config import DataConfig
 from llm2slm.data.collate import Collator, Encoded
+from llm2slm.data.labels import relabelled
 from llm2slm.data.sources import load_rows
 from llm2slm.data.tasks import Task
 from llm2slm.types import Batch, Example, UserError
@@ -186,9 +187,12 @@ class DataModule(LightningDataModule):
         if split in self._encoded:
             return self._encoded[split]
         begun = time.perf_counter()
-        examples = [self.task.example(row, index) for index, row in enumerate(load_rows(self.config, split, self.seed))]
+        rows = load_rows(self.config, split, self.seed)
+        if split == "train":
+            rows = relabelled(rows, self.config, self.seed)
+        examples = [self.task.example(row, index) for index, row in enumerate(rows)]
         before = Counter(self.collator.counts)
-        rows = [
+        encoded = [
             row
             for part in _in_parts(examples, split)
             for row in self.collator.encode(part, f"data={self.config.name}, {split}, ")
@@ -196,19 +200,19 @@ class DataModule(LightningDataModule):
         over = self.collator.counts - before
         self._counts[split] = {
             "rows": len(examples),
-            "dropped": len(examples) - len(rows),
+            "dropped": len(examples) - len(encoded),
             "overlong_prompts": over["prompt"],
             "overlong_responses": over["response"],
             "overlong": str(self.collator.overlong),
             "seconds": round(time.perf_counter() - begun, 2),
         }
-        if not rows:
+        if not encoded:
             raise UserError(
                 f"data={self.config.name}, {split}: no row is left of {len(examples)}, all were over-long and dropped; "
                 "raise data.max_prompt_tokens or data.max_response_tokens"
             )
-        self._examples[split], self._encoded[split] = examples, rows
-        return rows
+        self._examples[split], self._encoded[split] = examples, encoded
+        return encoded
 
     def report(self) -> dict[str, dict[str, Any]]:
         """By split: rows, dropped rows, over-long prompts and responses, what was done with them, seconds it took."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -29,34 +29,60 @@ def predict(
     """Answers every example with the task's decoding defaults.
 
     Args:
-        model: any system; it is put into eval mode for the time of the call.
         examples: rows to answer; their order is that of the result.
+        on_text: called with each example and its answer as soon as it is there (order of generation).
+    """
+    predictions: dict[int, str] = {}
+    for positions, texts in answer_batches(model, examples, task, batch_size, progress=progress):
+        for position, text in zip(positions, texts, strict=True):
+            predictions[position] = text
+            if on_text is not None:
+                on_text(examples[position], text)
+    return [predictions[i] for i in range(len(examples))]
+
+
+def answer_batches(
+    model: LLM2SLM,
+    examples: Sequence[Example],
+    task: Task,
+    batch_size: int,
+    *,
+    progress: bool = True,
+    done: int = 0,
+    decoding: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Answers batch by batch: positions of rows, and their texts.
+
+    Args:
+        model: any system; it is put into eval mode while this goes on.
         task: gives `max_new_tokens` and `num_beams`.
         batch_size: rows generated at once. Rows of similar length go together, longest first, so that a batch too
             large for the device fails at once.
         progress: show a bar with rows and tokens per second and the time left, on the error stream.
-        on_text: called with each example and its answer as soon as it is there (order of generation).
+        done: rows that are answered already, in this very order: a multiple of the batch size.
+        decoding: more arguments of `generate`.
+        seed: torch is seeded anew for each batch, by this and its place: sampling does not depend on what came before.
     """
     by_length = sorted(range(len(examples)), key=lambda i: (-len(examples[i].prompt), i))
-    predictions: dict[int, str] = {}
-    tokens, started, was_training = 0, time.perf_counter(), model.training
+    arguments = {"max_new_tokens": task.max_new_tokens, "num_beams": task.num_beams, **(decoding or {})}
+    answered, tokens, started, was_training = done, 0, time.perf_counter(), model.training
     model.eval()
     try:
-        with progress_bar(progress) as bar, torch.inference_mode():
-            job = bar.add_task("generating", total=len(examples), speed="")
-            for positions in _chunks(by_length, batch_size):
-                texts, new_tokens = _answer(model, [examples[i].prompt for i in positions], task)
-                for position, text in zip(positions, texts, strict=True):
-                    predictions[position] = text
-                    if on_text is not None:
-                        on_text(examples[position], text)
-                tokens += new_tokens
+        with progress_bar(progress) as bar:
+            job = bar.add_task("generating", total=len(examples), completed=done, speed="")
+            for start in range(done, len(by_length), batch_size):
+                positions = by_length[start : start + batch_size]
+                if seed is not None:
+                    torch.manual_seed(seed + start)
+                texts, new_tokens = _answer(model, [examples[i].prompt for i in positions], arguments)
+                answered, tokens = answered + len(positions), tokens + new_tokens
                 seconds = max(time.perf_counter() - started, 1e-9)
-                speed = f"{len(predictions) / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"
+                speed = f"{(answered - done) / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"
                 bar.update(job, advance=len(positions), speed=speed)
+                yield positions, texts
     finally:
         model.train(was_training)
-    return [predictions[i] for i in range(len(examples))]
 
 
 def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> list[dict[str, str]]:
@@ -67,10 +93,11 @@ def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> 
     ]
 
 
-def _answer(model: LLM2SLM, prompts: list[str], task: Task) -> tuple[list[str], int]:
+@torch.inference_mode()
+def _answer(model: LLM2SLM, prompts: list[str], arguments: Mapping[str, Any]) -> tuple[list[str], int]:
     """Answers of one batch, and how many tokens were generated (padding after an answer's end not counted)."""
     batch = model.collator.batch_of_texts(prompts).to(model.device)
-    ids_BT = model.generate(batch, max_new_tokens=task.max_new_tokens, num_beams=task.num_beams)
+    ids_BT = model.generate(batch, **arguments)
     eos = model.collator.slm_tokenizer.eos_token_id
     return model.collator.decode(ids_BT), sum(_length(row, eos) for row in ids_BT.tolist())
 
@@ -78,11 +105,6 @@ def _answer(model: LLM2SLM, prompts: list[str], task: Task) -> tuple[list[str], 
 def _length(ids: list[int], eos: int) -> int:
     """Tokens up to and with the first eos."""
     return ids.index(eos) + 1 if eos in ids else len(ids)
-
-
-def _chunks(values: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
 
 
 def progress_bar(shown: bool, transient: bool = False) -> Progress:

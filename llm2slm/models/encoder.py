@@ -104,19 +104,24 @@ class FrozenEncoder(nn.Module):
         return Reps(reps_BPE.masked_fill(~mask_BP.unsqueeze(-1).bool(), 0), mask_BP)
 
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that tell this reader's weights from others': its tensors' names and shapes, and of
-        each about a thousand values spread over it. Cheap at any size; training changes it, a copy does not.
-        """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.body.state_dict().items()):
-            if type(tensor) is not Tensor:  # quantized; the rest tells enough
-                continue
-            values = tensor.detach().reshape(-1)
-            sample = values[:: max(1, values.numel() // SAMPLED)].to("cpu", torch.float32)
-            digest.update(f"{name} {tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
-        return digest.hexdigest()[:12]
+        """Tells this reader's weights from others' (see `fingerprint`)."""
+        return fingerprint(self.body)
 
     def embed(self, ids_BP: Tensor) -> Tensor:
         """Rows of the LLM's embedding matrix, as they are: ids_BP -> embeds_BPE."""
         embeds_BPE: Tensor = self.body.get_input_embeddings()(ids_BP)
         return embeds_BPE.detach()
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Twelve hexadecimal digits that tell a module's weights from others': its tensors' names and shapes, and of each
+    about a thousand values spread over it. Cheap at any size; training changes it, a copy does not.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if type(tensor) is not Tensor:  # quantized; the rest tells enough
+            continue
+        values = tensor.detach().reshape(-1)
+        sample = values[:: max(1, values.numel() // SAMPLED)].to("cpu", torch.float32)
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:12]

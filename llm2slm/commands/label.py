@@ -1,0 +1,149 @@
+"""`llm2slm label`: the LLM writes the answers of a split, for models to be trained on (`data.labels=llm`).
+
+Answers are on the disk as soon as a batch is done. Ended at any moment, the same command with the same run directory
+goes on; the finished file is that of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llm2slm import runs
+from llm2slm.commands.evaluate import check_metrics, limited, model_place, show_result
+from llm2slm.commands.place import device_type, place
+from llm2slm.config import RunConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.sources import languages
+from llm2slm.data.tasks import Task, resolve
+from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.predict import answer_batches
+from llm2slm.models.build import build_model
+from llm2slm.models.encoder import fingerprint
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.resumable import ResumableLines
+from llm2slm.types import Example, Labels, SystemKind, UserError
+
+FORMATS = ("jsonl", "parquet")
+SAMPLES = 32
+
+
+def run(config: RunConfig, folder: Path) -> runs.Result:
+    """Labels `split` with `model.llm`, or with the trained system of `run=DIR`.
+
+    Raises:
+        UserError: the folder holds finished labels, or unfinished ones of other settings.
+    """
+    started = time.perf_counter()
+    config = checked(config, folder)
+    task = resolve(config.task, languages(config.data))
+    check_metrics(task)
+    model = place(writer(config), config.trainer.accelerator)
+    data = DataModule(config.data, task, model.collator, config.seed)
+    examples = data.examples(config.split)
+    decoding: dict[str, Any] = {"do_sample": config.label.do_sample}
+    if config.label.do_sample:
+        decoding |= {"temperature": config.label.temperature, "top_p": config.label.top_p}
+    file = ResumableLines(
+        folder / "labels.jsonl", settings(config, model, task, examples) | decoding, config.data.eval_batch_size
+    )
+    runs.write_config(folder, config)
+    if file.done:
+        print(f"llm2slm: {file.partial} holds {file.done} of {len(examples)} labels: going on", file=sys.stderr)
+    try:
+        for positions, texts in answer_batches(
+            model, examples, task, config.data.eval_batch_size,
+            progress=config.trainer.progress, done=file.done, decoding=decoding, seed=config.seed,
+        ):  # fmt: skip
+            file.append(line(examples[i], text) for i, text in zip(positions, texts, strict=True))
+    except KeyboardInterrupt:
+        print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; to go on, give the same command "
+              f"with hydra.run.dir={folder}", file=sys.stderr)  # fmt: skip
+        raise
+    labels = [json.loads(text) for text in file.lines()]
+    by_index = {row["index"]: row["prediction"] for row in labels}
+    answers = [by_index[example.index] for example in examples]
+    result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
+    result.device = runs.device_name(model.device.type)
+    result.systems = [judged(model, data, task, config, answers)]
+    finish(file, config, result)
+    runs.write_result(folder, result)
+    show_result(folder)
+    return result
+
+
+def checked(config: RunConfig, folder: Path) -> RunConfig:
+    """What is wrong is said before the LLM is loaded. Returns the configuration with the corpus' own answers."""
+    device_type(config.trainer.accelerator)
+    if config.label.format not in FORMATS:
+        raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
+    if config.label.temperature <= 0 or not 0 < config.label.top_p <= 1:
+        raise UserError("label.temperature must be above 0, and label.top_p above 0 and at most 1")
+    done = next((folder / f"labels.{kind}" for kind in FORMATS if (folder / f"labels.{kind}").exists()), None)
+    if done is not None:
+        raise UserError(
+            f"{done}: is finished already; train with data.labels_from={folder}, or label into a new folder"
+        )
+    return replace(config, data=replace(config.data, labels=Labels.gold))
+
+
+def writer(config: RunConfig) -> LLM2SLM:
+    """Who writes the labels."""
+    if config.run is not None:
+        trained: LLM2SLM = LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm)
+        return limited(trained, config.data)
+    return build_model(replace(config.model, kind=SystemKind.llm), config.data)
+
+
+def settings(config: RunConfig, model: LLM2SLM, task: Task, examples: list[Example]) -> dict[str, Any]:
+    """What decides the labels: unfinished ones of other settings are not gone on with."""
+    return {
+        "model": config.run or config.model.llm.name,
+        "weights": fingerprint(model),
+        "frame": model.config.llm_frame,
+        "split": config.split,
+        "rows": runs.text_hash(example.prompt for example in examples),
+        "max_new_tokens": task.max_new_tokens,
+        "num_beams": task.num_beams,
+        "batch_size": config.data.eval_batch_size,
+        "max_prompt_tokens": model.collator.max_prompt_tokens,
+        "seed": config.seed,
+    }
+
+
+def line(example: Example, text: str) -> str:
+    """A label as a line of the file."""
+    return json.dumps({"index": example.index, "source": example.source, "prediction": text}, ensure_ascii=False)
+
+
+def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answers: list[str]) -> runs.System:
+    """The writer, and how good its labels are beside the corpus' own answers."""
+    examples = data.examples(config.split)
+    quality = score(task.metrics, answers, [example.target for example in examples])
+    rows = [{"source": e.source, "target": e.target, "prediction": a} for e, a in zip(examples, answers, strict=True)]
+    system = runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    system.notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}
+    return system
+
+
+def finish(file: ResumableLines, config: RunConfig, result: runs.Result) -> None:
+    """Gives the labels their file, in the order of the split; a parquet file says in its own metadata where they are
+    from."""
+    if config.label.format == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        rows = sorted((json.loads(text) for text in file.lines()), key=lambda row: row["index"])
+        origin = {"created": result.created, "command": result.command, "git_commit": result.git_commit}
+        origin |= {"model": str(config.run or config.model.llm.name), "versions": json.dumps(result.versions)}
+        table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({f"llm2slm.{k}": v for k, v in origin.items()})
+        whole = file.path.with_suffix(".parquet.whole")
+        parquet.write_table(table, whole)
+        whole.replace(file.path.with_suffix(".parquet"))
+        file.partial.unlink()
+        return
+    file.finish(key=lambda text: json.loads(text)["index"])

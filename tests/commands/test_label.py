@@ -1,0 +1,162 @@
+"""`llm2slm label`: what the LLM itself says, in the order of the split; killed at any moment, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from tiny_runs import tiny_run
+
+from llm2slm.commands import label
+from llm2slm.commands.train import run as train
+from llm2slm.config import RunConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.tasks import resolve
+from llm2slm.models.build import build_model
+from llm2slm.types import Labels, SystemKind, UserError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("label")
+
+
+def labelling(root: Path, **changes: Any) -> RunConfig:
+    config = tiny_run(root)
+    config.split, config.trainer.threads = "train", 1
+    for key, value in changes.items():
+        setattr(config.label, key, value)
+    return config
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "labels.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_labels_are_what_the_llm_generates_in_the_order_of_the_split(root: Path, tmp_path: Path) -> None:
+    config = labelling(root)
+    result = label.run(config, tmp_path)
+    config.model.kind = SystemKind.llm
+    model = build_model(config.model, config.data).eval()
+    examples = DataModule(config.data, resolve(config.task), model.collator, 5).examples("train")
+    expected = [model.generate_text([e.prompt], max_new_tokens=6)[0] for e in examples]
+    assert len(set(expected)) > 5
+    assert rows_of(tmp_path) == [
+        {"index": e.index, "source": e.source, "prediction": text} for e, text in zip(examples, expected, strict=True)
+    ]
+    assert result.systems[0].kind == "llm" and result.systems[0].quality["chrf"].n == len(examples)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "labels.jsonl", "result.json"]
+
+
+def test_training_on_labels(root: Path, tmp_path: Path) -> None:
+    label.run(labelling(root), tmp_path / "labels")
+    by_index = {row["index"]: row["prediction"].strip() for row in rows_of(tmp_path / "labels")}
+    config = tiny_run(root)
+    config.data.labels, config.data.labels_from = Labels.llm, str(tmp_path / "labels")
+    model = build_model(config.model, config.data)
+    data = DataModule(config.data, resolve(config.task), model.collator, config.seed)
+    for row in data.encoded("train"):
+        assert model.collator.decode([row.response]) == [by_index[row.index]]
+    gold = DataModule(tiny_run(root).data, resolve(config.task), model.collator, config.seed)
+    assert data.encoded("validation") == gold.encoded("validation")  # judged by the corpus' own answers
+    train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_a_parquet_file_says_where_it_is_from(root: Path, tmp_path: Path) -> None:
+    label.run(labelling(root), tmp_path / "lines")
+    label.run(labelling(root, format="parquet"), tmp_path / "table")
+    table = parquet.read_table(tmp_path / "table" / "labels.parquet")
+    assert table.to_pylist() == rows_of(tmp_path / "lines")
+    origin = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert origin["llm2slm.model"] == tiny_run(root).model.llm.name and "torch" in origin["llm2slm.versions"]
+
+
+def test_sampling_does_not_depend_on_where_it_was_interrupted(root: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    sampled = {"do_sample": True, "temperature": 2.0}
+    label.run(labelling(root, **sampled), tmp_path / "whole")
+    assert rows_of(tmp_path / "whole") != (
+        label.run(labelling(root), tmp_path / "greedy") and rows_of(tmp_path / "greedy")
+    )
+    whole, calls = label.answer_batches, []
+
+    def ended(*arguments: Any, **more: Any) -> Any:
+        for batch in whole(*arguments, **more):
+            calls.append(1)
+            if len(calls) % 4 == 0:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(label, "answer_batches", ended)
+    for _ in range(20):
+        try:
+            label.run(labelling(root, **sampled), tmp_path / "parts")
+            break
+        except KeyboardInterrupt:
+            torch.rand(3)  # another process would start from another state
+    assert len(calls) > 8
+    assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
+
+
+def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(root: Path, tmp_path: Path) -> None:
+    config = labelling(root)
+    config.data.eval_batch_size = 2
+    started = time.perf_counter()
+    label.run(config, tmp_path / "whole")
+    seconds, draw, kills = time.perf_counter() - started, random.Random(7), 0
+    while kills < 20:
+        folder = tmp_path / f"killed-{kills}"
+        for attempt in range(3):
+            child = os.fork()  # from a process that has everything imported
+            if child == 0:
+                try:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                    os.dup2(1, 2)
+                    label.run(config, folder)
+                finally:
+                    os._exit(0)
+            time.sleep(draw.uniform(0.1, 0.9) * seconds if attempt < 2 else 0)
+            if attempt < 2 and kills < 20:
+                os.kill(child, signal.SIGKILL)
+                kills += 1
+            os.waitpid(child, 0)
+            if (folder / "labels.jsonl").is_file():
+                break
+        assert (folder / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: setattr(c.label, "format", "csv"), "label.format=csv: unknown; possible: jsonl, parquet"),
+        (lambda c: setattr(c.label, "temperature", 0.0), "label.temperature must be above 0"),
+        (lambda c: setattr(c.task, "metrics", ["bleuu"]), "metric 'bleuu' is unknown"),
+    ],
+)
+def test_mistakes_before_the_llm_is_loaded(root: Path, tmp_path: Path, change: Any, said: str) -> None:
+    config = labelling(root)
+    change(config)
+    config.model.llm.name = "/nowhere"
+    with pytest.raises(UserError, match=said):
+        label.run(config, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_finished_labels_and_those_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -> None:
+    label.run(labelling(root), tmp_path)
+    before = (tmp_path / "labels.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"labels.jsonl: is finished already; train with data.labels_from="):
+        label.run(labelling(root), tmp_path)
+    assert (tmp_path / "labels.jsonl").read_bytes() == before
+    (tmp_path / "labels.jsonl").unlink()
+    (tmp_path / "labels.jsonl.part").write_text('{"settings": {"num_beams": 4}}\n{}\n')
+    with pytest.raises(UserError, match=r"labels.jsonl.part: was begun with other settings \(num_beams 4, now 1"):
+        label.run(labelling(root), tmp_path)

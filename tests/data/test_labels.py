@@ -1,0 +1,74 @@
+"""Labels in place of a corpus' own answers: whose row gets what, and files that are not of these rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet as parquet
+import pytest
+
+from llm2slm.config import DataConfig
+from llm2slm.data.labels import relabelled
+from llm2slm.types import Labels, UserError
+
+ROWS = [{"source": f" text {i} ", "target": f"gold {i}"} for i in range(200)]
+LABELS = [{"index": i, "source": f"text {i}", "prediction": f"llm {i}"} for i in range(200)]
+
+
+def config(folder: Path, rows: Any = LABELS, kind: Labels = Labels.llm, share: float = 0.5) -> DataConfig:
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return DataConfig(labels=kind, labels_from=str(folder), labels_share=share)
+
+
+def test_every_row_gets_the_label_of_its_number(tmp_path: Path) -> None:
+    shuffled = LABELS[::-1]
+    found = relabelled(ROWS, config(tmp_path, shuffled), seed=1)
+    assert found == [{"source": f" text {i} ", "target": f"llm {i}"} for i in range(200)]
+    assert relabelled(ROWS[:7], config(tmp_path), seed=1) == found[:7]  # data.train_size
+    assert relabelled(ROWS, DataConfig(labels_from="nowhere"), seed=1) is ROWS  # gold: not even read
+    parquet.write_table(pyarrow.Table.from_pylist(LABELS), tmp_path / "other.parquet")
+    named = DataConfig(labels=Labels.llm, labels_from=str(tmp_path / "other.parquet"))
+    assert relabelled(ROWS, named, seed=1) == found
+
+
+def test_a_share_of_the_rows_is_drawn_by_the_seed_row_by_row(tmp_path: Path) -> None:
+    def theirs(seed: int, share: float, rows: int = 200) -> list[int]:
+        mixed = relabelled(ROWS[:rows], config(tmp_path, kind=Labels.mix, share=share), seed)
+        assert all(row["target"] in (f"llm {i}", f"gold {i}") for i, row in enumerate(mixed))
+        return [i for i, row in enumerate(mixed) if row["target"].startswith("llm")]
+
+    half = theirs(1, 0.5)
+    assert 70 < len(half) < 130  # five standard deviations
+    assert theirs(1, 0.5) == half != theirs(2, 0.5)
+    assert theirs(1, 0.5, rows=50) == [i for i in half if i < 50]
+    assert (theirs(1, 0.0), theirs(1, 1.0)) == ([], list(range(200)))
+    assert set(half) <= set(theirs(1, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[:150], r"holds 150 labels, none of row 150 \(from 0\) of the 200"),
+        (lambda rows: [rows[0] | {"source": "another"}, *rows[1:]], "the label of row 0 .* is of another text"),
+        (lambda rows: [*rows, rows[3]], "line 201: row 3 has a label already"),
+        (lambda rows: [{"index": "0"}, *rows], "line 1: no label; expected index, source and prediction"),
+    ],
+)
+def test_files_that_are_not_of_these_rows(tmp_path: Path, change: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        relabelled(ROWS, config(tmp_path, change(LABELS)), seed=1)
+
+
+def test_no_file_an_unfinished_one_and_a_share_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.labels=llm: set data.labels_from"):
+        relabelled(ROWS, DataConfig(labels=Labels.llm), 1)
+    with pytest.raises(UserError, match=r"no labels.jsonl or labels.parquet there"):
+        relabelled(ROWS, DataConfig(labels=Labels.llm, labels_from=str(tmp_path)), 1)
+    (tmp_path / "labels.jsonl.part").write_text("{}\n")
+    with pytest.raises(UserError, match=r"labels.jsonl.part: labelling is not finished"):
+        relabelled(ROWS, DataConfig(labels=Labels.llm, labels_from=str(tmp_path)), 1)
+    with pytest.raises(UserError, match=r"data.labels_share=1.5: must be between 0 and 1"):
+        relabelled(ROWS, DataConfig(labels=Labels.mix, labels_share=1.5), 1)
