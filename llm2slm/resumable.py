@@ -6,13 +6,16 @@ name is whole, and one job's lines are never mixed with another's.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llm2slm.types import UserError
+
+FOREIGN = "is no file of an unfinished job; remove it, or write to another file"
 
 
 class ResumableLines:
@@ -27,36 +30,58 @@ class ResumableLines:
         partial: where they stand until then. done: how many are there.
 
     Raises:
-        UserError: the partial file is of a job with other settings; names them.
+        UserError: the partial file is of a job with other settings (names them), or another process writes it now.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], batch: int = 1) -> None:
         self.path, self.partial = path, path.with_name(path.name + ".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._opened()
         header = json.dumps({"settings": dict(settings)}, ensure_ascii=False).encode() + b"\n"
-        content = self.partial.read_bytes() if self.partial.is_file() else b""
+        content = self._file.read()
         found = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]  # the last line may be half of one
-        if found and found[0] + b"\n" != header:
-            raise UserError(f"{self.partial}: {_difference(found[0], settings)}")
+        wrong = _difference(found[0], settings) if found and found[0] + b"\n" != header else None
+        if wrong or (not found and not header.startswith(content)):
+            self.close()
+            raise UserError(f"{self.partial}: {wrong or FOREIGN}")
         self.done = max(len(found) - 1, 0) // batch * batch
         self._head = len(header)
         kept = header + b"".join(line + b"\n" for line in found[1 : self.done + 1])
-        path.parent.mkdir(parents=True, exist_ok=True)
         if content != kept:
-            with self.partial.open("wb") as file:
-                file.write(kept)
+            self._file.seek(0)
+            self._file.truncate()
+            self._write(kept)
+
+    def _opened(self) -> BinaryIO:
+        """The partial file, for this process alone until it is closed or the process ends."""
+        while True:
+            file = self.partial.open("a+b")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.partial}: another process is writing it; wait, or write to another file"
+                ) from None
+            if self.partial.is_file() and self.partial.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                file.seek(0)
+                return file
+            file.close()  # whoever had it has finished in between, and the name is free or another's
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def append(self, lines: Iterable[str]) -> None:
         """Adds lines (none of which holds a line end), and sees to it that they are on the disk."""
-        with self.partial.open("ab") as file:
-            for line in lines:
-                file.write(line.encode() + b"\n")
-                self.done += 1
-            file.flush()
-            os.fsync(file.fileno())
+        content = [line.encode() + b"\n" for line in lines]
+        self._write(b"".join(content))
+        self.done += len(content)
 
     def lines(self) -> list[str]:
         """What is there."""
-        return self.partial.read_bytes()[self._head :].decode().split("\n")[:-1]
+        self._file.seek(self._head)
+        return self._file.read().decode().split("\n")[:-1]
 
     def finish(self, key: Callable[[str], Any] | None = None) -> None:
         """Gives the lines their file, in one step.
@@ -65,10 +90,19 @@ class ResumableLines:
             key: of a line; they are sorted by it. None: as they were added.
         """
         lines = self.lines() if key is None else sorted(self.lines(), key=key)
-        whole = self.path.with_name(self.path.name + ".whole")
-        whole.write_bytes("".join(f"{line}\n" for line in lines).encode())
-        whole.replace(self.path)
+        self.hand_over(self.path, "".join(f"{line}\n" for line in lines).encode())
+
+    def hand_over(self, path: Path, content: bytes) -> None:
+        """Writes a file in one step, in place of the partial one."""
+        whole = path.with_name(path.name + ".whole")
+        whole.write_bytes(content)
+        whole.replace(path)
         self.partial.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Lets others go on with what is there."""
+        self._file.close()
 
 
 def _difference(header: bytes, settings: Mapping[str, Any]) -> str:
@@ -78,6 +112,6 @@ def _difference(header: bytes, settings: Mapping[str, Any]) -> str:
         known = json.loads(header)["settings"]
         changed = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
     except (ValueError, TypeError, KeyError):
-        return "is no file of an unfinished job; remove it, or write to another file"
+        return FOREIGN
     said = ", ".join(f"{key} {known.get(key)!r}, now {settings.get(key)!r}" for key in changed)
     return f"was begun with other settings ({said}); {end}"

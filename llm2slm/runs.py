@@ -161,6 +161,8 @@ class System:
     """Points of the training curve: step, train/loss, val/loss, ..."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Plain facts of the run worth showing: training seconds, steps, learning rates, truncated rows."""
+    weights: str | None = None
+    """Fingerprint of what was trained: of SLM and projector, or of a whole plain model."""
 
 
 @dataclass

@@ -166,7 +166,7 @@ def test_an_exported_hybrid_is_pushed_and_used_elsewhere(server, tmp_path, train
     assert repo.private and repo.commits[-1].id in done.stdout
     own = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
     assert own.items() <= repo.files().items() and {"README.md", "llm/model.safetensors"} <= own.keys()
-    assert b"license: mit" in own["README.md"] and b'from_pretrained("me/whole")' in own["README.md"]
+    assert b"license: mit" in own["README.md"] and b"from_pretrained('me/whole')" in own["README.md"]
 
     expected = LLM2SLM.from_pretrained(trained / "model").generate_text(TEXTS, max_new_tokens=8, min_new_tokens=8)
     found = json.loads(child(PUSHED, **there))

@@ -32,6 +32,7 @@ def test_ended_at_any_byte(tmp_path: Path, batch: int) -> None:
     file = ResumableLines(tmp_path / "a.txt", SETTINGS, batch)
     head = len(file.partial.read_bytes())
     file.append(LINES)
+    file.close()
     content = file.partial.read_bytes()
     assert content[head:] == expected
     seen = set()
@@ -49,12 +50,28 @@ def test_ended_at_any_byte(tmp_path: Path, batch: int) -> None:
 def test_another_jobs_file_stays_as_it_is(tmp_path: Path) -> None:
     file = ResumableLines(tmp_path / "a.txt", SETTINGS)
     file.append(LINES)
+    file.close()
     before = file.partial.read_bytes()
     with pytest.raises(UserError, match=r"a.txt.part: was begun with other settings \(seed 1, now 2\).*remove it"):
         ResumableLines(tmp_path / "a.txt", SETTINGS | {"seed": 2})
     assert file.partial.read_bytes() == before
-    for foreign in (b"somebody's own text\n", b"[1]\n", b"{}\nmore\n"):
+    for foreign in (b"somebody's own text\n", b"[1]\n", b"{}\nmore\n", b"no line end"):
         file.partial.write_bytes(foreign)
         with pytest.raises(UserError, match="no file of an unfinished job"):
             ResumableLines(tmp_path / "a.txt", SETTINGS)
         assert file.partial.read_bytes() == foreign
+
+
+def test_two_jobs_do_not_write_one_file(tmp_path: Path) -> None:
+    first = ResumableLines(tmp_path / "a.txt", SETTINGS)
+    first.append(LINES[:2])
+    with pytest.raises(UserError, match=r"a.txt.part: another process is writing it"):
+        ResumableLines(tmp_path / "a.txt", SETTINGS)
+    first.close()
+    second = ResumableLines(tmp_path / "a.txt", SETTINGS)
+    assert second.done == 2
+    second.append(LINES[2:])
+    second.finish()
+    assert (tmp_path / "a.txt").read_text("utf-8").split("\n") == [*LINES, ""]
+    third = ResumableLines(tmp_path / "a.txt", SETTINGS)  # the lock ended with the partial file
+    assert third.done == 0

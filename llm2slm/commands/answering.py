@@ -34,6 +34,8 @@ def check_writable(path: Path) -> None:
     """Refuses an output that could not be written once all is answered; makes nothing."""
     if path.is_dir():
         raise UserError(f"output={path}: is a folder; give a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"output={path}: is no ordinary file; leave output out to see the answers in the terminal")
     home = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
     if not home.is_dir():
         raise UserError(f"output={path}: {home} is no folder")
@@ -58,6 +60,10 @@ def read(path: Path) -> list[tuple[int, str]]:
                 raise UserError(
                     f"{path}, line {number}: no text in the field source (or prompt); has: {', '.join(row)}"
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"{path}, line {number}: holds half a character ({error.reason})") from None
             texts.append((number, text))
     if not any(text.strip() for _, text in texts):
         raise UserError(f"{path}: holds no text")
@@ -95,6 +101,7 @@ def answer_file(job: Answering, texts: list[str]) -> None:
             print("\n".join(" ".join(answer.splitlines()) for answer in found))
         return
     path = Path(job.config.output)
+    path = path.resolve() if path.is_symlink() else path  # what a link points to is written, not the link
     file = ResumableLines(path, settings(job, texts), job.config.batch_size)
     if file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: going on", file=sys.stderr)
@@ -108,9 +115,10 @@ def answer_file(job: Answering, texts: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"llm2slm: {file.done} of {len(texts)} answers are in {file.partial}; to go on, give the same command",
               file=sys.stderr)  # fmt: skip
+        file.close()
         raise
     file.finish()
-    print(f"{path}: {len(texts)} answers")
+    print(f"{job.config.output}: {len(texts)} answers")
 
 
 def settings(job: Answering, texts: list[str]) -> dict[str, Any]:

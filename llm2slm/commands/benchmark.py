@@ -20,6 +20,7 @@ from llm2slm.evaluation.memory import folder_memory
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
+from llm2slm.models.saving import own_fingerprint
 from llm2slm.types import Init, Overlong, SystemKind, UserError
 
 Places = dict[str, tuple[str | LLMConfig, str | None]]
@@ -152,6 +153,7 @@ def benchmark_systems(
             systems[name].parameter_counts(),
             speed=rows[name],
             notes={"data": overlong(systems[name], data)},
+            weights=own_fingerprint(systems[name]),
         )
         for name in ordered
     ]

@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2slm import runs
 from llm2slm.commands import train
 from llm2slm.commands.benchmark import Places, benchmark_systems, llm_alone
+from llm2slm.commands.card import card_of_run
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, limited
-from llm2slm.commands.export import write_card
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -69,7 +69,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     runs.write_result(folder, result)
     written = runs.read_result(folder)
     for name in own:
-        write_card(folder / name / "model", f"{folder.name}-{name}", folder / name, [written])
+        card_of_run(folder / name / "model", f"{folder.name}-{name}", folder / name, [written])
     configuration = yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True)
     page = write_report([written], folder, "llm2slm demo: the LLM reads, the SLM writes", configs=[configuration])
     console.print(terminal_table([written]))

@@ -17,6 +17,7 @@ from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.saving import own_fingerprint
 from llm2slm.types import UserError
 
 SAMPLES = 32
@@ -117,5 +118,6 @@ def judge_system(
     runs.write_jsonl(folder / "predictions.jsonl", rows)
     quality = score(task.metrics, answers, [example.target for example in examples])
     system = runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    system.weights = own_fingerprint(model)
     system.notes = {"split": split, "data": data.report()}
     return system

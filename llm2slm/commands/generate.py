@@ -64,6 +64,8 @@ def check(config: GenerateConfig) -> list[tuple[int, str]] | None:
         raise UserError(f"temperature={config.temperature} top_p={config.top_p}: must be above 0, and top_p at most 1")
     if config.output is not None:
         check_writable(Path(config.output))
+        if Path(config.output).resolve() == Path(str(config.input)).resolve():
+            raise UserError(f"output={config.output}: is the input; give another file")
     return None if config.input is None else read(Path(config.input))
 
 

@@ -23,8 +23,8 @@ from llm2slm.data.tasks import Task, resolve
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
-from llm2slm.models.encoder import fingerprint
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.saving import own_fingerprint
 from llm2slm.resumable import ResumableLines
 from llm2slm.types import Example, Labels, SystemKind, UserError
 
@@ -63,6 +63,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     except KeyboardInterrupt:
         print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; to go on, give the same command "
               f"with hydra.run.dir={folder}", file=sys.stderr)  # fmt: skip
+        file.close()
         raise
     labels = [json.loads(text) for text in file.lines()]
     by_index = {row["index"]: row["prediction"] for row in labels}
@@ -103,7 +104,7 @@ def settings(config: RunConfig, model: LLM2SLM, task: Task, examples: list[Examp
     """What decides the labels: unfinished ones of other settings are not gone on with."""
     return {
         "model": config.run or config.model.llm.name,
-        "weights": fingerprint(model),
+        "weights": own_fingerprint(model),
         "frame": model.config.llm_frame,
         "split": config.split,
         "rows": runs.text_hash(example.prompt for example in examples),
@@ -141,9 +142,8 @@ def finish(file: ResumableLines, config: RunConfig, result: runs.Result) -> None
         origin = {"created": result.created, "command": result.command, "git_commit": result.git_commit}
         origin |= {"model": str(config.run or config.model.llm.name), "versions": json.dumps(result.versions)}
         table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({f"llm2slm.{k}": v for k, v in origin.items()})
-        whole = file.path.with_suffix(".parquet.whole")
-        parquet.write_table(table, whole)
-        whole.replace(file.path.with_suffix(".parquet"))
-        file.partial.unlink()
+        sink = pyarrow.BufferOutputStream()
+        parquet.write_table(table, sink)
+        file.hand_over(file.path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
         return
     file.finish(key=lambda text: json.loads(text)["index"])

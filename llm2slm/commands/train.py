@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.commands.card import card_of_run
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
-from llm2slm.commands.export import write_card
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
@@ -82,7 +82,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             log_quality(loggers, {name: s.value for name, s in system.quality.items()})
             result.wall_seconds = time.perf_counter() - started
             runs.write_result(folder, result)
-            write_card(folder / "model", folder.resolve().name, folder, [runs.read_result(folder)])
+            card_of_run(folder / "model", folder.resolve().name, folder)
             show_result(folder)
     return result
 
@@ -186,4 +186,5 @@ def training_notes(config: RunConfig, fitted: Fitted) -> dict[str, Any]:
         "optimizer_steps": fitted.steps,
         "lr": config.optim.lr,
         "projector_lr": config.optim.projector_lr,
+        "folders": [n for n in (config.model.llm.name, config.model.slm.name) if n is not None and Path(n).is_dir()],
     }

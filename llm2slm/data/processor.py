@@ -97,7 +97,8 @@ class LLM2SLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """What `processor_config.json` holds beside the two tokenizers."""
-        own = {"processor_class": type(self).__name__, "shared": self.collator.shared}
+        whose = None if self.llm_tokenizer is None else "shared" if self.collator.shared else LLM_TOKENIZER
+        own = {"processor_class": type(self).__name__, "llm_tokenizer": whose}
         return own | self.settings | {"overlong": self.collator.overlong.value}
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **_: Any) -> list[str]:
@@ -117,13 +118,18 @@ class LLM2SLMProcessor(ProcessorMixin):
         Raises:
             UserError: it is none, or a tokenizer of it is missing.
         """
-        name = str(pretrained_model_name_or_path)
+        name = str(Path(pretrained_model_name_or_path).expanduser())
+        if name.startswith(("/", ".")) and not Path(name).is_dir():
+            raise UserError(f"{name}: no such folder; give the folder or Hub id of a saved hybrid")
         path = cached_file(name, PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
         if path is None:
-            raise UserError(f"{name}: has no {PROCESSOR_NAME}; give the folder or Hub id of a saved hybrid")
+            raise UserError(
+                f"{name}: has no {PROCESSOR_NAME}; a hybrid of an earlier version gets one when it is saved again: "
+                f"LLM2SLM.from_pretrained({name!r}).save_pretrained(FOLDER)"
+            )
         settings = json.loads(Path(path).read_text(encoding="utf-8"))
         settings.pop("processor_class", None)
-        tokenizer = load_tokenizer(name, revision)
-        if settings.pop("shared", False):
+        tokenizer, whose = load_tokenizer(name, revision), settings.pop("llm_tokenizer", None)
+        if whose == "shared":
             return cls(tokenizer, tokenizer, **settings)
-        return cls(tokenizer, load_tokenizer(name, revision, subfolder=LLM_TOKENIZER), **settings)
+        return cls(tokenizer, whose and load_tokenizer(name, revision, subfolder=whose), **settings)

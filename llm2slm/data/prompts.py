@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 from llm2slm.data.align import Spans
 from llm2slm.types import UserError
 
@@ -22,6 +20,9 @@ whether the prompt or the answer goes on."""
 
 STAND_IN = "llm2slm5prompt"
 """Takes the prompt's place while a chat template is rendered; of no meaning to any template."""
+
+PROBE = 'He said "no" <b>&amp;\\n</b> {{x}}\n\n it\'s é😀'
+"""A prompt that a template must say as it is (white space at its ends aside, of which prompts have none)."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,23 @@ def frame(tokenizer: Any, prefix: str, chat: bool) -> Frame:
     name = f"model.llm.chat=true: the tokenizer {tokenizer.name_or_path!r}"
     if not tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; use model.llm.prefix, or another model.llm.tokenizer")
-    turns = [{"role": "user", "content": prefix + STAND_IN}]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, ValueError) as error:
-        raise UserError(f"{name} has a chat template that fails: {str(error).partition(chr(10))[0]}") from None
-    before, found, after = text.partition(STAND_IN)
-    if not found or STAND_IN in after:
-        raise UserError(f"{name} has a chat template that does not say the prompt once; use model.llm.prefix instead")
+    before, _, after = (rendered := _rendered(tokenizer, prefix + STAND_IN, name)).partition(STAND_IN)
+    if rendered.count(STAND_IN) != 1 or _rendered(tokenizer, prefix + PROBE, name).count(PROBE) != 1:
+        raise UserError(
+            f"{name} has a chat template that does not say the prompt once, as it is; use model.llm.prefix instead"
+        )
     return Frame(before, after, special_tokens=False)  # they are in the template
+
+
+def _rendered(tokenizer: Any, text: str, name: str) -> str:
+    """What a chat template makes of a user's turn that is to be answered."""
+    try:
+        rendered: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program, and may fail like one
+        raise UserError(f"{name} has a chat template that fails: {str(error).partition(chr(10))[0]}") from None
+    return rendered
 
 
 class PromptTokenizer:

@@ -5,17 +5,21 @@ Nothing is measured here: every figure is a field of a result.json, with the con
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from llm2slm.evaluation.entries import Entry, entries, metric_keys, metric_name
-from llm2slm.evaluation.tables import Cell, cells, columns, conditions, count, seconds
+from llm2slm.evaluation.tables import Cell, cells, columns, count, length, seconds
 
-BUILTIN = "builtin"
+BUILTIN, RANDOM, MIXTURE = "builtin", "random", "mixture"
+PLACE = re.compile(r"(?<![\w.])(?:~|/)[^\s,\]}'\"]*/(?=[^/\s])")
+"""The folders of a path of this machine, which is nobody else's business."""
 PIPELINES = {"translation": "translation", "summarization": "summarization"}
 """Task -> the Hub's word for it; any other writes text."""
 PAPER = "Bergner et al. 2024, [Think Big, Generate Quick](https://arxiv.org/abs/2402.16844)"
@@ -24,7 +28,8 @@ PAPER = "Bergner et al. 2024, [Think Big, Generate Quick](https://arxiv.org/abs/
 def model_card(
     name: str,
     config: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
+    own: Mapping[str, Any] | None,
+    others: Sequence[Mapping[str, Any]] = (),
     *,
     license: str | None = None,
     llm: Mapping[str, Any] | None = None,
@@ -34,26 +39,30 @@ def model_card(
     Args:
         name: of the model.
         config: the run's, as `config.yaml` has it.
-        results: of the run itself, and others (a benchmark's) that measured this model; as `result.json` has them.
+        own: the result of the training, as `result.json` has it; None: it is not known.
+        others: results of more (a benchmark, a demo) that measured this model among others.
         license: identifier as the Hub knows it (apache-2.0); None: not stated.
         llm: the saved model's record of its LLM; None without one.
     """
-    parts = [f"# {name}", _purpose(config, llm), _use(name, config, llm), _data(config, results), _training(results)]
-    parts += [_measured(results), _rights(config, license, llm)]
-    return f"---\n{_metadata(name, config, results, license)}\n---\n\n" + "\n\n".join(p for p in parts if p) + "\n"
+    name = " ".join(name.split())
+    system = {} if own is None else own["systems"][0]
+    parts = [f"# {name}", _purpose(config, system, llm), _use(name, config, llm), _data(config, system)]
+    parts += ["" if own is None else _training(own, system), _measured(own, others), _rights(config, system, license)]
+    header = _metadata(name, config, system, license)
+    return f"---\n{header}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metadata(name: str, config: Mapping[str, Any], results: Sequence[Mapping[str, Any]], license: str | None) -> str:
+def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], license: str | None) -> str:
     """What the Hub reads: YAML between the dashes."""
     task = PIPELINES.get(config["task"]["name"], "text-generation")
     corpus = _corpus(config)
-    quality = {} if not results else results[0]["systems"][-1].get("quality", {})
+    quality = system.get("quality", {})
     scores = [
         EvalResult(
             task_type=task,
             dataset_type=config["data"].get("path") or corpus,
             dataset_name=corpus,
-            dataset_split=_split(results[0]),
+            dataset_split=_split(system),
             metric_type=key,
             metric_value=round(score["value"], 4),
             metric_config=score["signature"],
@@ -66,7 +75,7 @@ def _metadata(name: str, config: Mapping[str, Any], results: Sequence[Mapping[st
             library_name="llm2slm",
             pipeline_tag=task,
             license=license,
-            base_model=[n for n in _models(config) if _on_hub(n)] or None,
+            base_model=[n for n in _models(config) if _on_hub(n, system)] or None,
             datasets=[config["data"]["path"]] if config["data"].get("path") else None,
             tags=["llm2slm", "llm-to-slm"],
             model_name=name,
@@ -80,52 +89,56 @@ def _models(config: Mapping[str, Any]) -> list[str]:
     """Names of the models that this one is made of."""
     model = config["model"]
     sides = {"llm": ["llm"], "slm": ["slm"]}.get(model["kind"], ["llm", "slm"])
-    return [model[side]["name"] for side in sides if model[side].get("name")]
+    named = [model[side] for side in sides if model[side].get("name")]
+    return [side["name"] for side in named if side["init"] != RANDOM]
 
 
-def _on_hub(name: str) -> bool:
-    return not name.startswith((BUILTIN, "/", ".", "~")) and not Path(name).is_dir()
+def _on_hub(name: str, system: Mapping[str, Any]) -> bool:
+    """Whether others can find a model by its name; the training notes which were folders where it ran."""
+    folders = system.get("notes", {}).get("folders", ())
+    return not (name.startswith((BUILTIN, "/", ".", "~")) or name in folders or Path(name).is_dir())
 
 
-def _inside(llm: Mapping[str, Any]) -> bool:
-    """Whether the LLM's used part is in the model's own folder."""
-    return "origin" in llm
-
-
-def shown(name: str | None) -> str:
+def shown(name: str, system: Mapping[str, Any]) -> str:
     """A model's name as others may read it: of a local folder its last part alone."""
-    if name is None:
-        return "a model from random weights"
-    return f"`{name}`" if _on_hub(name) or name.startswith(BUILTIN) else f"`{Path(name).name}` (a local folder)"
+    known = _on_hub(name, system) or name.startswith(BUILTIN)
+    return f"`{name}`" if known else f"`{Path(name).name}` (a local folder)"
 
 
-def _purpose(config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
+def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
     model = config["model"]
     if llm is None:
-        return f"{shown(next(iter(_models(config)), None))}, trained alone with llm2slm."
+        side = model["llm" if model["kind"] == "llm" else "slm"]
+        if not side["name"]:
+            return "A language model from random weights, trained alone with llm2slm."
+        start = "the shape of " if side["init"] == RANDOM else ""
+        return f"{start}{shown(side['name'], system)}, trained alone with llm2slm.".capitalize()
     slm = model["slm"]
-    start = "random weights" if slm["init"] == "random" or slm["name"] is None else shown(slm["name"])
-    inside = _inside(llm)
+    start = shown(slm["name"], system) if slm["name"] and slm["init"] != RANDOM else "random weights"
     layer = "" if llm["layer"] is None else f", layer {llm['layer']}"
-    kept = "Its used part is in this folder" if inside else "It is not in this folder"
+    reader = f"{shown(llm.get('origin', llm)['name'], system)}{layer} ({llm['dtype']})"
     return (
-        f"A frozen LLM, {shown(llm.get('origin', llm)['name'])}{layer} ({llm['dtype']}), reads the prompt once; a "
-        f"projector maps what it reads into a small language model (started from {start}), which alone writes the "
-        f"answer. LLM-to-SLM generation after {PAPER}; conditioning `{model['conditioning']}`, tokenizers "
-        f"`{model['tokenizers']}`. {kept}; its weights are checked by the fingerprint `{llm['fingerprint']}`."
+        f"A frozen LLM, {reader}, reads the prompt once; a projector maps what it reads into a small language model "
+        f"(started from {start}), which alone writes the answer. LLM-to-SLM generation after {PAPER}; conditioning `{model['conditioning']}`, tokenizers "
+        f"`{model['tokenizers']}`. The part of the LLM that reads is in the folder `llm`, if there is one here; else "
+        f"the LLM is found by its name, or where `llm=` says. Its weights are checked by the fingerprint "
+        f"`{llm['fingerprint']}`."
     )
 
 
 def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
-    prefix = config["task"].get("prefix") or ""
-    at_hand = llm is None or _inside(llm) or _on_hub(llm["name"]) or llm["name"].startswith(BUILTIN)
-    where = "" if at_hand else ', llm="WHERE THE LLM IS"'
+    task = config["task"]
+    prefix = task.get("prefix") or ""
+    if task["name"] == MIXTURE:
+        told = "each with the prefix of its task in front (`llm2slm.data.tasks`)."
+    else:
+        told = f"with {prefix!r} in front." if prefix else "without a prefix."
     return (
         "## Use\n\n```python\nfrom llm2slm import LLM2SLM\n\n"
-        f'model = LLM2SLM.from_pretrained("{name}"{where})\n'
-        f'print(model.generate_text(["{prefix}..."], max_new_tokens=64))\n```\n\n'
-        "`pip install llm-to-slm`. Prompts are read as in training"
-        + (f": with `{prefix}` in front." if prefix else ", without a prefix.")
+        f"model = LLM2SLM.from_pretrained({name!r})"
+        + ("" if llm is None else "  # llm=... where the LLM has moved")
+        + f"\nprint(model.generate_text([{prefix + '...'!r}], max_new_tokens=64))\n```\n\n"
+        f"`pip install llm-to-slm`. Prompts are read as in training: {told}"
     )
 
 
@@ -138,15 +151,16 @@ def _corpus(config: Mapping[str, Any]) -> str:
     return str(data.get("path") or data["name"])
 
 
-def _split(result: Mapping[str, Any]) -> str:
-    return str(result["systems"][-1].get("notes", {}).get("split", "test"))
+def _split(system: Mapping[str, Any]) -> str:
+    return str(system.get("notes", {}).get("split", "test"))
 
 
-def _data(config: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
+def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     data, task = config["data"], config["task"]["name"]
     lines = [f"## Data\n\n{_corpus(config)}, task {task}."]
-    report = results[0]["systems"][-1].get("notes", {}).get("data", {}) if results else {}
-    for split, facts in report.items():
+    if data.get("labels", "gold") != "gold":
+        lines.append(f"* trained on labels: {data['labels']}")
+    for split, facts in system.get("notes", {}).get("data", {}).items():
         over = {key: facts[key] for key in ("overlong_prompts", "overlong_responses", "dropped") if facts.get(key)}
         said = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
         lines.append(f"* {split}: {facts['rows']} rows{said}")
@@ -154,37 +168,39 @@ def _data(config: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> st
     return "\n".join([*lines, f"* longer texts: {data['overlong']} ({limit})"])
 
 
-def _training(results: Sequence[Mapping[str, Any]]) -> str:
-    if not results:
-        return ""
-    result = results[0]
-    system = result["systems"][-1]
+def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     notes, parameters = system.get("notes", {}), system.get("parameters", {})
     total, trained = (count(parameters.get(key)) for key in ("total", "trainable"))
+    reads = ", those of the LLM's part included" if system["kind"] == "llm2slm" else ""
+    packages = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     facts = [
-        f"* {total} parameters, those of the LLM's part included; {trained} trained",
+        f"* {notes['optimizer_steps']} steps in {seconds(notes.get('training_seconds'))}",
+        f"* {total} parameters{reads}; {trained} trained",
         f"* seed {result['seed']}, on {result['device']}",
-        f"* `{result['command']}`",
-        f"* commit `{result['git_commit'] or 'unknown'}`, "
-        + ", ".join(f"{package} {version}" for package, version in result["versions"].items()),
+        f"* {_code(PLACE.sub('', result['command']))}",
+        f"* commit `{result['git_commit'] or 'unknown'}`, {packages}",
     ]
-    if "optimizer_steps" in notes:
-        facts.insert(0, f"* {notes['optimizer_steps']} steps in {seconds(notes.get('training_seconds'))}")
     return "\n".join(["## Training\n", *facts])
 
 
-def _measured(results: Sequence[Mapping[str, Any]]) -> str:
+def _code(text: str) -> str:
+    """A line of code within text, whatever it holds."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{' '.join(text.split())}{fence}"
+
+
+def _measured(own: Mapping[str, Any] | None, others: Sequence[Mapping[str, Any]]) -> str:
     parts = []
-    for result in results:
+    for result in [*([] if own is None else [own]), *others]:
         found = entries([result])
         if any(entry.system.get("quality") for entry in found):
-            parts.append(_quality(result, found))
-        if any(entry.row for entry in found):
+            parts.append(_quality(found))
+        if any(entry.system.get("speed") for entry in found):
             parts.append(_speed(result, found))
     return "\n\n".join(parts)
 
 
-def _quality(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
+def _quality(found: Sequence[Entry]) -> str:
     keys = metric_keys(found)
     heads = ["", *(metric_name(key) for key in keys), "rows"]
     rows: list[list[str]] = []
@@ -197,18 +213,24 @@ def _quality(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
         rows.append([entry.label, *(values[f"quality/{key}"] for key in keys), str(next(iter(quality.values()))["n"])])
         signatures |= {metric_name(key): score["signature"] for key, score in quality.items()}
     named = "\n".join(f"* {key}: `{signature}`" for key, signature in signatures.items())
-    return f"## Quality\n\nOn the {_split(result)} split.\n\n{_table(heads, rows)}\n\n{named}"
+    return f"## Quality\n\nOn the {_split(found[-1].system)} split.\n\n{_table(heads, rows)}\n\n{named}"
 
 
 def _speed(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
     keys = ("prefill_ms", "ms_per_token", "total_ms", "speedup", "peak_memory_mb")
-    timed = [entry for entry in found if entry.row]
-    heads = ["", *(dict(columns(()))[key] for key in keys)]
-    rows = [[entry.label, *(_with_range(cell) for cell in cells(entry, ()) if cell.key in keys)] for entry in timed]
-    row = timed[0].row
-    assert row is not None
+    names = dict(columns(()))
+    heads = ["", "batch", "prompt tokens", "response tokens", *(names[key] for key in keys)]
+    timed = [(entry, row) for entry in found for row in entry.system.get("speed", [])]
+    rows = []
+    for entry, row in timed:
+        shape = [str(row["batch"]), length(row["prompt_tokens"]), length(row["response_tokens"])]
+        figures = [_with_range(cell) for cell in cells(replace(entry, row=row), ()) if cell.key in keys]
+        rows.append([entry.label, *shape, *figures])
+    first = timed[0][1]
+    rounds = f"medians of {first['repeats']} rounds after {first['warmup']} of warm-up, with their range"
+    how = f"{first['decoding']} decoding, {first['dtype']}, {first['threads']} threads"
     return (
-        f"## Speed\n\nAll measured in one process, in turn: {conditions(row)}; on {result['device']}, "
+        f"## Speed\n\nAll measured in one process, in turn: {rounds}; {how}; on {result['device']}, "
         f"{result['created'][:10]}, commit `{result['git_commit'] or 'unknown'}`.\n\n{_table(heads, rows)}"
     )
 
@@ -222,9 +244,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _rights(config: Mapping[str, Any], license: str | None, llm: Mapping[str, Any] | None) -> str:
-    made_of = " and ".join(dict.fromkeys(shown(name) for name in _models(config)))
+def _rights(config: Mapping[str, Any], system: Mapping[str, Any], license: str | None) -> str:
+    made_of = " and ".join(dict.fromkeys(shown(name, system) for name in _models(config)))
     own = f"License: {license}." if license else "License: not stated by whoever trained this model."
     rest = f" It is made with {made_of}" if made_of else " It is made"
-    with_llm = ", of which the part that reads is included," if llm is not None and _inside(llm) else ""
-    return f"## License\n\n{own}{rest}{with_llm} and trained on {_corpus(config)}: their own licenses apply to them."
+    return f"## License\n\n{own}{rest} and trained on {_corpus(config)}: their own licenses apply to them."

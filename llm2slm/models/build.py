@@ -15,9 +15,10 @@ from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.prompts import frame
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.models.hybrid import LLM2SLM, LLM2SLMConfig
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate
-from llm2slm.models.slm import has_cross_attention
+from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.tuning import choose_trainable
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
@@ -160,6 +161,8 @@ def attach_processor(
     config, limits = model.config, dict(model.config.limits or {})
     limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
     mixed = model.conditioning in (Conditioning.add, Conditioning.replace)
+    eos = tokenizer.eos_token_id
+    greedy(model.slm, eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, eos)
     model.processor = LLM2SLMProcessor(
         tokenizer,
         llm_tokenizer,

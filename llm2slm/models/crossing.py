@@ -80,7 +80,8 @@ class Crossing(nn.Module):
     @contextmanager
     def attending(self, z_BPD: Tensor, mask_BP: Tensor) -> Iterator[None]:
         """While it lasts, the SLM's blocks attend to z."""
-        self._known = [layer.keys_values(z_BPD) for layer in self.layers]  # type: ignore[operator]
+        dtype = next(self.parameters()).dtype  # float32 beside a bfloat16 SLM
+        self._known = [layer.keys_values(z_BPD.to(dtype)) for layer in self.layers]  # type: ignore[operator]
         self._mask = mask_BP
         try:
             yield
@@ -95,5 +96,5 @@ class Crossing(nn.Module):
         rows = states_BQD.shape[0] // self._mask.shape[0]
         if rows > 1:  # beams and samples of a prompt stand one after the other
             known = tuple(t.repeat_interleave(rows, 0) for t in known)
-        states_BQD = self.layers[number](states_BQD, *known)
-        return ((states_BQD, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states_BQD})
+        guided_BQD = self.layers[number](states_BQD.to(known[0].dtype), *known).to(states_BQD.dtype)
+        return ((guided_BQD, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": guided_BQD})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -105,7 +106,7 @@ class FrozenEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Tells this reader's weights from others' (see `fingerprint`)."""
-        return fingerprint(self.body)
+        return fingerprint(self.body.state_dict().items())
 
     def embed(self, ids_BP: Tensor) -> Tensor:
         """Rows of the LLM's embedding matrix, as they are: ids_BP -> embeds_BPE."""
@@ -113,12 +114,12 @@ class FrozenEncoder(nn.Module):
         return embeds_BPE.detach()
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Twelve hexadecimal digits that tell a module's weights from others': its tensors' names and shapes, and of each
-    about a thousand values spread over it. Cheap at any size; training changes it, a copy does not.
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Twelve hexadecimal digits that tell weights from others': their names and shapes, and of each about a thousand
+    values spread over it. Cheap at any size; training changes it, a copy does not.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors, key=lambda named: named[0]):
         if type(tensor) is not Tensor:  # quantized; the rest tells enough
             continue
         values = tensor.detach().reshape(-1)

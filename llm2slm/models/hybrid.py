@@ -4,13 +4,12 @@ LLM-to-SLM generation after Bergner et al. 2024, "Think Big, Generate Quick" (ar
 SLM alone are the same class without guidance (conditioning `none`): all three read, train, decode and are timed by one
 code.
 
-A saved hybrid holds the SLM and the projector; the LLM is named, never saved. A saved unguided system is a plain
-transformers folder.
+What is kept of it, and how, is in `saving`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,12 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSeq2SeqLM,
     AutoProcessor,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
@@ -36,47 +33,14 @@ from llm2slm.models import conditioning as modes
 from llm2slm.models import slm as writer
 from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.projector import Projector
 from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Reps, SystemKind, Tokenizers, UserError
 
 FROM_AUTO = {"config", "trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs"}
+FROM_TRAINER = {"state_dict", "max_shard_size", "safe_serialization", "variant", "token", "save_peft_format"}
 OWN_EMBEDDINGS = (Conditioning.add, Conditioning.prepend, Conditioning.cross_attention)
 """Ways of conditioning in which the SLM reads embeddings of the prompt's tokens as well."""
-
-
-class LLM2SLMConfig(PreTrainedConfig):
-    """What a saved model says of itself.
-
-    Attributes:
-        slm: config of the writer.
-        kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`.
-        llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
-        projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
-        llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
-        prefix: what stood in front of every text in training; for whoever asks, texts are read as they are given.
-        limits: arguments of `Collator` (lengths, overlong).
-    """
-
-    model_type = "llm2slm"
-    sub_configs = {"slm": AutoConfig}  # noqa: RUF012  transformers reads it as a class attribute
-
-    slm: PreTrainedConfig | dict[str, Any] | None = None
-    kind: str = "slm"
-    conditioning: str = "none"
-    tokenizers: str = "shared"
-    llm: dict[str, Any] | None = None
-    projector: dict[str, Any] | None = None
-    pool: float | None = None
-    cross_every: int = 1
-    llm_frame: dict[str, Any] | None = None
-    prefix: str | None = None
-    limits: dict[str, Any] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if isinstance(self.slm, dict):
-            values = dict(self.slm)
-            self.slm = AutoConfig.for_model(values.pop("model_type"), **values)
-        super().__post_init__(**kwargs)
 
 
 class LLM2SLM(PreTrainedModel):
@@ -85,7 +49,7 @@ class LLM2SLM(PreTrainedModel):
     Attributes:
         slm: the writer, a transformers model; projector, encoder: None without guidance.
         llm_place: where the LLM was found, if not where the config says.
-        card: text of the model card that it came with.
+        card: the model card that it came with, and the fingerprint of the weights that it tells of.
         processor: both tokenizers and how texts become batches; attached by whoever builds or loads the model.
     """
 
@@ -102,7 +66,7 @@ class LLM2SLM(PreTrainedModel):
         self.working_dtype = str(slm.dtype).removeprefix("torch.")  # weights halved later on are so for storage
         self.encoder = encoder
         self.llm_place: str | None = None
-        self.card: str | None = None
+        self.card: tuple[str, str] | None = None
         self.conditioning = Conditioning(config.conditioning)
         self.kind = SystemKind(config.kind)
         attends = self.conditioning is Conditioning.memory
@@ -183,7 +147,8 @@ class LLM2SLM(PreTrainedModel):
     def logits(self, batch: Batch, reps: Reps | None = None) -> Tensor:
         """Teacher-forced logits_BTV of a batch that has labels."""
         if batch.labels_BT is None:
-            raise ValueError("this batch has no labels; use generate")
+            raise ValueError("this batch has no labels: to answer use generate (the Trainer's label_smoothing_factor "
+                             "takes them out of the batch, so it cannot be used)")  # fmt: skip
         prompt = self.read(batch, reps)
         with self._attending(prompt):
             return writer.response_logits(self.slm, prompt, batch.labels_BT)
@@ -241,30 +206,36 @@ class LLM2SLM(PreTrainedModel):
         return Batch(**own)
 
     @torch.no_grad()
-    def generate(self, batch: Batch | Tensor | None = None, reps: Reps | None = None, **arguments: Any) -> Any:
+    def generate(
+        self,
+        batch: Batch | Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        reps: Reps | None = None,
+        **arguments: Any,
+    ) -> Any:
         """Responses to a batch of prompts; `arguments` are those of transformers' `generate`.
+
+        What they leave open, `generation_config` says (None: the model's own, which is greedy unless set otherwise).
+        Lengths are those of the response: the prompt is no part of what comes back, whatever the SLM is.
 
         Args:
             batch: the prompts; or (None, or input_ids) they are among the arguments, as a processor gives them.
             reps: the LLM's representations where they are known already; else they are computed.
 
         Returns:
-            ids_BT, response tokens only, padded on the right (rows x num_return_sequences of them).
+            ids_BT, response tokens only, padded on the right (rows x num_return_sequences of them); transformers'
+            output object, its `sequences` of response tokens, with return_dict_in_generate=True.
         """
         if not isinstance(batch, Batch):
             inputs = {name: arguments.pop(name) for name in INPUTS if name in arguments}
             inputs.pop("labels", None)  # Seq2SeqTrainer hands them over as well
             batch = self.batch_of(**inputs if batch is None else inputs | {"input_ids": batch})
-        arguments.setdefault("do_sample", False)
-        tokenizer = self.collator.slm_tokenizer
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        arguments.setdefault("pad_token_id", pad)
-        arguments.setdefault("eos_token_id", tokenizer.eos_token_id)
-        if "stop_strings" in arguments:  # transformers wants to be told whose strings they are
-            arguments.setdefault("tokenizer", tokenizer)
+        if "stop_strings" in arguments or getattr(generation_config, "stop_strings", None):
+            arguments.setdefault("tokenizer", self.collator.slm_tokenizer)  # transformers wants to know whose they are
         prompt = self.read(batch, reps)
         with self._attending(prompt):
-            return writer.generate(self.slm, prompt, **arguments)
+            return writer.generate(self.slm, prompt, generation_config, **arguments)
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -290,7 +261,8 @@ class LLM2SLM(PreTrainedModel):
         try:
             for start in range(0, len(texts), batch_size):
                 batch = self.collator.batch_of_texts(texts[start : start + batch_size]).to(self.device)
-                answers += self.collator.decode(self.generate(batch, **arguments))
+                ids = self.generate(batch, **arguments)
+                answers += self.collator.decode(getattr(ids, "sequences", ids))
         finally:
             self.train(was_training)
         return answers
@@ -306,16 +278,46 @@ class LLM2SLM(PreTrainedModel):
         counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return {"total": sum(n for n, _ in counts), "trainable": sum(n for n, trained in counts if trained)}
 
-    def save_pretrained(self, save_directory: str | Path, with_llm: bool = False, **_: Any) -> None:
-        """Writes config, weights (SLM and projector only), processor and model card. Unguided: a plain transformers
-        folder.
+    def save_pretrained(
+        self, save_directory: str | Path, with_llm: bool = False, is_main_process: bool = True, **others: Any
+    ) -> None:
+        """Writes config, weights (SLM and projector only) and processor. Unguided: a plain transformers folder.
 
         Args:
             with_llm: also write the used part of the LLM, so that the folder needs nothing else.
+            is_main_process: of several processes, only this one writes.
+            others: what transformers' Trainer hands over beside them; what is written does not depend on it.
+
+        Raises:
+            TypeError: an argument that would change what is written.
         """
+        unknown = sorted(others.keys() - FROM_TRAINER)
+        if unknown:
+            raise TypeError(f"LLM2SLM.save_pretrained takes save_directory and with_llm, not {', '.join(unknown)}")
         from llm2slm.models.saving import save
 
-        save(self, Path(save_directory), with_llm=with_llm)
+        if is_main_process:
+            save(self, Path(save_directory), with_llm=with_llm)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch does; also of a saved folder's weights, whose names are those of a plain model without guidance.
+
+        Raises:
+            ValueError: strict=False, and a tensor is missing or unexpected all the same. transformers' Trainer would go
+                on without it: so it is with LoRA, whose saved weights are merged.
+        """
+        if self.projector is None and not any(name.startswith("slm.") for name in state_dict):
+            state_dict = {f"slm.{name}": tensor for name, tensor in state_dict.items()}
+        found = super().load_state_dict(state_dict, strict, assign)
+        kept = self.state_dict(keep_vars=True)
+        loaded = {id(kept[name]) for name in state_dict if name in kept}
+        wrong = [*found.unexpected_keys, *(n for n in found.missing_keys if id(kept.get(n)) not in loaded)]
+        if wrong:
+            raise ValueError(
+                f"these weights are not all of this model, as {wrong[0]}; a model with LoRA adapters cannot go on from "
+                "saved weights, in which they are merged: load it by from_pretrained, or resume with llm2slm train"
+            )
+        return found
 
     @classmethod
     def from_pretrained(
@@ -379,7 +381,6 @@ def _excuse_encoder(module: Any, keys: Any) -> None:
         keys.missing_keys[:] = [key for key in keys.missing_keys if "encoder.body." not in key]
 
 
-AutoConfig.register("llm2slm", LLM2SLMConfig)
 AutoModel.register(LLM2SLMConfig, LLM2SLM)
 AutoModelForSeq2SeqLM.register(LLM2SLMConfig, LLM2SLM)
 AutoProcessor.register(LLM2SLMConfig, LLM2SLMProcessor)

@@ -21,8 +21,9 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig
 from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.build import attach_processor
-from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.models.hybrid import LLM2SLM, LLM2SLMConfig
+from llm2slm.models.encoder import FrozenEncoder, fingerprint
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.pretrained import load_encoder, load_language_model, load_reader, locate, model_config, read_config
 from llm2slm.models.tuning import merged
 from llm2slm.types import Init, SystemKind, Tokenizers, UserError, reason_of
@@ -48,8 +49,9 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
             _save_hybrid(model, folder, with_llm=with_llm)
     finally:
         model.slm = tuned
-    if model.card is not None and not (folder / CARD).exists():  # a card that is there may be newer
-        (folder / CARD).write_text(model.card, encoding="utf-8")
+    text, weights = model.card or ("", "")
+    if weights == own_fingerprint(model) and not (folder / CARD).exists():  # a card that is there may be newer
+        (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _save_plain(model: LLM2SLM, folder: Path) -> None:
@@ -63,6 +65,8 @@ def _save_plain(model: LLM2SLM, folder: Path) -> None:
 def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
     config = deepcopy(model.config)
     config.architectures = [type(model).__name__]
+    if isinstance(config.slm, PreTrainedConfig):
+        config.slm.name_or_path = ""  # where it came from is no matter of where it goes
     record = dict(config.llm or {})
     if with_llm:
         config.llm = _save_llm(model, record, folder / INSIDE)
@@ -81,8 +85,12 @@ def _save_llm(model: LLM2SLM, record: dict[str, Any], folder: Path) -> dict[str,
         raise UserError("with_llm: the LLM of this system has random weights, which no file holds; it cannot be saved")
     cfg = _reader_config(record, model.llm_place or record["name"])
     cfg.quantization = {}
-    load_reader(cfg, model_config(cfg, model.collator.llm_tokenizer)).save_pretrained(folder)
-    origin = {key: record[key] for key in ("name", "revision", "config")}
+    reader = load_reader(cfg, model_config(cfg, model.collator.llm_tokenizer))
+    reader.config.name_or_path = ""
+    reader.save_pretrained(folder)
+    own = Path(str(record["name"]))
+    name = own.name if own.is_absolute() else record["name"]  # of a folder of this machine, no more than its name
+    origin = {"name": name, "revision": record["revision"], "config": record["config"]}
     return record | {"name": INSIDE, "revision": None, "config": {}, "origin": record.get("origin", origin)}
 
 
@@ -93,6 +101,11 @@ def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
     for tensor_name, tensor in kept.items():
         first.setdefault(id(tensor), tensor_name)
     return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
+
+
+def own_fingerprint(model: LLM2SLM) -> str:
+    """Names the weights of SLM and projector: a card, and a result, are of these and no others."""
+    return fingerprint((name, tensor.detach()) for name, tensor in own_tensors(model))
 
 
 def push(
@@ -144,7 +157,7 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) ->
         locate(name), CARD, revision=revision,
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
-    model.card = None if path is None else Path(path).read_text(encoding="utf-8")
+    model.card = None if path is None else (Path(path).read_text(encoding="utf-8"), own_fingerprint(model))
     model.eval()
     return model
 

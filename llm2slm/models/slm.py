@@ -7,12 +7,13 @@ the vectors go through an encoder, stand in for one, or are the left part of a c
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.conditioning import positions
@@ -192,26 +193,63 @@ def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
     return {"encoder_hidden_states": prompt.states_BQD, "encoder_attention_mask": prompt.mask_BQ}
 
 
-def generate(slm: PreTrainedModel, prompt: Prompt, **arguments: Any) -> Any:
+def greedy(slm: PreTrainedModel, pad: int, eos: int | None) -> None:
+    """Sets, in place, what a writer generates like when nobody says: greedily, up to the eos that it was trained with.
+
+    What a pretrained model was published with (sampling, other ends) is for the model that it was.
+    """
+    config = slm.generation_config
+    for name, value in {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}.items():
+        setattr(config, name, value)
+    config.pad_token_id, config.eos_token_id = pad, eos
+
+
+def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | None = None, **arguments: Any) -> Any:
     """transformers' own `generate` on a prompt of vectors.
 
+    Args:
+        config: what the arguments leave open; None: the model's own. `max_length` is one of the response (with the
+            start token, where there is one), as the prompt is not in what comes back.
+
     Returns:
-        ids_BT, response tokens only (without the decoder's start token), right-padded; or transformers' output object
-        where `return_dict_in_generate=True` is among the arguments.
+        ids_BT, response tokens only (without the start token), right-padded; or transformers' output object, its
+        `sequences` likewise, where `return_dict_in_generate` is set.
 
     Raises:
-        UserError: the writer has not as many positions as `max_new_tokens` asks for.
+        UserError: the writer has not as many positions as the response may take.
     """
-    _require_room(slm, prompt, arguments.get("max_new_tokens"))
-    inputs = prompt_arguments(slm, prompt)
     starts = prompt.encoded or slm.config.is_encoder_decoder  # else the prompt is the start
-    if slm.config.is_encoder_decoder:
-        arguments.setdefault("decoder_start_token_id", start_token(slm))  # as in training
-    elif starts:
+    config = _completed(slm, config)
+    for name in [name for name in arguments if hasattr(config, name)]:  # arguments come before the config
+        setattr(config, name, arguments.pop(name))
+        if name == "max_length":
+            config.max_new_tokens = None
+    if config.max_new_tokens is None and config.max_length is not None:
+        config.max_new_tokens, config.max_length = config.max_length - int(starts), None
+    _require_room(slm, prompt, config.max_new_tokens)
+    inputs = prompt_arguments(slm, prompt)
+    if starts and not slm.config.is_encoder_decoder:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
         inputs |= {"input_ids": ids_B1, "attention_mask": torch.ones_like(ids_B1)}
-    output = slm.generate(**inputs, **arguments)
-    return output[:, 1:] if starts and isinstance(output, Tensor) else output
+    output = slm.generate(**inputs, generation_config=config, **arguments)
+    if not starts:
+        return output
+    if isinstance(output, Tensor):
+        return output[:, 1:]
+    output.sequences = output.sequences[:, 1:]
+    return output
+
+
+def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> GenerationConfig:
+    """A generation config with the special tokens that it leaves open, a decoder's start as in training."""
+    own = slm.generation_config
+    config = deepcopy(own if config is None else config)
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        if getattr(config, name) is None:
+            setattr(config, name, getattr(own, name))
+    if slm.config.is_encoder_decoder and config.decoder_start_token_id is None:
+        config.decoder_start_token_id = start_token(slm)
+    return config
 
 
 def _require_room(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) -> None:

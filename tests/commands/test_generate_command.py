@@ -184,6 +184,9 @@ WRONG = {
     "no such file": (["input=none.txt"], "input=none.txt: no such file"),
     "both": (["prompt=a", "input=texts.txt"], "prompt and input are both given; give one of them"),
     "output of a prompt": (["prompt=a", "output=b"], "output is for the answers to a file; give input=FILE with it"),
+    "output is input": (["input=long.txt", "output=./long.txt"], "output=./long.txt: is the input; give another file"),
+    "no file": (["input=long.txt", "output=/dev/null"], "output=/dev/null: is no ordinary file"),
+    "half a character": (["input=half.jsonl"], "half.jsonl, line 1: holds half a character"),
     "drop": (["prompt=a", "overlong=drop"], "overlong=drop: each text is owed an answer; use truncate or error"),
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),
     "no JSON": (["input=bad.jsonl"], "bad.jsonl, line 2: not JSON ("),
@@ -206,6 +209,7 @@ def test_mistakes_are_told_in_one_line(trained, tmp_path, monkeypatch, capsys, a
     (tmp_path / "blank.txt").write_text(" \n\n")
     (tmp_path / "bad.jsonl").write_text('{"source": "a"}\n{"source"\n')
     (tmp_path / "field.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "half.jsonl").write_text('{"source": "\\ud83d hi"}\n')
     (tmp_path / "bytes.txt").write_bytes(b"a\xff\n")
     (tmp_path / "bytes.jsonl").write_bytes(b"a\xff\n")
     (tmp_path / "long.txt").write_text("short\n" + "long " * 600 + "\nshort\n")
@@ -253,3 +257,13 @@ def test_the_model_folder_of_a_run_knows_the_run(tmp_path):
 def test_a_run_must_be_named(capsys):
     assert main(["generate", "prompt=a"]) == 2
     assert mistake(capsys).startswith("generate needs run=DIR")
+
+
+def test_a_link_is_written_through(generate, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "answers.txt").write_text("old\n")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "answers.txt")
+    assert generate("input=texts.txt", "output=link.txt") == (0, "link.txt: 3 answers\n")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert len((tmp_path / "there" / "answers.txt").read_text("utf-8").splitlines()) == 3

@@ -127,6 +127,9 @@ def test_truncation_takes_from_the_prompt_and_leaves_the_frame() -> None:
         ("{{ raise_exception('roles!') }}", "fails: roles!"),
         ("{{ messages[0]['content'] }} {{ messages[0]['content'] }}", "does not say the prompt once"),
         ("hello", "does not say the prompt once"),
+        ("{{ messages[0]['content'] | tojson }}", "does not say the prompt once, as it is"),
+        ("{{ messages[0]['content'] | length }}", "does not say the prompt once, as it is"),
+        ("{{ 1 / 0 }}", "fails: division by zero"),
     ],
 )
 def test_a_template_that_cannot_frame_is_refused_in_a_line(template: str | None, complaint: str) -> None:

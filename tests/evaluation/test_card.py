@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -63,20 +65,21 @@ def timed() -> dict[str, Any]:
 
 
 def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
-    text = model_card("me/model", config, [trained(), timed()], license="apache-2.0", llm=LLM)
+    text = model_card("me/model", config, trained(), [timed()], license="apache-2.0", llm=LLM)
     for said in (
         "| llm2slm | 41.50 | 33.25 | 819 |", "ROUGE-1: `rouge|stemmer`", "On the validation split", "12000 rows",
         "overlong responses 3, dropped 3", "250 M parameters", "60.5 M trained", "3000 steps in 1 min 30 s", "seed 7",
-        f"commit `{COMMIT}`", "a processor, 2 cores", "| llm | 12.2 (12.0–13.0) |", "| 4.00× (3.75–4.25) |",
-        "100 (99.0–101)", "21.5 prompt and 17.2 response tokens", "transformers generate, greedy decoding, float32",
-        "2 threads, median of 5 rounds after 2 of warm-up", "`google/flan-t5-base`", "`0123456789ab`", "(bfloat16)",
-        "`summarize: `", "License: apache-2.0", 'from_pretrained("me/model")',
+        f"commit `{COMMIT}`", "a processor, 2 cores", "| llm | 1 | 21.5 | 17.2 | 12.2 (12.0–13.0) |",
+        "| 4.00× (3.75–4.25) |",
+        "100 (99.0–101)", "| llm2slm | 1 | 21.5 | 17.2 |", "transformers generate, greedy decoding, float32",
+        "medians of 5 rounds after 2 of warm-up", "2 threads", "`google/flan-t5-base`", "`0123456789ab`", "(bfloat16)",
+        "'summarize: '", "License: apache-2.0", "from_pretrained('me/model')",
     ):  # fmt: skip
         assert said in text.replace("\u00a0", " "), said
 
 
 def test_what_the_hub_reads(config: dict[str, Any]) -> None:
-    card = ModelCard(model_card("me/model", config, [trained(), timed()], license="apache-2.0", llm=LLM))
+    card = ModelCard(model_card("me/model", config, trained(), [timed()], license="apache-2.0", llm=LLM))
     assert card.data.license == "apache-2.0"
     assert (card.data.library_name, card.data.pipeline_tag) == ("llm2slm", "summarization")
     assert card.data.base_model == ["google/flan-t5-base"]  # not the folder of the SLM
@@ -86,27 +89,57 @@ def test_what_the_hub_reads(config: dict[str, Any]) -> None:
 
 
 def test_no_path_of_this_machine_is_told(config: dict[str, Any]) -> None:
-    text = model_card("m", config, [], llm=LLM | {"name": "/home/somebody/private/llm"})
-    assert "/home" not in text and "somebody" not in text
+    own = trained() | {"command": "llm2slm train model.llm.name=/home/somebody/llm hydra.run.dir=~/private/runs/x"}
+    text = model_card("m", config, own, llm=LLM | {"name": "/home/somebody/private/llm"})
+    assert "/home" not in text and "somebody" not in text and "private" not in text
     assert "`llm` (a local folder)" in text and "`slm` (a local folder)" in text and "train.jsonl" in text
-    assert 'llm="WHERE THE LLM IS"' in text
+    assert "`llm2slm train model.llm.name=llm hydra.run.dir=x`" in text
+    config["model"]["slm"]["name"] = "models/mine"  # a folder where it ran, though not where the card is written
+    own["systems"][0]["notes"]["folders"] = ["models/mine"]
+    told = model_card("m", config, own, llm=LLM)
+    assert "`mine` (a local folder)" in told and ModelCard(told).data.base_model == ["google/flan-t5-base"]
 
 
 def test_what_is_not_known_is_not_said(config: dict[str, Any]) -> None:
-    text = model_card("m", config, [], llm=LLM)
+    text = model_card("m", config, None, llm=LLM)
     assert "License: not stated" in text and "license:" not in text
     for heading in ("## Quality", "## Speed", "## Training"):
         assert heading not in text
-    assert "## Speed" not in model_card("m", config, [trained()], llm=LLM)
+    assert "## Speed" not in model_card("m", config, trained(), llm=LLM)
+    assert "## Training" not in model_card("m", config, None, [timed()], llm=LLM)
+
+
+def test_this_model_is_told_of_and_not_another_in_the_same_result(config: dict[str, Any]) -> None:
+    both = result(
+        System("slm", "slm", {"total": 7, "trainable": 7}, {"rouge1": Score(1.5, "rouge|stemmer", 819)}),
+        System("last", "llm2slm", {"total": 9, "trainable": 9}, {"rouge1": Score(2.5, "rouge|stemmer", 819)}),
+        verb="demo",
+    )
+    card = ModelCard(model_card("m", config, trained(), [both], llm=LLM))
+    assert {score.metric_value for score in card.data.eval_results} == {41.5, 33.25}
+    assert "250" in card.text and "| last | 2.50 | 819 |" in card.text  # beside the others, by their names
 
 
 def test_the_llm_inside_and_random_weights_and_no_llm_at_all(config: dict[str, Any]) -> None:
-    inside = model_card("m", config, [], llm=LLM | {"name": "./llm", "origin": {"name": "google/flan-t5-base"}})
-    assert "Its used part is in this folder" in inside and "of which the part that reads is included" in inside
+    inside = model_card("m", config, None, llm=LLM | {"name": "./llm", "origin": {"name": "google/flan-t5-base"}})
     assert "`google/flan-t5-base`" in inside and "./llm" not in inside
     fresh = copy.deepcopy(config)
-    fresh["model"]["slm"] |= {"init": Init.random.value}
-    assert "(started from random weights)" in model_card("m", fresh, [], llm=LLM)
+    fresh["model"]["slm"] |= {"init": Init.random.value, "name": "google/t5-small"}
+    text = model_card("m", fresh, None, llm=LLM)
+    assert "(started from random weights)" in text and "t5-small" not in text
     fresh["model"]["kind"] = SystemKind.slm.value
-    alone = model_card("m", fresh, [], llm=None)
-    assert "trained alone" in alone and "flan" not in alone
+    alone = model_card("m", fresh, None, llm=None)
+    assert "The shape of `google/t5-small`, trained alone" in alone and "flan" not in alone
+
+
+@pytest.mark.parametrize("awkward", ['say "no": ', "it's ", "a\\nb\n", "`x` "])
+def test_awkward_texts_stay_what_they_are(config: dict[str, Any], awkward: str) -> None:
+    config["task"]["prefix"] = awkward
+    text = model_card('my "model"\n# not a heading', config, trained(), llm=LLM)
+    [block] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant)]
+    assert awkward + "..." in [node.value for node in calls]
+    assert "\n# not" not in text
+    ModelCard(text)
+    config["task"]["name"] = "mixture"
+    assert "each with the prefix of its task" in model_card("m", config, trained(), llm=LLM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from command_line import ROOT, python
 from torch.nn.functional import cross_entropy
-from transformers import AutoModel, AutoProcessor, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from transformers import AutoModel, AutoProcessor, GenerationConfig, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
+from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Conditioning, Tokenizers
+from llm2slm.types import IGNORE_INDEX, Conditioning, SystemKind, Tokenizers, UserError
 
 TEXTS = [row["source"] for row in tiny_rows()]
 HOMES = (ROOT, ROOT / "tests", ROOT / "tests" / "models")
@@ -216,3 +218,70 @@ def test_accelerate_launches_it_in_two_processes(zoo: Path, tmp_path: Path) -> N
     first, second = (LLM2SLM.from_pretrained(tmp_path / name) for name in ("one", "two"))
     for name, tensor in first.state_dict().items():
         torch.testing.assert_close(second.state_dict()[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("slm", "mode"),
+    [("t5", "add"), ("t5", "memory"), ("gpt2", "add"), ("gpt2", "memory"), ("llama", "cross_attention")],
+)
+def test_generation_configs_are_heeded(zoo: Path, slm: str, mode: str) -> None:
+    model = hybrid(zoo, slm, mode).eval()
+    batch = model.collator.batch_of_texts(TEXTS)
+    greedy = model.generate(batch, **EIGHT)
+    assert torch.equal(greedy, model.generate(batch, GenerationConfig(**EIGHT)))
+    wild = GenerationConfig(do_sample=True, temperature=5.0, **EIGHT)
+    drawn = [model.generate(batch, wild) for _ in range(2)]
+    assert not torch.equal(*drawn)
+    ended = model.generate(batch, GenerationConfig(eos_token_id=int(greedy[0, 1]), max_new_tokens=8))
+    cut = 1 + greedy[0].tolist().index(int(greedy[0, 1]))
+    assert ended[0, :cut].tolist() == greedy[0, :cut].tolist()
+    assert set(ended[0, cut:].tolist()) <= {model.collator.pad_id}
+    told = model.generate(batch, return_dict_in_generate=True, output_scores=True, **EIGHT)
+    assert torch.equal(told.sequences, greedy) and len(told.scores) == 8
+    start = slm == "t5" or mode == "memory"  # transformers counts the start token
+    assert model.generate(batch, max_length=9, min_new_tokens=9 - start).shape[1] == 9 - start
+    with pytest.raises(UserError, match="exceeds the SLM's 512 positions") if slm != "t5" else nullcontext():
+        model.generate(batch, GenerationConfig(max_new_tokens=600) if slm != "t5" else None, max_new_tokens=600)
+    model.generation_config = wild
+    assert not torch.equal(model.generate(batch), model.generate(batch))
+
+
+def test_a_plain_slm_is_trained_and_resumed_too_and_lora_is_refused(zoo: Path, tmp_path: Path) -> None:
+    def slm() -> LLM2SLM:
+        set_seed(3)
+        return build_model(tiny_model_config(zoo, slm="gpt2", kind=SystemKind.slm))
+
+    def trainer(model: LLM2SLM, folder: Path, **more: Any) -> Seq2SeqTrainer:
+        own = arguments(folder, save_strategy="steps", save_steps=2, **more)
+        return Seq2SeqTrainer(model, own, collate(model), tiny_rows(), processing_class=model.processor)
+
+    whole = trainer(slm(), tmp_path / "slm")
+    whole.train()
+    again = trainer(slm(), tmp_path / "slm")
+    again.train(resume_from_checkpoint=str(tmp_path / "slm" / "checkpoint-2"))
+    losses = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (whole, again)]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    assert AutoProcessor.from_pretrained(tmp_path / "slm" / "checkpoint-4").to_dict() == whole.model.processor.to_dict()
+
+    def lora() -> LLM2SLM:
+        config = tiny_model_config(zoo, slm="gpt2")
+        config.slm.tune = "lora"
+        return build_model(config)
+
+    trainer(lora(), tmp_path / "lora").train()
+    assert LLM2SLM.from_pretrained(tmp_path / "lora" / "checkpoint-4").generate_text(TEXTS, **EIGHT)
+    with pytest.raises(ValueError, match="LoRA adapters cannot go on from saved weights"):
+        trainer(lora(), tmp_path / "lora").train(resume_from_checkpoint=str(tmp_path / "lora" / "checkpoint-2"))
+
+
+def test_what_saving_and_loading_do_not_do_is_said(zoo: Path, tmp_path: Path) -> None:
+    model = hybrid(zoo)
+    with pytest.raises(TypeError, match="not push_to_hub"):
+        model.save_pretrained(tmp_path / "a", push_to_hub=True)
+    model.save_pretrained(tmp_path / "a", is_main_process=False)
+    assert not (tmp_path / "a").exists()
+    model.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "processor_config.json").unlink()
+    for place, said in ((tmp_path / "a", "gets one when it is saved again"), (tmp_path / "b", "no such folder")):
+        with pytest.raises(UserError, match=said):
+            LLM2SLMProcessor.from_pretrained(place)

@@ -11,7 +11,7 @@ from torch import Tensor
 from llm2slm.models.build import build_model
 from llm2slm.models.crossing import Crossing, GatedCrossAttention
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.testing import tiny_model_config, tiny_rows
+from llm2slm.testing import labelled, tiny_model_config, tiny_rows
 from llm2slm.types import Conditioning, UserError
 
 B, Q, P, D, E = 2, 3, 5, 8, 6
@@ -113,3 +113,21 @@ def test_blocks_that_cannot_be_told_apart(build) -> None:
     slm.transformer.twin = torch.nn.ModuleList([torch.nn.Identity() for _ in range(4)])
     with pytest.raises(UserError, match="the blocks of a gpt2 cannot be told apart"):
         Crossing(slm)
+
+
+def test_a_bfloat16_slm_is_attended_from_in_float32(zoo) -> None:
+    config = tiny_model_config(zoo, "t5", "gpt2", Conditioning.cross_attention)
+    config.slm.dtype = "bfloat16"
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    exact = build_model(tiny_model_config(zoo, "t5", "gpt2", Conditioning.cross_attention)).eval()
+    exact.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
+    for one in (model, exact):
+        for layer in one.crossing.layers:
+            layer.gate.data.fill_(1.0)
+    batch = labelled(model, [0, 1, 2])
+    found, expected = model.logits(batch).float(), exact.logits(batch)
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+    plain = build_model(tiny_model_config(zoo, "t5", "gpt2")).eval()
+    assert (expected - plain.logits(labelled(plain, [0, 1, 2]))).abs().max() > 0.1 * expected.abs().max()
+    assert model.generate_text(["two dogs"], max_new_tokens=4, min_new_tokens=4)

@@ -127,7 +127,7 @@ def test_training_starts_as_generation_does(config) -> None:
     slm.generation_config.forced_eos_token_id = None
     prompt = prompt_of(slm)
     told = writer.generate(slm, prompt, **FEATURES, return_dict_in_generate=True, output_logits=True)
-    ids = told.sequences[:, 1:]
+    ids = told.sequences
     logits = writer.response_logits(slm, prompt, ids)
     torch.testing.assert_close(logits, torch.stack(told.logits, 1), rtol=1e-4, atol=1e-4)
     short = torch.cat([ids[:, :2], torch.full_like(ids[:, 2:], IGNORE_INDEX)], 1)

@@ -1,0 +1,35 @@
+"""The model card of a run: written where `train` saves its model, and anew where it is exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm2slm import runs
+from llm2slm.commands.generate import recorded
+from llm2slm.config import DataConfig, TaskConfig
+
+
+def card_of_run(
+    model: Path, name: str, home: Path, others: Sequence[Mapping[str, Any]] = (), license: str | None = None
+) -> None:
+    """Writes the card of a saved model into its folder.
+
+    Args:
+        name: what the card calls it. home: the run directory in which it was trained.
+        others: results that measured it as well.
+    """
+    from llm2slm.data.sources import languages
+    from llm2slm.data.tasks import resolve
+    from llm2slm.evaluation.card import model_card
+    from llm2slm.models.saving import CARD
+
+    config = runs.read_config(home)
+    task = resolve(recorded(home, "task", TaskConfig), languages(recorded(home, "data", DataConfig)))
+    config["task"] = config["task"] | {"prefix": task.prefix}
+    own = runs.read_result(home) if (home / "result.json").is_file() else None
+    own = own if own is not None and own["verb"] == "train" else None
+    llm = json.loads((model / "config.json").read_text(encoding="utf-8")).get("llm")
+    (model / CARD).write_text(model_card(name, config, own, others, license=license, llm=llm), encoding="utf-8")
