@@ -119,10 +119,10 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
     reader = f"{shown(llm.get('origin', llm)['name'], system)}{layer} ({llm['dtype']})"
     return (
         f"A frozen LLM, {reader}, reads the prompt once; a projector maps what it reads into a small language model "
-        f"(started from {start}), which alone writes the answer. LLM-to-SLM generation after {PAPER}; conditioning `{model['conditioning']}`, tokenizers "
-        f"`{model['tokenizers']}`. The part of the LLM that reads is in the folder `llm`, if there is one here; else "
-        f"the LLM is found by its name, or where `llm=` says. Its weights are checked by the fingerprint "
-        f"`{llm['fingerprint']}`."
+        f"(started from {start}), which alone writes the answer. LLM-to-SLM generation after {PAPER}; conditioning "
+        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The part of the LLM that reads is in the folder "
+        f"`llm`, if there is one here; else the LLM is found by its name, or where `llm=` says. Its weights are checked "
+        f"by the fingerprint `{llm['fingerprint']}`."
     )
 
 
