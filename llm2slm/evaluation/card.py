@@ -120,9 +120,9 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
     return (
         f"A frozen LLM, {reader}, reads the prompt once; a projector maps what it reads into a small language model "
         f"(started from {start}), which alone writes the answer. LLM-to-SLM generation after {PAPER}; conditioning "
-        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The part of the LLM that reads is in the folder "
-        f"`llm`, if there is one here; else the LLM is found by its name, or where `llm=` says. Its weights are checked "
-        f"by the fingerprint `{llm['fingerprint']}`."
+        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The part of the LLM that reads is in the "
+        "folder `llm`, if there is one here; else the LLM is found by its name, or where `llm=` says. Its weights are "
+        f"checked by the fingerprint `{llm['fingerprint']}`."
     )
 
 
