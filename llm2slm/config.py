@@ -21,8 +21,9 @@ class LanguageModelConfig:
     """Hub id, local folder, or `builtin/llm`. None only with init=random and a full `config`."""
     revision: str | None = None
     """Hub branch, tag or commit."""
-    init: Init = Init.pretrained
-    """pretrained: the weights of `name`; random: only its config, or `config` below."""
+    init: Init | None = None
+    """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained where there is a
+    name, else random."""
     config: dict[str, Any] = field(default_factory=dict)
     """Values of the transformers config. With a `model_type`: a whole new model (init=random), which gives way to a
     `name` where one is set too. Without: changes to the named model's config; pretrained weights must still fit.
@@ -39,6 +40,11 @@ class LanguageModelConfig:
     merged when saved); or a regular expression looked for in parameters' names, as '\\.[45]\\.'."""
     lora: dict[str, Any] = field(default_factory=dict)
     """tune=lora: arguments of peft.LoraConfig, as {r: 8, lora_alpha: 16}."""
+
+    @property
+    def start(self) -> Init:
+        """What `init` says, or means where it says nothing."""
+        return self.init or (Init.random if self.name is None else Init.pretrained)
 
 
 @dataclass
@@ -300,7 +306,9 @@ class GenerateConfig:
     prompt: str | None = None
     """One text to answer."""
     input: str | None = None
-    """File of texts: one a line, or .jsonl rows with the field `source` (or `prompt`)."""
+    """File of texts: one a line, or .jsonl rows with a field of text."""
+    field: str | None = None
+    """The field of .jsonl rows. None: `source`, `prompt`, or the one that the run was trained on."""
     output: str | None = None
     """File for the answers to `input`, in its order: .jsonl (source, prediction) or one a line. None: the terminal."""
     prefix: str | None = None

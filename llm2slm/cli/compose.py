@@ -109,7 +109,8 @@ class Composer:
             return override
         if value is not None:
             value = self.quoted(key, value, sweeping)
-        prefix = "++" if key.open and name != key.name else ""
+        whole = value is not None and value.startswith("{")  # all of an open dict's keys at once
+        prefix = "++" if key.open and (name != key.name or whole) else ""
         override = f"{prefix}{name}={value}"
         self.check_value(name, key, self.parse(override), sweeping)
         return override

@@ -43,8 +43,8 @@ def check_writable(path: Path) -> None:
         raise UserError(f"output={path}: no permission to write there")
 
 
-def read(path: Path) -> list[tuple[int, str]]:
-    """The texts of a file with their line numbers: the `source` (or `prompt`) of .jsonl rows, else its lines.
+def read(path: Path, fields: tuple[str, ...] = ("source", "prompt")) -> list[tuple[int, str]]:
+    """The texts of a file with their line numbers: of .jsonl rows the first of `fields` that they have, else its lines.
 
     A blank line of a .jsonl file is no row; one of a plain file is an empty text, which gets an empty answer.
     """
@@ -55,10 +55,11 @@ def read(path: Path) -> list[tuple[int, str]]:
     else:
         texts = []
         for number, row in runs.read_jsonl(path):
-            text = row.get("source", row.get("prompt"))
+            text = next((row[name] for name in fields if name in row), None)
             if not isinstance(text, str):
                 raise UserError(
-                    f"{path}, line {number}: no text in the field source (or prompt); has: {', '.join(row)}"
+                    f"{path}, line {number}: no text in the field {' or '.join(fields)}; has: {', '.join(row)}; name "
+                    "it by field=NAME"
                 )
             try:
                 text.encode()
@@ -123,16 +124,15 @@ def answer_file(job: Answering, texts: list[str]) -> None:
 
 def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
     """What decides the answers to a file: one left half-written under other settings is not gone on with."""
-    from llm2slm.commands.evaluate import model_place
+    from llm2slm.models.saving import own_fingerprint
 
-    weights = Path(model_place(str(job.config.run))) / "model.safetensors"
-    return {
-        "run": job.config.run,
-        "written": weights.stat().st_mtime_ns if weights.is_file() else None,
+    decisive = {
+        "weights": own_fingerprint(job.model),
         "texts": runs.text_hash(texts),
         "prefix": job.prefix,
-        "seed": job.config.seed,
-        "batch_size": job.config.batch_size,
         "overlong": None if job.config.overlong is None else job.config.overlong.value,
         **job.arguments,
     }
+    if job.config.do_sample:
+        decisive |= {"seed": job.config.seed, "batch_size": job.config.batch_size}
+    return decisive

@@ -85,8 +85,8 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
     """
     if config.model.llm.name is None:
         raise UserError("demo compares with the LLM: set model.llm.name")
-    if config.model.llm.init is not Init.pretrained:
-        raise UserError(f"demo compares with a trained LLM; model.llm.init={config.model.llm.init}: use pretrained")
+    if config.model.llm.start is not Init.pretrained:
+        raise UserError(f"demo compares with a trained LLM; model.llm.init={config.model.llm.start}: use pretrained")
     if LLM in config.systems:
         raise UserError(f"systems.{LLM}: the LLM itself goes by that name; give this system another")
     if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:

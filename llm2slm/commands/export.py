@@ -30,6 +30,9 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     if config.dtype is not None:
         narrowed(model, config.dtype)
     model.save_pretrained(out, with_llm=config.with_llm)
+    place = str((model.config.llm or {}).get("name"))
+    if not config.with_llm and config.push is None and Path(place).is_absolute():
+        print(f"llm2slm: others will not have {place}: with_llm=true brings the LLM's part along", file=sys.stderr)
     name = config.push or config.name or out.resolve().name
     if home is not None:
         card_of_run(out, name, home, [result for _, result in results], license=config.license)

@@ -66,7 +66,16 @@ def check(config: GenerateConfig) -> list[tuple[int, str]] | None:
         check_writable(Path(config.output))
         if Path(config.output).resolve() == Path(str(config.input)).resolve():
             raise UserError(f"output={config.output}: is the input; give another file")
-    return None if config.input is None else read(Path(config.input))
+    return None if config.input is None else read(Path(config.input), fields(config))
+
+
+def fields(config: GenerateConfig) -> tuple[str, ...]:
+    """Where a row's text is looked for."""
+    if config.field is not None:
+        return (config.field,)
+    home = runs.home(str(config.run))
+    source = None if home is None else recorded(home, "data", DataConfig).source
+    return tuple(dict.fromkeys(("source", "prompt", *([source] if source else []))))
 
 
 def defaults(config: GenerateConfig) -> tuple[str | None, int]:

@@ -117,6 +117,10 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
     start = shown(slm["name"], system) if slm["name"] and slm["init"] != RANDOM else "random weights"
     layer = "" if llm["layer"] is None else f", layer {llm['layer']}"
     reader = f"{shown(llm.get('origin', llm)['name'], system)}{layer} ({llm['dtype']})"
+    if llm.get("quantization"):
+        reader += f", quantized ({llm['quantization'].get('quant_method')})"
+    if llm.get("prefix") or llm.get("chat"):
+        reader += ", asked in words of its own (`llm_frame` in config.json)"
     return (
         f"A frozen LLM, {reader}, reads the prompt once; a projector maps what it reads into a small language model "
         f"(started from {start}), which alone writes the answer. LLM-to-SLM generation after {PAPER}; conditioning "
@@ -138,7 +142,8 @@ def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) ->
         f"model = LLM2SLM.from_pretrained({name!r})"
         + ("" if llm is None else "  # llm=... where the LLM has moved")
         + f"\nprint(model.generate_text([{prefix + '...'!r}], max_new_tokens=64))\n```\n\n"
-        f"`pip install llm-to-slm`. Prompts are read as in training: {told}"
+        "The package is llm2slm (its distribution is called llm-to-slm; `llm2slm` on PyPI is another's). Prompts are "
+        f"read as in training: {told}"
     )
 
 
@@ -219,16 +224,16 @@ def _quality(found: Sequence[Entry]) -> str:
 def _speed(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
     keys = ("prefill_ms", "ms_per_token", "total_ms", "speedup", "peak_memory_mb")
     names = dict(columns(()))
-    heads = ["", "batch", "prompt tokens", "response tokens", *(names[key] for key in keys)]
+    heads = ["", "weights", "batch", "prompt tokens", "response tokens", *(names[key] for key in keys)]
     timed = [(entry, row) for entry in found for row in entry.system.get("speed", [])]
     rows = []
     for entry, row in timed:
-        shape = [str(row["batch"]), length(row["prompt_tokens"]), length(row["response_tokens"])]
+        shape = [row["dtype"], str(row["batch"]), length(row["prompt_tokens"]), length(row["response_tokens"])]
         figures = [_with_range(cell) for cell in cells(replace(entry, row=row), ()) if cell.key in keys]
         rows.append([entry.label, *shape, *figures])
     first = timed[0][1]
     rounds = f"medians of {first['repeats']} rounds after {first['warmup']} of warm-up, with their range"
-    how = f"{first['decoding']} decoding, {first['dtype']}, {first['threads']} threads"
+    how = f"{first['decoding']} decoding, {first['threads']} threads"
     return (
         f"## Speed\n\nAll measured in one process, in turn: {rounds}; {how}; on {result['device']}, "
         f"{result['created'][:10]}, commit `{result['git_commit'] or 'unknown'}`.\n\n{_table(heads, rows)}"

@@ -37,7 +37,7 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
     llm, slm = cfg.llm, cfg.slm
     shared = cfg.tokenizers is Tokenizers.shared
     # random weights fit any tokenizer: they take the LLM's, in the hybrid and in the SLM it is compared with alike
-    follows = shared and slm.tokenizer is None and (slm.init is Init.random or slm.name is None)
+    follows = shared and slm.tokenizer is None and slm.start is Init.random
     if cfg.kind is SystemKind.llm:
         return _tokenizer(llm), None
     if cfg.kind is SystemKind.slm:
@@ -72,7 +72,9 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
     if not slm.config.is_encoder_decoder:
         possible.append(Conditioning.cross_attention)
     if cfg.conditioning not in possible:
-        what = "a hybrid" if has_cross_attention(slm) else f"a {slm.config.model_type} (it has no cross-attention)"
+        which = slm.config.model_type
+        without = "" if has_cross_attention(slm) else " (it has no cross-attention)"
+        what = f"a {which}{' (it is an encoder-decoder)' if slm.config.is_encoder_decoder else without}"
         raise UserError(f"model.conditioning={cfg.conditioning} does not fit {what}; possible: {', '.join(possible)}")
     if cfg.projector.gate and cfg.conditioning is not Conditioning.add:
         raise UserError(
@@ -149,7 +151,7 @@ def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
     return (
         record
         | {"prefix": cfg.prefix, "chat": cfg.chat, "attn_implementation": cfg.attn_implementation}
-        | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.init.value}
+        | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.start.value}
         | {"fingerprint": encoder.fingerprint()}
     )
 

@@ -340,13 +340,16 @@ class LLM2SLM(PreTrainedModel):
             raise TypeError(f"LLM2SLM.from_pretrained takes name, llm and revision, not {', '.join(unknown)}")
         from llm2slm.models.saving import load
 
+        told = getattr(others.get("config"), "llm", None)
+        if llm is None and isinstance(told, str):  # AutoConfig takes llm= for a field of the config
+            llm = told
         return load(cls, str(name), None if llm is None else str(llm), revision)
 
     def push_to_hub(
         self,
         repo_id: str,
         *,
-        with_llm: bool = False,
+        with_llm: bool | None = None,
         private: bool | None = None,
         revision: str | None = None,
         commit_message: str | None = None,
@@ -356,15 +359,16 @@ class LLM2SLM(PreTrainedModel):
 
         Args:
             repo_id: as "me/my-model"; made if it is not there (`private`: then only for oneself).
-            with_llm: as for `save_pretrained`. revision: a branch.
+            with_llm: as for `save_pretrained`; None: if it came with its LLM. revision: a branch.
 
         Returns:
             The address of the commit.
         """
-        from llm2slm.models.saving import push
+        from llm2slm.models.saving import INSIDE, push
 
+        came_with = (self.config.llm or {}).get("name") == INSIDE
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, with_llm=with_llm)
+            self.save_pretrained(folder, with_llm=came_with if with_llm is None else with_llm)
             return push(Path(folder), repo_id, private=private, revision=revision, message=commit_message, token=token)
 
 

@@ -78,6 +78,8 @@ def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     place = locate(name)
     if not (Path(place) / "config.json").is_file() and (Path(place) / "model" / "config.json").is_file():
         raise UserError(f"model {name!r}: is a run directory; give its model, {Path(name) / 'model'}")
+    if not (Path(place) / "config.json").is_file() and (Path(place) / "config.yaml").is_file():
+        raise UserError(f"model {name!r}: is a run directory without a model; its training did not come to its end")
     with reading(name):
         config = AutoConfig.from_pretrained(place, revision=revision)
     return _with_decoder_depth(config)
@@ -103,8 +105,8 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         UserError: neither a name nor a whole config; a value that the config does not have, or of the wrong type.
     """
     side, whole = _side(cfg), "model_type" in cfg.config
-    if cfg.name is None and (cfg.init is Init.pretrained or not whole):
-        need = "" if cfg.init is Init.pretrained else f" and model.{side}.config.model_type (as t5, gpt2, llama)"
+    if cfg.name is None and (cfg.start is Init.pretrained or not whole):
+        need = "" if cfg.init is not Init.random else f" and model.{side}.config.model_type (as t5, gpt2, llama)"
         raise UserError(f"model.{side}.name{need} is not set; give a Hub id or a folder, or model.{side}.init=random")
     if cfg.name is not None:
         config, changes = read_config(cfg.name, cfg.revision), {} if whole else dict(cfg.config)
@@ -120,7 +122,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
     for key in changes:
         if key not in known:
             raise UserError(f"model.{side}.config.{key}: a {config.model_type} has no such value{_nearest(key, known)}")
-    if cfg.init is Init.random:
+    if cfg.start is Init.random:
         changes |= _token_values(tokenizer)
     if changes:
         own_names = {
@@ -128,7 +130,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         }  # hidden_size: d_model
         with reading(cfg.name or f"model.{side}.config"):
             config = type(config).from_dict(config.to_dict() | own_names)
-    if cfg.init is Init.random and config.is_encoder_decoder:
+    if cfg.start is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
         if getattr(config, "forced_eos_token_id", None) is not None:  # BART's own is token 2, whatever that is here
             config.forced_eos_token_id = config.eos_token_id
@@ -182,7 +184,7 @@ def _quantized(cfg: LanguageModelConfig) -> dict[str, Any]:
     """What `from_pretrained` is told of quantization."""
     if not isinstance(cfg, LLMConfig) or not cfg.quantization:
         return {}
-    if cfg.init is Init.random:
+    if cfg.start is Init.random:
         raise UserError("model.llm.quantization is for weights that are loaded; model.llm.init=random has none")
     return {"quantization_config": quantization_config(cfg.quantization)}
 
@@ -207,7 +209,7 @@ def _weights(
     if cfg.attn_implementation is not None:
         more["attn_implementation"] = cfg.attn_implementation
     model: PreTrainedModel
-    if cfg.name is None or cfg.init is Init.random:
+    if cfg.name is None or cfg.start is Init.random:
         with reading(cfg.name or f"model.{side}.config"):
             model = auto.from_config(config, **more)
         return model

@@ -70,8 +70,11 @@ def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
     record = dict(config.llm or {})
     if with_llm:
         config.llm = _save_llm(model, record, folder / INSIDE)
-    elif record["name"] == INSIDE:  # it came with its LLM, and is saved without: by the name that it had before
-        config.llm = {key: value for key, value in record.items() if key != "origin"} | record["origin"]
+    elif record["name"] == INSIDE:  # it came with its LLM, and is saved without
+        origin = dict(record.pop("origin"))
+        if origin.pop("local"):  # nobody else has it: it is where it was found
+            origin = {"name": str(Path(str(model.llm_place)).resolve())}
+        config.llm = record | origin
     config.save_pretrained(folder)
     model.processor.save_pretrained(folder)
     model.slm.generation_config.save_pretrained(folder)
@@ -90,7 +93,7 @@ def _save_llm(model: LLM2SLM, record: dict[str, Any], folder: Path) -> dict[str,
     reader.save_pretrained(folder)
     own = Path(str(record["name"]))
     name = own.name if own.is_absolute() else record["name"]  # of a folder of this machine, no more than its name
-    origin = {"name": name, "revision": record["revision"], "config": record["config"]}
+    origin = {"name": name, "revision": record["revision"], "config": record["config"], "local": own.is_absolute()}
     return record | {"name": INSIDE, "revision": None, "config": {}, "origin": record.get("origin", origin)}
 
 

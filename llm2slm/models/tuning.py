@@ -43,7 +43,10 @@ def choose_trainable(slm: PreTrainedModel, tune: str, lora: Mapping[str, Any], k
     matched = [name for name, _ in slm.named_parameters() if pattern is not None and pattern.search(name)]
     if pattern is not None and not matched:
         examples = [name for name, _ in slm.named_parameters()][:3]
-        raise UserError(f"{key}.tune={tune}: no parameter has such a name; they are like {', '.join(examples)}")
+        raise UserError(
+            f"{key}.tune={tune}: not full, none or lora, and no parameter has such a name; they are like "
+            + ", ".join(examples)
+        )
     for name, parameter in slm.named_parameters():
         parameter.requires_grad_(name in matched or any(new in name for new in CROSS_ATTENTION))
 
@@ -52,7 +55,7 @@ def _add_adapters(slm: PreTrainedModel, lora: Mapping[str, Any], key: str) -> No
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise UserError(f"{key}.tune=lora needs peft: pip install 'llm-to-slm[lora]'") from None
+        raise UserError(f"{key}.tune=lora needs peft: pip install peft") from None
     try:
         inject_adapter_in_model(LoraConfig(**lora), slm)
     except (TypeError, ValueError) as error:

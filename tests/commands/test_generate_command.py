@@ -190,7 +190,7 @@ WRONG = {
     "drop": (["prompt=a", "overlong=drop"], "overlong=drop: each text is owed an answer; use truncate or error"),
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),
     "no JSON": (["input=bad.jsonl"], "bad.jsonl, line 2: not JSON ("),
-    "no field": (["input=field.jsonl"], "field.jsonl, line 1: no text in the field source (or prompt); has: text"),
+    "no field": (["input=field.jsonl"], "field.jsonl, line 1: no text in the field source or prompt; has: text"),
     "bytes": (["input=bytes.txt"], "bytes.txt, line 1: not UTF-8 text (byte 2: 0xff)"),
     "output folder": (["input=texts.txt", "output=."], "output=.: is a folder"),
     "bytes of rows": (["input=bytes.jsonl"], "bytes.jsonl, line 1: not UTF-8 text (byte 2: 0xff)"),

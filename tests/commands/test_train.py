@@ -31,7 +31,7 @@ RESULT = {
     "schema", "verb", "created", "command", "git_commit", "versions", "device", "seed", "config_hash", "wall_seconds",
     "systems",
 }  # fmt: skip
-SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes"}
+SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes", "weights"}
 
 
 def jsonl(path):

@@ -69,9 +69,9 @@ def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
     for said in (
         "| llm2slm | 41.50 | 33.25 | 819 |", "ROUGE-1: `rouge|stemmer`", "On the validation split", "12000 rows",
         "overlong responses 3, dropped 3", "250 M parameters", "60.5 M trained", "3000 steps in 1 min 30 s", "seed 7",
-        f"commit `{COMMIT}`", "a processor, 2 cores", "| llm | 1 | 21.5 | 17.2 | 12.2 (12.0–13.0) |",
+        f"commit `{COMMIT}`", "a processor, 2 cores", "| llm | float32 | 1 | 21.5 | 17.2 | 12.2 (12.0–13.0) |",
         "| 4.00× (3.75–4.25) |",
-        "100 (99.0–101)", "| llm2slm | 1 | 21.5 | 17.2 |", "transformers generate, greedy decoding, float32",
+        "100 (99.0–101)", "| llm2slm | float32 | 1 | 21.5 | 17.2 |", "transformers generate, greedy decoding",
         "medians of 5 rounds after 2 of warm-up", "2 threads", "`google/flan-t5-base`", "`0123456789ab`", "(bfloat16)",
         "'summarize: '", "License: apache-2.0", "from_pretrained('me/model')",
     ):  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import AutoModel
 
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
@@ -74,10 +75,14 @@ def test_a_folder_that_needs_nothing_else(tmp_path: Path, llm: str, reader: dict
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "third")), expected)
     again.save_pretrained(tmp_path / "without")
     record = json.loads((tmp_path / "without" / "config.json").read_text())["llm"]
-    own = model.config.llm | {"name": Path(model.config.llm["name"]).name}  # no path of the machine it came from
-    assert record == own and not (tmp_path / "without" / "llm").exists()
+    assert record == model.config.llm | {"name": str(Path(moved).resolve() / "llm"), "config": {}}
+    assert not (tmp_path / "without" / "llm").exists()  # it is where it was found
+    assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "without")), expected)
+    shutil.rmtree(moved)
     with pytest.raises(UserError, match=r"its LLM is not at hand.*llm=PATH"):
         LLM2SLM.from_pretrained(tmp_path / "without")
+    loaded = AutoModel.from_pretrained(tmp_path / "without", llm=str(tmp_path / "third" / "llm"))
+    assert torch.equal(logits(loaded), expected)
     found = LLM2SLM.from_pretrained(tmp_path / "without", llm=tmp_path / "third" / "llm")
     assert torch.equal(logits(found), expected)
 
@@ -153,3 +158,12 @@ def test_the_card_goes_where_the_model_goes(zoo: Path, tmp_path: Path) -> None:
 def test_what_only_this_machine_has_is_not_pushed(zoo: Path) -> None:
     with pytest.raises(UserError, match=r"me/model: not pushed: its LLM is the folder .*with_llm"):
         build_model(tiny_model_config(zoo)).push_to_hub("me/model")
+
+
+def test_no_path_of_this_machine_goes_along(tmp_path: Path) -> None:
+    """The LLM and the SLM were folders here; whoever gets the folder with the LLM in it is not told where."""
+    model = hybrid(tmp_path / "zoo")
+    model.save_pretrained(tmp_path / "saved", with_llm=True)
+    for path in (tmp_path / "saved").rglob("*.json"):
+        if "tokenizer" not in path.name:
+            assert str(tmp_path) not in path.read_text("utf-8"), path
