@@ -98,21 +98,25 @@ class DataConfig:
     """Which rows, how many, and how they become batches."""
 
     name: str = "builtin"
-    """A corpus known to data/sources.py: builtin, json, hub, multi30k, samsum, alpaca, ..."""
+    """builtin, json, hub, or a corpus of data/corpora.py: wmt14_en_de, multi30k, cnn_dailymail, samsum, alpaca, ..."""
     corpus: str = "translation"
     """data=builtin: translation | summarization | instruction | mixture."""
     root: str | None = None
-    """Folder that holds the corpora (multi30k/, samsum/, ...)."""
+    """Folder that holds corpora (multi30k/, samsum/, ...). None: a known corpus comes from the Hub."""
     path: str | None = None
-    """data=hub: id (or local folder) of a dataset."""
+    """Id of a dataset of the Hub, or a folder with its files (a clone of it, or Parquet, JSON or CSV files named train,
+    validation and test). With a known corpus: in place of the Hub's, with the same columns."""
     subset: str | None = None
-    """data=hub: its configuration name."""
+    """Its configuration on the Hub. A known corpus knows its own."""
+    revision: str | None = None
+    """Its branch, tag or commit on the Hub."""
     train: str | None = None
-    """data=json: file (json, jsonl, jsonl.gz, csv, parquet); data=hub: split name. A corpus of its own knows its."""
+    """data=json: file (json, jsonl, jsonl.gz, csv, parquet); else name of the split, or a part of it as train[:1000].
+    A known corpus knows its own."""
     validation: str | None = None
     test: str | None = None
     source: str | None = None
-    """Column that holds the source text."""
+    """Column that holds the source text; a field of a nested one by a dotted path, as translation.en."""
     target: str | None = None
     """Column that holds the target text."""
     train_size: int | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="llm2slm-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import atexit
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +24,7 @@ from command_line import tiny_overrides
 from llm2slm.cli import VERBS, main
 
 torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

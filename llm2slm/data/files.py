@@ -46,7 +46,8 @@ def read_file(path: Path, texts: Sequence[str] = ()) -> datasets.Dataset:
         raise UserError(f"{path}: the file is empty")
     with tempfile.TemporaryDirectory(prefix="llm2slm-data-") as cache:  # a cache of its own: the file may change
         try:
-            loaded = load(reader, data_files=str(path), split="train", cache_dir=cache, **OPTIONS.get(reader, {}))
+            options: dict[str, Any] = {"cache_dir": cache, "keep_in_memory": True, **OPTIONS.get(reader, {})}
+            loaded = load(reader, data_files=str(path), split="train", **options)
             loaded.data.validate(full=True)  # Arrow's JSON reader does not check that text is UTF-8
         except Exception as error:
             # whatever the reader raised (Arrow, pandas, zlib, datasets), the scan says it better
@@ -61,17 +62,18 @@ def read_file(path: Path, texts: Sequence[str] = ()) -> datasets.Dataset:
     return loaded
 
 
-def load(path: str, **arguments: Any) -> datasets.Dataset:
-    """`datasets.load_dataset` into memory, without its progress bars."""
-    bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+def load(path: str, bars: bool = False, **arguments: Any) -> Any:
+    """`datasets.load_dataset`, without its progress bars unless they are asked for (a download takes its time)."""
+    restore = not (bars or datasets.are_progress_bars_disabled())
+    if restore:
+        datasets.disable_progress_bars()
     level = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a failure is told once, by the caller
     try:
-        return datasets.load_dataset(path, keep_in_memory=True, **arguments)
+        return datasets.load_dataset(path, **arguments)
     finally:
         datasets.logging.set_verbosity(level)
-        if bars:
+        if restore:
             datasets.enable_progress_bars()
 
 

@@ -1,62 +1,27 @@
-"""Corpora as rows of text: built-in ones, a user's files, Hub data sets, and the known corpora in a local folder.
+"""Corpora as rows of text: built-in ones, a user's files, data sets of the Hub, and the known corpora (`corpora.py`).
 
-A known corpus is a row of `CORPORA`, not a class. A local folder and a Hub id go the same way: `datasets.load_dataset`.
+A local folder and a Hub id go the same way: `datasets.load_dataset`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from llm2slm.config import DataConfig
-from llm2slm.data.files import load, no_text, read_file
+from llm2slm.data.columns import PART, Columns, nearest
+from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET, SPLITS, Corpus
+from llm2slm.data.files import load, read_file
 from llm2slm.types import UserError
 
-SPLITS = ("train", "validation", "test")
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}
 MIXTURE = (0.6, 0.2, 0.2)
 """Shares of the built-in corpora in the built-in mixture."""
-
-LANGUAGES = {"en": "English", "de": "German", "fr": "French", "cs": "Czech", "ja": "Japanese"}
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A corpus of which this project knows the files.
-
-    Attributes:
-        test: its test file, without suffix; `{other}` stands for the language that is not English.
-        source: default column of the source text.
-        target: default column of the target text.
-        hub: nearest data set on the Hub, for who has no local copy.
-        languages: language codes of source and target, where the columns' names are not they.
-    """
-
-    test: str = "test"
-    source: str = "source"
-    target: str = "target"
-    hub: str = ""
-    languages: tuple[str, str] | None = None
-
-
-CORPORA = {
-    "multi30k": Corpus("test_2016_flickr", "en", "de", "bentrevett/multi30k"),
-    "wmt_news": Corpus("test_2014_en{other}", "en", "de", "wmt/wmt14"),
-    "tatoeba_en_fr": Corpus(hub="Helsinki-NLP/tatoeba_mt", languages=("en", "fr")),
-    "small_parallel_enja": Corpus(languages=("en", "ja")),
-    "samsum": Corpus(hub="knkarthick/samsum"),
-    "dialogsum": Corpus(hub="knkarthick/dialogsum"),
-    "alpaca": Corpus(hub="tatsu-lab/alpaca"),
-    "dolly_3k": Corpus(hub="databricks/databricks-dolly-15k"),
-    "t0_mixture": Corpus(hub="yizhongw/self_instruct"),
-}
 
 
 def load_rows(config: DataConfig, split: str, seed: int) -> list[dict[str, str]]:
@@ -80,27 +45,39 @@ def load_rows(config: DataConfig, split: str, seed: int) -> list[dict[str, str]]
         raise UserError(f"data.{split}_size={size}: must be at least 1")
     if config.name == "builtin":
         return _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed)
+    columns = columns_of(config)
     if config.name == "json":
-        name = _required(config, split, "a json, jsonl, csv or parquet file")
-        source, target = config.source or "source", config.target or "target"
-        return _texts(read_file(Path(name), (source, target)), name, source, target, size)
-    if config.name == "hub":
-        return _hub(config, split, size)
-    return _local(config, split, size)
+        path = Path(_required(config, split, "a json, jsonl, csv or parquet file"))
+    elif config.root is not None and config.name != "hub":
+        path = _local(config, split)
+    else:
+        return _rows(*_hub(config, split), columns, size)
+    return _rows(read_file(path, (columns.source, columns.target)), str(path), columns, size)
+
+
+def columns_of(config: DataConfig) -> Columns:
+    """The columns that a configuration names; where it names none, the corpus' own."""
+    corpus = CORPORA.get(config.name)
+    own = corpus and (corpus.files if config.root is not None or corpus.hub is None else corpus.hub)
+    source, target = (own.source, own.target) if own else ("source", "target")
+    return Columns(config.source or source, config.target or target)
 
 
 def languages(config: DataConfig) -> tuple[str, str] | None:
-    """English names of source and target language, where the corpus is known to be a parallel one."""
-    corpus = CORPORA.get(config.name)
-    if corpus is None:
-        return None
-    pair = corpus.languages or (config.source or corpus.source, config.target or corpus.target)
+    """English names of source and target language, where the corpus or its columns' names tell them."""
+    corpus, columns = CORPORA.get(config.name), columns_of(config)
+    pair = tuple(name.rpartition(".")[2] for name in (columns.source, columns.target))
+    if corpus is not None and corpus.languages and not (config.source or config.target):
+        pair = corpus.languages
     return (LANGUAGES[pair[0]], LANGUAGES[pair[1]]) if set(pair) <= set(LANGUAGES) else None
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    return get_close_matches(word, known, n=1, cutoff=0.0)[0]
+def _known(config: DataConfig) -> Corpus:
+    if config.name not in CORPORA:
+        known = ("builtin", "json", "hub", *CORPORA)
+        near = nearest(config.name, known)
+        raise UserError(f"data={config.name}: unknown corpus; did you mean {near}? ({', '.join(known)})")
+    return CORPORA[config.name]
 
 
 def _required(config: DataConfig, split: str, what: str) -> str:
@@ -119,7 +96,7 @@ def _builtin(name: str, split: str, size: int, seed: int) -> list[dict[str, str]
         return list(itertools.islice(_interleaved(parts), size))
     if name not in BUILTIN:
         known = (*BUILTIN, "mixture")
-        raise UserError(f"data.corpus={name}: unknown; did you mean {_nearest(name, known)}? ({', '.join(known)})")
+        raise UserError(f"data.corpus={name}: unknown; did you mean {nearest(name, known)}? ({', '.join(known)})")
     rows: list[dict[str, str]] = corpus_rows(name, split, size, seed)
     return rows
 
@@ -130,58 +107,95 @@ def _interleaved(parts: list[list[dict[str, str]]]) -> Iterator[dict[str, str]]:
     return (parts[k][i] for _, k, i in sorted(placed))
 
 
-def _hub(config: DataConfig, split: str, size: int | None) -> list[dict[str, str]]:
-    if config.path is None:
-        raise UserError("data.path is not set; with data=hub give the id of a data set (or a folder) as data.path=ID")
-    part = getattr(config, split) or split
-    label = f"{config.path}, split {part}"
+def _hub(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
+    """A split from the Hub or from a folder of the same form, and what to call it in a complaint."""
+    path, arguments, part = hub_place(config, split)
+    label = f"{path}, split {part}"
     try:
-        found = load(config.path, name=config.subset, split=part)
+        found = load(path, bars=not Path(path).is_dir(), split=part, **arguments)
     except Exception as error:  # `datasets` and the Hub client raise some twenty kinds
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{label}: not loaded ({reason}); check data.path, data.subset and data.{split}") from None
-    return _texts(found, label, config.source or "source", config.target or "target", size)
+        raise UserError(not_loaded(config, label, split, error)) from None
+    return found, label
 
 
-def _local(config: DataConfig, split: str, size: int | None) -> list[dict[str, str]]:
-    corpus = CORPORA.get(config.name)
-    if corpus is None:
-        known = ("builtin", "json", "hub", *CORPORA)
-        near = _nearest(config.name, known)
-        raise UserError(f"data={config.name}: unknown corpus; did you mean {near}? ({', '.join(known)})")
-    if config.root is None:
-        hub = f"; or, with its own columns as data.source and data.target: data=hub data.path={corpus.hub}"
+def hub_place(config: DataConfig, split: str) -> tuple[str, dict[str, Any], str]:
+    """Where `datasets.load_dataset` finds a split: id or folder, further arguments, name of the split.
+
+    Raises:
+        UserError: no id is known, or no such folder.
+    """
+    hub = None if config.name == "hub" else _known(config).hub
+    path = config.path or (hub.id if hub else None)
+    if path is None:
+        raise UserError(_no_place(config))
+    part = getattr(config, split) or (hub.splits[SPLITS.index(split)] if hub else split)
+    subset = config.subset or (hub.subset if hub else None)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder), _local_subset(folder, subset, must=config.subset is not None), part
+    if path.startswith(("/", ".", "~")):
+        raise UserError(f"data.path={path}: no such folder")
+    revision = config.revision or (hub.revision if hub and config.path is None else None)
+    return path, {"data_dir" if revision == PARQUET else "name": subset, "revision": revision}, part
+
+
+def _local_subset(folder: Path, subset: str | None, must: bool) -> dict[str, str]:
+    """How `load_dataset` is told of a subset in a local folder: its README.md names it, or a folder in it has its name.
+
+    Args:
+        must: the user has named it; else the folder may as well hold that one subset alone.
+    """
+    if subset is None:
+        return {}
+    if (folder / "README.md").is_file() and subset in datasets.get_dataset_config_names(str(folder)):
+        return {"name": subset}
+    if (folder / subset).is_dir():
+        return {"data_dir": subset}
+    return {"name": subset} if must else {}
+
+
+def not_loaded(config: DataConfig, label: str, split: str, error: Exception) -> str:
+    """The complaint about a data set that `datasets` did not load."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    if config.path is not None:
+        return f"{label}: not loaded ({reason}); check data.path, data.subset and data.{split}"
+    files = f", or data.root=DIR, the folder that holds {config.name}/" if CORPORA[config.name].files else ""
+    return f"{label}: not loaded ({reason}); without the Hub give a copy of it as data.path=FOLDER{files}"
+
+
+def _no_place(config: DataConfig) -> str:
+    if config.name == "hub":
+        return "data.path is not set; with data=hub give the id of a data set (or a folder) as data.path=ID"
+    near = CORPORA[config.name].near
+    hub = f"; or, with its own columns as data.source and data.target: data=hub data.path={near}" if near else ""
+    return f"data={config.name}: set data.root=DIR, the folder that holds {config.name}/{hub}"
+
+
+def _local(config: DataConfig, split: str) -> Path:
+    """The file of a known corpus in the folder of corpora."""
+    files, columns = _known(config).files, columns_of(config)
+    if config.path is not None:
         raise UserError(
-            f"data={config.name}: set data.root=DIR, the folder that holds {config.name}/{hub if corpus.hub else ''}"
+            "data.root and data.path are both set; give data.root=DIR (a folder of corpora), or data.path=FOLDER (a "
+            "copy of the Hub's data set)"
         )
-    folder = Path(config.root) / config.name
+    if files is None:
+        raise UserError(
+            f"data={config.name}: is a data set of the Hub, and none of data.root={config.root}; leave data.root out, "
+            "or give a copy of it as data.path=FOLDER"
+        )
+    folder = Path(str(config.root)) / config.name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; data.root={config.root} must hold {config.name}/")
-    source, target = config.source or corpus.source, config.target or corpus.target
-    default = corpus.test.format(other=source if target == "en" else target) if split == "test" else split
-    path = folder / f"{getattr(config, split) or default}.jsonl.gz"
-    return _texts(read_file(path, (source, target)), str(path), source, target, size)
+    other = columns.source if columns.target == "en" else columns.target
+    default = files.test.format(other=other) if split == "test" else split
+    return folder / f"{getattr(config, split) or default}.jsonl.gz"
 
 
-def _texts(table: datasets.Dataset, label: str, source: str, target: str, size: int | None) -> list[dict[str, str]]:
-    """The two columns as rows, each value checked to be text; and `task`, where it is one (only mixtures need it)."""
-    names = list(table.column_names)
-    for key, name in (("source", source), ("target", target)):
-        if name not in names:
-            near = _nearest(name, names)
-            raise UserError(
-                f"{label}: no column {name!r} (data.{key}); did you mean {near!r}? columns: {', '.join(names)}"
-            )
+def _rows(table: datasets.Dataset, label: str, columns: Columns, size: int | None) -> list[dict[str, str]]:
+    """At most `size` rows of a table."""
     if len(table) == 0:
         raise UserError(f"{label}: holds no rows")
-    kept = {source, target} | ({"task"} & set(names))
-    columns: dict[str, list[Any]] = table.select_columns(sorted(kept))[: size or len(table)]
-    for name in (source, target):
-        for number, value in enumerate(columns[name]):
-            if not isinstance(value, str):
-                raise UserError(no_text(label, number, name, value))
-    rows = [{"source": a, "target": b} for a, b in zip(columns[source], columns[target], strict=True)]
-    for row, task in zip(rows, columns.get("task", ()), strict=False):
-        if isinstance(task, str):
-            row["task"] = task
-    return rows
+    slim = table.select_columns(columns.needed(table.column_names, label))
+    end = min(size or len(slim), len(slim))
+    return list(columns.rows((slim[i : min(i + PART, end)] for i in range(0, end, PART)), label))

@@ -1,0 +1,111 @@
+"""Columns of a table as rows of text: top-level ones, and nested ones by a dotted path (`translation.en`, `turns.0`).
+
+Every value is looked at: what is not text, or not there, is told with its row and column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from llm2slm.data.files import no_text
+from llm2slm.types import UserError
+
+TASK = "task"
+"""Column that says a row's own task (only mixtures look at it)."""
+
+PART = 1_000
+"""Rows taken out of a table at once."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns a row's `source` and `target` are read from."""
+
+    source: str
+    target: str
+
+    def rows(self, parts: Iterable[Mapping[str, Sequence[Any]]], label: str) -> Iterator[dict[str, str]]:
+        """The rows of a table given in parts, each by columns.
+
+        Args:
+            label: names the table in a complaint.
+
+        Yields:
+            source and target, and task where there is such a column and the row has a text in it.
+
+        Raises:
+            UserError: no such column or field, or a value that is no text; names the row.
+        """
+        before = 0
+        for part in parts:
+            sources, targets = (
+                _texts(part, name, f"data.{key}", label, before)
+                for key, name in (("source", self.source), ("target", self.target))
+            )
+            tasks = part.get(TASK, [None] * len(sources))
+            for source, target, task in zip(sources, targets, tasks, strict=True):
+                row = {"source": source, "target": target}
+                yield row | {TASK: task} if isinstance(task, str) else row
+            before += len(sources)
+
+    def needed(self, names: Sequence[str], label: str) -> list[str]:
+        """Those of a table's columns that have to be read.
+
+        Raises:
+            UserError: a column is not there.
+        """
+        found = {_path(name, f"data.{key}", names, label)[0] for key, name in vars(self).items()}
+        return sorted(found | ({TASK} & set(names)))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant."""
+    return get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
+
+
+def _path(name: str, key: str, names: Sequence[str], label: str) -> list[str]:
+    """The column, and the fields and numbers that lead on from it."""
+    if name in names:
+        return [name]
+    path = name.split(".")
+    if path[0] in names:
+        return path
+    raise UserError(f"{label}: no column {name!r} ({key}); did you mean {nearest(name, names)!r}? "
+                    f"columns: {', '.join(names)}")  # fmt: skip
+
+
+def _texts(part: Mapping[str, Sequence[Any]], name: str, key: str, label: str, before: int) -> list[str]:
+    """The texts of one column or nested field; `before`: the number of the first row."""
+    first, *fields = _path(name, key, list(part), label)
+    texts = []
+    for number, whole in enumerate(part[first], before):
+        value = whole
+        for field in fields:
+            try:
+                value = value[int(field)] if isinstance(value, list) else value[field]
+            except (KeyError, IndexError, ValueError, TypeError):
+                if whole is None:
+                    raise UserError(no_text(label, number, first, None)) from None
+                raise UserError(f"{label}, row {number} (from 0): {_absent(name, key, first, whole)}") from None
+        if not isinstance(value, str):
+            raise UserError(no_text(label, number, name, value))
+        texts.append(value)
+    return texts
+
+
+def _absent(name: str, key: str, column: str, value: Any) -> str:
+    """The complaint about a nested field that is not there."""
+    known = list(_leaves(value, column))
+    return f"no field {name!r} ({key}); did you mean {nearest(name, known)!r}? fields: {', '.join(known)}"
+
+
+def _leaves(value: Any, name: str) -> Iterator[str]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = list(items)
+    if not inner:
+        yield name
+    for key, below in inner:
+        yield from _leaves(below, f"{name}.{key}")

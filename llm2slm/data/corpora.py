@@ -1,0 +1,113 @@
+"""The corpora that the project knows by name, as a table: where each is, what its columns are called, its languages.
+
+A corpus is read from the Hub (`data.path=FOLDER` names a local copy with the same files, or another id with the same
+columns), or from the folder of corpora that `data.root=DIR` names, or from either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SPLITS = ("train", "validation", "test")
+
+LANGUAGES = {
+    "ar": "Arabic",
+    "cs": "Czech",
+    "de": "German",
+    "en": "English",
+    "es": "Spanish",
+    "et": "Estonian",
+    "fi": "Finnish",
+    "fr": "French",
+    "hi": "Hindi",
+    "it": "Italian",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "lv": "Latvian",
+    "nl": "Dutch",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "ro": "Romanian",
+    "ru": "Russian",
+    "tr": "Turkish",
+    "zh": "Chinese",
+}
+"""What the code in a column's name (`de`, `translation.de`) is called in the prefix of a translation."""
+
+PARQUET = "refs/convert/parquet"
+"""Branch with the Hub's own Parquet copy of a data set that consists of a script: a folder for each subset."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the Hub: its id, and the names of columns (nested ones with dots), subset, revision and splits.
+
+    A data set with nothing but a train split has its first rows set aside for validation and test.
+    """
+
+    id: str
+    source: str
+    target: str
+    subset: str | None = None
+    revision: str | None = None
+    splits: tuple[str, str, str] = SPLITS
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files train, validation and test (.jsonl.gz) in a folder of the corpus' name.
+
+    Attributes:
+        test: the test file's name; `{other}` stands for the language that is not English.
+        source, target: names of the columns.
+    """
+
+    test: str = "test"
+    source: str = "source"
+    target: str = "target"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus: from the Hub, from files below `data.root`, or from either.
+
+    Attributes:
+        task: what it is made for.
+        near: where it has no copy on the Hub: the data set there that comes nearest, with columns of its own.
+        languages: language codes of source and target, where the columns' names do not end in them.
+    """
+
+    task: str
+    hub: Hub | None = None
+    files: Files | None = None
+    near: str = ""
+    languages: tuple[str, str] | None = None
+
+
+def _pair(id: str, source: str, target: str, subset: str, revision: str | None = None) -> Corpus:
+    hub = Hub(id, f"translation.{source}", f"translation.{target}", subset, revision)
+    return Corpus("translation", hub)
+
+
+_HELD_OUT = ("train[1000:]", "train[:500]", "train[500:1000]")
+
+CORPORA = {
+    "wmt14_en_de": _pair("wmt/wmt14", "en", "de", "de-en"),
+    "wmt14_en_fr": _pair("wmt/wmt14", "en", "fr", "fr-en"),
+    "wmt16_en_ro": _pair("wmt/wmt16", "en", "ro", "ro-en"),
+    "iwslt2017_en_de": _pair("IWSLT/iwslt2017", "en", "de", "iwslt2017-en-de", PARQUET),
+    "multi30k": Corpus(
+        "translation", Hub("bentrevett/multi30k", "en", "de"), Files("test_2016_flickr", source="en", target="de")
+    ),
+    "wmt_news": Corpus("translation", files=Files("test_2014_en{other}", source="en", target="de"), near="wmt/wmt14"),
+    "tatoeba_en_fr": Corpus("translation", files=Files(), near="Helsinki-NLP/tatoeba_mt", languages=("en", "fr")),
+    "small_parallel_enja": Corpus("translation", files=Files(), languages=("en", "ja")),
+    "cnn_dailymail": Corpus("summarization", Hub("abisee/cnn_dailymail", "article", "highlights", "3.0.0")),
+    "xsum": Corpus("summarization", Hub("EdinburghNLP/xsum", "document", "summary", "default", PARQUET)),
+    "samsum": Corpus("summarization", Hub("knkarthick/samsum", "dialogue", "summary"), Files()),
+    "dialogsum": Corpus("summarization", Hub("knkarthick/dialogsum", "dialogue", "summary"), Files()),
+    "alpaca": Corpus("instruction", Hub("tatsu-lab/alpaca", "instruction", "output", splits=_HELD_OUT), Files()),
+    "dolly": Corpus("instruction", Hub("databricks/databricks-dolly-15k", "instruction", "response", splits=_HELD_OUT)),
+    "dolly_3k": Corpus("instruction", files=Files(), near="databricks/databricks-dolly-15k"),
+    "t0_mixture": Corpus("instruction", files=Files(), near="yizhongw/self_instruct"),
+}
