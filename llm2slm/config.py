@@ -152,6 +152,9 @@ class TaskConfig:
     """translation | summarization | instruction | mixture (each row says its own task)."""
     prefix: str | None = None
     """Put in front of every source; T5 models need theirs."""
+    template: list[str] | None = None
+    """Words the source from fields of the row, as "{question} {context}": the first one whose fields all have a text;
+    or the name of such (alpaca). None: the corpus' own; []: the source column as it is."""
     metrics: list[str] | None = None
     """Names of evaluation/metrics.py; the first one is watched during training."""
     max_new_tokens: int | None = None

@@ -142,9 +142,11 @@ class Composer:
         try:
             parsed = self.parse(f"{key.name}={value}")
         except UserError:
-            if not key.text:
-                raise
-            return literal(key, value)
+            if key.text:
+                return literal(key, value)
+            if key.texts and not value.startswith("["):  # one text of several: a template is full of braces
+                return f"[{quote(value)}]"
+            raise
         if sweeping or not (key.text or key.many):
             return value
         read = None if parsed.is_sweep_override() else parsed.value()

@@ -69,6 +69,11 @@ class Key:
         return typing.get_origin(self.members[0]) in (list, tuple)
 
     @property
+    def texts(self) -> bool:
+        """Whether the value is a list of strings."""
+        return self.many and typing.get_args(self.members[0])[:1] == (str,)
+
+    @property
     def expected(self) -> str:
         """The type in words."""
         words = " or ".join(_words(t) for t in self.members)

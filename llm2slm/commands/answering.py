@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answering:
-    """Who answers, and how: prefix of every text, and arguments of transformers' `generate`."""
+    """Who answers, and how: what stands around every text, and arguments of transformers' `generate`."""
 
     model: LLM2SLM
     config: GenerateConfig
     prefix: str
     arguments: dict[str, Any]
+    suffix: str = ""
 
 
 def check_writable(path: Path) -> None:
@@ -86,7 +87,7 @@ def answers(job: Answering, texts: list[str], done: int = 0) -> Iterator[list[st
         started = time.perf_counter()
         for start in range(done, len(texts), job.config.batch_size):
             part = texts[start : start + job.config.batch_size]
-            prompts = [job.prefix + text.strip() for text in part if text.strip()]
+            prompts = [job.prefix + text.strip() + job.suffix for text in part if text.strip()]
             torch.manual_seed(job.config.seed + start)  # so that sampling goes on as if it had never been interrupted
             found = iter(job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else [])
             yield [next(found) if text.strip() else "" for text in part]
@@ -130,6 +131,7 @@ def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
         "weights": own_fingerprint(job.model),
         "texts": runs.text_hash(texts),
         "prefix": job.prefix,
+        **({"suffix": job.suffix} if job.suffix else {}),
         "overlong": None if job.config.overlong is None else job.config.overlong.value,
         **job.arguments,
     }

@@ -13,8 +13,7 @@ from llm2slm.commands.evaluate import final_split, limited, limits, model_place,
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import languages
-from llm2slm.data.tasks import resolve
+from llm2slm.data.sources import task_of
 from llm2slm.evaluation.benchmark import time_systems
 from llm2slm.evaluation.memory import folder_memory
 from llm2slm.models.build import build_model
@@ -59,7 +58,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         places[name] = (model_place(where), None)
     for system in systems.values():
         place(limited(system, config.data), config.trainer.accelerator)
-    task = resolve(config.task, languages(config.data))
+    task = task_of(config.task, config.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
     timed = benchmark_systems(systems, places, data, config)
     result = runs.Result("benchmark", config.seed, runs.config_hash(config), time.perf_counter() - started, timed)

@@ -21,14 +21,14 @@ def card_of_run(
         name: what the card calls it. home: the run directory in which it was trained.
         others: results that measured it as well.
     """
-    from llm2slm.data.sources import languages
-    from llm2slm.data.tasks import resolve
+    from llm2slm.data.sources import task_of
     from llm2slm.evaluation.card import model_card
     from llm2slm.models.saving import CARD
 
     config = runs.read_config(home)
-    task = resolve(recorded(home, "task", TaskConfig), languages(recorded(home, "data", DataConfig)))
-    config["task"] = config["task"] | {"prefix": task.prefix}
+    task = task_of(recorded(home, "task", TaskConfig), recorded(home, "data", DataConfig))
+    prefix, suffix = task.around() or (task.prefix, "")
+    config["task"] = config["task"] | {"prefix": prefix, "suffix": suffix}
     own = runs.read_result(home) if (home / "result.json").is_file() else None
     own = own if own is not None and own["verb"] == "train" else None
     llm = json.loads((model / "config.json").read_text(encoding="utf-8")).get("llm")

@@ -19,8 +19,7 @@ from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, 
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import languages
-from llm2slm.data.tasks import resolve
+from llm2slm.data.sources import task_of
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Init, Overlong, UserError
 
@@ -53,7 +52,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for system in systems.values():
         place(system, config.trainer.accelerator)
     places[LLM] = (config.model.llm, None)
-    data = DataModule(config.data, resolve(config.task, languages(config.data)), systems[LLM].collator, config.seed)
+    data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
     judged = {
         LLM: judge_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test"),
         **judged,
@@ -101,7 +100,7 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
             )
         if final_split(each.data) != "test":
             raise UserError("demo compares on the test split: set data.test")
-        check_metrics(resolve(each.task, languages(each.data)))
+        check_metrics(task_of(each.task, each.data))
     return own
 
 

@@ -11,8 +11,8 @@ from llm2slm import runs
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import languages
-from llm2slm.data.tasks import Task, resolve
+from llm2slm.data.sources import task_of
+from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.build import attach_processor
@@ -29,7 +29,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     started = time.perf_counter()
     if config.run is None:
         raise UserError("evaluate needs run=DIR: the run directory that `train` wrote, or a model's folder or id")
-    task = resolve(config.task, languages(config.data))
+    task = task_of(config.task, config.data)
     check_metrics(task)
     device_type(config.trainer.accelerator)
     model = limited(LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm), config.data)
@@ -81,7 +81,7 @@ def tell_defaults(config: RunConfig) -> None:
     data, silent = config.data, RunConfig()
     named = (data.name, data.corpus, config.task.name, config.task.prefix)
     if named == (silent.data.name, silent.data.corpus, silent.task.name, silent.task.prefix):
-        task = resolve(config.task, languages(data))
+        task = task_of(config.task, data)
         print(
             f"llm2slm: {config.run} records no corpus: using data={data.name} (data.corpus={data.corpus}) with "
             f"task.prefix={task.prefix!r}",

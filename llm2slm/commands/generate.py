@@ -29,21 +29,20 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
         UserError: no model named, both `prompt` and `input` given, or a file that cannot be read.
     """
     texts = check(config)
-    prefix, limit = defaults(config)
+    around, limit = defaults(config)
     model = load(config)
-    if prefix is None:
-        prefix = recorded_prefix(model, config)
+    before, after = recorded_words(model, config) if around is None else around
     arguments = decoding(config, limit)
     if config.prompt is not None:
-        check_lengths(model, [("prompt", prefix + config.prompt)])
-        answer(model, config, prefix + config.prompt, arguments)
+        check_lengths(model, [("prompt", before + config.prompt + after)])
+        answer(model, config, before + config.prompt + after, arguments)
     elif texts is not None:
         check_lengths(
-            model, [(f"{config.input}, line {n}", prefix + text.strip()) for n, text in texts if text.strip()]
+            model, [(f"{config.input}, line {n}", before + text.strip() + after) for n, text in texts if text.strip()]
         )
-        answer_file(Answering(model, config, prefix, arguments), [text for _, text in texts])
+        answer_file(Answering(model, config, before, arguments, after), [text for _, text in texts])
     else:
-        converse(model, config, prefix, arguments)
+        converse(model, config, (before, after), arguments)
 
 
 def check(config: GenerateConfig) -> list[tuple[int, str]] | None:
@@ -78,28 +77,33 @@ def fields(config: GenerateConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("source", "prompt", *([source] if source else []))))
 
 
-def defaults(config: GenerateConfig) -> tuple[str | None, int]:
-    """Prefix (None: not known) and length of an answer: the user's, else those that the run was trained with."""
-    from llm2slm.data.sources import languages
-    from llm2slm.data.tasks import resolve
+def defaults(config: GenerateConfig) -> tuple[tuple[str, str] | None, int]:
+    """What stands before and after a text (None: not known), and the length of an answer: the user's, else those that
+    the run was trained with."""
+    from llm2slm.data.sources import task_of
+    from llm2slm.data.templates import fields
 
-    prefix, limit = config.prefix, config.max_new_tokens
+    around, limit = None if config.prefix is None else (config.prefix, ""), config.max_new_tokens
     home = runs.home(str(config.run))
-    if home is not None and (prefix is None or limit is None):
-        task = resolve(recorded(home, "task", TaskConfig), languages(recorded(home, "data", DataConfig)))
-        if prefix is None and task.prefixes:
+    if home is not None and (around is None or limit is None):
+        task = task_of(recorded(home, "task", TaskConfig), recorded(home, "data", DataConfig))
+        if around is None and task.prefixes:
             named = ", ".join(f"{name}: {text!r}" for name, text in task.prefixes)
             raise UserError(f"run={home} was trained on several tasks; say which by prefix=TEXT ({named})")
-        prefix = task.prefix if prefix is None else prefix
+        around = task.around() if around is None else around
+        if around is None:
+            named = " ".join(f"{{{name}}}" for name in fields(task.templates))
+            raise UserError(f"run={home} was trained on prompts of several fields ({named}); say what goes before the "
+                            "text by prefix=TEXT")  # fmt: skip
         limit = limit or task.max_new_tokens
-    return prefix, limit or MAX_NEW_TOKENS
+    return around, limit or MAX_NEW_TOKENS
 
 
-def recorded_prefix(model: LLM2SLM, config: GenerateConfig) -> str:
-    """The prefix that a model records which came without its run."""
+def recorded_words(model: LLM2SLM, config: GenerateConfig) -> tuple[str, str]:
+    """What stands before and after a text, as a model records it which came without its run."""
     if model.config.prefix is None:
         print(f"llm2slm: {config.run} records no prefix: none is used; prefix=TEXT sets one", file=sys.stderr)
-    return model.config.prefix or ""
+    return model.config.prefix or "", model.config.suffix
 
 
 def recorded(home: Path, section: str, schema: type[SectionT]) -> SectionT:
@@ -189,7 +193,7 @@ def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[st
         print(model.generate_text([text], 1, **arguments)[0])
 
 
-def converse(model: LLM2SLM, config: GenerateConfig, prefix: str, arguments: dict[str, Any]) -> None:
+def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], arguments: dict[str, Any]) -> None:
     """Answers each line that is typed, until an empty one or the end of the input."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  line editing and history for input()
@@ -202,7 +206,7 @@ def converse(model: LLM2SLM, config: GenerateConfig, prefix: str, arguments: dic
         if not text.strip():
             return
         try:
-            check_lengths(model, [("prompt", prefix + text)])
-            answer(model, config, prefix + text, arguments)
+            check_lengths(model, [("prompt", text.join(around))])
+            answer(model, config, text.join(around), arguments)
         except UserError as error:  # a text that is too long ends no session
             print(f"llm2slm: error: {error}", file=sys.stderr)

@@ -18,8 +18,8 @@ from llm2slm.commands.evaluate import check_metrics, limited, model_place, show_
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import languages
-from llm2slm.data.tasks import Task, resolve
+from llm2slm.data.sources import task_of
+from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
@@ -40,7 +40,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     """
     started = time.perf_counter()
     config = checked(config, folder)
-    task = resolve(config.task, languages(config.data))
+    task = task_of(config.task, config.data)
     check_metrics(task)
     model = place(writer(config), config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)

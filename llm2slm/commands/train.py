@@ -17,8 +17,8 @@ from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import languages
-from llm2slm.data.tasks import Task, resolve
+from llm2slm.data.sources import task_of
+from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict
 from llm2slm.models.build import build_model
@@ -42,12 +42,12 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if config.model.kind is SystemKind.llm and config.model.llm.quantization:
         raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
     set_seed(config.seed)
-    task = resolve(config.task, languages(config.data))
+    task = task_of(config.task, config.data)
     check_metrics(task)
     device_type(config.trainer.accelerator)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     model = build_model(config.model, config.data)
-    model.config.prefix = None if task.prefixes else task.prefix
+    model.config.prefix, model.config.suffix = task.around() or (None, "")
     data = DataModule(config.data, task, model.collator, config.seed)
     final = final_split(config.data)
     for split in ("train", "validation", final):  # bad data is found before anything is written

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from llm2slm.data.files import no_text
+from llm2slm.data.templates import KEY, Template, fields, worded
 from llm2slm.types import UserError
 
 TASK = "task"
@@ -22,10 +23,15 @@ PART = 1_000
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns a row's `source` and `target` are read from."""
+    """Which columns a row's `source` and `target` are read from.
+
+    Attributes:
+        templates: word the source from fields of the row instead; in them `{source}` stands for the column `source`.
+    """
 
     source: str
     target: str
+    templates: tuple[Template, ...] = ()
 
     def rows(self, parts: Iterable[Mapping[str, Sequence[Any]]], label: str) -> Iterator[dict[str, str]]:
         """The rows of a table given in parts, each by columns.
@@ -41,10 +47,8 @@ class Columns:
         """
         before = 0
         for part in parts:
-            sources, targets = (
-                _texts(part, name, f"data.{key}", label, before)
-                for key, name in (("source", self.source), ("target", self.target))
-            )
+            sources = self._sources(part, label, before)
+            targets = _texts(part, self.target, "data.target", label, before=before)
             tasks = part.get(TASK, [None] * len(sources))
             for source, target, task in zip(sources, targets, tasks, strict=True):
                 row = {"source": source, "target": target}
@@ -57,8 +61,24 @@ class Columns:
         Raises:
             UserError: a column is not there.
         """
-        found = {_path(name, f"data.{key}", names, label)[0] for key, name in vars(self).items()}
-        return sorted(found | ({TASK} & set(names)))
+        read = [*self._fields().values(), (self.target, "data.target")]
+        return sorted({_path(name, key, names, label)[0] for name, key in read} | ({TASK} & set(names)))
+
+    def _fields(self) -> dict[str, tuple[str, str]]:
+        """What the source is made of: by field the column, and the key that names it."""
+        source = (self.source, "data.source")
+        if not self.templates:
+            return {"source": source}
+        return {name: source if name == "source" else (name, KEY) for name in fields(self.templates)}
+
+    def _sources(self, part: Mapping[str, Sequence[Any]], label: str, before: int) -> list[str]:
+        """The source of each row, in the words of a template where there are any."""
+        read = self._fields()
+        if not self.templates:
+            return _texts(part, *read["source"], label, before=before)
+        texts = [_texts(part, *place, label, before=before, gaps=True) for place in read.values()]
+        rows = (dict(zip(read, values, strict=True)) for values in zip(*texts, strict=True))
+        return [worded(self.templates, row, f"{label}, row {n} (from 0)") for n, row in enumerate(rows, before)]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -77,19 +97,28 @@ def _path(name: str, key: str, names: Sequence[str], label: str) -> list[str]:
                     f"columns: {', '.join(names)}")  # fmt: skip
 
 
-def _texts(part: Mapping[str, Sequence[Any]], name: str, key: str, label: str, before: int) -> list[str]:
-    """The texts of one column or nested field; `before`: the number of the first row."""
+def _texts(
+    part: Mapping[str, Sequence[Any]], name: str, key: str, label: str, *, before: int, gaps: bool = False
+) -> list[str]:
+    """The texts of one column or nested field.
+
+    Args:
+        before: the number of the first row.
+        gaps: a null stands for an empty text.
+    """
     first, *fields = _path(name, key, list(part), label)
     texts = []
     for number, whole in enumerate(part[first], before):
         value = whole
         for field in fields:
+            if value is None:
+                break
             try:
                 value = value[int(field)] if isinstance(value, list) else value[field]
             except (KeyError, IndexError, ValueError, TypeError):
-                if whole is None:
-                    raise UserError(no_text(label, number, first, None)) from None
                 raise UserError(f"{label}, row {number} (from 0): {_absent(name, key, first, whole)}") from None
+        if gaps and value is None:
+            value = ""
         if not isinstance(value, str):
             raise UserError(no_text(label, number, name, value))
         texts.append(value)

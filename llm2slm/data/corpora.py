@@ -43,6 +43,9 @@ class Hub:
     """A data set of the Hub: its id, and the names of columns (nested ones with dots), subset, revision and splits.
 
     A data set with nothing but a train split has its first rows set aside for validation and test.
+
+    Attributes:
+        templates: word the source from several columns, where it is not one.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Hub:
     subset: str | None = None
     revision: str | None = None
     splits: tuple[str, str, str] = SPLITS
+    templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,12 @@ def _pair(id: str, source: str, target: str, subset: str, revision: str | None =
     return Corpus("translation", hub)
 
 
-_HELD_OUT = ("train[1000:]", "train[:500]", "train[500:1000]")
+def _instructions(id: str, target: str, context: str) -> Hub:
+    """Instructions of which some have a context: both as they stand, a blank line between them."""
+    splits = ("train[1000:]", "train[:500]", "train[500:1000]")
+    templates = (f"{{instruction}}\n\n{{{context}}}", "{instruction}")
+    return Hub(id, "instruction", target, splits=splits, templates=templates)
+
 
 CORPORA = {
     "wmt14_en_de": _pair("wmt/wmt14", "en", "de", "de-en"),
@@ -106,8 +115,8 @@ CORPORA = {
     "xsum": Corpus("summarization", Hub("EdinburghNLP/xsum", "document", "summary", "default", PARQUET)),
     "samsum": Corpus("summarization", Hub("knkarthick/samsum", "dialogue", "summary"), Files()),
     "dialogsum": Corpus("summarization", Hub("knkarthick/dialogsum", "dialogue", "summary"), Files()),
-    "alpaca": Corpus("instruction", Hub("tatsu-lab/alpaca", "instruction", "output", splits=_HELD_OUT), Files()),
-    "dolly": Corpus("instruction", Hub("databricks/databricks-dolly-15k", "instruction", "response", splits=_HELD_OUT)),
+    "alpaca": Corpus("instruction", _instructions("tatsu-lab/alpaca", "output", "input"), Files()),
+    "dolly": Corpus("instruction", _instructions("databricks/databricks-dolly-15k", "response", "context")),
     "dolly_3k": Corpus("instruction", files=Files(), near="databricks/databricks-dolly-15k"),
     "t0_mixture": Corpus("instruction", files=Files(), near="yizhongw/self_instruct"),
 }

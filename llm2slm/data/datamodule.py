@@ -187,10 +187,10 @@ class DataModule(LightningDataModule):
         if split in self._encoded:
             return self._encoded[split]
         begun = time.perf_counter()
-        rows = load_rows(self.config, split, self.seed)
+        read = load_rows(self.config, split, self.seed, self.task.templates)
         if split == "train":
-            rows = relabelled(rows, self.config, self.seed)
-        examples = [self.task.example(row, index) for index, row in enumerate(rows)]
+            read = relabelled(read, self.config, self.seed)
+        examples = [self.task.example(row, index) for index, row in enumerate(read)]
         before = Counter(self.collator.counts)
         encoded = [
             row

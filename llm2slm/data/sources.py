@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from llm2slm.config import DataConfig
+from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.columns import PART, Columns, nearest
 from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET, SPLITS, Corpus
 from llm2slm.data.files import load, read_file
+from llm2slm.data.tasks import Task, resolve
+from llm2slm.data.templates import Template, fields
 from llm2slm.types import UserError
 
 BUILTIN = ("translation", "summarization", "instruction")
@@ -24,13 +27,14 @@ MIXTURE = (0.6, 0.2, 0.2)
 """Shares of the built-in corpora in the built-in mixture."""
 
 
-def load_rows(config: DataConfig, split: str, seed: int) -> list[dict[str, str]]:
+def load_rows(config: DataConfig, split: str, seed: int, templates: tuple[Template, ...] = ()) -> list[dict[str, str]]:
     """The rows of a split, in the corpus' own order, at most `<split>_size` of them.
 
     Args:
         config: which corpus.
         split: train, validation or test.
         seed: of a built-in corpus; others do not depend on it.
+        templates: word each row's source from its fields.
 
     Returns:
         Rows with keys source and target, and task where the corpus has such a column and the row a text in it.
@@ -44,15 +48,29 @@ def load_rows(config: DataConfig, split: str, seed: int) -> list[dict[str, str]]
     if size is not None and size < 1:
         raise UserError(f"data.{split}_size={size}: must be at least 1")
     if config.name == "builtin":
-        return _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed)
-    columns = columns_of(config)
+        made = _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed)
+        table = {key: [row[key] for row in made] for key in made[0]}
+        return list(Columns("source", "target", templates).rows([table], f"data.corpus={config.corpus}, {split}"))
+    columns = replace(columns_of(config), templates=templates)
     if config.name == "json":
         path = Path(_required(config, split, "a json, jsonl, csv or parquet file"))
     elif config.root is not None and config.name != "hub":
         path = _local(config, split)
     else:
         return _rows(*_hub(config, split), columns, size)
-    return _rows(read_file(path, (columns.source, columns.target)), str(path), columns, size)
+    texts = (columns.target, *fields(templates)) if templates else (columns.source, columns.target)
+    return _rows(read_file(path, texts), str(path), columns, size)
+
+
+def task_of(task: TaskConfig, data: DataConfig) -> Task:
+    """The task of a configuration on its corpus: languages word the prefix, templates the source.
+
+    Raises:
+        UserError: no such task, or something that is no template.
+    """
+    hub = CORPORA[data.name].hub if data.name in CORPORA and data.root is None else None
+    templates = hub.templates if hub is not None and data.source is None else ()
+    return resolve(task, languages(data), templates)
 
 
 def columns_of(config: DataConfig) -> Columns:

@@ -7,10 +7,12 @@ tokenizer can write a newline (T5's own cannot; those of `train_tokenizer` can).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from llm2slm.config import TaskConfig
+from llm2slm.data.templates import Template, parse
 from llm2slm.types import Example, UserError
 
 
@@ -24,6 +26,7 @@ class Task:
         max_new_tokens: response tokens at most.
         num_beams: beams of the search; 1 is greedy.
         prefixes: prefix by the row's own `task` (a mixture only).
+        templates: word the source from fields of a row; none: it is one column.
     """
 
     name: str
@@ -32,6 +35,17 @@ class Task:
     max_new_tokens: int
     num_beams: int = 1
     prefixes: tuple[tuple[str, str], ...] = ()
+    templates: tuple[Template, ...] = ()
+
+    def around(self) -> tuple[str, str] | None:
+        """What stands before and after a text of one's own when it is asked like a row; None: no single answer to that
+        (rows of several tasks, or templates of several fields each)."""
+        if self.prefixes:
+            return None
+        if not self.templates:
+            return self.prefix, ""
+        single = next((found for template in self.templates if (found := template.around())), None)
+        return None if single is None else (self.prefix + single[0].lstrip(), single[1].rstrip())
 
     def example(self, row: dict[str, str], index: int) -> Example:
         """The row as prompt and target. `index` is its number within its split.
@@ -61,16 +75,17 @@ _MIXTURE = Task("mixture", "", ("bleu", "rougeL"), 128, prefixes=tuple((task.nam
 TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, _MIXTURE)}
 
 
-def resolve(config: TaskConfig, languages: tuple[str, str] | None = None) -> Task:
+def resolve(config: TaskConfig, languages: tuple[str, str] | None = None, templates: Sequence[str] = ()) -> Task:
     """The task of a configuration: the table's, with what the configuration overrides.
 
     Args:
         config: its empty fields take the table's values. With a mixture, `prefix` comes before each row's own.
         languages: English names of a corpus' source and target language (`sources.languages`); they word the
             default prefix of translation.
+        templates: the corpus' own.
 
     Raises:
-        UserError: no such task.
+        UserError: no such task, or something that is no template.
     """
     if config.name not in TASKS:
         near = get_close_matches(config.name, TASKS, n=1, cutoff=0.0)[0]
@@ -85,4 +100,5 @@ def resolve(config: TaskConfig, languages: tuple[str, str] | None = None) -> Tas
         metrics=tuple(config.metrics) if config.metrics else task.metrics,
         max_new_tokens=config.max_new_tokens or task.max_new_tokens,
         num_beams=config.num_beams,
+        templates=parse(templates if config.template is None else config.template),
     )

@@ -132,16 +132,19 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
 
 def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
     task = config["task"]
-    prefix = task.get("prefix") or ""
+    prefix, suffix = (task.get(key) or "" for key in ("prefix", "suffix"))
+    prompt = repr(f"{prefix}...{suffix}")
     if task["name"] == MIXTURE:
         told = "each with the prefix of its task in front (`llm2slm.data.tasks`)."
+    elif suffix:
+        told = f"as {prompt}."
     else:
         told = f"with {prefix!r} in front." if prefix else "without a prefix."
     return (
         "## Use\n\n```python\nfrom llm2slm import LLM2SLM\n\n"
         f"model = LLM2SLM.from_pretrained({name!r})"
         + ("" if llm is None else "  # llm=... where the LLM has moved")
-        + f"\nprint(model.generate_text([{prefix + '...'!r}], max_new_tokens=64))\n```\n\n"
+        + f"\nprint(model.generate_text([{prompt}], max_new_tokens=64))\n```\n\n"
         "The package is llm2slm (its distribution is called llm-to-slm; `llm2slm` on PyPI is another's). Prompts are "
         f"read as in training: {told}"
     )

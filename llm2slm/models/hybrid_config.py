@@ -16,7 +16,7 @@ class LLM2SLMConfig(PreTrainedConfig):
         llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
         projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
         llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
-        prefix: what stood in front of every text in training; for whoever asks, texts are read as they are given.
+        prefix, suffix: what stood around every text in training; for whoever asks, texts are read as they are given.
         limits: arguments of `Collator` (lengths, overlong).
     """
 
@@ -33,6 +33,7 @@ class LLM2SLMConfig(PreTrainedConfig):
     cross_every: int = 1
     llm_frame: dict[str, Any] | None = None
     prefix: str | None = None
+    suffix: str = ""
     limits: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

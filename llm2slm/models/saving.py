@@ -56,7 +56,7 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
 
 def _save_plain(model: LLM2SLM, folder: Path) -> None:
     record = {"kind": model.kind.value, "limits": model.config.limits, "dtype": model.working_dtype}
-    record |= {"prefix": model.config.prefix, "frame": model.config.llm_frame}
+    record |= {"prefix": model.config.prefix, "suffix": model.config.suffix, "frame": model.config.llm_frame}
     model.slm.config.llm2slm = record
     model.slm.save_pretrained(folder)
     model.collator.save(folder)
@@ -197,6 +197,7 @@ def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision
         kind=extra.get("kind", SystemKind.llm.value),
         llm_frame=extra.get("frame"),
         prefix=extra.get("prefix"),
+        suffix=extra.get("suffix", ""),
         limits=extra.get("limits") or _limits(slm.config),
     )
     own.name_or_path = config.name_or_path

@@ -245,7 +245,7 @@ def test_the_model_folder_of_a_run_knows_the_run(tmp_path):
     (tmp_path / "model").mkdir()
     assert runs.home(str(tmp_path / "model")) is None
     (tmp_path / "config.yaml").write_text("task: {prefix: 'say: ', max_new_tokens: 7}\n")
-    assert defaults(GenerateConfig(run=str(tmp_path / "model"))) == ("say: ", 7)
+    assert defaults(GenerateConfig(run=str(tmp_path / "model"))) == (("say: ", ""), 7)
     (tmp_path / "config.yaml").write_text("task: {prefix: [\n")
     with pytest.raises(UserError, match=r"config\.yaml, line 2: not YAML"):
         defaults(GenerateConfig(run=str(tmp_path)))

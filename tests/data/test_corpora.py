@@ -12,7 +12,7 @@ from hub_tables import LOCAL, TABLES, text
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.folders import conf_folder
 from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET
-from llm2slm.data.sources import hub_place, languages, load_rows
+from llm2slm.data.sources import hub_place, languages, load_rows, task_of
 from llm2slm.types import Overlong, UserError
 
 OPTIONS = {path.stem for path in (conf_folder() / "data").glob("*.yaml")}
@@ -33,6 +33,9 @@ COLUMNS = {
     "dolly": ("instruction", "response"),
 }
 """What is read and what is written, by the Hub's own names."""
+
+CONTEXT = {"alpaca": "input", "dolly": "context"}
+"""What every second row has beside its instruction."""
 
 HUB = {
     "wmt14_en_de": ("wmt/wmt14", {"name": "de-en", "revision": None}),
@@ -59,10 +62,20 @@ def composer() -> Composer:
 
 
 @cache
-def config(*overrides):
-    """The data section as `llm2slm train` gets it; composed once, and left as it is."""
+def run_config(*overrides):
+    """A configuration as `llm2slm train` gets it; composed once, and left as it is."""
     prepared = [composer().prepare(override, sweeping=False) for override in overrides]
-    return composer().typed(composer().compose(prepared)).data
+    return composer().typed(composer().compose(prepared))
+
+
+def config(*overrides):
+    return run_config(*overrides).data
+
+
+def rows(split, *overrides):
+    """What `train` reads of a split."""
+    found = run_config(*overrides)
+    return load_rows(found.data, split, 1, task_of(found.task, found.data).templates)
 
 
 @pytest.fixture(scope="session")
@@ -92,13 +105,17 @@ def test_no_option_is_left_untested():
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("corpus", TABLES)
 def test_the_hubs_own_columns_become_rows(tables, corpus, split):
-    found = load_rows(config(f"data={corpus}", f"data.path={tables / corpus}"), split, 1)
+    found = rows(split, f"data={corpus}", f"data.path={tables / corpus}")
     source, target = COLUMNS[corpus]
     if len(TABLES[corpus][3]) == 3:
         numbers, where = range(TABLES[corpus][3][split]), split
     else:
         numbers, where = range(HELD_OUT[split][0], sum(HELD_OUT[split])), "train"
-    assert found == [{"source": text(source, where, n), "target": text(target, where, n)} for n in numbers]
+    want = [{"source": text(source, where, n), "target": text(target, where, n)} for n in numbers]
+    if corpus in CONTEXT:
+        for n, row in zip(numbers, want, strict=True):
+            row["source"] += "\n\n" + text(CONTEXT[corpus], where, n) if n % 2 else ""
+    assert found == want
 
 
 @pytest.mark.parametrize("corpus", TABLES)
@@ -196,7 +213,7 @@ def test_nested_fields_of_lists_and_of_a_users_file(tmp_path):
 
 def complaint(*overrides):
     with pytest.raises(UserError) as caught:
-        load_rows(config(*overrides), "train", 1)
+        rows("train", *overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -217,13 +234,13 @@ def test_what_is_wrong_with_a_nested_field(tables, tmp_path):
     path = hub_tables.write_file(tmp_path / "rows.jsonl", rows)
     own = ("data=json", f"data.train={path}", "data.source=t.a")
     assert complaint(*own, "data.target=t.a") == f"{path}, row 1 (from 0), column 't.a': expected text, found null"
-    assert complaint(*own, "data.target=t.b.0").startswith(f"{path}, row 1 (from 0), column 't.a'")
+    assert complaint(*own, "data.target=t.b.0").startswith(f"{path}, row 1 (from 0): no field 't.b.0'")
     hub_tables.write_file(path, [rows[0], rows[0] | {"t": {"a": "x", "b": []}}])
     assert complaint(*own, "data.target=t.b.0") == (
         f"{path}, row 1 (from 0): no field 't.b.0' (data.target); did you mean 't.b'? fields: t.a, t.b"
     )
     hub_tables.write_file(path, [rows[0], rows[2]])
-    assert complaint(*own, "data.target=t.a") == f"{path}, row 1 (from 0), column 't': expected text, found null"
+    assert complaint(*own, "data.target=t.a") == f"{path}, row 1 (from 0), column 't.a': expected text, found null"
 
 
 def test_where_a_corpus_is_not(tables, root, tmp_path):
