@@ -136,7 +136,7 @@ def stems(group):
 
 
 def test_groups_offer_what_the_code_knows():
-    assert stems("data") == {"builtin", "json", "hub", *CORPORA}
+    assert stems("data") == {"builtin", "json", "hub", "mixture", *CORPORA}
     assert stems("task") == set(TASKS)
     assert stems("model/conditioning") == set(Conditioning.__members__)
     assert stems("model") == set(SystemKind.__members__)

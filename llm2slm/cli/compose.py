@@ -195,6 +195,7 @@ class Composer:
                 )
             if isinstance(value, str) and "${" in value:
                 continue
+            check_entries(name, key, value)
             try:
                 OmegaConf.update(blank(self.schema).copy(), name, value, force_add=key.open and name != key.name)
             except OmegaConfBaseException:
@@ -229,6 +230,21 @@ class Composer:
     def typed(self, composed: DictConfig) -> Any:
         """The verb's dataclass from a composed configuration (with or without Hydra's part)."""
         return typed(self.schema, composed)
+
+
+def check_entries(name: str, key: Key, value: Any) -> None:
+    """Raises UserError where an entry of a list of keys and values has another key, or a value of another type."""
+    if key.element is None or not isinstance(value, list):
+        return
+    for number, entry in enumerate(value):
+        for inner, given in entry.items() if isinstance(entry, dict) else ():
+            known, place = lookup(key.element, str(inner)), f"{name}[{number}]"
+            if known is None:
+                raise UserError(f"{place}: {unknown_key(key.element, str(inner), [])}")
+            try:
+                OmegaConf.update(blank(key.element).copy(), str(inner), given)
+            except OmegaConfBaseException:
+                raise UserError(f"{place}.{inner}={given}: expected {known.expected}") from None
 
 
 def literal(key: Key, value: str) -> str:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Union
 
-from llm2slm import config
+from llm2slm import config, verb_config
 from llm2slm.types import UserError
 
 SCHEMAS: dict[str, type] = {
@@ -74,6 +74,12 @@ class Key:
         return self.many and typing.get_args(self.members[0])[:1] == (str,)
 
     @property
+    def element(self) -> type | None:
+        """The dataclass whose keys each entry of the list has; None where it is no list of such."""
+        inner = typing.get_args(self.members[0])[:1] if self.many else ()
+        return inner[0] if inner and isinstance(inner[0], type) and dataclasses.is_dataclass(inner[0]) else None
+
+    @property
     def expected(self) -> str:
         """The type in words."""
         words = " or ".join(_words(t) for t in self.members)
@@ -93,6 +99,8 @@ def _words(annotation: Any) -> str:
 
 
 def _plural(annotation: Any) -> str:
+    if dataclasses.is_dataclass(annotation):
+        return "{KEY: VALUE}"
     return {int: "integers", float: "numbers", str: "texts"}.get(annotation, "values")
 
 
@@ -114,8 +122,9 @@ def keys(schema: type, prefix: str = "") -> dict[str, Key]:
 
 @cache
 def _classes() -> dict[str, ast.ClassDef]:
-    source = Path(config.__file__).read_text(encoding="utf-8")
-    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (config, verb_config)]
+    nodes = [node for source in sources for node in ast.parse(source).body]
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def docstrings(schema: type) -> dict[str, str]:

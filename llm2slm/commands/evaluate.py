@@ -71,7 +71,8 @@ def check_metrics(task: Task) -> None:
 
 def final_split(data: DataConfig) -> str:
     """What a trained system is scored and timed on: the test split; of a user's own files without one, validation."""
-    return "validation" if data.name == "json" and data.test is None else "test"
+    own = [data, *data.parts] if data.name == "mixture" else [data]
+    return "validation" if any(part.name == "json" and part.test is None for part in own) else "test"
 
 
 def tell_defaults(config: RunConfig) -> None:

@@ -26,11 +26,11 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
 
 def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:
     """Trains a tokenizer on what the models will read and write, saves it, and says in a line how it cuts."""
-    from llm2slm.data.sources import load_rows, task_of
+    from llm2slm.data.sources import read_split, task_of
     from llm2slm.data.tokenizer import train_tokenizer
 
     known = task_of(task, data)
-    rows = load_rows(data, "train", seed, known.templates)
+    rows = read_split(data, known, "train", seed)[0]
     examples = [known.example(row, index) for index, row in enumerate(rows)]
     texts = [text for example in examples for text in (example.prompt, example.target)]
     tokenizer = train_tokenizer(texts, vocab_size, progress=True)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from llm2slm.config import DataConfig
 from llm2slm.data.collate import Collator, Encoded
 from llm2slm.data.labels import relabelled
-from llm2slm.data.sources import load_rows
+from llm2slm.data.sources import read_split
 from llm2slm.data.tasks import Task
 from llm2slm.types import Batch, Example, UserError
 
@@ -187,7 +187,7 @@ class DataModule(LightningDataModule):
         if split in self._encoded:
             return self._encoded[split]
         begun = time.perf_counter()
-        read = load_rows(self.config, split, self.seed, self.task.templates)
+        read, parts = read_split(self.config, self.task, split, self.seed)
         if split == "train":
             read = relabelled(read, self.config, self.seed)
         examples = [self.task.example(row, index) for index, row in enumerate(read)]
@@ -206,6 +206,8 @@ class DataModule(LightningDataModule):
             "overlong": str(self.collator.overlong),
             "seconds": round(time.perf_counter() - begun, 2),
         }
+        if parts:
+            self._counts[split]["parts"] = parts
         if not encoded:
             raise UserError(
                 f"data={self.config.name}, {split}: no row is left of {len(examples)}, all were over-long and dropped; "

@@ -5,33 +5,37 @@ A local folder and a Hub id go the same way: `datasets.load_dataset`.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from llm2slm.config import DataConfig, TaskConfig
-from llm2slm.data.columns import PART, Columns, nearest
+from llm2slm.config import CorpusConfig, DataConfig, PartConfig, TaskConfig
+from llm2slm.data import mixture
+from llm2slm.data.columns import PART, TASK, Columns, nearest
 from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET, SPLITS, Corpus
 from llm2slm.data.files import load, read_file
-from llm2slm.data.tasks import Task, resolve
+from llm2slm.data.tasks import TASKS, Task, mixed, resolve
 from llm2slm.data.templates import Template, fields
 from llm2slm.types import UserError
 
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}
-MIXTURE = (0.6, 0.2, 0.2)
+SHARES = (0.6, 0.2, 0.2)
 """Shares of the built-in corpora in the built-in mixture."""
 
 
-def load_rows(config: DataConfig, split: str, seed: int, templates: tuple[Template, ...] = ()) -> list[dict[str, str]]:
+Rows = list[dict[str, str]]
+"""Each with source and target, and task where it matters which one it is."""
+
+
+def load_rows(config: CorpusConfig, split: str, seed: int, templates: tuple[Template, ...] = ()) -> Rows:
     """The rows of a split, in the corpus' own order, at most `<split>_size` of them.
 
     Args:
-        config: which corpus.
+        config: which corpus; no mixture.
         split: train, validation or test.
         seed: of a built-in corpus; others do not depend on it.
         templates: word each row's source from its fields.
@@ -42,11 +46,7 @@ def load_rows(config: DataConfig, split: str, seed: int, templates: tuple[Templa
     Raises:
         UserError: anything wrong with the corpus or a file of it; names the file, and the line, row or column.
     """
-    if split not in SPLITS:
-        raise UserError(f"split {split!r} is unknown; use {', '.join(SPLITS)}")
-    size = getattr(config, f"{split}_size")
-    if size is not None and size < 1:
-        raise UserError(f"data.{split}_size={size}: must be at least 1")
+    size = _size(config, split)
     if config.name == "builtin":
         made = _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed)
         table = {key: [row[key] for row in made] for key in made[0]}
@@ -62,18 +62,82 @@ def load_rows(config: DataConfig, split: str, seed: int, templates: tuple[Templa
     return _rows(read_file(path, texts), str(path), columns, size)
 
 
+def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Rows, list[dict[str, Any]]]:
+    """The rows of a split as a task asks for them; those of a mixture drawn by weight (`mixture.py`).
+
+    Returns:
+        The rows; and for a mixture what each part gave: name, task, prefix, metrics, weight, rows, and of how many.
+
+    Raises:
+        UserError: as `load_rows`; and parts that cannot be mixed.
+    """
+    if data.name != "mixture":
+        return load_rows(data, split, seed, task.templates), []
+    size, parts = _size(data, split), _parts(data)
+    whole = []
+    for number, (part, (_, own)) in enumerate(zip(parts, task.parts, strict=True)):
+        try:
+            whole.append(load_rows(part, split, seed, own.templates))
+        except UserError as error:
+            raise UserError(f"data.parts[{number}]: {error}") from None
+    counts = mixture.shares([len(rows) for rows in whole], parts, size) if split == "train" else None
+    used = whole
+    if counts is not None:
+        used = [mixture.drawn(rows, n, seed, k) for k, (rows, n) in enumerate(zip(whole, counts, strict=True))]
+    marked = [[row | {TASK: label} for row in rows] for rows, (label, _) in zip(used, task.parts, strict=True)]
+    found = mixture.interleaved(marked)[:size]
+    given = Counter(row[TASK] for row in found)
+    notes = [
+        {"name": label, "task": own.name, "prefix": own.prefix, "metrics": list(own.metrics), "weight": part.weight}
+        | {"rows": given[label], "of": len(rows)}
+        for part, (label, own), rows in zip(parts, task.parts, whole, strict=True)
+    ]
+    return found, notes
+
+
 def task_of(task: TaskConfig, data: DataConfig) -> Task:
     """The task of a configuration on its corpus: languages word the prefix, templates the source.
 
+    Each part of a mixture has a task of its own: the one it names, else the one its corpus is made for, else `task`.
+
     Raises:
-        UserError: no such task, or something that is no template.
+        UserError: no such task, something that is no template, or parts that cannot be mixed.
     """
-    hub = CORPORA[data.name].hub if data.name in CORPORA and data.root is None else None
-    templates = hub.templates if hub is not None and data.source is None else ()
-    return resolve(task, languages(data), templates)
+    if data.name != "mixture":
+        return resolve(task, languages(data), _templates(data))
+    parts = _parts(data)
+    mixture.check_parts(parts)
+    own = [_part_task(task, part, f"data.parts[{number}]") for number, part in enumerate(parts)]
+    return mixed(task, list(zip(mixture.labels(parts), own, strict=True)))
 
 
-def columns_of(config: DataConfig) -> Columns:
+def _templates(config: CorpusConfig) -> tuple[str, ...]:
+    """Those of a corpus of the Hub, unless the user names a source column."""
+    hub = CORPORA[config.name].hub if config.name in CORPORA and config.root is None else None
+    return hub.templates if hub is not None and config.source is None else ()
+
+
+def _parts(data: DataConfig) -> list[PartConfig]:
+    """The parts of a mixture; `data.root` holds for those that it may hold."""
+
+    def placed(part: PartConfig) -> PartConfig:
+        open_place = part.root is None and part.path is None and part.name in CORPORA
+        return replace(part, root=data.root) if open_place and CORPORA[part.name].files else part
+
+    return [placed(part) for part in data.parts]
+
+
+def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
+    made_for = part.corpus if part.name == "builtin" else CORPORA[part.name].task if part.name in CORPORA else task.name
+    name = part.task or made_for
+    single = [known for known in TASKS if known != "mixture"]
+    if name not in single:
+        raise UserError(f"{place}: its task is one of {', '.join(single)}; it is {name}")
+    template = task.template if part.template is None else part.template
+    return resolve(TaskConfig(name, prefix=part.prefix, template=template), languages(part), _templates(part))
+
+
+def columns_of(config: CorpusConfig) -> Columns:
     """The columns that a configuration names; where it names none, the corpus' own."""
     corpus = CORPORA.get(config.name)
     own = corpus and (corpus.files if config.root is not None or corpus.hub is None else corpus.hub)
@@ -81,7 +145,7 @@ def columns_of(config: DataConfig) -> Columns:
     return Columns(config.source or source, config.target or target)
 
 
-def languages(config: DataConfig) -> tuple[str, str] | None:
+def languages(config: CorpusConfig) -> tuple[str, str] | None:
     """English names of source and target language, where the corpus or its columns' names tell them."""
     corpus, columns = CORPORA.get(config.name), columns_of(config)
     pair = tuple(name.rpartition(".")[2] for name in (columns.source, columns.target))
@@ -90,15 +154,29 @@ def languages(config: DataConfig) -> tuple[str, str] | None:
     return (LANGUAGES[pair[0]], LANGUAGES[pair[1]]) if set(pair) <= set(LANGUAGES) else None
 
 
-def _known(config: DataConfig) -> Corpus:
+def _known(config: CorpusConfig) -> Corpus:
     if config.name not in CORPORA:
-        known = ("builtin", "json", "hub", *CORPORA)
+        known = ("builtin", "json", "hub", "mixture", *CORPORA)
         near = nearest(config.name, known)
         raise UserError(f"data={config.name}: unknown corpus; did you mean {near}? ({', '.join(known)})")
     return CORPORA[config.name]
 
 
-def _required(config: DataConfig, split: str, what: str) -> str:
+def _size(config: CorpusConfig, split: str) -> int | None:
+    """Rows of a split at most.
+
+    Raises:
+        UserError: no such split, or no such number.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split {split!r} is unknown; use {', '.join(SPLITS)}")
+    size: int | None = getattr(config, f"{split}_size")
+    if size is not None and size < 1:
+        raise UserError(f"data.{split}_size={size}: must be at least 1")
+    return size
+
+
+def _required(config: CorpusConfig, split: str, what: str) -> str:
     value: str | None = getattr(config, split)
     if value is None:
         raise UserError(f"data.{split} is not set; with data={config.name} give {what} as data.{split}=...")
@@ -109,9 +187,9 @@ def _builtin(name: str, split: str, size: int, seed: int) -> list[dict[str, str]
     from llm2slm.data.builtin import corpus_rows
 
     if name == "mixture":
-        sizes = [max(1, round(size * share)) for share in MIXTURE]
+        sizes = [max(1, round(size * share)) for share in SHARES]
         parts = [corpus_rows(corpus, split, n, seed) for corpus, n in zip(BUILTIN, sizes, strict=True)]
-        return list(itertools.islice(_interleaved(parts), size))
+        return mixture.interleaved(parts)[:size]
     if name not in BUILTIN:
         known = (*BUILTIN, "mixture")
         raise UserError(f"data.corpus={name}: unknown; did you mean {nearest(name, known)}? ({', '.join(known)})")
@@ -119,13 +197,7 @@ def _builtin(name: str, split: str, size: int, seed: int) -> list[dict[str, str]
     return rows
 
 
-def _interleaved(parts: list[list[dict[str, str]]]) -> Iterator[dict[str, str]]:
-    """Every part spread evenly over the whole, each in its own order."""
-    placed = [((i + 0.5) / len(part), k, i) for k, part in enumerate(parts) for i in range(len(part))]
-    return (parts[k][i] for _, k, i in sorted(placed))
-
-
-def _hub(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
+def _hub(config: CorpusConfig, split: str) -> tuple[datasets.Dataset, str]:
     """A split from the Hub or from a folder of the same form, and what to call it in a complaint."""
     path, arguments, part = hub_place(config, split)
     label = f"{path}, split {part}"
@@ -136,7 +208,7 @@ def _hub(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
     return found, label
 
 
-def hub_place(config: DataConfig, split: str) -> tuple[str, dict[str, Any], str]:
+def hub_place(config: CorpusConfig, split: str) -> tuple[str, dict[str, Any], str]:
     """Where `datasets.load_dataset` finds a split: id or folder, further arguments, name of the split.
 
     Raises:
@@ -172,7 +244,7 @@ def _local_subset(folder: Path, subset: str | None, must: bool) -> dict[str, str
     return {"name": subset} if must else {}
 
 
-def not_loaded(config: DataConfig, label: str, split: str, error: Exception) -> str:
+def not_loaded(config: CorpusConfig, label: str, split: str, error: Exception) -> str:
     """The complaint about a data set that `datasets` did not load."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     if config.path is not None:
@@ -181,7 +253,7 @@ def not_loaded(config: DataConfig, label: str, split: str, error: Exception) -> 
     return f"{label}: not loaded ({reason}); without the Hub give a copy of it as data.path=FOLDER{files}"
 
 
-def _no_place(config: DataConfig) -> str:
+def _no_place(config: CorpusConfig) -> str:
     if config.name == "hub":
         return "data.path is not set; with data=hub give the id of a data set (or a folder) as data.path=ID"
     near = CORPORA[config.name].near
@@ -189,7 +261,7 @@ def _no_place(config: DataConfig) -> str:
     return f"data={config.name}: set data.root=DIR, the folder that holds {config.name}/{hub}"
 
 
-def _local(config: DataConfig, split: str) -> Path:
+def _local(config: CorpusConfig, split: str) -> Path:
     """The file of a known corpus in the folder of corpora."""
     files, columns = _known(config).files, columns_of(config)
     if config.path is not None:

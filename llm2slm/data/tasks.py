@@ -27,6 +27,7 @@ class Task:
         num_beams: beams of the search; 1 is greedy.
         prefixes: prefix by the row's own `task` (a mixture only).
         templates: word the source from fields of a row; none: it is one column.
+        parts: of a mixture of corpora, name and task of each; its rows name their part as `task`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Task:
     num_beams: int = 1
     prefixes: tuple[tuple[str, str], ...] = ()
     templates: tuple[Template, ...] = ()
+    parts: tuple[tuple[str, Task], ...] = ()
 
     def around(self) -> tuple[str, str] | None:
         """What stands before and after a text of one's own when it is asked like a row; None: no single answer to that
@@ -101,4 +103,25 @@ def resolve(config: TaskConfig, languages: tuple[str, str] | None = None, templa
         max_new_tokens=config.max_new_tokens or task.max_new_tokens,
         num_beams=config.num_beams,
         templates=parse(templates if config.template is None else config.template),
+    )
+
+
+def mixed(config: TaskConfig, parts: Sequence[tuple[str, Task]]) -> Task:
+    """The task of a mixture of corpora: each row is asked as its part says. Judged by the main metric of each task that
+    occurs in it (where there is only one, by all of its metrics), over all rows.
+
+    Args:
+        config: its prefix comes before each part's own; metrics, max_new_tokens and num_beams as for any task.
+        parts: name and task of each.
+    """
+    tasks = {task.name: task for _, task in parts}
+    main = [metric for task in tasks.values() for metric in (task.metrics if len(tasks) == 1 else task.metrics[:1])]
+    return replace(
+        _MIXTURE,
+        prefix=config.prefix or "",
+        prefixes=tuple((name, task.prefix) for name, task in parts),
+        metrics=tuple(config.metrics) if config.metrics else tuple(dict.fromkeys(main)),
+        max_new_tokens=config.max_new_tokens or max(task.max_new_tokens for _, task in parts),
+        num_beams=config.num_beams,
+        parts=tuple(parts),
     )

@@ -156,6 +156,8 @@ def _corpus(config: Mapping[str, Any]) -> str:
         return f"llm2slm built-in {data['corpus']}"
     if data["name"] == "json":
         return Path(data["train"] or data["test"] or "own files").name
+    if data["name"] == "mixture":
+        return "a mixture of " + ", ".join(_corpus({"data": part}) for part in data["parts"])
     return str(data.get("path") or data["name"])
 
 

@@ -16,7 +16,12 @@ from llm2slm.data.sources import hub_place, languages, load_rows, task_of
 from llm2slm.types import Overlong, UserError
 
 OPTIONS = {path.stem for path in (conf_folder() / "data").glob("*.yaml")}
-ELSEWHERE = {"builtin": "test_sources.py and tests/data/builtin", "json": "test_sources.py", "hub": "below"}
+ELSEWHERE = {
+    "builtin": "test_sources.py and tests/data/builtin",
+    "json": "test_sources.py",
+    "hub": "below",
+    "mixture": "test_mixture.py",
+}
 """Options that read no corpus of the table, and what tests them."""
 
 COLUMNS = {
