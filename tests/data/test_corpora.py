@@ -239,7 +239,7 @@ def test_what_is_wrong_with_a_nested_field(tables, tmp_path):
     path = hub_tables.write_file(tmp_path / "rows.jsonl", rows)
     own = ("data=json", f"data.train={path}", "data.source=t.a")
     assert complaint(*own, "data.target=t.a") == f"{path}, row 1 (from 0), column 't.a': expected text, found null"
-    assert complaint(*own, "data.target=t.b.0").startswith(f"{path}, row 1 (from 0): no field 't.b.0'")
+    assert complaint(*own, "data.target=t.b.0").startswith(f"{path}, row 1 (from 0), column 't.a'")
     hub_tables.write_file(path, [rows[0], rows[0] | {"t": {"a": "x", "b": []}}])
     assert complaint(*own, "data.target=t.b.0") == (
         f"{path}, row 1 (from 0): no field 't.b.0' (data.target); did you mean 't.b'? fields: t.a, t.b"

@@ -178,7 +178,7 @@ def test_a_model_trained_on_a_template_is_asked_in_it(tmp_path, tiny_llm, monkey
     assert main(["train", *tiny_overrides(tiny_llm), *data, *words, "hydra.run.dir=run"]) == 0
     predicted = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert [row["source"] for row in predicted] == [f"Q: why {n}\nA:" for n in range(4)]
-    assert '"say: Q: ...\\nA:"' in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "'say: Q: ...\\nA:'" in (tmp_path / "run" / "model" / "README.md").read_text()
     asked = []
     monkeypatch.setattr(
         LLM2SLM, "generate_text", lambda self, texts, *_, **__: asked.extend(texts) or ["x"] * len(texts)
