@@ -1,8 +1,9 @@
-"""The typed keys of the verbs that are no runs: generate, export, report. Part of `config.py`, which names them too."""
+"""The typed keys of the verbs that are no runs: generate, export, judge, report; beside `config.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from llm2slm.types import Overlong
 
@@ -78,3 +79,53 @@ class ReportConfig:
     out: str = "outputs/report"
     """Folder that gets report.html."""
     title: str = "llm2slm report"
+
+
+@dataclass
+class JudgeConfig:
+    """`judge`: what another model thinks of a run's answers, or of those of two runs side by side."""
+
+    runs: list[str] = field(default_factory=list)
+    """Run directories (or predictions.jsonl files). One: each answer is rated from 1 to 10. Two: the answers to each
+    question are compared, in both orders."""
+    endpoint: str | None = None
+    """Address of an OpenAI-compatible chat-completions endpoint, as http://localhost:8000/v1."""
+    model: str | None = None
+    """What the endpoint calls the judge."""
+    key_env: str | None = None
+    """Name of the environment variable that holds the endpoint's key; the key itself is never written anywhere."""
+    local: str | None = None
+    """In place of an endpoint: Hub id or folder of a model that judges on this machine, greedily."""
+    revision: str | None = None
+    """local: Hub branch, tag or commit."""
+    dtype: str = "float32"
+    """local: float32 | bfloat16 | float16: dtype in which its weights are held."""
+    out: str = "outputs/judge"
+    """Folder for judge.json and the verdicts. Replies that are there already are not asked for again."""
+    rows: int | None = None
+    """Rows that are judged: so many from the first. None: all."""
+    reference: bool = True
+    """Show the judge a row's target, where it has one, as an example of a good answer."""
+    max_tokens: int = 1024
+    """Tokens of a reply at most."""
+    temperature: float = 0.0
+    """endpoint: of sampling; 0 is greedy."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """endpoint: other fields of a request; null leaves one out, as {max_completion_tokens: 4000, max_tokens: null}."""
+    workers: int = 4
+    """endpoint: requests that are under way at once."""
+    timeout: float = 120.0
+    """endpoint: seconds that one request may take."""
+    retries: int = 6
+    """endpoint: further tries of a request that failed or came too early (408, 409, 425, 429, 5xx, no connection)."""
+    wait: float = 1.0
+    """endpoint: seconds before the first further try, doubled for each next one, a minute at most; longer where the
+    endpoint says so."""
+    again: bool = False
+    """Ask again the questions whose replies on disk held no verdict."""
+    price_in: float | None = None
+    """Price of a million prompt tokens, for the cost in the report."""
+    price_out: float | None = None
+    """Price of a million tokens of replies."""
+    seed: int = 1
+    """Of the bootstrap."""

@@ -19,6 +19,7 @@ VERBS = {
     "generate": "answer a prompt, a file of prompts, or what you type",
     "label": "let the LLM write the answers of a split, to train on",
     "benchmark": "time a model against its LLM and others, interleaved",
+    "judge": "let another model rate a run's answers, or compare those of two runs",
     "export": "write a trained model, its card and its LLM's part to a folder or to the Hub",
     "report": "one page of tables and plots from the results of several runs",
     "demo": "train SLM and hybrid on built-in data, compare them with the LLM",

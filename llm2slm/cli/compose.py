@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -29,11 +30,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.numbers import check_numbers
-from llm2slm.cli.schema import SCHEMAS, Key, lookup, nearest, unknown_key
+from llm2slm.cli.schema import SCHEMAS, Key, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
-SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "export", "report", "tokenizer")}
+SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "tokenizer")}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 FREE_TEXT = ("prompt",)
 """Keys whose value is never read as Hydra syntax."""
@@ -66,6 +67,18 @@ def search_path(main: Path, extra: str | None) -> ConfigSearchPath:
     return path
 
 
+class Repository(ConfigRepository):
+    """The configs of a verb, for which a plain key of its own is no group, whatever the other verbs have by that name
+    (`model` is a group of train's, and text for judge)."""
+
+    def __init__(self, path: ConfigSearchPath, schema: type) -> None:
+        super().__init__(path)
+        self.plain = {name for name, key in keys(schema).items() if not key.section}
+
+    def group_exists(self, config_path: str) -> bool:
+        return config_path not in self.plain and bool(super().group_exists(config_path))
+
+
 class Composer:
     """Checks the overrides of one verb and composes its configuration."""
 
@@ -80,6 +93,7 @@ class Composer:
         self.config_name = config_name or verb
         self.path = search_path(Path(main).resolve() if main else conf_folder(), extra)
         self.loader = ConfigLoaderImpl(config_search_path=self.path)
+        self.loader.repository = Repository(self.path, self.schema)
         primary = Path(self.config_name).stem
         if primary not in self.loader.get_group_options("", ObjectType.CONFIG):
             raise UserError(f"--config-name {self.config_name}: no such config in {main or 'conf/'} or --config-dir")
@@ -109,8 +123,7 @@ class Composer:
             return override
         if value is not None:
             value = self.quoted(key, value, sweeping)
-        whole = value is not None and value.startswith("{")  # all of an open dict's keys at once
-        prefix = "++" if key.open and (name != key.name or whole) else ""
+        prefix = "++" if key.open else ""
         override = f"{prefix}{name}={value}"
         self.check_value(name, key, self.parse(override), sweeping)
         return override
@@ -159,7 +172,8 @@ class Composer:
     def options(self, group: str) -> list[str]:
         """The options of a group that this verb has, [] for any other name."""
         top = group.partition("/")[0]
-        belongs = lookup(self.schema, top) is not None or (top == "experiment" and self.schema is RunConfig)
+        key = lookup(self.schema, top)
+        belongs = (key is not None and key.section) or (top == "experiment" and self.schema is RunConfig)
         return sorted(self.loader.get_group_options(group, ObjectType.CONFIG)) if group and belongs else []
 
     def groups(self, parent: str = "") -> list[str]:

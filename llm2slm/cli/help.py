@@ -47,6 +47,11 @@ EXAMPLES = {
         "llm2slm benchmark run=DIR                                the run's model against its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
     ],
+    "judge": [
+        "llm2slm judge runs=[DIR] endpoint=http://localhost:8000/v1 model=NAME        rate each answer, 1 to 10",
+        "llm2slm judge runs=[DIR_A,DIR_B] endpoint=https://HOST/v1 model=NAME key_env=MY_KEY   compare, in both orders",
+        "llm2slm judge runs=[DIR_A,DIR_B] local=FOLDER_OR_ID out=outputs/a-b             by a model on this machine",
+    ],
     "export": [
         "llm2slm export run=DIR out=my-model                      weights, tokenizers, model card",
         "llm2slm export run=DIR out=my-model with_llm=true        and the part of the LLM that it reads with",
@@ -130,7 +135,7 @@ def group_options(folders: list[Path], schema: type) -> dict[str, list[str]]:
         for path in folder.rglob("*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
             top = group.partition("/")[0]
-            if top in keys(schema) or (top == "experiment" and schema is RunConfig):
+            if (top in keys(schema) and keys(schema)[top].section) or (top == "experiment" and schema is RunConfig):
                 found.setdefault(group, set()).add(path.stem)
     return {group: sorted(found[group]) for group in sorted(found)}
 

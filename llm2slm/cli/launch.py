@@ -82,6 +82,7 @@ def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
 def start(verb: str, composer: Composer) -> Hydra:
     """A Hydra application whose job is named like the verb."""
     hydra: Hydra = Hydra.create_main_hydra2(task_name=verb, config_search_path=composer.path)
+    hydra.config_loader.repository = composer.loader.repository
     return hydra
 
 

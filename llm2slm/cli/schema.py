@@ -1,4 +1,4 @@
-"""The keys of each verb's configuration, read from the dataclasses of `config.py`: type, default and help. No hydra."""
+"""The keys of each verb's configuration, read from its dataclass and the source: type, default and help. No hydra."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import itertools
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ SCHEMAS: dict[str, type] = {
     "generate": config.GenerateConfig,
     "label": config.RunConfig,
     "benchmark": config.RunConfig,
+    "judge": verb_config.JudgeConfig,
     "export": config.ExportConfig,
     "report": config.ReportConfig,
     "demo": config.RunConfig,
@@ -121,17 +123,16 @@ def keys(schema: type, prefix: str = "") -> dict[str, Key]:
 
 
 @cache
-def _classes() -> dict[str, ast.ClassDef]:
-    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (config, verb_config)]
-    nodes = [node for source in sources for node in ast.parse(source).body]
-    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
 def docstrings(schema: type) -> dict[str, str]:
     """Field -> the string below it in the source, its own class's and its parents', on one line."""
     found: dict[str, str] = {}
-    for parent in reversed(schema.__mro__):
-        node = _classes().get(parent.__name__)
+    for parent in (parent for parent in reversed(schema.__mro__) if dataclasses.is_dataclass(parent)):
+        node = _classes(parent.__module__).get(parent.__name__)
         body = node.body if node else []
         for above, below in itertools.pairwise(body):
             if (

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -64,6 +63,8 @@ def answer_batches(
         decoding: more arguments of `generate`.
         seed: torch is seeded anew for each batch, by this and its place: sampling does not depend on what came before.
     """
+    import torch
+
     by_length = sorted(range(len(examples)), key=lambda i: (-len(examples[i].prompt), i))
     arguments = {"max_new_tokens": task.max_new_tokens, "num_beams": task.num_beams, **(decoding or {})}
     answered, tokens, started, was_training = done, 0, time.perf_counter(), model.training
@@ -93,11 +94,13 @@ def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> 
     ]
 
 
-@torch.inference_mode()
 def _answer(model: LLM2SLM, prompts: list[str], arguments: Mapping[str, Any]) -> tuple[list[str], int]:
     """Answers of one batch, and how many tokens were generated (padding after an answer's end not counted)."""
-    batch = model.collator.batch_of_texts(prompts).to(model.device)
-    ids_BT = model.generate(batch, **arguments)
+    import torch
+
+    with torch.inference_mode():
+        batch = model.collator.batch_of_texts(prompts).to(model.device)
+        ids_BT = model.generate(batch, **arguments)
     eos = model.collator.slm_tokenizer.eos_token_id
     return model.collator.decode(ids_BT), sum(_length(row, eos) for row in ids_BT.tolist())
 
