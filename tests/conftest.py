@@ -13,12 +13,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import atexit
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from chat_server import ChatServer
 from command_line import tiny_overrides
 
 from llm2slm.cli import VERBS, main
@@ -64,6 +66,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A chat-completions endpoint that judges by a rule."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "*")
+    with ChatServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

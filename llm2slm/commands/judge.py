@@ -239,7 +239,7 @@ def ask(judge: Judge, prompts: Mapping[str, str], read: Reader, log: ReplyLog, c
         whose = f" (some of them from {', '.join(sorted(others))})" if others else ""
         print(f"llm2slm: {log.path} holds the replies to {done} of {total} questions{whose}", file=sys.stderr)
     started, new, tokens = time.perf_counter(), 0, 0
-    with progress_bar(shown=True, transient=True) as bar:
+    with progress_bar(shown=sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("judging", total=total, completed=done, speed="")
 
         def count(reply: Reply, finished: bool) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -168,8 +168,9 @@ def ask_all(
     refused: dict[str, str] = {}
     failure: Exception | None = None
     job = _Asking(judge, questions, read)
+    events = job.in_threads(left, workers) if workers else job.one_by_one(left)
     try:
-        for key, what in job.in_threads(left, workers) if workers else job.one_by_one(left):
+        for key, what in events:
             if isinstance(what, Reply):
                 answered = True
                 log.append(key, what, judge.place)
@@ -186,6 +187,7 @@ def ask_all(
                 job.stop.set()  # replies under way are paid for: they are waited for
     finally:
         job.stop.set()
+        events.close()
     if failure is not None:
         raise failure
     return refused
@@ -198,17 +200,19 @@ class _Asking:
         self.judge, self.questions, self.read = judge, questions, read
         self.stop = threading.Event()
 
-    def one_by_one(self, left: Mapping[str, int]) -> Iterator[Event]:
+    def one_by_one(self, left: Mapping[str, int]) -> Generator[Event]:
         """Events in the order of the questions."""
         for key, tries in list(left.items()):
             yield from self.asked(key, tries)
 
-    def in_threads(self, left: Mapping[str, int], workers: int) -> Iterator[Event]:
-        """Events of several workers, as they come. Threads end with the process: an interrupted job waits for none."""
+    def in_threads(self, left: Mapping[str, int], workers: int) -> Generator[Event]:
+        """Events of several workers, as they come: none of them goes on before one more event has been dealt with. The
+        threads end with the process: an interrupted job waits for none."""
         waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         for item in left.items():
             waiting.put(item)
         happened: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        dealt_with = threading.Semaphore(0)
 
         def work() -> None:
             while not self.stop.is_set():
@@ -218,17 +222,22 @@ class _Asking:
                     break
                 for event in self.asked(key, tries):
                     happened.put(event)
+                    dealt_with.acquire()
             happened.put(Event("", None))
 
-        running = min(workers, len(left))
-        for _ in range(running):
+        running = started = min(workers, len(left))
+        for _ in range(started):
             threading.Thread(target=work, daemon=True).start()
-        while running:
-            event = happened.get()
-            if event.what is None:
-                running -= 1
-            else:
-                yield event
+        try:
+            while running:
+                event = happened.get()
+                if event.what is None:
+                    running -= 1
+                else:
+                    yield event
+                    dealt_with.release()
+        finally:
+            dealt_with.release(max(started, 1))  # whoever is left may end
 
     def asked(self, key: str, tries: int) -> Iterator[Event]:
         """One question, until there is a verdict."""

@@ -1,0 +1,439 @@
+"""An endpoint that fails in every way, and a model on this machine against a greedy search written by hand."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import torch
+from chat_server import ChatServer, Step
+
+from llm2slm.evaluation.asking import (
+    LONGEST_WAIT,
+    Endpoint,
+    LocalJudge,
+    Refused,
+    Stopped,
+    address,
+    retry_after,
+)
+from llm2slm.types import UserError
+
+KEY = "sk-a-key-that-nobody-may-see"
+
+
+@pytest.fixture
+def ask(chat: ChatServer):
+    """Asks the server with a key, without patience: 4 requests at most, half a second each."""
+
+    def asked(prompt="?", stop=None, **more):
+        settings = {"timeout": 0.5, "retries": 3, "wait": 0.01} | more
+        endpoint = Endpoint(chat.url, "m", {"temperature": 0.5, "max_tokens": 7}, KEY, **settings)
+        return endpoint.ask(prompt, threading.Event() if stop is None else stop)
+
+    return asked
+
+
+# What is sent, and what comes back
+
+
+def test_a_request_is_what_the_protocol_says(chat, ask):
+    reply = ask("Which is better? \u00e4 \U0001f600")
+    [sent] = chat.bodies
+    assert sent["path"] == "/v1/chat/completions"
+    turns = [{"role": "user", "content": "Which is better? \u00e4 \U0001f600"}]
+    assert sent["json"] == {"model": "m", "messages": turns, "temperature": 0.5, "max_tokens": 7}
+    assert sent["headers"]["Authorization"] == f"Bearer {KEY}"
+    assert sent["headers"]["Content-Type"] == "application/json"
+    assert reply.text == chat.say("Which is better? \u00e4 \U0001f600")
+    assert (reply.fault, reply.prompt_tokens, reply.reply_tokens, reply.requests) == ("", 100, 10, 1)
+    assert reply.model == "m-2026"
+    assert reply.seconds > 0
+    Endpoint(chat.url, "m", {}).ask("?", threading.Event())
+    assert "Authorization" not in chat.bodies[1]["headers"]
+
+
+USAGES = [
+    (None, (None, None)),
+    ({}, (None, None)),
+    ({"prompt_tokens": 3}, (3, None)),
+    ({"prompt_tokens": "3", "completion_tokens": -1}, (None, None)),
+    ({"prompt_tokens": True, "completion_tokens": 2.5}, (None, None)),
+    ({"prompt_tokens": 0, "completion_tokens": 4, "more": {}}, (0, 4)),
+]
+
+
+@pytest.mark.parametrize(("usage", "tokens"), USAGES)
+def test_tokens_are_those_that_the_endpoint_counts(chat, ask, usage, tokens):
+    chat.usage = usage
+    reply = ask()
+    assert (reply.prompt_tokens, reply.reply_tokens) == tokens
+
+
+MALFORMED = {
+    "<html>502</html>": "not JSON: <html>502</html>",
+    '{"choices": [{"mess': "not JSON",
+    "": "not JSON",
+    "[" * 100_000: "not JSON",
+    "[]": "no choices",
+    "null": "no choices",
+    "{}": "no choices",
+    '{"choices": []}': "no choices",
+    '{"choices": {}}': "no choices",
+    '{"choices": [{"message": "text"}]}': "no choices",
+    '{"error": {"message": "out of\\n memory"}}': "no choices: out of memory",
+    '{"choices": [{"message": {"content": null}}], "usage": 5, "model": 7}': "no text",
+    '{"choices": [{"message": {"content": ["a"]}}]}': "no text",
+}
+
+
+@pytest.mark.parametrize(("body", "fault"), MALFORMED.items(), ids=range(len(MALFORMED)))
+def test_a_malformed_reply_is_told_as_such_and_not_asked_for_again(chat, ask, body, fault):
+    chat.always = Step("body", body=body)
+    reply = ask()
+    assert reply.text is None
+    assert reply.fault.startswith(fault)
+    assert len(reply.fault) < 400
+    assert (reply.requests, len(chat.prompts)) == (1, 1)
+
+
+def test_bytes_that_are_no_text_are_malformed(chat, ask, monkeypatch):
+    monkeypatch.setattr(Endpoint, "_post", lambda *_: (200, {}, b'{"choices": "\xff\xfe"}'))
+    assert ask().fault.startswith("not JSON")
+
+
+# Failures that pass
+
+
+FAILURES = {
+    "429": Step("status", 429),
+    "429 with a date": Step("status", 429, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
+    "429 with nonsense": Step("status", 429, headers={"Retry-After": "soon"}),
+    "408": Step("status", 408),
+    "500": Step("status", 500, body="oh"),
+    "503": Step("status", 503, body='{"error": {"message": "busy"}}'),
+    "529": Step("status", 529),
+    "no answer": Step("hang", seconds=30),
+    "no end": Step("drip"),
+    "half of it": Step("half"),
+    "no word": Step("close"),
+}
+
+
+@pytest.mark.parametrize("step", FAILURES.values(), ids=list(FAILURES))
+def test_what_passes_is_tried_again(chat, ask, step):
+    chat.plan = lambda prompt: [step, Step("status", 502)]
+    reply = ask("?")
+    assert (reply.text, reply.requests) == (chat.say("?"), 3)
+    assert chat.prompts == ["?"] * 3
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_what_does_not_pass_ends_the_job(chat, ask, retries):
+    chat.always = Step("status", 503, body='{"error": {"message": "out of memory"}}')
+    with pytest.raises(UserError) as caught:
+        ask(retries=retries)
+    times = "3 requests in a row" if retries else "a request"
+    assert str(caught.value) == f"{chat.url}: {times} failed, the last one with: HTTP 503: out of memory"
+    assert len(chat.prompts) == 1 + retries
+
+
+def test_one_that_never_answers_in_time_ends_the_job(chat, ask):
+    chat.always = Step("hang", seconds=30)
+    with pytest.raises(UserError, match=r"2 requests in a row failed, the last one with: no reply within 0.1 s"):
+        ask(timeout=0.1, retries=1)
+
+
+class Clock(threading.Event):
+    """An event that notes how long it would have been waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def wait(self, timeout=None):
+        self.waits += [timeout] if timeout else []
+        return False
+
+
+def test_waits_double_up_to_a_minute(chat, ask):
+    chat.always = Step("status", 500)
+    clock = Clock()
+    with pytest.raises(UserError):
+        ask(stop=clock, wait=1.0, retries=9)
+    assert len(clock.waits) == 9
+    for n, seconds in enumerate(clock.waits):
+        assert min(0.75 * 2**n, LONGEST_WAIT) <= seconds <= min(1.25 * 2**n, LONGEST_WAIT)
+    assert clock.waits[-1] == LONGEST_WAIT
+
+
+def test_all_askers_wait_as_long_as_the_server_says(chat):
+    chat.plan = lambda prompt: [Step("status", 429, headers={"Retry-After": "0.6"})] if prompt == "first" else []
+    endpoint = Endpoint(chat.url, "m", {}, wait=0.01)
+    first = threading.Thread(target=endpoint.ask, args=("first", threading.Event()))
+    first.start()
+    while not chat.prompts:
+        time.sleep(0.01)
+    time.sleep(0.1)  # the refusal has arrived by now; were it late, the second request would come even later
+    endpoint.ask("second", threading.Event())
+    first.join()
+    assert sorted(chat.prompts) == ["first", "first", "second"]
+    assert all(moment - chat.times[0] >= 0.55 for moment in chat.times[1:])
+
+
+def test_a_server_cannot_ask_for_more_than_a_minute(chat, ask):
+    chat.plan = lambda prompt: [Step("status", 429, headers={"Retry-After": "86400"})]
+    clock = Clock()
+    ask(stop=clock)
+    assert LONGEST_WAIT - 5 <= max(clock.waits) <= LONGEST_WAIT
+
+
+def test_a_job_that_ends_waits_no_longer(chat, ask):
+    chat.always = Step("status", 500)
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    with pytest.raises(Stopped):
+        ask(stop=stop, wait=600.0)
+    assert len(chat.prompts) == 1
+    with pytest.raises(Stopped):
+        ask(stop=stop)
+    assert len(chat.prompts) == 1  # none after the end
+
+
+def test_retry_after_as_seconds_or_date():
+    assert retry_after(None) is retry_after("soon") is retry_after("nan") is retry_after("inf") is None
+    assert retry_after("") is None
+    assert (retry_after("7"), retry_after("0.5"), retry_after("-3")) == (7.0, 0.5, 0.0)
+    date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert 60 < retry_after(date) <= 100
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 -0000") == 0.0
+
+
+# Failures that do not pass
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_is_refused(chat, ask, status):
+    chat.always = Step("status", status, body='{"error": {"message": "this is\\ntoo long"}}')
+    with pytest.raises(Refused) as caught:
+        ask()
+    assert str(caught.value) == f"HTTP {status}: this is too long"
+    assert len(chat.prompts) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(401, "; is key_env set, and right?"), (403, "; is key_env set, and right?"),
+     (404, "; are endpoint and model right?"), (405, "")],
+)  # fmt: skip
+def test_an_endpoint_that_refuses_all(chat, ask, status, hint):
+    chat.always = Step("status", status, body='{"message": "no"}')
+    with pytest.raises(UserError) as caught:
+        ask()
+    assert str(caught.value) == f"{chat.url}: HTTP {status}: no{hint}"
+    assert len(chat.prompts) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(chat, ask, status):
+    """It would carry the key to somebody else."""
+    with ChatServer() as other:
+        chat.always = Step("status", status, headers={"Location": f"{other.url}/chat/completions"})
+        with pytest.raises(UserError, match=f"HTTP {status}"):
+            ask()
+        assert other.bodies == []
+    assert len(chat.prompts) == 1
+
+
+def test_nobody_there(chat, ask):
+    chat.stop()
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"cannot be reached \(Connection refused\); is endpoint right"):
+        ask(wait=600.0)
+    assert time.monotonic() - started < 300  # it has not waited for the next try
+
+
+def test_one_that_was_there_may_come_back(chat):
+    endpoint = Endpoint(chat.url, "m", {}, retries=2, wait=0.01)
+    endpoint.ask("?", threading.Event())
+    chat.stop()
+    with pytest.raises(UserError, match=r"3 requests in a row failed, the last one with: a lost connection \("):
+        endpoint.ask("?", threading.Event())
+
+
+def test_a_reply_without_end_is_no_reply(chat, ask, monkeypatch):
+    monkeypatch.setattr("llm2slm.evaluation.asking.LARGEST_REPLY", 1000)
+    chat.always = Step("body", body=" " * 2000)
+    with pytest.raises(UserError, match="a reply of more than 1000 bytes"):
+        ask()
+
+
+# Secrets
+
+
+@pytest.mark.parametrize("where", ["text", "model", "error", "refusal", "garbage", "choices"])
+def test_a_key_that_a_server_repeats_is_not_passed_on(chat, ask, where):
+    said = json.dumps({"error": {"message": f"wrong key {KEY}."}})
+    reply = json.dumps({"model": KEY, "choices": [{"message": {"content": f"key {KEY}: [[7]]"}}]})
+    chat.always = {
+        "text": Step("body", body=reply),
+        "model": Step("body", body=reply),
+        "error": Step("status", 401, body=said),
+        "refusal": Step("status", 400, body=said),
+        "garbage": Step("body", body=f"<{KEY}>"),
+        "choices": Step("body", body=said),
+    }[where]
+    try:
+        told = repr(ask())
+    except (UserError, Refused) as error:
+        told = repr(error)
+    assert "***" in told
+    assert KEY not in told
+
+
+def test_what_stands_for_no_key_may_be_a_word(chat):
+    chat.say = lambda prompt: "none of them: [[C]]"
+    assert Endpoint(chat.url, "m", {}, "none").ask("?", threading.Event()).text == "none of them: [[C]]"
+
+
+def test_half_characters_become_question_marks(chat, ask):
+    chat.always = Step("body", body='{"choices": [{"message": {"content": "a\\ud83d b\\ud83d\\ude00 [[7]]"}}]}')
+    assert ask().text == "a? b\U0001f600 [[7]]"
+
+
+ADDRESSES = {
+    "http://localhost:8000/v1": "http://localhost:8000/v1",
+    " http://localhost:8000/v1/ ": "http://localhost:8000/v1",
+    "https://host.example/api/v1/chat/completions": "https://host.example/api/v1",
+    "http://[::1]:9/v1": "http://[::1]:9/v1",
+    "https://host.example": "https://host.example",
+}
+
+
+@pytest.mark.parametrize(("given", "wanted"), ADDRESSES.items())
+def test_addresses(given, wanted):
+    assert address(given) == wanted
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "localhost:8000", "ftp://secret-host/v1", "http://", "http://a b/v1", "http://host:port/v1", "http://h\u00f6st/v1",
+     "http://user:secret@host/v1", "http://secret@host/v1", "https://host/v1?key=secret", "https://host/v1#secret",
+     "user:secret@host/v1", "http://[::1/v1"],
+)  # fmt: skip
+def test_what_is_no_address_is_not_repeated(given):
+    with pytest.raises(UserError, match=r"^endpoint: .*give http://HOST:PORT/v1 or https://HOST/v1") as caught:
+        address(given)
+    assert "secret" not in str(caught.value)
+
+
+# A model on this machine
+
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}<assistant>"
+PROMPT = "Is the little dog better than the old house?"
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from llm2slm.testing import write_tiny_gpt2
+
+    folder = write_tiny_gpt2(tmp_path_factory.mktemp("judges") / "gpt2", seed=4, positions=128)
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from llm2slm.testing import write_tiny_t5
+
+    folder = write_tiny_t5(tmp_path_factory.mktemp("judges") / "t5", seed=4, encoder_layers=2, decoder_layers=2)
+    return AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+@torch.no_grad()
+def likeliest(model, ids, start, tokens, eos):
+    """The likeliest token each time, everything read anew for each: no cache, no `generate`."""
+    written = list(start)
+    for _ in range(tokens):
+        if start:
+            logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([written])).logits
+        else:
+            logits = model(input_ids=torch.tensor([ids + written])).logits
+        written.append(int(logits[0, -1].argmax()))
+        if written[-1] == eos:
+            break
+    return written[len(start) :]
+
+
+def local(model, tokenizer, max_tokens=12):
+    from copy import deepcopy
+
+    return LocalJudge("tiny", deepcopy(model).train(), deepcopy(tokenizer), max_tokens)
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_a_decoder_only_judge_says_the_likeliest(gpt2, template):
+    model, tokenizer = gpt2
+    judge = local(model, tokenizer)
+    judge.tokenizer.chat_template = template
+    text = PROMPT if template is None else f"<user>{PROMPT}</user><assistant>"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    wanted = likeliest(model.eval(), ids, [], 12, tokenizer.eos_token_id)
+    reply = judge.ask(PROMPT, threading.Event())
+    assert reply.text == tokenizer.decode(wanted, skip_special_tokens=True)
+    assert reply.text.strip()
+    assert (reply.prompt_tokens, reply.reply_tokens, reply.requests) == (len(ids), len(wanted), 1)
+    assert judge.ask(PROMPT, threading.Event()).text == reply.text
+
+
+def test_an_encoder_decoder_judge_says_the_likeliest(t5):
+    model, tokenizer = t5
+    ids = tokenizer(PROMPT)["input_ids"]
+    wanted = likeliest(model.eval(), ids, [model.config.decoder_start_token_id], 12, tokenizer.eos_token_id)
+    reply = local(model, tokenizer).ask(PROMPT, threading.Event())
+    assert reply.text == tokenizer.decode(wanted, skip_special_tokens=True)
+    assert (reply.prompt_tokens, reply.reply_tokens) == (len(ids), len(wanted))
+
+
+def test_a_models_own_settings_do_not_make_it_less_greedy(gpt2):
+    model, tokenizer = gpt2
+    plain = local(model, tokenizer).ask(PROMPT, threading.Event())
+    from copy import deepcopy
+
+    other = deepcopy(model)
+    own = {
+        "do_sample": True,
+        "temperature": 5.0,
+        "top_k": 3,
+        "repetition_penalty": 9.0,
+        "num_beams": 3,
+        "max_length": 3,
+    }
+    for name, value in own.items():
+        setattr(other.generation_config, name, value)
+    with torch.no_grad():
+        ids = torch.tensor([tokenizer(PROMPT, add_special_tokens=False)["input_ids"]])
+        changed = other.generate(ids, max_new_tokens=12)[0, ids.shape[1] :]
+    assert tokenizer.decode(changed, skip_special_tokens=True) != plain.text  # they would
+    assert local(other, tokenizer).ask(PROMPT, threading.Event()).text == plain.text
+
+
+def test_a_prompt_that_is_longer_than_the_model_takes_is_refused(gpt2):
+    model, tokenizer = gpt2
+    judge = local(model, tokenizer)
+    count = len(tokenizer(PROMPT, add_special_tokens=False)["input_ids"])
+    judge.max_tokens = 128 - count
+    judge.model.generation_config.max_new_tokens = judge.max_tokens
+    assert judge.ask(PROMPT, threading.Event()).prompt_tokens == count
+    judge.max_tokens += 1
+    message = rf"{count} prompt tokens and up to {129 - count} of a reply, where the judge has 128 positions"
+    with pytest.raises(Refused, match=message):
+        judge.ask(PROMPT, threading.Event())
