@@ -14,6 +14,7 @@ from llm2slm.cli import VERBS, main
 from llm2slm.cli.schema import SCHEMAS, keys, nearest
 from llm2slm.config import GenerateConfig, RunConfig
 from llm2slm.types import Conditioning, UserError
+from llm2slm.verb_config import JudgeConfig
 
 # Help
 
@@ -171,7 +172,7 @@ def test_default_folders(calls, tmp_path):
     for verb in ("train", "evaluate", "benchmark"):
         assert folders[verb].parts[:2] == ("outputs", verb)
         assert len(folders[verb].parts) == 4  # date, time
-    assert folders["generate"] == folders["report"] == folders["tokenizer"] == Path()
+    assert folders["generate"] == folders["judge"] == folders["report"] == folders["tokenizer"] == Path()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # no .hydra, no log
 
 
@@ -220,6 +221,30 @@ def test_lists_need_no_brackets_and_open_dicts_no_plus(calls):
     assert main(["report", "runs=outputs/a,outputs/b"]) == 0
     assert main(["report", "runs=outputs/a"]) == 0
     assert [c.runs for c, _ in calls[1:]] == [["outputs/a", "outputs/b"], ["outputs/a"]]
+
+
+def test_a_dict_is_given_key_by_key_or_whole(calls):
+    """A whole one is put on top of what the chosen group says."""
+    arguments = ["train", "model.slm.config={n_layer: 3, d_model: 32}", "model.llm.quantization={quant_method: quanto}"]
+    assert main(arguments) == 0
+    config = calls[0][0]
+    assert (config.model.slm.config["n_layer"], config.model.slm.config["d_model"]) == (3, 32)
+    assert config.model.slm.config["model_type"] == "t5"
+    assert config.model.llm.quantization == {"quant_method": "quanto"}
+
+
+def test_a_key_may_have_the_name_of_another_verbs_group(calls, capsys, tmp_path):
+    """`model` is a group of train's, and a plain text for judge; a sweep runs over its values."""
+    names = "runs=[a]", "endpoint=http://h/v1"
+    assert main(["judge", *names, "model=Org/Some-Model:7b", "parameters={a: 1, b: null}", "parameters.c=x"]) == 0
+    assert type(calls[0][0]) is JudgeConfig
+    assert (calls[0][0].model, calls[0][0].parameters) == ("Org/Some-Model:7b", {"a": 1, "b": None, "c": "x"})
+    assert main(["judge", "-m", *names, "model=slm,llm", f"hydra.sweep.dir={tmp_path}/sweep"]) == 0
+    assert [config.model for config, _ in calls[1:]] == ["slm", "llm"]
+    assert main(["judge", *names, "model/llm=t5_base"]) == 2
+    assert "unknown key 'model/llm'" in capsys.readouterr().err
+    assert main(["judge", "--help"]) == 0
+    assert "GROUP=OPTION):" not in capsys.readouterr().out
 
 
 def test_config_dir_adds_the_users_own(calls, tmp_path):

@@ -33,6 +33,7 @@ SMALLER = {
         "benchmark.memory=false",
         "trainer.progress=false",
     ],
+    "judge": [],  # filled per test: they name a local server
     "export": [],
     "report": [],
 }
@@ -108,7 +109,8 @@ def test_command_runs(call, place, tiny_llm, request, capsys):
     arguments = shlex.split(call)[1:]
     if "data.root=DIR" in arguments:
         (place / "DIR").symlink_to(request.getfixturevalue("shared_data"))
-    code = main([*arguments, *smaller(arguments, tiny_llm, place)])
+    server = [f"endpoint={request.getfixturevalue('chat').url}"] if arguments[0] == "judge" else []
+    code = main([*arguments, *smaller(arguments, tiny_llm, place), *server])
     shown = capsys.readouterr()
     assert code == 0, shown.err
     given = dict(argument.partition("=")[::2] for argument in arguments[1:] if "=" in argument)
@@ -133,6 +135,8 @@ def test_command_runs(call, place, tiny_llm, request, capsys):
                 assert [row["source"] for row in rows] == Path(given["input"]).read_text().splitlines()
             else:
                 assert shown.out.endswith("\n")
+        case "judge":
+            assert json.loads((place / "outputs/judge/judge.json").read_text("utf-8"))["pairs"]["judged"] > 0
         case "export":
             assert (place / "my-model" / "llm" / "model.safetensors").is_file()
             assert "license: apache-2.0" in (place / "my-model" / "README.md").read_text("utf-8")
@@ -202,8 +206,8 @@ def test_overrides_within_the_text_are_valid(capsys):
 
 
 def prepared(composer: Composer, override: str) -> None:
-    """As `train` takes it, or, where that does not know the key, `generate` or `export`."""
-    for other in (composer, Composer("generate")):
+    """As `train` takes it, or, where that does not know the key, `generate`, `judge` or `export`."""
+    for other in (composer, Composer("generate"), Composer("judge")):
         try:
             other.prepare(override, sweeping=False)
             return
