@@ -83,6 +83,14 @@ class Labels(StrEnum):
     mix = "mix"  # for a share of the rows the LLM's, for the others the corpus'
 
 
+class StoreDtype(StrEnum):
+    """How a store keeps the LLM's representations (`data/reps_store.py` says what each costs and loses)."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
 class Overlong(StrEnum):
     """What happens to a text of more tokens than allowed. Whatever it is, it is counted and reported."""
 

@@ -1,0 +1,627 @@
+"""The store of representations: what is read back, what is refused, and what is left after an end at any moment.
+
+Representations are a short formula of the token ids here, so that what is read back has an oracle of its own;
+`tests/test_offline.py` compares with a real reader.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from llm2slm.data import reps_writer
+from llm2slm.data.reps_files import INT8_ERROR
+from llm2slm.data.reps_store import RepsStore
+from llm2slm.data.reps_writer import FILE_BYTES, StoreWriter
+from llm2slm.types import Reps, StoreDtype, UserError
+
+IDENTITY: dict[str, Any] = {
+    "name": "some/llm", "revision": "abc", "fingerprint": "0123456789ab", "dtype": "float32", "quantization": {},
+    "layers": [1, 3], "tokenizer": "ba9876543210", "frame": {"before": "read: ", "after": "", "special_tokens": True},
+    "max_prompt_tokens": 64, "overlong": "error",
+}  # fmt: skip
+READER = {"layers": [1, 3], "width": 8, "embedding_width": 6}
+LAYERS, E = 2, 16
+SHARD = 2000
+NUMBERS = [i // 2 if i % 6 == 0 else i for i in range(60)]  # every sixth has been there before
+ROWS = [[3 + (7 * i + 11 * t) % 90 for t in range(1 + (5 * i) % 13)] for i in NUMBERS]
+DIFFERENT = [list(row) for row in dict.fromkeys(map(tuple, ROWS))]
+
+
+def values(row: Sequence[int]) -> Tensor:
+    """The formula: [tokens, E]. Its second layer is a thousand times larger than its first, and each token depends on
+    the tokens before it."""
+    seen = torch.tensor(row, dtype=torch.float64).cumsum(0)
+    waves = torch.sin(seen.unsqueeze(1) * torch.arange(1, E + 1) / 7) * (1 + seen.unsqueeze(1) % 5)
+    return (waves * torch.tensor([1.0] * 8 + [1000.0] * 8, dtype=torch.float64)).float()
+
+
+def padded(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and mask; a padding token that also occurs in the text."""
+    width = max(map(len, rows)) + 1
+    ids, mask = torch.full((len(rows), width), 5), torch.zeros(len(rows), width, dtype=torch.int64)
+    for b, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[b, place], mask[b, place] = torch.tensor(row), 1
+    return ids, mask
+
+
+def spoken(rows: Sequence[Sequence[int]], left: bool = False) -> Reps:
+    """What the LLM would say of a batch; what it says at padding is nothing to be kept."""
+    _, mask = padded(rows, left)
+    reps = torch.full((*mask.shape, E), 77.0)
+    for b, row in enumerate(rows):
+        reps[b][mask[b].bool()] = values(row)
+    return Reps(reps, mask)
+
+
+def writer(
+    folder: Path, dtype: StoreDtype = StoreDtype.float32, shard_bytes: int = SHARD, **identity: Any
+) -> StoreWriter:
+    return StoreWriter(folder, IDENTITY | identity, READER, dtype, shard_bytes)
+
+
+def fill(folder: Path, dtype: StoreDtype = StoreDtype.float32, rows: Sequence[Sequence[int]] = ROWS) -> RepsStore:
+    """A store of those rows, four at once, batches padded on either side in turn."""
+    with writer(folder, dtype) as store:
+        for start in range(0, len(rows), 4):
+            store.append(rows[start : start + 4], spoken(rows[start : start + 4], left=start % 8 == 0))
+        store.finish()
+    return RepsStore(folder, IDENTITY)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def expected(rows: Sequence[Sequence[int]], mask: Tensor) -> Tensor:
+    reps = torch.zeros(*mask.shape, E)
+    for b, row in enumerate(rows):
+        reps[b][mask[b] == 1] = values(row)
+    return reps
+
+
+# What is read back
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("dtype", list(StoreDtype))
+def test_a_batch_is_what_was_written(tmp_path: Path, dtype: StoreDtype, left: bool) -> None:
+    store = fill(tmp_path, dtype)
+    assert len(store.index.entries) > 5
+    for start in range(0, len(ROWS), 7):
+        rows = [*ROWS[start : start + 7], ROWS[start]]  # one of them twice
+        ids, mask = padded(rows, left)
+        found, right = store.reps(ids, mask), expected(rows, mask)
+        assert found.mask_BP is mask
+        assert found.reps_BPE.dtype == torch.float32
+        assert (found.reps_BPE[mask == 0] == 0).all()
+        if dtype is StoreDtype.int8:
+            largest = right.unflatten(-1, (LAYERS, -1)).abs().amax(-1, keepdim=True)
+            assert ((found.reps_BPE - right).unflatten(-1, (LAYERS, -1)).abs() <= largest * INT8_ERROR).all()
+        else:
+            assert torch.equal(found.reps_BPE, right.to(getattr(torch, dtype.value)).float())
+
+
+def test_the_bounds_are_reached_within_a_tenth(tmp_path: Path) -> None:
+    """A bound that is far from what happens says nothing: the largest error comes close to it, in either layer."""
+    text = [[3 + i, 4 + i, 9] for i in range(80)]
+    right = torch.cat([values(row) for row in text])
+    whole = {dtype: fill(tmp_path / dtype, dtype, text).reps_of(text) for dtype in StoreDtype}
+    rounded = {dtype: reps.reps_BPE[reps.mask_BP.bool()] for dtype, reps in whole.items()}
+    largest = right.unflatten(1, (LAYERS, -1)).abs().amax(-1, keepdim=True)
+    parts = (rounded[StoreDtype.int8] - right).unflatten(1, (LAYERS, -1)).abs() / largest
+    assert ((parts.amax((0, 2)) > 0.9 * INT8_ERROR) & (parts.amax((0, 2)) <= INT8_ERROR)).all()
+    relative = ((rounded[StoreDtype.bfloat16] - right) / right).abs()
+    assert 0.9 / 256 < float(relative.max()) <= 1 / 256
+    assert torch.equal(rounded[StoreDtype.float32], right)
+
+
+def test_int8_of_nothing_and_of_next_to_nothing(tmp_path: Path) -> None:
+    reps = torch.zeros(1, 3, E)
+    reps[0, 1, 4], reps[0, 2, 12] = 1e-38, -1e-20
+    with writer(tmp_path, StoreDtype.int8) as store:
+        store.append([[5, 6, 7]], Reps(reps, torch.ones(1, 3)))
+        store.finish()
+    found = RepsStore(tmp_path).reps_of([[5, 6, 7]]).reps_BPE
+    assert (found[0, :2] == 0).all()
+    assert found[0, 2, 12] == pytest.approx(-1e-20, rel=INT8_ERROR)
+
+
+def test_another_dtype_is_given_when_asked(tmp_path: Path) -> None:
+    store = fill(tmp_path)
+    found = store.reps(*padded(ROWS[:3], False), dtype=torch.bfloat16).reps_BPE
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected(ROWS[:3], padded(ROWS[:3], False)[1]).bfloat16())
+
+
+def test_shapes_are_known_without_the_llm(tmp_path: Path) -> None:
+    store = fill(tmp_path)
+    assert (store.width, store.layers, store.embedding_width) == (8, [1, 3], 6)
+    assert (store.identity, store.reader) == (IDENTITY, READER)
+    assert (store.dtype, store.finished) == (StoreDtype.float32, True)
+
+
+def test_a_prompt_is_kept_once(tmp_path: Path) -> None:
+    assert len(DIFFERENT) == len(set(NUMBERS)) < len(ROWS)
+    with writer(tmp_path) as store:
+        new = [store.append(ROWS[i : i + 4], spoken(ROWS[i : i + 4])) for i in range(0, len(ROWS), 4)]
+        assert sum(new) == len(store) == len(DIFFERENT)
+        assert store.append(ROWS[:4], spoken(ROWS[:4])) == 0
+        store.finish()
+    read = RepsStore(tmp_path)
+    assert (len(read), read.tokens) == (len(DIFFERENT), sum(map(len, DIFFERENT)))
+    kept = [load_file(path)["starts"] for path in sorted(tmp_path.glob("shard-*.safetensors"))]
+    assert sum(len(starts) - 1 for starts in kept) == len(DIFFERENT)
+    assert sum(int(starts[-1]) for starts in kept) == read.tokens
+
+
+@pytest.mark.parametrize("dtype", list(StoreDtype))
+def test_bytes_of_a_token(tmp_path: Path, dtype: StoreDtype) -> None:
+    """4 E, 2 E, E + 4 layers; beside it 24 bytes a prompt. No file is larger than asked for, none needlessly small."""
+    store = fill(tmp_path, dtype)
+    each = {"float32": 4 * E, "bfloat16": 2 * E, "int8": E + 4 * LAYERS}[dtype]
+    paths = sorted(tmp_path.glob("shard-*.safetensors"))
+    sizes = [sum(tensor.nbytes for tensor in load_file(path).values()) for path in paths]
+    assert sum(sizes) == store.tokens * each + len(store) * 24 + 8 * len(sizes)  # an end for each file
+    assert max(sizes) <= SHARD + 8
+    assert min(sizes[:-1]) > SHARD - 13 * each - 24
+
+
+def test_prompts_that_are_not_there_are_named(tmp_path: Path) -> None:
+    store = fill(tmp_path)
+    known = max(DIFFERENT, key=len)
+    strangers = [known[:-1], known[::-1], [*known, 5], [*known[:-1], known[-1] + 1]]
+    assert store.missing([known, *strangers, known]) == [1, 2, 3, 4]
+    for stranger in strangers:
+        ids, mask = padded([known, stranger], left=True)
+        with pytest.raises(
+            UserError, match=rf"row 1 \(from 0; {len(stranger)} tokens of the LLM\) is not in this store"
+        ):
+            store.reps(ids, mask)
+        with pytest.raises(UserError, match=r"the prompt of row 4711 "):
+            store.reps(ids, mask, indices=(12, 4711))
+    empty = fill(tmp_path / "empty", rows=[])
+    assert empty.missing([known]) == [0]
+    with pytest.raises(UserError, match=r"row 0 .* never finished"):
+        empty.reps_of([known])
+
+
+def test_embedding_matrix(tmp_path: Path) -> None:
+    matrix = torch.randn(99, 6).bfloat16()
+    ids = torch.tensor([[4, 98, 0], [1, 1, 7]])
+    with pytest.raises(UserError, match="holds no embedding matrix"):
+        fill(tmp_path / "without").embed(ids)
+    for _ in range(2):
+        with writer(tmp_path / "with") as store:
+            store.put_embeddings(matrix)
+            store.append(ROWS[:3], spoken(ROWS[:3]))
+            store.finish()
+        found = RepsStore(tmp_path / "with")
+        assert found.has_embeddings
+        assert torch.equal(found.embed(ids), matrix[ids])
+        assert len(found.index.entries) == 2
+        assert torch.equal(found.reps_of(ROWS[:3]).reps_BPE[0, : len(ROWS[0])], values(ROWS[0]))
+
+
+# Which store it is
+
+
+CHANGES: dict[str, Any] = {
+    "name": "other/llm", "revision": None, "fingerprint": "ffff", "dtype": "bfloat16",
+    "quantization": {"quant_method": "quanto"}, "layers": [1], "tokenizer": "0", "frame": {"before": "read:"},
+    "max_prompt_tokens": 65, "overlong": "truncate",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", CHANGES)
+@pytest.mark.parametrize("opened", [RepsStore, lambda folder, identity: StoreWriter(folder, identity, READER)])
+def test_another_identity_is_refused_by_name(tmp_path: Path, key: str, opened: Any) -> None:
+    fill(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(UserError) as refused:
+        opened(tmp_path, IDENTITY | {key: CHANGES[key]})
+    said = str(refused.value)
+    assert "\n" not in said
+    if not isinstance(CHANGES[key], dict):
+        assert f"{key} is {IDENTITY[key]!r} in the store, {CHANGES[key]!r} is asked for" in said
+    elif key == "frame":
+        assert "frame.before is 'read: ' in the store, 'read:' is asked for" in said
+    else:
+        assert "quantization.quant_method is None in the store, 'quanto' is asked for" in said
+    assert [other for other in CHANGES if other != key and f"{other} is" in said] == []
+    assert contents(tmp_path) == before
+
+
+def test_every_difference_is_named_at_once(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with pytest.raises(UserError) as refused:
+        RepsStore(tmp_path, CHANGES)
+    assert [key for key in CHANGES if key not in str(refused.value)] == []
+
+
+def test_what_an_identity_leaves_out_is_not_compared(tmp_path: Path) -> None:
+    fill(tmp_path)
+    known = {key: value for key, value in IDENTITY.items() if key != "fingerprint"}
+    assert RepsStore(tmp_path, known).identity["fingerprint"] == "0123456789ab"
+    with pytest.raises(UserError, match="heads is None in the store, 4 is asked for"):
+        RepsStore(tmp_path, known | {"heads": 4})
+    with pytest.raises(UserError, match=r"fingerprint is '0123456789ab' in the store, None is asked for"):
+        StoreWriter(tmp_path, known, READER, shard_bytes=SHARD)
+
+
+def test_a_writer_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is asked for"):
+        writer(tmp_path, StoreDtype.int8)
+    with pytest.raises(UserError, match="shard_bytes is 2000 in the store, 2001 is asked for"):
+        writer(tmp_path, shard_bytes=2001)
+    with pytest.raises(UserError, match=r"reader\.width is 8 in the store, 9 is asked for"):
+        StoreWriter(tmp_path, IDENTITY, READER | {"width": 9}, shard_bytes=SHARD)
+
+
+def test_folders_that_are_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is no store of representations \(no store\.json\)"):
+        RepsStore(tmp_path / "nowhere")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds something that is no store \(thesis\.txt\)"):
+        writer(tmp_path)
+    assert contents(tmp_path).keys() == {"thesis.txt"}
+    with pytest.raises(UserError, match=r"thesis\.txt: cannot be written to \(.*File exists"):
+        writer(tmp_path / "thesis.txt")
+    for name in ("index.jsonl", "store.json"):
+        fill(tmp_path / name)
+        before = contents(tmp_path / name)
+        (tmp_path / name / name).unlink()
+        said = (
+            "holds something that is no store" if name == "store.json" else r"does not know of shard-0\d+\.safet.* lost"
+        )
+        with pytest.raises(UserError, match=said):
+            writer(tmp_path / name)
+        assert contents(tmp_path / name).items() >= {key: before[key] for key in before if key != name}.items()
+    (tmp_path / "bare").mkdir()
+    shutil.copy(tmp_path / "store.json" / "index.jsonl", tmp_path / "bare")
+    with pytest.raises(UserError, match=r"has an index\.jsonl but no store\.json"):
+        writer(tmp_path / "bare")
+    fill(tmp_path / "store")
+    for text, said in [("{", "cannot be read"), ('{"a": 1}', "cannot be read"), ('{"format": 9}', "has format 9")]:
+        (tmp_path / "store" / "store.json").write_text(text)
+        with pytest.raises(UserError, match=said):
+            RepsStore(tmp_path / "store")
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    first = writer(tmp_path)
+    with pytest.raises(UserError, match="another process is writing to this store"):
+        writer(tmp_path)
+    first.close()
+    writer(tmp_path).close()
+
+
+# Damage
+
+
+@pytest.mark.parametrize("where", [3, 40, 0.1, 0.5, 0.99])
+def test_a_changed_byte_is_found_by_verify(tmp_path: Path, where: float, capsys: pytest.CaptureFixture[str]) -> None:
+    with writer(tmp_path) as store:
+        store.put_embeddings(torch.randn(50, 6))
+    store = fill(tmp_path)
+    store.verify()
+    assert "verifying" in capsys.readouterr().err
+    names = ["embeddings.safetensors", "shard-00002.safetensors"]
+    for name in names:
+        content = bytearray((tmp_path / name).read_bytes())
+        content[where if where > 1 else int(where * len(content))] ^= 0x10
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{', '.join(names)} are not as written"):
+        RepsStore(tmp_path).verify(progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("change", [-1, 1, -500, None])
+def test_a_file_of_another_size_is_found_when_opened(tmp_path: Path, change: int | None) -> None:
+    opened = fill(tmp_path)
+    path = tmp_path / "shard-00003.safetensors"
+    content = path.read_bytes()
+    size = len(content)
+    if change is None:
+        path.unlink()
+        said = "is missing"
+    else:
+        path.write_bytes((content + b"x" * 9)[: size + change])
+        said = f"has {size + change} bytes, {size} were written"
+    for use in (lambda: RepsStore(tmp_path), lambda: writer(tmp_path), opened.verify):
+        with pytest.raises(UserError, match=f"shard-00003.safetensors: {said}"):
+            use()
+
+
+def test_a_damaged_line_of_the_index_is_named(tmp_path: Path) -> None:
+    fill(tmp_path)
+    lines = (tmp_path / "index.jsonl").read_text().splitlines(keepends=True)
+    for bad in ("{}\n", "shard\n", lines[1][:30] + "\n", "[]\n", "3\n"):
+        (tmp_path / "index.jsonl").write_text("".join([lines[0], bad, *lines[2:]]))
+        with pytest.raises(UserError, match=r"index\.jsonl, line 2: is damaged"):
+            RepsStore(tmp_path)
+
+
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    for bad in (float("nan"), float("inf")):
+        reps = spoken(ROWS[:2])
+        reps.reps_BPE[1, 0, 3] = bad
+        with pytest.raises(UserError, match="not finite"), writer(tmp_path) as store:
+            store.append(ROWS[:2], reps)
+    reps = spoken(ROWS[:2])
+    reps.reps_BPE[reps.mask_BP == 0] = float("nan")  # what stands at padding is of no matter
+    with writer(tmp_path) as store:
+        assert store.append(ROWS[:2], reps) == 2
+
+
+def test_representations_of_another_shape_are_a_mistake(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    with pytest.raises(ValueError, match="2 tokens, but representations of shape"):
+        store.append([[5, 6]], Reps(torch.ones(1, 3, E), torch.ones(1, 3)))
+    with pytest.raises(ValueError, match="representations of shape"):
+        store.append([[5, 6]], Reps(torch.ones(1, 2, E + 1), torch.ones(1, 2)))
+
+
+# Room
+
+
+@pytest.mark.parametrize("dtype", list(StoreDtype))
+@pytest.mark.parametrize("shard_bytes", [500, SHARD, 10**6])
+def test_the_estimate_is_not_too_small_and_not_by_much_too_large(
+    tmp_path: Path, dtype: StoreDtype, shard_bytes: int
+) -> None:
+    with writer(tmp_path, dtype, shard_bytes) as store:
+        store.append(ROWS, spoken(ROWS))
+        store.finish()
+        estimate = store.bytes_of(len(DIFFERENT), sum(map(len, DIFFERENT)))
+    files = list(tmp_path.glob("shard-*"))
+    written = sum(path.stat().st_size for path in files) + (tmp_path / "index.jsonl").stat().st_size
+    assert written <= estimate <= written + (2 * len(files) + 2) * FILE_BYTES
+
+
+def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = writer(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(reps_writer.shutil, "disk_usage", lambda path: usage._replace(free=3_500_000_000))
+    store.check_room(3_500_000_000)
+    with pytest.raises(UserError, match=r"12\.30 GB are to be written \(as float32\), 3\.50 GB are free on this disk"):
+        store.check_room(12_300_000_000)
+    monkeypatch.setattr(reps_writer.shutil, "disk_usage", lambda path: usage._replace(free=1234))
+    with pytest.raises(UserError, match="1,234 bytes are free"):
+        store.put_embeddings(torch.zeros(100, 6))
+    assert not (tmp_path / "embeddings.safetensors").exists()
+
+
+def test_a_disk_that_is_full_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reps_writer, "save_file", full)
+        with pytest.raises(UserError, match=r"shard-00000\.safetensors: cannot be written \(.*No space left"):
+            fill(tmp_path / "a")
+    fill(tmp_path / "a")
+    fill(tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+# Ended at any moment
+
+
+class Died(BaseException):
+    """Stands for the end of the process."""
+
+
+class Mortal:
+    """Counts the steps by which a writer changes the disk, and dies at one of them, before it or after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps, self.last = 0, -1
+        acts = [(reps_writer, "save_file"), (Path, "replace"), (Path, "unlink"), (Path, "write_text")]
+        for owner, name in acts:
+            monkeypatch.setattr(owner, name, self.step(getattr(owner, name)))
+        monkeypatch.setattr(reps_writer.os, "fsync", self.step(lambda _: None))  # no power is cut here
+
+    def step(self, act: Any) -> Any:
+        def stepped(*args: Any, **kwargs: Any) -> Any:
+            for moment in ("before", "after"):
+                if moment == "after":
+                    done = act(*args, **kwargs)
+                if self.steps == self.last:
+                    raise Died
+                self.steps += 1
+            return done
+
+        return stepped
+
+
+def job(folder: Path) -> None:
+    """Two fillings and an embedding matrix, as a process would do them from the start: what is there is passed over."""
+    with writer(folder, shard_bytes=2 * SHARD) as store:
+        store.put_embeddings(torch.arange(60.0).view(10, 6))
+    for rows in (DIFFERENT[:17], DIFFERENT[10:40]):
+        with writer(folder, shard_bytes=2 * SHARD) as store:
+            todo = store.unsettled(rows)
+            for start in range(0, len(todo), 3):
+                batch = todo[start : start + 3]
+                if not all(map(store.holds, batch)):
+                    store.append(batch, spoken(batch))
+            if todo:
+                store.finish()
+
+
+def test_ended_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every write, sync, renaming and removal: going on ends in the very files of an undisturbed writer."""
+    with monkeypatch.context() as patched:
+        mortal = Mortal(patched)
+        job(tmp_path / "whole")
+        steps = mortal.steps
+    whole = contents(tmp_path / "whole")
+    assert steps > 60
+    assert len(whole) > 6
+    held = []
+    for last in range(steps):
+        folder = tmp_path / str(last)
+        with monkeypatch.context() as patched:
+            mortal = Mortal(patched)
+            mortal.last = last
+            with pytest.raises(Died):
+                job(folder)
+        if (folder / "store.json").is_file():
+            store = RepsStore(folder)  # what is there can be read at any moment
+            store.verify(progress=False)
+            held.append(len(store))
+        job(folder)
+        assert contents(folder) == whole, last
+        shutil.rmtree(folder)
+    assert held == sorted(held)
+    assert len(set(held)) >= 6
+
+
+def test_ended_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index cut all along: the file of a torn line is written anew, the lines before it hold."""
+    monkeypatch.setattr(reps_writer.os, "fsync", lambda _: None)
+    job(tmp_path / "whole")
+    whole, index = contents(tmp_path / "whole"), (tmp_path / "whole" / "index.jsonl").read_bytes()
+    files = [json.loads(line).get("file") for line in index.splitlines()]
+    seen = set()
+    for end in range(0, len(index), 23):
+        folder = tmp_path / "cut"
+        shutil.copytree(tmp_path / "whole", folder)
+        (folder / "index.jsonl").write_bytes(index[:end])
+        entered = index[:end].count(b"\n")
+        for file in filter(None, files[entered + 1 :]):  # one at most was written and not entered
+            (folder / file).unlink()
+        lines = [json.loads(line) for line in index[:end].splitlines(True) if line.endswith(b"\n")]
+        store = RepsStore(folder)
+        assert len(store) == sum(line.get("prompts", 0) for line in lines)
+        seen.add(len(store))
+        job(folder)
+        assert contents(folder) == whole, end
+        shutil.rmtree(folder)
+    assert len(seen) >= 6
+
+
+def test_what_is_not_finished_leaves_no_half_shard(tmp_path: Path) -> None:
+    with writer(tmp_path) as store:
+        store.append(ROWS[:4], spoken(ROWS[:4]))
+    assert contents(tmp_path).keys() == {"store.json", "index.jsonl"}
+    assert len(RepsStore(tmp_path)) == 0
+    assert not RepsStore(tmp_path).finished
+
+
+def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:
+    """Even by one that has nothing to write; what is not a writer's stays."""
+    store = fill(tmp_path)
+    before = contents(tmp_path)
+    number = len(store.index.entries)
+    for name in ("store.json.part", f"shard-{number:05d}.safetensors", "shard-00001.safetensors.part",
+                 "embeddings.safetensors", "embeddings.safetensors.part"):  # fmt: skip
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "notes.part").write_bytes(b"mine")
+    assert len(RepsStore(tmp_path)) == len(store)
+    writer(tmp_path).close()
+    assert contents(tmp_path).keys() == before.keys() | {"notes.part"}
+    assert contents(tmp_path).items() >= before.items()
+
+
+def test_a_second_filling_looks_at_new_prompts_only(tmp_path: Path) -> None:
+    fill(tmp_path, rows=DIFFERENT[:20])
+    before = contents(tmp_path)
+    with writer(tmp_path) as store:
+        assert store.unsettled([*DIFFERENT[15:25], DIFFERENT[24]]) == DIFFERENT[20:25]
+    assert contents(tmp_path) == before  # opened and closed: nothing is new
+    with pytest.raises(Died), writer(tmp_path) as store:
+        store.append(DIFFERENT[20:50], spoken(DIFFERENT[20:50]))
+        assert len(RepsStore(tmp_path)) > 20
+        raise Died
+    assert not RepsStore(tmp_path).finished
+    with writer(tmp_path) as store:  # shards of a filling that was not finished are no reason to plan it otherwise
+        assert store.unsettled(DIFFERENT[15:50]) == DIFFERENT[20:50]
+        assert store.holds(DIFFERENT[20])
+
+
+# Several readers
+
+
+def test_several_processes_read_at_once(tmp_path: Path) -> None:
+    store = fill(tmp_path)
+    store.reps_of(ROWS[:2])  # mapped already in the process that is forked
+    loader = DataLoader(ROWS, batch_size=5, num_workers=2, collate_fn=store.reps_of, multiprocessing_context="fork")
+    read = list(loader)
+    assert len(read) == len(ROWS) // 5
+    for number, reps in enumerate(read):
+        assert torch.equal(reps.reps_BPE, expected(ROWS[5 * number : 5 * number + 5], reps.mask_BP))
+
+
+def test_threads_read_at_once(tmp_path: Path) -> None:
+    store = fill(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda i: store.reps_of([ROWS[i % len(ROWS)]]).reps_BPE[0], range(400)))
+    assert all(torch.equal(reps, values(ROWS[i % len(ROWS)])) for i, reps in enumerate(read))
+
+
+def test_a_spawned_process_opens_it_for_itself(tmp_path: Path) -> None:
+    """What is handed over is where the store is, not what it holds."""
+    store = fill(tmp_path)
+    store.reps_of(ROWS)
+    handed = pickle.dumps(store)
+    assert len(handed) < 6000 < store.nbytes
+    assert torch.equal(pickle.loads(handed).reps_of(ROWS).reps_BPE, store.reps_of(ROWS).reps_BPE)
+
+
+MEASURED = """
+import sys
+import torch
+from llm2slm.data.reps_store import RepsStore
+from llm2slm.evaluation.memory import peak_resident_mb
+ROWS = [[i, i + 1, i + 2] for i in (0, 4000)]
+RepsStore(sys.argv[2]).reps_of(ROWS)  # so that code which is loaded on its first use does not count
+peaks = [peak_resident_mb()]
+store = RepsStore(sys.argv[1])
+reps = store.reps_of(ROWS)
+assert reps.reps_BPE[1, 2, 5] == 4002.25, reps.reps_BPE[1, 2]
+peaks.append(peak_resident_mb())
+store._tensors("shard-00000.safetensors")["values"].clone()
+peaks.append(peak_resident_mb())
+print(peaks[1] - peaks[0], peaks[2] - peaks[1])
+"""
+
+
+def test_reading_a_batch_does_not_load_a_shard(tmp_path: Path) -> None:
+    """Peak memory of a fresh process: a batch of 25 kB out of 98 MB, against all of it. (Linux maps what it has in its
+    cache in blocks of up to 2 MB.)"""
+    reader = {"layers": [3], "width": 1024, "embedding_width": 6}
+    for name, step in (("large", 1), ("small", 4000)):
+        rows = torch.arange(0, 8000, step).unsqueeze(1) + torch.arange(3)
+        with StoreWriter(tmp_path / name, IDENTITY, reader, shard_bytes=10**9) as store:
+            for part in rows.split(1000):
+                reps = (part + 0.25).unsqueeze(-1).expand(-1, -1, 1024)
+                store.append(part.tolist(), Reps(reps, torch.ones_like(part)))
+            store.finish()
+    assert RepsStore(tmp_path / "large").nbytes > 98e6
+    folders = [str(tmp_path / name) for name in ("large", "small")]
+    root = str(Path(reps_writer.__file__).resolve().parents[2])
+    command = [sys.executable, "-c", MEASURED, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr
+    batch, whole = map(float, done.stdout.split())
+    assert batch < 12
+    assert whole > 150  # the file's pages and the copy: the measure can see what it is to see
