@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Init, Labels, Overlong, SystemKind, Tokenizers
+from llm2slm.types import Conditioning, Init, Labels, Overlong, StoreDtype, SystemKind, Tokenizers
 from llm2slm.verb_config import ExportConfig, GenerateConfig, ReportConfig
 
 __all__ = ["ExportConfig", "GenerateConfig", "ReportConfig"]  # beside the classes below
@@ -166,6 +166,9 @@ class DataConfig(CorpusConfig):
     """What to do with a longer one."""
     workers: int = 0
     """DataLoader processes."""
+    reps: str | None = None
+    """What `llm2slm encode` left: a folder of the LLM's representations. They are read from there, and the LLM is never
+    loaded."""
     labels: Labels = Labels.gold
     """Answers that are trained on: gold (the corpus') | llm (those that the LLM wrote) | mix."""
     labels_from: str | None = None
@@ -309,6 +312,16 @@ class LabelConfig:
 
 
 @dataclass
+class EncodeConfig:
+    """How the LLM's representations are kept."""
+
+    dtype: StoreDtype = StoreDtype.bfloat16
+    """float32 (exact) | bfloat16 | int8 (with a scale for each token)."""
+    batch_tokens: int = 8192
+    """Padded prompt tokens that the LLM reads at once."""
+
+
+@dataclass
 class RunConfig:
     """One run of `train`, `evaluate`, `label`, `benchmark` or `demo`."""
 
@@ -321,6 +334,7 @@ class RunConfig:
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
     seed: int = 1
     run: str | None = None
     """Run directory that evaluate, generate, label and benchmark read; for train: a directory to resume."""

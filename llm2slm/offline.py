@@ -5,25 +5,23 @@ Every loop here can be ended at any moment, and goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import ProgressColumn, Task, TextColumn
 from rich.text import Text
 from torch import Tensor
 
-from llm2slm.data.collate import Collator, Encoded
+from llm2slm.data.collate import Encoded
 from llm2slm.data.reps_files import key_of
 from llm2slm.data.reps_store import llm_prompt, progress_bar
 from llm2slm.data.reps_writer import SHARD_BYTES, StoreWriter
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.stored import identity, reader_facts
 from llm2slm.types import StoreDtype, UserError
 
 EMBEDDED = 4096
@@ -122,56 +120,13 @@ def open_writer(
     return StoreWriter(folder, known, reader_facts(encoder), dtype, shard_bytes)
 
 
-def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) -> dict[str, Any]:
-    """What a store's representations are of.
-
-    Args:
-        llm: how a saved hybrid names its LLM (`LLM2SLMConfig.llm`). Without a fingerprint (weights that were not
-            loaded) the identity has none; a store that is opened with it is then not asked for its own.
-        layers: absolute numbers of those that are read.
-        collator: its tokenizer of the LLM's prompts, the frame around them, and its limits.
-    """
-    keys = ("name", "revision", "config", "fingerprint", "dtype", "quantization")
-    return {key: llm[key] for key in keys if key in llm} | {
-        "layers": list(layers),
-        "tokenizer": tokenizer_hash(collator.llm_prompts.tokenizer),
-        "frame": asdict(collator.llm_prompts.frame),
-        "prompt_mark": collator.llm_prompts.mark,
-        "max_prompt_tokens": collator.max_prompt_tokens,
-        "overlong": collator.overlong.value,
-    }
-
-
-def reader_facts(encoder: FrozenEncoder) -> dict[str, Any]:
-    """The LLM's shapes as a reader, for whoever builds a model without it."""
-    text = encoder.body.config.get_text_config()
-    return {
-        "layers": encoder.layers,
-        "chosen": encoder.chosen,
-        "width": encoder.width,
-        "embedding_width": encoder.embedding_width,
-        "blocks": encoder.blocks,
-        "depth": encoder.depth,
-        "decoder_only": encoder.decoder_only,
-        "positions": getattr(text, "max_position_embeddings", None),
-    }
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Twelve hexadecimal digits that tell a fast tokenizer from others: all that its file says of how text is cut."""
-    said = json.loads(tokenizer.backend_tokenizer.to_str())
-    for setting in ("truncation", "padding"):  # of its last call
-        said.pop(setting, None)
-    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
-
-
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed or 0:,.0f} tokens/s")
 
 
 def _encoder(model: LLM2SLM) -> FrozenEncoder:
-    if model.encoder is None:
+    if not isinstance(model.encoder, FrozenEncoder):
         raise UserError(f"a store is filled by an LLM that reads beside an SLM; this system ({model.kind}) has none")
     return model.encoder
 

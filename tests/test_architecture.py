@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "verb_config": {"types"},
     "runs": {"types", "config"},
     "resumable": {"types"},
-    "models": BASE | {"data.collate", "data.processor", "data.prompts", "data.tokenizer"},
+    "models": BASE | {"data.collate", "data.processor", "data.prompts", "data.reps_store", "data.tokenizer"},
     "data": BASE,
     "decoding": BASE | {"models", "data"},
     "offline": LIBRARY | {"resumable"},

@@ -22,6 +22,8 @@ from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pruning import Layer
+from llm2slm.models.stored import identity as identity_of
+from llm2slm.models.stored import tokenizer_hash
 from llm2slm.testing import tiny_model_config
 from llm2slm.types import Batch, Conditioning, Example, StoreDtype, SystemKind, Tokenizers, UserError
 
@@ -214,7 +216,7 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
 
     def changed(**llm: Any) -> dict[str, Any]:
         other = built(tmp_path, "two layers", **llm)
-        return offline.identity(other.config.llm, other.encoder.layers, other.collator)
+        return identity_of(other.config.llm, other.encoder.layers, other.collator)
 
     known = changed()
     assert RepsStore(tmp_path / "store", known).identity == known
@@ -231,7 +233,7 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
         "max_prompt_tokens": known | {"max_prompt_tokens": relimited.max_prompt_tokens},
         "overlong": known | {"overlong": str(relimited.overlong)},
         "fingerprint": known | {"fingerprint": weights.encoder.fingerprint()},
-        "tokenizer": known | {"tokenizer": offline.tokenizer_hash(collator.slm_tokenizer)},
+        "tokenizer": known | {"tokenizer": tokenizer_hash(collator.slm_tokenizer)},
         "layers": known | {"layers": [2]},
         "revision": known | {"revision": "main"},
         "name": known | {"name": "other/llm"},
@@ -246,7 +248,7 @@ def test_identity_of_a_reader_that_was_not_loaded(tmp_path: Path) -> None:
     model = built(tmp_path)
     fill(tmp_path / "store", model, encoded(model))
     record = {key: value for key, value in model.config.llm.items() if key not in ("fingerprint", "width")}
-    unloaded = offline.identity(record, [2], model.collator)
+    unloaded = identity_of(record, [2], model.collator)
     store = RepsStore(tmp_path / "store", unloaded)
     assert store.identity["fingerprint"] == model.encoder.fingerprint()
     encoder = model.encoder
@@ -257,11 +259,11 @@ def test_identity_of_a_reader_that_was_not_loaded(tmp_path: Path) -> None:
 def test_a_tokenizer_is_the_same_once_saved_and_whatever_it_did_last(tmp_path: Path) -> None:
     model = built(tmp_path, "two layers")
     tokenizer = model.collator.llm_tokenizer
-    before = offline.tokenizer_hash(tokenizer)
+    before = tokenizer_hash(tokenizer)
     tokenizer(["a", "a longer one"], padding=True, truncation=True, max_length=4)
-    assert offline.tokenizer_hash(tokenizer) == before
+    assert tokenizer_hash(tokenizer) == before
     tokenizer.save_pretrained(tmp_path / "saved")
-    assert offline.tokenizer_hash(load_tokenizer(str(tmp_path / "saved"))) == before
+    assert tokenizer_hash(load_tokenizer(str(tmp_path / "saved"))) == before
 
 
 # Interrupted

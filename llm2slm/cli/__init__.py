@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "generate for a split with a trained model, and score it",
     "generate": "answer a prompt, a file of prompts, or what you type",
     "label": "let the LLM write the answers of a split, to train on",
+    "encode": "keep what the LLM says of a corpus, to train without loading it",
     "benchmark": "time a model against its LLM and others, interleaved",
     "judge": "let another model rate a run's answers, or compare those of two runs",
     "export": "write a trained model, its card and its LLM's part to a folder or to the Hub",

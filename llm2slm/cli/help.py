@@ -43,6 +43,10 @@ EXAMPLES = {
         "llm2slm train data=multi30k data.root=DIR data.labels=llm data.labels_from=labels",
         "llm2slm label run=LLM_RUN label.do_sample=true label.temperature=0.7 label.format=parquet",
     ],
+    "encode": [
+        "llm2slm encode data=multi30k data.root=DIR model/llm=flan_t5_large hydra.run.dir=encoded",
+        "llm2slm train data=multi30k data.root=DIR model/llm=flan_t5_large data.reps=encoded/reps",
+    ],
     "benchmark": [
         "llm2slm benchmark run=DIR                                the run's model against its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",

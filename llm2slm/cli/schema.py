@@ -24,6 +24,7 @@ SCHEMAS: dict[str, type] = {
     "evaluate": config.RunConfig,
     "generate": config.GenerateConfig,
     "label": config.RunConfig,
+    "encode": config.RunConfig,
     "benchmark": config.RunConfig,
     "judge": verb_config.JudgeConfig,
     "export": config.ExportConfig,

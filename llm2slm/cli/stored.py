@@ -17,7 +17,7 @@ from llm2slm.config import RunConfig
 
 VERBS = ("train", "evaluate", "label", "benchmark")
 """Verbs for which `run=DIR` brings DIR's configuration along."""
-OWN = ("run", "llm", "split", "systems", "benchmark", "label")
+OWN = ("run", "llm", "split", "systems", "benchmark", "label", "encode")
 """Keys that belong to one command and are never taken from an earlier run."""
 
 

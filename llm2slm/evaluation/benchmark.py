@@ -39,6 +39,7 @@ from llm2slm.config import BenchmarkConfig
 from llm2slm.evaluation import costs
 from llm2slm.evaluation.workload import Condition, plan
 from llm2slm.models.conditioning import pool
+from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.runs import SpeedRow, Spread
 from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
 
@@ -235,7 +236,7 @@ def _flops(model: LLM2SLM, condition: Condition) -> float | None:
 
 def _guidance(model: LLM2SLM) -> dict[str, Any]:
     """What `costs.generation_cost` asks of a hybrid, whatever the prompt; empty without guidance."""
-    if model.encoder is None or model.projector is None:
+    if not isinstance(model.encoder, FrozenEncoder) or model.projector is None:
         return {}
     linear = [m for m in model.projector.layers if isinstance(m, torch.nn.Linear)]
     hidden = linear[0].out_features if len(linear) > 1 else 0

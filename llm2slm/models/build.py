@@ -14,11 +14,11 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.prompts import frame
 from llm2slm.data.tokenizer import load_tokenizer
-from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate
 from llm2slm.models.slm import greedy, has_cross_attention
+from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import choose_trainable
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
@@ -91,7 +91,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     """A system from its configuration, with its collator; in train mode, pretrained weights or not.
 
     Args:
-        data: its limits on lengths; None: the defaults.
+        data: its limits on lengths, and a store of representations (`reps`) in the LLM's place; None: the defaults.
 
     Raises:
         UserError: a model or tokenizer that cannot be read, or parts that do not fit together.
@@ -106,7 +106,9 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     choose_trainable(slm, own.tune, own.lora, key)
     if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
         raise UserError(f"{key}.tune={own.tune} leaves nothing to train of a model without guidance; use full")
-    encoder = load_encoder(cfg.llm, llm_tokenizer) if guided and llm_tokenizer is not None else None
+    encoder: Reader | None = None
+    if guided and llm_tokenizer is not None:
+        encoder = load_encoder(cfg.llm, llm_tokenizer) if data.reps is None else StoredReader(data.reps)
     config = LLM2SLMConfig(
         slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
         kind=cfg.kind.value,
@@ -125,6 +127,8 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     )
     model = LLM2SLM(config, slm, encoder)
     attach_processor(model, tokenizer, llm_tokenizer)
+    if isinstance(encoder, StoredReader):
+        encoder.check(model.config.llm or {}, cfg.llm.layer, model.collator)
     model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
     return model
 
@@ -138,7 +142,7 @@ def _frame_record(
     return asdict(frame(llm_tokenizer or tokenizer, cfg.llm.prefix, cfg.llm.chat))
 
 
-def reader_record(cfg: LLMConfig, encoder: FrozenEncoder) -> dict[str, Any]:
+def reader_record(cfg: LLMConfig, encoder: Reader) -> dict[str, Any]:
     """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
     name = cfg.name
     revision = cfg.revision
@@ -201,6 +205,6 @@ def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
         if model.conditioning is not Conditioning.memory:  # else the SLM reads no prompt of its own
             room = positions // 2 if model.conditioning is Conditioning.prepend else positions
     if model.encoder is not None:
-        read = getattr(model.encoder.body.config.get_text_config(), "max_position_embeddings", None)
+        read = model.encoder.positions
         room = room if read is None else min(room, read)
     return room

@@ -35,7 +35,7 @@ class FrozenEncoder(nn.Module):
     Attributes:
         layers: absolute numbers of the layers that are read; chosen: as they were asked for.
         width: that of one of them, E / len(layers). blocks: how many are run.
-        embedding_width: of the LLM's embedding matrix (`embed`).
+        embedding_width: of the LLM's embedding matrix (`embed`). positions: it has embeddings of so many; None: of any.
 
     Raises:
         UserError: the model has no such layer.
@@ -48,6 +48,7 @@ class FrozenEncoder(nn.Module):
         self.body = body_of(llm)
         self.width: int = self.body.config.get_text_config().hidden_size
         self.embedding_width: int = self.body.get_input_embeddings().embedding_dim
+        self.positions: int | None = getattr(self.body.config.get_text_config(), "max_position_embeddings", None)
         self.depth = depth_of(self.body)
         self.blocks = max(1, *self.layers) if self.layers != [self.depth] else self.depth
         self.decoder_only = not reads_both_ways(llm.config)

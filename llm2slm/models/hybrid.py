@@ -32,9 +32,9 @@ from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.models import conditioning as modes
 from llm2slm.models import slm as writer
 from llm2slm.models.crossing import Crossing
-from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.projector import Projector
+from llm2slm.models.stored import Reader
 from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Reps, SystemKind, Tokenizers, UserError
 
 FROM_AUTO = {"config", "trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs"}
@@ -60,7 +60,7 @@ class LLM2SLM(PreTrainedModel):
     accepts_loss_kwargs = True  # num_items_in_batch
     processor: LLM2SLMProcessor
 
-    def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: FrozenEncoder | None = None) -> None:
+    def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: Reader | None = None) -> None:
         super().__init__(config)
         self.slm = slm
         self.working_dtype = str(slm.dtype).removeprefix("torch.")  # weights halved later on are so for storage
