@@ -57,6 +57,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def now() -> str:
+    """The date and time, as results state them."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command() -> str:
+    """The command line of this process."""
+    return " ".join(["llm2slm", *sys.argv[1:]])
+
+
 def device_name(device_type: str = "cpu") -> str:
     """The name of what models ran on: the GPU's, or the processor's with the cores this process may use.
 
@@ -175,8 +185,8 @@ class Result:
     wall_seconds: float
     systems: list[System]
     schema: int = SCHEMA
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    command: str = field(default_factory=lambda: " ".join(["llm2slm", *sys.argv[1:]]))
+    created: str = field(default_factory=now)
+    command: str = field(default_factory=command)
     git_commit: str = field(default_factory=git_commit)
     versions: dict[str, str] = field(default_factory=versions)
     device: str = field(default_factory=device_name)
@@ -198,7 +208,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def config_hash(config: RunConfig) -> str:
+def config_hash(config: object) -> str:
     """Twelve hex digits that name a configuration: equal for equal configurations, whatever the folder."""
     values = {k: v for k, v in plain(config).items() if k not in ("run", "llm")}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The typed keys of the verbs that are no runs: generate, export, judge, report; beside `config.py`."""
+"""The typed keys of the verbs that are no runs: generate, export, judge, report, compare; beside `config.py`."""
 
 from __future__ import annotations
 
@@ -129,3 +129,24 @@ class JudgeConfig:
     """Price of a million tokens of replies."""
     seed: int = 1
     """Of the bootstrap."""
+
+
+@dataclass
+class CompareConfig:
+    """`compare`: systems on the same rows, with intervals and tests of their differences to one of them."""
+
+    runs: list[str] = field(default_factory=list)
+    """Run directories with predictions.jsonl; one of several systems (a demo) stands for all of them."""
+    out: str = "outputs/compare"
+    """Folder that gets compare.json, compare.csv and compare.html."""
+    baseline: str | None = None
+    """Run (or name of a system in the table) that all are compared with. None: the first."""
+    metrics: list[str] | None = None
+    """Names of evaluation/metrics.py; the first one orders the rows that differ. None: those of the runs' results."""
+    benchmark: str | None = None
+    """Run directory of a benchmark of these runs, for speedups and memory. None: what the runs' own results have."""
+    resamples: int = 10_000
+    """Of the bootstrap, and shuffles of the randomization test."""
+    rows: int = 10
+    """Rows shown on which a system is most worse than the baseline, and as many on which it is most better. 0: none."""
+    seed: int = 1

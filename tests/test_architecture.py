@@ -37,7 +37,14 @@ ROOMS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": {"types", "models"},  # names for type checkers; at run time they arrive on first use
 }
-METHOD = ("models.projector", "models.conditioning", "training.objectives", "evaluation.metrics", "evaluation.costs")
+METHOD = (
+    "models.projector",
+    "models.conditioning",
+    "training.objectives",
+    "evaluation.metrics",
+    "evaluation.costs",
+    "evaluation.significance",
+)
 
 
 @dataclass(frozen=True)

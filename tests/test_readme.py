@@ -36,6 +36,7 @@ SMALLER = {
     "judge": [],  # filled per test: they name a local server
     "export": [],
     "report": [],
+    "compare": ["resamples=100"],
 }
 """What is put behind a command of each verb, so that it runs in a second."""
 
@@ -140,6 +141,8 @@ def test_command_runs(call, place, tiny_llm, request, capsys):
         case "export":
             assert (place / "my-model" / "llm" / "model.safetensors").is_file()
             assert "license: apache-2.0" in (place / "my-model" / "README.md").read_text("utf-8")
+        case "compare":
+            assert "</html>" in (place / given["out"] / "compare.html").read_text("utf-8")
         case "report":
             assert "</html>" in (place / given["out"] / "report.html").read_text("utf-8")
 

@@ -23,6 +23,7 @@ VERBS = {
     "judge": "let another model rate a run's answers, or compare those of two runs",
     "export": "write a trained model, its card and its LLM's part to a folder or to the Hub",
     "report": "one page of tables and plots from the results of several runs",
+    "compare": "tell which system is better on the same rows, and how sure that is",
     "demo": "train SLM and hybrid on built-in data, compare them with the LLM",
     "tokenizer": "train a tokenizer on a corpus",
 }

@@ -34,7 +34,7 @@ from llm2slm.cli.schema import SCHEMAS, Key, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
-SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "tokenizer")}
+SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "compare", "tokenizer")}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 FREE_TEXT = ("prompt",)
 """Keys whose value is never read as Hydra syntax."""

@@ -62,6 +62,11 @@ EXAMPLES = {
         "llm2slm export run=DIR out=my-model results=[BENCHMARK_DIR] license=apache-2.0 push=me/my-model",
     ],
     "report": ["llm2slm report runs=[outputs/a,outputs/b] out=outputs/comparison"],
+    "compare": [
+        "llm2slm compare runs=[runs/slm,runs/hybrid]              differences to the first, intervals and p-values",
+        "llm2slm compare runs=[outputs/demo] baseline=slm         all systems of a demo, against its SLM alone",
+        "llm2slm compare runs=[A,B,C] metrics=[chrf,bleu] benchmark=BENCHMARK_DIR resamples=1000",
+    ],
     "demo": ["llm2slm demo", "llm2slm demo seed=2 hydra.run.dir=outputs/demo-2"],
     "tokenizer": ["llm2slm tokenizer data=multi30k data.root=DIR vocab_size=8000 out=tokenizers/multi30k"],
 }

@@ -29,6 +29,7 @@ SCHEMAS: dict[str, type] = {
     "judge": verb_config.JudgeConfig,
     "export": config.ExportConfig,
     "report": config.ReportConfig,
+    "compare": verb_config.CompareConfig,
     "demo": config.RunConfig,
     "tokenizer": config.TokenizerConfig,
 }

@@ -1,0 +1,105 @@
+"""`llm2slm compare runs=[RUN,...]`: which system is better on the rows that all answered, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from llm2slm import runs
+from llm2slm.evaluation.compared import Answers, check_aligned, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.metrics import score
+from llm2slm.types import UserError
+from llm2slm.verb_config import CompareConfig
+
+LEAST = {"resamples": 100, "rows": 0, "seed": 0}
+"""Smallest values of numbers; a 95 % interval of fewer resamples has no ends."""
+
+
+def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
+    """Reads all runs, compares them, and writes compare.json, compare.csv and compare.html into `config.out`.
+
+    Raises:
+        UserError: fewer than two systems, other rows, or a file that is not what it should be.
+    """
+    started = time.perf_counter()
+    check(config)
+    systems, baseline = read(config)
+    from rich.console import Console
+
+    from llm2slm.evaluation.comparison import Settings, compare
+    from llm2slm.evaluation.comparison_page import csv_text, render, terminal_table
+    from llm2slm.evaluation.page import write_whole
+    from llm2slm.evaluation.predict import progress_bar
+
+    metrics, left_out = metrics_of(config, systems)
+    timing = set_speeds(systems, systems[baseline], config.benchmark)
+    with progress_bar(shown=True, transient=True) as bar:
+
+        def open_bar(name: str, total: int) -> Callable[[int], object]:
+            task = bar.add_task(name, total=total, speed="")
+            return lambda done: bar.advance(task, done)
+
+        settings = Settings(metrics, config.resamples, config.seed, config.rows)
+        comparison = compare(systems, baseline, settings, timing, open_bar)
+    comparison.notes += left_out
+    comparison.config_hash = runs.config_hash(config)
+    comparison.wall_seconds = time.perf_counter() - started
+    found, out = runs.plain(comparison), Path(config.out)
+    write_whole(out / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out / "compare.csv", csv_text(found))
+    page = write_whole(out / "compare.html", render(found))
+    Console().print(terminal_table(found))
+    print(page)
+
+
+def check(config: CompareConfig) -> None:
+    """What is wrong is said before anything is read."""
+    if not config.runs:
+        raise UserError("compare needs runs=[RUN,RUN,...]: run directories with predictions, or one of a demo")
+    for name, least in LEAST.items():
+        if getattr(config, name) < least:
+            raise UserError(f"{name}={getattr(config, name)}: must be at least {least}")
+    if Path(config.out).is_file():
+        raise UserError(f"out={config.out}: is a file; give a folder")
+
+
+def read(config: CompareConfig) -> tuple[list[Answers], int]:
+    """All systems, labelled and over the same rows, and the place of the baseline among them."""
+    systems = [system for place in config.runs for system in read_run(place)]
+    name_apart(systems)
+    baseline = 0
+    if config.baseline is not None:
+        found = find(systems, config.baseline)
+        if found is None and not Path(config.baseline).exists():
+            labels = ", ".join(system.label for system in systems)
+            raise UserError(f"baseline={config.baseline}: no such run; systems that are compared: {labels}")
+        if found is None:
+            systems = [*read_run(config.baseline), *systems]
+            name_apart(systems)
+        baseline = found or 0
+    if len(systems) < 2:
+        raise UserError(f"runs=[{','.join(config.runs)}]: holds one system; compare needs two or more")
+    check_aligned(systems)
+    score([], systems[0].predictions, [target for _, target, _ in systems[0].rows])  # refuses rows without references
+    return systems, baseline
+
+
+def metrics_of(config: CompareConfig, systems: list[Answers]) -> tuple[list[str], list[str]]:
+    """The metrics to compare, and what is to be said of those that are not: the user's, else those of the results."""
+    from llm2slm.evaluation.row_statistics import STATISTICS
+
+    if config.metrics is not None:
+        score(config.metrics, ["x"], ["x"])  # refuses one that is not known
+        for name in config.metrics:
+            if name not in STATISTICS:
+                raise UserError(f"metrics: {name} cannot be resampled; those that can: {', '.join(STATISTICS)}")
+        if not config.metrics:
+            raise UserError("metrics=[]: name one or more, or leave it out for those of the runs' results")
+        return list(dict.fromkeys(config.metrics)), []
+    stated = dict.fromkeys(name for system in systems for name in system.system.get("quality") or {})
+    known = [name for name in stated if name in STATISTICS]
+    if not known:
+        raise UserError(f"the results name no metric that can be resampled; give metrics=[{next(iter(STATISTICS))}]")
+    return known, [f"{name} is left out: it cannot be resampled." for name in stated if name not in STATISTICS]

@@ -1,0 +1,221 @@
+"""The systems to compare, read from what runs left behind: answers, kind and parameters, and speeds of one timing run.
+
+A run of one system has `result.json` and `predictions.jsonl` side by side; one of several (a demo) has a folder of
+answers for each, RUN/NAME/predictions.jsonl. All must have answered the same rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm2slm import runs
+from llm2slm.evaluation.entries import headline_row
+from llm2slm.evaluation.svg import shortened
+from llm2slm.types import UserError
+
+PREDICTIONS = "predictions.jsonl"
+FIELDS = ("source", "target", "prediction")
+ADVICE = "compare runs over the same rows"
+
+
+@dataclass
+class Answers:
+    """One system: its answers to all rows, and what its result says of it."""
+
+    folder: Path
+    """Where its predictions.jsonl is."""
+    run: Path
+    """The run directory whose result.json tells of it."""
+    result: Mapping[str, Any]
+    system: Mapping[str, Any]
+    """Its entry in `result`."""
+    rows: list[tuple[str, str, str]]
+    """Source, target and prediction."""
+    label: str = ""
+    """What tells it from the others."""
+    row: Mapping[str, Any] | None = None
+    """The speed row that stands for it, where it was timed in the timing run that all speeds come from."""
+
+    @property
+    def kind(self) -> str:
+        """llm, slm, llm2slm, or whatever its result says."""
+        return str(self.system["kind"])
+
+    @property
+    def predictions(self) -> list[str]:
+        """Its answers, in the order of the rows."""
+        return [prediction for *_, prediction in self.rows]
+
+
+@dataclass
+class Timing:
+    """Where the speeds come from, and what is to be said of those that are left out."""
+
+    run: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_run(place: str) -> list[Answers]:
+    """The systems of a run whose answers are there; of a run directory, or its result.json.
+
+    Raises:
+        UserError: no result, no predictions, or a line of them that is not what it should be.
+    """
+    result = runs.read_result(Path(place))
+    run = Path(place) if Path(place).is_dir() else Path(place).parent
+    systems = result.get("systems")
+    if not isinstance(systems, list) or not all(isinstance(s, dict) and {"name", "kind"} <= s.keys() for s in systems):
+        raise UserError(f"{run / 'result.json'}: has no list of systems with name and kind; write it again")
+    folders = [run] if len(systems) == 1 else [run / str(system["name"]) for system in systems]
+    pairs = zip(folders, systems, strict=True)
+    found = [(folder, system) for folder, system in pairs if (folder / PREDICTIONS).is_file()]
+    if not found:
+        missing = run / ("" if len(systems) == 1 else "NAME") / PREDICTIONS
+        raise UserError(f"{missing}: no such file; compare reads the answers that train, evaluate and demo write")
+    return [Answers(folder, run, result, system, read_predictions(folder / PREDICTIONS)) for folder, system in found]
+
+
+def read_predictions(path: Path) -> list[tuple[str, str, str]]:
+    """Source, target and prediction of each row.
+
+    Raises:
+        UserError: no rows, or one without these texts; names the file and the line.
+    """
+    rows = []
+    for number, row in runs.read_jsonl(path):
+        for name in FIELDS:
+            if not isinstance(row.get(name), str):
+                raise UserError(f"{path}, line {number}: no text in the field {name}; has: {', '.join(row)}")
+        rows.append((row["source"], row["target"], row["prediction"]))
+    if not rows:
+        raise UserError(f"{path}: holds no rows")
+    return rows
+
+
+def check_aligned(systems: Sequence[Answers]) -> None:
+    """Sources and targets must be the same in all, in order.
+
+    Raises:
+        UserError: names the first row that differs, and the two files.
+    """
+    first = systems[0]
+    for other in systems[1:]:
+        files = f"{first.folder / PREDICTIONS} and {other.folder / PREDICTIONS}"
+        for number, (one, two) in enumerate(zip(first.rows, other.rows, strict=False), 1):
+            for place, name in enumerate(("source", "target")):
+                if one[place] != two[place]:
+                    texts = _where_they_differ(one[place], two[place])
+                    raise UserError(f"{files}: row {number} differs in its {name}, {texts}; {ADVICE}")
+        if len(first.rows) != len(other.rows):
+            counts = f"{len(first.rows)} and {len(other.rows)} rows"
+            number = min(len(first.rows), len(other.rows)) + 1
+            raise UserError(f"{files}: {counts}, so that row {number} is in one alone; {ADVICE}")
+
+
+def _where_they_differ(one: str, two: str) -> str:
+    """The two texts, cut to the part where they part."""
+    alike = next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+    start = max(0, alike - 20)
+    parts = [("…" if start else "") + shortened(text[start:], 60) for text in (one, two)]
+    return " and ".join(repr(part) for part in parts)
+
+
+def name_apart(systems: Sequence[Answers]) -> None:
+    """Labels each system by its folder, without what is common to all.
+
+    Raises:
+        UserError: a system is there twice.
+    """
+    folders = [os.path.abspath(system.folder) for system in systems]  # noqa: PTH100  resolve() would follow links
+    common = os.path.commonpath([os.path.dirname(folder) for folder in folders])  # noqa: PTH120
+    for system, folder in zip(systems, folders, strict=True):
+        system.label = os.path.relpath(folder, common)
+        if folders.count(folder) > 1:
+            raise UserError(f"{system.folder}: named twice; give each run once")
+
+
+def find(systems: Sequence[Answers], name: str) -> int | None:
+    """The place of the system of that label or folder, or of the first one of that run directory; None: no such one."""
+    folder = Path(name).resolve()
+    tests = (
+        lambda s: s.label == name,
+        lambda s: s.folder.resolve() == folder,
+        lambda s: s.run.resolve() == folder or s.run.resolve() / "result.json" == folder,
+    )
+    for test in tests:
+        for place, system in enumerate(systems):
+            if test(system):
+                return place
+    return None
+
+
+def set_speeds(systems: Sequence[Answers], baseline: Answers, benchmark: str | None) -> Timing:
+    """Gives each system its speed row, all of one interleaved timing run.
+
+    That is `benchmark`, where one is given; else the run of the baseline, or the first, that was timed. Whoever was
+    timed elsewhere gets none: speeds of different runs must not be compared.
+
+    Raises:
+        UserError: `benchmark` is no timing run, or of none of the systems.
+    """
+    if benchmark is not None:
+        return _from_benchmark(systems, benchmark)
+    timed = [system for system in (baseline, *systems) if _headline(system.result, system.system) is not None]
+    if not timed:
+        return Timing()
+    chosen = Timing(timed[0].run)
+    for system in systems:
+        row = _headline(system.result, system.system)
+        if system.run == chosen.run:
+            system.row = row
+        elif row is not None:
+            chosen.notes.append(f"{system.label} was timed in another run: its speed is left out.")
+    return chosen
+
+
+def _headline(result: Mapping[str, Any], system: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    rows = [row for each in result["systems"] for row in each.get("speed") or []]
+    return headline_row(system, rows)
+
+
+def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
+    """Speeds of a benchmark: a system's are those of the model that it answered with, known by its folder or id."""
+    result, config = runs.read_result(Path(benchmark)), runs.read_config(Path(benchmark))
+    model = config.get("model") or {}
+    where = {str(name): str(place) for name, place in (config.get("systems") or {}).items()}
+    models: dict[str, Mapping[str, Any]] = {}
+    for system in result["systems"]:
+        of_llm = str((model.get("llm") or {}).get("name"))
+        place = where.get(str(system["name"]), of_llm if system["kind"] == "llm" else str(config.get("run")))
+        models[_model(place)] = system
+    chosen = Timing(Path(benchmark))
+    for answers in systems:
+        timed = models.get(_model(_answered_by(answers)))
+        answers.row = None if timed is None else _headline(result, timed)
+        if answers.row is None:
+            chosen.notes.append(f"{answers.label} was not timed in {benchmark}.")
+    if all(answers.row is None for answers in systems):
+        raise UserError(f"benchmark={benchmark}: timed {', '.join(models)}, none of the systems that are compared")
+    return chosen
+
+
+def _answered_by(answers: Answers) -> str:
+    """Folder or id of the model that answered: `evaluate` names it; `train` and `demo` leave it in their folder."""
+    if not (answers.folder / "config.yaml").is_file():  # the LLM of a demo
+        config = runs.read_config(answers.run)
+        return str(config["model"]["llm"]["name"])
+    config = runs.read_config(answers.folder)
+    return str(config["run"]) if answers.result.get("verb") == "evaluate" else str(answers.folder)
+
+
+def _model(place: str) -> str:
+    """A model's place in one spelling: of a run directory its model/ folder is no other place; an id stays as it is."""
+    folder = Path(place)
+    if not folder.is_dir():
+        return place
+    folder = folder.resolve()
+    return str(folder.parent if folder.name == "model" else folder)

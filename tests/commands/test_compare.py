@@ -1,0 +1,180 @@
+"""`llm2slm compare` through the command line: what it writes, what it refuses, and that it changes nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from command_line import ROOT, files_of, mistake
+from compared_runs import GOOD, POOR, SOURCES, TARGETS, write_demo, write_run
+
+from llm2slm import runs
+from llm2slm.cli import main
+
+FEW = "resamples=100"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a demo, and runs a and b over the same rows."""
+    monkeypatch.chdir(tmp_path)
+    write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR, "llm2slm": GOOD})
+    write_run(tmp_path / "a", "slm", POOR)
+    write_run(tmp_path / "b", "llm2slm", GOOD)
+    return tmp_path
+
+
+def written(place, out="out"):
+    return json.loads((place / out / "compare.json").read_text("utf-8"))
+
+
+def test_a_demo_is_compared_system_by_system(place, capsys):
+    before = files_of(place)
+    assert main(["compare", "runs=demo", "out=out", FEW]) == 0
+    shown = capsys.readouterr().out
+    assert "llm (baseline)" in shown
+    assert shown.endswith("out/compare.html\n")
+    found = written(place)
+    assert [system["name"] for system in found["systems"]] == ["llm", "slm", "llm2slm"]
+    assert [system["compared"]["bleu"]["difference"] is None for system in found["systems"]] == [True, False, False]
+    assert list(found["systems"][0]["quality"]) == ["bleu", "chrf", "exact_match"]  # those of its result
+    assert [system["speed"][0]["speedup"]["median"] for system in found["systems"]] == [1, 5, 4]
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["compare.csv", "compare.html", "compare.json"]
+    after = files_of(place)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3
+
+
+def test_how_it_was_made_is_recorded(place, monkeypatch):
+    arguments = ["compare", "runs=a,b", "out=out", FEW, "seed=7", "metrics=[chrf,exact_match]", "rows=1"]
+    monkeypatch.setattr(sys, "argv", ["llm2slm", *arguments])
+    assert main(arguments) == 0
+    found = written(place)
+    assert found["command"] == " ".join(["llm2slm", *arguments])
+    assert (found["seed"], found["resamples"], found["level"], found["verb"]) == (7, 100, 0.95, "compare")
+    assert found["git_commit"] == runs.git_commit()
+    assert {"python", "sacrebleu", "numpy", "rouge-score"} <= set(found["versions"])
+    assert found["created"][:4].isdigit() and found["wall_seconds"] > 0 and len(found["config_hash"]) == 12
+    for system in found["systems"]:
+        assert list(system["quality"]) == list(system["compared"]) == ["chrf", "exact_match"]
+        assert system["quality"]["chrf"]["signature"].startswith("sacrebleu nrefs:1|case:mixed|eff:yes")
+    [part] = found["row_differences"]
+    assert (part["metric"], len(part["better"])) == ("chrf", 1)
+    rows = list(csv.DictReader((place / "out" / "compare.csv").open(encoding="utf-8", newline="")))
+    assert [(row["system"], row["metric"]) for row in rows] == [
+        (name, metric) for name in ("a", "b") for metric in ("chrf", "exact_match")
+    ]
+
+
+def test_the_seed_decides_and_nothing_else(place):
+    for out, seed in (("one", 1), ("two", 1), ("three", 2)):
+        assert main(["compare", "runs=a,b", f"out={out}", FEW, f"seed={seed}"]) == 0
+    one, two, three = (written(place, out)["systems"] for out in ("one", "two", "three"))
+    assert one == two != three
+    assert (place / "one" / "compare.csv").read_bytes() == (place / "two" / "compare.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "baseline", "names"),
+    [
+        (["runs=a,b"], "a", ["a", "b"]),
+        (["runs=a,b", "baseline=b"], "b", ["a", "b"]),
+        (["runs=demo", "baseline=slm"], "slm", ["llm", "slm", "llm2slm"]),
+        (["runs=demo", "baseline=demo/llm2slm"], "llm2slm", ["llm", "slm", "llm2slm"]),
+        (["runs=a", "baseline=b"], "b", ["b", "a"]),
+        (["runs=b", "baseline=demo"], "demo/llm", ["demo/llm", "demo/slm", "demo/llm2slm", "b"]),
+    ],
+)
+def test_the_baseline_is_the_first_or_the_one_named(place, arguments, baseline, names):
+    assert main(["compare", *arguments, "out=out", FEW]) == 0
+    found = written(place)
+    assert (found["baseline"], [system["name"] for system in found["systems"]]) == (baseline, names)
+    for system in found["systems"]:
+        assert (system["compared"]["bleu"]["difference"] is None) == (system["name"] == baseline)
+
+
+def test_the_report_reads_a_comparison(place, capsys):
+    """compare.json has the fields of a result.json."""
+    assert main(["compare", "runs=demo", "out=out", FEW]) == 0
+    assert main(["report", "runs=out/compare.json", "out=page"]) == 0
+    assert "4.00×" in capsys.readouterr().out
+    assert "</html>" in (place / "page" / "report.html").read_text("utf-8")
+
+
+def test_metrics_that_cannot_be_resampled_are_left_out_and_told(place):
+    result = runs.read_result(place / "a")
+    quality = result["systems"][0]["quality"]
+    result["systems"][0]["quality"] = {"perplexity": {"value": 3.5, "signature": "s", "n": 8}, "chrf": quality["chrf"]}
+    (place / "a" / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    assert main(["compare", "runs=a,b", "out=out", FEW]) == 0
+    found = written(place)
+    assert list(found["systems"][1]["quality"]) == ["chrf", "bleu", "exact_match"]
+    assert "perplexity is left out: it cannot be resampled." in found["notes"]
+
+
+def test_half_a_surrogate_pair_is_no_failure(place):
+    answers = place / "b" / "predictions.jsonl"
+    answers.write_text(answers.read_text("utf-8").replace('the dog sleeps now"}', 'the \\ud83d \\u0007"}'), "utf-8")
+    assert main(["compare", "runs=a,b", "out=out", FEW]) == 0
+    assert "␇" in (place / "out" / "compare.html").read_text("utf-8")
+
+
+def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
+    write_run(place / "other", "slm", GOOD, sources=[*SOURCES[:3], "x", *SOURCES[4:]])
+    write_run(place / "blank", "slm", ["x"], sources=["s"], targets=[" "])
+    write_run(place / "blank2", "slm", ["y"], sources=["s"], targets=[" "])
+    shutil.copytree(place / "a", place / "bare")
+    (place / "bare" / "predictions.jsonl").unlink()
+    shutil.copytree(place / "a", place / "none")
+    result = runs.read_result(place / "none")
+    result["systems"][0]["quality"] = {}
+    (place / "none" / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (place / "file").write_text("")
+    before = files_of(place)
+    wrong = {
+        "runs=[]": "compare needs runs=[RUN,RUN,...]",
+        "runs=a": "runs=[a]: holds one system; compare needs two or more",
+        "runs=a,a": "a: named twice",
+        "runs=a,nowhere": "nowhere: no such file",
+        "runs=a,bare": "bare/predictions.jsonl: no such file; compare reads the answers",
+        "runs=a,other": "a/predictions.jsonl and other/predictions.jsonl: row 4 differs in its source, "
+        "'das Haus ist alt' and 'x'; compare runs over the same rows",
+        "runs=blank,blank2": "nothing to score against: all 1 references are empty",
+        "runs=a,b baseline=c": "baseline=c: no such run; systems that are compared: a, b",
+        "runs=a,b baseline=bare": "bare/predictions.jsonl: no such file",
+        "runs=a,b baseline=other": "other/predictions.jsonl and a/predictions.jsonl: row 4 differs",
+        "runs=a,b metrics=[blue]": "metric 'blue' is unknown; did you mean 'bleu'?",
+        "runs=a,b metrics=[]": "metrics=[]: name one or more",
+        "runs=a,b benchmark=nowhere": "nowhere: no such file",
+        "runs=a,b benchmark=demo": "benchmark=demo: timed ",
+        "runs=a,b resamples=99": "resamples=99: must be at least 100",
+        "runs=a,b rows=-1": "rows=-1: must be at least 0",
+        "runs=a,b seed=-1": "seed=-1: must be at least 0",
+        "runs=a,b rows=few": "rows=few: expected an integer",
+        "runs=a,b out=file": "out=file: is a file; give a folder",
+        "runs=a,b base=a": "unknown key 'base'; did you mean baseline?",
+    }
+    for arguments, message in wrong.items():
+        assert main(["compare", "out=out", *arguments.split()]) == 2, arguments
+        assert mistake(capsys).startswith(message)
+    assert main(["compare", "runs=none,none2", "out=out"]) == 2
+    mistake(capsys)
+    shutil.copytree(place / "none", place / "none2")
+    assert main(["compare", "runs=none,none2", "out=out"]) == 2
+    assert mistake(capsys).startswith("the results name no metric that can be resampled; give metrics=[bleu]")
+    assert {name: data for name, data in files_of(place).items() if not name.startswith("none2")} == before
+
+
+def test_nothing_heavy_is_loaded(place):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from llm2slm.cli import main\n"
+        f"assert main(['compare', 'runs=demo', 'out=out', 'resamples=100']) == 0\n"
+        f"print([name for name in ('torch', 'transformers', 'lightning') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,191 @@
+"""What `compare` reads: systems of runs and demos, rows that must be the same, names, and whose speeds count."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from compared_runs import GOOD, POOR, SOURCES, TARGETS, speed, system, write_demo, write_run
+
+from llm2slm import runs
+from llm2slm.config import RunConfig
+from llm2slm.evaluation.compared import check_aligned, find, name_apart, read_run, set_speeds
+from llm2slm.runs import System
+from llm2slm.types import UserError
+
+
+def read(*places):
+    systems = [system for place in places for system in read_run(str(place))]
+    name_apart(systems)
+    return systems
+
+
+def test_a_run_is_read_with_what_its_result_says(tmp_path):
+    write_run(tmp_path / "a", "slm", POOR)
+    for place in (tmp_path / "a", tmp_path / "a" / "result.json"):
+        [found] = read_run(str(place))
+        assert found.kind == "slm"
+        assert found.predictions == POOR
+        assert found.rows[1] == (SOURCES[1], TARGETS[1], POOR[1])
+        assert found.system["parameters"]["total"] == 700_000
+        assert (found.folder, found.run) == (tmp_path / "a", tmp_path / "a")
+
+
+def test_a_demo_is_all_its_systems_whose_answers_are_there(tmp_path):
+    write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR, "llm2slm": GOOD})
+    found = read(tmp_path / "demo")
+    assert [(s.label, s.kind, s.predictions) for s in found] == [
+        ("llm", "llm", TARGETS), ("slm", "slm", POOR), ("llm2slm", "llm2slm", GOOD),
+    ]  # fmt: skip
+    shutil.rmtree(tmp_path / "demo" / "slm")
+    assert [s.label for s in read(tmp_path / "demo")] == ["llm", "llm2slm"]
+
+
+def test_labels_are_folders_without_what_is_common(tmp_path, monkeypatch):
+    write_demo(tmp_path / "outputs" / "demo", {"llm": TARGETS, "slm": POOR})
+    write_run(tmp_path / "outputs" / "b", "slm", GOOD)
+    write_run(tmp_path / "other" / "b", "slm", GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert [s.label for s in read("outputs/demo", "outputs/b/")] == ["demo/llm", "demo/slm", "b"]
+    assert [s.label for s in read("outputs/b", tmp_path / "other/b")] == ["outputs/b", "other/b"]
+    with pytest.raises(UserError, match=r"outputs/b: named twice"):
+        read("outputs/b", "outputs/../outputs/b")
+
+
+def test_a_baseline_is_found_by_label_folder_or_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_demo(Path("demo"), {"llm": TARGETS, "slm": POOR})
+    write_run(Path("b"), "slm", GOOD)
+    systems = read("b", "demo")
+    for name, place in {"demo/slm": 2, "demo": 1, "demo/result.json": 1, "b": 0, "./b/": 0, "slm": None}.items():
+        assert find(systems, name) == place, name
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "predictions", "message"),
+    [
+        (
+            [*SOURCES[:2], "zwei kleine Vögel fliegen", *SOURCES[3:]], TARGETS, GOOD,
+            "row 3 differs in its source, 'zwei kleine Vögel singen' and 'zwei kleine Vögel fliegen'",
+        ),
+        (
+            SOURCES, [*TARGETS[:7], "x" * 100 + "y"], GOOD,
+            "row 8 differs in its target, 'he gives her some bread' and 'xxxxxxxxxx",
+        ),
+        (SOURCES[:5], TARGETS[:5], GOOD[:5], "8 and 5 rows, so that row 6 is in one alone"),
+        ([SOURCES[1], SOURCES[0], *SOURCES[2:]], TARGETS, GOOD, "row 1 differs in its source"),
+    ],
+)  # fmt: skip
+def test_other_rows_are_refused(tmp_path, sources, targets, predictions, message):
+    write_run(tmp_path / "a", "slm", POOR)
+    write_run(tmp_path / "c", "slm", GOOD)
+    write_run(tmp_path / "b", "slm", predictions, sources=sources, targets=targets)
+    with pytest.raises(UserError) as caught:
+        check_aligned(read(tmp_path / "a", tmp_path / "c", tmp_path / "b"))
+    files = f"{tmp_path}/a/predictions.jsonl and {tmp_path}/b/predictions.jsonl: "
+    assert str(caught.value).startswith(files + message)
+    assert str(caught.value).endswith("; compare runs over the same rows")
+    assert "\n" not in str(caught.value)
+    check_aligned(read(tmp_path / "a", tmp_path / "c"))
+
+
+def test_a_difference_far_into_a_text_is_shown(tmp_path):
+    start = "so much that is the same in both texts, and more of it " * 3
+    for name, end in (("a", "one"), ("b", "two")):
+        write_run(tmp_path / name, "slm", ["x"], sources=[start + end], targets=["y"])
+    with pytest.raises(UserError, match=r"source, '….* one' and '….* two';"):
+        check_aligned(read(tmp_path / "a", tmp_path / "b"))
+
+
+def test_bad_files_are_told_in_one_line(tmp_path):
+    run = write_run(tmp_path / "a", "slm", POOR)
+    predictions, good = run / "predictions.jsonl", (run / "result.json").read_text("utf-8")
+    row = json.dumps({"source": "a", "target": "b", "prediction": "c"})
+    wrong = {
+        f"{row}\n{{": "a/predictions.jsonl, line 2: not JSON",
+        f"{row}\n\n{row.replace('prediction', 'answer')}": "line 3: no text in the field prediction; has: source, ",
+        json.dumps({"source": 1, "target": "b", "prediction": "c"}): "line 1: no text in the field source",
+        "\n": "a/predictions.jsonl: holds no rows",
+    }
+    for text, message in wrong.items():
+        predictions.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError) as caught:
+            read_run(str(run))
+        assert message in str(caught.value)
+    predictions.unlink()
+    with pytest.raises(UserError, match=r"a/predictions.jsonl: no such file; compare reads the answers"):
+        read_run(str(run))
+    (run / "result.json").write_text(good.replace('"kind"', '"kin"'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"a/result.json: has no list of systems"):
+        read_run(str(run))
+    shutil.copytree(write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR}), tmp_path / "bare")
+    for name in ("llm", "slm"):
+        shutil.rmtree(tmp_path / "bare" / name)
+    with pytest.raises(UserError, match=r"bare/NAME/predictions.jsonl: no such file"):
+        read_run(str(tmp_path / "bare"))
+
+
+# Speeds
+
+
+def totals(systems):
+    return [None if s.row is None else s.row["total_ms"]["median"] for s in systems]
+
+
+def test_speeds_are_those_of_one_run(tmp_path):
+    """The baseline's, where it was timed; else the first one's. Whoever was timed elsewhere gets none; it is said."""
+    one = write_demo(tmp_path / "one", {"llm": TARGETS, "slm": POOR})
+    two = write_demo(tmp_path / "two", {"llm": TARGETS, "slm": GOOD})
+    alone = write_run(tmp_path / "alone", "slm", GOOD)
+    systems = read(alone, one, two)
+    timing = set_speeds(systems, systems[0], None)
+    assert timing.run == one
+    assert totals(systems) == [None, 100, 20, None, None]
+    assert timing.notes == [f"two/{name} was timed in another run: its speed is left out." for name in ("llm", "slm")]
+    systems = read(alone, one, two)
+    assert set_speeds(systems, systems[4], None).run == two
+    assert totals(systems) == [None, None, None, 100, 20]
+    systems = read(alone)
+    timing = set_speeds(systems, systems[0], None)
+    assert (timing.run, timing.notes, totals(systems)) == (None, [], [None])
+
+
+def benchmark(folder, config, systems):
+    runs.write_result(folder, runs.Result("benchmark", 1, "0" * 12, 1.0, systems))
+    runs.write_config(folder, config)
+
+
+def test_a_benchmark_gives_its_speeds_to_the_models_that_it_timed(tmp_path, monkeypatch):
+    """Known by folder or id: what `train` wrote, what `evaluate` was told to read, and the LLM itself."""
+    monkeypatch.chdir(tmp_path)
+    trained = write_run(Path("trained"), "llm2slm", GOOD)
+    (trained / "model").mkdir()
+    write_run(Path("judged"), "llm2slm", GOOD, verb="evaluate", config=RunConfig(run="trained/model"))
+    write_run(Path("slm"), "slm", POOR)
+    write_run(Path("llm"), "llm", TARGETS, verb="evaluate", config=RunConfig(run="some/llm"))
+    write_run(Path("untimed"), "slm", POOR)
+    config = RunConfig(run=str(tmp_path / "trained"), systems={"small": "slm"})
+    config.model.llm.name = "some/llm"
+    rows = [System(n, k, {}, speed=[speed(t, 90 / t)]) for n, k, t in
+            [("llm", "llm", 90.0), ("llm2slm", "llm2slm", 30.0), ("small", "slm", 10.0)]]  # fmt: skip
+    benchmark(Path("bench"), config, rows)
+    systems = read("trained", "judged", "slm", "llm", "untimed")
+    timing = set_speeds(systems, systems[0], "bench")
+    assert totals(systems) == [30, 30, 10, 90, None]
+    assert (timing.run, timing.notes) == (Path("bench"), ["untimed was not timed in bench."])
+    others = read("untimed")
+    with pytest.raises(UserError, match=r"^benchmark=bench: timed some/llm, .*, none of the systems that are compared"):
+        set_speeds(others, others[0], "bench")
+
+
+def test_the_llm_of_a_demo_is_known_to_a_benchmark(tmp_path):
+    demo = write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR})
+    config = RunConfig()
+    config.model.llm.name = "builtin/llm"
+    runs.write_config(demo, config)
+    benchmark(tmp_path / "bench", config, [system("llm", "llm", TARGETS, row=speed(70.0, 1.0))])
+    systems = read(demo)
+    set_speeds(systems, systems[0], str(tmp_path / "bench"))
+    assert totals(systems) == [70, None]

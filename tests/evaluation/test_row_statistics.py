@@ -1,0 +1,70 @@
+"""What rows add to a metric, against the metric itself on texts that are chosen, doubled and left out."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from corpora import noisy, sentences
+from sacrebleu.metrics import BLEU, CHRF
+
+from llm2slm.evaluation import row_statistics as module
+from llm2slm.evaluation.metrics import METRICS, score
+from llm2slm.evaluation.row_statistics import STATISTICS, UNRANKED, row_scores, row_statistics
+from llm2slm.types import UserError
+
+REFERENCES = [*sentences(20, seed=1), "Ein Satz, mit Komma!", "two\nlines of text", "x"]
+PREDICTIONS = [*noisy(REFERENCES[:20], 0.1, 2), "", "two\nlines of words", "x y z"]
+
+
+def test_every_metric_can_be_resampled():
+    assert set(STATISTICS) == set(METRICS)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_sums_of_chosen_rows_give_the_metric_of_the_chosen_texts(name):
+    """Rows drawn with replacement, as in a resample; one resample of a single row among them."""
+    found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
+    assert found == score([name], PREDICTIONS, REFERENCES)[name]
+    rng = random.Random(3)
+    drawn = [rng.choices(range(len(REFERENCES)), k=size) for size in (len(REFERENCES), 7, 2, 1)]
+    sums = np.stack([statistics.rows_NK[rows].sum(0) for rows in drawn])
+    expected = [score([name], [PREDICTIONS[i] for i in r], [REFERENCES[i] for i in r])[name].value for r in drawn]
+    assert statistics.score(sums) == pytest.approx(expected, abs=1e-9)
+    assert statistics.corpus == pytest.approx(found.value, abs=1e-9)
+    assert len(set(np.round(expected, 6))) > 1
+
+
+@pytest.mark.parametrize(("name", "metric"), [("bleu", BLEU(effective_order=True)), ("chrf", CHRF())])
+def test_a_rows_own_score_is_that_of_the_sentence(name, metric):
+    found = row_scores(name, row_statistics(name, PREDICTIONS, REFERENCES)[1])
+    pairs = zip(PREDICTIONS, REFERENCES, strict=True)
+    assert found == pytest.approx([metric.sentence_score(p, [r]).score for p, r in pairs], abs=1e-9)
+    assert found[-2] > 0  # a short row counts the n-gram orders that it has
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("bleu", "chrf", *UNRANKED)])
+def test_a_mean_is_the_mean_of_the_rows_own_scores(name):
+    found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
+    assert row_scores(name, statistics).mean() == pytest.approx(found.value)
+
+
+def test_a_ratio_without_words_to_compare_with_is_undefined():
+    _, statistics = row_statistics("length_ratio", ["a b", "c"], ["", "d"])
+    found = statistics.score(np.array([[2.0, 0.0], [3.0, 1.0]]))
+    assert np.isnan(found[0]) and found[1] == 3
+
+
+def test_statistics_that_do_not_give_the_metric_are_a_failure(monkeypatch):
+    monkeypatch.setitem(STATISTICS, "bleu", STATISTICS["chrf"])
+    with pytest.raises(RuntimeError, match="from the rows' statistics"):
+        row_statistics("bleu", PREDICTIONS, REFERENCES)
+
+
+def test_what_cannot_be_resampled_is_told(monkeypatch):
+    monkeypatch.delitem(module.STATISTICS, "chrf")
+    with pytest.raises(UserError, match="metric 'chrf' cannot be resampled; those that can: bleu, rouge1"):
+        row_statistics("chrf", PREDICTIONS, REFERENCES)
+    with pytest.raises(UserError, match="all 1 references are empty"):
+        row_statistics("bleu", ["a"], [""])
