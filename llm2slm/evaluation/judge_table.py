@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm2slm.evaluation.report import clean
+from llm2slm.evaluation.page import clean
 from llm2slm.evaluation.tables import number, percent, score, seconds
 
 SHOWN = 5
