@@ -118,7 +118,7 @@ def _load(source: str | dict[str, Any], llm: str | None, limits: dict[str, Any] 
 
     model: LLM2SLM
     if isinstance(source, dict):
-        config = LLMConfig(**source | {"init": Init(source["init"])})
+        config = LLMConfig(**source | {"init": source["init"] and Init(source["init"])})
         data = DataConfig() if limits is None else DataConfig(max_response_tokens=limits["max_response_tokens"])
         model = build_model(ModelConfig(kind=SystemKind.llm, llm=config), data)
     else:

@@ -101,3 +101,9 @@ def test_memory_of_a_broken_folder_is_one_line(tmp_path):
     with pytest.raises(UserError, match="peak memory could not be measured") as caught:
         peak_memory_mb(tmp_path, None, [TEXT], 4)
     assert "\n" not in str(caught.value)
+
+
+def test_the_memory_of_an_llm_that_is_named_and_nothing_more():
+    """As the demo asks for it: a name, and no word of where its weights come from."""
+    memory = folder_memory({"llm": LLMConfig(name="builtin/llm")}, threads=1)
+    assert memory("llm", ["a"], 1) > 10  # its weights alone are 20 MB
