@@ -41,6 +41,12 @@ SYSTEMS: dict[str, tuple[str, str, Conditioning, Tokenizers, Layer]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power is cut in a test; on a busy disk the waiting would be most of its time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 def built(folder: Path, name: str = "encoder", **llm: Any) -> LLM2SLM:
     reader, slm, conditioning, tokenizers, layer = SYSTEMS[name]
     config = tiny_model_config(folder, reader, slm, conditioning, tokenizers)

@@ -280,7 +280,7 @@ def _found(table: _Table, keys: Keys) -> tuple[np.ndarray[Any, Any], np.ndarray[
     return places, table.keys[places] == keys if len(table.keys) else np.zeros(len(keys), bool)
 
 
-def checksum(path: Path, seen: Callable[[int], object] = lambda _: None) -> str:
+def checksum(path: Path, seen: Callable[[int], object]) -> str:
     """The sha256 of a file, read block by block (`seen` is told of the bytes of each)."""
     digest = sha256()
     with path.open("rb") as file:

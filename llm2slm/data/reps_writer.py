@@ -14,12 +14,12 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from llm2slm.data.reps_files import (
@@ -37,12 +37,12 @@ from llm2slm.data.reps_files import (
     read_record,
     token_bytes,
 )
-from llm2slm.data.reps_store import RepsStore, checksum
+from llm2slm.data.reps_store import RepsStore
 from llm2slm.types import Reps, StoreDtype, UserError, reason_of
 
 SHARD_BYTES = 64 * 2**20
 """Of one file, at most (unless a single prompt is larger). It bounds what an interruption loses, and what the writer
-holds in memory (about twice as much)."""
+holds in memory (about four times as much, while it writes)."""
 FILE_BYTES = 1024
 """What a file takes beside its prompts, at most: its header, its line in the index."""
 READER_KEYS = ("layers", "width", "embedding_width")
@@ -276,11 +276,12 @@ class StoreWriter:
         path = self.folder / file
         part = path.with_name(file + ".part")
         try:
-            save_file(tensors, part)
-            entry = Entry(file, prompts, tokens, part.stat().st_size, checksum(part))
+            content = save(tensors)  # its own `save_file` would leave files of random names behind when it is killed
+            part.write_bytes(content)
             self._place(part, path)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise UserError(f"{path}: cannot be written ({reason_of(error)}); make room, and go on") from error
+        entry = Entry(file, prompts, tokens, len(content), sha256(content).hexdigest())
         self._enter(asdict(entry))
         self._files.append(entry)
         self._marked = self._marked and not prompts

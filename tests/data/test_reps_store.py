@@ -7,6 +7,7 @@ Representations are a short formula of the token ids here, so that what is read 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -40,6 +41,12 @@ SHARD = 2000
 NUMBERS = [i // 2 if i % 6 == 0 else i for i in range(60)]  # every sixth has been there before
 ROWS = [[3 + (7 * i + 11 * t) % 90 for t in range(1 + (5 * i) % 13)] for i in NUMBERS]
 DIFFERENT = [list(row) for row in dict.fromkeys(map(tuple, ROWS))]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power is cut in a test; on a busy disk the waiting would be most of its time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def values(row: Sequence[int]) -> Tensor:
@@ -199,6 +206,13 @@ def test_prompts_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert empty.missing([known]) == [0]
     with pytest.raises(UserError, match=r"row 0 .* never finished"):
         empty.reps_of([known])
+
+
+def test_others_can_read_the_files(tmp_path: Path) -> None:
+    """As far as the umask lets them (safetensors' own `save_file` lets nobody)."""
+    store = fill(tmp_path)
+    modes = {(tmp_path / name).stat().st_mode for name in ("store.json", store.index.entries[0].file)}
+    assert len(modes) == 1
 
 
 def test_embedding_matrix(tmp_path: Path) -> None:
@@ -409,12 +423,12 @@ def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: 
 
 
 def test_a_disk_that_is_full_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(tensors: Any, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def full(path: Path, content: bytes) -> None:
+        path.write_text("half of it")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(reps_writer, "save_file", full)
+        patched.setattr(Path, "write_bytes", full)
         with pytest.raises(UserError, match=r"shard-00000\.safetensors: cannot be written \(.*No space left"):
             fill(tmp_path / "a")
     fill(tmp_path / "a")
@@ -434,10 +448,11 @@ class Mortal:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps, self.last = 0, -1
-        acts = [(reps_writer, "save_file"), (Path, "replace"), (Path, "unlink"), (Path, "write_text")]
-        for owner, name in acts:
+        for owner, name in [(Path, "replace"), (Path, "unlink"), (Path, "write_text"), (os, "fsync")]:
             monkeypatch.setattr(owner, name, self.step(getattr(owner, name)))
-        monkeypatch.setattr(reps_writer.os, "fsync", self.step(lambda _: None))  # no power is cut here
+        whole = Path.write_bytes
+        half = self.step(lambda path, content: whole(path, content[: len(content) // 2]))
+        monkeypatch.setattr(Path, "write_bytes", lambda *to: (half(*to), self.step(whole)(*to)))
 
     def step(self, act: Any) -> Any:
         def stepped(*args: Any, **kwargs: Any) -> Any:
@@ -495,9 +510,8 @@ def test_ended_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(set(held)) >= 6
 
 
-def test_ended_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_in_the_middle_of_a_line(tmp_path: Path) -> None:
     """The index cut all along: the file of a torn line is written anew, the lines before it hold."""
-    monkeypatch.setattr(reps_writer.os, "fsync", lambda _: None)
     job(tmp_path / "whole")
     whole, index = contents(tmp_path / "whole"), (tmp_path / "whole" / "index.jsonl").read_bytes()
     files = [json.loads(line).get("file") for line in index.splitlines()]
@@ -517,6 +531,26 @@ def test_ended_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.Monke
         assert contents(folder) == whole, end
         shutil.rmtree(folder)
     assert len(seen) >= 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux what a file descriptor is")
+def test_the_disk_has_a_file_before_its_name_and_its_name_before_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut leaves is then no more than what a kill leaves."""
+    seen: list[tuple[str, int]] = []
+
+    def synced(handle: int) -> None:
+        lines = (tmp_path / "index.jsonl").read_bytes().count(b"\n") if (tmp_path / "index.jsonl").exists() else 0
+        seen.append((Path(f"/proc/self/fd/{handle}").readlink().name, lines))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    fill(tmp_path, rows=ROWS[:3])
+    shard = "shard-00000.safetensors"
+    assert seen == [
+        ("store.json.part", 0), (tmp_path.name, 0),
+        (f"{shard}.part", 0), (tmp_path.name, 0), ("index.jsonl", 1), ("index.jsonl", 2),
+    ]  # fmt: skip
 
 
 def test_what_is_not_finished_leaves_no_half_shard(tmp_path: Path) -> None:
