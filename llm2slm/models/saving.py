@@ -49,6 +49,8 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
             _save_hybrid(model, folder, with_llm=with_llm)
     finally:
         model.slm = tuned
+    for path in folder.rglob("*.safetensors"):  # which safetensors leaves to its owner alone, whatever the umask
+        path.chmod((folder / "config.json").stat().st_mode & 0o777)
     text, weights = model.card or ("", "")
     if weights == own_fingerprint(model) and not (folder / CARD).exists():  # a card that is there may be newer
         (folder / CARD).write_text(text, encoding="utf-8")

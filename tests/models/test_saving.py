@@ -167,3 +167,12 @@ def test_no_path_of_this_machine_goes_along(tmp_path: Path) -> None:
     for path in (tmp_path / "saved").rglob("*.json"):
         if "tokenizer" not in path.name:
             assert str(tmp_path) not in path.read_text("utf-8"), path
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(zoo: Path, tmp_path: Path) -> None:
+    for kind, files in (("llm2slm", 2), ("slm", 1)):
+        model = build_model(tiny_model_config(zoo, kind=SystemKind(kind)))
+        model.save_pretrained(tmp_path / kind, with_llm=kind == "llm2slm")
+        weights = list((tmp_path / kind).rglob("*.safetensors"))
+        own = (tmp_path / kind / "config.json").stat().st_mode
+        assert [path.stat().st_mode for path in weights] == [own] * files
