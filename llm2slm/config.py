@@ -175,6 +175,9 @@ class DataConfig(CorpusConfig):
     """labels=llm or mix: what `llm2slm label` left for the training split: its run directory, or the file."""
     labels_share: float = 0.5
     """labels=mix: share of the rows that get the LLM's answer, drawn by the seed."""
+    cache: str | None = "~/.cache/llm2slm"
+    """Folder that keeps tokenized rows for other runs on the same texts and tokenizers ($LLM2SLM_CACHE where that is
+    set and this is not); entries unused for 90 days are removed. None: keep none."""
 
 
 @dataclass

@@ -209,8 +209,10 @@ def plain(value: Any) -> Any:
 
 
 def config_hash(config: object) -> str:
-    """Twelve hex digits that name a configuration: equal for equal configurations, whatever the folder."""
+    """Twelve hex digits that name a configuration: equal for equal configurations, whatever the folders."""
     values = {k: v for k, v in plain(config).items() if k not in ("run", "llm")}
+    if "data" in values:
+        del values["data"]["cache"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

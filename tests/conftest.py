@@ -6,6 +6,7 @@ import os
 import tempfile
 
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="llm2slm-tests-")
+os.environ["LLM2SLM_CACHE"] = os.environ["HF_DATASETS_CACHE"] + "/tokens"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

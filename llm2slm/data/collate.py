@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
+import transformers
 from torch import Tensor
 
 from llm2slm.data.align import Spans, alignment
-from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, final_special_tokens
+from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, content_of, final_special_tokens
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
 
 LLM_TOKENIZER = "llm_tokenizer"
@@ -140,13 +142,36 @@ class Collator:
         Raises:
             UserError: one is over-long and that is an error, or the tokenizer has no eos.
         """
+        return self.fitted(self.tokenized(examples), place)
+
+    def tokenized(self, examples: Sequence[Example]) -> list[Encoded]:
+        """One row for each example, of whatever length.
+
+        Raises:
+            UserError: the tokenizer has no eos, or makes no token at all of a prompt.
+        """
         if not examples:  # transformers' tokenizers take no empty list
             return []
         responses = self._responses([example.target for example in examples])
-        prompts = [(example.index, example.prompt) for example in examples]
-        rows = self._encoded(prompts, responses)
+        return self._encoded([(example.index, example.prompt) for example in examples], responses)
+
+    def fitted(self, rows: Sequence[Encoded], place: str = "") -> list[Encoded]:
+        """The rows within the limits, in order; those beyond them counted, and cut or left out.
+
+        Raises:
+            UserError: one is over-long and that is an error.
+        """
         fitting = (self._fitted(row, f"{place}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
         return [row for row in fitting if row is not None]
+
+    def fingerprint(self) -> list[Any] | None:
+        """All that decides what `tokenized` makes of a text, as plain values; None where a tokenizer does not tell."""
+        sides = [prompts.fingerprint() for prompts in (self.slm_prompts, self.llm_prompts)]
+        responses = content_of(self.slm_tokenizer)
+        if responses is None or None in sides:
+            return None
+        second = self.llm_tokenizer is not None and not self.one_prompt
+        return [*sides, responses, self.eos_id, second, tokenizers.__version__, transformers.__version__]
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         """Pads encoded rows into a batch with labels."""

@@ -26,6 +26,7 @@ from llm2slm.data.collate import Collator, Encoded
 from llm2slm.data.labels import relabelled
 from llm2slm.data.sources import read_split
 from llm2slm.data.tasks import Task
+from llm2slm.data.token_cache import TokenCache, entry_key
 from llm2slm.types import Batch, Example, UserError
 
 LENGTH_STEP = 4
@@ -192,11 +193,7 @@ class DataModule(LightningDataModule):
             read = relabelled(read, self.config, self.seed)
         examples = [self.task.example(row, index) for index, row in enumerate(read)]
         before = Counter(self.collator.counts)
-        encoded = [
-            row
-            for part in _in_parts(examples, split)
-            for row in self.collator.encode(part, f"data={self.config.name}, {split}, ")
-        ]
+        encoded = self._tokenized(split, examples)
         over = self.collator.counts - before
         self._counts[split] = {
             "rows": len(examples),
@@ -215,6 +212,23 @@ class DataModule(LightningDataModule):
             )
         self._examples[split], self._encoded[split] = examples, encoded
         return encoded
+
+    def _tokenized(self, split: str, examples: list[Example]) -> list[Encoded]:
+        """The rows within the limits; from the cache where they are in it, and into it where they are not."""
+        place = f"data={self.config.name}, {split}, "
+        cache = TokenCache.of(self.config)
+        key = None if cache is None else entry_key(self.collator, examples)
+        kept = cache.load(key, examples) if cache is not None and key is not None else None
+        if kept is not None:
+            return self.collator.fitted(kept, place)
+        made: list[Encoded] = []
+        rows: list[Encoded] = []
+        for part in _in_parts(examples, split):
+            made += self.collator.tokenized(part)
+            rows += self.collator.fitted(made[-len(part) :], place)  # a row that is too long is told at once
+        if cache is not None and key is not None:
+            cache.save(key, made)
+        return rows
 
     def report(self) -> dict[str, dict[str, Any]]:
         """By split: rows, dropped rows, over-long prompts and responses, what was done with them, seconds it took."""

@@ -7,6 +7,8 @@ tokenizers of which one reads more than the other.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +114,11 @@ class PromptTokenizer:
             spans = [s.within(len(self.frame.before), len(prompt + self.mark)) for s, prompt in within]
         return list(zip(rows, spans, strict=True))
 
+    def fingerprint(self) -> list[Any] | None:
+        """All that decides what a prompt becomes, as plain values; None where the tokenizer does not tell."""
+        content = content_of(self.tokenizer)
+        return None if content is None else [content, *vars(self.frame).values(), self.mark, self._spans]
+
     def shortened(self, ids: list[int], spans: Spans | None, limit: int) -> tuple[list[int], Spans | None]:
         """Cut to a number of tokens, from the end of the prompt; what is behind it (final special token, end mark, end
         of the frame) stays.
@@ -144,6 +151,17 @@ def pad_id(tokenizer: Any) -> int:
         if token is not None:
             return int(token)
     raise UserError(f"tokenizer {tokenizer.name_or_path!r} has neither a pad nor an eos token; set one")
+
+
+def content_of(tokenizer: Any) -> str | None:
+    """A hash of all that a fast tokenizer does to a text; None for a slow one."""
+    if not tokenizer.is_fast:
+        return None
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    # what it does to a text when it is called without either, and not how it was called last
+    del rules["truncation"], rules["padding"]
+    options = [tokenizer.split_special_tokens]
+    return hashlib.sha256(json.dumps([rules, options], sort_keys=True).encode()).hexdigest()
 
 
 def final_special_tokens(tokenizer: Any) -> int:
