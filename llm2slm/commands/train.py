@@ -18,6 +18,7 @@ from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
+from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import predict
@@ -59,6 +60,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if resume is None:
         refuse_used(folder)
     if first_process():
+        show_data(data, final)
         runs.write_config(folder, replace(config, run=None))
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
@@ -127,6 +129,22 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
                 "callbacks only: leave the rest out, or train anew without run="
             )
     return config, last
+
+
+def show_data(data: DataModule, final: str) -> None:
+    """Shows what is about to be trained on, and warns where the prompts of `final` are among it."""
+    from rich.console import Console
+
+    data.compare()
+    told = data.report()
+    Console().print(table(told))
+    known, rows = told[final]["in_train"], told[final]["rows"] - told[final]["dropped"]
+    if known:
+        print(
+            f"llm2slm: warning: {known:,} of {rows:,} prompts of the {final} split are in the training data too; its "
+            "scores tell in part what was remembered",
+            file=sys.stderr,
+        )
 
 
 def check_monitor(config: RunConfig, task: Task) -> None:

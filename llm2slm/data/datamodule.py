@@ -22,6 +22,7 @@ from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
 
 from llm2slm.config import DataConfig
+from llm2slm.data import statistics
 from llm2slm.data.collate import Collator, Encoded
 from llm2slm.data.labels import relabelled
 from llm2slm.data.sources import read_split
@@ -193,7 +194,7 @@ class DataModule(LightningDataModule):
             read = relabelled(read, self.config, self.seed)
         examples = [self.task.example(row, index) for index, row in enumerate(read)]
         before = Counter(self.collator.counts)
-        encoded = self._tokenized(split, examples)
+        encoded, tokens = self._tokenized(split, examples)
         over = self.collator.counts - before
         self._counts[split] = {
             "rows": len(examples),
@@ -202,6 +203,7 @@ class DataModule(LightningDataModule):
             "overlong_responses": over["response"],
             "overlong": str(self.collator.overlong),
             "seconds": round(time.perf_counter() - begun, 2),
+            "tokens": tokens,
         }
         if parts:
             self._counts[split]["parts"] = parts
@@ -213,14 +215,14 @@ class DataModule(LightningDataModule):
         self._examples[split], self._encoded[split] = examples, encoded
         return encoded
 
-    def _tokenized(self, split: str, examples: list[Example]) -> list[Encoded]:
-        """The rows within the limits; from the cache where they are in it, and into it where they are not."""
+    def _tokenized(self, split: str, examples: list[Example]) -> tuple[list[Encoded], dict[str, dict[str, int]]]:
+        """The rows within the limits, and the lengths of all; from the cache where they are in it, else into it."""
         place = f"data={self.config.name}, {split}, "
         cache = TokenCache.of(self.config)
         key = None if cache is None else entry_key(self.collator, examples)
         kept = cache.load(key, examples) if cache is not None and key is not None else None
         if kept is not None:
-            return self.collator.fitted(kept, place)
+            return self.collator.fitted(kept, place), statistics.lengths(kept)
         made: list[Encoded] = []
         rows: list[Encoded] = []
         for part in _in_parts(examples, split):
@@ -228,10 +230,21 @@ class DataModule(LightningDataModule):
             rows += self.collator.fitted(made[-len(part) :], place)  # a row that is too long is told at once
         if cache is not None and key is not None:
             cache.save(key, made)
-        return rows
+        return rows, statistics.lengths(made)
+
+    def compare(self) -> None:
+        """Counts, for `report`, training rows that are there twice, and those of the other splits that were read whose
+        prompt is trained on. Rows that were dropped do not count.
+        """
+        training = self.examples("train")
+        self._counts["train"]["repeated"] = statistics.repeated(training)
+        for split in self._counts.keys() - {"train"}:
+            self._counts[split]["in_train"] = statistics.seen(self.examples(split), training)
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """By split: rows, dropped rows, over-long prompts and responses, what was done with them, seconds it took."""
+        """By split: rows, dropped rows, over-long prompts and responses, what was done with them, seconds it took,
+        lengths in tokens before anything was cut; what parts of a mixture gave; what `compare` found, once called.
+        """
         return {split: dict(counts) for split, counts in self._counts.items()}
 
     def train_dataloader(self) -> TrainLoader:

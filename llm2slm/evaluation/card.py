@@ -171,7 +171,8 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     if data.get("labels", "gold") != "gold":
         lines.append(f"* trained on labels: {data['labels']}")
     for split, facts in system.get("notes", {}).get("data", {}).items():
-        over = {key: facts[key] for key in ("overlong_prompts", "overlong_responses", "dropped") if facts.get(key)}
+        keys = ("overlong_prompts", "overlong_responses", "dropped", "in_train")
+        over = {key: facts[key] for key in keys if facts.get(key)}
         said = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
         lines.append(f"* {split}: {facts['rows']} rows{said}")
     limit = f"prompts of at most {data['max_prompt_tokens']} tokens, responses of {data['max_response_tokens']}"

@@ -152,6 +152,7 @@ def test_report_counts(files, tokenizer):
         data.encoded("validation")
         report = data.report()
         assert report["train"].pop("seconds") >= 0
+        assert report["train"].pop("tokens")["prompt"]["max"] == 20  # before anything is cut
         assert report["train"] == {
             "rows": 60,
             "dropped": dropped,
