@@ -175,6 +175,11 @@ class DataConfig(CorpusConfig):
     """labels=llm or mix: what `llm2slm label` left for the training split: its run directory, or the file."""
     labels_share: float = 0.5
     """labels=mix: share of the rows that get the LLM's answer, drawn by the seed."""
+    streaming: bool = False
+    """Read training rows while training, over and over, to trainer.max_steps: for a corpus that fits into no memory.
+    Validation and test rows are held in it all the same."""
+    buffer: int = 10_000
+    """data.streaming: rows that are held, and shuffled, at once."""
     cache: str | None = "~/.cache/llm2slm"
     """Folder that keeps tokenized rows for other runs on the same texts and tokenizers ($LLM2SLM_CACHE where that is
     set and this is not); entries unused for 90 days are removed. None: keep none."""

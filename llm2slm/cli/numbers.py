@@ -15,6 +15,7 @@ AT_LEAST: dict[str, float] = {
     "data.max_prompt_tokens": 1,
     "data.max_response_tokens": 1,
     "data.workers": 0,
+    "data.buffer": 1,
     "task.max_new_tokens": 1,
     "task.num_beams": 1,
     "optim.lr": 0,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
@@ -13,6 +14,10 @@ from llm2slm.types import UserError
 
 TRAIN = "train:"
 """Prefix of a tokenizer that is no name but an order: train one with so many entries."""
+
+
+STREAMED = 200_000
+"""Rows of a streamed corpus that a tokenizer is trained on, from the first."""
 
 
 def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
@@ -26,11 +31,15 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
 
 def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:
     """Trains a tokenizer on what the models will read and write, saves it, and says in a line how it cuts."""
-    from llm2slm.data.sources import read_split, task_of
+    from llm2slm.data.sources import read_split, stream_rows, task_of
     from llm2slm.data.tokenizer import train_tokenizer
 
     known = task_of(task, data)
-    rows = read_split(data, known, "train", seed)[0]
+    rows = (
+        list(islice(stream_rows(data, known), STREAMED))
+        if data.streaming
+        else read_split(data, known, "train", seed)[0]
+    )
     examples = [known.example(row, index) for index, row in enumerate(rows)]
     texts = [text for example in examples for text in (example.prompt, example.target)]
     tokenizer = train_tokenizer(texts, vocab_size, progress=True)

@@ -52,7 +52,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     data = DataModule(config.data, task, model.collator, config.seed)
     final = final_split(config.data)
     for split in ("train", "validation", final):  # bad data is found before anything is written
-        data.encoded(split)
+        data.prepare(split)
     check_monitor(config, task)
     check_room(model, data, final)
     if config.callbacks.generate_rows:

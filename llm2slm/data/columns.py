@@ -33,11 +33,14 @@ class Columns:
     target: str
     templates: tuple[Template, ...] = ()
 
-    def rows(self, parts: Iterable[Mapping[str, Sequence[Any]]], label: str) -> Iterator[dict[str, str]]:
+    def rows(
+        self, parts: Iterable[Mapping[str, Sequence[Any]]], label: str, before: int = 0
+    ) -> Iterator[dict[str, str]]:
         """The rows of a table given in parts, each by columns.
 
         Args:
             label: names the table in a complaint.
+            before: number of the first row.
 
         Yields:
             source and target, and task where there is such a column and the row has a text in it.
@@ -45,7 +48,6 @@ class Columns:
         Raises:
             UserError: no such column or field, or a value that is no text; names the row.
         """
-        before = 0
         for part in parts:
             sources = self._sources(part, label, before)
             targets = _texts(part, self.target, "data.target", label, before=before)

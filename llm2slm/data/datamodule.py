@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
@@ -23,74 +22,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm2slm.config import DataConfig
 from llm2slm.data import statistics
+from llm2slm.data.batches import BatchPlan
 from llm2slm.data.collate import Collator, Encoded
 from llm2slm.data.labels import relabelled
-from llm2slm.data.sources import read_split
+from llm2slm.data.sources import read_split, stream_rows
+from llm2slm.data.streaming import Place, RowStream, StreamLoader
 from llm2slm.data.tasks import Task
 from llm2slm.data.token_cache import TokenCache, entry_key
 from llm2slm.types import Batch, Example, UserError
 
-LENGTH_STEP = 4
-"""Tokens: prompts (and responses) whose lengths round up to the same multiple are exchanged between batches."""
+FIRST_ROWS = "train, first rows"
+"""What stands for the training split where it is streamed: the rows that were looked at before training."""
 LONG = 5_000
 """Rows from which on tokenizing shows a progress bar."""
 PART = 1_000
 """Rows tokenized at once: enough to keep every core busy, few enough for the progress bar to move."""
-
-
-class BatchPlan:
-    """Which rows make which training batch: a pure function of the lengths, the budget, the seed and the epoch.
-
-    Rows are sorted by rounded length; equal ones are shuffled per epoch. The sorted lengths, hence the cuts between
-    batches and their number, do not depend on the epoch.
-
-    Args:
-        lengths: prompt and response tokens of each row.
-        batch_tokens: padded tokens in a batch at most; a row above it is a batch of its own.
-        seed: of the shuffles.
-        rank: this process; it gets the batches rank, rank + world_size, ... of an epoch.
-        world_size: processes; the last round of an epoch is filled up with its first batches.
-        limit: use only this many batches, the same ones in every epoch (Lightning's overfit_batches).
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[tuple[int, int]],
-        batch_tokens: int,
-        seed: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        limit: int | None = None,
-    ) -> None:
-        rounded = -(-np.asarray(lengths, dtype=np.int64) // LENGTH_STEP) * LENGTH_STEP
-        self._keys = (rounded[:, 1], rounded[:, 0], rounded.sum(1))  # np.lexsort: the last one sorts first
-        self._seed, self._rank, self._world, self._limit = seed, rank, world_size, limit
-        self._cuts = _cuts(rounded[np.lexsort(self._keys)], batch_tokens)
-        batches = len(self._cuts) if limit is None else min(limit * world_size, len(self._cuts))
-        self.batches = -(-batches // world_size)
-        """Batches of an epoch for each process."""
-
-    def epoch(self, number: int) -> list[list[int]]:
-        """The batches of this process in that epoch, as row positions."""
-        draw = np.random.default_rng((self._seed, 0 if self._limit is not None else number))
-        shuffled = draw.permutation(len(self._keys[0]))
-        order = shuffled[np.lexsort([key[shuffled] for key in self._keys])]
-        batches = [part.tolist() for part in np.split(order, self._cuts[1:])]
-        turn = draw.permutation(len(batches))[: self.batches * self._world]
-        mine = [turn[(i * self._world + self._rank) % len(turn)] for i in range(self.batches)]
-        return [batches[i] for i in mine]
-
-
-def _cuts(lengths: np.ndarray[Any, np.dtype[np.int64]], batch_tokens: int) -> list[int]:
-    """Where each batch begins, in rows sorted by length."""
-    cuts, prompt, response = [0], 0, 0
-    for i, (p, r) in enumerate(lengths.tolist()):
-        prompt, response = max(prompt, p), max(response, r)
-        if i > cuts[-1] and (i + 1 - cuts[-1]) * (prompt + response) > batch_tokens:
-            cuts.append(i)
-            prompt, response = p, r
-    return cuts
 
 
 class TrainLoader:
@@ -130,6 +76,8 @@ class TrainLoader:
         Raises:
             UserError: it comes from other data, another batch size or another number of processes.
         """
+        if "batches_per_epoch" not in state:
+            raise UserError("the checkpoint is of a training with data.streaming; to resume, set data.streaming=true")
         if state["batches_per_epoch"] != len(self):
             raise UserError(
                 f"the checkpoint's epochs have {state['batches_per_epoch']} batches, this run's {len(self)}; to "
@@ -167,13 +115,39 @@ class DataModule(LightningDataModule):
         self._examples: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
         self._counts: dict[str, dict[str, Any]] = {}
-        self._loader: TrainLoader | None = None
+        self._loader: TrainLoader | StreamLoader | None = None
+        self._stream: RowStream | None = None
         self._state: dict[str, int] = {}
 
     def setup(self, stage: str) -> None:
         """Reads and tokenizes what a stage (fit, validate, test) needs, once."""
         for split in {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",)):
+            self.prepare(split)
+
+    def prepare(self, split: str) -> None:
+        """Reads and tokenizes a split; of training rows that are streamed the first chunk.
+
+        Raises:
+            UserError: as `encoded`.
+        """
+        if split != "train" or not self.config.streaming:
             self.encoded(split)
+        elif self._stream is None:
+            begun = time.perf_counter()
+            self._stream = self._row_stream()
+            self._examples[FIRST_ROWS] = next(self._stream.chunks(Place())).examples
+            tokens = statistics.lengths(self.collator.tokenized(self._examples[FIRST_ROWS]))
+            self._counts["train"] = {"seconds": round(time.perf_counter() - begun, 2), "tokens": tokens}
+
+    def _row_stream(self, world_size: int = 1) -> RowStream:
+        return RowStream(
+            lambda skip: stream_rows(self.config, self.task, skip),
+            self.task,
+            self.collator,
+            buffer=self.config.buffer,
+            world_size=world_size,
+            label=f"data={self.config.name}, train, ",
+        )
 
     def examples(self, split: str) -> list[Example]:
         """The split as the task sees it, without dropped rows (so that what is measured is what `report` counts)."""
@@ -234,9 +208,9 @@ class DataModule(LightningDataModule):
 
     def compare(self) -> None:
         """Counts, for `report`, training rows that are there twice, and those of the other splits that were read whose
-        prompt is trained on. Rows that were dropped do not count.
+        prompt is trained on. Rows that were dropped do not count. Of streamed rows the first chunk is looked at.
         """
-        training = self.examples("train")
+        training = self._examples[FIRST_ROWS] if self.config.streaming else self.examples("train")
         self._counts["train"]["repeated"] = statistics.repeated(training)
         for split in self._counts.keys() - {"train"}:
             self._counts[split]["in_train"] = statistics.seen(self.examples(split), training)
@@ -245,13 +219,32 @@ class DataModule(LightningDataModule):
         """By split: rows, dropped rows, over-long prompts and responses, what was done with them, seconds it took,
         lengths in tokens before anything was cut; what parts of a mixture gave; what `compare` found, once called.
         """
-        return {split: dict(counts) for split, counts in self._counts.items()}
+        streamed = {} if self._stream is None else {"train": self._stream.told()}
+        return {split: streamed.get(split, {}) | counts for split, counts in self._counts.items()}
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> TrainLoader | StreamLoader:
         """Batches by token budget, in seeded order; resumed where a loaded checkpoint stopped."""
+        trainer = self.trainer
+        done = None if trainer is None else lambda: int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+        overfit = 0 if trainer is None else int(trainer.overfit_batches)
+        self._loader = self._stream_loader(overfit, done) if self.config.streaming else self._plan_loader(overfit, done)
+        if self._state:
+            self._loader.load_state_dict(self._state)
+            self._state = {}
+        return self._loader
+
+    def _stream_loader(self, overfit: int, done: Callable[[], int] | None) -> StreamLoader:
+        if overfit:
+            raise UserError(f"trainer.overfit_batches={overfit}: not with data.streaming; set data.streaming=false")
+        rank, world = self._process()
+        self._stream = self._row_stream(world)
+        return StreamLoader(
+            self._batches, self._stream, self.config.batch_tokens, self.seed, rank=rank, world_size=world, done=done
+        )
+
+    def _plan_loader(self, overfit: int, done: Callable[[], int] | None) -> TrainLoader:
         rows = self.encoded("train")
         rank, world = self._process()
-        overfit = int(self.trainer.overfit_batches) if self.trainer is not None else 0
         plan = BatchPlan(
             [(row.prompt_tokens, len(row.response)) for row in rows],
             self.config.batch_tokens,
@@ -260,13 +253,7 @@ class DataModule(LightningDataModule):
             world_size=world,
             limit=overfit or None,
         )
-        trainer = self.trainer
-        done = None if trainer is None else lambda: int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
-        self._loader = TrainLoader(lambda batches: self._batches(rows, batches), plan, done)
-        if self._state:
-            self._loader.load_state_dict(self._state)
-            self._state = {}
-        return self._loader
+        return TrainLoader(lambda batches: self._batches(rows, batches), plan, done)
 
     def val_dataloader(self) -> DataLoader[Encoded]:
         """The validation split in its own order; each process has rows of its own."""

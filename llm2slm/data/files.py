@@ -24,6 +24,9 @@ from llm2slm.types import UserError
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 """Suffix (before an optional .gz) to the reader of `datasets`."""
 
+SCANNED = 2**30
+"""Bytes of a file at most that is looked through for its broken line."""
+
 OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
 """A text such as "None" or "NA" is a text."""
 
@@ -38,12 +41,7 @@ def read_file(path: Path, texts: Sequence[str] = ()) -> datasets.Dataset:
     Raises:
         UserError: missing, of another kind, malformed (with the line), or without rows.
     """
-    reader = _reader(path)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {found}; give a json, jsonl, csv or parquet file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
+    reader = _checked(path)
     with tempfile.TemporaryDirectory(prefix="llm2slm-data-") as cache:  # a cache of its own: the file may change
         try:
             options: dict[str, Any] = {"cache_dir": cache, "keep_in_memory": True, **OPTIONS.get(reader, {})}
@@ -60,6 +58,42 @@ def read_file(path: Path, texts: Sequence[str] = ()) -> datasets.Dataset:
             # `datasets` keeps mixed values as JSON, in which the text "null" and a null are one: look into the file
             raise UserError(_first_no_text(path, column))
     return loaded
+
+
+def stream_file(path: Path) -> datasets.IterableDataset:
+    """The rows of such a file, read as they are asked for.
+
+    Raises:
+        UserError: missing, of another kind, or empty. What is malformed shows when it is reached (`unreadable`).
+    """
+    reader = _checked(path)
+    try:
+        return load(reader, data_files=str(path), split="train", streaming=True, **OPTIONS.get(reader, {}))
+    except Exception as error:  # as in `read_file`
+        raise UserError(unreadable(path, error)) from None
+
+
+def unreadable(path: Path, error: BaseException) -> str:
+    """The complaint about a file whose rows cannot be read on; names the broken line where the file is not too large to
+    be looked through."""
+    reader = _reader(path)
+    fault = _first_fault(path, reader) if path.stat().st_size <= SCANNED else None
+    return fault or f"{path}: cannot be read as {reader} ({_innermost(error)})"
+
+
+def _checked(path: Path) -> str:
+    """The reader of a file that is there and holds something.
+
+    Raises:
+        UserError: it is not, or does not.
+    """
+    reader = _reader(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {found}; give a json, jsonl, csv or parquet file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty")
+    return reader
 
 
 def load(path: str, bars: bool = False, **arguments: Any) -> Any:

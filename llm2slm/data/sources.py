@@ -5,7 +5,9 @@ A local folder and a Hub id go the same way: `datasets.load_dataset`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from llm2slm.config import CorpusConfig, DataConfig, PartConfig, TaskConfig
 from llm2slm.data import mixture
 from llm2slm.data.columns import PART, TASK, Columns, nearest
 from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET, SPLITS, Corpus
-from llm2slm.data.files import load, read_file
+from llm2slm.data.files import load, read_file, stream_file, unreadable
 from llm2slm.data.tasks import TASKS, Task, mixed, resolve
 from llm2slm.data.templates import Template, fields
 from llm2slm.types import UserError
+
+PIECE = re.compile(r"(\w+)\[(?:(\d+))?:(?:(\d+))?\]")
+"""Part of a split by the numbers of its rows, as train[1000:]."""
 
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}
@@ -93,6 +98,49 @@ def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Row
         for part, (label, own), rows in zip(parts, task.parts, whole, strict=True)
     ]
     return found, notes
+
+
+def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[str, str]]:
+    """The training rows once, in the corpus' own order, read as they are asked for; at most `train_size`.
+
+    Args:
+        skip: leave out so many rows at the beginning.
+
+    Raises:
+        UserError: as `load_rows`, when the row is reached; or a corpus that is made or mixed in memory.
+    """
+    if data.name in ("builtin", "mixture"):
+        raise UserError(f"data.streaming=true: data={data.name} is put together in memory; set data.streaming=false")
+    size, columns = _size(data, "train"), replace(columns_of(data), templates=task.templates)
+    path = None
+    if data.name == "json":
+        path = Path(_required(data, "train", "a json, jsonl, csv or parquet file"))
+    elif data.root is not None and data.name != "hub":
+        path = _local(data, "train")
+    stream, label = _hub_stream(data) if path is None else (stream_file(path), str(path))
+    if size is not None:
+        stream = stream.take(size)
+    try:
+        yield from columns.rows(stream.skip(skip).iter(PART), label, skip)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the reader of a file, `datasets` or the Hub client raised
+        reason = not_loaded(data, label, "train", error) if path is None else unreadable(path, error)
+        raise UserError(reason) from None
+
+
+def _hub_stream(config: CorpusConfig) -> tuple[datasets.IterableDataset, str]:
+    """The training rows from the Hub or from a folder of the same form, and what to call them in a complaint."""
+    path, arguments, part = hub_place(config, "train")
+    label = f"{path}, split {part}"
+    piece = PIECE.fullmatch(part)
+    split, start, end = (part, None, None) if piece is None else piece.groups()
+    try:
+        stream = load(path, split=split, streaming=True, **arguments)
+    except Exception as error:  # as in `_hub`
+        raise UserError(not_loaded(config, label, "train", error)) from None
+    stream = stream if end is None else stream.take(int(end))
+    return stream if start is None else stream.skip(int(start)), label
 
 
 def task_of(task: TaskConfig, data: DataConfig) -> Task:

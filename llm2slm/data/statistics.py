@@ -68,8 +68,8 @@ def table(report: Mapping[str, Mapping[str, Any]]) -> Table:
 
     found = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     found.add_column("data")
-    for split in report:
-        found.add_column(split, justify="right")
+    for split, told in report.items():
+        found.add_column(f"{split}, first rows" if told.get("streamed") else split, justify="right")
     for name, cells in _lines(report):
         found.add_row(name, *map(Text, cells))
     return found
