@@ -197,7 +197,9 @@ class TaskConfig:
     """Words the source from fields of the row, as "{question} {context}": the first one whose fields all have a text;
     or the name of such (alpaca). None: the corpus' own; []: the source column as it is."""
     metrics: list[str] | None = None
-    """Names of evaluation/metrics.py; the first one is watched during training."""
+    """bleu | chrf | chrf++ | ter | rouge1 | rouge2 | rougeL | rougeLsum | token_f1 | exact_match | length_ratio |
+    repetition (evaluation/metrics.py), logged while training too; and, in the end only, perplexity of the references
+    and bertscore:MODEL[:layer], by any model. The first one is the main one."""
     max_new_tokens: int | None = None
     """Response tokens at most."""
     num_beams: int = 1
@@ -279,7 +281,7 @@ class CallbacksConfig:
     monitor: str = "val/loss"
     """Logged value that names the best checkpoint and stops early: val/loss, or val/<metric> as val/bleu."""
     mode: str | None = None
-    """min | max: which way is better. None: min for a loss, max for a metric."""
+    """min | max: which way is better. None: min for val/loss, val/ter and val/repetition, max for any other."""
     patience: int | None = None
     """Validations without improvement before stopping. None: never stop early."""
     min_delta: float = 0.0

@@ -124,6 +124,23 @@ class Score:
     n: int
 
 
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "repetition", "ter"})
+"""Metrics of which less is more; of all others more is."""
+
+
+@dataclass
+class Bucket:
+    """Quality on the rows of like length (see evaluation/buckets.py); lengths in words, both ends included."""
+
+    by: str
+    """Whose words are counted: prompt (without the task's prefix) or response (the reference, not the answer)."""
+    low: int
+    high: int
+    n: int
+    quality: dict[str, float]
+    """Metric -> value, as in the system's `quality`, whose signatures hold here too."""
+
+
 @dataclass
 class SpeedRow:
     """Timings of one system under stated conditions. Milliseconds, megabytes (1e6 bytes), floating-point operations.
@@ -169,6 +186,8 @@ class System:
     """A few rows of predictions: source, target, prediction."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """Points of the training curve: step, train/loss, val/loss, ..."""
+    buckets: list[Bucket] = field(default_factory=list)
+    """Quality by length of prompt and response; empty where the split is too small for it."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Plain facts of the run worth showing: training seconds, steps, learning rates, truncated rows."""
     weights: str | None = None

@@ -79,6 +79,8 @@ class ReportConfig:
     out: str = "outputs/report"
     """Folder that gets report.html."""
     title: str = "llm2slm report"
+    buckets: bool = False
+    """Also print quality by length of prompt and response (the page has it in any case)."""
 
 
 @dataclass

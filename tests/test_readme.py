@@ -209,8 +209,8 @@ def test_overrides_within_the_text_are_valid(capsys):
 
 
 def prepared(composer: Composer, override: str) -> None:
-    """As `train` takes it, or, where that does not know the key, `generate`, `judge` or `export`."""
-    for other in (composer, Composer("generate"), Composer("judge")):
+    """As `train` takes it, or, where that does not know the key, another verb."""
+    for other in (composer, Composer("generate"), Composer("judge"), Composer("report")):
         try:
             other.prepare(override, sweeping=False)
             return

@@ -126,9 +126,11 @@ def system_config(config: RunConfig, name: str) -> RunConfig:
 
 
 def quality_kept(system: runs.System, llm: runs.System) -> dict[str, float]:
-    """Each metric over the LLM's, where both were computed over as many rows."""
+    """Each metric of which more is better over the LLM's, where both were computed over as many rows."""
     return {
         metric: score.value / llm.quality[metric].value
         for metric, score in system.quality.items()
-        if metric in llm.quality and llm.quality[metric].value and llm.quality[metric].n == score.n
+        if metric in llm.quality.keys() - runs.LOWER_IS_BETTER
+        and llm.quality[metric].value
+        and llm.quality[metric].n == score.n
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation import bertscore, metrics
+from llm2slm.evaluation.buckets import quality_by_length
+from llm2slm.evaluation.metrics import BERTSCORE, PERPLEXITY, Measured
+from llm2slm.evaluation.perplexity import perplexity
 from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
@@ -65,8 +69,11 @@ def model_place(run: str) -> str:
 
 
 def check_metrics(task: Task) -> None:
-    """Refuses a metric that is not known, before anything is loaded or trained."""
-    score(task.metrics, ["x"], ["x"])
+    """Refuses a metric that is not known, or whose model is not there, before anything is loaded or trained."""
+    metrics.check(task.metrics)
+    for name in task.metrics:
+        if name.startswith(BERTSCORE):
+            bertscore.check(name)
 
 
 def final_split(data: DataConfig) -> str:
@@ -117,8 +124,26 @@ def judge_system(
     answers = predict(model, examples, task, config.data.eval_batch_size, progress=config.trainer.progress)
     rows = prediction_rows(examples, answers)
     runs.write_jsonl(folder / "predictions.jsonl", rows)
-    quality = score(task.metrics, answers, [example.target for example in examples])
+    measured = measure(model, data, task, answers, config=config, split=split)
+    quality = {name: found.score() for name, found in measured.items()}
     system = runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     system.weights = own_fingerprint(model)
+    system.buckets = quality_by_length(examples, measured)
     system.notes = {"split": split, "data": data.report()}
     return system
+
+
+def measure(
+    model: LLM2SLM, data: DataModule, task: Task, answers: Sequence[str], *, config: RunConfig, split: str
+) -> dict[str, Measured]:
+    """Every metric of a task, in its order: those of texts, of another model's reading, and of the judged model."""
+    references = [example.target for example in data.examples(split)]
+    found = metrics.measure(metrics.of_texts(task.metrics), answers, references)
+    batch_size, progress = config.data.eval_batch_size, config.trainer.progress
+    for name in task.metrics:
+        if name == PERPLEXITY:
+            found[name] = perplexity(model, data.encoded(split), batch_size, progress=progress)
+        elif name.startswith(BERTSCORE):
+            scorer = bertscore.BertScore(name, model.device)
+            found[name] = scorer.measure(answers, references, progress=progress)
+    return {name: found[name] for name in task.metrics}

@@ -17,7 +17,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     """
     from rich.console import Console
 
-    from llm2slm.evaluation.report import terminal_table, write_report
+    from llm2slm.evaluation.report import bucket_table, terminal_table, write_report
 
     if not config.runs:
         raise UserError("report needs runs=[DIR,...]: run directories, or result.json files")
@@ -28,4 +28,8 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     names = [{"run": name} for name in config.runs] if len(places) > 1 else None
     page = write_report(results, Path(config.out), config.title, names, configs)
     Console().print(terminal_table(results))
+    if config.buckets:
+        Console().print(
+            bucket_table(results, overrides=names) or "No quality by length: the results have too few rows for it."
+        )
     print(page)

@@ -20,13 +20,14 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation.metrics import score
-from llm2slm.evaluation.predict import predict
+from llm2slm.evaluation.metrics import of_texts, score
+from llm2slm.evaluation.predict import answers
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
-from llm2slm.training.fit import Fitted, Judge, first_process, fit, set_seed
+from llm2slm.training.fit import Fitted, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
+from llm2slm.training.quality import Judge
 from llm2slm.types import Conditioning, Example, SystemKind, UserError
 
 
@@ -149,7 +150,7 @@ def show_data(data: DataModule, final: str) -> None:
 
 def check_monitor(config: RunConfig, task: Task) -> None:
     """Refuses a monitor that this run would never log, before anything is trained."""
-    metrics = task.metrics if config.callbacks.generate_rows else ()
+    metrics = of_texts(task.metrics) if config.callbacks.generate_rows else ()
     known = ["val/loss", *(f"val/{metric}" for metric in metrics)]
     if config.callbacks.monitor not in known:
         raise UserError(
@@ -180,15 +181,19 @@ def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = 
             )
 
 
-def validation_judge(task: Task, batch_size: int) -> Judge:
-    """Scores generated answers during training."""
+def validation_judge(task: Task, batch_size: int) -> Judge | None:
+    """Scores generated answers during training, by the metrics of texts alone: others would load a model each time, and
+    perplexity is exp(val/loss). None where the task has no such metric."""
+    names = of_texts(task.metrics)
 
-    def judge(model: LLM2SLM, examples: Sequence[Example]) -> dict[str, float]:
-        answers = predict(model, examples, task, batch_size, progress=False)
-        scores = score(task.metrics, answers, [example.target for example in examples])
+    def answer(model: LLM2SLM, examples: Sequence[Example], share: tuple[int, int]) -> dict[int, str]:
+        return answers(model, examples, task, batch_size, share=share, progress=False)
+
+    def judged(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
+        scores = score(names, texts, [example.target for example in examples])
         return {name: found.value for name, found in scores.items()}
 
-    return judge
+    return Judge(answer, judged) if names else None
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

@@ -63,7 +63,7 @@ def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], l
             dataset_type=config["data"].get("path") or corpus,
             dataset_name=corpus,
             dataset_split=_split(system),
-            metric_type=key,
+            metric_type=key.partition(":")[0],  # the model of a bertscore may be somebody's folder
             metric_value=round(score["value"], 4),
             metric_config=score["signature"],
         )
@@ -80,7 +80,7 @@ def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], l
             tags=["llm2slm", "llm-to-slm"],
             model_name=name,
             eval_results=scores or None,
-            metrics=sorted(quality) or None,
+            metrics=sorted({key.partition(":")[0] for key in quality}) or None,
         )
     return data.to_yaml()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llm2slm.evaluation.metrics import BERTSCORE
 from llm2slm.types import UserError
 
 KINDS = {"llm": "LLM", "slm": "SLM", "llm2slm": "LLM-to-SLM"}
@@ -20,10 +21,12 @@ METRICS = {
     "rougeLsum": "ROUGE-Lsum",
     "exact_match": "Exact match",
     "exact": "Exact match",
+    "token_f1": "Token F1",
+    "length_ratio": "Length ratio",
+    "repetition": "Repetition",
     "loss": "Loss",
     "perplexity": "Perplexity",
 }
-LOWER_IS_BETTER = {"ter", "loss", "perplexity"}
 SHADES = 5
 
 
@@ -49,7 +52,9 @@ class Entry:
 
 
 def metric_name(key: str) -> str:
-    """A metric as it is usually written."""
+    """A metric as it is usually written; a model's place in it by the last part alone."""
+    if key.startswith(BERTSCORE):
+        return f"BERTScore ({key.removeprefix(BERTSCORE).rpartition('/')[2]})"
     return METRICS.get(key, key)
 
 

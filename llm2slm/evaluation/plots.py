@@ -1,4 +1,5 @@
-"""The plots of the report: quality against latency, latency split, speedup by response length, training curves.
+"""The plots of the report: quality against latency and by length, latency split, speedup by response length, training
+curves.
 
 Each function returns `Figure`s, none where the results lack what it draws. Values that are not finite are left out.
 """
@@ -12,9 +13,10 @@ from html import escape
 from typing import Any
 
 from llm2slm.evaluation import svg
-from llm2slm.evaluation.entries import LOWER_IS_BETTER, Entry, metric_keys, metric_name
+from llm2slm.evaluation.entries import Entry, metric_keys, metric_name
 from llm2slm.evaluation.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Box, Scale
 from llm2slm.evaluation.tables import conditions, length, number, score, times
+from llm2slm.runs import LOWER_IS_BETTER
 
 HEIGHT = 290.0
 MAX_PANELS = 6
@@ -200,6 +202,49 @@ def _length_panel(
     caption = f"{where.capitalize()}, {first['decoding']} decoding.{band}{runs}"
     drawing = svg.drawing(parts, HEIGHT, f"Line plot, {measure.title}. " + "; ".join(said))
     return Figure(measure.title + (f": {where}" if many else ""), caption, drawing, _legend([e for e, _ in lines]))
+
+
+def by_bucket(shown: Sequence[Entry]) -> list[Figure]:
+    """The first metric by the words of the prompt, and by those of the response."""
+    metrics = metric_keys(shown)
+    if not metrics:
+        return []
+    figures = [_bucket_panel(shown, by, metrics[0]) for by in ("prompt", "response")]
+    return [figure for figure in figures if figure is not None]
+
+
+def _bucket_panel(shown: Sequence[Entry], by: str, metric: str) -> Figure | None:
+    """Each bucket is a bar from its shortest to its longest row, with a point in the middle; lines join the points."""
+    lines = []
+    for entry in shown:
+        own = [(b, b["quality"].get(metric)) for b in entry.system.get("buckets") or [] if b["by"] == by]
+        points = sorted((max(b["low"], 1), max(b["high"], 1), value, b["n"]) for b, value in own if _finite(value))
+        if points:
+            lines.append((entry, points))
+    if not lines:
+        return None
+    name = metric_name(metric)
+    values = [value for _, points in lines for *_, value, _ in points]
+    margin = (max(values) - min(values)) * 0.08 or abs(max(values)) * 0.02 or 1.0
+    y_ticks = svg.ticks(min(values) - margin, max(values) + margin)
+    ends = sorted({end for _, points in lines for low, high, *_ in points for end in (low, high)})
+    x = Scale(ends[0], ends[-1], LEFT + 16, WIDTH - RIGHT - 16, log=True)
+    y = _vertical(y_ticks[0], y_ticks[-1])
+    parts = [svg.frame(x, y, [(end, f"{end:,}") for end in ends], y_ticks, (f"{by} length, words (log scale)", name))]
+    parts.append(svg.text("↓ better" if metric in LOWER_IS_BETTER else "↑ better", WIDTH - RIGHT, 12, "hint", "end"))
+    said = []
+    for entry, points in lines:
+        middles = [((x(low) + x(high)) / 2, y(value)) for low, high, value, _ in points]
+        parts.append(svg.polyline(middles, f"line {entry.style}"))
+        for (a, b), (low, high, value, n) in zip(middles, points, strict=True):
+            tip = f"{entry.label}: {name} {score(value)} on {n:,} rows of {low} to {high} words"
+            said.append(tip)
+            parts.append(svg.element("line", x1=x(low), x2=x(high), y1=b, y2=b, cls=f"spread {entry.style}"))
+            parts.append(svg.marker(entry.kind, a, b, f"point {entry.style}", tip, size=3.8))
+    caption = f"Rows by the words of their {'prompt' if by == 'prompt' else 'reference'}, cut at the quartiles of the split."
+    caption += " Bars: from the shortest to the longest row."
+    drawing = svg.drawing(parts, HEIGHT, f"Line plot of {name} by {by} length. " + "; ".join(said))
+    return Figure(f"{name} by {by} length", caption, drawing, _legend([entry for entry, _ in lines]))
 
 
 def training_curves(shown: Sequence[Entry]) -> list[Figure]:

@@ -25,19 +25,35 @@ def predict(
     progress: bool = True,
     on_text: Callable[[Example, str], None] | None = None,
 ) -> list[str]:
-    """Answers every example with the task's decoding defaults.
+    """Answers every example, in order; arguments are those of `answers`."""
+    found = answers(model, examples, task, batch_size, progress=progress, on_text=on_text)
+    return [found[i] for i in range(len(examples))]
+
+
+def answers(
+    model: LLM2SLM,
+    examples: Sequence[Example],
+    task: Task,
+    batch_size: int,
+    *,
+    share: tuple[int, int] = (0, 1),
+    progress: bool = True,
+    on_text: Callable[[Example, str], None] | None = None,
+) -> dict[int, str]:
+    """Answers examples with the task's decoding defaults; by the examples' positions.
 
     Args:
-        examples: rows to answer; their order is that of the result.
+        examples: rows to answer.
+        share: as `answer_batches`.
         on_text: called with each example and its answer as soon as it is there (order of generation).
     """
     predictions: dict[int, str] = {}
-    for positions, texts in answer_batches(model, examples, task, batch_size, progress=progress):
+    for positions, texts in answer_batches(model, examples, task, batch_size, share=share, progress=progress):
         for position, text in zip(positions, texts, strict=True):
             predictions[position] = text
             if on_text is not None:
                 on_text(examples[position], text)
-    return [predictions[i] for i in range(len(examples))]
+    return predictions
 
 
 def answer_batches(
@@ -46,6 +62,7 @@ def answer_batches(
     task: Task,
     batch_size: int,
     *,
+    share: tuple[int, int] = (0, 1),
     progress: bool = True,
     done: int = 0,
     decoding: Mapping[str, Any] | None = None,
@@ -58,6 +75,8 @@ def answer_batches(
         task: gives `max_new_tokens` and `num_beams`.
         batch_size: rows generated at once. Rows of similar length go together, longest first, so that a batch too
             large for the device fails at once.
+        share: (this one, how many): which part is answered here. Parts are made of whole batches, the same ones for any
+            number of parts: so an answer does not depend on who gives it, not even by the rounding of other padding.
         progress: show a bar with rows and tokens per second and the time left, on the error stream.
         done: rows that are answered already, in this very order: a multiple of the batch size.
         decoding: more arguments of `generate`.
@@ -66,13 +85,16 @@ def answer_batches(
     import torch
 
     by_length = sorted(range(len(examples)), key=lambda i: (-len(examples[i].prompt), i))
+    part, parts = share
+    starts = range(done, len(by_length), batch_size)[part::parts]
+    total = done + sum(len(by_length[start : start + batch_size]) for start in starts)
     arguments = {"max_new_tokens": task.max_new_tokens, "num_beams": task.num_beams, **(decoding or {})}
     answered, tokens, started, was_training = done, 0, time.perf_counter(), model.training
     model.eval()
     try:
         with progress_bar(progress) as bar:
-            job = bar.add_task("generating", total=len(examples), completed=done, speed="")
-            for start in range(done, len(by_length), batch_size):
+            job = bar.add_task("generating", total=total, completed=done, speed="")
+            for start in starts:
                 positions = by_length[start : start + batch_size]
                 if seed is not None:
                     torch.manual_seed(seed + start)

@@ -46,8 +46,34 @@ def terminal_table(
     lines = [[line[n] for n in known] for line in lines]
     row = next((entry.row for entry in shown if entry.row), None)
     caption = tables.conditions(row) if row else ""
+    return _fitted(lines, caption, width, turn=len(shown) <= MAX_TURNED)
+
+
+def bucket_table(
+    results: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+) -> Table | None:
+    """Quality by length: one row for each bucket of each system; None where no result has buckets.
+
+    Where that is wider than `width`, the buckets of a single system are the columns instead.
+
+    Raises:
+        UserError: no system to show.
+    """
+    shown = entries(clean(list(results)), clean(overrides))
+    metrics, rows = tables.bucket_rows(shown)
+    lines = [["System", "Length of", "Words", "Rows", *(metric_name(key) for key in metrics)]]
+    for entry, bucket in rows:
+        figures = [cell.text.replace("\u00a0", " ") for cell in tables.bucket_cells(bucket, metrics)]
+        lines.append([entry.label, bucket["by"], *figures])
+    return _fitted(lines, "", width, turn=len(shown) == 1) if rows else None
+
+
+def _fitted(lines: Sequence[Sequence[str]], caption: str, width: int | None, turn: bool) -> Table:
+    """A table with two columns of names; its lines are its columns where it is too wide and may be turned."""
     wide = rich_table(lines, caption, names=2)
-    if fits(wide, width) or len(shown) > MAX_TURNED:
+    if not turn or fits(wide, width):
         return wide
     return rich_table([list(line) for line in zip(*lines, strict=True)], caption, names=1)
 
@@ -109,6 +135,7 @@ def render(
     for run, result in enumerate(results, 1):
         if missing := [key for key in _NEEDED if key not in result]:
             raise UserError(f"report: result {run} lacks {', '.join(missing)}; write it again")
+    bucket_metrics, bucket_rows = tables.bucket_rows(shown)
     figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
     return render_page(
         "report_page.html",
@@ -117,6 +144,9 @@ def render(
         configs=configs or [],
         figures=figures,
         curves=plots.training_curves(shown),
+        length_figures=plots.by_bucket(shown),
+        bucket_metrics=bucket_metrics,
+        buckets=[(entry, bucket["by"], tables.bucket_cells(bucket, bucket_metrics)) for entry, bucket in bucket_rows],
         timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
         kinds=KINDS,
         **_table(shown, overrides),

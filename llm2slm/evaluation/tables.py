@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from llm2slm.evaluation.entries import LOWER_IS_BETTER, Entry, metric_keys, metric_name
+from llm2slm.evaluation.entries import Entry, metric_keys, metric_name
+from llm2slm.runs import LOWER_IS_BETTER
 
 MISSING = "–"
 MAX_SAMPLES = 12
@@ -119,6 +120,22 @@ def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
     peak = row.get("peak_memory_mb")
     shown.append(Cell("peak_memory_mb", number(peak), peak))
     return shown
+
+
+def bucket_rows(shown: Sequence[Entry]) -> tuple[list[str], list[tuple[Entry, Mapping[str, Any]]]]:
+    """Quality by length: the metrics that any bucket has, and every bucket with its system."""
+    rows = [(entry, bucket) for entry in shown for bucket in entry.system.get("buckets") or []]
+    return list(dict.fromkeys(key for _, bucket in rows for key in bucket["quality"])), rows
+
+
+def bucket_cells(bucket: Mapping[str, Any], metrics: Sequence[str]) -> list[Cell]:
+    """Length in words, rows, and each metric of one bucket; the length is sorted by its lower end."""
+    low, high = bucket["low"], bucket["high"]
+    shown = [Cell("words", str(low) if low == high else f"{low}–{high}", low)]
+    shown.append(Cell("n", length(bucket["n"]), bucket["n"]))
+    return shown + [
+        Cell(f"quality/{key}", score(bucket["quality"].get(key)), bucket["quality"].get(key)) for key in metrics
+    ]
 
 
 def conditions(row: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm2slm.config import CallbacksConfig
+from llm2slm.runs import LOWER_IS_BETTER
 from llm2slm.types import UserError
 
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
@@ -28,7 +29,7 @@ def better(cfg: CallbacksConfig) -> str:
     Raises:
         UserError: the configuration says something else.
     """
-    mode = cfg.mode or ("min" if cfg.monitor.endswith("loss") else "max")
+    mode = cfg.mode or ("min" if cfg.monitor.rpartition("/")[2] in LOWER_IS_BETTER else "max")
     if mode not in ("min", "max"):
         raise UserError(f"callbacks.mode={mode}: expected min or max")
     return mode

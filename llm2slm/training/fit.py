@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,10 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted, better
 from llm2slm.training.module import TrainingModule
-from llm2slm.types import Example, UserError
+from llm2slm.training.quality import GenerationQuality, Judge
+from llm2slm.types import UserError
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
-
-Judge = Callable[[LLM2SLM, Sequence[Example]], dict[str, float]]
-"""Generates for examples and scores the answers: metric -> value."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +36,6 @@ class Fitted:
     steps: int
     best: str
     first_process: bool
-
-
-class GenerationQuality(Callback):
-    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split."""
-
-    def __init__(self, judge: Judge, examples: Sequence[Example]) -> None:
-        self.judge, self.examples = judge, list(examples)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Generates and logs; the first process does it, the others are told."""
-        if trainer.sanity_checking:
-            return
-        scores = self.judge(pl_module.model, self.examples) if trainer.is_global_zero else {}
-        scores = trainer.strategy.broadcast(scores)
-        for metric, value in scores.items():
-            pl_module.log(f"val/{metric}", value, prog_bar=True, rank_zero_only=False, sync_dist=False)
 
 
 class TokenBar(TQDMProgressBar):

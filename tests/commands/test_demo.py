@@ -79,6 +79,8 @@ def test_quality_kept_by_hand():
 
     llm = system(bleu=40.0, chrf=0.0, rougeL=50.0)
     assert quality_kept(system(bleu=30.0, chrf=5.0, other=1.0), llm) == {"bleu": 0.75}
+    less = system(ter=40.0, perplexity=2.0, repetition=1.0)  # nobody keeps 120 % of its mistakes
+    assert quality_kept(system(ter=48.0, perplexity=3.0, repetition=2.0), less) == {}
 
 
 def test_a_systems_configuration_is_the_common_one_with_its_changes(tmp_path):

@@ -79,6 +79,76 @@ def test_a_misspelt_metric_is_told_before_model_and_data_are_loaded(root, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bertscore_without_its_model_is_told_before_model_and_data_are_loaded(root, tmp_path):
+    config = tiny_run(root)
+    config.run, config.data.test = str(tmp_path / "nothing"), "nowhere.jsonl"
+    config.task.metrics = ["chrf", f"bertscore:{tmp_path}/no_model:3"]
+    with pytest.raises(UserError, match=r"no_model': no such folder"):
+        evaluate(config, tmp_path / "out")
+    config.task.metrics = ["bertscore:builtin/llm:80"]
+    with pytest.raises(UserError, match=r"^metric 'bertscore:builtin/llm:80': builtin/llm has layers 0 to "):
+        evaluate(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """The built-in LLM, of whose answers only the first words are taken, judged by metrics of every kind."""
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    names = "bleu,perplexity,chrf,chrf++,ter,rouge1,token_f1,bertscore:builtin/llm:2"
+    small = ["data.test_size=50", "task.max_new_tokens=12", "trainer.progress=false", "trainer.accelerator=cpu"]
+    run = ["evaluate", "run=builtin/llm", f"task.metrics=[{names}]", *small, f"hydra.run.dir={folder}"]
+    assert main(run) == 0
+    return folder, names.split(","), runs.read_result(folder)["systems"][0]
+
+
+def test_final_scores_agree_with_a_second_package(judged):
+    """torchmetrics, on the answers as they were written down.
+
+    To 1e-3 of 100, since it counts in float32. chrF to 0.02: torchmetrics takes the mean of the F of each n, sacrebleu
+    (and our formula by hand in test_metrics.py, to 1e-6) the F of mean precision and mean recall; the two are equal
+    where precision is recall, which is not so of answers that end too early.
+    """
+    from torchmetrics.text import CHRFScore, ROUGEScore, SacreBLEUScore, SQuAD, TranslationEditRate
+
+    folder, _, system = judged
+    rows = rows_of(folder)
+    answers, targets = [row["prediction"] for row in rows], [[row["target"]] for row in rows]
+    assert all(answers), "torchmetrics leaves empty ones out"
+    right = [{"answers": {"answer_start": [0], "text": target}, "id": str(i)} for i, target in enumerate(targets)]
+    theirs = {
+        "bleu": SacreBLEUScore()(answers, targets),
+        "chrf": CHRFScore(n_word_order=0)(answers, targets),
+        "chrf++": CHRFScore()(answers, targets),
+        "ter": TranslationEditRate()(answers, targets),
+        "rouge1": ROUGEScore(use_stemmer=True, rouge_keys="rouge1")(answers, targets)["rouge1_fmeasure"],
+        "token_f1": SQuAD()([{"prediction_text": a, "id": str(i)} for i, a in enumerate(answers)], right)["f1"] / 100,
+    }
+    for name, found in theirs.items():
+        value = system["quality"][name]["value"]
+        assert 10 < value < 99, f"{name} would say little here"
+        assert value == pytest.approx(100 * float(found), abs=0.02 if name.startswith("chrf") else 1e-3), name
+
+
+def test_every_metric_is_there_in_the_order_asked_for_over_all_rows_and_by_length(judged):
+    _, names, system = judged
+    assert list(system["quality"]) == names
+    assert {score["n"] for score in system["quality"].values()} == {50}
+    assert "teacher-forced, tokenizer " in system["quality"]["perplexity"]["signature"]
+    assert "BERTScore F1, builtin/llm, weights " in system["quality"]["bertscore:builtin/llm:2"]["signature"]
+    assert 1 < system["quality"]["perplexity"]["value"] < 5  # of the references, whatever was answered
+    assert {bucket["by"] for bucket in system["buckets"]} == {"prompt", "response"}
+    for by in ("prompt", "response"):
+        own = [bucket for bucket in system["buckets"] if bucket["by"] == by]
+        assert sum(bucket["n"] for bucket in own) == 50
+        assert all(list(bucket["quality"]) == names for bucket in own)
+        for name in ("rouge1", "token_f1", "bertscore:builtin/llm:2"):  # means of rows
+            mean = sum(bucket["n"] * bucket["quality"][name] for bucket in own) / 50
+            assert mean == pytest.approx(system["quality"][name]["value"])
+    short, *_, long = [bucket for bucket in system["buckets"] if bucket["by"] == "response"]
+    assert long["quality"]["bleu"] < short["quality"]["bleu"] - 20  # twelve tokens are not enough for these
+
+
 def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tmp_path, monkeypatch, capsys):
     """Fewer rows of it, or shorter answers, are no name for it."""
     monkeypatch.chdir(tmp_path)

@@ -49,6 +49,26 @@ def test_a_result_file_does_as_well_as_its_folder(two):
     assert (two / "file" / "report.html").read_text("utf-8") == (two / "folder" / "report.html").read_text("utf-8")
 
 
+def test_quality_by_length_is_printed_where_it_is_asked_for(two, capsys):
+    """The few rows of these runs have none; where a result has, its figures are shown."""
+    assert main(["report", "runs=a,b", "out=page", "buckets=true"]) == 0
+    assert "No quality by length" in capsys.readouterr().out
+    path = two / "a" / "result.json"
+    result = json.loads(path.read_text("utf-8"))
+    assert result["systems"][0]["buckets"] == []
+    result["systems"][0]["buckets"] = [
+        {"by": "response", "low": 3, "high": 8, "n": 21, "quality": {"bleu": 34.56}},
+        {"by": "response", "low": 9, "high": 20, "n": 22, "quality": {"bleu": 23.45}},
+    ]
+    path.write_text(json.dumps(result), encoding="utf-8")
+    assert main(["report", "runs=a,b", "out=page", "buckets=true"]) == 0
+    lines = [line.split()[-5:] for line in capsys.readouterr().out.splitlines()]
+    assert ["run=a", "response", "9–20", "22", "23.45"] in lines or ["a", "response", "9–20", "22", "23.45"] in lines
+    assert "23.45" in (two / "page" / "report.html").read_text("utf-8")
+    assert main(["report", "runs=a,b", "out=page"]) == 0
+    assert "23.45" not in capsys.readouterr().out
+
+
 def test_mistakes_are_told_in_one_line(two, capsys):
     (two / "b" / "result.json").write_text('{"schema": 1,\n"systems": ')
     (two / "c").mkdir()

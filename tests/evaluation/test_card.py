@@ -88,6 +88,16 @@ def test_what_the_hub_reads(config: dict[str, Any]) -> None:
     assert {score.dataset_split for score in card.data.eval_results} == {"validation"}
 
 
+def test_a_score_by_somebodys_model_names_no_folder(config: dict[str, Any]) -> None:
+    run = trained()
+    score = {"value": 91.25, "signature": "BERTScore F1, bert (a local folder)", "n": 819}
+    run["systems"][0]["quality"]["bertscore:/home/somebody/bert:9"] = score
+    text = model_card("m", config, [run], llm=LLM)
+    assert "/home" not in text and "somebody" not in text
+    assert "BERTScore (bert:9)" in text and "91.25" in text
+    assert "bertscore" in {score.metric_type for score in ModelCard(text).data.eval_results}
+
+
 def test_no_path_of_this_machine_is_told(config: dict[str, Any]) -> None:
     own = trained() | {"command": "llm2slm train model.llm.name=/home/somebody/llm hydra.run.dir=~/private/runs/x"}
     text = model_card("m", config, own, llm=LLM | {"name": "/home/somebody/private/llm"})

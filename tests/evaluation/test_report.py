@@ -18,7 +18,7 @@ from rich.console import Console
 from llm2slm.evaluation.report import render, terminal_table, write_report
 from llm2slm.evaluation.svg import Box, Scale, place_label, tick_texts, ticks
 from llm2slm.evaluation.tables import differences, number, times
-from llm2slm.runs import Result, Score, SpeedRow, Spread, System, read_result, write_result
+from llm2slm.runs import Bucket, Result, Score, SpeedRow, Spread, System, read_result, write_result
 from llm2slm.types import UserError
 
 HOSTILE = [
@@ -94,6 +94,11 @@ def make_system(name, kind, total, bleu, prefill, per_token, change):
         quality_kept={"bleu": bleu / 97.31, "exact_match": bleu / 97.31},
         samples=sample_rows(change),
         curve=[] if kind == "llm" else curve(0.2 if kind == "llm2slm" else 0.9, bleu),
+        buckets=[
+            Bucket(by, low, high, 250, {"bleu": bleu - low / 3, "exact_match": bleu / 130})
+            for by, ends in (("prompt", [(3, 8), (9, 12), (13, 16), (17, 310)]), ("response", [(2, 9), (10, 280)]))
+            for low, high in ends
+        ],
         notes={} if kind == "llm" else {"training_seconds": 118.42, "steps": 1000, "lr": 0.003, "note": HOSTILE[0]},
     )
 

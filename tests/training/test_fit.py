@@ -21,6 +21,7 @@ from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import better
 from llm2slm.training.fit import TokenBar, build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
+from llm2slm.training.quality import Judge
 from llm2slm.types import UserError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -32,6 +33,14 @@ def fitted(config, folder, judge=None, resume=None):
     set_seed(config.seed)
     model, data = build(config)
     return model, fit(config, folder, model, data, loggers=[MetricsFile(folder)], judge=judge, resume=resume)
+
+
+def judging(values):
+    """A judge that answers nothing and gives one value after the other."""
+    return Judge(
+        lambda model, examples, share: dict.fromkeys(range(len(examples)), ""),
+        lambda examples, answers: {"score": next(values)},
+    )
 
 
 def column(folder, name):
@@ -281,7 +290,7 @@ def test_after_a_fit_the_model_holds_the_best_weights_not_the_last(tmp_path):
     values = iter([3.0, 1.0, 5.0, 0.5, 2.0, 4.0])
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
     config.callbacks.generate_rows = 1
-    model, done = fitted(config, tmp_path, judge=lambda model, examples: {"score": next(values)})
+    model, done = fitted(config, tmp_path, judge=judging(values))
     best = checkpoint(Path(done.best))
     assert best["global_step"] == 3
     assert column(tmp_path, "val/score") == [3.0, 1.0, 5.0, 0.5, 2.0, 4.0]
@@ -308,7 +317,7 @@ def test_early_stopping_stops(tmp_path):
     config.callbacks.patience, config.callbacks.generate_rows = 2, 1
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
     values = iter([1.0, 2.0, 1.5, 2.0, 9.0])
-    _, done = fitted(config, tmp_path, judge=lambda model, examples: {"score": next(values)})
+    _, done = fitted(config, tmp_path, judge=judging(values))
     assert done.steps == 4
     assert checkpoint(Path(done.best))["global_step"] == 2
 
@@ -339,13 +348,14 @@ def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
     model, data = build(config)
     calls = []
 
-    def judge(model, examples):
+    def answer(model, examples, share):
         calls.append(0)
         if len(calls) == 2:
             model.slm.shared.weight.data.fill_(math.nan)
-        return {"score": 1.0}
+        return dict.fromkeys(range(len(examples)), "")
 
     with pytest.raises(UserError, match=r"training diverged: val/loss is nan at step 3"):
+        judge = Judge(answer, lambda examples, answers: {"score": 1.0})
         fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], judge=judge)
     for name in ("last", "best"):
         state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
@@ -375,9 +385,17 @@ def test_bf16_trains(tmp_path, slm):
 
 @pytest.mark.parametrize(
     ("monitor", "mode", "expected"),
-    [("val/loss", None, "min"), ("val/bleu", None, "max"), ("val/chrf", None, "max"), ("val/bleu", "min", "min")],
+    [
+        ("val/loss", None, "min"),
+        ("val/bleu", None, "max"),
+        ("val/chrf", None, "max"),
+        ("val/bleu", "min", "min"),
+        ("val/ter", None, "min"),
+        ("val/repetition", None, "min"),
+        ("val/chrf++", None, "max"),
+    ],
 )
-def test_a_loss_gets_better_downwards_and_a_metric_upwards(monitor, mode, expected):
+def test_a_loss_and_edits_get_better_downwards_and_other_metrics_upwards(monitor, mode, expected):
     assert better(CallbacksConfig(monitor=monitor, mode=mode)) == expected
 
 

@@ -1,0 +1,134 @@
+"""Scores of generated answers while training: two processes log what one logs, to the last bit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lightning import Callback, Trainer
+from tiny_runs import build, tiny_run
+
+from llm2slm.commands.train import check_monitor, validation_judge
+from llm2slm.data.tasks import resolve
+from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.predict import answers, predict
+from llm2slm.training.module import TrainingModule
+from llm2slm.training.quality import Answers, GenerationQuality, Judge
+from llm2slm.types import UserError
+
+METRICS = ["bleu", "chrf++", "rougeL"]
+
+
+class Seen(Callback):
+    """Writes down, in each process, what was logged."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_validation_end(self, trainer, pl_module):
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        path = self.folder / f"rank{trainer.global_rank}.json"
+        path.write_text(json.dumps({"logged": logged, "world": trainer.world_size}))
+
+
+def validated(folder, rows, judge_of, **trainer):
+    """What each process logged, after a validation with answers to the first rows."""
+    config = tiny_run(folder.parent / "shared")
+    config.task.metrics = METRICS
+    config.data.eval_batch_size = 2
+    model, data = build(config)
+    judge = judge_of(validation_judge(data.task, config.data.eval_batch_size))
+    folder.mkdir()
+    quality = GenerationQuality(judge, data.examples("validation")[:rows])
+    Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, barebones=False,
+        use_distributed_sampler=False, enable_checkpointing=False, callbacks=[quality, Seen(folder)],
+        default_root_dir=folder, **trainer,
+    ).validate(TrainingModule(model, config.optim, 1), data, verbose=False)  # fmt: skip
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+
+
+def recording(folder):
+    """Changes a judge so that each process writes down which rows it answered, and whoever scores what it scored.
+
+    The model is untrained: behind its answer stand some words of the prompt, so that there is something to score.
+    """
+
+    def change(judge):
+        def answer(model, examples, share):
+            found = judge.answer(model, examples, share)
+            (folder / f"answered{share[0]}.json").write_text(json.dumps(sorted(found)))
+            return {row: f"{text} {examples[row].source[:20]}" for row, text in found.items()}
+
+        def scored(examples, texts):
+            (folder / "texts.json").write_text(json.dumps(texts))
+            return judge.score(examples, texts)
+
+        return Judge(answer, scored)
+
+    return change
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("rows", [11, 2])
+def test_two_processes_log_the_very_scores_of_one(tmp_path, rows):
+    """Eleven rows in batches of two: six batches, three for each. Two rows: one batch, the second process has none."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    [single] = validated(alone, rows, recording(alone), devices=1)
+    double = validated(both, rows, recording(both), devices=2, strategy="ddp_fork")
+    assert [each["world"] for each in double] == [2, 2]
+    names = [f"val/{name}" for name in METRICS]
+    assert 5 < single["logged"]["val/chrf++"] < 95
+    for process in double:
+        assert {name: process["logged"][name] for name in names} == {name: single["logged"][name] for name in names}
+        assert process["logged"]["val/loss"] == pytest.approx(single["logged"]["val/loss"], rel=1e-6)
+    assert read(both, "texts") == read(alone, "texts")
+    parts = [read(both, f"answered{rank}") for rank in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == read(alone, "answered0") == list(range(rows))
+    if rows == 2:
+        assert [len(part) for part in parts] == [2, 0]
+        return
+    assert [len(part) for part in parts] == [6, 5]
+    # what each process would have found for itself is something else, and so is the mean of the two
+    _, data = build(tiny_run(tmp_path / "shared"))
+    texts, targets = read(alone, "texts"), [example.target for example in data.examples("validation")]
+    own = [score(["chrf++"], [texts[i] for i in part], [targets[i] for i in part])["chrf++"].value for part in parts]
+    assert len({*own, sum(own) / 2, single["logged"]["val/chrf++"]}) == 4
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shares_together_are_the_answers_of_one_process(tmp_path, world):
+    """Also more processes than batches. The very same answers: a batch is never put together anew."""
+    config = tiny_run(tmp_path)
+    model, data = build(config)
+    examples = data.examples("validation")
+    found = {}
+    for rank in range(world):
+        part = answers(model, examples, data.task, 3, share=(rank, world), progress=False)
+        assert not part.keys() & found.keys()
+        found |= part
+    assert [found[i] for i in range(len(examples))] == predict(model, examples, data.task, 3, progress=False)
+
+
+@pytest.mark.parametrize("texts", [{}, {4: "a"}, {3: "", 0: "né 犬 \U0001f600", 7: "half \ud83d", 1: "x\n" * 300}])
+def test_texts_come_back_as_they_were(texts):
+    kept = Answers()
+    kept.update(texts)
+    assert kept.compute() == texts
+
+
+def test_metrics_that_need_a_model_wait_until_the_end(tmp_path):
+    config = tiny_run(tmp_path)
+    config.task.metrics, config.callbacks.monitor = ["perplexity", "bertscore:a", "chrf"], "val/perplexity"
+    task = resolve(config.task)
+    with pytest.raises(UserError, match=r"monitor=val/perplexity: this run never logs it; it logs val/loss, val/chrf$"):
+        check_monitor(config, task)
+    judge = validation_judge(task, 4)
+    assert judge is not None
+    examples = build(config)[1].examples("test")
+    assert list(judge.score(examples, [""] * len(examples))) == ["chrf"]
+    config.task.metrics = ["perplexity"]
+    assert validation_judge(resolve(config.task), 4) is None
