@@ -15,7 +15,7 @@ import numpy as np
 
 from llm2slm import runs
 from llm2slm.evaluation.compared import Answers, Timing
-from llm2slm.evaluation.entries import LOWER_IS_BETTER, metric_name
+from llm2slm.evaluation.entries import metric_name
 from llm2slm.evaluation.row_statistics import UNRANKED, row_scores, row_statistics
 from llm2slm.evaluation.significance import (
     TIE,
@@ -172,7 +172,7 @@ def compare(
     advance = progress("resampling", settings.resamples * tests)
     compared: list[dict[str, Compared]] = [{} for _ in systems]
     for metric, own in statistics.items():
-        kept_of = None if metric in LOWER_IS_BETTER else llm
+        kept_of = None if metric in runs.LOWER_IS_BETTER else llm
         for found, figures in zip(compared, _compare_metric(own, baseline, kept_of, settings, advance), strict=True):
             found[metric] = figures
     shown = [
@@ -265,7 +265,7 @@ def _row_differences(
     if metric is None or limit == 0:
         return []
     scores = [row_scores(metric, own) for own in statistics[metric]]
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = -1 if metric in runs.LOWER_IS_BETTER else 1
     found = []
     for place, answers in enumerate(systems):
         if place == baseline:

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation import svg, tables
-from llm2slm.evaluation.entries import LOWER_IS_BETTER, Entry, entries, metric_name
+from llm2slm.evaluation.entries import Entry, entries, metric_name
 from llm2slm.evaluation.page import clean, render_page
 from llm2slm.evaluation.plots import Figure
 from llm2slm.evaluation.report import MAX_TURNED, fits, rich_table
 from llm2slm.evaluation.row_statistics import UNRANKED
 from llm2slm.evaluation.tables import MISSING, Cell
+from llm2slm.runs import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -241,7 +241,9 @@ def _bucket_panel(shown: Sequence[Entry], by: str, metric: str) -> Figure | None
             said.append(tip)
             parts.append(svg.element("line", x1=x(low), x2=x(high), y1=b, y2=b, cls=f"spread {entry.style}"))
             parts.append(svg.marker(entry.kind, a, b, f"point {entry.style}", tip, size=3.8))
-    caption = f"Rows by the words of their {'prompt' if by == 'prompt' else 'reference'}, cut at the quartiles of the split."
+    caption = (
+        f"Rows by the words of their {'prompt' if by == 'prompt' else 'reference'}, cut at the quartiles of the split."
+    )
     caption += " Bars: from the shortest to the longest row."
     drawing = svg.drawing(parts, HEIGHT, f"Line plot of {name} by {by} length. " + "; ".join(said))
     return Figure(f"{name} by {by} length", caption, drawing, _legend([entry for entry, _ in lines]))

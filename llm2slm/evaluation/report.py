@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation import plots, tables
-from llm2slm.evaluation.entries import KINDS, Entry, entries, metric_keys
+from llm2slm.evaluation.entries import KINDS, Entry, entries, metric_keys, metric_name
 from llm2slm.evaluation.page import clean, render_page, write_whole
 from llm2slm.types import UserError
 
