@@ -258,10 +258,10 @@ def test_draws_depend_on_the_seed_alone(corpus, monkeypatch):
     def all_figures(seed):
         advanced = []
         scores = bootstrap([one, two], 300, seed, advanced.append)
-        p = randomization_p(one, two, 300, seed, advanced.append)
-        assert sum(advanced) == 600
+        p = [randomization_p(one, two, 300, seed + n, advanced.append) for n in range(5)]
+        assert sum(advanced) == 6 * 300
         done.append(len(advanced))
-        return [scores[0].tolist(), scores[1].tolist(), p]
+        return [scores[0].tolist(), scores[1].tolist(), *p]
 
     first = all_figures(1)
     assert all_figures(1) == first
