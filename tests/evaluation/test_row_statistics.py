@@ -10,12 +10,12 @@ from corpora import noisy, sentences
 from sacrebleu.metrics import BLEU, CHRF
 
 from llm2slm.evaluation import row_statistics as module
-from llm2slm.evaluation.metrics import METRICS, score
-from llm2slm.evaluation.row_statistics import STATISTICS, UNRANKED, row_scores, row_statistics
+from llm2slm.evaluation.metrics import METRICS, ROUGE, score
+from llm2slm.evaluation.row_statistics import STATISTICS, row_scores, row_statistics
 from llm2slm.types import UserError
 
-REFERENCES = [*sentences(20, seed=1), "Ein Satz, mit Komma!", "two\nlines of text", "x"]
-PREDICTIONS = [*noisy(REFERENCES[:20], 0.1, 2), "", "two\nlines of words", "x y z"]
+REFERENCES = [*sentences(20, seed=1), "Ein Satz, mit Komma!", "two\nlines of text", "on and on and on it goes", "x"]
+PREDICTIONS = [*noisy(REFERENCES[:20], 0.1, 2), "", "two\nlines of words", "on and on and on and on and on", "x y z"]
 
 
 def test_every_metric_can_be_resampled():
@@ -27,8 +27,8 @@ def test_sums_of_chosen_rows_give_the_metric_of_the_chosen_texts(name):
     """Rows drawn with replacement, as in a resample; one resample of a single row among them."""
     found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
     assert found == score([name], PREDICTIONS, REFERENCES)[name]
-    rng = random.Random(3)
-    drawn = [rng.choices(range(len(REFERENCES)), k=size) for size in (len(REFERENCES), 7, 2, 1)]
+    rng, rows = random.Random(3), len(REFERENCES)
+    drawn = [rng.choices(range(rows), k=size) for size in (rows, rows, 7, 2, 1)]
     sums = np.stack([statistics.rows_NK[rows].sum(0) for rows in drawn])
     expected = [score([name], [PREDICTIONS[i] for i in r], [REFERENCES[i] for i in r])[name].value for r in drawn]
     assert statistics.score(sums) == pytest.approx(expected, abs=1e-9)
@@ -41,10 +41,10 @@ def test_a_rows_own_score_is_that_of_the_sentence(name, metric):
     found = row_scores(name, row_statistics(name, PREDICTIONS, REFERENCES)[1])
     pairs = zip(PREDICTIONS, REFERENCES, strict=True)
     assert found == pytest.approx([metric.sentence_score(p, [r]).score for p, r in pairs], abs=1e-9)
-    assert found[-2] > 0  # a short row counts the n-gram orders that it has
+    assert found[-3] > 0  # a short row counts the n-gram orders that it has
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("bleu", "chrf", *UNRANKED)])
+@pytest.mark.parametrize("name", [*ROUGE, "exact_match"])
 def test_a_mean_is_the_mean_of_the_rows_own_scores(name):
     found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
     assert row_scores(name, statistics).mean() == pytest.approx(found.value)
