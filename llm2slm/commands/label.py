@@ -20,7 +20,7 @@ from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
@@ -124,7 +124,7 @@ def line(example: Example, text: str) -> str:
 def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answers: list[str]) -> runs.System:
     """The writer, and how good its labels are beside the corpus' own answers."""
     examples = data.examples(config.split)
-    quality = score(task.metrics, answers, [example.target for example in examples])
+    quality = score(of_texts(task.metrics), answers, [example.target for example in examples])
     rows = [{"source": e.source, "target": e.target, "prediction": a} for e, a in zip(examples, answers, strict=True)]
     system = runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     system.notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}

@@ -32,6 +32,7 @@ RESULT = {
     "systems",
 }  # fmt: skip
 SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes", "weights"}
+SYSTEM |= {"buckets"}
 
 
 def jsonl(path):

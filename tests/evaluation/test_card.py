@@ -92,7 +92,7 @@ def test_a_score_by_somebodys_model_names_no_folder(config: dict[str, Any]) -> N
     run = trained()
     score = {"value": 91.25, "signature": "BERTScore F1, bert (a local folder)", "n": 819}
     run["systems"][0]["quality"]["bertscore:/home/somebody/bert:9"] = score
-    text = model_card("m", config, [run], llm=LLM)
+    text = model_card("m", config, run, llm=LLM)
     assert "/home" not in text and "somebody" not in text
     assert "BERTScore (bert:9)" in text and "91.25" in text
     assert "bertscore" in {score.metric_type for score in ModelCard(text).data.eval_results}

@@ -198,7 +198,7 @@ def test_rows_are_ordered_by_how_much_they_differ(demo, found):
 
 def test_of_a_metric_of_which_less_is_better(demo, monkeypatch):
     """Better is worse, and no share of it is quality kept."""
-    monkeypatch.setattr(comparison, "LOWER_IS_BETTER", {"chrf"})
+    monkeypatch.setattr(comparison.runs, "LOWER_IS_BETTER", {"chrf"})
     many = compared(demo[0], baseline=1, metrics=["chrf", "bleu"])
     monkeypatch.undo()
     plain = compared(demo[0], baseline=1, metrics=["chrf", "bleu"])
