@@ -24,6 +24,7 @@ from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answers
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.virtual import taken
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
 from llm2slm.training.fit import Fitted, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
@@ -170,8 +171,9 @@ def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = 
     positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return
+    _, before_response = taken(model.slm)
     for row in data.encoded(split)[:rows]:
-        read = len(row.slm) if model.pads_left else 0
+        read = before_response + (len(row.slm) if model.pads_left else 0)
         if model.pads_left and model.conditioning is Conditioning.prepend:
             read += len(row.slm if row.llm is None else row.llm)
         if read + data.task.max_new_tokens > positions:

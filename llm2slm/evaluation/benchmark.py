@@ -40,6 +40,7 @@ from llm2slm.evaluation import costs
 from llm2slm.evaluation.workload import Condition, plan
 from llm2slm.models.conditioning import pool
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.virtual import PROMPT, virtual_tokens
 from llm2slm.runs import SpeedRow, Spread
 from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
 
@@ -222,7 +223,10 @@ def _flops(model: LLM2SLM, condition: Condition) -> float | None:
     llm = guidance.get("llm_config")
     if not costs.supported(writer) or (llm is not None and not costs.supported(llm, writes=False)):
         return None
-    found = []
+    tokens, found = virtual_tokens(model.slm), []
+    virtual: dict[str, Any] = (
+        {} if tokens is None else {"virtual" if tokens.tune == PROMPT else "prefix": tokens.length}
+    )
     for request in condition.requests:
         batch = model.collator.batch_of_texts(list(request.prompts))
         mask_BP = batch.slm_mask_BQ if batch.llm_mask_BP is None else batch.llm_mask_BP
@@ -230,7 +234,7 @@ def _flops(model: LLM2SLM, condition: Condition) -> float | None:
         aligned = batch.align_BQP is not None
         for q, p, n in zip(own, read, left, strict=True):
             extra = guidance and {**guidance, "llm_tokens": p, "aligned": aligned, "pooled": n}
-            found.append(costs.generation_cost(writer, q, request.response_tokens, **extra).flops)
+            found.append(costs.generation_cost(writer, q, request.response_tokens, **extra, **virtual).flops)
     return statistics.fmean(found)
 
 

@@ -240,6 +240,8 @@ def generation_cost(
     pooled: float | None = None,
     cross_every: int = 1,
     embedding_width: int = 0,
+    virtual: int = 0,
+    prefix: int = 0,
     bytes_per_weight: int = 4,
 ) -> Cost:
     """Cost of one greedy answer with a key-value cache.
@@ -258,6 +260,8 @@ def generation_cost(
         cross_every: cross_attention: in front of every so many of the writer's blocks.
         embedding_width: of the LLM's embeddings, where the writer reads those of Q tokens through a linear layer
             (tokenizers `llm_tokens`); 0: it reads its own.
+        virtual: positions of virtual tokens in front of what the writer reads (prompt tuning).
+        prefix: of keys and values in front of those of its self-attention (prefix tuning).
         bytes_per_weight: of weights and cache: 4 for float32, 2 for bfloat16.
 
     Raises:
@@ -287,6 +291,7 @@ def generation_cost(
             writer, memory = replace(writer, cross=gated), llm_tokens
         elif in_place:
             read, memory = 1, llm_tokens  # the start token only
+    read += virtual
     if is_encoder_decoder(writer_config):
         if not in_place:
             own = encoder_stack(writer_config)
@@ -294,10 +299,10 @@ def generation_cost(
             weights += own.weights
             memory = read
         read = 1
-    flops += 2 * memory * writer.memory_weights + writer.flops(read, read, memory, logits=1)
+    flops += 2 * memory * writer.memory_weights + writer.flops(read, read + prefix, memory, logits=1)
     step_weights = writer.weights + writer.head
     steps = response_tokens - 1
-    mean_keys = read + (steps + 1) / 2  # step i of 1..T-1 attends to read + i positions, itself included
+    mean_keys = prefix + read + (steps + 1) / 2  # step i of 1..T-1 attends to read + i positions, itself included
     return Cost(
         prefill_flops=flops,
         decode_flops=steps * writer.flops(1, mean_keys, memory, logits=1),

@@ -20,6 +20,7 @@ from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_langua
 from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import choose_trainable
+from llm2slm.models.virtual import PROMPT, taken, virtual_tokens
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
 
@@ -76,6 +77,11 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
         without = "" if has_cross_attention(slm) else " (it has no cross-attention)"
         what = f"a {which}{' (it is an encoder-decoder)' if slm.config.is_encoder_decoder else without}"
         raise UserError(f"model.conditioning={cfg.conditioning} does not fit {what}; possible: {', '.join(possible)}")
+    if cfg.slm.tune == PROMPT and cfg.conditioning is Conditioning.memory:
+        raise UserError(
+            "model.slm.tune=prompt puts virtual tokens in front of the prompt that the SLM reads, and with "
+            "model.conditioning=memory it reads none; use model.slm.tune=prefix, or another conditioning"
+        )
     if cfg.projector.gate and cfg.conditioning is not Conditioning.add:
         raise UserError(
             f"model.projector.gate=true starts z at zero, which leaves conditioning={cfg.conditioning} nothing to "
@@ -103,14 +109,16 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
     check_pair(cfg, slm)
     own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
-    choose_trainable(slm, own.tune, own.lora, key)
+    choose_trainable(slm, own.tune, own.peft, key)
     if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
         raise UserError(f"{key}.tune={own.tune} leaves nothing to train of a model without guidance; use full")
     encoder: Reader | None = None
     if guided and llm_tokenizer is not None:
         encoder = load_encoder(cfg.llm, llm_tokenizer) if data.reps is None else StoredReader(data.reps)
+    tokens = virtual_tokens(slm)
     config = LLM2SLMConfig(
         slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
+        virtual_tokens=None if tokens is None else tokens.record,
         kind=cfg.kind.value,
         conditioning=(cfg.conditioning if guided else Conditioning.none).value,
         tokenizers=cfg.tokenizers.value,
@@ -188,22 +196,25 @@ def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
     """
     room = sys.maxsize
     positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
+    before_prompt, before_response = taken(model.slm)
+    virtual = f" ({max(before_prompt, before_response)} are taken by virtual tokens)" if any(taken(model.slm)) else ""
     if positions is not None and model.pads_left:
-        room = positions - response_tokens
+        room = positions - response_tokens - before_prompt
         room = room // 2 if model.conditioning is Conditioning.prepend else room  # both readings of the prompt
         if room < 1:
             raise UserError(
-                f"the SLM has {positions} positions for prompt and response together, and data.max_response_tokens="
-                f"{response_tokens} leaves none for the prompt; lower it"
+                f"the SLM has {positions} positions for prompt and response together{virtual}, and "
+                f"data.max_response_tokens={response_tokens} leaves none for the prompt; lower it"
             )
     elif positions is not None:
-        if response_tokens > positions:
+        if response_tokens + before_response > positions:
             raise UserError(
-                f"the SLM has {positions} positions for a response, data.max_response_tokens={response_tokens} asks "
-                "for more; lower it"
+                f"the SLM has {positions} positions for a response{virtual}, "
+                f"data.max_response_tokens={response_tokens} asks for more; lower it"
             )
         if model.conditioning is not Conditioning.memory:  # else the SLM reads no prompt of its own
-            room = positions // 2 if model.conditioning is Conditioning.prepend else positions
+            room = positions - before_prompt
+            room = room // 2 if model.conditioning is Conditioning.prepend else room
     if model.encoder is not None:
         read = model.encoder.positions
         room = room if read is None else min(room, read)

@@ -1,7 +1,8 @@
 """What is kept of a system, and how it comes back: save, load, push.
 
 A hybrid's folder holds SLM and projector, both tokenizers and a model card; its LLM is named, with a fingerprint of its
-weights, or (with_llm) its used part stands in a folder inside. An unguided system is a plain transformers folder.
+weights, or (with_llm) its used part stands in a folder inside. An unguided system is a plain transformers folder; or,
+with virtual tokens, which no plain model has, a folder as a hybrid's without an LLM.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.pretrained import load_encoder, load_language_model, load_reader, locate, model_config, read_config
-from llm2slm.models.tuning import merged
+from llm2slm.models.tuning import merged, restore_virtual_tokens
+from llm2slm.models.virtual import virtual_tokens
 from llm2slm.types import Init, SystemKind, Tokenizers, UserError, reason_of
 
 WEIGHTS = "model.safetensors"
@@ -43,7 +45,7 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tuned, model.slm = model.slm, merged(model.slm)
     try:
-        if model.encoder is None:
+        if model.encoder is None and virtual_tokens(model.slm) is None:
             _save_plain(model, folder)
         else:
             _save_hybrid(model, folder, with_llm=with_llm)
@@ -72,7 +74,7 @@ def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
     record = dict(config.llm or {})
     if with_llm:
         config.llm = _save_llm(model, record, folder / INSIDE)
-    elif record["name"] == INSIDE:  # it came with its LLM, and is saved without
+    elif record.get("name") == INSIDE:  # it came with its LLM, and is saved without
         origin = dict(record.pop("origin"))
         if origin.pop("local"):  # nobody else has it: it is where it was found
             origin = {"name": str(Path(str(model.llm_place)).resolve())}
@@ -171,19 +173,24 @@ def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str |
     place = locate(name)
     tokenizer = load_tokenizer(place, revision)
     llm_tokenizer = tokenizer
-    if config.tokenizers != Tokenizers.shared.value:
+    if config.llm is not None and config.tokenizers != Tokenizers.shared.value:
         llm_tokenizer = load_tokenizer(place, revision, subfolder=LLM_TOKENIZER)
-    llm_place = _llm_place(config, name, llm, revision)
-    encoder = _load_llm(config, name, llm_place, llm_tokenizer)
+    llm_place, encoder = None, None
+    if config.llm is not None:
+        llm_place = _llm_place(config, name, llm, revision)
+        encoder = _load_llm(config, name, llm_place, llm_tokenizer)
     slm_config = config.slm
     assert isinstance(slm_config, PreTrainedConfig)
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
-    model = cls(config, auto.from_config(deepcopy(slm_config)), encoder)
+    slm = auto.from_config(deepcopy(slm_config))
+    if config.virtual_tokens is not None:
+        restore_virtual_tokens(slm, config.virtual_tokens, name)
+    model = cls(config, slm, encoder)
     model.llm_place = llm_place
     _fill(model, place, revision)
     if cached_file(place, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
         model.slm.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
-    attach_processor(model, tokenizer, llm_tokenizer)
+    attach_processor(model, tokenizer, llm_tokenizer if encoder is not None else None)
     return model
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from llm2slm.models.conditioning import positions
+from llm2slm.models.conditioning import positions, prepend
+from llm2slm.models.virtual import PREFIX, PROMPT, virtual_tokens
 from llm2slm.types import IGNORE_INDEX, Reps, UserError
 
 
@@ -122,27 +123,53 @@ def _tried_scale(slm: PreTrainedModel) -> float:
     return best
 
 
+def _with_virtual_tokens(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
+    """The prompt as the writer reads it: behind the virtual tokens that it may have been given (prompt tuning)."""
+    tokens = virtual_tokens(slm)
+    if tokens is None or tokens.tune != PROMPT:
+        return prompt
+    states_BQD, mask_BQ = prompt.states_BQD, prompt.mask_BQ
+    own_BVD = tokens.embeddings(len(states_BQD), states_BQD.dtype) * embed_scale(slm)
+    mask_BV = mask_BQ.new_ones(own_BVD.shape[:2])
+    joined = prepend(states_BQD, mask_BQ, own_BVD, mask_BV, pad_left=not slm.config.is_encoder_decoder)
+    return replace(prompt, states_BQD=joined[0], mask_BQ=joined[1])
+
+
+def _prefixed(slm: PreTrainedModel, rows: int) -> tuple[int, dict[str, Any]]:
+    """How many keys and values stand in front of all others (prefix tuning), and the arguments that bring them."""
+    tokens = virtual_tokens(slm)
+    if tokens is None or tokens.tune != PREFIX:
+        return 0, {"use_cache": False}
+    return tokens.length, {"past_key_values": tokens.cache(slm, rows), "use_cache": True}
+
+
 def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> Tensor:
     """Teacher-forced logits_BTV: position t has seen the prompt and the response before t.
 
     Args:
         labels_BT: the response, padded on the right with IGNORE_INDEX.
     """
+    prompt = _with_virtual_tokens(slm, prompt)
+    before, cached = _prefixed(slm, len(labels_BT))
     if prompt.encoded or slm.config.is_encoder_decoder:
         name = "decoder_input_ids" if slm.config.is_encoder_decoder else "input_ids"
         inputs = {name: decoder_inputs(slm, labels_BT)} | prompt_arguments(slm, prompt)
-        logits_BTV: Tensor = slm(**inputs, use_cache=False).logits
+        logits_BTV: Tensor = slm(**inputs, **cached).logits
         return logits_BTV
     real_BT = labels_BT != IGNORE_INDEX
     response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))
     states = torch.cat([prompt.states_BQD, response_BTD.to(prompt.states_BQD.dtype)], dim=1)
-    mask = torch.cat([prompt.mask_BQ, real_BT.to(prompt.mask_BQ.dtype)], dim=1)
+    mask = torch.cat([_widened(prompt.mask_BQ, before), real_BT.to(prompt.mask_BQ.dtype)], dim=1)
     length = labels_BT.shape[1] + 1  # the last prompt position predicts the first response token
     keep = {"logits_to_keep": length} if "logits_to_keep" in inspect.signature(slm.forward).parameters else {}
-    logits = slm(
-        inputs_embeds=states, attention_mask=mask, position_ids=positions(mask), use_cache=False, **keep
-    ).logits
+    position_ids = positions(mask)[:, before:]
+    logits = slm(inputs_embeds=states, attention_mask=mask, position_ids=position_ids, **cached, **keep).logits
     return logits[:, -length:-1]  # type: ignore[no-any-return]
+
+
+def _widened(mask_BQ: Tensor, before: int) -> Tensor:
+    """A mask with so many real positions in front."""
+    return torch.cat([mask_BQ.new_ones(len(mask_BQ), before), mask_BQ], dim=1)
 
 
 def start_token(slm: PreTrainedModel) -> int:
@@ -216,8 +243,10 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
         `sequences` likewise, where `return_dict_in_generate` is set.
 
     Raises:
-        UserError: the writer has not as many positions as the response may take.
+        UserError: the writer has not as many positions as the response may take; or it is to write without a cache,
+            or with one of another kind, where a trained prefix stands in its own.
     """
+    prompt = _with_virtual_tokens(slm, prompt)
     starts = prompt.encoded or slm.config.is_encoder_decoder  # else the prompt is the start
     config = _completed(slm, config)
     for name in [name for name in arguments if hasattr(config, name)]:  # arguments come before the config
@@ -231,6 +260,7 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     if starts and not slm.config.is_encoder_decoder:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
         inputs |= {"input_ids": ids_B1, "attention_mask": torch.ones_like(ids_B1)}
+    inputs |= _prefix_inputs(slm, inputs, config)
     output = slm.generate(**inputs, generation_config=config, **arguments)
     if not starts:
         return output
@@ -238,6 +268,29 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
         return output[:, 1:]
     output.sequences = output.sequences[:, 1:]
     return output
+
+
+def _prefix_inputs(slm: PreTrainedModel, inputs: dict[str, Any], config: GenerationConfig) -> dict[str, Any]:
+    """What of the inputs of `generate` is otherwise where a prefix stands in the cache (prefix tuning).
+
+    The cache has a row for each beam or sample, as `generate` copies all else but the cache for them. Its positions
+    are in a decoder-only model's mask, and in front of its embeddings, from which `generate` cuts what is cached.
+    """
+    tokens = virtual_tokens(slm)
+    if tokens is None or tokens.tune != PREFIX:
+        return {}
+    if config.cache_implementation is not None or config.use_cache is False:
+        name = "use_cache=False" if config.use_cache is False else f"cache_implementation={config.cache_implementation}"
+        raise UserError(f"{name}: this model's trained prefix stands in a cache of its own; leave it out")
+    rows = len(inputs["attention_mask"]) * max(config.num_beams or 1, config.num_return_sequences or 1)
+    found: dict[str, Any] = {"past_key_values": tokens.cache(slm, rows)}
+    if slm.config.is_encoder_decoder:
+        return found
+    if "inputs_embeds" in inputs:
+        states_BQD = inputs["inputs_embeds"]
+        cut_BVD = states_BQD.new_zeros(len(states_BQD), tokens.length, states_BQD.shape[2])
+        found["inputs_embeds"] = torch.cat([cut_BVD, states_BQD], dim=1)
+    return found | {"attention_mask": _widened(inputs["attention_mask"], tokens.length)}
 
 
 def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> GenerationConfig:
@@ -258,6 +311,8 @@ def _require_room(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) 
     if positions is None or new_tokens is None:
         return
     read = 0 if prompt.encoded or slm.config.is_encoder_decoder else int(prompt.mask_BQ.sum(1).max())
+    tokens = virtual_tokens(slm)
+    read += tokens.length if tokens is not None and tokens.tune == PREFIX else 0  # else they are in the mask
     if read + new_tokens > positions:
         raise UserError(
             f"max_new_tokens={new_tokens} behind a prompt of {read} tokens exceeds the SLM's {positions} positions; "

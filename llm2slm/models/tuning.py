@@ -1,4 +1,7 @@
-"""What training changes of the writer: all of it, nothing, some of its parameters, or low-rank adapters beside them."""
+"""What training changes of the writer: all of it, nothing, some of its parameters, or what is added to it.
+
+What is added is peft's: low-rank adapters in its layers, or virtual tokens in front of what it reads (`virtual`).
+"""
 
 from __future__ import annotations
 
@@ -10,59 +13,86 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from llm2slm.models.pretrained import CROSS_ATTENTION
+from llm2slm.models.virtual import NAME, PREFIX, PROMPT, VirtualTokens, add_virtual_tokens
 from llm2slm.types import UserError
 
 FULL, NONE, LORA = "full", "none", "lora"
+ADDED = (LORA, PROMPT, PREFIX)
+WORDS = ", ".join((FULL, NONE, *ADDED))
 
 
-def choose_trainable(slm: PreTrainedModel, tune: str, lora: Mapping[str, Any], key: str = "model.slm") -> None:
+def choose_trainable(slm: PreTrainedModel, tune: str, peft: Mapping[str, Any], key: str = "model.slm") -> None:
     """Marks, in place, the parameters that training may change.
 
     Cross-attention layers that a model was given for conditioning `memory` are always among them: they are new.
 
     Args:
-        tune: full, none, lora (Hu et al. 2021, arXiv 2106.09685, through peft), or a regular expression that is looked
-            for in the names of parameters.
-        lora: arguments of `peft.LoraConfig`.
+        tune: full, none, lora (Hu et al. 2021, arXiv 2106.09685), prompt or prefix (see `virtual`), or a regular
+            expression that is looked for in the names of parameters.
+        peft: arguments of peft's config of that tune: LoraConfig, PromptTuningConfig, PrefixTuningConfig.
         key: where both stand in the configuration, for a complaint.
 
     Raises:
         UserError: no parameter's name matches, or peft is missing or refuses its arguments.
     """
-    if lora and tune != LORA:
-        raise UserError(f"{key}.lora is for {key}.tune=lora; it is {tune}")
+    if peft and tune not in ADDED:
+        raise UserError(f"{key}.peft is for {key}.tune={', '.join(ADDED[:-1])} or {ADDED[-1]}; it is {tune}")
     if tune == FULL:
         return
-    if tune == LORA:
-        _add_adapters(slm, lora, key)
+    if tune in ADDED:
+        _freeze(slm)
+        if tune == LORA:
+            _add_adapters(slm, peft, key)
+        else:
+            add_virtual_tokens(slm, tune, peft, key)
         return
     try:
         pattern = None if tune == NONE else re.compile(tune)
     except re.error as error:
-        raise UserError(f"{key}.tune={tune}: no regular expression ({error}); or give full, none or lora") from None
+        raise UserError(f"{key}.tune={tune}: no regular expression ({error}); or give one of {WORDS}") from None
     matched = [name for name, _ in slm.named_parameters() if pattern is not None and pattern.search(name)]
     if pattern is not None and not matched:
         examples = [name for name, _ in slm.named_parameters()][:3]
         raise UserError(
-            f"{key}.tune={tune}: not full, none or lora, and no parameter has such a name; they are like "
+            f"{key}.tune={tune}: none of {WORDS}, and no parameter has such a name; they are like "
             + ", ".join(examples)
         )
     for name, parameter in slm.named_parameters():
         parameter.requires_grad_(name in matched or any(new in name for new in CROSS_ATTENTION))
 
 
-def _add_adapters(slm: PreTrainedModel, lora: Mapping[str, Any], key: str) -> None:
+def _freeze(slm: PreTrainedModel) -> None:
+    """All that was there before the training; new cross-attention layers were not."""
+    for name, parameter in slm.named_parameters():
+        parameter.requires_grad_(any(new in name for new in CROSS_ATTENTION))
+
+
+def restore_virtual_tokens(slm: PreTrainedModel, record: Mapping[str, Any], name: str) -> None:
+    """Gives a writer the virtual tokens of a saved model, yet to be filled, in place; they are what is trained of it.
+
+    Args:
+        record: `VirtualTokens.record`. name: of the saved model, for a complaint.
+
+    Raises:
+        UserError: peft is missing.
+    """
+    values = dict(record)
+    _freeze(slm)
+    try:
+        setattr(slm, NAME, VirtualTokens(values.pop("tune"), values, None))
+    except ImportError:
+        raise UserError(f"{name}: its virtual tokens (tune={record['tune']}) need peft: pip install peft") from None
+
+
+def _add_adapters(slm: PreTrainedModel, peft: Mapping[str, Any], key: str) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise UserError(f"{key}.tune=lora needs peft: pip install peft") from None
     try:
-        inject_adapter_in_model(LoraConfig(**lora), slm)
+        inject_adapter_in_model(LoraConfig(**peft), slm)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{key}.lora: {str(error).splitlines()[0]}") from None
-    for name, parameter in slm.named_parameters():
-        if any(new in name for new in CROSS_ATTENTION):
-            parameter.requires_grad_(True)
+        raise UserError(f"{key}.peft: {str(error).splitlines()[0]}") from None
 
 
 def merged(slm: PreTrainedModel) -> PreTrainedModel:

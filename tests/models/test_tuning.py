@@ -62,7 +62,7 @@ def test_chosen_layers_by_their_names(zoo) -> None:
 @pytest.mark.parametrize(("slm", "mode"), [("gpt2", "add"), ("t5", "memory"), ("gpt2", "memory")])
 def test_lora_trains_adapters_and_is_saved_merged(zoo, tmp_path, slm, mode) -> None:
     pytest.importorskip("peft")
-    model = tuned(zoo, slm, mode, tune="lora", lora={"r": 2, "init_lora_weights": False})
+    model = tuned(zoo, slm, mode, tune="lora", peft={"r": 2, "init_lora_weights": False})
     changed = train(model)
     assert changed and all("lora_" in name or "cross" in name for name in changed)
     model.eval()
@@ -84,7 +84,7 @@ def test_lora_of_the_slm_alone_is_a_plain_folder(zoo, tmp_path) -> None:
     pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 
-    model = tuned(zoo, kind=SystemKind.slm, mode="add", tune="lora", lora={"r": 2, "init_lora_weights": False}).eval()
+    model = tuned(zoo, kind=SystemKind.slm, mode="add", tune="lora", peft={"r": 2, "init_lora_weights": False}).eval()
     model.save_pretrained(tmp_path)
     ids = torch.tensor([[5, 9, 40]])
     plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
@@ -96,12 +96,12 @@ def test_lora_of_the_slm_alone_is_a_plain_folder(zoo, tmp_path) -> None:
     [
         (
             {"tune": "layer_99"},
-            "tune=layer_99: not full, none or lora, and no parameter has such a name; they are like",
+            "tune=layer_99: none of full, none, lora, prompt, prefix, and no parameter has such a name; they are like",
         ),
         ({"tune": "h.(2"}, r"tune=h.\(2: no regular expression"),
-        ({"lora": {"r": 2}}, "model.slm.lora is for model.slm.tune=lora; it is full"),
-        ({"tune": "lora", "lora": {"rank": 2}}, "model.slm.lora: .*rank"),
-        ({"tune": "lora", "lora": {"target_modules": ["nothing"]}}, "model.slm.lora: .*nothing"),
+        ({"peft": {"r": 2}}, "model.slm.peft is for model.slm.tune=lora, prompt or prefix; it is full"),
+        ({"tune": "lora", "peft": {"rank": 2}}, "model.slm.peft: .*rank"),
+        ({"tune": "lora", "peft": {"target_modules": ["nothing"]}}, "model.slm.peft: .*nothing"),
     ],
 )
 def test_what_cannot_be_tuned(zoo, values, message) -> None:

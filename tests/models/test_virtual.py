@@ -1,0 +1,186 @@
+"""Prompt and prefix tuning, against peft's own models with the same weights; trained, saved and loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoProcessor, PreTrainedModel
+
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.pretrained import read_config
+from llm2slm.testing import labelled, tiny_model_config, tiny_rows
+from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, SystemKind, Tokenizers, UserError
+
+peft = pytest.importorskip("peft")
+
+SLMS = ("t5", "flan", "bart", "pegasus", "t5gemma", "gpt2", "pythia", "llama", "qwen2", "gemma2", "opt")
+TUNES = ("prompt", "prefix")
+TEXTS = [row["source"] for row in tiny_rows()]
+SIX = {"max_new_tokens": 6, "min_new_tokens": 6}
+VIRTUAL = 5
+
+
+def system(
+    zoo: Path, slm: str, tune: str, kind: str = "slm", mode: str = "add", llm: str = "t5", **values: Any
+) -> LLM2SLM:
+    torch.manual_seed(3)
+    mixed = Tokenizers.shared if {llm, slm} <= {"t5", "gpt2"} else Tokenizers.offsets
+    cfg = tiny_model_config(zoo, llm, slm, Conditioning(mode), mixed, kind=SystemKind(kind))
+    peft = {"num_virtual_tokens": VIRTUAL} | values
+    model = build_model(replace(cfg, slm=replace(cfg.slm, tune=tune, peft=peft))).eval()
+    if tune == "prefix":  # strong enough for its place to matter
+        for parameter in model.slm.virtual_tokens.parameters():
+            parameter.data.mul_(1.5)
+    return model
+
+
+def plain(zoo: Path, slm: str) -> PreTrainedModel:
+    """The SLM of such a system, by transformers alone."""
+    cut = "reader" if slm in ("t5", "gpt2") else "writer"
+    place = zoo / f"slm_{slm}_{cut}"
+    config = read_config(str(place))
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return auto.from_pretrained(place, config=config).eval()
+
+
+def by_peft(zoo: Path, slm: str, model: LLM2SLM) -> Any:
+    """peft's own model over the same SLM, its virtual tokens set to ours."""
+    base, tokens = plain(zoo, slm), model.slm.virtual_tokens
+    task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
+    if tokens.tune == "prompt":
+        wrapped = peft.get_peft_model(base, peft.PromptTuningConfig(task_type=task, num_virtual_tokens=VIRTUAL))
+        own = wrapped.prompt_encoder["default"].embedding.weight.data
+        own[:VIRTUAL] = tokens.part.embedding.weight.data  # for two halves it has twice as many, and uses the first
+        return wrapped.eval()
+    layers, heads = tokens.shape
+    width = tokens.part.embedding.weight.shape[1] // (2 * layers)
+    config = peft.PrefixTuningConfig(
+        task_type=task, num_virtual_tokens=VIRTUAL, num_layers=layers, num_attention_heads=heads, token_dim=width
+    )
+    wrapped = peft.get_peft_model(base, config)
+    ours = tokens.part.embedding.weight.data.view(VIRTUAL, layers, 2, -1)
+    theirs = wrapped.prompt_encoder["default"].embedding.weight.data.view(VIRTUAL, 2 * layers, -1)
+    # of an encoder-decoder's prefix, doubled, it takes each second pair: with three layers the pairs 0, 2, 1
+    step = 4 if base.config.is_encoder_decoder else 2
+    for layer in range(layers):
+        for which in range(2):
+            theirs[:, (step * layer + which) % (2 * layers)] = ours[:, layer, which]
+    return wrapped.eval()
+
+
+def own_rows(batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """Prompt and response of each row, without padding."""
+    rows = zip(batch.slm_ids_BQ, batch.slm_mask_BQ, batch.labels_BT, strict=True)
+    return [(ids[mask.bool()][None], labels[labels != IGNORE_INDEX][None]) for ids, mask, labels in rows]
+
+
+def logits(model: LLM2SLM, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return model.logits(batch)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tune", TUNES)
+@pytest.mark.parametrize("slm", ["t5", "gpt2", "llama"])
+def test_logits_and_answers_are_those_of_peft(zoo: Path, slm: str, tune: str) -> None:
+    model = system(zoo, slm, tune)
+    reference = by_peft(zoo, slm, model)
+    batch = labelled(model, [0, 1, 2])
+    ours = logits(model, batch)
+    untuned = plain(zoo, slm)
+    eos, pad = model.collator.slm_tokenizer.eos_token_id, model.collator.pad_id
+    length = SIX | {"do_sample": False, "pad_token_id": pad, "eos_token_id": eos}
+    answers = {beams: model.generate(batch, num_beams=beams, **SIX) for beams in (1, 3)}
+    assert len({len(ids[0]) for ids, _ in own_rows(batch)}) == 3
+    for row, (ids, labels) in enumerate(own_rows(batch)):
+        read, mask = ids.shape[1], torch.ones_like(ids)
+        if model.slm.config.is_encoder_decoder:
+            inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+            theirs, without = reference(**inputs).logits[0], untuned(**inputs).logits[0]
+        else:
+            whole = torch.cat([ids, labels], dim=1)
+            theirs = reference(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, :-1]
+            theirs, without = theirs[-labels.shape[1] :], untuned(whole).logits[0, read - 1 : -1]
+        torch.testing.assert_close(ours[row, : labels.shape[1]], theirs, rtol=1e-4, atol=1e-4)
+        assert (theirs - without).abs().max() > 0.05  # the virtual tokens matter
+        for beams, found in answers.items():
+            told = reference.generate(input_ids=ids, attention_mask=mask, num_beams=beams, **length)[0]
+            assert found[row].tolist() == told[-6:].tolist(), (row, beams)
+
+
+@pytest.mark.parametrize("tune", TUNES)
+@pytest.mark.parametrize("slm", SLMS)
+def test_padded_is_alone_and_cached_is_uncached_in_every_family(zoo: Path, slm: str, tune: str) -> None:
+    model = system(zoo, slm, tune)
+    batch = labelled(model, [0, 1, 2])
+    together = logits(model, batch)
+    for row, (_, labels) in enumerate(own_rows(batch)):
+        alone = logits(model, labelled(model, [row]))[0]
+        torch.testing.assert_close(together[row, : labels.shape[1]], alone, rtol=1e-4, atol=1e-4)
+    told = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
+    again = logits(model, replace(batch, labels_BT=told.sequences))
+    torch.testing.assert_close(again, torch.stack(told.logits, 1), rtol=1e-3, atol=1e-3)
+    one_by_one = [model.generate(model.collator.batch_of_texts([text]), num_beams=3, **SIX)[0] for text in TEXTS]
+    assert torch.equal(model.generate(batch, num_beams=3, **SIX), torch.stack(one_by_one))
+    assert model.generate(batch, do_sample=True, num_return_sequences=2, **SIX).shape == (6, 6)
+
+
+GUIDED = [
+    (slm, mode, tune)
+    for slm in ("t5", "gpt2")
+    for mode in ("add", "replace", "prepend", "memory", "cross_attention")
+    for tune in TUNES
+    if (mode, tune) != ("memory", "prompt") and (slm, mode) != ("t5", "cross_attention")
+]
+CELLS = [("slm", slm, "add", tune) for slm in SLMS for tune in TUNES] + [("llm2slm", *cell) for cell in GUIDED]
+
+
+@pytest.mark.parametrize(("kind", "slm", "mode", "tune"), CELLS)
+def test_only_virtual_tokens_are_trained_saved_and_loaded(
+    zoo: Path, tmp_path: Path, kind: str, slm: str, mode: str, tune: str
+) -> None:
+    model = system(zoo, slm, tune, kind, mode)
+    if model.projector is not None:
+        model.projector.layers[-1].weight.data.mul_(4)
+    parts = {"slm.virtual_tokens"} | ({"projector"} if kind == "llm2slm" else set())
+    own = {name for name in model.trainable_names() if not any(new in name for new in ("crossing", "cross"))}
+    assert own and all(name.startswith(tuple(parts)) for name in own)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    batch = labelled(model, [0, 1, 2])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(8):
+        loss = cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.02
+    assert {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} <= model.trainable_names()
+    assert not [n for n in own if "virtual_tokens" in n and torch.equal(model.get_parameter(n), before[n])]
+
+    together = logits(model, batch)
+    for row, (_, labels) in enumerate(own_rows(batch)):
+        alone = logits(model, labelled(model, [row]))[0]
+        torch.testing.assert_close(together[row, : labels.shape[1]], alone, rtol=1e-3, atol=1e-3)
+    told = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
+    again = logits(model, replace(batch, labels_BT=told.sequences))
+    torch.testing.assert_close(again, torch.stack(told.logits, 1), rtol=1e-3, atol=1e-3)
+
+    model.save_pretrained(tmp_path)
+    loaded = LLM2SLM.from_pretrained(tmp_path)
+    assert loaded.kind == kind and loaded.parameter_counts()["total"] == model.parameter_counts()["total"]
+    assert loaded.trainable_names() == model.trainable_names()
+    assert torch.equal(logits(loaded, batch), together)
+    for beams in (1, 2):
+        arguments = SIX | {"num_beams": beams}
+        assert loaded.generate_text(TEXTS, **arguments) == model.generate_text(TEXTS, **arguments)
+    auto, processor = AutoModelForSeq2SeqLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(auto.generate(**processor(TEXTS), **SIX), told.sequences)
