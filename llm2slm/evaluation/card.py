@@ -22,6 +22,11 @@ PLACE = re.compile(r"(?<![\w.])(?:~|/)[^\s,\]}'\"]*/(?=[^/\s])")
 """The folders of a path of this machine, which is nobody else's business."""
 PIPELINES = {"translation": "translation", "summarization": "summarization"}
 """Task -> the Hub's word for it; any other writes text."""
+TRAINED = {
+    "prompt": "frozen, behind virtual tokens that were trained alone with llm2slm (prompt tuning)",
+    "prefix": "frozen, behind keys and values that were trained alone with llm2slm (prefix tuning)",
+}
+"""What was trained of a model without an LLM, by its `tune`, where it is none of its own weights."""
 PAPER = "Bergner et al. 2024, [Think Big, Generate Quick](https://arxiv.org/abs/2402.16844)"
 
 
@@ -109,10 +114,11 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
     model = config["model"]
     if llm is None:
         side = model["llm" if model["kind"] == "llm" else "slm"]
+        how = TRAINED.get(side.get("tune"), "trained alone with llm2slm")
         if not side["name"]:
-            return "A language model from random weights, trained alone with llm2slm."
-        start = "the shape of " if side["init"] == RANDOM else ""
-        return f"{start}{shown(side['name'], system)}, trained alone with llm2slm.".capitalize()
+            return f"A language model from random weights, {how}."
+        start = "The shape of " if side["init"] == RANDOM else ""
+        return f"{start}{shown(side['name'], system)}, {how}."
     slm = model["slm"]
     start = shown(slm["name"], system) if slm["name"] and slm["init"] != RANDOM else "random weights"
     layer = "" if llm["layer"] is None else f", layer {llm['layer']}"

@@ -271,7 +271,11 @@ def generation_cost(
     in_place = conditioning == Conditioning.memory  # of the writer's own reading; other modes leave it as it is
     writer_config = {**writer_config, "add_cross_attention": in_place}  # a decoder-only writer's serves nothing else
     writer, llm_tokens = decoder_stack(writer_config), prompt_tokens if llm_tokens is None else llm_tokens
-    read, flops, weights = prompt_tokens, 0.0, 0.0  # positions the writer reads; FLOPs and weights before it does
+    read, flops, weights = (
+        prompt_tokens + virtual,
+        0.0,
+        0.0,
+    )  # positions the writer reads; FLOPs and weights before it does
     memory = 0.0  # positions it attends to across
     if conditioning != Conditioning.none:
         if llm_config is None or projector_shape is None:
@@ -279,19 +283,16 @@ def generation_cost(
         reader, width_z = encoder_stack(llm_config, llm_layers), projector_shape[2]
         embedded = embedding_width * width_z
         flops = reader.flops(llm_tokens, llm_tokens) + projector_flops(projector_shape, llm_tokens)
-        flops += 2 * prompt_tokens * embedded
+        flops += 2 * prompt_tokens * (embedded + (llm_tokens * width_z if aligned else 0))
         weights = reader.weights + projector_weights(projector_shape) + embedded
-        if aligned:
-            flops += 2 * prompt_tokens * llm_tokens * width_z
         if conditioning == Conditioning.prepend:
-            read = prompt_tokens + (llm_tokens if pooled is None else pooled)
+            read += llm_tokens if pooled is None else pooled
             flops += 0 if pooled is None else 2 * pooled * llm_tokens * width_z
         elif conditioning == Conditioning.cross_attention:
             gated = Cross(writer.layers // cross_every, writer.width, writer.width, writer.width, width_z)
             writer, memory = replace(writer, cross=gated), llm_tokens
         elif in_place:
             read, memory = 1, llm_tokens  # the start token only
-    read += virtual
     if is_encoder_decoder(writer_config):
         if not in_place:
             own = encoder_stack(writer_config)

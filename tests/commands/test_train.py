@@ -18,9 +18,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.evaluate import run as evaluate
+from llm2slm.commands.export import run as export
 from llm2slm.commands.train import check_room
 from llm2slm.commands.train import run as train
+from llm2slm.config import BenchmarkConfig, ExportConfig
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.training import fit as fit_module
@@ -154,6 +157,50 @@ def test_the_slm_alone_is_trained_by_the_same_command(root):
     assert AutoModelForCausalLM.from_pretrained(root / "slm" / "model").config.n_layer == 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "slm", "tune"), [("slm", "t5", "prompt"), ("slm", "gpt2", "prefix"), ("llm", "t5", "prefix")]
+)
+def test_virtual_tokens_are_a_system_like_any_other(root, kind, slm, tune):
+    """Trained, gone on with, evaluated, timed, and given away."""
+    folder = root / f"{kind}_{slm}_{tune}"
+
+    def config(steps):
+        config = tiny_run(root, kind=kind, mode="none", slm=slm, llm=slm, max_steps=steps, val_every=1)
+        side = config.model.llm if kind == "llm" else config.model.slm
+        side.tune, side.peft, config.optim.schedule = tune, {"num_virtual_tokens": 3}, "constant"
+        return config
+
+    train(config(2), folder)
+    longer = config(4)
+    longer.run = str(folder)
+    result = train(longer, folder).systems[0]
+    train(config(4), whole := root / f"whole_{folder.name}")
+    assert curve(folder) == curve(whole)
+    both = [checkpoint(place / "checkpoints" / "last.ckpt")["state_dict"] for place in (folder, whole)]
+    assert_same(*both)
+    found = build(config(4))[0]
+    tokens = sum(p.numel() for p in found.slm.virtual_tokens.parameters())
+    assert result.kind == kind and result.parameters == {
+        "total": sum(p.numel() for p in found.parameters()),
+        "trainable": tokens,
+    }
+    best = checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"]
+    saved = LLM2SLM.from_pretrained(folder / "model")
+    assert_same({f"model.{name}": tensor for name, tensor in saved.state_dict().items()}, best)
+    frozen = {n: p for n, p in found.named_parameters() if n not in found.trainable_names()}
+    assert_same({name: saved.get_parameter(name) for name in frozen}, frozen)
+    assert "tuning)" in (folder / "model" / "README.md").read_text()
+    again = config(4)
+    again.run = str(folder)
+    assert evaluate(deepcopy(again), root / "evaluated_virtual").systems[0].quality == result.quality
+    again.benchmark = BenchmarkConfig(response_tokens=[4], batch=[2], prompts=1, repeats=1, warmup=0, memory=False)
+    rows = {system.name: system.speed for system in benchmark(again, root / f"timed_{folder.name}").systems}[kind]
+    assert [row.batch for row in rows] == [1, 2] and all(row.flops for row in rows)
+    export(ExportConfig(run=str(folder), out=str(root / f"given_{folder.name}")), root)
+    given = LLM2SLM.from_pretrained(root / f"given_{folder.name}")
+    assert given.generate_text(["the dog"], max_new_tokens=5) == saved.generate_text(["the dog"], max_new_tokens=5)
+
+
 def test_bad_data_leaves_no_run_behind(root):
     config = tiny_run(root)
     config.data.validation = str(root / "nowhere.jsonl")
@@ -172,18 +219,24 @@ def short_writer(root):
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "readings"), [("slm", "none", 1), ("llm2slm", "add", 1), ("llm2slm", "prepend", 2)]
-)
+    ("kind", "mode", "readings", "tune"),
+    [
+        ("slm", "none", 1, "full"), ("llm2slm", "add", 1, "full"), ("llm2slm", "prepend", 2, "full"),
+        ("slm", "none", 1, "prompt"), ("slm", "none", 1, "prefix"),
+    ],
+)  # fmt: skip
 def test_the_longest_answer_that_has_room_is_accepted_and_one_token_more_refused(
-    root, short_writer, kind, mode, readings
+    root, short_writer, kind, mode, readings, tune
 ):
     """Readings: how often the prompt stands before the answer (prepend: as representations and as tokens)."""
     config = tiny_run(root, kind=kind, mode=mode, slm="gpt2")
     config.model.slm.name, config.data.max_response_tokens = short_writer, 50
+    virtual = 0 if tune == "full" else 4
+    config.model.slm.tune, config.model.slm.peft = tune, {"num_virtual_tokens": virtual} if virtual else {}
     texts = [row["source"] for row in jsonl(root / "rows" / "test.jsonl")]
     tokens = [len(ids) for ids in AutoTokenizer.from_pretrained(short_writer)(texts)["input_ids"]]
     model, data = build(config)
-    tokens = [readings * (n + model.collator.marks_end) for n in tokens]
+    tokens = [readings * (n + model.collator.marks_end) + virtual for n in tokens]
     longest = max(tokens)
     data.task = replace(data.task, max_new_tokens=POSITIONS - longest)
     check_room(model, data, "test")

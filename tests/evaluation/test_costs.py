@@ -22,7 +22,7 @@ from llm2slm.evaluation.workload import Condition, Request
 from llm2slm.models.build import build_model
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.testing import READER_TEXTS, tiny_model_config
-from llm2slm.types import Conditioning, Init, Tokenizers, UserError
+from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
 P, T = 7, 6
 SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "attn_implementation": "eager"}
@@ -229,6 +229,7 @@ MODES = {
 }  # fmt: skip
 PAIRS = [("flan", "gpt2"), ("gpt2", "t5")]  # in every mode with every kind of tokenizers
 MORE_PAIRS = [("bert", "opt"), ("bart", "t5gemma"), ("gemma3", "llama")]  # in every mode, tokenizers in turn
+TUNES = ("prompt", "prefix")
 
 
 def fits(slm: str, mode: str) -> bool:
@@ -237,9 +238,10 @@ def fits(slm: str, mode: str) -> bool:
     return not mode.startswith("cross_attention") or slm in ("gpt2", "opt", "llama")
 
 
-def system(folder, llm: str, slm: str, mode: str, tokenizers: Tokenizers, layer=None, prefix="", **projector):
+def system(folder, llm: str, slm: str, mode: str, tokenizers: Tokenizers, layer=None, prefix="", tune="", **projector):
     torch.manual_seed(3)
     cfg = tiny_model_config(folder, llm, slm, Conditioning(mode.partition(",")[0]), tokenizers, **projector)
+    cfg.slm.tune = tune or cfg.slm.tune
     for name, value in MODES[mode].items():
         setattr(cfg, name, value)
     cfg.llm.layer, cfg.llm.prefix = layer, prefix
@@ -293,6 +295,26 @@ def test_every_mode_of_a_real_hybrid(zoo, pair, mode, tokenizers):
 @pytest.mark.parametrize("tokenizers", [Tokenizers.shared, Tokenizers.llm_tokens])
 def test_what_is_read_and_how_it_is_projected(zoo, mode, arguments, tokenizers):
     require_torchs_count(system(zoo, "gpt2", "pythia", mode, tokenizers, **arguments))
+
+
+VIRTUAL = [
+    (slm, mode, tune)
+    for slm, mode, tune in product(["gpt2", "t5", "bart", "llama"], ["add", "prepend, 4 of z", "memory"], TUNES)
+    if fits(slm, mode) and (mode, tune) != ("memory", "prompt")
+]
+
+
+@pytest.mark.parametrize(("slm", "mode", "tune"), VIRTUAL)
+def test_virtual_tokens_of_a_hybrid(zoo, slm, mode, tune):
+    require_torchs_count(system(zoo, "flan", slm, mode, Tokenizers.offsets, tune=tune))
+
+
+@pytest.mark.parametrize("tune", TUNES)
+@pytest.mark.parametrize("slm", ["gpt2", "t5", "bart", "t5gemma", "llama"])
+def test_virtual_tokens_of_an_slm_alone(zoo, slm, tune):
+    cfg = tiny_model_config(zoo, "flan", slm, tokenizers=Tokenizers.offsets, kind=SystemKind.slm)
+    cfg.slm.tune, cfg.slm.attn_implementation = tune, "eager"
+    require_torchs_count(build_model(cfg).eval())
 
 
 def test_an_slm_whose_embeddings_are_narrower_than_its_blocks(zoo):

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoProcessor, PreTrainedModel
 
+from llm2slm.config import DataConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import read_config
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, SystemKind, Tokenizers, UserError
+from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Init, SystemKind, Tokenizers, UserError
 
 peft = pytest.importorskip("peft")
 
@@ -184,3 +185,80 @@ def test_only_virtual_tokens_are_trained_saved_and_loaded(
         assert loaded.generate_text(TEXTS, **arguments) == model.generate_text(TEXTS, **arguments)
     auto, processor = AutoModelForSeq2SeqLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     assert torch.equal(auto.generate(**processor(TEXTS), **SIX), told.sequences)
+
+
+def test_a_prompt_of_a_frozen_model_starts_from_its_words(zoo: Path) -> None:
+    model = system(zoo, "gpt2", "prompt")
+    words = model.slm.get_input_embeddings().weight
+    assert all((words == token).all(1).any() for token in model.slm.virtual_tokens.part.embedding.weight)
+    drawn = system(zoo, "gpt2", "prompt", prompt_tuning_init="RANDOM").slm.virtual_tokens.part.embedding.weight
+    assert not any((words == token).all(1).any() for token in drawn)
+    text = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "two dogs"}
+    told = system(zoo, "gpt2", "prompt", tokenizer_name_or_path=str(zoo / "slm_gpt2_reader"), **text)
+    ids = told.collator.slm_tokenizer("two dogs")["input_ids"]
+    expected = words[torch.tensor((ids * VIRTUAL)[:VIRTUAL])]
+    assert torch.equal(told.slm.virtual_tokens.part.embedding.weight, expected)
+
+
+def test_twenty_of_them_unless_told_otherwise(zoo: Path) -> None:
+    for tune in TUNES:
+        cfg = tiny_model_config(zoo, "t5", "t5", kind=SystemKind.slm)
+        model = build_model(replace(cfg, slm=replace(cfg.slm, tune=tune)))
+        size = 20 * 16 if tune == "prompt" else 20 * 2 * 3 * 16  # keys and values of three layers of the decoder
+        assert model.parameter_counts()["trainable"] == size
+
+
+def test_a_projected_prefix_of_heads_that_are_no_part_of_the_width(zoo: Path, tmp_path: Path) -> None:
+    """As T5-v1.1's, whose heads together are narrower or wider than d_model."""
+    cfg = tiny_model_config(zoo, "t5", "t5", kind=SystemKind.slm)
+    slm = replace(cfg.slm, init=Init.random, config={"num_heads": 3}, tune="prefix")
+    torch.manual_seed(1)
+    model = build_model(replace(cfg, slm=replace(slm, peft={"num_virtual_tokens": 2, "prefix_projection": True})))
+    model.eval()
+    batch = labelled(model, [0, 1, 2])
+    assert model.slm.virtual_tokens.part.embedding.weight.shape == (2, 24)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path), batch), logits(model, batch))
+
+
+def test_virtual_tokens_take_positions(zoo: Path) -> None:
+    """So a prompt is shorter by them, and an answer that would run past the last position is refused."""
+    for slm, tune, room in (("gpt2", "prompt", 336), ("gpt2", "prefix", 336), ("bart", "prompt", 448)):  # of 512
+        cfg = tiny_model_config(zoo, "t5", slm, tokenizers=Tokenizers.offsets, kind=SystemKind.slm)
+        tuned = replace(cfg, slm=replace(cfg.slm, tune=tune, peft={"num_virtual_tokens": 64}))
+        model = build_model(tuned, DataConfig(max_prompt_tokens=512, max_response_tokens=112))
+        assert model.collator.max_prompt_tokens == room
+        if slm == "gpt2":
+            fit = 512 - 64 - len(model.collator.slm_tokenizer("two dogs")["input_ids"])
+            with pytest.raises(UserError, match=f"at most {fit} fit"):
+                model.generate_text(["two dogs"], max_new_tokens=fit + 1)
+    with pytest.raises(UserError, match=r"512 positions for a response \(64 are taken by virtual tokens\)"):
+        cfg = tiny_model_config(zoo, "t5", "bart", tokenizers=Tokenizers.offsets, kind=SystemKind.slm)
+        tuned = replace(cfg, slm=replace(cfg.slm, tune="prefix", peft={"num_virtual_tokens": 64}))
+        build_model(tuned, DataConfig(max_response_tokens=500))
+
+
+@pytest.mark.parametrize(
+    ("tune", "values", "message"),
+    [
+        ("prompt", {"tokens": 3}, "model.slm.peft: .*tokens"),
+        ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens=0: give a whole number, 1 or more"),
+        ("prefix", {"num_layers": 2}, "model.slm.peft.num_layers: the model decides it; leave it out"),
+        ("prompt", {"prompt_tuning_init": "TEXT"}, "model.slm.peft: .*tokenizer_name_or_path"),
+    ],
+)
+def test_arguments_that_do_not_fit(zoo: Path, tune: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        system(zoo, "gpt2", tune, **values)
+
+
+def test_a_prompt_in_front_of_nothing_is_refused(zoo: Path) -> None:
+    with pytest.raises(UserError, match=r"conditioning=memory it reads none; use model.slm.tune=prefix"):
+        system(zoo, "t5", "prompt", "llm2slm", "memory")
+
+
+@pytest.mark.parametrize("arguments", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+def test_a_prefix_needs_its_own_cache(zoo: Path, arguments: dict[str, Any]) -> None:
+    batch = labelled(system(zoo, "gpt2", "prefix"), [0])
+    with pytest.raises(UserError, match="this model's trained prefix stands in a cache of its own"):
+        system(zoo, "gpt2", "prefix").generate(batch, **arguments, **SIX)
