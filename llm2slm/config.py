@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Init, Labels, Overlong, StoreDtype, SystemKind, Tokenizers
+from llm2slm.types import Conditioning, Control, Init, Labels, Overlong, StoreDtype, SystemKind, Tokenizers
 from llm2slm.verb_config import ExportConfig, GenerateConfig, ReportConfig
 
 __all__ = ["ExportConfig", "GenerateConfig", "ReportConfig"]  # beside the classes below
@@ -96,6 +96,10 @@ class ModelConfig:
     cross_every: int = 1
     """cross_attention: in front of every so many blocks of the SLM."""
     tokenizers: Tokenizers = Tokenizers.shared
+    control: Control = Control.none
+    """What the projector gets in place of what the LLM says of the prompt, to see what that is worth: none | constant
+    (the same vector everywhere) | shuffled (what it says of another prompt of the batch) | zero (z is 0). In training
+    as in use."""
 
 
 @dataclass

@@ -60,6 +60,15 @@ class Conditioning(StrEnum):
     cross_attention = "cross_attention"  # the SLM reads its prompt, and gated layers in its blocks attend to z
 
 
+class Control(StrEnum):
+    """What a hybrid is told in place of what the LLM says of its prompt (`models/control.py`)."""
+
+    none = "none"  # nothing in place of it: the hybrid itself
+    constant = "constant"  # the same for every prompt
+    shuffled = "shuffled"  # what the LLM says of another prompt
+    zero = "zero"  # z is 0
+
+
 class Tokenizers(StrEnum):
     """How the prompt's two token sequences (LLM's and SLM's) are brought into line."""
 

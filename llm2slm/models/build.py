@@ -14,6 +14,7 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.prompts import frame
 from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate
@@ -102,6 +103,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     Raises:
         UserError: a model or tokenizer that cannot be read, or parts that do not fit together.
     """
+    check_control(cfg)
     data = DataConfig() if data is None else data
     tokenizer, llm_tokenizer = load_tokenizers(cfg)
     guided = cfg.kind is SystemKind.llm2slm
@@ -122,6 +124,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
         kind=cfg.kind.value,
         conditioning=(cfg.conditioning if guided else Conditioning.none).value,
         tokenizers=cfg.tokenizers.value,
+        control=cfg.control.value,
         llm=reader_record(cfg.llm, encoder) if encoder is not None else None,
         projector=asdict(cfg.projector) if guided else None,
         pool=cfg.pool,

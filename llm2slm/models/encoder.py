@@ -115,6 +115,24 @@ class FrozenEncoder(nn.Module):
         return embeds_BPE.detach()
 
 
+def keep_out_of_state_dicts(model: nn.Module) -> None:
+    """A model's state dicts leave its frozen LLM (`encoder`) out: checkpoints hold what was trained."""
+    model.register_state_dict_post_hook(_forget_encoder)
+    model.register_load_state_dict_post_hook(_excuse_encoder)
+
+
+def _forget_encoder(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    if module.encoder is not None:
+        for key in [key for key in state if key.startswith(f"{prefix}encoder.")]:
+            del state[key]
+
+
+def _excuse_encoder(module: Any, keys: Any) -> None:
+    """The frozen LLM's tensors are not missing from such a state dict; everything else still is."""
+    if module.encoder is not None:
+        keys.missing_keys[:] = [key for key in keys.missing_keys if "encoder.body." not in key]
+
+
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Twelve hexadecimal digits that tell weights from others': their names and shapes, and of each about a thousand
     values spread over it. Cheap at any size; training changes it, a copy does not.

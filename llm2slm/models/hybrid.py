@@ -31,11 +31,13 @@ from llm2slm.data.collate import Collator
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.models import conditioning as modes
 from llm2slm.models import slm as writer
+from llm2slm.models.control import Teller
 from llm2slm.models.crossing import Crossing
+from llm2slm.models.encoder import keep_out_of_state_dicts
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.projector import Projector
 from llm2slm.models.stored import Reader
-from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Reps, SystemKind, Tokenizers, UserError
+from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Control, Reps, SystemKind, Tokenizers, UserError
 
 FROM_AUTO = {"config", "trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs"}
 FROM_TRAINER = {"state_dict", "max_shard_size", "safe_serialization", "variant", "token", "save_peft_format"}
@@ -47,7 +49,8 @@ class LLM2SLM(PreTrainedModel):
     """A frozen LLM's reading guides a small language model's writing.
 
     Attributes:
-        slm: the writer, a transformers model; projector, encoder: None without guidance.
+        slm: the writer, a transformers model; projector, encoder, teller: None without guidance.
+        label: what results call it: its kind, and its control if it is one.
         llm_place: where the LLM was found, if not where the config says.
         card: the model card that it came with, and the fingerprint of the weights that it tells of.
         processor: both tokenizers and how texts become batches; attached by whoever builds or loads the model.
@@ -68,11 +71,14 @@ class LLM2SLM(PreTrainedModel):
         self.llm_place: str | None = None
         self.card: tuple[str, str] | None = None
         self.conditioning = Conditioning(config.conditioning)
-        self.kind = SystemKind(config.kind)
+        self.kind, self.control = SystemKind(config.kind), Control(config.control)
+        self.label = self.kind.value if self.control is Control.none else f"{self.kind}, {self.control}"
         attends = self.conditioning is Conditioning.memory
         self.pads_left = not slm.config.is_encoder_decoder and not attends  # prompt and response are one sequence
         self.projector: Projector | None = None
+        self.teller: Teller | None = None
         if encoder is not None:
+            self.teller = Teller(self.control, self.conditioning, encoder.width * len(encoder.layers))
             reads_llm_tokens = config.tokenizers == Tokenizers.llm_tokens and self.conditioning in OWN_EMBEDDINGS
             self.projector = Projector(
                 encoder.width,
@@ -88,8 +94,7 @@ class LLM2SLM(PreTrainedModel):
             writer.drop_encoder(slm)
         elif not attends:
             writer.embed_scale(slm)  # refuses, before anything is trained, what `embed` cannot serve
-        self.register_state_dict_post_hook(_forget_encoder)
-        self.register_load_state_dict_post_hook(_excuse_encoder)
+        keep_out_of_state_dicts(self)
 
     @property
     def collator(self) -> Collator:
@@ -99,7 +104,7 @@ class LLM2SLM(PreTrainedModel):
     # Reading
 
     def represent(self, batch: Batch) -> Reps:
-        """The LLM's reading of a batch's prompts."""
+        """The LLM's reading of a batch's prompts, whatever a control makes of it (`read`)."""
         if self.encoder is None or batch.llm_ids_BP is None or batch.llm_mask_BP is None:
             raise ValueError("representations were asked of a system, or for a batch, without an LLM")
         return self.encoder(batch.llm_ids_BP, batch.llm_mask_BP)  # type: ignore[no-any-return]
@@ -108,13 +113,16 @@ class LLM2SLM(PreTrainedModel):
         """Everything before the first response token, up to the writer's own network.
 
         Args:
-            reps: the LLM's representations where they are known already; else they are computed.
+            reps: the LLM's representations where they are known already; else they are computed. A control acts on
+                them all the same.
         """
-        if self.projector is None:
+        if self.projector is None or self.teller is None:
             return writer.Prompt(writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)
-        reps = self.represent(batch) if reps is None else reps
+        reps, silent_BP = self.teller(batch, reps, self.represent)
         dtype = self.slm.dtype  # the projector keeps float32 beside a bfloat16 SLM
         z_BPD = self.projector(reps.reps_BPE).to(dtype)
+        if silent_BP is not None:
+            z_BPD = z_BPD.masked_fill(silent_BP.unsqueeze(-1), 0)
         if self.conditioning is Conditioning.memory:
             return writer.Prompt(z_BPD, reps.mask_BP, encoded=True)
         embeds_BQD, mask_BQ = self._prompt_embeddings(batch, z_BPD), batch.slm_mask_BQ
@@ -370,19 +378,6 @@ class LLM2SLM(PreTrainedModel):
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, with_llm=came_with if with_llm is None else with_llm)
             return push(Path(folder), repo_id, private=private, revision=revision, message=commit_message, token=token)
-
-
-def _forget_encoder(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """State dicts leave the frozen LLM out: checkpoints hold what was trained."""
-    if module.encoder is not None:
-        for key in [key for key in state if key.startswith(f"{prefix}encoder.")]:
-            del state[key]
-
-
-def _excuse_encoder(module: Any, keys: Any) -> None:
-    """The frozen LLM's tensors are not missing from such a state dict; everything else still is."""
-    if module.encoder is not None:
-        keys.missing_keys[:] = [key for key in keys.missing_keys if "encoder.body." not in key]
 
 
 AutoModel.register(LLM2SLMConfig, LLM2SLM)

@@ -12,7 +12,7 @@ class LLM2SLMConfig(PreTrainedConfig):
 
     Attributes:
         slm: config of the writer.
-        kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`.
+        kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`; control: a `Control`.
         llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
         projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
         virtual_tokens: tune and arguments of the writer's `VirtualTokens`; None: it has none.
@@ -28,6 +28,7 @@ class LLM2SLMConfig(PreTrainedConfig):
     kind: str = "slm"
     conditioning: str = "none"
     tokenizers: str = "shared"
+    control: str = "none"
     llm: dict[str, Any] | None = None
     projector: dict[str, Any] | None = None
     pool: float | None = None
