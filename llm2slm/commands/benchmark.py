@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import final_split, limited, limits, model_place, tell_defaults
+from llm2slm.commands.evaluate import control_note, final_split, limited, limits, model_place, tell_defaults
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -20,7 +21,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import Init, Overlong, SystemKind, UserError
+from llm2slm.types import Control, Init, Overlong, SystemKind, UserError
 
 Places = dict[str, tuple[str | LLMConfig, str | None]]
 """By system: its folder and where its LLM has moved to; or for an LLM writing alone, its configuration."""
@@ -45,8 +46,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if config.run is not None:
         model = LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm)
         tell_defaults(config)
-        places[model.kind.value] = (model_place(config.run), config.llm)
-        systems = {model.kind.value: model}
+        places[model.label] = (model_place(config.run), config.llm)
+        systems = {model.label: model}
         reader = recorded_llm(model, config.llm)
         if reader is not None:
             systems = {"llm": build_model(ModelConfig(kind=SystemKind.llm, llm=reader), config.data), **systems}
@@ -86,14 +87,13 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
     systems: dict[str, LLM2SLM] = {}
     if kind is SystemKind.llm2slm:
         systems["llm"] = llm_alone(config)
-    systems[kind.value] = build_model(config.model, config.data)
-    return systems
+    model = build_model(config.model, config.data)
+    return {**systems, model.label: model}
 
 
 def llm_alone(config: RunConfig) -> LLM2SLM:
     """The configured LLM, writing alone."""
-    alone = deepcopy(config.model)
-    alone.kind = SystemKind.llm
+    alone = replace(deepcopy(config.model), kind=SystemKind.llm, control=Control.none)
     return build_model(alone, config.data)
 
 
@@ -151,7 +151,7 @@ def benchmark_systems(
             systems[name].kind.value,
             systems[name].parameter_counts(),
             speed=rows[name],
-            notes={"data": overlong(systems[name], data)},
+            notes={"data": overlong(systems[name], data)} | control_note(systems[name]),
             weights=own_fingerprint(systems[name]),
         )
         for name in ordered

@@ -20,6 +20,7 @@ from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
+from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Init, Overlong, UserError
 
@@ -101,6 +102,11 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
         if final_split(each.data) != "test":
             raise UserError("demo compares on the test split: set data.test")
         check_metrics(task_of(each.task, each.data))
+    for name, each in own.items():
+        try:
+            check_control(each.model)
+        except UserError as error:
+            raise UserError(f"systems.{name}: {error}") from None
     return own
 
 

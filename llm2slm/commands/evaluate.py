@@ -22,7 +22,7 @@ from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import UserError
+from llm2slm.types import Control, UserError
 
 SAMPLES = 32
 """Rows of predictions that a result carries for the report."""
@@ -126,10 +126,10 @@ def judge_system(
     runs.write_jsonl(folder / "predictions.jsonl", rows)
     measured = measure(model, data, task, answers, config=config, split=split)
     quality = {name: found.score() for name, found in measured.items()}
-    system = runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     system.weights = own_fingerprint(model)
     system.buckets = quality_by_length(examples, measured)
-    system.notes = {"split": split, "data": data.report()}
+    system.notes = {"split": split, "data": data.report()} | control_note(model)
     return system
 
 
@@ -147,3 +147,8 @@ def measure(
             scorer = bertscore.BertScore(name, model.device)
             found[name] = scorer.measure(answers, references, progress=progress)
     return {name: found[name] for name in task.metrics}
+
+
+def control_note(model: LLM2SLM) -> dict[str, str]:
+    """What a result says of a system that is a control, whatever it is called."""
+    return {} if model.control is Control.none else {"control": model.control.value}

@@ -29,7 +29,7 @@ from llm2slm.training.checkpoints import CHECKPOINTS, LAST
 from llm2slm.training.fit import Fitted, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.quality import Judge
-from llm2slm.types import Conditioning, Example, SystemKind, UserError
+from llm2slm.types import Conditioning, Control, Example, SystemKind, UserError
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -172,10 +172,14 @@ def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = 
     if positions is None:
         return
     _, before_response = taken(model.slm)
-    for row in data.encoded(split)[:rows]:
+    answered = data.encoded(split)[:rows]
+    told = [len(row.slm if row.llm is None else row.llm) for row in answered]
+    if model.control is Control.shuffled:  # any of them may be told of the longest
+        told = [max(told, default=0)] * len(told)
+    for row, before in zip(answered, told, strict=True):
         read = before_response + (len(row.slm) if model.pads_left else 0)
         if model.pads_left and model.conditioning is Conditioning.prepend:
-            read += len(row.slm if row.llm is None else row.llm)
+            read += before
         if read + data.task.max_new_tokens > positions:
             raise UserError(
                 f"task.max_new_tokens={data.task.max_new_tokens} behind the prompt of {split} row {row.index} "

@@ -247,7 +247,7 @@ def _guidance(model: LLM2SLM) -> dict[str, Any]:
     tokens = model.projector.tokens
     return {
         "llm_config": model.encoder.body.config.to_dict(),
-        "llm_layers": model.encoder.blocks,
+        "llm_layers": model.encoder.blocks if model.teller is None or model.teller.runs_llm else 0,
         "conditioning": model.conditioning,
         "projector_shape": (linear[0].in_features, hidden, linear[-1].out_features),
         "cross_every": model.config.cross_every,

@@ -16,8 +16,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from llm2slm.evaluation.entries import Entry, entries, metric_keys, metric_name
 from llm2slm.evaluation.tables import Cell, cells, columns, count, length, seconds
+from llm2slm.types import Control
 
-BUILTIN, RANDOM, MIXTURE = "builtin", "random", "mixture"
+BUILTIN, RANDOM, MIXTURE, NONE = "builtin", "random", "mixture", "none"
 PLACE = re.compile(r"(?<![\w.])(?:~|/)[^\s,\]}'\"]*/(?=[^/\s])")
 """The folders of a path of this machine, which is nobody else's business."""
 PIPELINES = {"translation": "translation", "summarization": "summarization"}
@@ -127,12 +128,27 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
         reader += f", quantized ({llm['quantization'].get('quant_method')})"
     if llm.get("prefix") or llm.get("chat"):
         reader += ", asked in words of its own (`llm_frame` in config.json)"
-    return (
+    return _control(model.get("control", NONE)) + (
         f"A frozen LLM, {reader}, reads the prompt once; a projector maps what it reads into a small language model "
         f"(started from {start}), which alone writes the answer. LLM-to-SLM generation after {PAPER}; conditioning "
         f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The part of the LLM that reads is in the "
         "folder `llm`, if there is one here; else the LLM is found by its name, or where `llm=` says. Its weights are "
         f"checked by the fingerprint `{llm['fingerprint']}`."
+    )
+
+
+def _control(control: str) -> str:
+    """What has to be known of a control before anything else; "" for any other hybrid."""
+    if control == NONE:
+        return ""
+    said = {
+        Control.constant: "it is told the same for every prompt",
+        Control.shuffled: "it is told what the LLM says of another prompt of the batch",
+        Control.zero: "what it is told is zero",
+    }[Control(control)]
+    return (
+        f"**A control (`model.control={control}`), to be compared with, not to be used: in training and in use, {said} "
+        "in place of what the LLM says of the prompt.** Else it is what follows.\n\n"
     )
 
 

@@ -37,6 +37,8 @@ class Answers:
     """Source, target and prediction."""
     label: str = ""
     """What tells it from the others."""
+    place: str = ""
+    """The part of it that is of its folder."""
     row: Mapping[str, Any] | None = None
     """The speed row that stands for it, where it was timed in the timing run that all speeds come from."""
 
@@ -44,6 +46,12 @@ class Answers:
     def kind(self) -> str:
         """llm, slm, llm2slm, or whatever its result says."""
         return str(self.system["kind"])
+
+    @property
+    def control(self) -> str | None:
+        """Of a hybrid that is a control, which (`types.Control`)."""
+        found = (self.system.get("notes") or {}).get("control")
+        return None if found is None else str(found)
 
     @property
     def predictions(self) -> list[str]:
@@ -125,7 +133,7 @@ def _where_they_differ(one: str, two: str) -> str:
 
 
 def name_apart(systems: Sequence[Answers]) -> None:
-    """Labels each system by its folder, without what is common to all.
+    """Labels each system by its folder, without what is common to all, and says which of them is a control.
 
     Raises:
         UserError: a system is there twice.
@@ -133,7 +141,8 @@ def name_apart(systems: Sequence[Answers]) -> None:
     folders = [os.path.abspath(system.folder) for system in systems]  # noqa: PTH100  resolve() would follow links
     common = os.path.commonpath([os.path.dirname(folder) for folder in folders])  # noqa: PTH120
     for system, folder in zip(systems, folders, strict=True):
-        system.label = os.path.relpath(folder, common)
+        system.place = os.path.relpath(folder, common)
+        system.label = f"{system.place}, {system.control}" if system.control else system.place
         if folders.count(folder) > 1:
             raise UserError(f"{system.folder}: named twice; give each run once")
 
@@ -142,7 +151,7 @@ def find(systems: Sequence[Answers], name: str) -> int | None:
     """The place of the system of that label or folder, or of the first one of that run directory; None: no such one."""
     folder = Path(name).resolve()
     tests = (
-        lambda s: s.label == name,
+        lambda s: name in (s.label, s.place),
         lambda s: s.folder.resolve() == folder,
         lambda s: s.run.resolve() == folder or s.run.resolve() / "result.json" == folder,
     )

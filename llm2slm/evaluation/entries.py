@@ -28,6 +28,8 @@ METRICS = {
     "perplexity": "Perplexity",
 }
 SHADES = 5
+CONTROL = "model.control"
+"""The override that a system's name tells as well."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,22 @@ def _systems(result: Mapping[str, Any], run: int) -> list[dict[str, Any]]:
     return systems
 
 
-def _run_labels(runs: int, overrides: Sequence[Mapping[str, str]] | None) -> list[str]:
-    """What sets each run apart: the overrides that differ between runs, else its number; "" for a single run."""
-    if runs == 1:
+def _run_labels(names: Sequence[Sequence[str]], overrides: Sequence[Mapping[str, str]] | None) -> list[str]:
+    """What sets each run apart: the overrides that differ between runs, else its number; "" for a single run, or where
+    the names of its systems tell it already.
+
+    Args:
+        names: of each run's systems.
+    """
+    if len(names) == 1:
         return [""]
-    chosen = overrides or [{}] * runs
+    chosen = overrides or [{}] * len(names)
     keys = dict.fromkeys(key for own in chosen for key in own)
     differing = [key for key in keys if len({own.get(key) for own in chosen}) > 1]
+    if CONTROL in differing and all(_tell(own.get(CONTROL), of_run) for own, of_run in zip(chosen, names, strict=True)):
+        differing.remove(CONTROL)
+        if not differing:
+            return [""] * len(names)
     labels = []
     for run, own in enumerate(chosen):
         said = [
@@ -94,6 +105,12 @@ def _run_labels(runs: int, overrides: Sequence[Mapping[str, str]] | None) -> lis
         ]
         labels.append(" · ".join(said) or f"run {run + 1}")
     return labels
+
+
+def _tell(control: str | None, names: Sequence[str]) -> bool:
+    """Whether systems are called by the control that a run was asked for."""
+    said = {name.partition(", ")[2] or "none" for name in names}
+    return (control or "none") in said
 
 
 def _bare(value: str) -> bool:
@@ -110,8 +127,8 @@ def entries(results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[st
     if overrides is not None and len(overrides) != len(results):
         raise UserError(f"report: {len(results)} results, but overrides for {len(overrides)}; give one for each")
     found: list[Entry] = []
-    parts = _run_labels(len(results), overrides)
-    names = {str(system["name"]) for run, result in enumerate(results) for system in _systems(result, run)}
+    named = [[str(system["name"]) for system in _systems(result, run)] for run, result in enumerate(results)]
+    parts, names = _run_labels(named, overrides), {name for of_run in named for name in of_run}
     for run, result in enumerate(results):
         systems = _systems(result, run)
         rows = [row for system in systems for row in system.get("speed", [])]
