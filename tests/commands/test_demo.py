@@ -103,6 +103,10 @@ def test_a_systems_configuration_is_the_common_one_with_its_changes(tmp_path):
         (lambda c: c.systems.update(other={"data": {"overlong": "drop"}}), r"data\.overlong=drop"),
         (lambda c: setattr(c.task, "metrics", ["blue"]), "'blue' is unknown; did you mean 'bleu'"),
         (lambda c: c.systems.update(other={"task": {"metrics": ["blue"]}}), "'blue' is unknown; did you mean 'bleu'"),
+        (
+            lambda c: c.systems["small"]["model"].update(control="zero"),
+            r"systems\.small: model\.control=zero: .*kind=slm",
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch, change, message):

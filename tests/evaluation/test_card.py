@@ -64,6 +64,19 @@ def timed() -> dict[str, Any]:
     return result(*systems, verb="benchmark")
 
 
+def test_a_control_is_told_first(config: dict[str, Any]) -> None:
+    del config["model"]["control"]  # of a run from before there were any
+    plain = model_card("m", config, trained(), llm=LLM)
+    assert "control" not in plain
+    for control, told in [("constant", "the same for every prompt"), ("shuffled", "of another prompt of the batch"),
+                          ("zero", "what it is told is zero")]:  # fmt: skip
+        config["model"]["control"] = control
+        said = model_card("m", config, trained(), llm=LLM)
+        new = said.replace(plain.partition("# m\n\n")[2], "").partition("# m\n\n")[2]
+        assert new.startswith(f"**A control (`model.control={control}`), to be compared with") and told in new
+        assert len(new.splitlines()) == 2  # all else is as it was
+
+
 def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
     text = model_card("me/model", config, trained(), [timed()], license="apache-2.0", llm=LLM)
     for said in (

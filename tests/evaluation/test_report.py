@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from llm2slm.evaluation.entries import entries
 from llm2slm.evaluation.report import render, terminal_table, write_report
 from llm2slm.evaluation.svg import Box, Scale, place_label, tick_texts, ticks
 from llm2slm.evaluation.tables import differences, number, times
@@ -308,6 +309,26 @@ def test_sweep_has_one_row_for_each_run_and_its_overrides(result, tmp_path):
     assert [float(value) for value in bleu] == [97.31, 71.04, 96.48, 97.31, 71.04, 55.5]
     with pytest.raises(UserError, match="2 results, but overrides for 1"):
         render([result, other], "Sweep", overrides[:1])
+
+
+def labels(result, names, overrides):
+    """Of hybrids so named, each the only system of a run."""
+    systems = [dict(result["systems"][2], name=name, kind="llm2slm") for name in names]
+    return [entry.label for entry in entries([dict(result, systems=[system]) for system in systems], overrides)]
+
+
+def test_a_control_is_told_once(result):
+    names = ["llm2slm", "llm2slm, constant", "llm2slm, zero"]
+    swept = [{"model.control": value} for value in ("none", "constant", "zero")]
+    assert labels(result, names, swept) == names
+    seeds = [chosen | {"seed": str(n)} for chosen in swept for n in (1, 2)]
+    assert labels(result, [name for name in names for _ in (1, 2)], seeds) == [
+        f"{name}: seed={n}" for name in names for n in (1, 2)
+    ]
+    assert labels(result, names[:2], [{"seed": "1"}, {"model.control": "constant", "seed": "1"}]) == names[:2]
+    mine = [{"model.control": "zero"}, {"model.control": "constant"}]  # a system of a demo is called as the user says
+    assert labels(result, ["mine", "mine"], mine) == ["zero", "constant"]
+    assert labels(result, names[:2], None) == ["llm2slm: run 1", "llm2slm, constant: run 2"]
 
 
 @pytest.mark.parametrize("results", [[], [{"systems": []}], [{"systems": [{"name": "A"}]}], [{}]])
