@@ -21,7 +21,7 @@ from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET, SPLITS, Corpus
 from llm2slm.data.files import load, read_file, stream_file, unreadable
 from llm2slm.data.tasks import TASKS, Task, mixed, resolve
 from llm2slm.data.templates import Template, fields
-from llm2slm.types import UserError
+from llm2slm.types import Labels, UserError
 
 PIECE = re.compile(r"(\w+)\[(?:(\d+))?:(?:(\d+))?\]")
 """Part of a split by the numbers of its rows, as train[1000:]."""
@@ -107,8 +107,15 @@ def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[st
         skip: leave out so many rows at the beginning.
 
     Raises:
-        UserError: as `load_rows`, when the row is reached; or a corpus that is made or mixed in memory.
+        UserError: as `load_rows`, when the row is reached; a corpus that is made or mixed in memory; or labels other
+            than the corpus' own.
     """
+    if data.labels is not Labels.gold:
+        raise UserError(
+            f"data.streaming=true: rows are read with the corpus' own answers, without data.labels={data.labels}; set "
+            "data.streaming=false, or stream the file of labels itself (data=json data.train=DIR/labels.jsonl "
+            "data.source=source data.target=prediction)"
+        )
     if data.name in ("builtin", "mixture"):
         raise UserError(f"data.streaming=true: data={data.name} is put together in memory; set data.streaming=false")
     size, columns = _size(data, "train"), replace(columns_of(data), templates=task.templates)

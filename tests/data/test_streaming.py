@@ -24,7 +24,7 @@ from llm2slm.data.sources import load_rows, stream_rows, task_of
 from llm2slm.data.streaming import Place, RowStream
 from llm2slm.data.tasks import TASKS
 from llm2slm.data.tokenizer import train_tokenizer
-from llm2slm.types import Overlong, UserError
+from llm2slm.types import Labels, Overlong, UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -115,6 +115,12 @@ def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
     assert complaint(train=str(tmp_path / "none.jsonl")).endswith("give a json, jsonl, csv or parquet file")
     assert complaint(name="builtin").startswith("data.streaming=true: data=builtin is put together in memory")
     assert complaint(name="mixture").startswith("data.streaming=true: data=mixture is put together in memory")
+    assert complaint(labels=Labels.llm, labels_from=str(tmp_path)) == (
+        "data.streaming=true: rows are read with the corpus' own answers, without data.labels=llm; set "
+        "data.streaming=false, or stream the file of labels itself (data=json data.train=DIR/labels.jsonl "
+        "data.source=source data.target=prediction)"
+    )
+    assert complaint(labels=Labels.mix).startswith("data.streaming=true: rows are read with the corpus' own answers")
     assert complaint(name="hub", train=None, path="nobody/nothing").startswith(
         "nobody/nothing, split train: not loaded ("
     )
@@ -346,6 +352,7 @@ def test_training_on_a_stream(files, tiny_llm, monkeypatch, capsys):
         "data.overlong=error": "data.streaming=true: a row that is too long would end the training",
         "data.buffer=0": "data.buffer=0: must be at least 1",
         "data=builtin": "data.streaming=true: data=builtin is put together in memory",
+        "data.labels=mix": "data.streaming=true: rows are read with the corpus' own answers, without data.labels=mix",
         "data.train=none.jsonl": "none.jsonl: no such file",
     }.items():
         assert main([*arguments, wrong, "hydra.run.dir=wrong"]) == 2
