@@ -231,6 +231,11 @@ class OptimConfig:
     final_lr: float = 0.0
     """Learning rate at the end, as a fraction of the peak."""
     label_smoothing: float = 0.0
+    distill: float = 0.0
+    """Weight w, 0 to 1, of the LLM's own next-token distribution: the loss is (1 - w) cross-entropy + w T^2 KL(LLM ||
+    SLM). Above 0 the whole LLM is loaded beside what is trained; both must write the same tokens."""
+    distill_temperature: float = 1.0
+    """T: both distributions are softened by it."""
 
 
 @dataclass

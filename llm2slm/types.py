@@ -148,6 +148,8 @@ class Batch:
             None where the tokenizers are shared, or where the conditioning needs no alignment.
         labels_BT: the response with its eos; None at generation.
         indices: each row's `Example.index`.
+        teacher: the same rows as a teacher reads them, with the same labels; None where there is none (see
+            `Collator.taught_by`).
     """
 
     slm_ids_BQ: Tensor
@@ -157,6 +159,7 @@ class Batch:
     align_BQP: Tensor | None = None
     labels_BT: Tensor | None = None
     indices: tuple[int, ...] = ()
+    teacher: Batch | None = None
 
     def inputs(self) -> dict[str, Tensor]:
         """Its tensors under the names that transformers uses (`INPUTS`)."""

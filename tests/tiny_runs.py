@@ -16,6 +16,7 @@ from llm2slm.data.tasks import resolve
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_model_config, write_tiny_t5
+from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import Batch, Conditioning, SystemKind
 
@@ -66,9 +67,16 @@ def publish(cache: Path, name: str, commit: str, **sizes: int) -> None:
 
 def build(config: RunConfig) -> tuple[LLM2SLM, DataModule]:
     """Model (its projector seeded) and data of a run."""
+    return taught(config)[:2]
+
+
+def taught(config: RunConfig) -> tuple[LLM2SLM, DataModule, Teacher | None]:
+    """The same, with the teacher that `optim.distill` asks for."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, config.data)
-    return model, DataModule(config.data, resolve(config.task), model.collator, config.seed)
+    teacher = build_teacher(config, model.collator)
+    prompts = None if teacher is None else teacher.collator
+    return model, DataModule(config.data, resolve(config.task), model.collator, config.seed, prompts), teacher
 
 
 def batch_of(data: DataModule, rows: list[int], split: str = "train") -> Batch:
@@ -79,8 +87,8 @@ def batch_of(data: DataModule, rows: list[int], split: str = "train") -> Batch:
 
 def module_of(config: RunConfig) -> tuple[TrainingModule, DataModule]:
     """The LightningModule of a run, and its data."""
-    model, data = build(config)
-    return TrainingModule(model, config.optim, config.trainer.max_steps), data
+    model, data, teacher = taught(config)
+    return TrainingModule(model, config.optim, config.trainer.max_steps, teacher), data
 
 
 def weights(model: LLM2SLM) -> dict[str, torch.Tensor]:

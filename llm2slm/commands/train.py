@@ -26,6 +26,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.virtual import taken
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
+from llm2slm.training.distill import build_teacher, check_distill
 from llm2slm.training.fit import Fitted, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.quality import Judge
@@ -42,8 +43,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if config.run is not None:
         folder = Path(config.run)
         config, resume = resumed(config, folder)
-    if config.model.kind is SystemKind.llm and config.model.llm.quantization:
-        raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
+    check_llm(config)
     set_seed(config.seed)
     task = task_of(config.task, config.data)
     check_metrics(task)
@@ -51,14 +51,14 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     model = build_model(config.model, config.data)
     model.config.prefix, model.config.suffix = task.around() or (None, "")
-    data = DataModule(config.data, task, model.collator, config.seed)
+    teacher = build_teacher(config, model.collator)
+    data = DataModule(config.data, task, model.collator, config.seed, None if teacher is None else teacher.collator)
     final = final_split(config.data)
     for split in ("train", "validation", final):  # bad data is found before anything is written
         data.prepare(split)
     check_monitor(config, task)
     check_room(model, data, final)
-    if config.callbacks.generate_rows:
-        check_room(model, data, "validation", config.callbacks.generate_rows)
+    check_room(model, data, "validation", config.callbacks.generate_rows)
     if resume is None:
         refuse_used(folder)
     if first_process():
@@ -68,11 +68,12 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         loggers = build_loggers(config.logger, folder, config)
         judge = validation_judge(task, config.data.eval_batch_size)
         try:
-            fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, resume=resume)
+            fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, resume=resume, teacher=teacher)
         except KeyboardInterrupt:
             if first_process() and (folder / CHECKPOINTS / LAST).is_file():
                 print(f"llm2slm: to go on: llm2slm train run={folder}", file=sys.stderr)
             raise
+        del teacher  # makes room for the test
         result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
         if fitted.first_process:
             model.save_pretrained(folder / "model")
@@ -89,6 +90,13 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             card_of_run(folder / "model", folder.resolve().name, folder)
             show_result(folder)
     return result
+
+
+def check_llm(config: RunConfig) -> None:
+    """Refuses, before anything is loaded, what an LLM cannot do."""
+    if config.model.kind is SystemKind.llm and config.model.llm.quantization:
+        raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
+    check_distill(config)
 
 
 def refuse_used(folder: Path) -> None:
@@ -210,10 +218,12 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 def training_notes(config: RunConfig, fitted: Fitted) -> dict[str, Any]:
     """Facts about the training that a reader of the result wants beside the scores."""
+    optim, llm = config.optim, config.model.llm.name
+    distilled = {"teacher": llm, "weight": optim.distill, "temperature": optim.distill_temperature}
     return {
         "training_seconds": round(fitted.seconds, 1),
         "optimizer_steps": fitted.steps,
-        "lr": config.optim.lr,
-        "projector_lr": config.optim.projector_lr,
-        "folders": [n for n in (config.model.llm.name, config.model.slm.name) if n is not None and Path(n).is_dir()],
-    }
+        "lr": optim.lr,
+        "projector_lr": optim.projector_lr,
+        "folders": [n for n in (llm, config.model.slm.name) if n is not None and Path(n).is_dir()],
+    } | ({"distilled": distilled} if optim.distill else {})

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Encoded:
     """One tokenized example. `slm` and `llm` are the prompt's token ids, `response` the target's with eos.
 
     `llm` is None where there is no LLM, or where it shares the SLM's tokenizer. The spans are there for alignment.
+    `teacher` is the prompt alone, as a teacher reads it.
     """
 
     index: int
@@ -44,6 +46,7 @@ class Encoded:
     response: list[int]
     slm_spans: Spans | None = None
     llm_spans: Spans | None = None
+    teacher: Encoded | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -66,6 +69,9 @@ class Collator:
         max_prompt_tokens: of either tokenizer, special tokens included.
         max_response_tokens: eos included.
         overlong: error, truncate or drop. Counted in `counts` ("prompt", "response") in any case.
+
+    Attributes:
+        teacher: makes the prompts of `Batch.teacher` (see `taught_by`).
 
     Raises:
         UserError: a tokenizer has neither pad nor eos, or is not fast where alignment needs offsets.
@@ -97,6 +103,7 @@ class Collator:
         self.max_response_tokens = max_response_tokens
         self.overlong = overlong
         self.counts: Counter[str] = Counter()
+        self.teacher: Collator | None = None
         if self.align and not (slm_tokenizer.is_fast and llm_tokenizer.is_fast):
             raise UserError("model.tokenizers=offsets needs two fast tokenizers (each with a tokenizer.json)")
         ends = bool(llm_frame is not None and llm_frame.after)  # then the frame itself marks the prompt's end
@@ -127,6 +134,15 @@ class Collator:
             )
         return eos
 
+    def taught_by(self, teacher: Collator) -> Collator:
+        """The same, whose batches also hold the prompts as another system's writer reads them, to score the labels.
+
+        A prompt that is too long for either is over-long. How rows make batches does not depend on the teacher.
+        """
+        taught = copy(self)
+        taught.counts, taught.teacher = Counter(), teacher
+        return taught
+
     def save(self, folder: Path) -> None:
         """Writes the writer's tokenizer into a folder, the reader's (where it is another) into a folder in it."""
         self.slm_tokenizer.save_pretrained(folder)
@@ -153,7 +169,12 @@ class Collator:
         if not examples:  # transformers' tokenizers take no empty list
             return []
         responses = self._responses([example.target for example in examples])
-        return self._encoded([(example.index, example.prompt) for example in examples], responses)
+        prompts = [(example.index, example.prompt) for example in examples]
+        rows = self._encoded(prompts, responses)
+        if self.teacher is None:
+            return rows
+        read = self.teacher._encoded(prompts, [[] for _ in prompts])
+        return [replace(row, teacher=prompt) for row, prompt in zip(rows, read, strict=True)]
 
     def fitted(self, rows: Sequence[Encoded], place: str = "") -> list[Encoded]:
         """The rows within the limits, in order; those beyond them counted, and cut or left out.
@@ -171,12 +192,19 @@ class Collator:
         if responses is None or None in sides:
             return None
         second = self.llm_tokenizer is not None and not self.one_prompt
-        return [*sides, responses, self.eos_id, second, tokenizers.__version__, transformers.__version__]
+        own = [*sides, responses, self.eos_id, second, tokenizers.__version__, transformers.__version__]
+        if self.teacher is None:
+            return own
+        teachers = self.teacher.slm_prompts.fingerprint()
+        return None if teachers is None else [*own, teachers]
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
-        """Pads encoded rows into a batch with labels."""
+        """Pads encoded rows into a batch with labels, and with the teacher's prompts where the rows have such."""
         batch = self._prompts(rows)
         labels_BT, _ = _padded([row.response for row in rows], IGNORE_INDEX, left=False)
+        teacher, prompts = None, [row.teacher for row in rows if row.teacher is not None]
+        if self.teacher is not None and prompts:
+            teacher = replace(self.teacher._prompts(prompts), labels_BT=labels_BT)
         return Batch(
             batch.slm_ids_BQ,
             batch.slm_mask_BQ,
@@ -185,6 +213,7 @@ class Collator:
             batch.align_BQP,
             labels_BT,
             tuple(row.index for row in rows),
+            teacher,
         )
 
     def batch_of_texts(self, texts: Sequence[str]) -> Batch:
@@ -255,14 +284,22 @@ class Collator:
         return None if overlong is Overlong.drop else self._truncated(row)
 
     def _over(self, row: Encoded) -> list[str]:
-        prompt, response = row.prompt_tokens > self.max_prompt_tokens, len(row.response) > self.max_response_tokens
-        return ["prompt"] * prompt + ["response"] * response
+        prompt = row.prompt_tokens > self.max_prompt_tokens or self._exceeds_teacher(row)
+        return ["prompt"] * prompt + ["response"] * (len(row.response) > self.max_response_tokens)
+
+    def _exceeds_teacher(self, row: Encoded) -> bool:
+        if self.teacher is None or row.teacher is None:
+            return False
+        return row.teacher.prompt_tokens > self.teacher.max_prompt_tokens
 
     def _complaint(self, row: Encoded, over: Sequence[str]) -> str:
         found = []
-        if "prompt" in over:
+        if row.prompt_tokens > self.max_prompt_tokens:
             tokens = f"{len(row.slm)}" if row.llm is None else f"{len(row.slm)} (SLM) and {len(row.llm)} (LLM)"
             found.append(f"its prompt has {tokens} tokens, at most {self.max_prompt_tokens} are allowed")
+        if self.teacher is not None and row.teacher is not None and self._exceeds_teacher(row):
+            tokens, limit = f"{row.teacher.prompt_tokens}", self.teacher.max_prompt_tokens
+            found.append(f"its prompt has {tokens} tokens as the teacher reads it, at most {limit} are allowed")
         if "response" in over:
             found.append(f"its response has {len(row.response)}, at most {self.max_response_tokens} are allowed")
         return ", and ".join(found)
@@ -276,7 +313,10 @@ class Collator:
         llm, llm_spans = row.llm, row.llm_spans
         if llm is not None:
             llm, llm_spans = self.llm_prompts.shortened(llm, llm_spans, limit)
-        return Encoded(row.index, slm, llm, response, slm_spans, llm_spans)
+        teacher = row.teacher
+        if self.teacher is not None and teacher is not None:
+            teacher = self.teacher._truncated(teacher)
+        return Encoded(row.index, slm, llm, response, slm_spans, llm_spans, teacher)
 
     def _prompts(self, rows: Sequence[Encoded]) -> Batch:
         left = self.decoder_only

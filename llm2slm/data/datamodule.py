@@ -105,13 +105,17 @@ class DataModule(LightningDataModule):
         task: makes prompts and targets of rows.
         collator: makes batches of them.
         seed: of the built-in corpora and of the training order.
+        teacher: its prompts stand beside those of the training rows (`Collator.taught_by`).
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no row of a small split
 
-    def __init__(self, config: DataConfig, task: Task, collator: Collator, seed: int) -> None:
+    def __init__(
+        self, config: DataConfig, task: Task, collator: Collator, seed: int, teacher: Collator | None = None
+    ) -> None:
         super().__init__()
         self.config, self.task, self.collator, self.seed = config, task, collator, seed
+        self._training = collator if teacher is None else collator.taught_by(teacher)
         self._examples: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
         self._counts: dict[str, dict[str, Any]] = {}
@@ -143,7 +147,7 @@ class DataModule(LightningDataModule):
         return RowStream(
             lambda skip: stream_rows(self.config, self.task, skip),
             self.task,
-            self.collator,
+            self._training,
             buffer=self.config.buffer,
             world_size=world_size,
             label=f"data={self.config.name}, train, ",
@@ -167,9 +171,10 @@ class DataModule(LightningDataModule):
         if split == "train":
             read = relabelled(read, self.config, self.seed)
         examples = [self.task.example(row, index) for index, row in enumerate(read)]
-        before = Counter(self.collator.counts)
-        encoded, tokens = self._tokenized(split, examples)
-        over = self.collator.counts - before
+        collator = self._training if split == "train" else self.collator
+        before = Counter(collator.counts)
+        encoded, tokens = self._tokenized(split, examples, collator)
+        over = collator.counts - before
         self._counts[split] = {
             "rows": len(examples),
             "dropped": len(examples) - len(encoded),
@@ -189,19 +194,21 @@ class DataModule(LightningDataModule):
         self._examples[split], self._encoded[split] = examples, encoded
         return encoded
 
-    def _tokenized(self, split: str, examples: list[Example]) -> tuple[list[Encoded], dict[str, dict[str, int]]]:
+    def _tokenized(
+        self, split: str, examples: list[Example], collator: Collator
+    ) -> tuple[list[Encoded], dict[str, dict[str, int]]]:
         """The rows within the limits, and the lengths of all; from the cache where they are in it, else into it."""
         place = f"data={self.config.name}, {split}, "
         cache = TokenCache.of(self.config)
-        key = None if cache is None else entry_key(self.collator, examples)
+        key = None if cache is None else entry_key(collator, examples)
         kept = cache.load(key, examples) if cache is not None and key is not None else None
         if kept is not None:
-            return self.collator.fitted(kept, place), statistics.lengths(kept)
+            return collator.fitted(kept, place), statistics.lengths(kept)
         made: list[Encoded] = []
         rows: list[Encoded] = []
         for part in _in_parts(examples, split):
-            made += self.collator.tokenized(part)
-            rows += self.collator.fitted(made[-len(part) :], place)  # a row that is too long is told at once
+            made += collator.tokenized(part)
+            rows += collator.fitted(made[-len(part) :], place)  # a row that is too long is told at once
         if cache is not None and key is not None:
             cache.save(key, made)
         return rows, statistics.lengths(made)
@@ -285,7 +292,7 @@ class DataModule(LightningDataModule):
         return DataLoader(
             _Rows(rows),
             batch_sampler=batches,
-            collate_fn=self.collator,
+            collate_fn=self._training,  # of rows without a teacher's prompt it makes what the other makes
             num_workers=self.config.workers,
             # of its own: each iterator draws a number, which would shift the dropout of a resumed run
             generator=torch.Generator().manual_seed(self.seed),

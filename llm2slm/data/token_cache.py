@@ -41,6 +41,8 @@ UNUSED = 90 * DAY
 
 FIELDS = ("start", "end", "special")
 """Of spans, in the order of their arguments."""
+TEACHER = "teacher."
+"""In front of the names of the arrays that a teacher's prompts are kept in."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -136,7 +138,8 @@ def packed(rows: Sequence[Encoded]) -> Arrays:
             for field in FIELDS:
                 kind = np.bool_ if field == "special" else np.int32
                 arrays[f"{side}.{field}"] = _flat([getattr(part, field) for part in spans], kind)
-    return arrays
+    prompts = [row.teacher for row in rows if row.teacher is not None]
+    return arrays | ({TEACHER + name: array for name, array in packed(prompts).items()} if prompts else {})
 
 
 def unpacked(arrays: Arrays, examples: Sequence[Example]) -> list[Encoded]:
@@ -155,10 +158,12 @@ def unpacked(arrays: Arrays, examples: Sequence[Example]) -> list[Encoded]:
             places = [_parts(arrays, f"{side}.{field}", side, len(examples)) for field in FIELDS]
             spans = [Spans(*place) for place in zip(*places, strict=True)]
         sides[side] = ids, spans
+    theirs = {name.removeprefix(TEACHER): array for name, array in arrays.items() if name.startswith(TEACHER)}
+    teachers = unpacked(theirs, examples) if theirs else [None] * len(examples)
     return [
-        Encoded(example.index, slm, llm, response, slm_spans, llm_spans)
-        for example, response, slm, slm_spans, llm, llm_spans in zip(
-            examples, responses, *sides["slm"], *sides["llm"], strict=True
+        Encoded(example.index, slm, llm, response, slm_spans, llm_spans, teacher)
+        for example, response, slm, slm_spans, llm, llm_spans, teacher in zip(
+            examples, responses, *sides["slm"], *sides["llm"], teachers, strict=True
         )
     ]
 

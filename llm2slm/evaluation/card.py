@@ -99,6 +99,11 @@ def _models(config: Mapping[str, Any]) -> list[str]:
     return [side["name"] for side in named if side["init"] != RANDOM]
 
 
+def _teachers(config: Mapping[str, Any]) -> list[str]:
+    """The LLM whose distribution it was trained on, if there was one."""
+    return [config["model"]["llm"]["name"]] if config["optim"].get("distill") else []
+
+
 def _on_hub(name: str, system: Mapping[str, Any]) -> bool:
     """Whether others can find a model by its name; the training notes which were folders where it ran."""
     folders = system.get("notes", {}).get("folders", ())
@@ -192,6 +197,10 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     lines = [f"## Data\n\n{_corpus(config)}, task {task}."]
     if data.get("labels", "gold") != "gold":
         lines.append(f"* trained on labels: {data['labels']}")
+    for teacher in _teachers(config):
+        weight, temperature = config["optim"]["distill"], config["optim"]["distill_temperature"]
+        said = f"the next-token distribution of {shown(teacher, system)}"
+        lines.append(f"* distilled: trained on {said} as well (weight {weight:g}, temperature {temperature:g})")
     for split, facts in system.get("notes", {}).get("data", {}).items():
         keys = ("overlong_prompts", "overlong_responses", "dropped", "in_train")
         over = {key: facts[key] for key in keys if facts.get(key)}
@@ -278,7 +287,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _rights(config: Mapping[str, Any], system: Mapping[str, Any], license: str | None) -> str:
-    made_of = " and ".join(dict.fromkeys(shown(name, system) for name in _models(config)))
+    made_of = " and ".join(dict.fromkeys(shown(name, system) for name in [*_models(config), *_teachers(config)]))
     own = f"License: {license}." if license else "License: not stated by whoever trained this model."
     rest = f" It is made with {made_of}" if made_of else " It is made"
     return f"## License\n\n{own}{rest} and trained on {_corpus(config)}: their own licenses apply to them."

@@ -21,6 +21,7 @@ from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted, better
+from llm2slm.training.distill import Teacher
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.quality import GenerationQuality, Judge
 from llm2slm.types import UserError
@@ -103,6 +104,7 @@ def fit(
     loggers: list[Logger],
     judge: Judge | None = None,
     resume: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
 
@@ -110,6 +112,7 @@ def fit(
         folder: the run directory; checkpoints go to `checkpoints/`.
         judge: scores generated answers during validation.
         resume: checkpoint to go on from.
+        teacher: for optim.distill; `data` must have its prompts.
 
     Raises:
         UserError: settings that do not fit together, a monitored value that is never logged, or a loss that is no
@@ -119,7 +122,7 @@ def fit(
     cfg = config.trainer
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    module = TrainingModule(model, config.optim, cfg.max_steps)
+    module = TrainingModule(model, config.optim, cfg.max_steps, teacher)
     checkpoints = Checkpoints(folder / CHECKPOINTS, config.callbacks, validation_interval(cfg))
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
@@ -134,6 +137,7 @@ def fit(
     with matmul_precision(cfg.matmul_precision):
         _run(trainer, module, data, checkpoints, resume)
     seconds = time.perf_counter() - started
+    module.teacher = None  # the Trainer keeps the module for a while
     best = checkpoints.newest_best
     state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")})

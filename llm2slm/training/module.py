@@ -15,24 +15,28 @@ from torchmetrics import SumMetric
 from llm2slm.config import OptimConfig
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import diverged
+from llm2slm.training.distill import Teacher
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import build_optimizer, schedule_factor
 from llm2slm.types import Batch, UserError
 
 
 class _Tally:
-    """Summed loss and tokens, left on the device: reading them would make a GPU wait at every batch."""
+    """Tokens, and losses summed over them, left on the device: reading them would make a GPU wait at every batch."""
 
     def __init__(self) -> None:
-        self.loss: Tensor | float = 0.0
         self.tokens: Tensor | int = 0
+        self.losses: dict[str, Tensor] = {}
 
-    def add(self, loss: Tensor, tokens: Tensor) -> None:
-        self.loss, self.tokens = self.loss + loss, self.tokens + tokens
+    def add(self, tokens: Tensor, **losses: Tensor) -> None:
+        self.tokens = self.tokens + tokens
+        for name, loss in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + loss.detach()
 
     def stacked(self, device: torch.device) -> Tensor:
-        """[loss, tokens] in double precision, in which token counts stay exact."""
-        return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in (self.loss, self.tokens)])
+        """[tokens, *losses] in double precision, in which token counts stay exact."""
+        sums = (self.tokens, *self.losses.values())
+        return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in sums])
 
 
 class TrainingModule(LightningModule):
@@ -45,11 +49,15 @@ class TrainingModule(LightningModule):
         model: what is trained; its frozen LLM is in no state dict and in no optimizer.
         cfg: learning rates and schedule.
         max_steps: optimizer steps that the schedule spans.
+        teacher: an LLM whose distribution is part of the training loss, with the weight `cfg.distill`.
     """
 
-    def __init__(self, model: LLM2SLM, cfg: OptimConfig, max_steps: int) -> None:
+    def __init__(self, model: LLM2SLM, cfg: OptimConfig, max_steps: int, teacher: Teacher | None = None) -> None:
         super().__init__()
+        if bool(cfg.distill) != (teacher is not None):
+            raise ValueError(f"optim.distill={cfg.distill} goes with a teacher, and only above 0")
         self.model = model
+        self.teacher = teacher
         self.cfg = cfg
         self.max_steps = max_steps
         # torchmetrics would leave NaN out of the sum, and a diverged run would look well
@@ -62,16 +70,21 @@ class TrainingModule(LightningModule):
         """Summed loss of a batch (see the class)."""
         del batch_idx
         assert batch.labels_BT is not None
-        loss, tokens = token_cross_entropy(self.model.logits(batch), batch.labels_BT, self.cfg.label_smoothing)
-        self._step.add(loss.detach(), tokens)
-        self._since_log.add(loss.detach(), tokens + batch.slm_mask_BQ.sum())
+        logits_BTV = self.model.logits(batch)
+        ce, tokens = token_cross_entropy(logits_BTV, batch.labels_BT, self.cfg.label_smoothing)
+        losses = {"loss": ce}
+        if self.teacher is not None:
+            kl, weight = self.teacher.divergence(batch, logits_BTV), self.cfg.distill
+            losses = {"loss": (1 - weight) * ce + weight * kl, "ce": ce, "kl": kl}
+        self._step.add(tokens, **losses)
+        self._since_log.add(tokens + batch.slm_mask_BQ.sum())
         windows: int = self.trainer.accumulate_grad_batches
-        return loss * windows  # Lightning divides by it; the true divisor is below
+        return losses["loss"] * windows  # Lightning divides by it; the true divisor is below
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sum of gradients -> gradient of the token mean; called before clipping."""
         totals = self.trainer.strategy.reduce(self._step.stacked(self.device), reduce_op="sum")
-        tokens = totals[1].clamp(min=1)
+        tokens = totals[0].clamp(min=1)
         # DDP has averaged the gradients over the processes; their sum is what the token count belongs to
         scale = self.trainer.world_size / tokens
         for group in optimizer.param_groups:
@@ -81,24 +94,25 @@ class TrainingModule(LightningModule):
         step = self.trainer.global_step + 1
         # Lightning writes a row at the last step, whatever the interval
         if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps:
-            self._log_loss((totals[0] / tokens).float())
+            self._log_losses(dict(zip(self._step.losses, (totals[1:] / tokens).float(), strict=True)))
             for group in optimizer.param_groups:
                 if not group["name"].endswith("_no_decay"):
                     self.log(f"train/lr_{group['name']}", group["lr"])
             self._log_rate()
         self._step = _Tally()
 
-    def _log_loss(self, loss: Tensor) -> None:
-        """Logs the step's loss, and ends a run that has diverged (looked at when logged: a GPU waits for it)."""
-        self.log("train/loss", loss, prog_bar=True)
-        if not torch.isfinite(loss):
-            raise UserError(diverged("train/loss", float(loss), self.trainer.global_step + 1))
+    def _log_losses(self, losses: dict[str, Tensor]) -> None:
+        """Logs the step's losses, and ends a run that has diverged (looked at when logged: a GPU waits for it)."""
+        for name, loss in losses.items():
+            self.log(f"train/{name}", loss, prog_bar=name == "loss")
+        if not torch.isfinite(losses["loss"]):
+            raise UserError(diverged("train/loss", float(losses["loss"]), self.trainer.global_step + 1))
 
     def _log_rate(self) -> None:
         """Prompt and response tokens a second, of all processes, since the last log."""
         seconds = time.perf_counter() - self._clock
         if seconds > 1.0:
-            seen = float(self._since_log.stacked(self.device)[1])
+            seen = float(self._since_log.stacked(self.device)[0])
             self.log("train/tokens_per_s", seen * self.trainer.world_size / seconds, prog_bar=True)
             self._restart_clock()
 
@@ -106,7 +120,9 @@ class TrainingModule(LightningModule):
         self._since_log, self._clock = _Tally(), time.perf_counter()
 
     def on_train_start(self) -> None:
-        """Starts the clock where training starts."""
+        """Starts the clock where training starts, with the teacher where the model is."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
         self._restart_clock()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,11 +1,17 @@
-"""What training minimises: token cross-entropy over the response. torch only."""
+"""What training minimises: token cross-entropy over the response, and how far from a teacher it is. torch only."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llm2slm.types import IGNORE_INDEX
+
+AT_ONCE = 1024
+"""Positions whose distributions are held at once while they are compared."""
 
 
 def token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -25,3 +31,53 @@ def token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smoothing: 
         label_smoothing=label_smoothing,
     )
     return total, (labels_BT != IGNORE_INDEX).sum()
+
+
+def token_divergence(
+    logits_BTV: Tensor, teacher_BTV: Tensor, labels_BT: Tensor, temperature: float = 1.0, tokens: int | None = None
+) -> Tensor:
+    """T^2 KL(teacher || student) of the next token in nats, summed over the response's tokens.
+
+    Distillation of Hinton et al. 2015 (arXiv 1503.02531), whose T^2 keeps the size of the gradient whatever the
+    temperature, at each token of a response (word level, Kim and Rush 2016, arXiv 1606.07947).
+
+    Args:
+        logits_BTV: the student's; has a gradient. teacher_BTV: has none; V may be another.
+        labels_BT: IGNORE_INDEX where nothing is to be predicted.
+        temperature: T; the logits of both are divided by it.
+        tokens: compare the first so many of V, and as if there were no others; None: those that both have.
+    """
+    common = min(logits_BTV.shape[-1], teacher_BTV.shape[-1])
+    common = common if tokens is None else min(common, tokens)
+    real_BT = labels_BT != IGNORE_INDEX
+    total: Tensor = _Divergence.apply(logits_BTV, teacher_BTV[..., :common], real_BT, temperature)
+    return total
+
+
+class _Divergence(torch.autograd.Function):
+    """The gradient, T (student - teacher), is known as soon as the value is: so it is kept for the backward pass in
+    place of both distributions and their logarithms, which are there for a few rows at a time.
+
+    The student's V is the teacher's, or longer: what is beyond counts as if it were not there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_BTV: Tensor, teacher_BTV: Tensor, real_BT: Tensor, temperature: float) -> Tensor:
+        dtype = torch.promote_types(logits_BTV.dtype, torch.float32)
+        total, grad_BTV = logits_BTV.new_zeros((), dtype=dtype), torch.zeros_like(logits_BTV)
+        rows, common = max(1, AT_ONCE // max(1, real_BT.shape[1])), teacher_BTV.shape[-1]
+        for start in range(0, len(real_BT), rows):
+            part, ignored_BT1 = slice(start, start + rows), ~real_BT[start : start + rows].unsqueeze(-1)
+            student_BTV = (logits_BTV[part, :, :common].to(dtype) / temperature).log_softmax(-1)
+            target_BTV = (teacher_BTV[part].to(dtype) / temperature).log_softmax(-1)
+            p_BTV = target_BTV.exp()
+            divergence_BTV = p_BTV * target_BTV.sub_(student_BTV)
+            total += divergence_BTV.masked_fill_(ignored_BT1, 0).sum()
+            grad_BTV[part, :, :common] = student_BTV.exp_().sub_(p_BTV).masked_fill_(ignored_BT1, 0) * temperature
+        ctx.save_for_backward(grad_BTV)
+        return total * temperature**2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_BTV,) = ctx.saved_tensors
+        return grad_BTV * grads[0].to(grad_BTV.dtype), None, None, None

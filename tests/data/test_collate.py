@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llm2slm.data.align import Spans, alignment
 from llm2slm.data.collate import Collator
+from llm2slm.data.prompts import Frame
 from llm2slm.data.tokenizer import train_tokenizer
 from llm2slm.types import Example, Overlong, UserError
 
@@ -203,6 +204,55 @@ def test_drop():
     kept = collator.encode([example(index=3), LONG, example("", "a", index=5)])
     assert [row.index for row in kept] == [3, 5]
     assert collator.counts == {"response": 2}
+
+
+# Prompts for a teacher
+
+
+def test_a_teachers_prompts_stand_beside_ones_own(slm, llm):
+    """Those that the teacher's own collator makes, with the labels of what is taught."""
+    examples = [example("The big farmer", "Der Bauer", 4), example("old houses, small", "a b", 9)]
+    teacher = Collator(llm, decoder_only=True, llm_frame=Frame("Read: "))
+    plain = Collator(slm, slm)
+    batch, wanted = batch_of(plain.taught_by(teacher), *examples), batch_of(plain, *examples)
+    theirs = batch_of(teacher, *examples)
+    for name in ("slm_ids_BQ", "slm_mask_BQ"):
+        assert torch.equal(getattr(batch, name), getattr(wanted, name))
+        assert torch.equal(getattr(batch.teacher, name), getattr(theirs, name))
+    assert (batch.teacher.slm_mask_BQ[:, 0] == 0).any(), "padded on its side"
+    assert torch.equal(batch.labels_BT, wanted.labels_BT)
+    assert torch.equal(batch.teacher.labels_BT, wanted.labels_BT)
+    assert (wanted.teacher, plain.teacher) == (None, None)
+    assert batch.to("meta").teacher.slm_ids_BQ.device.type == "meta"
+    assert batch_of_rows_without(plain.taught_by(teacher), plain, examples).teacher is None
+
+
+def batch_of_rows_without(collator, plain, examples):
+    return collator(plain.encode(examples))
+
+
+def test_a_prompt_that_is_too_long_for_the_teacher_alone():
+    def taught(overlong, limit=6):
+        plain = Collator(word_tokenizer(False), max_prompt_tokens=limit, overlong=overlong)
+        return plain.taught_by(Collator(word_tokenizer(), max_prompt_tokens=7, overlong=overlong))
+
+    with pytest.raises(
+        UserError, match=r"row 17 \(from 0\): its prompt has 8 tokens as the teacher reads it, at most 7"
+    ):
+        taught(Overlong.error).encode([LONG])
+    with pytest.raises(
+        UserError, match=r"its prompt has 6 tokens, at most 5 are allowed, and its prompt has 8 tokens as"
+    ):
+        taught(Overlong.error, 5).encode([LONG])
+    short = example("the old", "a", 3)
+    dropping = taught(Overlong.drop)
+    assert [row.index for row in dropping.encode([LONG, short])] == [3]
+    assert dropping.counts == {"prompt": 1}
+    cutting = taught(Overlong.truncate)
+    assert encode(cutting, LONG).slm == [5, 6, 7, 8, 9, 10]
+    assert encode(cutting, LONG).teacher.slm == [2, 5, 6, 7, 8, 9, 3]
+    assert cutting.counts == {"prompt": 2}
+    assert [len(row) for row in cutting.batch_of_texts([LONG.prompt]).slm_ids_BQ] == [6]
 
 
 def test_rows_tokenized_together_are_those_tokenized_alone(slm, llm):

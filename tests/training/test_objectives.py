@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.trainer_pt_utils import LabelSmoother
 
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
-from llm2slm.training.objectives import token_cross_entropy
+from llm2slm.training import objectives
+from llm2slm.training.objectives import token_cross_entropy, token_divergence
 from llm2slm.types import IGNORE_INDEX
 
 
@@ -74,3 +76,73 @@ def test_half_precision_logits_are_summed_in_full(labels_BT):
     total, _ = token_cross_entropy(logits, labels_BT)
     assert total.dtype == torch.float32
     assert torch.equal(total, token_cross_entropy(logits.float(), labels_BT)[0])
+
+
+# How far from a teacher
+
+
+def drawn(seed, *shape, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("at_once", [1, 7, 15, 1000])
+def test_divergence_and_its_gradient_are_those_of_kl_div(labels_BT, monkeypatch, temperature, at_once):
+    """Also with padded embedding rows, other ones on either side, and whatever is compared at once."""
+    monkeypatch.setattr(objectives, "AT_ONCE", at_once)
+    student, teacher = drawn(1, 3, 7, 250).requires_grad_(), drawn(2, 3, 7, 261)
+    total = token_divergence(student, teacher, labels_BT, temperature, tokens=240)
+    (total * 1.5).backward()
+    own = student.detach().clone().requires_grad_()
+    real = labels_BT != IGNORE_INDEX
+    soft = [F.log_softmax(side[real][:, :240] / temperature, dim=-1) for side in (own, teacher)]
+    wanted = F.kl_div(*soft, log_target=True, reduction="sum") * temperature**2
+    (wanted * 1.5).backward()
+    torch.testing.assert_close(total, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(student.grad, own.grad, rtol=1e-10, atol=1e-12)
+    assert total > 1
+    assert not student.grad[..., 240:].any()
+    assert not student.grad[~real].any()
+
+
+def test_divergence_by_hand():
+    """KL((3/4, 1/4) || (1/2, 1/2)) = ln 2 - H(1/4) at T = 1; at T = 2 the teacher is (sqrt 3, 1) / (sqrt 3 + 1)."""
+    student, labels = torch.zeros(1, 2, 3), torch.tensor([[0, IGNORE_INDEX]])
+    teacher = torch.tensor([[[math.log(3), 0.0, 50.0], [9.0, -9.0, 0.0]]])
+
+    def kl(p):
+        return math.log(2) + p * math.log(p) + (1 - p) * math.log(1 - p)
+
+    assert token_divergence(student, teacher, labels, 1.0, 2).item() == pytest.approx(kl(0.75), rel=1e-6)
+    softened = 4 * kl(math.sqrt(3) / (math.sqrt(3) + 1))
+    assert token_divergence(student, teacher, labels, 2.0, 2).item() == pytest.approx(softened, rel=1e-6)
+
+
+def test_a_shorter_vocabulary_is_compared_over_what_both_have(labels_BT):
+    student, teacher = drawn(1, 3, 7, 250), drawn(2, 3, 7, 240)
+    wanted = token_divergence(student[..., :240], teacher, labels_BT)
+    assert torch.equal(token_divergence(student, teacher, labels_BT), wanted)
+    assert torch.equal(
+        token_divergence(teacher, student, labels_BT), token_divergence(teacher, student[..., :240], labels_BT)
+    )
+
+
+def test_from_itself_nothing_is_far(labels_BT):
+    logits = drawn(3, 3, 7, 250, dtype=torch.float32).requires_grad_()
+    total = token_divergence(logits, logits.detach().clone(), labels_BT, 1.7)
+    total.backward()
+    assert total.item() == 0
+    assert not logits.grad.any()
+
+
+def test_divergence_of_half_precision_is_summed_in_full_and_padding_is_not_looked_at(labels_BT):
+    student, teacher = (drawn(seed, 3, 7, 250).bfloat16() for seed in (4, 5))
+    total = token_divergence(student.requires_grad_(), teacher, labels_BT)
+    assert total.dtype == torch.float32
+    assert torch.equal(total, token_divergence(student.float(), teacher.float(), labels_BT))
+    total.backward()
+    assert student.grad.dtype == torch.bfloat16
+    ignored = (labels_BT == IGNORE_INDEX).unsqueeze(-1)
+    changed = torch.where(ignored, torch.full_like(teacher, float("nan")), teacher)
+    assert torch.equal(token_divergence(student, changed, labels_BT), total)
+    assert token_divergence(student, teacher, torch.full_like(labels_BT, IGNORE_INDEX)).item() == 0

@@ -1,0 +1,132 @@
+"""The whole LLM as a teacher: it scores a batch's own labels, and what is trained is drawn to its distribution.
+
+Next-token distillation (`objectives.token_divergence`), as a part of the loss beside cross-entropy: `optim.distill`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2slm.config import RunConfig
+from llm2slm.data.collate import Collator
+from llm2slm.models.build import build_model, load_tokenizers
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.tuning import FULL
+from llm2slm.training.objectives import token_divergence
+from llm2slm.types import Batch, Init, SystemKind, UserError
+
+
+class Teacher:
+    """A frozen LLM that scores labels. It is no torch module, so that it is in no state dict, no optimizer and no count
+    of parameters of what is trained, and no `.train()` reaches it.
+
+    Args:
+        model: the LLM as model=llm has it.
+        tokens: how many tokens, from id 0 on, it has in common with what is trained.
+        temperature: of the comparison.
+    """
+
+    def __init__(self, model: LLM2SLM, tokens: int, temperature: float = 1.0) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokens, self.temperature = tokens, temperature
+
+    @property
+    def collator(self) -> Collator:
+        """Makes the prompts that it reads."""
+        collator: Collator = self.model.collator
+        return collator
+
+    def to(self, device: torch.device) -> None:
+        """Moves it."""
+        self.model.to(device)
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Tensor:
+        """Teacher-forced logits_BTV of a batch's labels, behind the prompts as it reads them itself; in its own dtype.
+
+        Raises:
+            ValueError: the batch has no prompts for it.
+        """
+        if batch.teacher is None:
+            raise ValueError("this batch has no prompts for a teacher: make it with Collator.taught_by")
+        with torch.autocast(batch.slm_ids_BQ.device.type, enabled=False):
+            logits_BTV: Tensor = self.model.logits(batch.teacher)
+        return logits_BTV
+
+    def divergence(self, batch: Batch, logits_BTV: Tensor) -> Tensor:
+        """How far the logits of what is trained are from its own (`token_divergence`)."""
+        assert batch.labels_BT is not None
+        return token_divergence(logits_BTV, self.logits(batch), batch.labels_BT, self.temperature, self.tokens)
+
+
+def check_distill(config: RunConfig) -> None:
+    """Refuses, before anything is loaded, what cannot be distilled.
+
+    Raises:
+        UserError: names the key.
+    """
+    weight, temperature = config.optim.distill, config.optim.distill_temperature
+    if not 0 <= weight <= 1:
+        raise UserError(f"optim.distill={weight}: must be between 0 and 1")
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"optim.distill_temperature={temperature}: must be above 0")
+    if not weight:
+        return
+    if config.model.kind is SystemKind.llm:
+        raise UserError(f"optim.distill={weight}: the LLM would teach itself; leave it out for model=llm")
+    if config.model.llm.start is Init.random:
+        raise UserError(f"optim.distill={weight}: an LLM of random weights teaches nothing; set model.llm.name alone")
+    if config.data.reps is not None:
+        raise UserError(
+            f"optim.distill={weight} needs the whole LLM, and with data.reps={config.data.reps} it is never loaded; "
+            "leave one of them out (labels of the LLM need none: data.labels=llm)"
+        )
+
+
+def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
+    """The teacher of a run, built as model=llm is; None where optim.distill=0.
+
+    Args:
+        student: the collator of what is trained.
+
+    Raises:
+        UserError: the LLM and what is trained do not write the same tokens, or the LLM cannot be loaded.
+    """
+    if not config.optim.distill:
+        return None
+    cfg = replace(config.model, kind=SystemKind.llm, llm=replace(config.model.llm, tune=FULL, lora={}))
+    try:
+        tokens = common_tokens(student.slm_tokenizer, load_tokenizers(cfg)[0])
+        with torch.random.fork_rng(devices=[]):  # what is trained draws as without a teacher
+            model = build_model(cfg, config.data)
+    except UserError as error:
+        raise UserError(f"optim.distill={config.optim.distill}: the teacher: {error}") from None
+    return Teacher(model, tokens, config.optim.distill_temperature)
+
+
+def common_tokens(student: Any, teacher: Any) -> int:
+    """How many tokens, from id 0 on, two tokenizers have in common: all that the student's can write.
+
+    Raises:
+        UserError: a token of the student's is another for the teacher, or another token ends a response.
+    """
+    own, theirs = ({i: token for token, i in side.get_vocab().items()} for side in (student, teacher))
+    size: int = max(own) + 1
+    ids = [i for i in range(size) if own.get(i) != theirs.get(i)]
+    ends = student.eos_token, teacher.eos_token
+    if not ids and ends[0] == ends[1]:
+        return size
+    found = (
+        f"token {ids[0]} is {own.get(ids[0])!r} and {theirs.get(ids[0])!r}"
+        if ids
+        else f"eos is {ends[0]!r} and {ends[1]!r}"
+    )
+    raise UserError(
+        f"the tokens of {student.name_or_path} and {teacher.name_or_path} differ ({found}), so their distributions "
+        "cannot be compared; let the SLM have the LLM's tokens (model.tokenizers=shared model.slm.init=random), or "
+        "train on answers that the LLM wrote (`llm2slm label`)"
+    )
