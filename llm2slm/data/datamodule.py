@@ -114,8 +114,8 @@ class DataModule(LightningDataModule):
         self, config: DataConfig, task: Task, collator: Collator, seed: int, teacher: Collator | None = None
     ) -> None:
         super().__init__()
-        self.config, self.task, self.collator, self.seed = config, task, collator, seed
-        self._training = collator if teacher is None else collator.taught_by(teacher)
+        self.config, self.task, self.seed = config, task, seed
+        self._untaught, self.collator = collator, collator if teacher is None else collator.taught_by(teacher)
         self._examples: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
         self._counts: dict[str, dict[str, Any]] = {}
@@ -147,7 +147,7 @@ class DataModule(LightningDataModule):
         return RowStream(
             lambda skip: stream_rows(self.config, self.task, skip),
             self.task,
-            self._training,
+            self.collator,
             buffer=self.config.buffer,
             world_size=world_size,
             label=f"data={self.config.name}, train, ",
@@ -171,7 +171,7 @@ class DataModule(LightningDataModule):
         if split == "train":
             read = relabelled(read, self.config, self.seed)
         examples = [self.task.example(row, index) for index, row in enumerate(read)]
-        collator = self._training if split == "train" else self.collator
+        collator = self.collator if split == "train" else self._untaught
         before = Counter(collator.counts)
         encoded, tokens = self._tokenized(split, examples, collator)
         over = collator.counts - before
@@ -292,7 +292,7 @@ class DataModule(LightningDataModule):
         return DataLoader(
             _Rows(rows),
             batch_sampler=batches,
-            collate_fn=self._training,  # of rows without a teacher's prompt it makes what the other makes
+            collate_fn=self.collator,
             num_workers=self.config.workers,
             # of its own: each iterator draws a number, which would shift the dropout of a resumed run
             generator=torch.Generator().manual_seed(self.seed),

@@ -15,6 +15,8 @@ from llm2slm.config import RunConfig
 from llm2slm.data.collate import Collator
 from llm2slm.models.build import build_model, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.pretrained import model_config
+from llm2slm.models.pruning import reads_both_ways
 from llm2slm.models.tuning import FULL
 from llm2slm.training.objectives import token_divergence
 from llm2slm.types import Batch, Init, SystemKind, UserError
@@ -100,7 +102,11 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
         return None
     cfg = replace(config.model, kind=SystemKind.llm, llm=replace(config.model.llm, tune=FULL, lora={}))
     try:
-        tokens = common_tokens(student.slm_tokenizer, load_tokenizers(cfg)[0])
+        tokenizer, _ = load_tokenizers(cfg)
+        tokens = common_tokens(student.slm_tokenizer, tokenizer)
+        llm = model_config(cfg.llm, tokenizer)
+        if reads_both_ways(llm) and not llm.is_encoder_decoder:
+            raise UserError(f"a {llm.model_type} only reads, it predicts no next token; use another LLM")
         with torch.random.fork_rng(devices=[]):  # what is trained draws as without a teacher
             model = build_model(cfg, config.data)
     except UserError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
-from tiny_runs import assert_same, build, checkpoint, curve, tiny_run, weights
+from tiny_runs import assert_same, build, checkpoint, curve, taught, tiny_run, weights
 
 from llm2slm.commands.train import run as train
 from llm2slm.config import CallbacksConfig, TrainerConfig
@@ -31,8 +31,9 @@ TOLERANCE = 1e-4
 def fitted(config, folder, judge=None, resume=None):
     """A seeded fit; returns the model and what fit says of it."""
     set_seed(config.seed)
-    model, data = build(config)
-    return model, fit(config, folder, model, data, loggers=[MetricsFile(folder)], judge=judge, resume=resume)
+    model, data, teacher = taught(config)
+    logged = [MetricsFile(folder)]
+    return model, fit(config, folder, model, data, loggers=logged, judge=judge, resume=resume, teacher=teacher)
 
 
 def judging(values):
