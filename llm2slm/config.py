@@ -7,7 +7,8 @@ YAML files under `conf/` state only what differs from these defaults. Code below
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm2slm.types import Conditioning, Control, Init, Labels, Overlong, StoreDtype, SystemKind, Tokenizers
@@ -100,6 +101,10 @@ class ModelConfig:
     """What the projector gets in place of what the LLM says of the prompt, to see what that is worth: none | constant
     (the same vector everywhere) | shuffled (what it says of another prompt of the batch) | zero (z is 0). In training
     as in use."""
+
+    def llm_alone(self) -> ModelConfig:
+        """Of its LLM, writing alone."""
+        return replace(deepcopy(self), kind=SystemKind.llm, control=Control.none)
 
 
 @dataclass

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import Control, Init, Overlong, SystemKind, UserError
+from llm2slm.types import Init, Overlong, SystemKind, UserError
 
 Places = dict[str, tuple[str | LLMConfig, str | None]]
 """By system: its folder and where its LLM has moved to; or for an LLM writing alone, its configuration."""
@@ -93,8 +91,7 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
 
 def llm_alone(config: RunConfig) -> LLM2SLM:
     """The configured LLM, writing alone."""
-    alone = replace(deepcopy(config.model), kind=SystemKind.llm, control=Control.none)
-    return build_model(alone, config.data)
+    return build_model(config.model.llm_alone(), config.data)
 
 
 def recorded_llm(model: LLM2SLM, moved: str | None) -> LLMConfig | None:

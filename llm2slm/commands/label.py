@@ -26,7 +26,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.resumable import ResumableLines
-from llm2slm.types import Control, Example, Labels, SystemKind, UserError
+from llm2slm.types import Example, Labels, UserError
 
 FORMATS = ("jsonl", "parquet")
 SAMPLES = 32
@@ -97,7 +97,7 @@ def writer(config: RunConfig) -> LLM2SLM:
     if config.run is not None:
         trained: LLM2SLM = LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm)
         return limited(trained, config.data)
-    return build_model(replace(config.model, kind=SystemKind.llm, control=Control.none), config.data)
+    return build_model(config.model.llm_alone(), config.data)
 
 
 def settings(config: RunConfig, model: LLM2SLM, task: Task, examples: list[Example]) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
     """
     if not config.optim.distill:
         return None
-    cfg = replace(config.model, kind=SystemKind.llm, llm=replace(config.model.llm, tune=FULL, lora={}))
+    cfg = config.model.llm_alone()
+    cfg.llm = replace(cfg.llm, tune=FULL, peft={})
     try:
         tokenizer, _ = load_tokenizers(cfg)
         tokens = common_tokens(student.slm_tokenizer, tokenizer)
