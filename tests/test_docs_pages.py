@@ -16,7 +16,7 @@ from llm2slm.evaluation.metrics import BERTSCORE, METRICS, PERPLEXITY
 from llm2slm.types import UserError
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-OF_PYTHON = ("num_return_sequences=3",)
+OF_PYTHON = ("num_return_sequences=3", "stop_strings=[\\n]")
 """Arguments that a page names and that are no override."""
 VERB_KEYS = {verb: Composer(verb) for verb in VERBS}
 
