@@ -24,10 +24,12 @@ train() { # NAME OVERRIDES
 [[ -f $out/llm/result.json ]] || llm2slm evaluate run=outputs/controls/llm "${common[@]}" hydra.run.dir="$out/llm"
 [[ -f $out/labels/labels.jsonl ]] || llm2slm label "${common[@]}" data.eval_batch_size=200 hydra.run.dir="$out/labels"
 
+# learning rates of few parameters: the best of three (lora: two) on validation, 150 steps of translation
+train llm_tuned model=llm
 train slm model=slm
 train lora model=slm model.slm.tune=lora 'model.slm.peft={r: 8}'
-train prompt_tuning model=slm model.slm.tune=prompt
-train prefix_tuning model=slm model.slm.tune=prefix
+train prompt_tuning model=slm model.slm.tune=prompt optim.lr=0.3
+train prefix_tuning model=slm model.slm.tune=prefix optim.lr=0.03
 train distilled model=slm data.labels=llm data.labels_from="$out/labels"
 train hybrid
 train constant model.control=constant
@@ -35,7 +37,7 @@ train shuffled model.control=shuffled
 train zero model.control=zero
 train hybrid_memory model.conditioning=memory
 
-names=(slm lora prompt_tuning prefix_tuning distilled constant shuffled zero hybrid_memory)
+names=(llm_tuned slm lora prompt_tuning prefix_tuning distilled constant shuffled zero hybrid_memory)
 [[ -f $out/benchmark/result.json ]] || llm2slm benchmark run="$out/hybrid" benchmark.prompts=16 \
   hydra.run.dir="$out/benchmark" $(for name in "${names[@]}"; do echo "systems.$name=$out/$name"; done)
 llm2slm compare runs="[$out/llm,$out/hybrid$(printf ",$out/%s" "${names[@]}")]" benchmark="$out/benchmark" \
