@@ -271,12 +271,8 @@ def generation_cost(
     in_place = conditioning == Conditioning.memory  # of the writer's own reading; other modes leave it as it is
     writer_config = {**writer_config, "add_cross_attention": in_place}  # a decoder-only writer's serves nothing else
     writer, llm_tokens = decoder_stack(writer_config), prompt_tokens if llm_tokens is None else llm_tokens
-    read, flops, weights = (
-        prompt_tokens + virtual,
-        0.0,
-        0.0,
-    )  # positions the writer reads; FLOPs and weights before it does
-    memory = 0.0  # positions it attends to across
+    flops, weights = 0.0, 0.0  # before the writer reads
+    read, memory = prompt_tokens + virtual, 0.0  # positions that it reads; that it attends to across
     if conditioning != Conditioning.none:
         if llm_config is None or projector_shape is None:
             raise ValueError(f"conditioning={conditioning} needs llm_config and projector_shape")

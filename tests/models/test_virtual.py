@@ -16,6 +16,7 @@ from llm2slm.config import DataConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import read_config
+from llm2slm.models.slm import start_token
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
 from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Init, SystemKind, Tokenizers, UserError
 
@@ -185,6 +186,25 @@ def test_only_virtual_tokens_are_trained_saved_and_loaded(
         assert loaded.generate_text(TEXTS, **arguments) == model.generate_text(TEXTS, **arguments)
     auto, processor = AutoModelForSeq2SeqLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     assert torch.equal(auto.generate(**processor(TEXTS), **SIX), told.sequences)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("slm", SLMS)
+def test_a_virtual_token_that_is_a_word_is_read_as_that_word(zoo: Path, slm: str) -> None:
+    """By transformers alone, which reads ids; some models scale the embeddings of ids."""
+    model, untuned = system(zoo, slm, "prompt"), plain(zoo, slm)
+    words, tokens = untuned.get_input_embeddings()(torch.arange(280)), model.slm.virtual_tokens.part.embedding.weight
+    front = torch.stack([(words == token).all(1).nonzero()[0, 0] for token in tokens])[None]
+    batch = labelled(model, [0, 1, 2])
+    ours = logits(model, batch)
+    for row, (ids, labels) in enumerate(own_rows(batch)):
+        read = torch.cat([front, ids], dim=1)
+        if untuned.config.is_encoder_decoder:
+            given = torch.cat([torch.tensor([[start_token(model.slm)]]), labels[:, :-1]], dim=1)
+            theirs = untuned(input_ids=read, decoder_input_ids=given).logits[0]
+        else:
+            theirs = untuned(torch.cat([read, labels], dim=1)).logits[0, read.shape[1] - 1 : -1]
+        torch.testing.assert_close(ours[row, : labels.shape[1]], theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_a_prompt_of_a_frozen_model_starts_from_its_words(zoo: Path) -> None:
