@@ -108,8 +108,7 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
         llm = model_config(cfg.llm, tokenizer)
         if reads_both_ways(llm) and not llm.is_encoder_decoder:
             raise UserError(f"a {llm.model_type} only reads, it predicts no next token; use another LLM")
-        with torch.random.fork_rng(devices=[]):  # what is trained draws as without a teacher
-            model = build_model(cfg, config.data)
+        model = build_model(cfg, config.data)
     except UserError as error:
         raise UserError(f"optim.distill={config.optim.distill}: the teacher: {error}") from None
     return Teacher(model, tokens, config.optim.distill_temperature)

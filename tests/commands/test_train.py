@@ -319,10 +319,12 @@ def test_ctrl_c_saves_tells_how_to_go_on_and_exits_with_130(tmp_path, tiny_llm, 
     assert json.loads((folder / "result.json").read_text())["systems"][0]["notes"]["optimizer_steps"] == 3
 
 
-def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path):
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path, distill):
     """The batches of a step on two processes are those of an accumulation window of two on one."""
     alone = tiny_run(root, max_steps=4, val_every=2, accumulate_grad_batches=2)
     alone.model.slm.name = str(write_tiny_t5(tmp_path / "zoo" / "slm", dropout=0.0))
+    alone.optim.distill = distill
     assert len(build(alone)[1].train_dataloader()) % 2 == 0, "an odd batch would be in two steps"
     start = weights(build(alone)[0])
     train(deepcopy(alone), tmp_path / "alone")
@@ -335,13 +337,14 @@ def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path):
         "data.batch_tokens=220", "data.eval_batch_size=4", "data.max_response_tokens=64", "task=instruction",
         "task.metrics=[chrf,exact_match]", "task.max_new_tokens=6", "optim.warmup_steps=2", "optim.lr=3e-3",
         "optim.projector_lr=1e-2", "callbacks.generate_rows=3", "seed=5", f"hydra.run.dir={folder}",
+        f"optim.distill={distill}",
     ]  # fmt: skip
     done = python("-m", "llm2slm", "train", *overrides, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "both", "zoo"]
     assert len(list(folder.rglob("result.json"))) == 1
     single, double = curve(tmp_path / "alone"), curve(folder)
-    for name in ("train/loss", "val/loss", "val/chrf", "train/lr_projector"):
+    for name in ("train/loss", "val/loss", "val/chrf", "train/lr_projector", *(["train/kl"] if distill else [])):
         found, wanted = ([float(row[name]) for row in rows if row[name]] for rows in (double, single))
         assert found == pytest.approx(wanted, abs=1e-5), name
     ends = [checkpoint(f / "checkpoints" / "last.ckpt")["state_dict"] for f in (folder, tmp_path / "alone")]

@@ -91,6 +91,21 @@ def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
         assert said in text.replace("\u00a0", " "), said
 
 
+def test_who_it_was_distilled_from(config: dict[str, Any]) -> None:
+    """Also where it is not among the models that it is made of."""
+    config["model"]["kind"] = "slm"
+    assert "distilled" not in model_card("me/model", config, trained())
+    config["optim"] |= {"distill": 0.25, "distill_temperature": 2.0}
+    text = model_card("me/model", config, trained())
+    assert "the next-token distribution of `google/flan-t5-base` as well (weight 0.25, temperature 2)" in text
+    assert "made with `slm` (a local folder) and `google/flan-t5-base`" in text
+    config["model"]["llm"]["name"] = "/home/somebody/private/teacher"
+    assert "private" not in model_card("me/model", config, trained())
+    for key in ("distill", "distill_temperature"):  # a run of an earlier version
+        del config["optim"][key]
+    assert "distilled" not in model_card("me/model", config, trained())
+
+
 def test_what_the_hub_reads(config: dict[str, Any]) -> None:
     card = ModelCard(model_card("me/model", config, trained(), [timed()], license="apache-2.0", llm=LLM))
     assert card.data.license == "apache-2.0"

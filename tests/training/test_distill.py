@@ -101,7 +101,6 @@ def test_a_decoder_only_llm_gets_the_prompts_end_marked_as_when_it_answers_alone
 def test_it_is_frozen_and_counts_for_nothing(tmp_path):
     config = distilling(tmp_path, max_steps=4, val_every=2)
     before = {k: v.clone() for k, v in whole_llm(config)[0].state_dict().items()}
-    torch.manual_seed(1)
     model, data, teacher = taught(config)
     module = TrainingModule(model, config.optim, 4, teacher)
     plain = deepcopy(config)
@@ -112,7 +111,7 @@ def test_it_is_frozen_and_counts_for_nothing(tmp_path):
     assert not own & {id(p) for p in teacher.model.parameters()}
     module.training_step.__self__._trainer = type("T", (), {"accumulate_grad_batches": 1})()
     module.training_step(batch_of(data, [0, 1]), 0).backward()
-    assert all(p.grad is None for p in teacher.model.parameters())
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.model.parameters())
     for name, run in (("with", config), ("without", plain)):
         train(deepcopy(run), tmp_path / name)
     assert_same(whole_llm(config)[0].state_dict(), before)
@@ -341,6 +340,7 @@ def test_padded_rows_and_tokens_that_only_the_teacher_has_do_not_count(tmp_path)
     assert wide.tokens == len(tiny_tokenizer())
     assert wide.logits(batch).shape[-1] == len(tokenizer) + 7
     logits = plain.eval().logits(batch).detach()
+    logits = F.pad(logits, (0, 5), value=30.0)  # an SLM with padded rows
     torch.testing.assert_close(wide.divergence(batch, logits), teacher.divergence(batch, logits))
 
 
