@@ -58,6 +58,7 @@ from llm2slm.data.reps_files import (
 )
 from llm2slm.types import Reps, StoreDtype, UserError
 
+REFILL = "fill it from the same rows, with the same task prefix, frame and limits"
 BLOCK = 1 << 20
 """Bytes read at once for a checksum."""
 
@@ -146,6 +147,21 @@ class RepsStore:
         table, keys = self._sorted(), _as_keys([key_of(row) for row in rows])
         return np.flatnonzero(~_found(table, keys)[1]).tolist()
 
+    def check_rows(self, rows: Sequence[Encoded], place: str) -> None:
+        """Sees to it that the prompts of rows are there.
+
+        Args:
+            place: what a complaint calls the rows, as "train".
+
+        Raises:
+            UserError: one is not; says how many, and names the first row.
+        """
+        if lacking := self.missing([llm_prompt(row) for row in rows]):
+            raise UserError(
+                f"{self.folder}: {len(lacking):,} of {len(rows):,} prompts of {place} are not in this store"
+                f"{self._unfinished}, the first is that of row {rows[lacking[0]].index} (from 0); {REFILL}"
+            )
+
     def reps(
         self,
         ids_BP: Tensor,
@@ -167,7 +183,8 @@ class RepsStore:
         """
         ids, real = ids_BP.cpu().numpy(), mask_BP.bool().cpu()
         rows = [row[there] for row, there in zip(ids, real.numpy(), strict=True)]
-        parts = [unpack(values, scales, dtype) for values, scales in self._slices(rows, indices or range(len(rows)))]
+        names = [f"row {index} (from 0)" for index in indices] or [f"row {b} of a batch" for b in range(len(rows))]
+        parts = [unpack(values, scales, dtype) for values, scales in self._slices(rows, names)]
         reps_BPE = torch.zeros(*mask_BP.shape, self.width * len(self.layers), dtype=dtype)
         reps_BPE[real] = torch.cat(parts)
         return Reps(reps_BPE.to(ids_BP.device), mask_BP)
@@ -188,11 +205,15 @@ class RepsStore:
         """
         if not self.has_embeddings:
             raise UserError(
-                f"{self.folder}: holds no embedding matrix of the LLM, which model.tokenizers=llm_tokens reads; add it "
-                "to the store"
+                f"{self.folder}: holds no embedding matrix of the LLM, which model.tokenizers=llm_tokens reads; fill "
+                "it with that set"
             )
         matrix_VE = self._tensors(EMBEDDINGS)["embeddings"]
         return matrix_VE[ids_BP.cpu()].to(ids_BP.device)
+
+    @property
+    def _unfinished(self) -> str:
+        return "" if self.finished else " (it was never finished: go on filling it)"
 
     @property
     def has_embeddings(self) -> bool:
@@ -249,7 +270,7 @@ class RepsStore:
         return self._table
 
     def _slices(
-        self, rows: Sequence[np.ndarray[Any, Any]], names: Sequence[int]
+        self, rows: Sequence[np.ndarray[Any, Any]], names: Sequence[str]
     ) -> Iterable[tuple[Tensor, Tensor | None]]:
         """Values and scales of each prompt, as they are kept."""
         table = self._sorted()
@@ -262,11 +283,10 @@ class RepsStore:
             stop = start + len(row)
             yield tensors["values"][start:stop], None if scales is None else scales[start:stop]
 
-    def _stranger(self, name: int, tokens: int) -> str:
-        unfinished = "" if self.finished else " (it was never finished: go on filling it)"
+    def _stranger(self, name: str, tokens: int) -> str:
         return (
-            f"{self.folder}: the prompt of row {name} (from 0; {tokens} tokens of the LLM) is not in this store"
-            f"{unfinished}; fill it from the same rows, with the same task prefix, frame and limits"
+            f"{self.folder}: the prompt of {name}, {tokens} tokens of the LLM, is not in this store{self._unfinished}; "
+            f"{REFILL}"
         )
 
 

@@ -8,6 +8,7 @@ ends with the very files of one that was never disturbed: that sequence alone de
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, BinaryIO, Self
 
 import torch
 from safetensors.torch import save
@@ -79,11 +80,14 @@ class StoreWriter:
             self._begin(
                 {"identity": identity, "reader": reader, "kept_as": self.dtype.value, "shard_bytes": shard_bytes}
             )
+        except OSError as error:
+            self.close()
+            raise UserError(f"{self.folder}: cannot be written to ({reason_of(error)}); make room, and go on") from None
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> BinaryIO:
         """The index, opened to append, and locked."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +95,7 @@ class StoreWriter:
             others = sorted(names - {f"{RECORD}.part", INDEX})
             if RECORD not in names and others:
                 raise UserError(f"{self.folder}: holds something that is no store ({others[0]}); give another folder")
-            log = (self.folder / INDEX).open("ab")
+            log = (self.folder / INDEX).open("ab", buffering=0)  # else closing would try a failed line once more
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to ({reason_of(error)}); give another folder") from None
         try:
@@ -99,6 +103,11 @@ class StoreWriter:
         except BlockingIOError:
             log.close()
             raise UserError(f"{self.folder}: another process is writing to this store; wait for its end") from None
+        except OSError as error:
+            log.close()
+            raise UserError(
+                f"{self.folder}: cannot be locked against other writers ({reason_of(error)}); give one on another disk"
+            ) from None
         return log
 
     def _begin(self, asked: Mapping[str, Any]) -> None:
@@ -294,8 +303,9 @@ class StoreWriter:
 
     def _enter(self, line: Mapping[str, Any]) -> None:
         try:
-            self._log.write(json.dumps(line).encode() + b"\n")
-            self._log.flush()
+            content = json.dumps(line).encode() + b"\n"
+            if self._log.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._log.fileno())
         except OSError as error:
             raise UserError(f"{self._log.name}: cannot be written ({reason_of(error)}); make room, and go on") from None

@@ -33,7 +33,6 @@ from llm2slm.types import Reps, StoreDtype, UserError
 IDENTITY: dict[str, Any] = {
     "name": "some/llm", "revision": "abc", "fingerprint": "0123456789ab", "dtype": "float32", "quantization": {},
     "layers": [1, 3], "tokenizer": "ba9876543210", "frame": {"before": "read: ", "after": "", "special_tokens": True},
-    "max_prompt_tokens": 64, "overlong": "error",
 }  # fmt: skip
 READER = {"layers": [1, 3], "width": 8, "embedding_width": 6}
 LAYERS, E = 2, 16
@@ -197,7 +196,7 @@ def test_prompts_that_are_not_there_are_named(tmp_path: Path) -> None:
     for stranger in strangers:
         ids, mask = padded([known, stranger], left=True)
         with pytest.raises(
-            UserError, match=rf"row 1 \(from 0; {len(stranger)} tokens of the LLM\) is not in this store"
+            UserError, match=rf"row 1 of a batch, {len(stranger)} tokens of the LLM, is not in this store"
         ):
             store.reps(ids, mask)
         with pytest.raises(UserError, match=r"the prompt of row 4711 "):
@@ -238,7 +237,6 @@ def test_embedding_matrix(tmp_path: Path) -> None:
 CHANGES: dict[str, Any] = {
     "name": "other/llm", "revision": None, "fingerprint": "ffff", "dtype": "bfloat16",
     "quantization": {"quant_method": "quanto"}, "layers": [1], "tokenizer": "0", "frame": {"before": "read:"},
-    "max_prompt_tokens": 65, "overlong": "truncate",
 }  # fmt: skip
 
 
@@ -420,6 +418,64 @@ def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="1,234 bytes are free"):
         store.put_embeddings(torch.zeros(100, 6))
     assert not (tmp_path / "embeddings.safetensors").exists()
+
+
+def test_a_disk_that_is_full_at_a_line_of_the_index(tmp_path: Path) -> None:
+    """The shard is there, and its line is not (nor is it tried once more on closing): it is written anew."""
+    said = pytest.raises(UserError, match=r"cannot be written \(.*No space left on device.*\); make room, and go on")
+    with said, writer(tmp_path / "store") as store:
+        store.append(DIFFERENT[:4], spoken(DIFFERENT[:4]))
+        store._log.close()
+        store._log = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  the writer closes it
+        store.finish()
+    assert (tmp_path / "store" / "shard-00000.safetensors").is_file()
+    assert len(RepsStore(tmp_path / "store")) == 0
+    fill(tmp_path / "store", rows=DIFFERENT)
+    fill(tmp_path / "whole", rows=DIFFERENT)
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A raw write says so by its count, and raises nothing."""
+    with pytest.raises(UserError, match="No space left on device"), writer(tmp_path / "store") as store:
+        store.append(DIFFERENT[:4], spoken(DIFFERENT[:4]))
+        log = store._log
+
+        class Half:
+            name = log.name
+            fileno, close, tell = log.fileno, log.close, log.tell
+
+            @staticmethod
+            def write(content: bytes) -> int:
+                return log.write(content[: len(content) // 2])
+
+        store._log = Half()
+        store.finish()
+    assert len(RepsStore(tmp_path / "store")) == 0
+    fill(tmp_path / "store", rows=DIFFERENT)
+    fill(tmp_path / "whole", rows=DIFFERENT)
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_at_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(UserError, match=r"store: cannot be written to \(.*No space left.*\); make room, and go on"):
+            writer(tmp_path / "store")
+    with writer(tmp_path / "store") as store:  # nobody holds its lock
+        assert len(store) == 0
+
+
+def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"cannot be locked against other writers \(.*No locks available"):
+        writer(tmp_path / "store")
 
 
 def test_a_disk_that_is_full_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
