@@ -1,24 +1,31 @@
 """`llm2slm encode`: the LLM reads a corpus once, and its representations are kept for training (`data.reps=DIR`).
 
-They are what a hybrid with the same LLM, layer, tokenizers, frame and limits would compute anew in every epoch. Ended
-at any moment, the same command with the same run directory goes on.
+They are what a hybrid with the same LLM, layer, tokenizers and frame would compute anew in every epoch. Ended at any
+moment, the same command with the same run directory goes on. Training rows that are streamed are encoded as they are
+read, a chunk after the other.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+
+import torch
 
 from llm2slm import runs
 from llm2slm.commands.evaluate import final_split
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
+from llm2slm.data.collate import Encoded
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.models.build import build_model
 from llm2slm.offline import encode, open_writer, put_embeddings
-from llm2slm.types import SystemKind, Tokenizers, UserError
+from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 
 STORE = "reps"
 
@@ -27,29 +34,55 @@ def run(config: RunConfig, folder: Path) -> None:
     """Fills a store with the train, validation and test split (so that training, and its test, need no LLM).
 
     Raises:
-        UserError: no hybrid, or the folder holds a store of other representations.
+        UserError: no hybrid, an LLM of random weights, or the folder holds something else.
     """
-    if config.model.kind is not SystemKind.llm2slm:
-        raise UserError(f"encode keeps what an LLM says beside an SLM; model.kind={config.model.kind}: use llm2slm")
-    device_type(config.trainer.accelerator)
+    checked(config, folder)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
     task = task_of(config.task, config.data)
+    train_ordered(config.model, config.data, config.task, config.seed, folder)
     model = place(build_model(config.model, replace(config.data, reps=None)), config.trainer.accelerator).eval()
     data = DataModule(config.data, task, model.collator, config.seed)
     splits = list(dict.fromkeys(("train", "validation", final_split(config.data))))
     for split in splits:  # bad data is found before anything is written
-        data.encoded(split)
-    runs.write_config(folder, config)
+        data.prepare(split)
     with open_writer(folder / STORE, model, config.encode.dtype) as store:
+        runs.write_config(folder, config)
         try:
-            rows = [row for split in splits for row in data.encoded(split)]
-            filled = encode(model, rows, store, config.encode.batch_tokens, config.trainer.progress)
+            if config.model.tokenizers is Tokenizers.llm_tokens:  # first: else its lack of room shows after hours
+                put_embeddings(model, store)
+            filled = [
+                encode(model, rows, store, config.encode.batch_tokens, config.trainer.progress)
+                for rows in fillings(data, splits)
+            ]
         except KeyboardInterrupt:
             print(f"llm2slm: to go on, give the same command with hydra.run.dir={folder}", file=sys.stderr)
             raise
-        if config.model.tokenizers is Tokenizers.llm_tokens:
-            put_embeddings(model, store)
+        prompts = len(store)
     size = sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()) / 1e6
     print(
-        f"{folder / STORE}: {filled.prompts} prompts of {filled.rows} rows, {size:.1f} MB; {filled.new} of them new, "
-        f"in {filled.seconds:.1f} s; train with data.reps={folder / STORE}"
+        f"{folder / STORE}: {prompts} prompts, {size:.1f} MB; {sum(f.new for f in filled)} of them new, of "
+        f"{sum(f.rows for f in filled)} rows, in {sum(f.seconds for f in filled):.1f} s; train with "
+        f"data.reps={folder / STORE}"
     )
+
+
+def checked(config: RunConfig, folder: Path) -> None:
+    """What is wrong is said before the LLM is loaded."""
+    if config.model.kind is not SystemKind.llm2slm:
+        raise UserError(f"encode keeps what an LLM says beside an SLM; model.kind={config.model.kind}: use llm2slm")
+    if config.model.llm.start is Init.random:
+        raise UserError(
+            "model.llm has random weights, which no file holds: nobody could ask it again; name a trained one"
+        )
+    if (folder / "config.yaml").exists() and not (folder / STORE).is_dir():
+        raise UserError(f"{folder}: holds a run already; keep the store in another folder by hydra.run.dir=DIR")
+    device_type(config.trainer.accelerator)
+
+
+def fillings(data: DataModule, splits: list[str]) -> Iterator[list[Encoded]]:
+    """The rows of all splits at once, so that batches are made of all of them; streamed ones by the chunk."""
+    if data.config.streaming:
+        yield from chain.from_iterable(map(data.once, splits))
+    else:
+        yield [row for split in splits for row in data.encoded(split)]

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llm2slm import runs
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
@@ -24,6 +26,7 @@ from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answers
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.stored import StoredReader
 from llm2slm.models.virtual import taken
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
 from llm2slm.training.distill import build_teacher, check_distill
@@ -54,8 +57,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     teacher = build_teacher(config, model.collator)
     data = DataModule(config.data, task, model.collator, config.seed, None if teacher is None else teacher.collator)
     final = final_split(config.data)
-    for split in ("train", "validation", final):  # bad data is found before anything is written
-        data.prepare(split)
+    read_data(model, data, ("train", "validation", final), config.trainer.progress)
     check_monitor(config, task)
     check_room(model, data, final)
     check_room(model, data, "validation", config.callbacks.generate_rows)
@@ -155,6 +157,26 @@ def show_data(data: DataModule, final: str) -> None:
             "scores tell in part what was remembered",
             file=sys.stderr,
         )
+
+
+def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress: bool) -> None:
+    """Reads all that is needed: bad data is found before anything is written. So is a store of representations that
+    is damaged, or lacks what these splits ask of it (of streamed rows the first ones are looked at).
+
+    Raises:
+        UserError: as `DataModule.encoded`; as `RepsStore.check_rows`, `embed` and `verify`.
+    """
+    for split in splits:
+        data.prepare(split)
+    if model.projector is None or not isinstance(model.encoder, StoredReader):
+        return
+    store = model.encoder.store
+    for split in splits:
+        store.check_rows(data.first_rows(split), split)
+    if model.projector.tokens is not None:
+        store.embed(torch.zeros(1, 1, dtype=torch.long))
+    if first_process():
+        store.verify(progress)
 
 
 def check_monitor(config: RunConfig, task: Task) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -139,7 +140,8 @@ class DataModule(LightningDataModule):
         elif self._stream is None:
             begun = time.perf_counter()
             self._stream = self._row_stream()
-            self._examples[FIRST_ROWS] = next(self._stream.chunks(Place())).examples
+            first = next(self._stream.chunks(Place()))
+            self._examples[FIRST_ROWS], self._encoded[FIRST_ROWS] = first.examples, first.rows
             tokens = statistics.lengths(self.collator.tokenized(self._examples[FIRST_ROWS]))
             self._counts["train"] = {"seconds": round(time.perf_counter() - begun, 2), "tokens": tokens}
 
@@ -193,6 +195,30 @@ class DataModule(LightningDataModule):
             )
         self._examples[split], self._encoded[split] = examples, encoded
         return encoded
+
+    def first_rows(self, split: str) -> list[Encoded]:
+        """What is known of a split before training: all of it (`encoded`), or the first chunk of streamed rows."""
+        self.prepare(split)
+        return self._encoded[FIRST_ROWS if split == "train" and self.config.streaming else split]
+
+    def once(self, split: str) -> Iterator[list[Encoded]]:
+        """A split from its first row to its last, in parts that fit into memory; whole, where it is not streamed.
+
+        Raises:
+            UserError: as `encoded`.
+        """
+        if split != "train" or not self.config.streaming:
+            yield self.encoded(split)
+            return
+        last = -1
+        for chunk in self._row_stream().chunks(Place()):  # endless: after the last row comes the first
+            numbers = [last, *(row.index for row in chunk.rows)]
+            ended = next((n for n, (one, next_one) in enumerate(pairwise(numbers)) if next_one <= one), None)
+            if rows := chunk.rows[:ended]:
+                yield rows
+            if ended is not None:
+                return
+            last = numbers[-1]
 
     def _tokenized(
         self, split: str, examples: list[Example], collator: Collator

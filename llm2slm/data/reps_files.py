@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llm2slm.types import StoreDtype, UserError
 
-FORMAT = 1
+FORMAT = 2
 RECORD, INDEX, EMBEDDINGS = "store.json", "index.jsonl", "embeddings.safetensors"
 KEY_BYTES = 16
 PROMPT_BYTES = KEY_BYTES + 8

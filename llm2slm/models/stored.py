@@ -17,8 +17,13 @@ from torch import Tensor, nn
 from llm2slm.data.collate import Collator
 from llm2slm.data.reps_store import RepsStore
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.pretrained import locate
 from llm2slm.models.pruning import Layer, chosen_layers
 from llm2slm.types import Reps
+
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+SAMPLES, SAMPLE_BYTES = 256, 4096
+"""What is read of each file of weights to tell it from others."""
 
 
 class StoredReader(nn.Module):
@@ -58,7 +63,10 @@ class StoredReader(nn.Module):
         return str(self.store.reader["fingerprint"])
 
     def check(self, llm: Mapping[str, Any], layer: Layer, collator: Collator) -> None:
-        """Refuses representations of another LLM, layer, tokenizer, frame or limit than a model asks for.
+        """Refuses representations of another LLM, layer, tokenizer or frame than a model asks for.
+
+        Weights are compared where they are at hand; the same ones may be in another folder by now. Limits on lengths
+        are not: what they cut off is another prompt, and not in the store.
 
         Args:
             layer: `model.llm.layer`.
@@ -68,7 +76,10 @@ class StoredReader(nn.Module):
         """
         facts = self.store.reader
         layers = chosen_layers(layer, facts["depth"], not facts["decoder_only"])
-        RepsStore(self.store.folder, identity(llm, layers, collator))
+        asked = identity(llm, layers, collator)
+        if "weights" in asked and asked["weights"] == self.store.identity.get("weights"):
+            del asked["name"]
+        RepsStore(self.store.folder, asked)
 
 
 Reader = FrozenEncoder | StoredReader
@@ -79,19 +90,37 @@ def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) 
 
     Args:
         llm: how a saved hybrid names its LLM (`LLM2SLMConfig.llm`). Without a fingerprint (weights that were not
-            loaded) the identity has none; a store that is opened with it is then not asked for its own.
+            loaded) the identity has none; a store that is opened with it is then not asked for its own. So it is with
+            the files of weights, where there are none in a folder of this machine.
         layers: absolute numbers of those that are read.
-        collator: its tokenizer of the LLM's prompts, the frame around them, and its limits.
+        collator: its tokenizer of the LLM's prompts, and the frame around them.
     """
-    keys = ("name", "revision", "config", "fingerprint", "dtype", "quantization")
+    keys = ("name", "revision", "config", "init", "fingerprint", "dtype", "quantization")
+    weights = None if llm.get("name") is None else weights_hash(llm["name"])
     return {key: llm[key] for key in keys if key in llm} | {
+        **({} if weights is None else {"weights": weights}),
         "layers": list(layers),
         "tokenizer": tokenizer_hash(collator.llm_prompts.tokenizer),
         "frame": asdict(collator.llm_prompts.frame),
         "prompt_mark": collator.llm_prompts.mark,
-        "max_prompt_tokens": collator.max_prompt_tokens,
-        "overlong": collator.overlong.value,
     }
+
+
+def weights_hash(name: str) -> str | None:
+    """Twelve hexadecimal digits that tell files of weights from others, without loading them: names, sizes, and parts
+    spread over each. None where a model is no folder of this machine, or has no such files in it.
+    """
+    folder = Path(locate(name))
+    files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}) if folder.is_dir() else []
+    digest = sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(SAMPLE_BYTES, size // SAMPLES)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:12] if files else None
 
 
 def reader_facts(encoder: FrozenEncoder) -> dict[str, Any]:

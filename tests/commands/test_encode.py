@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_runs import tiny_run
 
 from llm2slm.commands.encode import run as encode
 from llm2slm.commands.train import run as train
-from llm2slm.config import RunConfig
+from llm2slm.config import DataConfig, RunConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.reps_store import RepsStore
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import StoreDtype, SystemKind, Tokenizers, UserError
+from llm2slm.testing import write_tiny_t5
+from llm2slm.types import Init, Overlong, StoreDtype, SystemKind, Tokenizers, UserError
 
 
 def encoding(root: Path, llm: str = "t5", slm: str = "t5", mode: str = "add", dtype: str = "float32") -> RunConfig:
@@ -82,7 +87,17 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
         (lambda c: setattr(c.model.llm, "layer", 1), r"layers is \[2\] in the store, \[1\] is asked for"),
         (lambda c: setattr(c.model.llm, "dtype", "bfloat16"), r"dtype is 'float32' in the store, 'bfloat16'"),
         (lambda c: setattr(c.model.llm, "prefix", "the "), r"frame.before is '' in the store, 'the '"),
-        (lambda c: setattr(c.data, "max_prompt_tokens", 60), r"max_prompt_tokens is 512 in the store, 60"),
+        (lambda c: setattr(c.model.llm, "init", Init.random), r"init is 'pretrained' in the store, 'random'"),
+        (lambda c: write_tiny_t5(c.model.llm.name, seed=9, width=24), r"weights is '\w+' in the store, '\w+' is asked"),
+        (lambda c: setattr(c.task, "prefix", "see: "), r"40 of 40 prompts of train are not in this store, the first"),
+        (
+            lambda c: other_row(c, "train"),
+            r"1 of 40 prompts of train are not in this store, the first is that of row 7 ",
+        ),
+        (lambda c: other_row(c, "test"), r"1 of 6 prompts of test are not in this store, the first is that of row 2 "),
+        (lambda c: cut(c.data), r"\d+ of 40 prompts of train are not in this store"),
+        (lambda c: setattr(c.model, "tokenizers", Tokenizers.llm_tokens), "holds no embedding matrix of the LLM"),
+        (lambda c: flip(c.data.reps), r"shard-00000\.safetensors is not as written \(sha256 differs"),
     ],
 )
 def test_a_store_of_something_else_is_refused_before_training(tmp_path: Path, change: Any, said: str) -> None:
@@ -95,7 +110,125 @@ def test_a_store_of_something_else_is_refused_before_training(tmp_path: Path, ch
     assert not (tmp_path / "never").exists()
 
 
+def other_row(config: RunConfig, split: str) -> None:
+    """One row asks something else than when the store was filled."""
+    path = Path(getattr(config.data, split))
+    rows = path.read_text().splitlines()
+    rows[7 if split == "train" else 2] = json.dumps({"source": "dogs dogs house", "target": "it"})
+    setattr(config.data, split, str(path.with_name("other.jsonl")))
+    path.with_name("other.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def cut(data: DataConfig) -> None:
+    data.max_prompt_tokens, data.overlong = 6, Overlong.truncate
+
+
+def flip(store: str) -> None:
+    """One bit of a value."""
+    path = Path(store) / "shard-00000.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None:
+    """Another conditioning leaves an SLM with positions less room, and the LLM may have moved: nothing of that changes
+    what the LLM says of a prompt that fits."""
+    encode(encoding(tmp_path, slm="gpt2", mode="add"), tmp_path / "kept")
+    config = encoding(tmp_path, slm="gpt2", mode="prepend")
+    moved = tmp_path / "moved"
+    shutil.move(config.model.llm.name, moved)
+    config.model.llm.name = str(moved)
+    live = train(config, tmp_path / "live")
+    config.data.reps = str(tmp_path / "kept" / "reps")
+    found = train(config, tmp_path / "stored")
+    assert losses(tmp_path / "live") == losses(tmp_path / "stored")
+    assert found.systems[0].quality == live.systems[0].quality
+    with (moved / "model.safetensors").open("r+b") as file:
+        file.seek(-40, 2)
+        file.write(b"other weights")
+    with pytest.raises(UserError, match=r"name is '.*llm_t5' in the store, '.*moved' is asked for; weights is"):
+        train(config, tmp_path / "never")
+
+
+def test_a_tokenizer_that_is_ordered(tmp_path: Path) -> None:
+    """The same overrides encode and train."""
+
+    def config() -> RunConfig:
+        made = encoding(tmp_path)
+        made.model.tokenizers, made.model.slm.tokenizer = Tokenizers.offsets, "train:300"
+        made.model.slm.init, made.model.slm.config = Init.random, {}
+        return made
+
+    live = train(config(), tmp_path / "live")
+    encode(config(), tmp_path / "kept")
+    stored = config()
+    stored.data.reps = str(tmp_path / "kept" / "reps")
+    assert train(stored, tmp_path / "stored").systems[0].quality == live.systems[0].quality
+    assert losses(tmp_path / "live") == losses(tmp_path / "stored")
+
+
+@pytest.mark.parametrize("buffer", [7, 8, 39, 40, 64])
+def test_streamed_rows_are_encoded_by_the_chunk(tmp_path: Path, buffer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of them are held than a chunk; every prompt is there, and training is the same (the buffer divides the
+    40 rows, does not, is all of them, or more)."""
+
+    def config() -> RunConfig:
+        made = encoding(tmp_path)
+        made.data.streaming, made.data.buffer, made.data.overlong = True, buffer, Overlong.truncate
+        made.data.workers = 2 if buffer == 8 else 0
+        return made
+
+    whole = DataModule.encoded
+    with monkeypatch.context() as patch:
+        patch.setattr(DataModule, "encoded", lambda self, s: pytest.fail("train") if s == "train" else whole(self, s))
+        encode(config(), tmp_path / "kept")
+    plain = encoding(tmp_path)
+    encode(plain, tmp_path / "whole")
+    stores = [RepsStore(tmp_path / name / "reps") for name in ("kept", "whole")]
+    assert {*stores[0].keys()} == {*stores[1].keys()}
+    assert len(stores[0]) == len(stores[1]) > 50
+    stored = config()
+    stored.data.reps = str(tmp_path / "kept" / "reps")
+    train(config(), tmp_path / "live")
+    train(stored, tmp_path / "stored")
+    live, found = ([float(a or b) for a, b in losses(tmp_path / name)] for name in ("live", "stored"))
+    assert found == pytest.approx(live, rel=1e-5)  # other batches than those that were encoded
+
+
+def test_a_run_in_the_folder_stays_as_it_was(tmp_path: Path) -> None:
+    train(encoding(tmp_path), tmp_path / "run")
+    encode(encoding(tmp_path), tmp_path / "kept")
+    before = [(tmp_path / name / "config.yaml").read_bytes() for name in ("run", "kept")]
+    with pytest.raises(UserError, match="run: holds a run already; keep the store in another folder"):
+        encode(encoding(tmp_path, dtype="int8"), tmp_path / "run")
+    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is asked for"):
+        encode(encoding(tmp_path, dtype="int8"), tmp_path / "kept")
+    assert [(tmp_path / name / "config.yaml").read_bytes() for name in ("run", "kept")] == before
+    encode(encoding(tmp_path), tmp_path / "kept")  # the same goes on
+
+
+def test_room_for_the_embeddings_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = encoding(tmp_path)
+    config.model.tokenizers = Tokenizers.llm_tokens
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 7}))
+    monkeypatch.setattr("llm2slm.commands.encode.encode", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="7 bytes are free"):
+        encode(config, tmp_path / "kept")
+
+
+def test_threads_are_those_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    encode(encoding(tmp_path), tmp_path / "kept")
+    assert asked == [1]
+
+
 def test_mistakes(tmp_path: Path) -> None:
+    config = encoding(tmp_path)
+    config.model.llm.init = Init.random
+    with pytest.raises(UserError, match=r"model\.llm has random weights"):
+        encode(config, tmp_path / "never")
     config = encoding(tmp_path)
     config.model.kind = SystemKind.slm
     with pytest.raises(UserError, match=r"model\.kind=slm: use llm2slm"):
