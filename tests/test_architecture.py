@@ -6,11 +6,15 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PACKAGE = Path(__file__).resolve().parent.parent / "llm2slm"
 MAX_FILE_LINES = 400
@@ -290,6 +294,54 @@ def test_relative_imports_of_a_package_start_at_itself() -> None:
 def test_module_imports(name: str) -> None:
     """Every module of the package can be imported: no missing name, no missing library."""
     importlib.import_module("llm2slm" if name == "__init__" else f"llm2slm.{name}")
+
+
+# What is imported is declared, and the other way round.
+
+PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRAS = [
+    Requirement(line) for name, lines in PROJECT["optional-dependencies"].items() for line in lines if name != "dev"
+]
+PINNED = {
+    canonicalize_name(name): version
+    for name, _, version in (
+        line.strip().partition("==") for line in (PACKAGE.parent / "constraints.txt").read_text().splitlines()
+    )
+    if version
+}
+DISTRIBUTIONS = packages_distributions()
+
+
+def distributions(source: Source) -> set[str]:
+    """What a module's imports need to have installed: names of distributions; of a package that none has, its own."""
+    roots = {full.partition(".")[0] for full in imports(source)} - sys.stdlib_module_names - {"llm2slm"}
+    return {canonicalize_name(dist) for root in roots for dist in DISTRIBUTIONS.get(root, [root])}
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    """A dependency of a dependency may be gone in its next version."""
+    imported = set().union(*map(distributions, SOURCES.values()))
+    assert imported - names(NEEDED) - names(EXTRAS) == set()
+    assert names(NEEDED) - imported == set()
+
+
+def test_an_import_is_known_by_its_distribution() -> None:
+    text = "import os.path, yaml\nfrom rouge_score import scoring\ndef f():\n    import not_there.at_all"
+    assert distributions(Source("config", text)) == {"pyyaml", "rouge-score", "not-there"}
+    assert distributions(Source("config", 'importlib.import_module("hydra.core")\nfrom . import runs')) == {
+        "hydra-core"
+    }
+
+
+@pytest.mark.parametrize("requirement", [*NEEDED, *EXTRAS], ids=str)
+def test_the_version_that_is_tested_is_one_that_is_declared(requirement: Requirement) -> None:
+    assert requirement.specifier
+    assert requirement.specifier.contains(PINNED[canonicalize_name(requirement.name)])
 
 
 HEAVY = ("torch", "transformers", "lightning", "hydra", "datasets", "wandb", "matplotlib")
