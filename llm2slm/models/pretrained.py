@@ -102,7 +102,8 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
     A whole `cfg.config` (one with a model_type) describes a model of its own and gives way to a name.
 
     Raises:
-        UserError: neither a name nor a whole config; a value that the config does not have, or of the wrong type.
+        UserError: neither a name nor a whole config; the name of a hybrid; a value that the config does not have, or of
+            the wrong type.
     """
     side, whole = _side(cfg), "model_type" in cfg.config
     if cfg.name is None and (cfg.start is Init.pretrained or not whole):
@@ -110,6 +111,11 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         raise UserError(f"model.{side}.name{need} is not set; give a Hub id or a folder, or model.{side}.init=random")
     if cfg.name is not None:
         config, changes = read_config(cfg.name, cfg.revision), {} if whole else dict(cfg.config)
+        if config.model_type == "llm2slm":
+            raise UserError(
+                f"model {cfg.name!r}: is a hybrid, or has virtual tokens, and cannot be model.{side} of another; "
+                "give a plain model of transformers"
+            )
     else:
         changes = dict(cfg.config)
         model_type = changes.pop("model_type")

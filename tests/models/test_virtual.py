@@ -272,6 +272,15 @@ def test_arguments_that_do_not_fit(zoo: Path, tune: str, values: dict[str, Any],
         system(zoo, "gpt2", tune, **values)
 
 
+def test_what_has_virtual_tokens_is_no_part_of_another_model(zoo: Path, tmp_path: Path) -> None:
+    system(zoo, "gpt2", "prefix").save_pretrained(tmp_path)
+    cfg = tiny_model_config(zoo, "t5", "gpt2")
+    for side in ("llm", "slm"):
+        named = replace(getattr(cfg, side), name=str(tmp_path))
+        with pytest.raises(UserError, match=f"has virtual tokens, and cannot be model.{side} of another"):
+            build_model(replace(cfg, **{side: named}))
+
+
 def test_a_prompt_in_front_of_nothing_is_refused(zoo: Path) -> None:
     with pytest.raises(UserError, match=r"conditioning=memory it reads none; use model.slm.tune=prefix"):
         system(zoo, "t5", "prompt", "llm2slm", "memory")
