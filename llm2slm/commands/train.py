@@ -171,12 +171,12 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
     if model.projector is None or not isinstance(model.encoder, StoredReader):
         return
     store = model.encoder.store
+    if first_process():  # first of all: what is damaged may look as if it were missing
+        store.verify(progress)
     for split in splits:
         store.check_rows(data.first_rows(split), split)
     if model.projector.tokens is not None:
         store.embed(torch.zeros(1, 1, dtype=torch.long))
-    if first_process():
-        store.verify(progress)
 
 
 def check_monitor(config: RunConfig, task: Task) -> None:

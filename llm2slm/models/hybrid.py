@@ -36,7 +36,7 @@ from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import keep_out_of_state_dicts
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.projector import Projector
-from llm2slm.models.stored import Reader
+from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Control, Reps, SystemKind, Tokenizers, UserError
 
 FROM_AUTO = {"config", "trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs"}
@@ -282,9 +282,10 @@ class LLM2SLM(PreTrainedModel):
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def parameter_counts(self) -> dict[str, int]:
-        """Numbers of parameters: total (the reader included) and trainable."""
+        """Numbers of parameters: total (the reader included, loaded or not) and trainable."""
         counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
-        return {"total": sum(n for n, _ in counts), "trainable": sum(n for n, trained in counts if trained)}
+        unloaded = self.encoder.unloaded if isinstance(self.encoder, StoredReader) else 0
+        return {"total": sum(n for n, _ in counts) + unloaded, "trainable": sum(n for n, trained in counts if trained)}
 
     def save_pretrained(
         self, save_directory: str | Path, with_llm: bool = False, is_main_process: bool = True, **others: Any

@@ -34,6 +34,7 @@ class StoredReader(nn.Module):
 
     Attributes:
         layers, chosen, width, embedding_width, blocks, positions: those of the reader that filled it.
+        unloaded: how many parameters that one has.
 
     Raises:
         UserError: no store, or a file of it is missing or cut short; later, a prompt is not in it.
@@ -49,6 +50,7 @@ class StoredReader(nn.Module):
         self.embedding_width: int = facts["embedding_width"]
         self.blocks: int = facts["blocks"]
         self.positions: int | None = facts["positions"]
+        self.unloaded: int = facts["parameters"]
 
     def forward(self, ids_BP: Tensor, mask_BP: Tensor) -> Reps:
         """As `FrozenEncoder.forward`, of prompts that are in the store."""
@@ -134,6 +136,7 @@ def reader_facts(encoder: FrozenEncoder) -> dict[str, Any]:
         "depth": encoder.depth,
         "decoder_only": encoder.decoder_only,
         "positions": encoder.positions,
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "fingerprint": encoder.fingerprint(),
     }
 

@@ -54,6 +54,7 @@ def test_training_from_the_store_is_training_with_the_llm(
     found = train(stored, tmp_path / "stored")
     assert losses(tmp_path / "live") == losses(tmp_path / "stored")
     assert found.systems[0].quality == live.systems[0].quality
+    assert found.systems[0].parameters == live.systems[0].parameters  # the LLM is a part of it, loaded or not
     answers = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("live", "stored")]
     assert answers[0] == answers[1]
     shutil.move(tmp_path / "gone", weights)
@@ -97,6 +98,7 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
         (lambda c: other_row(c, "test"), r"1 of 6 prompts of test are not in this store, the first is that of row 2 "),
         (lambda c: cut(c.data), r"\d+ of 40 prompts of train are not in this store"),
         (lambda c: setattr(c.model, "tokenizers", Tokenizers.llm_tokens), "holds no embedding matrix of the LLM"),
+        (lambda c: flip(c.data.reps, key=True), r"shard-00000\.safetensors is not as written \(sha256 differs"),
         (lambda c: flip(c.data.reps), r"shard-00000\.safetensors is not as written \(sha256 differs"),
     ],
 )
@@ -123,11 +125,12 @@ def cut(data: DataConfig) -> None:
     data.max_prompt_tokens, data.overlong = 6, Overlong.truncate
 
 
-def flip(store: str) -> None:
-    """One bit of a value."""
+def flip(store: str, key: bool = False) -> None:
+    """One bit of a value, or of a prompt's key."""
+    first = RepsStore(store).keys(0, 1)[0]
     path = Path(store) / "shard-00000.safetensors"
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
+    content[content.index(first) if key else len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
