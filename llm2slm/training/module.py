@@ -95,9 +95,10 @@ class TrainingModule(LightningModule):
         # Lightning writes a row at the last step, whatever the interval
         if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps:
             self._log_losses(dict(zip(self._step.losses, (totals[1:] / tokens).float(), strict=True)))
-            for group in optimizer.param_groups:
-                if not group["name"].endswith("_no_decay"):
-                    self.log(f"train/lr_{group['name']}", group["lr"])
+            # groups with and without weight decay share a rate, and of few parameters there is only one of the two
+            rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in optimizer.param_groups}
+            for name, rate in rates.items():
+                self.log(f"train/lr_{name}", rate)
             self._log_rate()
         self._step = _Tally()
 

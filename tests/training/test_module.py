@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from llm2slm.training import module as training_module
 from llm2slm.training.optim import parameter_groups, schedule_factor
+from llm2slm.types import SystemKind
 
 MICRO = [[0, 1, 2, 3, 4, 5, 6], [7], [8, 9, 10]]
 """Rows of the micro-batches of one step; far from equal in tokens."""
@@ -129,6 +130,14 @@ def test_logged_rates_are_those_of_the_step(tmp_path):
     assert logged["train/lr_slm"] == torch.tensor(config.optim.lr * 3 / 4).item()
     assert logged["train/lr_projector"] == torch.tensor(config.optim.projector_lr * 3 / 4).item()
     assert not [name for name in logged if "no_decay" in name]
+
+
+def test_the_rate_of_virtual_tokens_alone_is_logged(tmp_path):
+    config = no_dropout(tmp_path)
+    config.model.kind, config.model.slm.tune = SystemKind.slm, "prompt"
+    config.optim.warmup_steps = 4
+    _, logged = trained(config, [[0, 1]], accumulate=1, steps=1)
+    assert logged["train/lr_slm"] == torch.tensor(config.optim.lr / 4).item()
 
 
 def test_validation_loss_is_the_token_mean_whatever_the_batches(tmp_path):
