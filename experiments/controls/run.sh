@@ -11,7 +11,7 @@ shift 2
 case $task in
   translation) data=multi30k rows=12000 ;;
   summarization) data=samsum rows=6000 ;;
-  instruction) data=alpaca rows=8000 ;;
+  instruction) data=alpaca rows=5000 ;;
   *) echo "$task: translation, summarization or instruction" >&2; exit 2 ;;
 esac
 out=outputs/controls/$task
