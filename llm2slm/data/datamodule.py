@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Job
 from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
@@ -331,10 +331,10 @@ class _Rate(ProgressColumn):
 
 
 def _in_parts(examples: list[Example], split: str) -> Iterator[list[Example]]:
-    """The examples by `PART`; a long list under a progress bar with its rate (on a terminal)."""
+    """The examples by `PART`; a long list under a progress bar with rate and time left (on a terminal)."""
     console = Console(stderr=True)
     quiet = len(examples) < LONG or not console.is_terminal
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
         shown = bar.add_task(f"tokenizing {split}", total=len(examples))
         for start in range(0, len(examples), PART):
