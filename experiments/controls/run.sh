@@ -40,5 +40,5 @@ train hybrid_memory model.conditioning=memory
 names=(llm_tuned slm lora prompt_tuning prefix_tuning distilled constant shuffled zero hybrid_memory)
 [[ -f $out/benchmark/result.json ]] || llm2slm benchmark run="$out/hybrid" benchmark.prompts=16 \
   hydra.run.dir="$out/benchmark" $(for name in "${names[@]}"; do echo "systems.$name=$out/$name"; done)
-llm2slm compare runs="[$out/llm,$out/hybrid$(printf ",$out/%s" "${names[@]}")]" benchmark="$out/benchmark" \
-  out="$out/compare"
+llm2slm compare runs="[$out/llm,$out/hybrid$(printf ",$out/%s" "${names[@]}")]" baseline="$out/slm" \
+  benchmark="$out/benchmark" out="$out/compare"
