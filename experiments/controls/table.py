@@ -30,10 +30,8 @@ def line(row: dict[str, str]) -> str:
     score = interval(row, ("value", "low", "high"), ".1f")
     difference = p = ""
     if row["baseline"] != "True":
-        difference, p = (
-            interval(row, ("difference", "difference_low", "difference_high"), "+.1f"),
-            f"{float(row['p_randomization_holm']):.3f}",
-        )
+        difference = interval(row, ("difference", "difference_low", "difference_high"), "+.1f")
+        p = f"{float(row['p_randomization_holm']):.3f}"
     kept = f"{float(row['kept']):.0%}" if row["kept"] else ""
     speedup = f"{float(row['speedup']):.2f}" if row["speedup"] else ""
     parameters = f"{int(row['parameters']) / 1e6:.2f} M"
