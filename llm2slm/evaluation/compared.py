@@ -142,7 +142,8 @@ def name_apart(systems: Sequence[Answers]) -> None:
     common = os.path.commonpath([os.path.dirname(folder) for folder in folders])  # noqa: PTH120
     for system, folder in zip(systems, folders, strict=True):
         system.place = os.path.relpath(folder, common)
-        system.label = f"{system.place}, {system.control}" if system.control else system.place
+        told = system.control is None or system.control in system.place
+        system.label = system.place if told else f"{system.place}, {system.control}"
         if folders.count(folder) > 1:
             raise UserError(f"{system.folder}: named twice; give each run once")
 

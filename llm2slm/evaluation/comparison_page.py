@@ -21,7 +21,7 @@ from llm2slm.evaluation.tables import MISSING, Cell
 from llm2slm.runs import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 COLUMNS = {
     "value": "Score",
@@ -139,23 +139,44 @@ def decimals_of(rows: Sequence[Mapping[str, Any]], metric: str) -> int:
     return 2 if max(abs(row["value"]) for row in rows if row["metric"] == metric) >= 10 else 3
 
 
-def terminal_table(comparison: Mapping[str, Any], width: int | None = None) -> Table:
+Figures = Sequence[Mapping[str, Cell]]
+
+
+def terminal_table(comparison: Mapping[str, Any], width: int | None = None) -> Group:
     """One row for each system and metric; what is known of none of them is left out.
 
-    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead.
+    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead; of
+    more the table is cut into several, one below the other.
     """
+    from rich.console import Group
+
     comparison = clean(comparison)
     rows = flat_rows(comparison)
     figures = [cells(row, decimals_of(rows, row["metric"])) for row in rows]
     known = [key for key in COLUMNS if any(own[key].value is not None for own in figures)]
     caption = "\n".join(comparison["notes"]).removesuffix(".")
-    wide = rich_table(_wide(rows, figures, known), caption, names=2)
-    if fits(wide, width) or len(comparison["systems"]) > MAX_TURNED:
-        return wide
-    return rich_table(_turned(rows, figures, known), caption, names=1)
+    if fits(rich_table(_wide(rows, figures, known), caption, names=2), width):
+        parts = [known]
+    elif len(comparison["systems"]) <= MAX_TURNED:
+        return Group(rich_table(_turned(rows, figures, known), caption, names=1))
+    else:
+        parts = _parts(rows, figures, known, width)
+    captions = [""] * (len(parts) - 1) + [caption]
+    pairs = zip(parts, captions, strict=True)
+    return Group(*(rich_table(_wide(rows, figures, part), below, names=2) for part, below in pairs))
 
 
-Figures = Sequence[Mapping[str, Cell]]
+def _parts(
+    rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str], width: int | None
+) -> list[list[str]]:
+    """The columns in as few tables as there is room for; each has one at least."""
+    parts: list[list[str]] = []
+    for key in known:
+        if parts and fits(rich_table(_wide(rows, figures, [*parts[-1], key]), "", names=2), width):
+            parts[-1].append(key)
+        else:
+            parts.append([key])
+    return parts
 
 
 def _wide(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str]) -> list[list[str]]:

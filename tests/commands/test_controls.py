@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,14 +141,16 @@ def test_saved_controls_are_timed_under_their_names(tmp_path: Path) -> None:
 
 
 def test_a_comparison_says_which_is_the_control(tmp_path: Path) -> None:
-    for name in ("none", "shuffled"):
-        train(controlled(tmp_path, name, max_steps=2), tmp_path / name)
-    places = [str(tmp_path / name) for name in ("none", "shuffled")]
-    for baseline in (None, "shuffled", "shuffled, shuffled"):
+    """By its label, unless the folder's name says so already."""
+    for name, control in (("a", "none"), ("b", "shuffled")):
+        train(controlled(tmp_path, control, max_steps=2), tmp_path / name)
+    shutil.copytree(tmp_path / "b", tmp_path / "shuffled-2")
+    places = [str(tmp_path / name) for name in ("a", "b", "shuffled-2")]
+    for baseline in (None, "b", "b, shuffled"):
         compare(CompareConfig(runs=places, baseline=baseline, resamples=100, out=str(tmp_path / "out")), tmp_path)
         found = json.loads((tmp_path / "out" / "compare.json").read_text())
-        assert [system["name"] for system in found["systems"]] == ["none", "shuffled, shuffled"]
-        assert found["baseline"] == ("none" if baseline is None else "shuffled, shuffled")
+        assert [system["name"] for system in found["systems"]] == ["a", "b, shuffled", "shuffled-2"]
+        assert found["baseline"] == ("a" if baseline is None else "b, shuffled")
 
 
 def test_there_is_room_behind_the_longest_prompt_that_a_row_may_be_told_of(tmp_path: Path, monkeypatch: Any) -> None:

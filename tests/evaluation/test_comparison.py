@@ -283,6 +283,22 @@ def test_terminal_shows_scores_differences_and_p_values(found, width):
     assert "Holm’s correction over the 2 systems" in " ".join(text.split())
 
 
+def test_many_systems_on_a_narrow_terminal_are_several_tables(tmp_path):
+    for name in "abcde":
+        write_run(tmp_path / f"system_{name}", "slm", POOR, row=speed(10.0, 30.5))
+    found = compared(*sorted(tmp_path.iterdir()))
+    text = shown(terminal_table(found, 80), 80)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    heads = [line for line in lines if line.startswith("System Metric")]
+    assert len(heads) == 3 and max(map(len, text.splitlines())) <= 80
+    for system in found["systems"]:
+        own, value = system["compared"]["bleu"], system["quality"]["bleu"]["value"]
+        name = system["name"] + (" (baseline)" if system["name"] == found["baseline"] else "")
+        assert any(line.startswith(f"{name} BLEU {value:.2f} [{own['low']:.2f}, {own['high']:.2f}]") for line in lines)
+        assert sum(line.startswith(f"{name} BLEU") for line in lines) == len(heads)
+    assert text.count("Brackets:") == 1
+
+
 def test_columns_that_nobody_fills_are_left_out(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
     write_run(tmp_path / "b", "slm", GOOD)
