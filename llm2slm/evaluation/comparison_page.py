@@ -22,6 +22,7 @@ from llm2slm.runs import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
 COLUMNS = {
     "value": "Score",
@@ -149,43 +150,49 @@ def terminal_table(comparison: Mapping[str, Any], width: int | None = None) -> G
     more the table is cut into several, one below the other.
     """
     from rich.console import Group
+    from rich.text import Text
 
     comparison = clean(comparison)
     rows = flat_rows(comparison)
     figures = [cells(row, decimals_of(rows, row["metric"])) for row in rows]
     known = [key for key in COLUMNS if any(own[key].value is not None for own in figures)]
     caption = "\n".join(comparison["notes"]).removesuffix(".")
-    if fits(rich_table(_wide(rows, figures, known), caption, names=2), width):
-        parts = [known]
-    elif len(comparison["systems"]) <= MAX_TURNED:
+    wide = rich_table(_wide(rows, figures, known), caption, names=2)
+    if fits(wide, width):
+        return Group(wide)
+    if len(comparison["systems"]) <= MAX_TURNED:
         return Group(rich_table(_turned(rows, figures, known), caption, names=1))
-    else:
-        parts = _parts(rows, figures, known, width)
-    captions = [""] * (len(parts) - 1) + [caption]
-    pairs = zip(parts, captions, strict=True)
-    return Group(*(rich_table(_wide(rows, figures, part), below, names=2) for part, below in pairs))
+    return Group(*_parts(rows, figures, known, width), Text(f"{caption}.\n", style="italic"))
 
 
-def _parts(
-    rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str], width: int | None
-) -> list[list[str]]:
+def _parts(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str], width: int | None) -> list[Table]:
     """The columns in as few tables as there is room for; each has one at least."""
+
+    def table(keys: Sequence[str]) -> Table:
+        return rich_table(_wide(rows, figures, keys), "", names=2 - _own_only(keys))
+
     parts: list[list[str]] = []
     for key in known:
-        if parts and fits(rich_table(_wide(rows, figures, [*parts[-1], key]), "", names=2), width):
+        if parts and fits(table([*parts[-1], key]), width):
             parts[-1].append(key)
         else:
             parts.append([key])
-    return parts
+    return [table(keys) for keys in parts]
+
+
+def _own_only(keys: Sequence[str]) -> bool:
+    return all(key in OF_THE_SYSTEM for key in keys)
 
 
 def _wide(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str]) -> list[list[str]]:
-    """Lines of the table with a line for each system and metric."""
-    lines, last = [["System", "Metric", *(COLUMNS[key] for key in known)]], None
+    """Lines of the table with a line for each system and metric; for each system, where no figure is a metric's."""
+    own_only = _own_only(known)
+    lines, last = [["System", *([] if own_only else ["Metric"]), *(COLUMNS[key] for key in known)]], None
     for row, own in zip(rows, figures, strict=True):
         first, last = row["system"] != last, row["system"]
         texts = ["" if key in OF_THE_SYSTEM and not first else " ".join(_texts_of(own[key])) for key in known]
-        lines.append([_name(row) if first else "", metric_name(row["metric"]), *texts])
+        if first or not own_only:
+            lines.append([_name(row) if first else "", *([] if own_only else [metric_name(row["metric"])]), *texts])
     return lines
 
 
