@@ -53,13 +53,18 @@ def parse(name: str) -> Named:
 
 
 def check(name: str) -> None:
-    """Refuses, before anything is loaded or trained, a model that is not there or a layer that it does not have.
+    """Refuses, before anything is loaded or trained, a model that is not there, a hybrid, or a layer that is not there.
 
     Raises:
         UserError: says which.
     """
     named = parse(name)
-    depth = getattr(read_config(named.model).get_text_config(), "num_hidden_layers", None)
+    config = read_config(named.model)
+    if config.model_type == "llm2slm":
+        raise UserError(
+            f"metric {name!r}: {named.model} is a hybrid, or has virtual tokens; give a plain model of transformers"
+        )
+    depth = getattr(config.get_text_config(), "num_hidden_layers", None)
     if named.layer is not None and depth is not None and not -depth - 1 <= named.layer <= depth:
         raise UserError(f"metric {name!r}: {named.model} has layers 0 to {depth} (or -{depth + 1} to -1)")
 

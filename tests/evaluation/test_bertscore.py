@@ -154,3 +154,9 @@ def test_what_cannot_be_is_told_before_it_is_loaded(zoo, rest, message):
     assert "\n" not in str(caught.value)
     for layer in (0, 3, -4):
         check(f"bertscore:{zoo['bert']}:{layer}")
+
+
+def test_a_system_of_ours_is_no_model_to_score_with(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llm2slm"}')
+    with pytest.raises(UserError, match="is a hybrid, or has virtual tokens; give a plain model of transformers"):
+        check(f"bertscore:{tmp_path}:1")
