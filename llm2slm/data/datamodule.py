@@ -130,7 +130,8 @@ class DataModule(LightningDataModule):
             self.prepare(split)
 
     def prepare(self, split: str) -> None:
-        """Reads and tokenizes a split; of training rows that are streamed the first chunk.
+        """Reads and tokenizes a split; of training rows that are streamed the first chunk (one pass
+        at most).
 
         Raises:
             UserError: as `encoded`.
@@ -140,7 +141,7 @@ class DataModule(LightningDataModule):
         elif self._stream is None:
             begun = time.perf_counter()
             self._stream = self._row_stream()
-            first = next(self._stream.chunks(Place()))
+            first = self._stream.first_rows()
             self._examples[FIRST_ROWS], self._encoded[FIRST_ROWS] = first.examples, first.rows
             tokens = statistics.lengths(self.collator.tokenized(self._examples[FIRST_ROWS]))
             self._counts["train"] = {"seconds": round(time.perf_counter() - begun, 2), "tokens": tokens}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from llm2slm.data.batches import shared_batches
@@ -87,6 +87,19 @@ class RowStream:
                     place = Place(place.epoch + 1)
                     rows = self._read(0)
             yield chunk
+
+    def first_rows(self) -> Chunk:
+        """The first chunk as far as it is of the first pass: rows that it holds again are not there twice. `counts`
+        are of these rows."""
+        chunk = next(self.chunks(Place()))
+        rows = enumerate(pairwise(chunk.examples), 1)
+        end = next((n for n, (one, after) in rows if after.index <= one.index), None)
+        if end is None:
+            return chunk
+        first = Chunk(chunk.place, [], [])
+        self.counts.clear()
+        self._add(first, chunk.examples[:end])
+        return first
 
     def told(self) -> dict[str, Any]:
         """What was read so far, as a data module reports it."""

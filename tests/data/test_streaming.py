@@ -19,7 +19,7 @@ from llm2slm.cli import main
 from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.batches import shared_batches
 from llm2slm.data.collate import Collator
-from llm2slm.data.datamodule import DataModule
+from llm2slm.data.datamodule import FIRST_ROWS, DataModule
 from llm2slm.data.sources import load_rows, stream_rows, task_of
 from llm2slm.data.streaming import Place, RowStream
 from llm2slm.data.tasks import TASKS
@@ -217,6 +217,16 @@ def make(files, tokenizer, seed=1, overlong=Overlong.drop, **values):
 
 def first(loader, n):
     return [batch.indices for batch in islice(iter(loader), n)]
+
+
+@pytest.mark.parametrize(("buffer", "looked_at"), [(25, 25), (1_000, 60)])
+def test_a_corpus_smaller_than_the_buffer_is_looked_at_once(files, tokenizer, buffer, looked_at):
+    data = make(files, tokenizer, buffer=buffer)
+    data.prepare("train")
+    data.compare()
+    told = data.report()["train"]
+    assert (told["rows"], told["repeated"], told["dropped"]) == (looked_at, 0, 0)
+    assert [len(rows) for rows in (data.first_rows("train"), data._examples[FIRST_ROWS])] == [looked_at, looked_at]
 
 
 def test_batches_hold_the_rows_they_name(files, tokenizer):
