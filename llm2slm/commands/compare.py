@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llm2slm import runs
 from llm2slm.evaluation.compared import Answers, check_aligned, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.metrics import check as check_known
 from llm2slm.evaluation.metrics import score
 from llm2slm.types import UserError
 from llm2slm.verb_config import CompareConfig
@@ -91,7 +92,7 @@ def metrics_of(config: CompareConfig, systems: list[Answers]) -> tuple[list[str]
     from llm2slm.evaluation.row_statistics import STATISTICS
 
     if config.metrics is not None:
-        score(config.metrics, ["x"], ["x"])  # refuses one that is not known
+        check_known(config.metrics)
         for name in config.metrics:
             if name not in STATISTICS:
                 raise UserError(f"metrics: {name} cannot be resampled; those that can: {', '.join(STATISTICS)}")
