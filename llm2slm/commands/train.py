@@ -33,7 +33,7 @@ from llm2slm.training.distill import build_teacher, check_distill
 from llm2slm.training.fit import Fitted, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.quality import Judge
-from llm2slm.types import Conditioning, Control, Example, SystemKind, UserError
+from llm2slm.types import Conditioning, Control, Example, Labels, SystemKind, UserError
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -147,6 +147,12 @@ def show_data(data: DataModule, final: str) -> None:
     """Shows what is about to be trained on, and warns where the prompts of `final` are among it."""
     from rich.console import Console
 
+    if data.config.labels is Labels.gold and data.config.labels_from is not None:
+        print(
+            f"llm2slm: warning: data.labels_from={data.config.labels_from} is not read, as data.labels=gold: the "
+            "corpus' own answers are trained on; set data.labels=llm or mix",
+            file=sys.stderr,
+        )
     data.compare()
     told = data.report()
     Console().print(table(told))

@@ -136,3 +136,10 @@ def test_no_warning_where_there_is_no_need(files, tiny_llm, capsys):
     (files / "test.jsonl").write_text(json.dumps({"source": "six", "target": "t"}) + "\n")
     assert train(tiny_llm) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_labels_that_are_named_but_not_read_are_told(files, tiny_llm, capsys):
+    assert train(tiny_llm, "data.labels_from=labels", "trainer.max_steps=1", "task.metrics=[chrf]") == 0
+    assert (
+        "warning: data.labels_from=labels is not read, as data.labels=gold: the corpus' own" in capsys.readouterr().err
+    )
