@@ -132,7 +132,9 @@ def _cached_shape(slm: PreTrainedModel, key: str) -> tuple[int, int, int]:
     was_training = slm.training
     slm.eval()
     try:
-        cache = slm(**dict.fromkeys(names, ids_BQ), use_cache=True).past_key_values
+        cache = slm(
+            **dict.fromkeys(names, ids_BQ), attention_mask=torch.ones_like(ids_BQ), use_cache=True
+        ).past_key_values
     finally:
         slm.train(was_training)
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
