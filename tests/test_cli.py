@@ -311,6 +311,17 @@ def test_evaluate_starts_from_the_runs_configuration(calls):
     assert (second.task.name, second.task.num_beams, second.split) == ("summarization", 4, "test")
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "label", "benchmark"])
+def test_a_trained_model_is_not_made_another_by_an_override(calls, capsys, verb):
+    """Its result would say that a hybrid answers as well when it is told nothing."""
+    runs.write_config(Path("run"), RunConfig())
+    assert main([verb, "run=run", "model.control=shuffled"]) == 2
+    message = "model.control=shuffled: the model of run=run was trained with none, and is used as it is; leave it out"
+    assert capsys.readouterr().err.startswith(f"llm2slm: error: {message}")
+    assert main([verb, "run=run", "model.control=none", "model/conditioning=add"]) == 0
+    assert len(calls) == 1
+
+
 def test_a_stored_configuration_of_another_version_is_told(calls, capsys):
     runs.write_config(Path("run"), RunConfig())
     text = Path("run/config.yaml").read_text().replace("batch_tokens:", "batch_token:")

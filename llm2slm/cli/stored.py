@@ -14,6 +14,7 @@ from llm2slm import runs
 from llm2slm.cli.compose import typed
 from llm2slm.cli.schema import lookup, unknown_key
 from llm2slm.config import RunConfig
+from llm2slm.types import UserError
 
 VERBS = ("train", "evaluate", "label", "benchmark")
 """Verbs for which `run=DIR` brings DIR's configuration along."""
@@ -39,11 +40,30 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
             raise unknown_key_in(folder / "config.yaml", name)
     merged = OmegaConf.create(stored)
     composed = OmegaConf.create(runs.plain(config))
+    if verb != "train":
+        refuse_other_model(folder, merged, composed, chosen)
     for name in [*OWN, *chosen]:
         if lookup(RunConfig, name) is not None:
             OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)
     result: RunConfig = typed(RunConfig, merged)
     return result
+
+
+def refuse_other_model(folder: Path, stored: Any, composed: Any, chosen: list[str]) -> None:
+    """A trained model is used as it is: another value of it would be recorded, and change nothing.
+
+    Raises:
+        UserError: names the first key of the model that is given and is not what it was trained with.
+    """
+    for name in chosen:
+        if not name.startswith("model.") or name.endswith(".tokenizer"):  # train:8000 has become a folder
+            continue
+        was, given = OmegaConf.select(stored, name), OmegaConf.select(composed, name)
+        if given != was and not OmegaConf.is_dict(given):
+            raise UserError(
+                f"{name}={given}: the model of run={folder} was trained with {was}, and is used as it is; leave it "
+                "out, or train another model with it"
+            )
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
