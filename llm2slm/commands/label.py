@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import check_metrics, limited, model_place, show_result
+from llm2slm.commands.evaluate import check_metrics, control_note, limited, model_place, show_result
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -126,8 +126,9 @@ def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answ
     examples = data.examples(config.split)
     quality = score(of_texts(task.metrics), answers, [example.target for example in examples])
     rows = [{"source": e.source, "target": e.target, "prediction": a} for e, a in zip(examples, answers, strict=True)]
-    system = runs.System(model.kind.value, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
-    system.notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}
+    system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}
+    system.notes = notes | control_note(model)
     return system
 
 

@@ -58,6 +58,9 @@ def test_a_control_is_trained_tested_saved_and_gone_on_with(control: str, tmp_pa
     assert main(["evaluate", f"run={folder}", f"hydra.run.dir={again}"]) == 0
     [judged] = runs.read_result(again)["systems"]
     assert (judged["name"], judged["quality"]) == (system["name"], system["quality"])
+    assert main(["label", f"run={folder}", "split=validation", f"hydra.run.dir={tmp_path / 'labels'}"]) == 0
+    [wrote] = runs.read_result(tmp_path / "labels")["systems"]
+    assert (wrote["name"], wrote["notes"]["control"]) == (system["name"], control)
     assert (again / "predictions.jsonl").read_text() == (folder / "predictions.jsonl").read_text()
     assert main(["train", f"run={folder}", *tiny_overrides(tiny_llm), f"model.control={control}",
                  "trainer.max_steps=3"]) == 0  # fmt: skip
