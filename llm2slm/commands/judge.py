@@ -89,6 +89,11 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
 
     show(result, {row.number: row.source for row in rows})
     print(out / "judge.json")
+    if all(line["verdict"] is None for line in verdicts):
+        raise UserError(
+            f"{out / 'verdicts.jsonl'}: none of {len(verdicts)} questions has a verdict; the first: "
+            f"{verdicts[0]['why']}"
+        )
 
 
 def check(config: JudgeConfig) -> None:

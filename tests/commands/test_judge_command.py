@@ -254,8 +254,9 @@ def test_a_pair_without_a_verdict_in_one_order_counts_for_nobody(judge, chat):
 
 def test_nothing_but_garbage_is_no_number(judge, chat):
     chat.always = Step("body", body="<html>")
-    code, shown, _ = judge("runs=A,B")
-    assert code == 0
+    code, shown, told = judge("runs=A,B")
+    assert code == 2
+    assert "verdicts.jsonl: none of 24 questions has a verdict; the first: " in told
     assert result()["pairs"]["wins"]["value"] is None
     assert result()["asked"]["parse_failures"] == 24
     assert len(chat.prompts) == 48
@@ -603,8 +604,8 @@ def test_a_local_model_judges(place, capsys, monkeypatch):
 
     folder = write_tiny_gpt2(place / "tiny", seed=4, positions=2048)
     given = ["judge", "runs=A,B", f"local={folder}", "max_tokens=6", "rows=2"]
-    assert main(given) == 0
-    capsys.readouterr()
+    assert main(given) == 2
+    assert "none of 4 questions has a verdict; the first: no verdict in its reply" in capsys.readouterr().err
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     asked = questions(read_rows(JudgeConfig(runs=["A", "B"], rows=2)))
     for question, line in zip(asked, lines("verdicts.jsonl"), strict=True):
@@ -619,9 +620,9 @@ def test_a_local_model_judges(place, capsys, monkeypatch):
     assert found["asked"]["reply_tokens"] <= 24 and found["asked"]["prompt_tokens"] > 400
     with monkeypatch.context() as patch:
         patch.setattr(LocalJudge, "ask", None)
-        assert main(given) == 0  # all is on disk
+        assert main(given) == 2  # all is on disk
     (place / "tiny" / "config.json").touch()  # written anew: perhaps another model
-    assert main(given) == 0
+    assert main(given) == 2
     assert len(lines("replies.jsonl")) == 8
 
 
