@@ -342,7 +342,7 @@ class EncodeConfig:
     """How the LLM's representations are kept."""
 
     dtype: StoreDtype = StoreDtype.bfloat16
-    """float32 (exact) | bfloat16 | int8 (with a scale for each token)."""
+    """float32 (nothing is rounded) | bfloat16 | int8 (with a scale for each token)."""
     batch_tokens: int = 8192
     """Padded prompt tokens that the LLM reads at once."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from command_line import python, replace_command
+from omegaconf import OmegaConf
 
 from llm2slm import runs
 from llm2slm.cli import VERBS, main
+from llm2slm.cli.help import shown
 from llm2slm.cli.schema import SCHEMAS, keys, nearest
 from llm2slm.config import GenerateConfig, RunConfig
 from llm2slm.types import Conditioning, UserError
@@ -54,6 +58,21 @@ def test_details_show_groups_keys_and_help(capsys, tmp_path):
     generate = capsys.readouterr().out
     assert "GROUP=OPTION):" not in generate
     assert "prompt=null" in generate
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_details_show_the_defaults_that_the_verb_starts_from(capsys, verb):
+    """What hydra composes of the verb's own file, without the groups that it names."""
+    path = Path(__file__).parents[1] / "conf" / f"{verb}.yaml"
+    own = OmegaConf.merge(OmegaConf.structured(SCHEMAS[verb]), OmegaConf.masked_copy(
+        OmegaConf.load(path), [field.name for field in dataclasses.fields(SCHEMAS[verb])]))  # fmt: skip
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    for key in keys(SCHEMAS[verb]).values():
+        if not key.section:
+            value = OmegaConf.select(own, key.name)
+            value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            assert re.search(rf"^    {re.escape(f'{key.name}={shown(value)}')}(  |$)", text, re.M), key.name
 
 
 def test_inherited_fields_keep_their_help():

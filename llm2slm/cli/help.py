@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import SCHEMAS, Key, keys
@@ -101,12 +104,29 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
         for group, options in groups.items():
             lines += wrapped(f"  {group:19} ", ", ".join(options))
     lines += ["", "keys (KEY=VALUE), with their defaults:"]
-    known = keys(schema).values()
+    own = primary(conf_folder() / f"{verb}.yaml", keys(schema))
+    known = [replace(key, default=own.get(name, key.default)) for name, key in keys(schema).items()]
     for key in sorted(known, key=lambda key: "." in key.name or key.section):  # a verb's own keys first
         lines += describe(key)
     lines += ["", "flags:"]
     lines += [f"  {flag:28} {text}" for flag, text in FLAGS.items()]
     return "\n".join(lines)
+
+
+def primary(path: Path, known: Mapping[str, Key]) -> dict[str, Any]:
+    """What a verb's own file sets, by key: its defaults, where they are not those of the dataclass."""
+    found: dict[str, Any] = {}
+
+    def collect(values: Mapping[str, Any], before: str) -> None:
+        for name, value in values.items():
+            key = known.get(before + name)
+            if key is not None and key.section:
+                collect(value, f"{key.name}.")
+            elif key is not None:
+                found[key.name] = type(key.default)(value) if isinstance(key.default, Enum) else value
+
+    collect(yaml.safe_load(path.read_text(encoding="utf-8")), "")
+    return found
 
 
 FLAGS = {
@@ -184,4 +204,6 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return "[" + ",".join(shown(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {shown(v)}" for name, v in value.items()) + "}"
     return str(value)
