@@ -88,6 +88,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
 
 
+def _meant(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, as the end of a complaint; "" where none is like it."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ";"
+
+
 def _path(name: str, key: str, names: Sequence[str], label: str) -> list[str]:
     """The column, and the fields and numbers that lead on from it."""
     if name in names:
@@ -95,8 +101,7 @@ def _path(name: str, key: str, names: Sequence[str], label: str) -> list[str]:
     path = name.split(".")
     if path[0] in names:
         return path
-    raise UserError(f"{label}: no column {name!r} ({key}); did you mean {nearest(name, names)!r}? "
-                    f"columns: {', '.join(names)}")  # fmt: skip
+    raise UserError(f"{label}: no column {name!r} ({key}){_meant(name, names)} columns: {', '.join(names)}")
 
 
 def _texts(
@@ -130,7 +135,7 @@ def _texts(
 def _absent(name: str, key: str, column: str, value: Any) -> str:
     """The complaint about a nested field that is not there."""
     known = list(_leaves(value, column))
-    return f"no field {name!r} ({key}); did you mean {nearest(name, known)!r}? fields: {', '.join(known)}"
+    return f"no field {name!r} ({key}){_meant(name, known)} fields: {', '.join(known)}"
 
 
 def _leaves(value: Any, name: str) -> Iterator[str]:
