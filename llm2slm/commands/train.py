@@ -64,7 +64,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if resume is None:
         refuse_used(folder)
     if first_process():
-        show_data(data, final)
+        show_data(config, data, final)
         runs.write_config(folder, replace(config, run=None))
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
@@ -143,16 +143,28 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
     return config, last
 
 
-def show_data(data: DataModule, final: str) -> None:
-    """Shows what is about to be trained on, and warns where the prompts of `final` are among it."""
-    from rich.console import Console
-
-    if data.config.labels is Labels.gold and data.config.labels_from is not None:
+def warn_unread(config: RunConfig) -> None:
+    """Tells of what is set, but not read by this training."""
+    data = config.data
+    if data.labels is Labels.gold and data.labels_from is not None:
         print(
-            f"llm2slm: warning: data.labels_from={data.config.labels_from} is not read, as data.labels=gold: the "
+            f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "
             "corpus' own answers are trained on; set data.labels=llm or mix",
             file=sys.stderr,
         )
+    if data.reps is not None and config.model.kind is not SystemKind.llm2slm:
+        print(
+            f"llm2slm: warning: data.reps={data.reps} is not read: model.kind={config.model.kind} is told nothing by "
+            "an LLM",
+            file=sys.stderr,
+        )
+
+
+def show_data(config: RunConfig, data: DataModule, final: str) -> None:
+    """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
+    from rich.console import Console
+
+    warn_unread(config)
     data.compare()
     told = data.report()
     Console().print(table(told))
