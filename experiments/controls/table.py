@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from pathlib import Path
 
 TASKS = {"translation": ("BLEU", "bleu"), "summarization": ("ROUGE-L", "rougeL"), "instruction": ("ROUGE-L", "rougeL")}
@@ -22,7 +24,16 @@ def section(task: str) -> str:
     title, metric = TASKS[task]
     with (COMPARED / task / "compare" / "compare.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == metric]
-    return "\n".join(["", f"## {task.capitalize()}", "", HEAD.format(metric=title), "|" + "---|" * 7, *map(line, rows)])
+    head = ["", f"## {task.capitalize()}", "", origin(COMPARED / task / "hybrid"), "", HEAD.format(metric=title)]
+    return "\n".join([*head, "|" + "---|" * 7, *map(line, rows)])
+
+
+def origin(run: Path) -> str:
+    """How a run came about; the others of its task differ in one override (run.sh)."""
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    command = re.sub(r"data\.root=\S+", "data.root=DIR", result["command"])
+    day = result["created"].partition("T")[0]
+    return f"`{command}`, {day}, commit {result['git_commit']}, {result['device']}, seed {result['seed']}"
 
 
 def line(row: dict[str, str]) -> str:
