@@ -27,7 +27,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     configs = [path.read_text("utf-8") if (path := home / "config.yaml").is_file() else "" for home in homes]
     names = [{"run": name} for name in config.runs] if len(places) > 1 else None
     page = write_report(results, Path(config.out), config.title, names, configs)
-    Console().print(terminal_table(results))
+    Console().print(terminal_table(results, overrides=names))
     if config.buckets:
         Console().print(
             bucket_table(results, overrides=names) or "No quality by length: the results have too few rows for it."
