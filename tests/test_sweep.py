@@ -66,6 +66,28 @@ def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monk
     assert "sweep.csv" in shown.out
 
 
+def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    replace_command(monkeypatch, "train", fake_result)
+    keys = ["model.conditioning=add,replace", "optim.lr=0.001,0.002", "seed=1,2", "optim.label_smoothing=0.1"]
+    assert main(["train", "-m", *keys, "hydra.sweep.dir=sweep"]) == 0
+    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    rows = [row for row in shown if row and row[0].isdigit()]
+    assert [row[:-1] for row in rows] == [
+        [str(i), ("add", "replace")[i // 4], ("0.001", "0.002")[i // 2 % 2], str(1 + i % 2), f"{10 + i % 2 * 10}",
+         str(1 + i % 2)] for i in range(8)
+    ]  # fmt: skip
+    head = next(line.split() for line in Path("sweep/sweep.csv").read_text().splitlines()[:1])
+    assert head[0].split(",")[1:4] == ["model.conditioning", "optim.lr", "seed"]  # whole
+
+
+def test_keys_of_the_same_last_part_are_told_apart(calls, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["train", "-m", "optim.lr=0.001,0.002", "model.slm.revision=a,b", "model.llm.revision=a,b"]) == 0
+    out = capsys.readouterr().out
+    assert "model.slm.revision" in out and "model.llm.revision" in out
+
+
 def test_a_sweep_without_failures_succeeds(calls):
     assert main(["evaluate", "-m", "seed=range(1,3)", "task.prefix=a: b"]) == 0
     assert [(c.seed, c.task.prefix) for c, _ in calls] == [(1, "a: b"), (2, "a: b")]

@@ -13,6 +13,8 @@ from typing import Any
 from llm2slm import runs
 
 JOB_FILE = "job.json"
+PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
+"""Columns of the table that say something only where they differ."""
 
 
 @dataclass
@@ -98,17 +100,20 @@ def columns_of(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def show_table(rows: list[dict[str, Any]]) -> None:
-    """Prints the table."""
+    """Prints the table, as narrow as it can be: without what is the same of all systems, keys by their last part (where
+    that tells them apart), numbers in four figures. sweep.csv has the whole of it."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    names = columns_of(rows)
+    names = [n for n in columns_of(rows) if n not in PLAIN or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
+    short = [name.rpartition(".")[2].removesuffix("_parameters") for name in names]
     shown = Table()
-    for name in names:
-        shown.add_column(name, overflow="fold")
+    for name, last in zip(names, short, strict=True):
+        shown.add_column(Text(last if short.count(last) == 1 else name), overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(str(row.get(name, ""))) for name in names))
+        cells = (row.get(name, "") for name in names)
+        shown.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in cells))
     Console().print(shown)
 
 
