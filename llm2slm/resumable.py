@@ -47,10 +47,11 @@ class ResumableLines:
         self.done = max(len(found) - 1, 0) // batch * batch
         self._head = len(header)
         kept = header + b"".join(line + b"\n" for line in found[1 : self.done + 1])
-        if content != kept:
-            self._file.seek(0)
-            self._file.truncate()
-            self._write(kept)
+        # kept is the beginning of the content, or (of a header cut short) the other way round: what is there stays
+        if len(content) > len(kept):
+            self._file.truncate(len(kept))
+        elif content != kept:
+            self._write(kept[len(content) :])
 
     def _opened(self) -> BinaryIO:
         """The partial file, for this process alone until it is closed or the process ends."""
@@ -95,7 +96,10 @@ class ResumableLines:
     def hand_over(self, path: Path, content: bytes) -> None:
         """Writes a file in one step, in place of the partial one."""
         whole = path.with_name(path.name + ".whole")
-        whole.write_bytes(content)
+        with whole.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         whole.replace(path)
         self.partial.unlink()
         self.close()

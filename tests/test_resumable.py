@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +77,38 @@ def test_two_jobs_do_not_write_one_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text("utf-8").split("\n") == [*LINES, ""]
     third = ResumableLines(tmp_path / "a.txt", SETTINGS)  # the lock ended with the partial file
     assert third.done == 0
+
+
+@pytest.mark.parametrize("half", [b"", b"thr", b"three\nfo"])
+def test_what_is_there_is_never_written_again(tmp_path: Path, half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that ends while it takes up another one has lost nothing of it."""
+    file = ResumableLines(tmp_path / "a.txt", SETTINGS, 2)
+    file.append(LINES[:2])
+    file.close()
+    before = file.partial.read_bytes()
+    file.partial.write_bytes(before + half)
+    seen: list[bytes] = []
+
+    def looking(job: Any, content: bytes) -> None:
+        seen.append(file.partial.read_bytes())
+        write_on(job, content)
+
+    write_on = ResumableLines._write
+    monkeypatch.setattr(ResumableLines, "_write", looking)
+    again = ResumableLines(tmp_path / "a.txt", SETTINGS, 2)
+    assert again.done == 2 and again.partial.read_bytes() == before
+    again.append(LINES[2:])
+    assert all(content.startswith(before) for content in seen)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    to_disk, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("fsync") or to_disk(handle))
+    monkeypatch.setattr(Path, "replace", lambda *paths: steps.append("replace") or rename(*paths))
+    file = ResumableLines(tmp_path / "a.txt", SETTINGS)
+    file.append(LINES)
+    steps.clear()
+    file.finish()
+    assert steps[:2] == ["fsync", "replace"]
+    assert (tmp_path / "a.txt").read_text("utf-8").split("\n") == [*LINES, ""]
