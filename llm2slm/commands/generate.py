@@ -152,7 +152,9 @@ def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
         "do_sample": config.do_sample,
     }
     if config.do_sample:
-        arguments |= {"temperature": config.temperature, "top_p": config.top_p}
+        from llm2slm.evaluation.predict import sampling
+
+        arguments |= sampling(config.temperature, config.top_p)
     return arguments
 
 

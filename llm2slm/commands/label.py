@@ -21,7 +21,7 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import of_texts, score
-from llm2slm.evaluation.predict import answer_batches
+from llm2slm.evaluation.predict import answer_batches, sampling
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
@@ -47,7 +47,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     examples = data.examples(config.split)
     decoding: dict[str, Any] = {"do_sample": config.label.do_sample}
     if config.label.do_sample:
-        decoding |= {"temperature": config.label.temperature, "top_p": config.label.top_p}
+        decoding |= sampling(config.label.temperature, config.label.top_p)
     file = ResumableLines(
         folder / "labels.jsonl", settings(config, model, task, examples) | decoding, config.data.eval_batch_size
     )
@@ -105,6 +105,8 @@ def settings(config: RunConfig, model: LLM2SLM, task: Task, examples: list[Examp
     return {
         "model": config.run or config.model.llm.name,
         "weights": own_fingerprint(model),
+        "dtype": str(model.slm.dtype).removeprefix("torch."),  # weights may be the same in both
+        "quantization": {} if config.run is not None else dict(config.model.llm.quantization),
         "frame": model.config.llm_frame,
         "split": config.split,
         "rows": runs.text_hash(example.prompt for example in examples),

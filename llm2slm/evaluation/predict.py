@@ -108,6 +108,12 @@ def answer_batches(
         model.train(was_training)
 
 
+def sampling(temperature: float, top_p: float) -> dict[str, Any]:
+    """Arguments of `generate` that sample as they say, and not as transformers would: it leaves out all but the 50
+    likeliest tokens where nobody says how many."""
+    return {"temperature": temperature, "top_p": top_p, "top_k": 0}
+
+
 def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> list[dict[str, str]]:
     """Rows of `predictions.jsonl`: source (the text without the task's prefix), target, prediction."""
     return [

@@ -172,6 +172,13 @@ def test_the_prefix_is_the_runs_unless_given(generate, answering, expected):
     assert bare != expected[0]
 
 
+def test_sampling_leaves_no_token_out(generate, monkeypatch):
+    """transformers would sample among the 50 likeliest tokens where nobody says how many."""
+    warper = "transformers.generation.utils.TopKLogitsWarper"
+    monkeypatch.setattr(warper, lambda *_, **__: pytest.fail("some are left out"))
+    assert generate(f"prompt={TEXTS[0]}", "do_sample=true", "temperature=50")[0] == 0
+
+
 def test_sampling_is_seeded(generate):
     def draw(seed):
         return generate(f"prompt={TEXTS[0]}", "do_sample=true", "temperature=2", f"seed={seed}")[1]

@@ -21,6 +21,7 @@ from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import resolve
 from llm2slm.models.build import build_model
+from llm2slm.testing import write_tiny_t5
 from llm2slm.types import Labels, SystemKind, UserError
 
 
@@ -104,6 +105,46 @@ def test_sampling_does_not_depend_on_where_it_was_interrupted(root: Path, tmp_pa
             torch.rand(3)  # another process would start from another state
     assert len(calls) > 8
     assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
+
+
+def test_sampling_leaves_no_token_out(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would sample among the 50 likeliest tokens where nobody says how many."""
+    monkeypatch.setattr("transformers.generation.utils.TopKLogitsWarper", lambda *_, **__: pytest.fail("some are out"))
+    label.run(labelling(root, do_sample=True, temperature=50.0), tmp_path)
+    assert len({row["prediction"] for row in rows_of(tmp_path)}) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: setattr(c.model.llm, "dtype", "bfloat16"), r"dtype 'float32', now 'bfloat16'"),
+        (lambda c: setattr(c.model.llm, "prefix", "the "), r"frame None, now \{'before': 'the '"),
+        (lambda c: setattr(c.model.llm, "name", c.model.llm.name + "-other"), r"model .*, weights '\w+', now '\w+'"),
+        (lambda c: setattr(c.task, "prefix", "see: "), r"rows '\w+', now '\w+'"),
+        (lambda c: setattr(c.task, "num_beams", 2), r"num_beams 1, now 2"),
+        (lambda c: setattr(c.task, "max_new_tokens", 7), r"max_new_tokens 6, now 7"),
+        (lambda c: setattr(c, "split", "test"), r"split 'train', now 'test'"),
+        (lambda c: setattr(c.label, "do_sample", True), r"do_sample False, now True, temperature None, now 1.0"),
+    ],
+)
+def test_unfinished_labels_are_gone_on_with_as_they_were_begun(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, said: str
+) -> None:
+    def ended(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(label, "answer_batches", ended)
+        with pytest.raises(KeyboardInterrupt):
+            label.run(labelling(root), tmp_path)
+    before = (tmp_path / "labels.jsonl.part").read_bytes()
+    config = labelling(root)
+    write_tiny_t5(f"{config.model.llm.name}-other", seed=9, width=24)
+    change(config)
+    with pytest.raises(UserError, match=f"was begun with other settings .*{said}"):
+        label.run(config, tmp_path)
+    assert (tmp_path / "labels.jsonl.part").read_bytes() == before
 
 
 def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(root: Path, tmp_path: Path) -> None:
