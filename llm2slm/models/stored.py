@@ -22,6 +22,8 @@ from llm2slm.models.pruning import Layer, chosen_layers
 from llm2slm.types import Reps
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+SAVED = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+"""Of config.json, what tells how it was saved, and nothing of what its model computes."""
 SAMPLES, SAMPLE_BYTES = 256, 4096
 """What is read of each file of weights to tell it from others."""
 
@@ -93,14 +95,15 @@ def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) 
     Args:
         llm: how a saved hybrid names its LLM (`LLM2SLMConfig.llm`). Without a fingerprint (weights that were not
             loaded) the identity has none; a store that is opened with it is then not asked for its own. So it is with
-            the files of weights, where there are none in a folder of this machine.
+            the files of weights and the config.json, where there are none in a folder of this machine.
         layers: absolute numbers of those that are read.
         collator: its tokenizer of the LLM's prompts, and the frame around them.
     """
     keys = ("name", "revision", "config", "init", "fingerprint", "dtype", "quantization")
-    weights = None if llm.get("name") is None else weights_hash(llm["name"])
+    place = llm.get("name")
+    found = {} if place is None else {"weights": weights_hash(place), "settings": settings_hash(place)}
     return {key: llm[key] for key in keys if key in llm} | {
-        **({} if weights is None else {"weights": weights}),
+        **{key: value for key, value in found.items() if value is not None},
         "layers": list(layers),
         "tokenizer": tokenizer_hash(collator.llm_prompts.tokenizer),
         "frame": asdict(collator.llm_prompts.frame),
@@ -123,6 +126,18 @@ def weights_hash(name: str) -> str | None:
                 file.seek(start)
                 digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:12] if files else None
+
+
+def settings_hash(name: str) -> str | None:
+    """Twelve hexadecimal digits that tell a config.json from others: the same weights compute something else under
+    another. None as for `weights_hash`."""
+    path = Path(locate(name)) / "config.json"
+    if not path.is_file():
+        return None
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return sha256(json.dumps({k: v for k, v in said.items() if k not in SAVED}, sort_keys=True).encode()).hexdigest()[
+        :12
+    ]
 
 
 def reader_facts(encoder: FrozenEncoder) -> dict[str, Any]:

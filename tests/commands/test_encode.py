@@ -90,6 +90,7 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
         (lambda c: setattr(c.model.llm, "prefix", "the "), r"frame.before is '' in the store, 'the '"),
         (lambda c: setattr(c.model.llm, "init", Init.random), r"init is 'pretrained' in the store, 'random'"),
         (lambda c: write_tiny_t5(c.model.llm.name, seed=9, width=24), r"weights is '\w+' in the store, '\w+' is asked"),
+        (lambda c: edit(c.model.llm.name, layer_norm_epsilon=0.5), r"settings is '\w+' in the store, '\w+' is asked"),
         (lambda c: setattr(c.task, "prefix", "see: "), r"40 of 40 prompts of train are not in this store, the first"),
         (
             lambda c: other_row(c, "train"),
@@ -121,6 +122,12 @@ def other_row(config: RunConfig, split: str) -> None:
     path.with_name("other.jsonl").write_text("\n".join(rows) + "\n")
 
 
+def edit(model: str, **values: Any) -> None:
+    """The same weights, which now compute something else."""
+    path = Path(model) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def cut(data: DataConfig) -> None:
     data.max_prompt_tokens, data.overlong = 6, Overlong.truncate
 
@@ -142,6 +149,7 @@ def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None
     moved = tmp_path / "moved"
     shutil.move(config.model.llm.name, moved)
     config.model.llm.name = str(moved)
+    edit(config.model.llm.name, transformers_version="9.9.9", dtype="bfloat16")  # how it was saved, not what it says
     live = train(config, tmp_path / "live")
     config.data.reps = str(tmp_path / "kept" / "reps")
     found = train(config, tmp_path / "stored")
