@@ -226,6 +226,10 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
 
     known = changed()
     assert RepsStore(tmp_path / "store", known).identity == known
+    assert known.keys() == {  # a key that both sides leave out is compared by nobody
+        "name", "revision", "config", "init", "fingerprint", "dtype", "quantization", "weights", "settings", "layers",
+        "tokenizer", "frame", "prompt_mark",
+    }  # fmt: skip
     collator = model.collator
     weights = built(tmp_path, "two layers")
     with torch.no_grad():
@@ -233,6 +237,9 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
     others = {
         "frame.before": changed(prefix="read: "),
         "dtype": changed(dtype="bfloat16"),
+        "config.layer_norm_epsilon": changed(config={"layer_norm_epsilon": 0.5}),
+        "prompt_mark": known | {"prompt_mark": "?"},
+        "settings": known | {"settings": "0123456789ab"},
         "init": known | {"init": "random"},
         "weights": known | {"weights": "0123456789ab"},
         "fingerprint": known | {"fingerprint": weights.encoder.fingerprint()},

@@ -256,6 +256,13 @@ def test_order_comes_from_the_seed_and_stays_within_the_buffer(files, tokenizer)
     assert sorted(flat[50:60]) != list(range(50, 60))  # the third chunk holds rows of the next pass too
 
 
+def test_the_order_is_another_in_each_pass(files, tokenizer):
+    flat = list(chain.from_iterable(first(make(files, tokenizer, buffer=60).train_dataloader(), 60)))
+    passes = [flat[:60], flat[60:120]]
+    assert all(sorted(one) == list(range(60)) for one in passes)
+    assert passes[0] != passes[1]
+
+
 def test_processes_share_the_batches_of_one(files, tokenizer, monkeypatch):
     def of(rank, world, n):
         data = make(files, tokenizer)

@@ -72,6 +72,8 @@ def test_no_two_readings_share_a_name(tokenizers):
         assert keys.pop(form) == keys[same]
     keys["roles changed"] = entry_key(Collator(reader, writer), EXAMPLES)
     keys["other frame"] = entry_key(Collator(writer, reader, align=True, llm_frame=Frame("Read: ", " End")), EXAMPLES)
+    twin = train_tokenizer(["the old dog sleeps say"], 270)  # a reader that reads the same, but prompts of its own
+    keys["twice"] = entry_key(Collator(writer, twin), EXAMPLES)
     keys["fewer"] = entry_key(Collator(writer), EXAMPLES[:-1])
     keys["other target"] = entry_key(Collator(writer), [Example(0, "", "a", "bc")])
     keys["moved border"] = entry_key(Collator(writer), [Example(0, "", "ab", "c")])

@@ -193,6 +193,15 @@ def test_randomization_of_a_mean_equals_all_swaps(seed):
     )
 
 
+def test_differences_that_are_as_large_but_for_rounding_count_in_randomization():
+    """Sums of tenths: many swaps give the observed difference, off by its last bit."""
+    one, two = [0.8, 0.2, 0.1, 0.2], [0.4, 0.8, 0.4, 0.0]
+    exact = exact_randomization(lambda values: sum(round(10 * value) for value in values), one, two)
+    assert randomization_p(mean_of(one), mean_of(two), 20_000, 1) == pytest.approx(
+        exact, abs=four_errors(exact, 20_000)
+    )
+
+
 def test_randomization_of_bleu_equals_all_swaps():
     references = sentences(9, seed=11)
     one, two = noisy(references, 0.2, 1), noisy(references, 0.4, 2)
@@ -283,6 +292,7 @@ def test_draws_depend_on_the_seed_alone(corpus, monkeypatch):
         ([0.04, 0.01], [0.04, 0.02]),
         ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
         ([0.6, 0.5], [1.0, 1.0]),
+        ([0.7, 0.6, 0.001], [1.0, 1.0, 0.003]),  # 2 x 0.6 is no probability
         ([0.03], [0.03]),
         ([], []),
     ],

@@ -104,8 +104,8 @@ def test_a_batch_of_one_is_told_of_the_last_other_prompt(make: Make, slm: str, m
     model, plain = make("shuffled", slm, mode, tokenizers), make("none", slm, mode, tokenizers)
     zero = make("zero", slm, mode, tokenizers)
     for rows, other in [
-        ([0], None), ([0], None), ([1], 0), ([1], 0), ([0], 1), ([0, 0], 1), ([2], 0), ([0, 1, 2], -1), ([2], 1),
-        ([1, 1, 2], -1), ([1], 2), ([2], 1),
+        ([0], None), ([0], None), ([1], 0), ([1], 0), ([1], 0), ([0], 1), ([0, 0], 1), ([2], 0), ([0, 1, 2], -1),
+        ([2], 1), ([1, 1, 2], -1), ([1], 2), ([2], 1),
     ]:  # fmt: skip
         batch = labelled(model, rows)
         logits = model.logits(batch)
