@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import python, replace_command
+from command_line import mistake, python, replace_command
 from omegaconf import OmegaConf
 
 from llm2slm import runs
@@ -338,6 +338,14 @@ def test_a_trained_model_is_not_made_another_by_an_override(calls, capsys, verb)
     message = "model.control=shuffled: the model of run=run was trained with none, and is used as it is; leave it out"
     assert capsys.readouterr().err.startswith(f"llm2slm: error: {message}")
     assert main([verb, "run=run", "model.control=none", "model/conditioning=add"]) == 0
+    assert len(calls) == 1
+    for group, key, was in [
+        ("model=slm", "model.kind=slm", "llm2slm"),
+        ("model.llm.config={num_layers: 1}", "model.llm.config.num_layers=1", "None"),
+        ("model/projector=linear", "model.projector.hidden=0", "None"),
+    ]:
+        assert main([verb, "run=run", group]) == 2
+        assert mistake(capsys).startswith(f"{key}: the model of run=run was trained with {was}, and is used as it is")
     assert len(calls) == 1
 
 

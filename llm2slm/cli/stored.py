@@ -5,6 +5,7 @@ So `llm2slm evaluate run=DIR` scores a run on its own test split, and with data=
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,24 @@ def refuse_other_model(folder: Path, stored: Any, composed: Any, chosen: list[st
     Raises:
         UserError: names the first key of the model that is given and is not what it was trained with.
     """
+    trained = OmegaConf.merge(OmegaConf.create(runs.plain(RunConfig())), stored)
     for name in chosen:
-        if not name.startswith("model.") or name.endswith(".tokenizer"):  # train:8000 has become a folder
+        if name.partition(".")[0] != "model":
             continue
-        was, given = OmegaConf.select(stored, name), OmegaConf.select(composed, name)
-        if given != was and not OmegaConf.is_dict(given):
+        for key, was, given in _differences(name, OmegaConf.select(trained, name), OmegaConf.select(composed, name)):
             raise UserError(
-                f"{name}={given}: the model of run={folder} was trained with {was}, and is used as it is; leave it "
-                "out, or train another model with it"
+                f"{key}={given}: the model of run={folder} was trained with {was}, and is used as it is; leave "
+                f"{'it' if key == name else name} out, or train another model with it"
             )
+
+
+def _differences(name: str, was: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Keys under a name that have two values, with both; a group (model=slm) sets many."""
+    if OmegaConf.is_dict(was) and OmegaConf.is_dict(given):
+        for key in {**was, **given}:
+            yield from _differences(f"{name}.{key}", was.get(key), given.get(key))
+    elif given != was and not name.endswith(".tokenizer"):  # train:8000 has become a folder
+        yield name, was, given
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[str]:

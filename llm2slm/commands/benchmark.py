@@ -80,8 +80,14 @@ def at_batch(result: dict[str, Any], batch: int) -> dict[str, Any]:
 
 
 def configured(config: RunConfig) -> dict[str, LLM2SLM]:
-    """The configured system, and before it its LLM writing alone."""
+    """The configured system, and before it its LLM writing alone.
+
+    Raises:
+        UserError: a store in the LLM's place.
+    """
     kind = config.model.kind
+    if config.data.reps is not None:
+        raise UserError(f"data.reps={config.data.reps}: the LLM's reading is a part of what is timed; leave it out")
     systems: dict[str, LLM2SLM] = {}
     if kind is SystemKind.llm2slm:
         systems["llm"] = llm_alone(config)

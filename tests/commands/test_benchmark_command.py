@@ -86,6 +86,15 @@ def test_an_untrained_model_is_timed_from_its_configuration(root):
     assert all(row.total_ms.median > 0 for s in result.systems for row in s.speed)
 
 
+def test_a_store_in_the_llms_place_is_not_timed(root):
+    """A hybrid would look as fast as if its LLM did not have to read."""
+    config = config_of(root)
+    config.data.reps = str(root / "reps")
+    with pytest.raises(UserError, match=r"^data\.reps=.*reps: the LLM's reading is a part of what is timed; leave"):
+        benchmark(config, root / "stored")
+    assert not (root / "stored").exists()
+
+
 def test_a_system_that_is_no_folder_is_one_line(root):
     config = config_of(root)
     config.systems = {"other": {"model": {"kind": "slm"}}}
