@@ -8,12 +8,14 @@ import random
 import signal
 import time
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
 import torch
 from tiny_runs import tiny_run
+from tqdm import tqdm
 
 from llm2slm.commands import label
 from llm2slm.commands.train import run as train
@@ -159,6 +161,7 @@ def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(root: Path, 
             child = os.fork()  # from a process that has everything imported
             if child == 0:
                 try:
+                    tqdm.set_lock(RLock())  # its own is held by all forks, for ever once one is killed that has it
                     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                     os.dup2(1, 2)
                     label.run(config, folder)
