@@ -17,7 +17,7 @@ from llm2slm.cli import VERBS, main
 from llm2slm.cli.help import shown
 from llm2slm.cli.schema import SCHEMAS, keys, nearest
 from llm2slm.config import GenerateConfig, RunConfig
-from llm2slm.types import Conditioning, UserError
+from llm2slm.types import Conditioning, Labels, UserError
 from llm2slm.verb_config import JudgeConfig
 
 # Help
@@ -328,6 +328,17 @@ def test_evaluate_starts_from_the_runs_configuration(calls):
     assert (first.run, first.split) == ("run", "validation")
     assert (second.data.name, second.data.root, second.seed) == ("multi30k", None, 1)
     assert (second.task.name, second.task.num_beams, second.split) == ("summarization", 4, "test")
+
+
+def test_what_an_llm_wrote_is_no_reference_unless_asked_for(calls):
+    """A run that was trained on labels of an LLM is judged by the corpus' own answers, on its training split too."""
+    trained = RunConfig()
+    trained.data.labels, trained.data.labels_from = Labels.llm, "labels"
+    runs.write_config(Path("run"), trained)
+    assert main(["evaluate", "run=run", "split=train"]) == 0
+    assert main(["evaluate", "run=run", "split=train", "data.labels=llm"]) == 0
+    assert main(["train", "run=run"]) == 0
+    assert [config.data.labels for config, _ in calls[:2]] == [Labels.gold, Labels.llm]
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "label", "benchmark"])

@@ -15,7 +15,7 @@ from llm2slm import runs
 from llm2slm.cli.compose import typed
 from llm2slm.cli.schema import lookup, unknown_key
 from llm2slm.config import RunConfig
-from llm2slm.types import UserError
+from llm2slm.types import Labels, UserError
 
 VERBS = ("train", "evaluate", "label", "benchmark")
 """Verbs for which `run=DIR` brings DIR's configuration along."""
@@ -43,6 +43,8 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     composed = OmegaConf.create(runs.plain(config))
     if verb != "train":
         refuse_other_model(folder, merged, composed, chosen)
+        # what an LLM wrote was to be trained on; answers are judged by the corpus' own, whatever the split
+        OmegaConf.update(merged, "data.labels", Labels.gold.value, force_add=True)
     for name in [*OWN, *chosen]:
         if lookup(RunConfig, name) is not None:
             OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)

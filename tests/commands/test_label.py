@@ -59,6 +59,14 @@ def test_labels_are_what_the_llm_generates_in_the_order_of_the_split(root: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "labels.jsonl", "result.json"]
 
 
+def test_labels_are_compared_with_the_corpus_own_answers(root: Path, tmp_path: Path) -> None:
+    expected = label.run(labelling(root), tmp_path / "labels").systems[0].quality
+    config = labelling(root)
+    config.data.labels, config.data.labels_from = Labels.llm, str(tmp_path / "labels")
+    assert label.run(config, tmp_path / "again").systems[0].quality == expected
+    assert (expected["exact_match"].value, expected["exact_match"].n) == (0, 40)
+
+
 def test_training_on_labels(root: Path, tmp_path: Path) -> None:
     label.run(labelling(root), tmp_path / "labels")
     by_index = {row["index"]: row["prediction"].strip() for row in rows_of(tmp_path / "labels")}
