@@ -26,6 +26,7 @@ from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answers
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.slm import begin_as_trained
 from llm2slm.models.stored import StoredReader
 from llm2slm.models.virtual import taken
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
@@ -52,8 +53,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     check_metrics(task)
     device_type(config.trainer.accelerator)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
-    model = build_model(config.model, config.data)
-    model.config.prefix, model.config.suffix = task.around() or (None, "")
+    model = untrained(config, task)
     teacher = build_teacher(config, model.collator)
     data = DataModule(config.data, task, model.collator, config.seed, None if teacher is None else teacher.collator)
     final = final_split(config.data)
@@ -141,6 +141,14 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
                 "callbacks only: leave the rest out, or train anew without run="
             )
     return config, last
+
+
+def untrained(config: RunConfig, task: Task) -> LLM2SLM:
+    """The model that is about to be trained; it remembers what the task puts around a text."""
+    model = build_model(config.model, config.data)
+    begin_as_trained(model.slm)
+    model.config.prefix, model.config.suffix = task.around() or (None, "")
+    return model
 
 
 def warn_unread(config: RunConfig) -> None:

@@ -231,6 +231,15 @@ def greedy(slm: PreTrainedModel, pad: int, eos: int | None) -> None:
     config.pad_token_id, config.eos_token_id = pad, eos
 
 
+def begin_as_trained(slm: PreTrainedModel) -> None:
+    """Lets answers of a writer that is about to be trained begin as its labels do, in place.
+
+    Some are published with a first token that `generate` forces on each answer (BART: its bos; mBART: the language).
+    Labels have none, so that a trained writer would go on from where it has never been.
+    """
+    slm.generation_config.forced_bos_token_id = None
+
+
 def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | None = None, **arguments: Any) -> Any:
     """transformers' own `generate` on a prompt of vectors.
 

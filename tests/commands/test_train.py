@@ -14,7 +14,7 @@ import yaml
 from command_line import python, tiny_overrides
 from lightning import Callback
 from tiny_runs import SIZES, assert_same, build, checkpoint, curve, tiny_run, weights
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from llm2slm import runs
 from llm2slm.cli import main
@@ -28,7 +28,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.training import fit as fit_module
 from llm2slm.training.fit import build_trainer
-from llm2slm.types import UserError
+from llm2slm.types import Example, UserError
 
 RESULT = {
     "schema", "verb", "created", "command", "git_commit", "versions", "device", "seed", "config_hash", "wall_seconds",
@@ -53,6 +53,20 @@ def hybrid(root):
     config = tiny_run(root, max_steps=4, val_every=2)
     train(deepcopy(config), root / "hybrid")
     return root / "hybrid", config
+
+
+def test_an_answer_begins_as_in_training(root, tmp_path):
+    """BART is published with a first token that `generate` forces on every answer, and that no label begins with."""
+    config = tiny_run(root, kind="slm", slm="bart", max_steps=2, val_every=2)
+    published = GenerationConfig.from_pretrained(config.model.slm.name)
+    published.forced_bos_token_id = 77
+    published.save_pretrained(config.model.slm.name)
+    train(config, tmp_path / "run")
+    model = LLM2SLM.from_pretrained(tmp_path / "run" / "model")
+    batch = model.collator(model.collator.encode([Example(0, "", "two dogs", "it")]))
+    likeliest = int(model.logits(batch)[0, 0].argmax())
+    assert likeliest != 77
+    assert model.generate(batch, max_new_tokens=3)[0, 0] == likeliest
 
 
 def test_the_run_directory_is_as_promised(hybrid):
