@@ -13,6 +13,7 @@ from command_line import replace_command, tiny_overrides
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.cli.sweep import show_table
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Conditioning, UserError
 
@@ -64,6 +65,20 @@ def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monk
     assert "llm2slm: error: bad row" in shown.err
     assert "[job 3 of 6] seed=2 model.conditioning=add trainer=cpu" in shown.out
     assert "sweep.csv" in shown.out
+    assert {"job 2: bad row", "job 3: ValueError: boom"} <= set(shown.out.splitlines())
+
+
+def test_the_table_of_a_sweep_breaks_no_word_on_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [
+        {"job": str(n), "model.conditioning": "cross_attention", "status": "failed", "bleu": 1.5, "seconds": 2.0,
+         "error": "model.conditioning=cross_attention: is for decoder-only SLMs"}
+        for n in range(2)
+    ]  # fmt: skip
+    show_table(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.split() == ["1", "cross_attention", "1.5", "2"] for line in lines) == 1
+    assert lines[-1] == "job 1: model.conditioning=cross_attention: is for decoder-only SLMs"
 
 
 def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch):
@@ -71,8 +86,8 @@ def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch)
     replace_command(monkeypatch, "train", fake_result)
     keys = ["model.conditioning=add,replace", "optim.lr=0.001,0.002", "seed=1,2", "optim.label_smoothing=0.1"]
     assert main(["train", "-m", *keys, "hydra.sweep.dir=sweep"]) == 0
-    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    rows = [row for row in shown if row and row[0].isdigit()]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = [row for row in shown if len(row) == 7 and row[0].isdigit()]
     assert [row[:-1] for row in rows] == [
         [str(i), ("add", "replace")[i // 4], ("0.001", "0.002")[i // 2 % 2], str(1 + i % 2), f"{10 + i % 2 * 10}",
          str(1 + i % 2)] for i in range(8)

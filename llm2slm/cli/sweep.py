@@ -101,20 +101,22 @@ def columns_of(rows: list[dict[str, Any]]) -> list[str]:
 
 def show_table(rows: list[dict[str, Any]]) -> None:
     """Prints the table, as narrow as it can be: without what is the same of all systems, keys by their last part (where
-    that tells them apart), numbers in four figures. sweep.csv has the whole of it."""
+    that tells them apart), numbers in four figures. sweep.csv has the whole of it. What went wrong is in a line of its
+    own for each job, below."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    names = [n for n in columns_of(rows) if n not in PLAIN or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
+    from llm2slm.evaluation.report import fitted
+
+    names = [name for name in columns_of(rows) if name != "error"]
+    names = [n for n in names if n not in PLAIN or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
     short = [name.rpartition(".")[2].removesuffix("_parameters") for name in names]
-    shown = Table()
-    for name, last in zip(names, short, strict=True):
-        shown.add_column(Text(last if short.count(last) == 1 else name), overflow="fold")
+    head = [last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)]
+    cells = ((row.get(name, "") for name in names) for row in rows)
+    lines = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in line] for line in cells]
+    Console().print(fitted([head, *lines], "", turn=False))
     for row in rows:
-        cells = (row.get(name, "") for name in names)
-        shown.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in cells))
-    Console().print(shown)
+        if row["error"]:
+            print(f"job {row['job']}: {row['error']}")
 
 
 def varied(rows: list[dict[str, str]]) -> list[dict[str, str]]:

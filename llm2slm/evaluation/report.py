@@ -15,6 +15,7 @@ from llm2slm.evaluation.page import clean, render_page, write_whole
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 MAX_TURNED = 4
@@ -26,11 +27,12 @@ def terminal_table(
     results: Sequence[Mapping[str, Any]],
     width: int | None = None,
     overrides: Sequence[Mapping[str, str]] | None = None,
-) -> Table:
+) -> Table | Group:
     """One row for each system: parameters, quality, what is kept of the LLM's, latency, speedup, memory; of these, what
     is known of any of them.
 
-    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead.
+    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead; of
+    more the table is cut into several, one below the other.
     `overrides` tell the runs of a sweep apart, as in `write_report`.
 
     Raises:
@@ -46,17 +48,18 @@ def terminal_table(
     lines = [[line[n] for n in known] for line in lines]
     row = next((entry.row for entry in shown if entry.row), None)
     caption = tables.conditions(row) if row else ""
-    return _fitted(lines, caption, width, turn=len(shown) <= MAX_TURNED)
+    return fitted(lines, caption, width, turn=len(shown) <= MAX_TURNED)
 
 
 def bucket_table(
     results: Sequence[Mapping[str, Any]],
     width: int | None = None,
     overrides: Sequence[Mapping[str, str]] | None = None,
-) -> Table | None:
+) -> Table | Group | None:
     """Quality by length: one row for each bucket of each system; None where no result has buckets.
 
-    Where that is wider than `width`, the buckets of a single system are the columns instead.
+    Where that is wider than `width`, the buckets of a single system are the columns instead; of several the table is
+    cut into several.
 
     Raises:
         UserError: no system to show.
@@ -67,15 +70,41 @@ def bucket_table(
     for entry, bucket in rows:
         figures = [cell.text.replace("\u00a0", " ") for cell in tables.bucket_cells(bucket, metrics)]
         lines.append([entry.label, bucket["by"], *figures])
-    return _fitted(lines, "", width, turn=len(shown) == 1) if rows else None
+    return fitted(lines, "", width, turn=len(shown) == 1, again=3) if rows else None
 
 
-def _fitted(lines: Sequence[Sequence[str]], caption: str, width: int | None, turn: bool) -> Table:
-    """A table with two columns of names; its lines are its columns where it is too wide and may be turned."""
+def fitted(
+    lines: Sequence[Sequence[str]], caption: str, width: int | None = None, *, turn: bool, again: int = 1
+) -> Table | Group:
+    """A table with two columns of names, in the shape that there is room for.
+
+    Args:
+        width: in characters; None: the terminal's.
+        turn: its lines may be its columns, where it is too wide.
+        again: where it is cut into several tables, all begin with so many of its columns.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
     wide = rich_table(lines, caption, names=2)
-    if not turn or fits(wide, width):
+    if fits(wide, width):
         return wide
-    return rich_table([list(line) for line in zip(*lines, strict=True)], caption, names=1)
+    turned = rich_table([list(line) for line in zip(*lines, strict=True)], caption, names=1)
+    if turn and fits(turned, width):
+        return turned
+
+    def table(columns: Sequence[int]) -> Table:
+        names = sum(column < 2 for column in columns)
+        return rich_table([[line[column] for column in columns] for line in lines], "", names)
+
+    parts: list[list[int]] = [[*range(again)]]
+    for column in range(again, len(lines[0])):
+        if len(parts[-1]) == again or fits(table([*parts[-1], column]), width):
+            parts[-1].append(column)
+        else:
+            parts.append([*range(again), column])
+    note = [Text(f"{caption[:1].upper()}{caption[1:]}.\n", style="italic")] if caption else []
+    return Group(*map(table, parts), *note)
 
 
 def fits(table: Table, width: int | None = None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -191,11 +192,20 @@ def test_the_terminal_shows_them_in_a_table_of_their_own(result):
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["Hybrid", "prompt", "5–9", "30", "83.12", "49.50"] in lines
     assert sum("response" in line for line in lines) == 4
-    one = result | {"systems": result["systems"][2:]}
+    one = copy.deepcopy(result | {"systems": result["systems"][2:]})
+    for bucket in one["systems"][0]["buckets"]:
+        bucket["quality"] |= dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), 1.0)
     narrow = io.StringIO()
-    Console(file=narrow, width=48, color_system=None).print(bucket_table([one], 48))
+    Console(file=narrow, width=70, color_system=None).print(bucket_table([one], 70))
     lines = [" ".join(line.split()) for line in narrow.getvalue().splitlines()]
     assert {"Words 1–4 5–9 10–30 2 3–40", "BLEU 87.12 83.12 78.12 86.12 85.12"} <= set(lines)
+    cut = io.StringIO()
+    Console(file=cut, width=48, color_system=None).print(bucket_table([result], 48))
+    lines = [line.split() for line in cut.getvalue().splitlines()]
+    assert [line for line in lines if line[:3] == ["Hybrid", "prompt", "5–9"]] == [
+        ["Hybrid", "prompt", "5–9", "30", "83.12"],
+        ["Hybrid", "prompt", "5–9", "49.50"],
+    ]
     plain = io.StringIO()
     Console(file=plain, width=220, color_system=None).print(terminal_table([result], width=220))
     assert "5–9" not in plain.getvalue()

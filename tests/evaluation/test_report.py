@@ -363,6 +363,32 @@ def test_terminal_table_turns_where_it_would_not_fit(result):
     assert ["BLEU", "97.31", "71.04", "96.48"] in lines
 
 
+@pytest.mark.parametrize("width", [80, 50])
+def test_many_systems_are_several_tables_where_one_would_not_fit(result, width):
+    """No heading and no name is broken, no line is too long, and each figure stands once."""
+    result["systems"] = [result["systems"][2] | {"name": f"System{n}"} for n in range(6)]
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(terminal_table([result], width=width))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    tables = text.count("System  ")
+    assert tables >= 2
+    for heading in (
+        "Kind",
+        "Parameters",
+        "Trainable",
+        "BLEU kept",
+        "Prefill ms",
+        "ms per token",
+        "Total ms",
+        "Speedup",
+    ):
+        assert text.count(heading) == 1
+    assert text.count("System5") == tables
+    assert text.count("96.48") == text.count("3.95×") == 6
+    assert " ".join(text.split()).endswith("of warm-up.")
+
+
 def test_differences_keep_every_word_of_the_prediction():
     pieces = differences("the old dog did not see it", "the dog has not see it all")
     assert pieces == [
