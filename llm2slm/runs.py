@@ -299,6 +299,8 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         path = path / "result.json"
+    if not path.is_file() and not path.suffix:
+        raise UserError(f"{path}: no such folder; give a run directory")
     if not path.is_file():
         raise UserError(f"{path}: no such file; every llm2slm verb that measures writes one into its run directory")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 
@@ -129,6 +130,41 @@ def test_a_run_that_is_none_is_told(files, capsys, verb):
     assert main(["train", "run=nowhere"]) == 2
     assert mistake(capsys).startswith("nowhere: not a run directory (no config.yaml)")
     assert files_of(files / "nowhere") == {}
+
+
+def test_a_run_directory_that_is_a_file_is_told(files, capsys):
+    for place in ("text.txt", "text.txt/run"):
+        assert main(["train", f"hydra.run.dir={place}"]) == 2
+        assert mistake(capsys) == f"hydra.run.dir={place}: text.txt is a file; give a folder"
+    assert (files / "text.txt").read_text() == "a\n"
+
+
+def test_a_result_that_is_not_there_is_told_by_what_was_given(files, capsys):
+    assert main(["report", "runs=nowhere"]) == 2
+    assert mistake(capsys).startswith("nowhere: no such folder; give a run directory")
+    assert main(["report", "runs=nowhere/result.json"]) == 2
+    assert mistake(capsys).startswith("nowhere/result.json: no such file")
+
+
+def test_a_run_directory_is_no_model(files, trained, capsys):
+    shutil.copytree(trained, files / "run")
+    assert main(["train", "model.slm.name=run"]) == 2
+    assert "run: is a run directory; give its model, run/model" in mistake(capsys)
+
+
+def test_a_corpus_that_is_asked_as_another_task_is_told(files, tiny_llm, capsys):
+    """`task` is translation unless it is set, whatever the corpus; in words of one's own any corpus may be asked."""
+    (files / "samsum").mkdir()
+    for split in SPLITS:
+        with gzip.open(files / "samsum" / f"{split}.jsonl.gz", "wt") as file:
+            file.write((json.dumps(ROW) + "\n") * 4)
+    warning = "llm2slm: warning: data=samsum is made for summarization, and is asked as translation; set task=summ"
+    corpus = ["data=samsum", "data.root=.", "trainer.max_steps=1"]
+    for arguments, warned in ((["task.prefix=a "], False), (["task=summarization"], False), ([], True)):
+        command = ["train", *tiny_overrides(tiny_llm), *corpus, *arguments, f"hydra.run.dir=run{len(arguments)}"]
+        shutil.rmtree(files / f"run{len(arguments)}", ignore_errors=True)
+        assert main(command) == 0
+        assert (warning in capsys.readouterr().err) == warned
 
 
 def test_evaluating_on_bad_data_leaves_the_run_as_it_is(files, trained, capsys):

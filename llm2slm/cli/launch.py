@@ -56,6 +56,7 @@ def launch(verb: str, arguments: list[str]) -> int:
         if mode == RunMode.MULTIRUN:
             return run_sweep(verb, composer, overrides, composed)
         composer.typed(composed)
+        check_folder(Path(str(composed.hydra.run.dir)))
         return run_once(verb, composer, overrides)
     finally:
         GlobalHydra.instance().clear()
@@ -94,6 +95,17 @@ def resume_in_place(overrides: list[str]) -> list[str]:
         return overrides
     runs.read_config(Path(named[-1]))  # a wrong name is told before Hydra makes a folder of it
     return [*overrides, f"hydra.run.dir={named[-1]}"]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a run directory that cannot be one.
+
+    Raises:
+        UserError: it is a file, or below one.
+    """
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise UserError(f"hydra.run.dir={folder}: {there} is a file; give a folder")
 
 
 def check_processes(config: Any) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import final_split
+from llm2slm.commands.evaluate import final_split, warn_task
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
@@ -46,6 +46,7 @@ def run(config: RunConfig, folder: Path) -> None:
     splits = list(dict.fromkeys(("train", "validation", final_split(config.data))))
     for split in splits:  # bad data is found before anything is written
         data.prepare(split)
+    warn_task(config)
     with open_writer(folder / STORE, model, config.encode.dtype) as store:
         runs.write_config(folder, config)
         try:
@@ -77,6 +78,8 @@ def checked(config: RunConfig, folder: Path) -> None:
         )
     if (folder / "config.yaml").exists() and not (folder / STORE).is_dir():
         raise UserError(f"{folder}: holds a run already; keep the store in another folder by hydra.run.dir=DIR")
+    if config.split != RunConfig().split:
+        raise UserError(f"split={config.split}: encode keeps what the LLM says of all splits; leave it out")
     device_type(config.trainer.accelerator)
 
 

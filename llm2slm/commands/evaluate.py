@@ -11,6 +11,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import DataConfig, RunConfig
+from llm2slm.data.corpora import CORPORA
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
@@ -38,6 +39,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     device_type(config.trainer.accelerator)
     model = limited(LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm), config.data)
     tell_defaults(config)
+    warn_task(config)
     place(model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written
@@ -74,6 +76,19 @@ def check_metrics(task: Task) -> None:
     for name in task.metrics:
         if name.startswith(BERTSCORE):
             bertscore.check(name)
+
+
+def warn_task(config: RunConfig) -> None:
+    """Warns where a known corpus is asked as another task than it is made for, in that task's own words: `task` is
+    translation unless it is set, whatever `data` is."""
+    corpus, task = CORPORA.get(config.data.name), config.task
+    if corpus is None or task.name == corpus.task or task.prefix is not None or task.template is not None:
+        return
+    print(
+        f"llm2slm: warning: data={config.data.name} is made for {corpus.task}, and is asked as {task.name}; set "
+        f"task={corpus.task} (or task.prefix, to ask in words of your own)",
+        file=sys.stderr,
+    )
 
 
 def final_split(data: DataConfig) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import check_metrics, control_note, limited, model_place, show_result
+from llm2slm.commands.evaluate import check_metrics, control_note, limited, model_place, show_result, warn_task
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -45,6 +45,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     model = place(writer(config), config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     examples = data.examples(config.split)
+    if config.run is None:  # else it answers as it was trained to
+        warn_task(config)
     decoding: dict[str, Any] = {"do_sample": config.label.do_sample}
     if config.label.do_sample:
         decoding |= sampling(config.label.temperature, config.label.top_p)

@@ -14,7 +14,7 @@ import torch
 
 from llm2slm import runs
 from llm2slm.commands.card import card_of_run
-from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
+from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result, warn_task
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
@@ -152,8 +152,9 @@ def untrained(config: RunConfig, task: Task) -> LLM2SLM:
 
 
 def warn_unread(config: RunConfig) -> None:
-    """Tells of what is set, but not read by this training."""
+    """Tells of what is set, but not read by this training, and of a task that is not its corpus'."""
     data = config.data
+    warn_task(config)
     if data.labels is Labels.gold and data.labels_from is not None:
         print(
             f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "

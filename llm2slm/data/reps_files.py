@@ -25,6 +25,9 @@ PROMPT_BYTES = KEY_BYTES + 8
 """What a prompt takes beside its tokens: its key, and where it starts."""
 INT8_ERROR = 1 / 253
 """Bound of int8's error: 1 / 254 of the largest magnitude by rounding, the rest for float32's own."""
+SET_BY = {key: f"model.llm.{key}" for key in ("name", "revision", "config", "init", "dtype", "quantization")}
+"""Keys of an identity that a key of the configuration sets. (`dtype` is the LLM's, not what `encode.dtype` keeps.)"""
+SET_BY["layers"] = "model.llm.layer"
 INT8_FLOOR = 1e-30
 """No scale is below it (float32 would lose its digits there): smaller values are read back as zeros."""
 
@@ -114,7 +117,8 @@ def _differences(stored: Any, asked: Any, path: str = "") -> Iterable[str]:
         for key in {**stored, **asked}:
             yield from _differences(stored.get(key), asked.get(key), f"{path}.{key}" if path else key)
     elif stored != asked:
-        yield f"{path} is {stored!r} in the store, {asked!r} is asked for"
+        first, dot, rest = path.removeprefix("identity.").partition(".")
+        yield f"{SET_BY.get(first, first)}{dot}{rest} is {stored!r} in the store, {asked!r} is asked for"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -125,7 +129,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORD
     if not path.is_file():
-        raise UserError(f"{folder}: is no store of representations (no {RECORD}); give the folder of one, or fill it")
+        inside = next((path.parent for path in sorted(folder.glob(f"*/{RECORD}"))), None)  # of a run directory
+        given = "give the folder of one, or fill it" if inside is None else f"give the one in it, {inside}"
+        raise UserError(f"{folder}: is no store of representations (no {RECORD}); {given}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         known = record["format"]

@@ -184,6 +184,11 @@ def _parts(data: DataConfig) -> list[PartConfig]:
 
 def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
     made_for = part.corpus if part.name == "builtin" else CORPORA[part.name].task if part.name in CORPORA else task.name
+    if part.name not in ("builtin", "json", "hub"):
+        try:
+            _known(part)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
     name = part.task or made_for
     single = [known for known in TASKS if known != "mixture"]
     if name not in single:

@@ -25,6 +25,8 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, subfolder=subfolder)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if (inside := Path(name) / "model").is_dir():
+            raise UserError(f"tokenizer {name}: is a run directory; give its model, {inside}") from None
         where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub id"
         check = "check the name or path" if revision is None else f"check the name, and the revision {revision}"
         raise UserError(f"tokenizer {name}: {where} gave no tokenizer ({reason_of(error)}); {check}") from None

@@ -139,7 +139,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=[]": "compare needs runs=[RUN,RUN,...]",
         "runs=a": "runs=[a]: holds one system; compare needs two or more",
         "runs=a,a": "a: named twice",
-        "runs=a,nowhere": "nowhere: no such file",
+        "runs=a,nowhere": "nowhere: no such folder",
         "runs=a,bare": "bare/predictions.jsonl: no such file; compare reads the answers",
         "runs=a,other": "a/predictions.jsonl and other/predictions.jsonl: row 4 differs in its source, "
         "'das Haus ist alt' and 'x'; compare runs over the same rows",
@@ -150,7 +150,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=a,b metrics=[blue]": "metric 'blue' is unknown; did you mean 'bleu'?",
         "runs=a,b metrics=[]": "metrics=[]: name one or more",
         "runs=a,b metrics=[perplexity]": "metrics: perplexity cannot be resampled; those that can: bleu",
-        "runs=a,b benchmark=nowhere": "nowhere: no such file",
+        "runs=a,b benchmark=nowhere": "nowhere: no such folder",
         "runs=a,b benchmark=demo": "benchmark=demo: timed ",
         "runs=a,b resamples=99": "resamples=99: must be at least 100",
         "runs=a,b rows=-1": "rows=-1: must be at least 0",

@@ -85,12 +85,19 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: setattr(c.model.llm, "layer", 1), r"layers is \[2\] in the store, \[1\] is asked for"),
-        (lambda c: setattr(c.model.llm, "dtype", "bfloat16"), r"dtype is 'float32' in the store, 'bfloat16'"),
+        (lambda c: setattr(c.model.llm, "layer", 1), r"model\.llm\.layer is \[2\] in the store, \[1\] is asked for"),
+        (
+            lambda c: setattr(c.model.llm, "dtype", "bfloat16"),
+            r"model\.llm\.dtype is 'float32' in the store, 'bfloat16'",
+        ),
         (lambda c: setattr(c.model.llm, "prefix", "the "), r"frame.before is '' in the store, 'the '"),
         (lambda c: setattr(c.model.llm, "init", Init.random), r"init is 'pretrained' in the store, 'random'"),
         (lambda c: write_tiny_t5(c.model.llm.name, seed=9, width=24), r"weights is '\w+' in the store, '\w+' is asked"),
         (lambda c: edit(c.model.llm.name, layer_norm_epsilon=0.5), r"settings is '\w+' in the store, '\w+' is asked"),
+        (
+            lambda c: setattr(c.data, "reps", str(Path(c.data.reps).parent)),
+            r"kept: is no store of representations \(no store\.json\); give the one in it, .*/kept/reps$",
+        ),
         (lambda c: setattr(c.task, "prefix", "see: "), r"40 of 40 prompts of train are not in this store, the first"),
         (
             lambda c: other_row(c, "train"),
@@ -254,3 +261,11 @@ def test_mistakes(tmp_path: Path) -> None:
     other.data.train, other.data.train_size = other.data.test, None
     other.data.validation = other.data.test
     train(other, tmp_path / "fewer")  # rows that are in it
+
+
+def test_a_split_is_not_chosen(tmp_path: Path) -> None:
+    config = encoding(tmp_path)
+    config.split = "train"
+    with pytest.raises(UserError, match=r"^split=train: encode keeps what the LLM says of all splits; leave it out"):
+        encode(config, tmp_path / "never")
+    assert not (tmp_path / "never").exists()

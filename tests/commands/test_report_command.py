@@ -74,7 +74,7 @@ def test_mistakes_are_told_in_one_line(two, capsys):
     (two / "c").mkdir()
     wrong = {
         "runs=[]": "report needs runs=",
-        "runs=a,nowhere": "nowhere: no such file",
+        "runs=a,nowhere": "nowhere: no such folder",
         "runs=a,c": "c/result.json: no such file",
         "runs=a,b": "b/result.json, line 2: not JSON",
     }

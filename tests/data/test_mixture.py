@@ -223,6 +223,13 @@ def test_a_part_without_a_task_needs_one(tmp_path):
     assert task_of(TaskConfig(name="summarization"), data).prefixes == (("json", "summarize: "),)
 
 
+def test_a_part_that_is_no_corpus_is_told_as_that(tmp_path):
+    """Whatever the task: a mixture's own is none that a part may have."""
+    for task in ("mixture", "translation"):
+        with pytest.raises(UserError, match=r"^data\.parts\[0\]: data=samsun: unknown corpus; did you mean samsum\?"):
+            task_of(TaskConfig(name=task), mixture({"name": "samsun"}))
+
+
 # The command line
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llm2slm.data import reps_writer
-from llm2slm.data.reps_files import INT8_ERROR
+from llm2slm.data.reps_files import INT8_ERROR, SET_BY
 from llm2slm.data.reps_store import RepsStore
 from llm2slm.data.reps_writer import FILE_BYTES, StoreWriter
 from llm2slm.types import Reps, StoreDtype, UserError
@@ -250,12 +250,12 @@ def test_another_identity_is_refused_by_name(tmp_path: Path, key: str, opened: A
     said = str(refused.value)
     assert "\n" not in said
     if not isinstance(CHANGES[key], dict):
-        assert f"{key} is {IDENTITY[key]!r} in the store, {CHANGES[key]!r} is asked for" in said
+        assert f"{SET_BY.get(key, key)} is {IDENTITY[key]!r} in the store, {CHANGES[key]!r} is asked for" in said
     elif key == "frame":
         assert "frame.before is 'read: ' in the store, 'read:' is asked for" in said
     else:
-        assert "quantization.quant_method is None in the store, 'quanto' is asked for" in said
-    assert [other for other in CHANGES if other != key and f"{other} is" in said] == []
+        assert "model.llm.quantization.quant_method is None in the store, 'quanto' is asked for" in said
+    assert [other for other in CHANGES if other != key and f"{SET_BY.get(other, other)} is" in said] == []
     assert contents(tmp_path) == before
 
 
@@ -263,7 +263,7 @@ def test_every_difference_is_named_at_once(tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(UserError) as refused:
         RepsStore(tmp_path, CHANGES)
-    assert [key for key in CHANGES if key not in str(refused.value)] == []
+    assert [key for key in CHANGES if SET_BY.get(key, key) not in str(refused.value)] == []
 
 
 def test_what_an_identity_leaves_out_is_not_compared(tmp_path: Path) -> None:
