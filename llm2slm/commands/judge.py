@@ -102,6 +102,8 @@ def check(config: JudgeConfig) -> None:
         raise UserError("judge needs runs=[DIR] (ratings) or runs=[DIR_A,DIR_B] (comparison): one or two runs")
     if (config.endpoint is None) == (config.local is None):
         raise UserError("judge needs endpoint=http://HOST:PORT/v1 model=NAME, or local=FOLDER_OR_ID: one of the two")
+    if len({os.path.abspath(place) for place in config.runs}) < len(config.runs):  # noqa: PTH100  resolve() follows links
+        raise UserError(f"runs=[{','.join(config.runs)}]: the same run twice; give two, or one to have it rated")
     silent = JudgeConfig()
     for name in OF_LOCAL if config.local is None else OF_ENDPOINT:
         if getattr(config, name) != getattr(silent, name):
@@ -199,11 +201,14 @@ def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
     from llm2slm.commands.place import device_type
     from llm2slm.config import LanguageModelConfig
     from llm2slm.data.tokenizer import load_tokenizer
-    from llm2slm.models.pretrained import commit, load_language_model, locate
+    from llm2slm.models.hybrid import LLM2SLM
+    from llm2slm.models.pretrained import commit, load_language_model, locate, read_config
 
     hush()
     name = str(config.local)
     place = locate(name)
+    if read_config(name, config.revision).model_type == LLM2SLM.config_class.model_type:
+        raise UserError(f"local={name}: is a hybrid, or has virtual tokens; a judge is a plain model of transformers")
     tokenizer = load_tokenizer(place, config.revision)
     model = load_language_model(LanguageModelConfig(name, config.revision, dtype=config.dtype), tokenizer)
     model.to(device_type("auto"))

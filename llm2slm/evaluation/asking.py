@@ -40,6 +40,7 @@ HINTS = {
     403: "; is key_env set, and right?",
     404: "; are endpoint and model right?",
 }
+MOVED = "; it sends requests on to another address, which are not followed: give that address as endpoint"
 SHORTEST_SECRET = 8
 """Characters. What local servers are given for want of a key ("EMPTY", "none") is no secret, but may be a word."""
 _BROKEN = (OSError, http.client.HTTPException)  # no connection, none to the end, or nothing that is HTTP
@@ -148,7 +149,8 @@ class Endpoint:
                 if status in REFUSALS:
                     raise Refused(failure)
                 if status not in TRY_AGAIN and status < 500:
-                    raise UserError(f"{self.place}: {failure}{HINTS.get(status, '')}")
+                    hint = HINTS.get(status, "") if status >= 400 else MOVED
+                    raise UserError(f"{self.place}: {failure}{hint}")
             if tried <= self.retries:
                 self._back_off(tried, headers, stop)
         times = f"{self.retries + 1} requests in a row" if self.retries else "a request"

@@ -202,12 +202,16 @@ def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
         of_llm = str((model.get("llm") or {}).get("name"))
         place = where.get(str(system["name"]), of_llm if system["kind"] == "llm" else str(config.get("run")))
         models[_model(place)] = system
-    chosen = Timing(Path(benchmark))
+    if all(_headline(result, system) is None for system in result["systems"]):
+        raise UserError(f"benchmark={benchmark}: holds no timing; give the run directory of `llm2slm benchmark`")
+    chosen, untimed = Timing(Path(benchmark)), []
     for answers in systems:
         timed = models.get(_model(_answered_by(answers)))
         answers.row = None if timed is None else _headline(result, timed)
         if answers.row is None:
-            chosen.notes.append(f"{answers.label} was not timed in {benchmark}.")
+            untimed.append(answers.label)
+    if untimed:
+        chosen.notes.append(f"Not timed in {benchmark}: {', '.join(untimed)}.")
     if all(answers.row is None for answers in systems):
         raise UserError(f"benchmark={benchmark}: timed {', '.join(models)}, none of the systems that are compared")
     return chosen

@@ -333,5 +333,8 @@ def plot(rows: Sequence[Mapping[str, Any]], metric: str, shown: Mapping[str, Ent
         parts.append(svg.element("line", x1=low, x2=high, y1=height, y2=height, cls=f"spread {entry.style}"))
         parts.append(svg.marker(entry.kind, x(row["difference"]), height, f"point {entry.style}", said[-1]))
     drawing = svg.drawing(parts, floor + svg.BOTTOM, f"{metric_name(metric)} minus the baseline’s. " + "; ".join(said))
-    caption = "95 % bootstrap intervals; one that leaves 0 out is a difference that these rows tell."
+    caption = (  # not where an interval leaves 0 out: it knows neither of the other test nor of the other systems
+        "95 % bootstrap intervals, of each system on its own; whether these rows tell it from the baseline is said by "
+        "the larger of the table’s two p-values."
+    )
     return [Figure(f"{metric_name(metric)}: difference to the baseline", caption, drawing)]

@@ -557,6 +557,7 @@ def test_mistakes_are_told_before_anything_is_asked_or_written(bad, values, mess
     [
         ([], "judge needs runs=[DIR]"),
         (["runs=[bad.jsonl]", "local=x"], "bad.jsonl, line 2: not JSON ("),
+        (["runs=[A,./A]", "local=x"], "runs=[A,./A]: the same run twice; give two, or one to have it rated"),
         (["runs=[A]", "modle=m"], "unknown key 'modle'; did you mean model"),
         (["runs=[A]", "model/llm=t5_base"], "unknown key 'model/llm'"),
         (["runs=[A]", "rows=few"], "rows=few: expected an integer or null"),
@@ -567,6 +568,14 @@ def test_mistakes_are_told_in_one_line(bad, capsys, monkeypatch, arguments, mess
     monkeypatch.setenv("no_proxy", "*")
     assert main(["judge", *arguments]) == 2
     assert mistake(capsys).startswith(message)
+
+
+def test_a_hybrid_is_no_judge(bad, trained, capsys):
+    """Nor is a run directory; the model of one that trained an LLM is."""
+    assert main(["judge", "runs=[A]", f"local={trained}"]) == 2
+    assert mistake(capsys).endswith(f"is a run directory; give its model, {trained / 'model'}")
+    assert main(["judge", "runs=[A]", f"local={trained / 'model'}"]) == 2
+    assert mistake(capsys).startswith(f"local={trained / 'model'}: is a hybrid, or has virtual tokens; a judge is a")
 
 
 def test_answers_of_generate_have_no_target(judge, chat, place):

@@ -174,10 +174,12 @@ def test_a_benchmark_gives_its_speeds_to_the_models_that_it_timed(tmp_path, monk
     systems = read("trained", "judged", "slm", "llm", "untimed")
     timing = set_speeds(systems, systems[0], "bench")
     assert totals(systems) == [30, 30, 10, 90, None]
-    assert (timing.run, timing.notes) == (Path("bench"), ["untimed was not timed in bench."])
+    assert (timing.run, timing.notes) == (Path("bench"), ["Not timed in bench: untimed."])
     others = read("untimed")
     with pytest.raises(UserError, match=r"^benchmark=bench: timed some/llm, .*, none of the systems that are compared"):
         set_speeds(others, others[0], "bench")
+    with pytest.raises(UserError, match=r"^benchmark=slm: holds no timing; give the run directory of `llm2slm bench"):
+        set_speeds(others, others[0], "slm")
 
 
 def test_the_llm_of_a_demo_is_known_to_a_benchmark(tmp_path):

@@ -377,6 +377,8 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
     said = verdict(found)
     assert len(said) == 2
     assert said[0].startswith(f"These rows do not tell llm from slm: +{llm['value']:.2f} BLEU [+{llm['low']:.2f}, ")
+    assert llm["low"] > 0
+    assert "leaves 0 out is a difference" not in render(found)  # the plot does not say the contrary of its interval
     many = {"sources": SOURCES * 6, "targets": TARGETS * 6}
     write_run(tmp_path / "c", "slm", POOR * 6, **many)
     write_run(tmp_path / "d", "slm", GOOD * 6, **many)
