@@ -106,6 +106,9 @@ class JudgeConfig:
     """Folder for judge.json and the verdicts. Replies that are there already are not asked for again."""
     rows: int | None = None
     """Rows that are judged: so many from the first. None: all."""
+    instruction: str | None = None
+    """Shown to the judge in front of each source, as 'Translate into German: '. None: the prefix of the task that the
+    first run records."""
     reference: bool = True
     """Show the judge a row's target, where it has one, as an example of a good answer."""
     max_tokens: int = 1024

@@ -23,8 +23,9 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands import hush
+from llm2slm.commands.judged import asked_with, read_rows
 from llm2slm.evaluation import judge as judging
-from llm2slm.evaluation.asking import Endpoint, Judge, LocalJudge, Reply, address, whole
+from llm2slm.evaluation.asking import Endpoint, Judge, LocalJudge, Reply, address
 from llm2slm.evaluation.judge import (
     Question,
     Row,
@@ -66,7 +67,8 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
     rows = read_rows(config)
     judge, identity = local(config) if config.local is not None else remote(config)
     check_out(config, out)
-    asked = questions(rows, config.reference)
+    instruction = asked_with(config)
+    asked = questions(rows, config.reference, instruction)
     keys = [key(identity, question.prompt) for question in asked]
     read: Reader = rating if len(config.runs) == 1 else preference
     with ReplyLog(out / "replies.jsonl") as log:
@@ -78,7 +80,7 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
     ]
     found = summary(config, verdicts)
     result = {
-        **about(config, judge, identity, records),
+        **about(config, judge, identity, records, instruction),
         **found,
         "asked": usage(config, records, refused, read, len(asked)) | {"wall_seconds": time.perf_counter() - started},
     }
@@ -121,48 +123,6 @@ def check(config: JudgeConfig) -> None:
     for name in OURS:
         if name in config.parameters:
             raise UserError(f"parameters.{name}: is not to be set; leave it out")
-
-
-def read_rows(config: JudgeConfig) -> list[Row]:
-    """The rows of the runs, side by side.
-
-    Raises:
-        UserError: a file that cannot be read, or two that answer other questions.
-    """
-    paths = [predictions(place) for place in config.runs]
-    files = [[(number, fields(path, number, row)) for number, row in runs.read_jsonl(path)] for path in paths]
-    for path, lines in zip(paths, files, strict=True):
-        if not lines:
-            raise UserError(f"{path}: holds no rows")
-        if len(lines) != len(files[0]):
-            raise UserError(f"{paths[0]} holds {len(files[0])} rows, {path} holds {len(lines)}: not the same questions")
-    rows = []
-    for beside in list(zip(*files, strict=True))[: config.rows]:
-        sources = {row["source"] for _, row in beside}
-        if len(sources) > 1:
-            places = " and ".join(f"{path}, line {number}" for path, (number, _) in zip(paths, beside, strict=True))
-            raise UserError(f"{places}: the sources differ; compare runs that answer the same questions")
-        reference = next((row["target"] for _, row in beside if row["target"].strip()), "")
-        rows.append(Row(beside[0][0], sources.pop(), reference, tuple(row["prediction"] for _, row in beside)))
-    return rows
-
-
-def predictions(place: str) -> Path:
-    """The file of a run's answers."""
-    path = Path(place)
-    path = path / "predictions.jsonl" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; `llm2slm evaluate run=RUN` writes one into its run directory")
-    return path
-
-
-def fields(path: Path, number: int, row: Mapping[str, Any]) -> dict[str, str]:
-    """Source, target and prediction of a row; one without a target (as `generate` writes them) has an empty one."""
-    found = {"target": "", **{name: row[name] for name in ("source", "target", "prediction") if name in row}}
-    for name in ("source", "target", "prediction"):
-        if not isinstance(found.get(name), str):
-            raise UserError(f"{path}, line {number}: no text in the field {name}; has: {', '.join(row)}")
-    return {name: whole(text) for name, text in found.items()}
 
 
 def remote(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
@@ -325,7 +285,11 @@ def usage(
 
 
 def about(
-    config: JudgeConfig, judge: Judge, identity: Mapping[str, Any], records: Mapping[str, Sequence[Record]]
+    config: JudgeConfig,
+    judge: Judge,
+    identity: Mapping[str, Any],
+    records: Mapping[str, Sequence[Record]],
+    instruction: str,
 ) -> dict[str, Any]:
     """How the verdicts came about."""
     replies = [record for found in records.values() for record in found]
@@ -349,7 +313,8 @@ def about(
             "last_reply": max((r.at for r in replies), default=None),
         },
         "prompts": {"version": judging.PROMPTS, "kind": "rating" if len(config.runs) == 1 else "comparison",
-                    "reference": config.reference, "after": "Zheng et al. 2023, arXiv 2306.05685"},
+                    "reference": config.reference, "instruction": instruction,
+                    "after": "Zheng et al. 2023, arXiv 2306.05685"},
         "settings": settings,
     }  # fmt: skip
 

@@ -77,21 +77,23 @@ class Question:
     prompt: str
 
 
-def questions(rows: Sequence[Row], reference: bool = True) -> list[Question]:
+def questions(rows: Sequence[Row], reference: bool = True, instruction: str = "") -> list[Question]:
     """What the judge is asked: once for each row of one run, in both orders for each row of two.
 
     Args:
         reference: show the reference answer, where it is not blank.
+        instruction: what stood before each source when it was asked.
     """
     asked = []
     for row in rows:
         known = row.reference if reference and row.reference.strip() else None
+        source = instruction + row.source
         if len(row.answers) == 1:
-            asked.append(Question(row.number, "A", rating_prompt(row.source, row.answers[0], known)))
+            asked.append(Question(row.number, "A", rating_prompt(source, row.answers[0], known)))
         else:
             first, second = row.answers
-            asked.append(Question(row.number, "AB", comparing_prompt(row.source, first, second, known)))
-            asked.append(Question(row.number, "BA", comparing_prompt(row.source, second, first, known)))
+            asked.append(Question(row.number, "AB", comparing_prompt(source, first, second, known)))
+            asked.append(Question(row.number, "BA", comparing_prompt(source, second, first, known)))
     return asked
 
 

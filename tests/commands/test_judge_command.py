@@ -19,7 +19,8 @@ from chat_server import ChatServer, Step
 from command_line import ROOT, files_of, mistake
 
 from llm2slm.cli import main
-from llm2slm.commands.judge import read_rows, remote, run
+from llm2slm.commands.judge import remote, run
+from llm2slm.commands.judged import read_rows
 from llm2slm.evaluation.judge import key, questions
 from llm2slm.types import UserError
 from llm2slm.verb_config import JudgeConfig
@@ -110,6 +111,21 @@ def test_ratings_of_a_run(judge, chat):
     }  # fmt: skip
     assert "6.25" in shown and "1,200" in shown and "row 2: question 1?" in shown
     assert shown.endswith("outputs/judge/judge.json\n")
+
+
+def test_the_judge_is_told_what_was_asked(judge, chat, place):
+    asked = "<<< The question of the user >>>\n{}question 3?\n<<< End >>>"
+    chat.say = lambda _: "Rating: [[5]]"
+    assert judge("runs=[A]")[0] == 0
+    assert any(asked.format("") in prompt for prompt in chat.prompts[:12])  # the run records no task
+    task = {"name": "translation", "prefix": None}
+    (place / "A" / "config.yaml").write_text(json.dumps({"task": task, "data": {"name": "multi30k", "target": "fr"}}))
+    assert judge("runs=[A]", "out=told")[0] == 0
+    assert any(asked.format("translate English to French: ") in prompt for prompt in chat.prompts[12:24])
+    assert result("told")["prompts"]["instruction"] == "translate English to French: "
+    assert judge("runs=[A]", "out=own", "instruction='Say it in French: '")[0] == 0
+    assert any(asked.format("Say it in French: ") in prompt for prompt in chat.prompts[24:])
+    assert len(chat.prompts) == 36
 
 
 PAIR = {0: "AB", 1: "AB", 2: "BA", 3: "AA", 4: "CC", 5: "CA"}
