@@ -25,6 +25,7 @@ def files(tmp_path, monkeypatch):
     good = json.dumps(ROW)
     (tmp_path / "malformed.jsonl").write_text(f'{good}\n{good}\n{{"source": "a", "target"\n')
     (tmp_path / "list.jsonl").write_text(f"{good}\n[1]\n")
+    (tmp_path / "short.csv").write_text(f'source,target\n"a\n{"a" * 200_000}",b\n\nc\n')
     (tmp_path / "wide.csv").write_text("source,target\na,b\nc,d,e\n")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "header.csv").write_text("source,target\n")
@@ -44,6 +45,7 @@ BAD = {
     "malformed line": (["data.train=malformed.jsonl"], "malformed.jsonl, line 3: not JSON ("),
     "malformed validation": (["data.validation=malformed.jsonl"], "malformed.jsonl, line 3: not JSON ("),
     "no object": (["data.train=list.jsonl"], "list.jsonl, line 2: expected a JSON object, found list"),
+    "too few fields": (["data.train=short.csv"], "short.csv, line 5: 1 of 2 fields; an empty one needs its comma too"),
     "too many fields": (["data.train=wide.csv"], "wide.csv, line 3: 3 fields, but the header has 2"),
     "empty file": (["data.train=empty.jsonl"], "empty.jsonl: the file is empty"),
     "no rows": (["data.train=header.csv"], "header.csv: holds no rows"),

@@ -241,13 +241,16 @@ class DataModule(LightningDataModule):
         return rows, statistics.lengths(made)
 
     def compare(self) -> None:
-        """Counts, for `report`, training rows that are there twice, and those of the other splits that were read whose
-        prompt is trained on. Rows that were dropped do not count. Of streamed rows the first chunk is looked at.
+        """Counts, for `report`, empty responses, training rows that are there twice, and those of the other splits that
+        were read whose prompt is trained on. Rows that were dropped do not count. Of streamed rows the first chunk is
+        looked at.
         """
         training = self._examples[FIRST_ROWS] if self.config.streaming else self.examples("train")
-        self._counts["train"]["repeated"] = statistics.repeated(training)
+        self._counts["train"] |= {"repeated": statistics.repeated(training), "empty": statistics.empty(training)}
         for split in self._counts.keys() - {"train"}:
-            self._counts[split]["in_train"] = statistics.seen(self.examples(split), training)
+            examples = self.examples(split)
+            told = {"in_train": statistics.seen(examples, training), "empty": statistics.empty(examples)}
+            self._counts[split] |= told
 
     def report(self) -> dict[str, dict[str, Any]]:
         """By split: rows, dropped rows, over-long prompts and responses, what was done with them, seconds it took,

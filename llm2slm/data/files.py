@@ -53,6 +53,8 @@ def read_file(path: Path, texts: Sequence[str] = ()) -> datasets.Dataset:
             raise UserError(fault) from None
     if len(loaded) == 0:
         raise UserError(f"{path}: holds no rows")
+    if reader == "csv" and (short := _short_row(path)) is not None:
+        raise UserError(short)
     for column in texts:
         if isinstance(loaded.features.get(column), datasets.Json):
             # `datasets` keeps mixed values as JSON, in which the text "null" and a null are one: look into the file
@@ -191,6 +193,20 @@ def _json_fault(path: Path, lines: list[str]) -> str | None:
             return f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})"
         if not isinstance(row, dict):
             return f"{path}, line {number}: expected a JSON object, found {type(row).__name__}"
+    return None
+
+
+def _short_row(path: Path) -> str | None:
+    """The first line of a csv file with fewer fields than its header, told in one line: the reader takes what is not
+    there for an empty text."""
+    csv.field_size_limit(SCANNED)  # a document may be longer than Python's 128 Ki characters
+    rows = csv.reader(_decoded(path))
+    width, number = 0, 1
+    for row in rows:
+        width = width or len(row)
+        if row and len(row) < width:
+            return f"{path}, line {number}: {len(row)} of {width} fields; an empty one needs its comma too"
+        number = rows.line_num + 1
     return None
 
 

@@ -20,11 +20,12 @@ COUNTS = {
     "rows": "rows",
     "overlong_prompts": "prompts too long",
     "overlong_responses": "responses too long",
+    "empty": "responses that are empty",
     "dropped": "rows dropped",
     "repeated": "rows that are repeated",
     "in_train": "prompts that are in train",
 }
-ACCIDENTS = ("overlong_prompts", "overlong_responses", "dropped")
+ACCIDENTS = ("overlong_prompts", "overlong_responses", "empty", "dropped")
 LENGTHS = {
     "prompt": "prompt tokens: median, 95 %, longest",
     "llm_prompt": "the LLM's prompt tokens",
@@ -52,6 +53,11 @@ def _spread(values: Sequence[int]) -> dict[str, int]:
 def repeated(examples: Sequence[Example]) -> int:
     """Rows that were there before: the same prompt with the same target."""
     return len(examples) - len({(example.prompt, example.target) for example in examples})
+
+
+def empty(examples: Iterable[Example]) -> int:
+    """Rows whose response is no text: they teach to say nothing."""
+    return sum(not example.target for example in examples)
 
 
 def seen(examples: Iterable[Example], training: Iterable[Example]) -> int:

@@ -49,13 +49,14 @@ def test_what_is_there_twice():
     assert statistics.repeated(rows) == 2
     assert statistics.seen([example("a", "x"), example("a", "y"), example("A"), example("c")], rows) == 2
     assert statistics.seen(rows, []) == 0
+    assert statistics.empty([*rows, example("a", ""), example("c", "")]) == 2
 
 
 REPORT = {
     "train": {"rows": 14_638, "dropped": 0, "overlong_prompts": 994, "overlong_responses": 0, "repeated": 3,
               "tokens": {"prompt": {"median": 131, "p95": 402, "max": 1_203}, "response": {"median": 26, "p95": 55,
                                                                                           "max": 97}}},
-    "test": {"rows": 819, "dropped": 7, "overlong_prompts": 5, "overlong_responses": 2, "in_train": 0,
+    "test": {"rows": 819, "dropped": 7, "empty": 4, "overlong_prompts": 5, "overlong_responses": 2, "in_train": 0,
              "tokens": {"prompt": {"median": 1, "p95": 2, "max": 3}, "llm_prompt": {"median": 4, "p95": 5, "max": 6},
                         "response": {"median": 7, "p95": 8, "max": 9}}},
 }  # fmt: skip
@@ -71,6 +72,7 @@ def test_the_block_is_short_and_holds_every_figure():
         "rows 14,638 819",
         "prompts too long 994 5",
         "responses too long 0 2",
+        "responses that are empty – 4",
         "rows dropped 0 7",
         "rows that are repeated 3 –",
         "prompts that are in train – 0",
@@ -78,7 +80,7 @@ def test_the_block_is_short_and_holds_every_figure():
         "the LLM's prompt tokens – 4 5 6",
         "response tokens 26 55 97 7 8 9",
     ]
-    assert len(lines) == 11
+    assert len(lines) == 12
 
 
 def test_what_did_not_happen_takes_no_line():
