@@ -125,7 +125,7 @@ def test_a_reader_in_bfloat16(tmp_path: Path) -> None:
     assert live.dtype == torch.bfloat16
     assert torch.equal(store.reps_of(batch, dtype=torch.bfloat16).reps_BPE, live)
     assert torch.equal(fill(tmp_path / "wide", model, rows).reps_of(batch).reps_BPE, live.float())
-    with pytest.raises(UserError, match=r"identity\.dtype is 'bfloat16' in the store, 'float32' is asked for"):
+    with pytest.raises(UserError, match=r"model\.llm\.dtype is 'bfloat16' in the store, 'float32' is asked for"):
         fill(tmp_path / "wide", built(tmp_path), rows)
     with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is asked for"):
         fill(tmp_path / "wide", model, rows, dtype=StoreDtype.int8)
@@ -236,18 +236,18 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
         next(weights.encoder.parameters()).mul_(1.01)
     others = {
         "frame.before": changed(prefix="read: "),
-        "dtype": changed(dtype="bfloat16"),
-        "config.layer_norm_epsilon": changed(config={"layer_norm_epsilon": 0.5}),
+        "model.llm.dtype": changed(dtype="bfloat16"),
+        "model.llm.config.layer_norm_epsilon": changed(config={"layer_norm_epsilon": 0.5}),
         "prompt_mark": known | {"prompt_mark": "?"},
         "settings": known | {"settings": "0123456789ab"},
-        "init": known | {"init": "random"},
+        "model.llm.init": known | {"init": "random"},
         "weights": known | {"weights": "0123456789ab"},
         "fingerprint": known | {"fingerprint": weights.encoder.fingerprint()},
         "tokenizer": known | {"tokenizer": tokenizer_hash(collator.slm_tokenizer)},
-        "layers": known | {"layers": [2]},
-        "revision": known | {"revision": "main"},
-        "name": known | {"name": "other/llm"},
-        "quantization.bits": known | {"quantization": {"bits": 8}},
+        "model.llm.layer": known | {"layers": [2]},
+        "model.llm.revision": known | {"revision": "main"},
+        "model.llm.name": known | {"name": "other/llm"},
+        "model.llm.quantization.bits": known | {"quantization": {"bits": 8}},
     }
     for key, identity in others.items():
         with pytest.raises(UserError, match=f"[:;] {key} is .* in the store, .* is asked for"):

@@ -83,7 +83,7 @@ def test_other_results_are_part_of_the_card(trained: Path, tmp_path: Path) -> No
         (["run=RUN", "dtype=int8"], "dtype=int8 is unknown; possible: float32, bfloat16, float16"),
         (["run=RUN", "out=full"], "out=full: holds something already"),
         (["run=RUN", "push=a/b/c"], "push=a/b/c: give a repository of the Hub"),
-        (["run=RUN", "results=[nowhere]"], "nowhere: no such file"),
+        (["run=RUN", "results=[nowhere]"], "nowhere: no such folder"),
         (["run=alone", "name=mine"], "run=alone: records no configuration to write a model card from"),
         (["run=RUN", "out=full/file/more"], "out=full/file/more: "),
         (["run=RUN", "results=[other]"], "results=other: measured other models, none with the weights of this one"),
