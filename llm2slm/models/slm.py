@@ -152,9 +152,11 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     prompt = _with_virtual_tokens(slm, prompt)
     before, cached = _prefixed(slm, len(labels_BT))
     if prompt.encoded or slm.config.is_encoder_decoder:
-        name = "decoder_input_ids" if slm.config.is_encoder_decoder else "input_ids"
-        inputs = {name: decoder_inputs(slm, labels_BT)} | prompt_arguments(slm, prompt)
-        logits_BTV: Tensor = slm(**inputs, **cached).logits
+        ids_BT = decoder_inputs(slm, labels_BT)
+        inputs = {"decoder_input_ids": ids_BT}
+        if not slm.config.is_encoder_decoder:
+            inputs = {"input_ids": ids_BT, "attention_mask": _widened(torch.ones_like(ids_BT), before)}
+        logits_BTV: Tensor = slm(**inputs, **prompt_arguments(slm, prompt), **cached).logits
         return logits_BTV
     real_BT = labels_BT != IGNORE_INDEX
     response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_rows
@@ -206,6 +206,17 @@ def test_the_response_reaches_the_llm_neither_in_training_nor_in_generation(syst
 
 
 @torch.no_grad()
+def test_no_writer_is_left_to_guess_its_mask(system, monkeypatch) -> None:
+    """transformers warns of ids that may be padded, where a decoder-only model gets no mask."""
+    model, batch = system.model, system.batch
+
+    def warn(_: Any, ids: Tensor, mask: Tensor | None) -> None:
+        assert mask is not None, ids
+
+    monkeypatch.setattr(PreTrainedModel, "warn_if_padding_and_no_attention_mask", warn)
+    model.logits(batch)
+
+
 def test_teacher_forced_logits_are_those_of_generation(system) -> None:
     model, batch = system.model, system.batch
     output = model.generate(batch, **EIGHT, output_logits=True, return_dict_in_generate=True)
