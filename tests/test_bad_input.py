@@ -46,6 +46,7 @@ BAD = {
     "malformed validation": (["data.validation=malformed.jsonl"], "malformed.jsonl, line 3: not JSON ("),
     "no object": (["data.train=list.jsonl"], "list.jsonl, line 2: expected a JSON object, found list"),
     "too few fields": (["data.train=short.csv"], "short.csv, line 5: 1 of 2 fields; an empty one needs its comma too"),
+    "unknown optimizer": (["optim.name=sgd", "model.llm.name=nowhere"], "optim.name=sgd: expected one of adamw, muon"),
     "too many fields": (["data.train=wide.csv"], "wide.csv, line 3: 3 fields, but the header has 2"),
     "empty file": (["data.train=empty.jsonl"], "empty.jsonl: the file is empty"),
     "no rows": (["data.train=header.csv"], "header.csv: holds no rows"),

@@ -120,7 +120,7 @@ def answer_file(job: Answering, texts: list[str]) -> None:
         file.close()
         raise
     file.finish()
-    print(f"{job.config.output}: {len(texts)} answers")
+    print(f"{job.config.output}: {len(texts)} answer{'s' if len(texts) != 1 else ''}")
 
 
 def settings(job: Answering, texts: list[str]) -> dict[str, Any]:

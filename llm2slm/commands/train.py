@@ -33,6 +33,7 @@ from llm2slm.training.checkpoints import CHECKPOINTS, LAST
 from llm2slm.training.distill import build_teacher, check_distill
 from llm2slm.training.fit import Fitted, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
+from llm2slm.training.optim import check_optimizer
 from llm2slm.training.quality import Judge
 from llm2slm.types import Conditioning, Control, Example, Labels, SystemKind, UserError
 
@@ -47,7 +48,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if config.run is not None:
         folder = Path(config.run)
         config, resume = resumed(config, folder)
-    check_llm(config)
+    check_possible(config)
     set_seed(config.seed)
     task = task_of(config.task, config.data)
     check_metrics(task)
@@ -94,11 +95,12 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     return result
 
 
-def check_llm(config: RunConfig) -> None:
-    """Refuses, before anything is loaded, what an LLM cannot do."""
+def check_possible(config: RunConfig) -> None:
+    """Refuses, before anything is loaded, what cannot be trained."""
     if config.model.kind is SystemKind.llm and config.model.llm.quantization:
         raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
     check_distill(config)
+    check_optimizer(config.optim)
 
 
 def refuse_used(folder: Path) -> None:

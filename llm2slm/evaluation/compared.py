@@ -81,6 +81,8 @@ def read_run(place: str) -> list[Answers]:
     folders = [run] if len(systems) == 1 else [run / str(system["name"]) for system in systems]
     pairs = zip(folders, systems, strict=True)
     found = [(folder, system) for folder, system in pairs if (folder / PREDICTIONS).is_file()]
+    if not found and result.get("verb") == "benchmark":
+        raise UserError(f"{run}: is a benchmark, which answers nothing; its speeds are read from benchmark={run}")
     if not found:
         missing = run / ("" if len(systems) == 1 else "NAME") / PREDICTIONS
         raise UserError(f"{missing}: no such file; compare reads the answers that train, evaluate and demo write")

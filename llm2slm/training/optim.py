@@ -47,14 +47,19 @@ def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, objec
     ]
 
 
+def check_optimizer(cfg: OptimConfig) -> None:
+    """Refuses an optimizer that is not known."""
+    if cfg.name not in OPTIMIZERS:
+        raise UserError(f"optim.name={cfg.name}: expected one of {', '.join(OPTIMIZERS)}")
+
+
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> Optimizer:
     """The optimizer named by `optim.name`, over the groups.
 
     Raises:
         UserError: unknown optimizer.
     """
-    if cfg.name not in OPTIMIZERS:
-        raise UserError(f"optim.name={cfg.name}: expected one of {', '.join(OPTIMIZERS)}")
+    check_optimizer(cfg)
     groups = parameter_groups(model, cfg)
     if cfg.name == "muon":
         return Muon(groups, betas=cfg.betas)

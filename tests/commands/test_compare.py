@@ -133,6 +133,9 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
     result = runs.read_result(place / "none")
     result["systems"][0]["quality"] = {}
     (place / "none" / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    shutil.copytree(place / "bare", place / "timed")
+    result = runs.read_result(place / "timed") | {"verb": "benchmark"}
+    (place / "timed" / "result.json").write_text(json.dumps(result), encoding="utf-8")
     (place / "file").write_text("")
     before = files_of(place)
     wrong = {
@@ -141,6 +144,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=a,a": "a: named twice",
         "runs=a,nowhere": "nowhere: no such folder",
         "runs=a,bare": "bare/predictions.jsonl: no such file; compare reads the answers",
+        "runs=a,timed": "timed: is a benchmark, which answers nothing; its speeds are read from benchmark=timed",
         "runs=a,other": "a/predictions.jsonl and other/predictions.jsonl: row 4 differs in its source, "
         "'das Haus ist alt' and 'x'; compare runs over the same rows",
         "runs=blank,blank2": "nothing to score against: all 1 references are empty",
