@@ -7,6 +7,7 @@ answers for each, RUN/NAME/predictions.jsonl. All must have answered the same ro
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,7 +145,7 @@ def name_apart(systems: Sequence[Answers]) -> None:
     common = os.path.commonpath([os.path.dirname(folder) for folder in folders])  # noqa: PTH120
     for system, folder in zip(systems, folders, strict=True):
         system.place = os.path.relpath(folder, common)
-        told = system.control is None or system.control in system.place
+        told = system.control is None or system.control in re.findall("[a-z]+", system.place)
         system.label = system.place if told else f"{system.place}, {system.control}"
         if folders.count(folder) > 1:
             raise UserError(f"{system.folder}: named twice; give each run once")

@@ -54,6 +54,17 @@ def test_labels_are_folders_without_what_is_common(tmp_path, monkeypatch):
         read("outputs/b", "outputs/../outputs/b")
 
 
+def test_a_control_is_told_unless_its_folder_tells_it(tmp_path):
+    names = ("zero", "a_zero-1", "nonzero", "b")
+    for name in names:
+        write_run(tmp_path / name, "llm2slm", GOOD)
+        result = runs.read_result(tmp_path / name)
+        result["systems"][0]["notes"] = {"control": "zero"}
+        (tmp_path / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    labels = [system.label for system in read(*(tmp_path / name for name in names))]
+    assert labels == ["zero", "a_zero-1", "nonzero, zero", "b, zero"]
+
+
 def test_a_baseline_is_found_by_label_folder_or_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_demo(Path("demo"), {"llm": TARGETS, "slm": POOR})
