@@ -16,6 +16,10 @@ EXPECTED = (
 )
 """Beginnings of Lightning's warnings that say nothing of a run of ours."""
 
+MASK = "We strongly recommend passing in an `attention_mask`"
+"""Beginning of a warning of transformers': its `generate` leaves out a mask that is all ones, and its models then miss
+it where the last token is a pad, as it is of each answer that has ended."""
+
 
 def hush() -> None:
     """Keeps the libraries' talk off the terminal, which is for progress, results and mistakes. Their warnings stay.
@@ -31,6 +35,11 @@ def hush() -> None:
         if not silent:
             enable_progress_bars()  # of downloads, which the call above ended as well
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("transformers.modeling_utils").addFilter(_not_of_a_mask)
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each of its five tries to reach the Hub
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
+
+
+def _not_of_a_mask(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(MASK)
