@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import datasets
 import pyarrow
 from pyarrow import parquet
 
+from llm2slm.data.csv_fields import check_fields, too_many, whole_rows
 from llm2slm.types import UserError
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -53,8 +54,8 @@ def read_file(path: Path, texts: Sequence[str] = ()) -> datasets.Dataset:
             raise UserError(fault) from None
     if len(loaded) == 0:
         raise UserError(f"{path}: holds no rows")
-    if reader == "csv" and (short := _short_row(path)) is not None:
-        raise UserError(short)
+    if reader == "csv":
+        check_fields(path)
     for column in texts:
         if isinstance(loaded.features.get(column), datasets.Json):
             # `datasets` keeps mixed values as JSON, in which the text "null" and a null are one: look into the file
@@ -73,6 +74,16 @@ def stream_file(path: Path) -> datasets.IterableDataset:
         return load(reader, data_files=str(path), split="train", streaming=True, **OPTIONS.get(reader, {}))
     except Exception as error:  # as in `read_file`
         raise UserError(unreadable(path, error)) from None
+
+
+def file_parts(path: Path, stream: datasets.IterableDataset, size: int, skip: int) -> Iterator[Mapping[str, Any]]:
+    """The rows of a streamed file in parts of so many rows, each by columns, from the row of that number on.
+
+    Raises:
+        UserError: a row of a csv file that has not as many fields as its header, when its part is reached.
+    """
+    parts: Iterable[Mapping[str, Any]] = stream.skip(skip).iter(size)
+    yield from whole_rows(path, parts, skip) if _reader(path) == "csv" else parts
 
 
 def unreadable(path: Path, error: BaseException) -> str:
@@ -196,20 +207,6 @@ def _json_fault(path: Path, lines: list[str]) -> str | None:
     return None
 
 
-def _short_row(path: Path) -> str | None:
-    """The first line of a csv file with fewer fields than its header, told in one line: the reader takes what is not
-    there for an empty text."""
-    csv.field_size_limit(SCANNED)  # a document may be longer than Python's 128 Ki characters
-    rows = csv.reader(_decoded(path))
-    width, number = 0, 1
-    for row in rows:
-        width = width or len(row)
-        if row and len(row) < width:
-            return f"{path}, line {number}: {len(row)} of {width} fields; an empty one needs its comma too"
-        number = rows.line_num + 1
-    return None
-
-
 def _csv_fault(path: Path, lines: list[str]) -> str | None:
     rows = csv.reader(io.StringIO("".join(lines), newline=""), strict=True)
     width, number = 0, 1
@@ -217,7 +214,7 @@ def _csv_fault(path: Path, lines: list[str]) -> str | None:
         for row in rows:
             width = width or len(row)
             if len(row) > width:
-                return f"{path}, line {number}: {len(row)} fields, but the header has {width}"
+                return too_many(path, number, row, width)
             number = rows.line_num + 1
     except csv.Error as error:
         return f"{path}, line {number}: not CSV ({error})"

@@ -18,7 +18,7 @@ from llm2slm.config import CorpusConfig, DataConfig, PartConfig, TaskConfig
 from llm2slm.data import mixture
 from llm2slm.data.columns import PART, TASK, Columns, nearest
 from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET, SPLITS, Corpus
-from llm2slm.data.files import load, read_file, stream_file, unreadable
+from llm2slm.data.files import file_parts, load, read_file, stream_file, unreadable
 from llm2slm.data.tasks import TASKS, Task, mixed, resolve
 from llm2slm.data.templates import Template, fields
 from llm2slm.types import Labels, UserError
@@ -128,7 +128,8 @@ def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[st
     if size is not None:
         stream = stream.take(size)
     try:
-        yield from columns.rows(stream.skip(skip).iter(PART), label, skip)
+        parts = stream.skip(skip).iter(PART) if path is None else file_parts(path, stream, PART, skip)
+        yield from columns.rows(parts, label, skip)
     except UserError:
         raise
     except Exception as error:  # whatever the reader of a file, `datasets` or the Hub client raised

@@ -1,0 +1,86 @@
+"""Rows of csv files: as many as pandas finds, and none with another number of fields than the header gets through."""
+
+from __future__ import annotations
+
+import gzip
+import re
+
+import pandas as pd
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from llm2slm.config import DataConfig
+from llm2slm.data.csv_fields import _records, check_fields
+from llm2slm.data.files import read_file
+from llm2slm.data.sources import load_rows, stream_rows
+from llm2slm.data.tasks import TASKS
+from llm2slm.types import UserError
+
+TASK = TASKS["instruction"]
+PIECES = ["a", "b c", " ", "\t", ",", ",", "\n", "\n", "\r", "\r\n", '"', '""', '"x,y"', '"p\nq"', '" "', "é", "\x0b"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(body=st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+@example(body='one,two\n\n  \n""\n" "\nthree,four\r')
+@example(body="\n\n\ta\t\n")
+def test_rows_are_counted_as_pandas_counts_them(tmp_path_factory, body):
+    assume(
+        not re.search(r"[\r\n][ \t]*\r,", "\n" + body)
+    )  # pandas takes a blank line ended so for the next one's start
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_bytes(("source,target\n" + body).encode())
+    try:
+        table = pd.read_csv(path, keep_default_na=False, index_col=False, dtype=str, names=range(40), header=None)
+    except pd.errors.ParserError:
+        return  # an open quote: the reader tells of it
+    fields = [[text for text in row if not pd.isna(text)] for row in table.to_numpy().tolist()]
+    assert len(list(_records(path))) == len(fields)
+
+
+def told(read):
+    with pytest.raises(UserError) as caught:
+        read()
+    return str(caught.value)
+
+
+FAULTS = {
+    "too few": ("source,target\na,b\n\nc\nd,e\n", "line 4: 1 of 2 fields; an empty one needs its comma too"),
+    "blank in quotes": ('source,target\na,b\n""\nd,e\n', "line 3: 1 of 2 fields; an empty one needs its comma too"),
+    "end of line within": ("source,target\na\rb,c\nd,e\n", "line 2: 1 of 2 fields; an empty one needs its comma too"),
+    "behind a text of two lines": ('source,target\n"a\nb",c\nd\n', "line 4: 1 of 2 fields; an empty one needs its"),
+    "too many in every row": ("source,target\na,b,c\nd,e,f\n", "line 2: 3 fields, but the header has 2"),
+    "a comma at every end": ("source,target\na,b,\nd,e,\n", "line 2: 3 fields, but the header has 2"),
+}
+
+
+@pytest.mark.parametrize(("text", "complaint"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_a_row_that_does_not_fit_its_header_is_named_read_whole_and_streamed(tmp_path, text, complaint, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix == ".csv.gz" else text.encode())
+    data = DataConfig(name="json", train=str(path))
+    assert told(lambda: read_file(path)).startswith(f"{path}, {complaint}")
+    assert told(lambda: list(stream_rows(data, TASK))).startswith(f"{path}, {complaint}")
+
+
+def test_a_row_far_down_is_named_when_it_is_reached_and_not_before(tmp_path):
+    lines = ["source,target", *[f"s{n},t{n}" for n in range(2_500)]]
+    lines[2_201] = "alone"
+    (path := tmp_path / "a.csv").write_text("\n".join(lines))
+    data = DataConfig(name="json", train=str(path), train_size=2_200)
+    assert len(list(stream_rows(data, TASK, 500))) == 1_700
+    data.train_size = None
+    rows = stream_rows(data, TASK, 1_150)
+    assert [next(rows)["source"] for _ in range(1_000)] == [f"s{n}" for n in range(1_150, 2_150)]
+    assert told(lambda: list(rows)) == f"{path}, line 2202: 1 of 2 fields; an empty one needs its comma too"
+    assert next(stream_rows(data, TASK, 2_201)) == {"source": "s2201", "target": "t2201"}
+
+
+def test_files_that_fit_are_read(tmp_path):
+    (path := tmp_path / "a.csv").write_text('\ufeffsource,target,n\n\n"a, ""b""\nc",d,1\r\n   \ne,"",2\r\n')
+    check_fields(path)
+    data = DataConfig(name="json", train=str(path))
+    expected = [{"source": 'a, "b"\nc', "target": "d"}, {"source": "e", "target": ""}]
+    assert load_rows(data, "train", 1) == list(stream_rows(data, TASK)) == expected
