@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import control_note, final_split, limited, limits, model_place, tell_defaults
+from llm2slm.commands.evaluate import (
+    as_it_is,
+    control_note,
+    final_split,
+    limited,
+    limits,
+    model_place,
+    saved,
+    tell_defaults,
+)
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -42,18 +51,19 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             raise UserError(f"systems.{name}: give a run directory or a model's folder or id, as systems.{name}=DIR")
     places: Places = {}
     if config.run is not None:
-        model = LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm)
+        model = saved(config.run, config.llm)
         tell_defaults(config)
         places[model.label] = (model_place(config.run), config.llm)
         systems = {model.label: model}
         reader = recorded_llm(model, config.llm)
         if reader is not None:
-            systems = {"llm": build_model(ModelConfig(kind=SystemKind.llm, llm=reader), config.data), **systems}
+            llm = build_model(ModelConfig(kind=SystemKind.llm, llm=reader), config.data)
+            systems = {"llm": as_it_is(llm), **systems}
             places["llm"] = (reader, None)
     else:
         systems = configured(config)
     for name, where in config.systems.items():
-        systems[name] = LLM2SLM.from_pretrained(model_place(where))
+        systems[name] = saved(where)
         places[name] = (model_place(where), None)
     for system in systems.values():
         place(limited(system, config.data), config.trainer.accelerator)
@@ -96,8 +106,8 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
 
 
 def llm_alone(config: RunConfig) -> LLM2SLM:
-    """The configured LLM, writing alone."""
-    return build_model(config.model.llm_alone(), config.data)
+    """The configured LLM as it is, writing alone."""
+    return as_it_is(build_model(config.model.llm_alone(), config.data))
 
 
 def recorded_llm(model: LLM2SLM, moved: str | None) -> LLMConfig | None:

@@ -23,7 +23,7 @@ from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import Control, UserError
+from llm2slm.types import Control, SystemKind, UserError
 
 SAMPLES = 32
 """Rows of predictions that a result carries for the report."""
@@ -37,7 +37,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     task = task_of(config.task, config.data)
     check_metrics(task)
     device_type(config.trainer.accelerator)
-    model = limited(LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm), config.data)
+    model = limited(saved(config.run, config.llm), config.data)
     tell_defaults(config)
     warn_task(config)
     place(model, config.trainer.accelerator)
@@ -68,6 +68,23 @@ def model_place(run: str) -> str:
     """The model of a run directory; anything else (a model's own folder, an id) stays as it is."""
     inside = Path(run) / "model"
     return str(inside) if inside.is_dir() else run
+
+
+def saved(run: str, llm: str | None = None) -> LLM2SLM:
+    """The model of a run directory, a folder or a Hub id. Of a plain model that no run here has trained, nothing counts
+    as trainable (nor where a run's own was copied away from its run).
+
+    Args:
+        llm: where its LLM is now, if it has moved.
+    """
+    model: LLM2SLM = LLM2SLM.from_pretrained(model_place(run), llm=llm)
+    return as_it_is(model) if runs.home(run) is None and model.kind is not SystemKind.llm2slm else model
+
+
+def as_it_is(model: LLM2SLM) -> LLM2SLM:
+    """The model with no weight that counts as trainable."""
+    model.requires_grad_(False)
+    return model
 
 
 def check_metrics(task: Task) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import check_metrics, control_note, limited, model_place, show_result, warn_task
+from llm2slm.commands.evaluate import as_it_is, check_metrics, control_note, limited, saved, show_result, warn_task
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -97,9 +97,8 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
 def writer(config: RunConfig) -> LLM2SLM:
     """Who writes the labels."""
     if config.run is not None:
-        trained: LLM2SLM = LLM2SLM.from_pretrained(model_place(config.run), llm=config.llm)
-        return limited(trained, config.data)
-    return build_model(config.model.llm_alone(), config.data)
+        return limited(saved(config.run, config.llm), config.data)
+    return as_it_is(build_model(config.model.llm_alone(), config.data))
 
 
 def settings(config: RunConfig, model: LLM2SLM, task: Task, examples: list[Example]) -> dict[str, Any]:

@@ -59,12 +59,14 @@ def lengths(monkeypatch):
 
 
 def test_a_run_is_timed_with_its_llm_and_others(root):
-    train(config_of(root), root / "run")
+    trained = train(config_of(root), root / "run").systems[0].parameters
     config = config_of(root)
     config.run = str(root / "run")
     config.systems = {"other": str(write_tiny_gpt2(root / "other"))}
     result = benchmark(config, root / "timed")
     assert [(s.name, s.kind) for s in result.systems] == [("llm", "llm"), ("other", "llm"), ("llm2slm", "llm2slm")]
+    assert [s.parameters["trainable"] for s in result.systems] == [0, 0, trained["trainable"]]
+    assert 0 < trained["trainable"] < trained["total"]
     stored = json.loads((root / "timed" / "result.json").read_text())
     assert stored["verb"] == "benchmark"
     llm = stored["systems"][0]["speed"]

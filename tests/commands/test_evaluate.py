@@ -7,13 +7,15 @@ import json
 import pytest
 import sacrebleu
 from tiny_runs import SIZES, tiny_run
+from transformers import AutoModelForSeq2SeqLM
 
 from llm2slm import runs
 from llm2slm.cli import main
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.evaluate import tell_defaults
+from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
-from llm2slm.types import Overlong, UserError
+from llm2slm.types import Overlong, SystemKind, UserError
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,19 @@ def test_a_plain_model_is_scored_on_the_split_asked_for(root, split):
     assert quality["chrf"].n == SIZES[split]
     stored = json.loads((root / split / "result.json").read_text())
     assert (stored["verb"], stored["systems"][0]["kind"]) == ("evaluate", "llm")
+
+
+def test_what_no_run_has_trained_counts_as_untrained(root):
+    config = tiny_run(root)
+    config.run = config.model.llm.name
+    plain = evaluate(config, root / "plain").systems[0].parameters
+    size = sum(p.numel() for p in AutoModelForSeq2SeqLM.from_pretrained(config.run).parameters())
+    assert plain == {"total": size, "trainable": 0}
+    for kind in SystemKind:
+        trained = train(tiny_run(root, kind.value, max_steps=1), root / kind.value).systems[0].parameters
+        config.run = str(root / kind.value)
+        assert evaluate(config, root / f"{kind.value}-again").systems[0].parameters == trained
+        assert trained["trainable"] > 0 and (trained["trainable"] < trained["total"]) is (kind is SystemKind.llm2slm)
 
 
 def test_the_limits_are_those_of_the_configuration(root):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
 import torch
 from tiny_runs import tiny_run
-from tqdm import tqdm
 
 from llm2slm.commands import label
 from llm2slm.commands.train import run as train
@@ -56,6 +53,7 @@ def test_labels_are_what_the_llm_generates_in_the_order_of_the_split(root: Path,
         {"index": e.index, "source": e.source, "prediction": text} for e, text in zip(examples, expected, strict=True)
     ]
     assert result.systems[0].kind == "llm" and result.systems[0].quality["chrf"].n == len(examples)
+    assert result.systems[0].parameters == {"total": sum(p.numel() for p in model.slm.parameters()), "trainable": 0}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "labels.jsonl", "result.json"]
 
 
@@ -157,32 +155,17 @@ def test_unfinished_labels_are_gone_on_with_as_they_were_begun(
     assert (tmp_path / "labels.jsonl.part").read_bytes() == before
 
 
-def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(root: Path, tmp_path: Path) -> None:
-    config = labelling(root)
-    config.data.eval_batch_size = 2
-    started = time.perf_counter()
-    label.run(config, tmp_path / "whole")
-    seconds, draw, kills = time.perf_counter() - started, random.Random(7), 0
-    while kills < 20:
-        folder = tmp_path / f"killed-{kills}"
-        for attempt in range(3):
-            child = os.fork()  # from a process that has everything imported
-            if child == 0:
-                try:
-                    tqdm.set_lock(RLock())  # its own is held by all forks, for ever once one is killed that has it
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                    os.dup2(1, 2)
-                    label.run(config, folder)
-                finally:
-                    os._exit(0)
-            time.sleep(draw.uniform(0.1, 0.9) * seconds if attempt < 2 else 0)
-            if attempt < 2 and kills < 20:
-                os.kill(child, signal.SIGKILL)
-                kills += 1
-            os.waitpid(child, 0)
-            if (folder / "labels.jsonl").is_file():
-                break
-        assert (folder / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
+def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
+    tests = Path(__file__).resolve().parents[1]
+    env = {**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    script = [sys.executable, str(tests / "killed_labels.py"), str(tmp_path), "20"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["killed"] == 20
+    assert said["same"]
+    assert all(said["same"])
+    assert len({held for held in said["held"] if 0 < held < said["labels"]}) >= 3  # in the middle, not at the ends
 
 
 @pytest.mark.parametrize(

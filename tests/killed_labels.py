@@ -1,0 +1,62 @@
+"""Labels in processes that are killed (SIGKILL) at random moments, each by a fork of this one, in which all is loaded;
+run by `tests/commands/test_label.py`.
+
+    python tests/killed_labels.py FOLDER KILLS
+
+It is a process of its own, since a fork of one that has trained may wait for ever for a lock of its parent's threads.
+Prints a JSON line: how often labelling was killed, how many labels there were each time, and whether each file ended
+like that of a run that was left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from threading import RLock
+
+import torch
+from killed import killed_midway
+from tiny_runs import SIZES, tiny_run
+from tqdm import tqdm
+
+from llm2slm.commands import label
+
+
+def main(home: Path, kills: int) -> dict[str, object]:
+    """Labels and kills until the number is reached, and then to the end."""
+    torch.set_num_threads(1)
+    config = tiny_run(home, threads=1)
+    config.split, config.data.eval_batch_size = "train", 2
+    rng = random.Random(7)
+
+    def fill(folder: Path) -> None:
+        tqdm.set_lock(RLock())  # its own is held by all forks, for ever once one is killed that has it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        label.run(config, folder)
+
+    label.run(config, home / "warm")
+    started = time.perf_counter()
+    label.run(config, home / "whole")
+    seconds = time.perf_counter() - started
+    whole = (home / "whole" / "labels.jsonl").read_bytes()
+    killed, held, same = 0, [], []
+    while killed < kills:
+        folder, before = home / f"killed_{len(same)}", 0
+        while killed_midway(fill, folder, rng.uniform(0.1, 0.9) * seconds if killed < kills else None):
+            killed += 1
+            partial = folder / "labels.jsonl.part"
+            if partial.is_file():
+                now = max(0, partial.read_bytes().count(b"\n") - 1)  # its first line says of what settings it is
+                assert now >= before, "something that was finished is lost"
+                before = now
+            held.append(before)
+        same.append((folder / "labels.jsonl").read_bytes() == whole)
+    return {"killed": killed, "labels": SIZES["train"], "held": held, "same": same}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]))))
