@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation import bertscore, metrics
 from llm2slm.evaluation.buckets import quality_by_length
+from llm2slm.evaluation.decoding import asked, in_force, in_words, own_settings
 from llm2slm.evaluation.metrics import BERTSCORE, PERPLEXITY, Measured
 from llm2slm.evaluation.perplexity import perplexity
 from llm2slm.evaluation.predict import predict, prediction_rows
@@ -161,7 +162,7 @@ def judge_system(
     system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     system.weights = own_fingerprint(model)
     system.buckets = quality_by_length(examples, measured)
-    system.notes = {"split": split, "data": data.report()} | control_note(model)
+    system.notes = {"split": split, "data": data.report()} | decoding_note(model, task) | control_note(model)
     return system
 
 
@@ -179,6 +180,23 @@ def measure(
             scorer = bertscore.BertScore(name, model.device)
             found[name] = scorer.measure(answers, references, progress=progress)
     return {name: found[name] for name in task.metrics}
+
+
+def decoding_note(model: LLM2SLM, task: Task, decoding: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a result says of how its answers were decoded. What the model's own generation_config.json adds to what was
+    asked for is told, for it is easily missed.
+
+    Args:
+        decoding: more arguments of `generate` than the task's.
+    """
+    arguments = asked(task, decoding)
+    own = own_settings(model.generation_config, arguments)
+    if own:
+        print(
+            f"llm2slm: {model.label} answers under settings of its own generation_config.json as well: {in_words(own)}",
+            file=sys.stderr,
+        )
+    return {"decoding": in_force(model.generation_config, arguments)}
 
 
 def control_note(model: LLM2SLM) -> dict[str, str]:

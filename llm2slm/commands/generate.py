@@ -152,7 +152,7 @@ def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
         "do_sample": config.do_sample,
     }
     if config.do_sample:
-        from llm2slm.evaluation.predict import sampling
+        from llm2slm.evaluation.decoding import sampling
 
         arguments |= sampling(config.temperature, config.top_p)
     return arguments

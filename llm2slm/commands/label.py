@@ -14,14 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import as_it_is, check_metrics, control_note, limited, saved, show_result, warn_task
+from llm2slm.commands.evaluate import (
+    as_it_is,
+    check_metrics,
+    control_note,
+    decoding_note,
+    limited,
+    saved,
+    show_result,
+    warn_task,
+)
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
+from llm2slm.evaluation.decoding import asked, in_force, sampling
 from llm2slm.evaluation.metrics import of_texts, score
-from llm2slm.evaluation.predict import answer_batches, sampling
+from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
@@ -47,12 +57,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     examples = data.examples(config.split)
     if config.run is None:  # else it answers as it was trained to
         warn_task(config)
-    decoding: dict[str, Any] = {"do_sample": config.label.do_sample}
-    if config.label.do_sample:
-        decoding |= sampling(config.label.temperature, config.label.top_p)
-    file = ResumableLines(
-        folder / "labels.jsonl", settings(config, model, task, examples) | decoding, config.data.eval_batch_size
-    )
+    decoding = decoding_of(config)
+    decisive = settings(config, model, examples) | in_force(model.generation_config, asked(task, decoding))
+    file = ResumableLines(folder / "labels.jsonl", decisive, config.data.eval_batch_size)
     runs.write_config(folder, config)
     if file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(examples)} labels: going on", file=sys.stderr)
@@ -101,7 +108,13 @@ def writer(config: RunConfig) -> LLM2SLM:
     return as_it_is(build_model(config.model.llm_alone(), config.data))
 
 
-def settings(config: RunConfig, model: LLM2SLM, task: Task, examples: list[Example]) -> dict[str, Any]:
+def decoding_of(config: RunConfig) -> dict[str, Any]:
+    """Arguments of `generate` beside the task's."""
+    asked_for = sampling(config.label.temperature, config.label.top_p) if config.label.do_sample else {}
+    return {"do_sample": config.label.do_sample, **asked_for}
+
+
+def settings(config: RunConfig, model: LLM2SLM, examples: list[Example]) -> dict[str, Any]:
     """What decides the labels: unfinished ones of other settings are not gone on with."""
     return {
         "model": config.run or config.model.llm.name,
@@ -111,8 +124,6 @@ def settings(config: RunConfig, model: LLM2SLM, task: Task, examples: list[Examp
         "frame": model.config.llm_frame,
         "split": config.split,
         "rows": runs.text_hash(example.prompt for example in examples),
-        "max_new_tokens": task.max_new_tokens,
-        "num_beams": task.num_beams,
         "batch_size": config.data.eval_batch_size,
         "max_prompt_tokens": model.collator.max_prompt_tokens,
         "seed": config.seed,
@@ -131,7 +142,7 @@ def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answ
     rows = [{"source": e.source, "target": e.target, "prediction": a} for e, a in zip(examples, answers, strict=True)]
     system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}
-    system.notes = notes | control_note(model)
+    system.notes = notes | decoding_note(model, task, decoding_of(config)) | control_note(model)
     return system
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from llm2slm.evaluation.decoding import asked
 from llm2slm.types import Example
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def answer_batches(
     part, parts = share
     starts = range(done, len(by_length), batch_size)[part::parts]
     total = done + sum(len(by_length[start : start + batch_size]) for start in starts)
-    arguments = {"max_new_tokens": task.max_new_tokens, "num_beams": task.num_beams, **(decoding or {})}
+    arguments = asked(task, decoding)
     answered, tokens, started, was_training = done, 0, time.perf_counter(), model.training
     model.eval()
     try:
@@ -106,12 +107,6 @@ def answer_batches(
                 yield positions, texts
     finally:
         model.train(was_training)
-
-
-def sampling(temperature: float, top_p: float) -> dict[str, Any]:
-    """Arguments of `generate` that sample as they say, and not as transformers would: it leaves out all but the 50
-    likeliest tokens where nobody says how many."""
-    return {"temperature": temperature, "top_p": top_p, "top_k": 0}
 
 
 def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> list[dict[str, str]]:
