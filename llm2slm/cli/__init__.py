@@ -7,6 +7,7 @@ The order of a call: `main` (here) reads the verb; `compose` turns overrides int
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     user's, told in one line; 130: interrupted.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal's encoding has not is no failure
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except UserError as error:

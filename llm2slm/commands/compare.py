@@ -19,7 +19,7 @@ LEAST = {"resamples": 100, "rows": 0, "seed": 0}
 
 
 def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
-    """Reads all runs, compares them, and writes compare.json, compare.csv and compare.html into `config.out`.
+    """Reads all runs, compares them, and writes compare.json, .csv and .html and compare_rows.csv into `config.out`.
 
     Raises:
         UserError: fewer than two systems, other rows, or a file that is not what it should be.
@@ -31,6 +31,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
 
     from llm2slm.evaluation.comparison import Settings, compare
     from llm2slm.evaluation.comparison_page import csv_text, render, terminal_table
+    from llm2slm.evaluation.comparison_rows import rows_csv, terminal_rows
     from llm2slm.evaluation.page import write_whole
     from llm2slm.evaluation.predict import progress_bar
 
@@ -50,8 +51,13 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     found, out = runs.plain(comparison), Path(config.out)
     write_whole(out / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     write_whole(out / "compare.csv", csv_text(found))
+    write_whole(out / "compare_rows.csv", rows_csv(found))
     page = write_whole(out / "compare.html", render(found))
-    Console().print(terminal_table(found))
+    console = Console()
+    console.print(terminal_table(found))
+    console.print(terminal_rows(found))
+    if found["row_differences"]:
+        print(f"More rows, whole, and those on which a system is better: {out / 'compare_rows.csv'}")
     print(page)
 
 

@@ -11,7 +11,7 @@ from llm2slm import runs
 from llm2slm.commands import hush
 from llm2slm.commands.answering import Answering, answer_file, check_writable, read
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
-from llm2slm.types import Overlong, UserError
+from llm2slm.types import Control, Overlong, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -20,6 +20,12 @@ SectionT = TypeVar("SectionT")
 
 MAX_NEW_TOKENS = 128
 """Response tokens at most where neither the user nor the run says it."""
+TOLD = {
+    Control.constant: "it answers every prompt from one and the same representation, without the LLM",
+    Control.shuffled: "it answers each prompt from what the LLM says of another one, a single one from nothing",
+    Control.zero: "it answers without any representation of the prompt by the LLM",
+}
+"""What becomes of the answers of a hybrid that is a control."""
 
 
 def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
@@ -139,6 +145,8 @@ def load(config: GenerateConfig) -> LLM2SLM:
     torch.manual_seed(config.seed)
     model: LLM2SLM = LLM2SLM.from_pretrained(model_place(str(config.run)), llm=config.llm)
     model.eval()
+    if model.control is not Control.none:
+        print(f"llm2slm: warning: {config.run} is a control: {TOLD[model.control]}", file=sys.stderr)
     if config.overlong is not None:
         model.collator.overlong = config.overlong
     return place(model, "auto")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ class Answers:
         """Of a hybrid that is a control, which (`types.Control`)."""
         found = (self.system.get("notes") or {}).get("control")
         return None if found is None else str(found)
+
+    @property
+    def decoding(self) -> Mapping[str, Any] | None:
+        """How it decoded, where its result says so."""
+        found = (self.system.get("notes") or {}).get("decoding")
+        return found if isinstance(found, Mapping) else None
 
     @property
     def predictions(self) -> list[str]:
@@ -197,17 +203,12 @@ def _headline(result: Mapping[str, Any], system: Mapping[str, Any]) -> Mapping[s
 
 def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
     """Speeds of a benchmark: a system's are those of the model that it answered with, known by its folder or id."""
-    result, config = runs.read_result(Path(benchmark)), runs.read_config(Path(benchmark))
-    model = config.get("model") or {}
-    where = {str(name): str(place) for name, place in (config.get("systems") or {}).items()}
-    models: dict[str, Mapping[str, Any]] = {}
-    for system in result["systems"]:
-        of_llm = str((model.get("llm") or {}).get("name"))
-        place = where.get(str(system["name"]), of_llm if system["kind"] == "llm" else str(config.get("run")))
-        models[_model(place)] = system
+    result = runs.read_result(Path(benchmark))
+    run = Path(benchmark) if Path(benchmark).is_dir() else Path(benchmark).parent
+    models = {_model(place): system for place, system in _timed(run, result)}
     if all(_headline(result, system) is None for system in result["systems"]):
-        raise UserError(f"benchmark={benchmark}: holds no timing; give the run directory of `llm2slm benchmark`")
-    chosen, untimed = Timing(Path(benchmark)), []
+        raise UserError(f"benchmark={benchmark}: holds no timing; give the run of `llm2slm benchmark` or of a demo")
+    chosen, untimed = Timing(run), []
     for answers in systems:
         timed = models.get(_model(_answered_by(answers)))
         answers.row = None if timed is None else _headline(result, timed)
@@ -218,6 +219,16 @@ def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
     if all(answers.row is None for answers in systems):
         raise UserError(f"benchmark={benchmark}: timed {', '.join(models)}, none of the systems that are compared")
     return chosen
+
+
+def _timed(run: Path, result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The systems of a timing run, each with its model's folder or id: those of a demo are in folders of its own."""
+    config, demo = runs.read_config(run), result.get("verb") == "demo"
+    where = {str(name): str(run / name if demo else place) for name, place in (config.get("systems") or {}).items()}
+    llm = str(((config.get("model") or {}).get("llm") or {}).get("name"))
+    for system in result["systems"]:
+        name = str(system["name"])
+        yield where.get(name, llm if system["kind"] == "llm" else str(config.get("run"))), system
 
 
 def _answered_by(answers: Answers) -> str:

@@ -179,7 +179,8 @@ def compare(
         _system(answers, {metric: own[place][0] for metric, own in scored.items()}, compared[place])
         for place, answers in enumerate(systems)
     ]
-    notes = [*_notes(systems, settings, llm), *_speed_notes(systems, timing), *_changed(systems, shown)]
+    notes = [*_notes(systems, settings, llm), *_decoding_notes(systems), *_speed_notes(systems, timing)]
+    notes += _changed(systems, shown)
     row = next((answers.row for answers in systems if answers.row is not None), None)
     return Comparison(
         seed=settings.seed,
@@ -312,6 +313,20 @@ def _notes(systems: Sequence[Answers], settings: Settings, llm: int | None) -> l
     if len([system for system in systems if system.kind == "llm"]) > 1:
         notes.append("Of several LLMs, it is the first.")
     return notes
+
+
+def _decoding_notes(systems: Sequence[Answers]) -> list[str]:
+    """Where systems decoded differently, which is not what they are compared for; of those whose results say how."""
+    said = {answers.label: answers.decoding for answers in systems if answers.decoding is not None}
+    differing = []
+    for name in dict.fromkeys(name for settings in said.values() for name in settings):
+        by_value: dict[str, list[str]] = {}
+        for label, settings in said.items():
+            value = f"{name}={settings[name]}" if name in settings else f"no {name}"
+            by_value.setdefault(value, []).append(label)
+        if len(by_value) > 1:
+            differing.append("; ".join(f"{value} of {', '.join(labels)}" for value, labels in by_value.items()))
+    return [f"Decoded differently: {each}." for each in differing]
 
 
 def _speed_notes(systems: Sequence[Answers], timing: Timing) -> list[str]:

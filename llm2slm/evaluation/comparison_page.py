@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation import svg, tables
+from llm2slm.evaluation.comparison_rows import page_parts
 from llm2slm.evaluation.entries import Entry, entries, metric_name
 from llm2slm.evaluation.page import clean, render_page
 from llm2slm.evaluation.plots import Figure
@@ -226,12 +227,14 @@ def _texts_of(cell: Cell) -> list[str]:
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
-    """A sentence for each system: how its first metric differs from the baseline's, and whether both tests say so."""
+    """A sentence for each of the first systems: how its first metric differs from the baseline's, and whether both
+    tests say so; and one that counts the others."""
     rows, baseline = flat_rows(comparison), comparison["baseline"]
     metric = rows[0]["metric"]
     decimals = decimals_of(rows, metric)
     said = []
-    for row in [row for row in rows if row["metric"] == metric and not row["baseline"]][:SENTENCES]:
+    others = [row for row in rows if row["metric"] == metric and not row["baseline"]]
+    for row in others[:SENTENCES]:
         figure = cells(row, decimals)["difference"]
         largest = max(row["p_bootstrap_holm"], row["p_randomization_holm"])
         p = probability(largest) if largest < LEAST else f"= {probability(largest)}"
@@ -243,6 +246,8 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
         else:
             better = (row["difference"] > 0) != (metric in LOWER_IS_BETTER)
             said.append(f"{row['system']} is {'better' if better else 'worse'} than {baseline}: {figures}")
+    if (more := len(others) - SENTENCES) > 0:
+        said.append(f"Of {more} more system{'s' if more > 1 else ''} the table tells.")
     return said
 
 
@@ -277,31 +282,8 @@ def render(comparison: Mapping[str, Any]) -> str:
         verdict=" ".join(verdict(comparison)),
         figures=[figure for metric in metrics for figure in plot(rows, metric, shown)],
         signatures={row["metric"]: row["signature"] for row in rows},
-        texts=_texts(comparison, shown),
+        texts=page_parts(comparison, shown),
     )
-
-
-def _texts(comparison: Mapping[str, Any], shown: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """The rows that differ most: for each system and direction the baseline's answer and its own, in pieces."""
-    found = []
-    for differing in comparison["row_differences"]:
-        for direction in ("worse", "better"):
-            rows = [
-                {
-                    "source": row["source"],
-                    "target": row["target"],
-                    "remark": f"row {row['row']:,}",
-                    "outputs": [tables.differences(row["target"], row[key]) for key in ("baseline", "prediction")],
-                    "remarks": [
-                        tables.score(row["baseline_score"]),
-                        f"{tables.score(row['score'])} ({row['difference']:+.2f})".replace("-", "−"),
-                    ],
-                }
-                for row in differing[direction]
-            ]
-            pair = [shown[comparison["baseline"]], shown[differing["system"]]]
-            found.append({"direction": direction, "systems": pair, "metric": differing["metric"], "rows": rows})
-    return found
 
 
 def plot(rows: Sequence[Mapping[str, Any]], metric: str, shown: Mapping[str, Entry]) -> list[Figure]:

@@ -18,8 +18,9 @@ from llm2slm.evaluation import tables
 from llm2slm.evaluation.entries import metric_name
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+_C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)  # which some terminals obey, and which have no sign of their own
 _SURROGATES = dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
-_VISIBLE = _CONTROL | _SURROGATES
+_VISIBLE = _CONTROL | _C1 | _SURROGATES
 
 
 def clean(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -37,16 +38,19 @@ def test_a_demo_is_compared_system_by_system(place, capsys):
     assert main(["compare", "runs=demo", "out=out", FEW]) == 0
     shown = capsys.readouterr().out
     assert "llm (baseline)" in shown
-    assert shown.endswith("out/compare.html\n")
+    assert "slm worse than llm, by BLEU of the row" in shown
+    assert shown.endswith("whole, and those on which a system is better: out/compare_rows.csv\nout/compare.html\n")
     found = written(place)
     assert [system["name"] for system in found["systems"]] == ["llm", "slm", "llm2slm"]
     assert [system["compared"]["bleu"]["difference"] is None for system in found["systems"]] == [True, False, False]
     assert list(found["systems"][0]["quality"]) == ["bleu", "chrf", "exact_match"]  # those of its result
     assert [system["speed"][0]["speedup"]["median"] for system in found["systems"]] == [1, 5, 4]
-    assert sorted(path.name for path in (place / "out").iterdir()) == ["compare.csv", "compare.html", "compare.json"]
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "compare.csv", "compare.html", "compare.json", "compare_rows.csv"
+    ]  # fmt: skip
     after = files_of(place)
     assert {name: after[name] for name in before} == before
-    assert len(after) == len(before) + 3
+    assert len(after) == len(before) + 4
 
 
 def test_how_it_was_made_is_recorded(place, monkeypatch):
@@ -114,6 +118,21 @@ def test_metrics_that_cannot_be_resampled_are_left_out_and_told(place):
     found = written(place)
     assert list(found["systems"][1]["quality"]) == ["chrf", "bleu", "exact_match"]
     assert "perplexity is left out: it cannot be resampled." in found["notes"]
+
+
+def test_a_character_that_the_terminal_has_not_is_no_failure(place, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    assert main(["compare", "runs=demo", "out=out", FEW]) == 0
+    sys.stdout.flush()
+    assert b"\\u2212" in printed.getvalue()
+
+
+def test_rows_are_left_out_where_none_are_asked_for(place, capsys):
+    assert main(["compare", "runs=demo", "out=out", "rows=0", FEW]) == 0
+    shown = capsys.readouterr().out
+    assert "worse than" not in shown
+    assert "compare_rows.csv" not in shown
 
 
 def test_half_a_surrogate_pair_is_no_failure(place):

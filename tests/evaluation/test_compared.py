@@ -189,8 +189,25 @@ def test_a_benchmark_gives_its_speeds_to_the_models_that_it_timed(tmp_path, monk
     others = read("untimed")
     with pytest.raises(UserError, match=r"^benchmark=bench: timed some/llm, .*, none of the systems that are compared"):
         set_speeds(others, others[0], "bench")
-    with pytest.raises(UserError, match=r"^benchmark=slm: holds no timing; give the run directory of `llm2slm bench"):
+    with pytest.raises(
+        UserError, match=r"^benchmark=slm: holds no timing; give the run of `llm2slm benchmark` or of a"
+    ):
         set_speeds(others, others[0], "slm")
+
+
+def test_a_demo_gives_its_speeds_as_a_benchmark_does(tmp_path):
+    """To its own systems, to what was evaluated from their folders, and to its LLM."""
+    demo = write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR, "llm2slm": GOOD})
+    config = RunConfig(systems={"slm": {"model": {"kind": "slm"}}, "llm2slm": {}})
+    config.model.llm.name = "builtin/llm"
+    runs.write_config(demo, config)
+    again = write_run(tmp_path / "again", "slm", POOR, verb="evaluate", config=RunConfig(run=str(demo / "slm")))
+    plain = write_run(tmp_path / "plain", "llm", POOR, verb="evaluate", config=RunConfig(run="builtin/llm"))
+    for place in (demo, demo / "result.json"):
+        systems = read(again, plain, demo)
+        timing = set_speeds(systems, systems[0], str(place))
+        assert totals(systems) == [20, 100, 100, 20, 25]
+        assert (timing.run, timing.notes) == (demo, [])
 
 
 def test_the_llm_of_a_demo_is_known_to_a_benchmark(tmp_path):

@@ -123,6 +123,26 @@ def test_notes_say_how_and_what_not(demo, found):
         assert words in notes
 
 
+def test_systems_that_decoded_differently_are_told(tmp_path):
+    greedy = {"do_sample": False, "num_beams": 1}
+    said = {"a": greedy, "b": greedy | {"num_beams": 4}, "c": greedy | {"min_length": 9}, "d": None}
+    for name, decoding in said.items():
+        write_run(tmp_path / name, "slm", GOOD)
+        result = runs.read_result(tmp_path / name)
+        result["systems"][0]["notes"] = {} if decoding is None else {"decoding": decoding}
+        (tmp_path / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+    def told(*names):
+        notes = compared(*(tmp_path / name for name in names))["notes"]
+        return [note for note in notes if note.startswith("Decoded")]
+
+    assert told("a", "b", "c", "d") == [
+        "Decoded differently: num_beams=1 of a, c; num_beams=4 of b.",
+        "Decoded differently: no min_length of a, b; min_length=9 of c.",
+    ]
+    assert told("a", "d") == []
+
+
 def test_without_an_llm_nothing_is_kept_and_one_system_needs_no_correction(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
     write_run(tmp_path / "b", "llm2slm", GOOD)
@@ -396,6 +416,12 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
     assert same.startswith("These rows do not tell b from a: +0.00 BLEU [+0.00, +0.00], p = 1.000.")
     [other] = verdict(compared(tmp_path / "c", tmp_path / "d", metrics=["length_ratio"]))
     assert other.startswith("d differs from c: +0.")
+    for name in "efghij":
+        write_run(tmp_path / name, "slm", GOOD)
+    names = [tmp_path / name for name in "abefghij"]
+    assert len(verdict(compared(*names[:7]))) == 6
+    said = verdict(compared(*names))
+    assert (len(said), said[-1]) == (7, "Of 1 more system the table tells.")
 
 
 def test_plot_stands_at_the_differences(found):
