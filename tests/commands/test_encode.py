@@ -1,4 +1,8 @@
-"""`llm2slm encode`, and training from what it keeps: without the LLM's weights, and the same to the last bit."""
+"""`llm2slm encode`, and training from what it keeps: without the LLM's weights, and with the losses of live training.
+
+A float32 store holds the very values that the LLM gave (to the last bit: `tests/test_offline.py`). Live training asks for
+them in batches of other shapes, in which a processor's matrix products may round otherwise: losses are near, not equal.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,7 @@ def test_training_from_the_store_is_training_with_the_llm(
     weights = Path(stored.model.llm.name) / "model.safetensors"
     shutil.move(weights, tmp_path / "gone")  # nobody can read them now
     found = train(stored, tmp_path / "stored")
-    assert losses(tmp_path / "live") == losses(tmp_path / "stored")
+    assert_same_losses(tmp_path / "live", tmp_path / "stored")
     assert found.systems[0].quality == live.systems[0].quality
     assert found.systems[0].parameters == live.systems[0].parameters  # the LLM is a part of it, loaded or not
     answers = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("live", "stored")]
@@ -68,6 +72,12 @@ def losses(folder: Path) -> list[tuple[str, str]]:
         return [(row["train/loss"], row["val/loss"]) for row in csv.DictReader(file)]
 
 
+def assert_same_losses(live: Path, stored: Path) -> None:
+    """Every cell, within float32's rounding: a wrong representation is off by far more (the test below)."""
+    numbers = [[float(a or "nan") for row in losses(folder) for a in row] for folder in (live, stored)]
+    assert numbers[1] == pytest.approx(numbers[0], rel=1e-5, nan_ok=True)
+
+
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.02), ("int8", 0.02)])
 def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str, near: float) -> None:
     train(encoding(tmp_path), tmp_path / "live")
@@ -76,7 +86,8 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
     config.data.reps = str(tmp_path / "kept" / "reps")
     train(config, tmp_path / "stored")
     pairs = list(zip(losses(tmp_path / "live"), losses(tmp_path / "stored"), strict=True))
-    assert any(a != b for a, b in pairs)  # else nothing was rounded
+    with pytest.raises(AssertionError):  # else nothing was rounded, or the test above sees nothing
+        assert_same_losses(tmp_path / "live", tmp_path / "stored")
     for one, other in pairs:
         for a, b in zip(one, other, strict=True):
             assert (a == "") == (b == "") and (a == "" or float(a) == pytest.approx(float(b), rel=near))
@@ -160,7 +171,7 @@ def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None
     live = train(config, tmp_path / "live")
     config.data.reps = str(tmp_path / "kept" / "reps")
     found = train(config, tmp_path / "stored")
-    assert losses(tmp_path / "live") == losses(tmp_path / "stored")
+    assert_same_losses(tmp_path / "live", tmp_path / "stored")
     assert found.systems[0].quality == live.systems[0].quality
     with (moved / "model.safetensors").open("r+b") as file:
         file.seek(-40, 2)
@@ -183,7 +194,7 @@ def test_a_tokenizer_that_is_ordered(tmp_path: Path) -> None:
     stored = config()
     stored.data.reps = str(tmp_path / "kept" / "reps")
     assert train(stored, tmp_path / "stored").systems[0].quality == live.systems[0].quality
-    assert losses(tmp_path / "live") == losses(tmp_path / "stored")
+    assert_same_losses(tmp_path / "live", tmp_path / "stored")
 
 
 @pytest.mark.parametrize("buffer", [7, 8, 39, 40, 64])
@@ -210,8 +221,7 @@ def test_streamed_rows_are_encoded_by_the_chunk(tmp_path: Path, buffer: int, mon
     stored.data.reps = str(tmp_path / "kept" / "reps")
     train(config(), tmp_path / "live")
     train(stored, tmp_path / "stored")
-    live, found = ([float(a or b) for a, b in losses(tmp_path / name)] for name in ("live", "stored"))
-    assert found == pytest.approx(live, rel=1e-5)  # other batches than those that were encoded
+    assert_same_losses(tmp_path / "live", tmp_path / "stored")
 
 
 def test_a_run_in_the_folder_stays_as_it_was(tmp_path: Path) -> None:
