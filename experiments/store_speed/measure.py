@@ -75,6 +75,11 @@ STUDY = Size(
     {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": 6, "num_heads": 8, "d_kv": 64},
     vocabulary=8000, rows=360, batch_tokens=2000,
 )  # fmt: skip
+LARGER = {
+    "t5_large": {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16, "d_kv": 64},
+    "t5_3b": {"d_model": 1024, "d_ff": 16384, "num_layers": 24, "num_heads": 32, "d_kv": 128},
+}
+"""Other LLMs for the study, by the shape of T5's encoders."""
 SMALL = Size(
     {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2, "d_kv": 16},
     {"d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 8},
@@ -165,7 +170,8 @@ def prepared(asked: argparse.Namespace, size: Size, folder: Path) -> RunConfig:
         model=model, data=replace(data, train_size=asked.rows or size.rows), task=task, seed=asked.seed,
         optim=OptimConfig(warmup_steps=max(1, steps // 4), lr=1e-3),
         trainer=TrainerConfig(
-            accelerator=asked.device, max_steps=steps, progress=False, threads=asked.threads, log_every_n_steps=10
+            accelerator=asked.device, precision=asked.precision, max_steps=steps, progress=False, threads=asked.threads,
+            log_every_n_steps=10,
         ),
     )  # fmt: skip
 
@@ -303,7 +309,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"`{result['command']}`, {result['created'][:10]}, commit {result['git_commit'] or 'unknown'}, "
         f"{result['device']}, {facts['threads']} threads, seed {result['seed']}, {result['wall_seconds']:.0f} s; "
-        f"torch {result['versions']['torch']}, transformers {result['versions']['transformers']}, float32.",
+        f"torch {result['versions']['torch']}, transformers {result['versions']['transformers']}, LLM of the shape of "
+        f"{facts.get('llm_name', 't5_base')}, {facts.get('precision', '32-true')}.",
         "",
         f"{facts['rows']} rows of {facts['corpus']}; batches of at most {facts['batch_tokens']} padded tokens; rounds "
         f"of {len(rounds[0]['losses'])} steps, {len(counted(trained[0]))} after {facts['warmup']} for warming up. "
@@ -343,6 +350,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of a round")
     parser.add_argument("--warmup", type=int, default=1, help="rounds that are not timed")
     parser.add_argument("--conditionings", nargs="+", default=list(TITLES), choices=list(TITLES))
+    parser.add_argument("--llm", default="t5_base", choices=["t5_base", *LARGER], help="its shape")
+    parser.add_argument("--batch-tokens", type=int, help="padded tokens of a batch; default: the study's 2,000")
+    parser.add_argument("--precision", default="32-true", help="of training, as trainer.precision")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one")
     parser.add_argument("--threads", type=int, default=cores, help="of torch; default: the cores of this process")
     parser.add_argument("--seed", type=int, default=1, help="of weights, batches and dropout")
@@ -361,6 +371,7 @@ def command(words: list[str], data: Path | None) -> str:
 def main(asked: argparse.Namespace) -> None:
     """Encodes, trains and writes."""
     started, size = time.perf_counter(), SMALL if asked.small else STUDY
+    size = replace(size, llm=size.llm | LARGER.get(asked.llm, {}), batch_tokens=asked.batch_tokens or size.batch_tokens)
     hush()
     torch.set_num_threads(asked.threads)
     device = device_type(asked.device)
@@ -373,6 +384,7 @@ def main(asked: argparse.Namespace) -> None:
             gc.collect()
             systems += measured(config, conditioning, folder / "stores", asked)
     facts = {"stores": stores, "rows": config.data.train_size, "corpus": asked.corpus, "threads": asked.threads}
+    facts |= {"llm_name": asked.llm, "precision": asked.precision}
     facts |= {"batch_tokens": size.batch_tokens, "warmup": asked.warmup, "llm": size.llm, "slm": size.slm}
     systems.append(runs.System("stores", "store", {"total": 0, "trainable": 0}, notes=facts))
     hashed = runs.config_hash(replace(config, model=ModelConfig(), data=replace(config.data, root=None)))

@@ -1,7 +1,8 @@
 """`llm2slm encode`, and training from what it keeps: without the LLM's weights, and with the losses of live training.
 
-A float32 store holds the very values that the LLM gave (to the last bit: `tests/test_offline.py`). Live training asks for
-them in batches of other shapes, in which a processor's matrix products may round otherwise: losses are near, not equal.
+A float32 store holds the very values that the LLM gave (to the last bit: `tests/test_offline.py`). Live training asks
+for them in batches of other shapes, in which a processor's matrix products may round otherwise: losses are near, not
+equal.
 """
 
 from __future__ import annotations
