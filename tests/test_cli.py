@@ -242,6 +242,24 @@ def test_lists_need_no_brackets_and_open_dicts_no_plus(calls):
     assert [c.runs for c, _ in calls[1:]] == [["outputs/a", "outputs/b"], ["outputs/a"]]
 
 
+@pytest.mark.parametrize("verb", ["compare", "report", "judge"])
+def test_runs_can_stand_alone(calls, verb):
+    """Whatever they are called; a folder of a sweep is called like an override."""
+    Path("swept/seed=1,lr=2").mkdir(parents=True)
+    words = ["outputs/a b", "out=there", "swept/seed=1,lr=2", "it's", "1.50"]
+    assert main([verb, *words]) == 0
+    (config, _), *_ = calls
+    assert (config.runs, config.out) == (["outputs/a b", "swept/seed=1,lr=2", "it's", "1.50"], "there")
+
+
+def test_runs_that_stand_alone_are_not_named_as_well(calls, capsys):
+    assert main(["compare", "a", "runs=[b]"]) == 2
+    assert mistake(capsys) == "runs are given twice, as a and as runs=[b]; give all of them in one way"
+    assert main(["train", "a"]) == 2  # takes no runs
+    assert "override 'a' is malformed" in mistake(capsys)
+    assert not calls
+
+
 def test_a_dict_is_given_key_by_key_or_whole(calls):
     """A whole one is put on top of what the chosen group says."""
     arguments = ["train", "model.slm.config={n_layer: 3, d_model: 32}", "model.llm.quantization={quant_method: quanto}"]

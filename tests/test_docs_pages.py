@@ -10,7 +10,7 @@ import pytest
 from command_line import ROOT
 
 from llm2slm.cli import VERBS
-from llm2slm.cli.compose import Composer
+from llm2slm.cli.compose import Composer, runs_named
 from llm2slm.data.corpora import CORPORA
 from llm2slm.evaluation.metrics import BERTSCORE, METRICS, PERPLEXITY
 from llm2slm.types import UserError
@@ -41,9 +41,9 @@ def test_commands_compose(page):
     calls = commands(page)
     assert len(calls) > 2
     for verb, *overrides in calls:
-        for override in overrides:
-            if override != "-m":
-                VERB_KEYS[verb].prepare(override, sweeping="-m" in overrides)
+        composer, words = VERB_KEYS[verb], [word for word in overrides if word != "-m"]
+        for override in runs_named(composer.schema, words):
+            composer.prepare(override, sweeping="-m" in overrides)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

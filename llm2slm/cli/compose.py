@@ -246,6 +246,22 @@ class Composer:
         return typed(self.schema, composed)
 
 
+def runs_named(schema: type, words: list[str]) -> list[str]:
+    """`compare RUN RUN` as `compare runs=[RUN,RUN]`: of a verb that takes runs, words that are no KEY=VALUE, or that
+    are there as files or folders (those of a sweep may be called seed=1).
+
+    Raises:
+        UserError: there is a `runs=` beside them.
+    """
+    alone = [word for word in words if lookup(schema, "runs") and word and ("=" not in word or Path(word).exists())]
+    if not alone:
+        return words
+    others = [word for word in words if word not in alone]
+    if named := next((word for word in others if word.startswith("runs=")), None):
+        raise UserError(f"runs are given twice, as {alone[0]} and as {named}; give all of them in one way")
+    return [f"runs=[{','.join(map(quote, alone))}]", *others]
+
+
 def check_entries(name: str, key: Key, value: Any) -> None:
     """Raises UserError where an entry of a list of keys and values has another key, or a value of another type."""
     if key.element is None or not isinstance(value, list):

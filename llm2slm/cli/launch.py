@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
-from llm2slm.cli.compose import Composer, one_line, quote, typed
+from llm2slm.cli.compose import Composer, one_line, quote, runs_named, typed
 from llm2slm.cli.stored import with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
@@ -48,7 +48,8 @@ def launch(verb: str, arguments: list[str]) -> int:
     try:
         if args.shell_completion or args.info or args.cfg or args.hydra_help:
             return show(verb, composer, args)
-        overrides = [composer.prepare(override, sweeping=args.multirun) for override in args.overrides]
+        words = runs_named(composer.schema, args.overrides)
+        overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
         if verb == "train":
             overrides = resume_in_place(overrides)
         mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
