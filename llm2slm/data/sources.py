@@ -62,7 +62,10 @@ def load_rows(config: CorpusConfig, split: str, seed: int, templates: tuple[Temp
     elif config.root is not None and config.name != "hub":
         path = _local(config, split)
     else:
-        return _rows(*_hub(config, split), columns, size)
+        try:
+            return _rows(*_hub(config, split), columns, size)
+        except UserError as error:
+            raise UserError(f"{error}{_meant_root(config)}") from None
     texts = (columns.target, *fields(templates)) if templates else (columns.source, columns.target)
     return _rows(read_file(path, texts), str(path), columns, size)
 
@@ -337,10 +340,23 @@ def _local(config: CorpusConfig, split: str) -> Path:
         )
     folder = Path(str(config.root)) / config.name
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; data.root={config.root} must hold {config.name}/")
+        root = Path(str(config.root)).absolute()
+        hint = f"; did you mean data.root={root.parent}?" if root.name == config.name else ""
+        raise UserError(f"{folder}: no such folder; data.root={config.root} must hold {config.name}/{hint}")
     other = columns.source if columns.target == "en" else columns.target
     default = files.test.format(other=other) if split == "test" else split
     return folder / f"{getattr(config, split) or default}.jsonl.gz"
+
+
+def _meant_root(config: CorpusConfig) -> str:
+    """What to add to a complaint about `data.path` where that is a known corpus' folder of a `data.root`."""
+    folder = Path(config.path or "").expanduser().absolute()
+    known = CORPORA.get(config.name)
+    if config.path is None or known is None or known.files is None or folder.name != config.name:
+        return ""
+    if not (folder / "train.jsonl.gz").is_file():
+        return ""
+    return f"; data.path is for a copy of the Hub's data set: did you mean data.root={folder.parent}?"
 
 
 def _rows(table: datasets.Dataset, label: str, columns: Columns, size: int | None) -> list[dict[str, str]]:

@@ -262,6 +262,16 @@ def test_where_a_corpus_is_not(tables, root, tmp_path):
     )
 
 
+def test_a_corpus_own_folder_is_no_data_root_and_no_data_set_of_the_hub(root):
+    """Each is given in the other's place: the complaint says what was meant."""
+    own, meant = root / "samsum", f"did you mean data.root={root}?"
+    assert complaint("data=samsum", f"data.root={own}").endswith(f"data.root={own} must hold samsum/; {meant}")
+    found = complaint("data=samsum", f"data.path={own}")
+    assert "no column 'dialogue'" in found
+    assert found.endswith(meant)
+    assert "did you mean data.root" not in complaint("data=hub", f"data.path={own}", "data.source=a", "data.target=b")
+
+
 def test_a_folder_of_corpora_may_be_named_as_a_path(root):
     """A corpus that the Hub does not have: its own columns hold for a folder with its files."""
     found = load_rows(config("data=wmt_news", f"data.path={root / 'wmt_news'}", "data.target=cs"), "train", 1)
