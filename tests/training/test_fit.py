@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -137,16 +138,26 @@ def assert_runs_equal(found, wanted):
     )
 
 
-@pytest.fixture(scope="module", params=["adamw", "muon"])
-def whole(tmp_path_factory, request):
-    """An uninterrupted run with dropout and accumulation; its epochs are not a multiple of its windows."""
-    root = tmp_path_factory.mktemp("whole")
-    config = tiny_run(root, max_steps=10, val_every=3, accumulate_grad_batches=2)
-    config.optim.name = request.param
-    config.data.batch_tokens = 150
-    config.callbacks.patience = 50
-    train(deepcopy(config), root / "run")
-    return root, config
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Runs with dropout and accumulation, by their optimizer; their epochs are not a multiple of their windows."""
+
+    @cache
+    def run(optimizer):
+        root = tmp_path_factory.mktemp("whole")
+        config = tiny_run(root, max_steps=10, val_every=3, accumulate_grad_batches=2)
+        config.optim.name = optimizer
+        config.data.batch_tokens = 150
+        config.callbacks.patience = 50
+        train(deepcopy(config), root / "run")
+        return root, config
+
+    return run
+
+
+@pytest.fixture(params=["adamw", "muon"])
+def whole(uninterrupted, request):
+    return uninterrupted(request.param)
 
 
 def test_the_run_to_resume_has_what_makes_resuming_hard(whole):
