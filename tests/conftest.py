@@ -12,6 +12,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import atexit
+import gc
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ from llm2slm.cli import VERBS, main
 
 torch.set_num_threads(1)
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported lives as long as the tests: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

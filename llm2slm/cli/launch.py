@@ -58,7 +58,7 @@ def launch(verb: str, arguments: list[str]) -> int:
             return run_sweep(verb, composer, overrides, composed)
         composer.typed(composed)
         check_folder(Path(str(composed.hydra.run.dir)))
-        return run_once(verb, composer, overrides)
+        return run_once(verb, composer, overrides, composed)
     finally:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
@@ -197,10 +197,11 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def run_once(verb: str, composer: Composer, overrides: list[str]) -> int:
-    """One run. Its exceptions come through as they are."""
-    command = Command(verb, composer.schema)
-    start(verb, composer).run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
+def run_once(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
+    """One run of what was composed already, to be checked. Its exceptions come through as they are."""
+    command, hydra = Command(verb, composer.schema), start(verb, composer)
+    hydra.config_loader.load_configuration = lambda *_, **__: composed
+    hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
     if command.failure is not None:
         raise command.failure
     return 0

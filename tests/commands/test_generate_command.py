@@ -108,13 +108,19 @@ def interrupted(monkeypatch, after):
     return calls
 
 
-@pytest.mark.parametrize("decoding", [[], ["do_sample=true", "temperature=2.0"]])
-@pytest.mark.parametrize("name", ["answers.jsonl", "answers.txt"])
-def test_a_half_written_file_is_gone_on_with(generate, tmp_path, monkeypatch, decoding, name):
+SAMPLED = ["do_sample=true", "temperature=2.0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "decoding", "places"),
+    [("answers.jsonl", SAMPLED, range(5)), ("answers.jsonl", [], (2,)), ("answers.txt", SAMPLED, (1,)),
+     ("answers.txt", [], (0, 4))],
+)  # fmt: skip
+def test_a_half_written_file_is_gone_on_with(generate, tmp_path, monkeypatch, name, decoding, places):
     (tmp_path / "texts.txt").write_text("".join(f"{text} {n}\n" for n in range(3) for text in TEXTS))
     arguments = ["input=texts.txt", "batch_size=2", *decoding]
     assert generate(*arguments, f"output=whole/{name}")[0] == 0
-    for after in range(5):
+    for after in places:
         output, part = tmp_path / f"{after}" / name, tmp_path / f"{after}" / f"{name}.part"
         with monkeypatch.context() as patch:
             interrupted(patch, after)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,17 +76,16 @@ def loss_of(model: LLM2SLM, batch: Batch) -> Tensor:
     return cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
 
 
-def plain_loop(model: LLM2SLM, batch: Batch, steps: int) -> list[int]:
-    """Greedy, without a cache, by teacher-forced logits alone; one row."""
-    found: list[int] = []
+def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
+    """The next token after each beginning of `ids`, without a cache, by teacher-forced logits alone; one row.
+
+    If it is `ids` again, then these are what a plain greedy loop says.
+    """
     prompt = model.read(batch)
     with torch.no_grad(), model._attending(prompt):
-        for _ in range(steps):
-            labels = torch.tensor([[*found, 0]])
-            step = writer.response_logits(model.slm, prompt, labels)[0, -1]
-            step[model.collator.slm_tokenizer.eos_token_id] = -torch.inf
-            found.append(int(step.argmax()))
-    return found
+        steps = writer.response_logits(model.slm, prompt, torch.tensor([ids]))[0]
+    steps[:, model.collator.slm_tokenizer.eos_token_id] = -torch.inf
+    return steps.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
@@ -131,16 +131,20 @@ def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
         alone = logits(model, labelled(model, [row]))
         torch.testing.assert_close(together[row][real[row]], alone[0], rtol=1e-3, atol=1e-3)
 
-    # generation with a cache is the loop without one; saved and loaded is before
+    # saved and loaded is before; generation with a cache is the loop without one
     texts = [row["source"] for row in tiny_rows()]
     length = {"max_new_tokens": 6, "min_new_tokens": 6}
-    ids = model.generate(model.collator.batch_of_texts(texts), **length)
-    for row, text in enumerate(texts):
-        assert ids[row].tolist() == plain_loop(model, model.collator.batch_of_texts([text]), 6), text
     model.save_pretrained(tmp_path)
     again = LLM2SLM.from_pretrained(tmp_path)
     assert torch.equal(logits(again, batch), together)
-    assert again.generate_text(texts, **length) == model.generate_text(texts, **length)
-    processor = AutoProcessor.from_pretrained(tmp_path)
-    assert torch.equal(again.generate(**processor(texts), **length), ids)
-    assert again.generate_text(texts, num_beams=2, **length) == model.generate_text(texts, num_beams=2, **length)
+    ids = again.generate(**AutoProcessor.from_pretrained(tmp_path)(texts), **length)
+    for row, text in zip(ids.tolist(), texts, strict=True):
+        assert row == likeliest(model, model.collator.batch_of_texts([text]), row), text
+    assert model.generate_text(texts, **length) == model.collator.decode(ids)
+
+    # beams carry their prompt along: each answer has the log-probability that generate gives it
+    told = {"num_beams": 2, "length_penalty": 0.0, "output_scores": True, "return_dict_in_generate": True}
+    beams = model.generate(batch, **told, **length)
+    scores = logits(model, replace(batch, labels_BT=beams.sequences)).log_softmax(-1)
+    totals = scores.gather(2, beams.sequences.unsqueeze(-1)).sum((1, 2))
+    torch.testing.assert_close(totals, beams.sequences_scores, rtol=1e-3, atol=1e-3)
