@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ class Repository(ConfigRepository):
     def __init__(self, path: ConfigSearchPath, schema: type) -> None:
         super().__init__(path)
         self.plain = {name for name, key in keys(schema).items() if not key.section}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Repository:
+        """Hydra copies it whenever it is asked anything, so as to add folders to the copy; its sources are only read,
+        and among them is all that the `ConfigStore` holds."""
+        return copy(self)
 
     def group_exists(self, config_path: str) -> bool:
         return config_path not in self.plain and bool(super().group_exists(config_path))
