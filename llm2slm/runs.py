@@ -281,6 +281,23 @@ def home(run: str) -> Path | None:
     return above if folder.resolve().name == "model" and (above / "config.yaml").is_file() else None
 
 
+def refuse_another(folder: Path, verb: str) -> None:
+    """A folder holds what one verb left: another's result and configuration are not overwritten.
+
+    Raises:
+        UserError: something else was begun or finished there.
+    """
+    signs = {"checkpoints": "train", "metrics.csv": "train", "reps": "encode", "labels.jsonl.part": "label"}
+    held = {signs[name] for name in signs if (folder / name).exists()}
+    if (folder / "result.json").is_file():
+        held.add(str(read_result(folder).get("verb")))
+    if others := sorted(held - {verb}):
+        raise UserError(
+            f"{folder}: holds what `llm2slm {others[0]}` left, which {verb} would overwrite; write to another folder "
+            "by hydra.run.dir=DIR"
+        )
+
+
 def write_result(folder: Path, result: Result) -> Path:
     """Writes `result.json` in one step (a reader never sees half of it)."""
     folder.mkdir(parents=True, exist_ok=True)

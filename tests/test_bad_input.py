@@ -9,7 +9,9 @@ import shutil
 import pytest
 from command_line import files_of, mistake, python, tiny_overrides
 
+from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.types import UserError
 
 ROW = {"source": "the little dog", "target": "der kleine Hund"}
 LONG = {"source": "a very long way " * 60, "target": "lang"}
@@ -213,3 +215,29 @@ def test_a_second_training_does_not_mix_with_the_first(files, trained, capsys):
     assert main(["train", "hydra.run.dir=run"]) == 2
     assert "holds a run already" in mistake(capsys)
     assert files_of(files / "run") == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "label", "benchmark", "encode"])
+def test_what_another_verb_left_is_not_overwritten(files, trained, capsys, verb):
+    """Its result, and the configuration by which it is resumed, would be gone."""
+    shutil.copytree(trained, files / "run")
+    before = files_of(files / "run")
+    named = [] if verb == "encode" else ["run=run"]
+    assert main([verb, *named, "hydra.run.dir=run", "trainer.accelerator=cpu"]) == 2
+    assert "run: holds " in mistake(capsys)
+    assert files_of(files / "run") == before
+
+
+def test_each_verb_knows_what_the_others_leave(tmp_path):
+    for verb, name in {"train": "checkpoints", "encode": "reps", "label": "labels.jsonl.part"}.items():
+        (tmp_path / verb / name).mkdir(parents=True)
+    runs.write_result(tmp_path / "done", runs.Result("evaluate", 1, "", 0.0, []))
+    held = {"train": "train", "encode": "encode", "label": "label", "done": "evaluate", "nothing": None}
+    for verb in ("evaluate", "label", "benchmark"):
+        for place, owner in held.items():
+            if owner in (verb, None):
+                runs.refuse_another(tmp_path / place, verb)
+                continue
+            said = f"{place}: holds what `llm2slm {owner}` left, which {verb} would overwrite; write to another folder"
+            with pytest.raises(UserError, match=said):
+                runs.refuse_another(tmp_path / place, verb)

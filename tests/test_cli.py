@@ -252,6 +252,14 @@ def test_runs_can_stand_alone(calls, verb):
     assert (config.runs, config.out) == (["outputs/a b", "swept/seed=1,lr=2", "it's", "1.50"], "there")
 
 
+def test_runs_that_stand_alone_are_shown_too(calls, capsys):
+    assert main(["compare", "--cfg", "job", "a", "b/c"]) == 0
+    assert "runs:\n- a\n- b/c\n" in capsys.readouterr().out
+    for verb in ("compare", "report", "judge"):
+        assert main([verb, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"usage: llm2slm {verb} RUN [RUN ...] [KEY=VALUE ...]")
+
+
 def test_runs_that_stand_alone_are_not_named_as_well(calls, capsys):
     assert main(["compare", "a", "runs=[b]"]) == 2
     assert mistake(capsys) == "runs are given twice, as a and as runs=[b]; give all of them in one way"

@@ -55,9 +55,9 @@ EXAMPLES = {
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
     ],
     "judge": [
-        "llm2slm judge runs=[DIR] endpoint=http://localhost:8000/v1 model=NAME        rate each answer, 1 to 10",
-        "llm2slm judge runs=[DIR_A,DIR_B] endpoint=https://HOST/v1 model=NAME key_env=MY_KEY   compare, in both orders",
-        "llm2slm judge runs=[DIR_A,DIR_B] local=FOLDER_OR_ID out=outputs/a-b             by a model on this machine",
+        "llm2slm judge DIR endpoint=http://localhost:8000/v1 model=NAME               rate each answer, 1 to 10",
+        "llm2slm judge DIR_A DIR_B endpoint=https://HOST/v1 model=NAME key_env=MY_KEY   compare, in both orders",
+        "llm2slm judge DIR_A DIR_B local=FOLDER_OR_ID out=outputs/a-b             by a model on this machine",
     ],
     "export": [
         "llm2slm export run=DIR out=my-model                      weights, tokenizers, model card",
@@ -91,7 +91,7 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
     """What `llm2slm VERB --help` prints; `arguments` may name a --config-dir, whose options are listed too."""
     schema = SCHEMAS[verb]
     lines = [
-        f"usage: llm2slm {verb} [KEY=VALUE ...] [GROUP=OPTION ...]",
+        f"usage: llm2slm {verb} {'RUN [RUN ...] ' if 'runs' in keys(schema) else ''}[KEY=VALUE ...] [GROUP=OPTION ...]",
         "",
         f"{line[0].upper()}{line[1:]}.",
         "",

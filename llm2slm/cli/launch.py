@@ -72,7 +72,8 @@ def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
     elif args.hydra_help:
         hydra.hydra_help(config_name=composer.config_name, args_parser=get_args_parser(), args=args)
     else:
-        overrides = [composer.prepare(override, sweeping=args.multirun) for override in args.overrides]
+        words = runs_named(composer.schema, args.overrides)
+        overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
         composer.typed(composer.compose(overrides))
         if args.cfg:
             hydra.show_cfg(composer.config_name, overrides, args.cfg, args.package, args.resolve)

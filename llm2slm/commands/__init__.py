@@ -36,6 +36,7 @@ def hush() -> None:
             enable_progress_bars()  # of downloads, which the call above ended as well
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("transformers.modeling_utils").addFilter(_not_of_a_mask)
+    logging.getLogger("datasets.packaged_modules.json.json").setLevel(logging.CRITICAL)  # what it logs it raises too
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each of its five tries to reach the Hub
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)

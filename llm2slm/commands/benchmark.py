@@ -45,6 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     from llm2slm.evaluation.report import terminal_table, write_report
 
     started = time.perf_counter()
+    runs.refuse_another(folder, "benchmark")
     device_type(config.trainer.accelerator)
     for name, where in config.systems.items():
         if not isinstance(where, str):

@@ -64,7 +64,9 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
 def check(config: CompareConfig) -> None:
     """What is wrong is said before anything is read."""
     if not config.runs:
-        raise UserError("compare needs runs=[RUN,RUN,...]: run directories with predictions, or one of a demo")
+        raise UserError(
+            "compare needs runs: llm2slm compare RUN RUN ..., run directories with predictions, or one of a demo"
+        )
     for name, least in LEAST.items():
         if getattr(config, name) < least:
             raise UserError(f"{name}={getattr(config, name)}: must be at least {least}")

@@ -37,6 +37,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         raise UserError("evaluate needs run=DIR: the run directory that `train` wrote, or a model's folder or id")
     task = task_of(config.task, config.data)
     check_metrics(task)
+    runs.refuse_another(folder, "evaluate")
     device_type(config.trainer.accelerator)
     model = limited(saved(config.run, config.llm), config.data)
     tell_defaults(config)

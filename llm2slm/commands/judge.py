@@ -101,7 +101,7 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
 def check(config: JudgeConfig) -> None:
     """What is wrong is said before anything is read, loaded or asked."""
     if len(config.runs) not in (1, 2):
-        raise UserError("judge needs runs=[DIR] (ratings) or runs=[DIR_A,DIR_B] (comparison): one or two runs")
+        raise UserError("judge needs one run (ratings) or two (comparison): llm2slm judge RUN RUN ...")
     if (config.endpoint is None) == (config.local is None):
         raise UserError("judge needs endpoint=http://HOST:PORT/v1 model=NAME, or local=FOLDER_OR_ID: one of the two")
     if len({os.path.abspath(place) for place in config.runs}) < len(config.runs):  # noqa: PTH100  resolve() follows links

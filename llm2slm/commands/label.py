@@ -98,6 +98,7 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
         raise UserError(
             f"{done}: is finished already; train with data.labels_from={folder}, or label into a new folder"
         )
+    runs.refuse_another(folder, "label")
     return replace(config, data=replace(config.data, labels=Labels.gold))
 
 

@@ -20,10 +20,13 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     from llm2slm.evaluation.report import bucket_table, terminal_table, write_report
 
     if not config.runs:
-        raise UserError("report needs runs=[DIR,...]: run directories, or result.json files")
+        raise UserError("report needs runs: llm2slm report RUN RUN ..., run directories or result.json files")
     places = [Path(name) for name in config.runs]
     results = [runs.read_result(place) for place in places]
     homes = [place if place.is_dir() else place.parent for place in places]
+    same = [home.resolve() for home in homes]
+    if twice := next((name for name, home in zip(config.runs, same, strict=True) if same.count(home) > 1), None):
+        raise UserError(f"runs: {twice} is there twice; name each run once")
     configs = [path.read_text("utf-8") if (path := home / "config.yaml").is_file() else "" for home in homes]
     names = [{"run": name} for name in config.runs] if len(places) > 1 else None
     page = write_report(results, Path(config.out), config.title, names, configs)

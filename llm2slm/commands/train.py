@@ -109,7 +109,11 @@ def refuse_used(folder: Path) -> None:
     Raises:
         UserError: the folder holds a run.
     """
-    used = [name for name in (CHECKPOINTS, "result.json", "metrics.csv") if (folder / name).exists()]
+    used = [
+        name
+        for name in (CHECKPOINTS, "result.json", "metrics.csv", "reps", "labels.jsonl.part")
+        if (folder / name).exists()
+    ]
     if used and first_process():
         raise UserError(
             f"{folder}: holds a run already ({used[0]}); go on with it by run={folder}, or write to another folder by "
@@ -179,6 +183,12 @@ def show_data(config: RunConfig, data: DataModule, final: str) -> None:
     data.compare()
     told = data.report()
     Console().print(table(told))
+    if data.config.streaming and told["train"]["rows"] < data.config.buffer:
+        print(
+            f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "
+            "rows, which are read and tokenized over and over to fill it; leave data.streaming out",
+            file=sys.stderr,
+        )
     known, rows = told[final]["in_train"], told[final]["rows"] - told[final]["dropped"]
     if known:
         print(

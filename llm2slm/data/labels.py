@@ -81,9 +81,13 @@ def read_labels(path: Path) -> dict[int, dict[str, Any]]:
         UserError: a row is no label, or its number occurs twice; names it.
     """
     if path.suffix == ".parquet":
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
 
-        rows: Any = enumerate(parquet.read_table(path).to_pylist(), 1)
+        try:
+            rows: Any = enumerate(parquet.read_table(path).to_pylist(), 1)
+        except (ArrowException, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: no whole parquet file ({reason}); label again into a new folder") from None
     else:
         rows = runs.read_jsonl(path)
     labels: dict[int, dict[str, Any]] = {}

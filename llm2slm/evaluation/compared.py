@@ -75,13 +75,14 @@ class Timing:
 
 
 def read_run(place: str) -> list[Answers]:
-    """The systems of a run whose answers are there; of a run directory, or its result.json.
+    """The systems of a run whose answers are there; of a run directory, or its result.json or predictions.jsonl.
 
     Raises:
         UserError: no result, no predictions, or a line of them that is not what it should be.
     """
-    result = runs.read_result(Path(place))
-    run = Path(place) if Path(place).is_dir() else Path(place).parent
+    named = Path(place).parent if Path(place).name == PREDICTIONS else Path(place)
+    result = runs.read_result(named)
+    run = named if named.is_dir() else named.parent
     systems = result.get("systems")
     if not isinstance(systems, list) or not all(isinstance(s, dict) and {"name", "kind"} <= s.keys() for s in systems):
         raise UserError(f"{run / 'result.json'}: has no list of systems with name and kind; write it again")

@@ -158,7 +158,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
     (place / "file").write_text("")
     before = files_of(place)
     wrong = {
-        "runs=[]": "compare needs runs=[RUN,RUN,...]",
+        "runs=[]": "compare needs runs: llm2slm compare RUN RUN ...",
         "runs=a": "runs=[a]: holds one system; compare needs two or more",
         "runs=a,a": "a: named twice",
         "runs=a,nowhere": "nowhere: no such folder",

@@ -494,8 +494,8 @@ REMOTE = {"endpoint": "http://h/v1", "model": "m"}
 LOCAL = {"local": "x"}
 A, AT = ["A"], {"runs": ["A"], **REMOTE}
 WRONG = {
-    "no runs": (REMOTE, "judge needs runs=[DIR] (ratings) or runs=[DIR_A,DIR_B] (comparison): one or two runs"),
-    "three runs": ({"runs": ["A", "B", "A"], **REMOTE}, "judge needs runs=[DIR] (ratings)"),
+    "no runs": (REMOTE, "judge needs one run (ratings) or two (comparison): llm2slm judge RUN RUN ..."),
+    "three runs": ({"runs": ["A", "B", "A"], **REMOTE}, "judge needs one run (ratings)"),
     "no judge": ({"runs": A}, "judge needs endpoint=http://HOST:PORT/v1 model=NAME, or local=FOLDER_OR_ID: one of the"),
     "two judges": (
         AT | LOCAL,
@@ -571,7 +571,7 @@ def test_mistakes_are_told_before_anything_is_asked_or_written(bad, values, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "judge needs runs=[DIR]"),
+        ([], "judge needs one run"),
         (["runs=[bad.jsonl]", "local=x"], "bad.jsonl, line 2: not JSON ("),
         (["runs=[A,./A]", "local=x"], "runs=[A,./A]: the same run twice; give two, or one to have it rated"),
         (["runs=[A]", "modle=m"], "unknown key 'modle'; did you mean model"),

@@ -73,11 +73,12 @@ def test_mistakes_are_told_in_one_line(two, capsys):
     (two / "b" / "result.json").write_text('{"schema": 1,\n"systems": ')
     (two / "c").mkdir()
     wrong = {
-        "runs=[]": "report needs runs=",
+        "runs=[]": "report needs runs: llm2slm report RUN RUN",
         "runs=a,nowhere": "nowhere: no such folder",
         "runs=a,c": "c/result.json: no such file",
         "runs=a,b": "b/result.json, line 2: not JSON",
     }
+    wrong["runs=a,./a/result.json"] = "runs: a is there twice; name each run once"
     for argument, message in wrong.items():
         assert main(["report", argument, "out=page"]) == 2
         assert mistake(capsys).startswith(message)

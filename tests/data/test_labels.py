@@ -72,3 +72,13 @@ def test_no_file_an_unfinished_one_and_a_share_that_is_none(tmp_path: Path) -> N
         relabelled(ROWS, DataConfig(labels=Labels.llm, labels_from=str(tmp_path)), 1)
     with pytest.raises(UserError, match=r"data.labels_share=1.5: must be between 0 and 1"):
         relabelled(ROWS, DataConfig(labels=Labels.mix, labels_share=1.5), 1)
+
+
+def test_a_parquet_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(LABELS), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    asked = DataConfig(labels=Labels.llm, labels_from=str(tmp_path))
+    with pytest.raises(UserError, match=r"labels.parquet: no whole parquet file \(.*\); label again") as caught:
+        relabelled(ROWS, asked, seed=1)
+    assert "\n" not in str(caught.value)

@@ -357,11 +357,14 @@ def test_training_on_a_stream(files, tiny_llm, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "train, first rows" in shown.out
     assert "warning: 4 of 4 prompts of the test split" in shown.err
+    assert "data.buffer" not in shown.err
     [system] = json.loads((files / "run" / "result.json").read_text("utf-8"))["systems"]
     told = system["notes"]["data"]["train"]
     assert told["streamed"] is True
     assert 10 < told["rows"] <= 60 and told["rows"] % 10 == 0
     assert told["tokens"]["response"]["max"] > 1
+    assert main([*arguments, "data.buffer=70", "hydra.run.dir=small"]) == 0
+    assert "warning: data.buffer=70 is more than the 60 training rows" in capsys.readouterr().err
     assert main(["train", "run=run", "trainer.max_steps=6"]) == 0
     assert main(["evaluate", "run=run", "split=train", "data.train_size=3", "hydra.run.dir=scored"]) == 0
     capsys.readouterr()

@@ -24,7 +24,7 @@ def read(*places):
 
 def test_a_run_is_read_with_what_its_result_says(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
-    for place in (tmp_path / "a", tmp_path / "a" / "result.json"):
+    for place in (tmp_path / "a", tmp_path / "a" / "result.json", tmp_path / "a" / "predictions.jsonl"):
         [found] = read_run(str(place))
         assert found.kind == "slm"
         assert found.predictions == POOR
