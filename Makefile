@@ -27,9 +27,13 @@ demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offl
 test: $(STAMP) ## Run the tests on JOBS processes (2)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-matrix: $(STAMP) ## Test every LLM family with every SLM family, conditioning and tokenizer mode (five minutes)
+# also what else tests a covering subset by default
+MATRIX := tests/models/test_matrix.py tests/evaluation/test_costs.py tests/training/test_fit.py \
+  tests/commands/test_generate_command.py
+
+matrix: $(STAMP) ## Test every LLM family with every SLM family, conditioning and tokenizer mode (many minutes)
 	LLM2SLM_MATRIX=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -n $(JOBS) tests/models/test_matrix.py $(ARGS)
+	  $(BIN)/python -m pytest -n $(JOBS) $(MATRIX) $(ARGS)
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check $(CHECKED)
