@@ -175,9 +175,10 @@ def test_a_corpus_that_is_asked_as_another_task_is_told(files, tiny_llm, capsys)
 def test_evaluating_on_bad_data_leaves_the_run_as_it_is(files, trained, capsys):
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
-    assert main(["evaluate", "run=run", "data=json", "data.test=malformed.jsonl", "hydra.run.dir=run"]) == 2
+    assert main(["evaluate", "run=run", "data=json", "data.test=malformed.jsonl", "hydra.run.dir=scores"]) == 2
     assert mistake(capsys).startswith("malformed.jsonl, line 3: not JSON (")
     assert files_of(files / "run") == before
+    assert not any((files / "scores").iterdir())
 
 
 def test_resuming_a_run_that_is_not_there_makes_no_folder(files, capsys):
