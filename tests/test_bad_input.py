@@ -234,7 +234,7 @@ def test_each_verb_knows_what_the_others_leave(tmp_path):
         (tmp_path / verb / name).mkdir(parents=True)
     runs.write_result(tmp_path / "done", runs.Result("evaluate", 1, "", 0.0, []))
     held = {"train": "train", "encode": "encode", "label": "label", "done": "evaluate", "nothing": None}
-    for verb in ("evaluate", "label", "benchmark"):
+    for verb in ("train", "evaluate", "label", "benchmark"):
         for place, owner in held.items():
             if owner in (verb, None):
                 runs.refuse_another(tmp_path / place, verb)

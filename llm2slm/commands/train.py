@@ -107,14 +107,13 @@ def refuse_used(folder: Path) -> None:
     """Two runs in one folder would mix their curves, and leave one's model beside the other's configuration.
 
     Raises:
-        UserError: the folder holds a run.
+        UserError: the folder holds a run, or what another verb left.
     """
-    used = [
-        name
-        for name in (CHECKPOINTS, "result.json", "metrics.csv", "reps", "labels.jsonl.part")
-        if (folder / name).exists()
-    ]
-    if used and first_process():
+    if not first_process():
+        return
+    runs.refuse_another(folder, "train")
+    used = [name for name in (CHECKPOINTS, "result.json", "metrics.csv") if (folder / name).exists()]
+    if used:
         raise UserError(
             f"{folder}: holds a run already ({used[0]}); go on with it by run={folder}, or write to another folder by "
             "hydra.run.dir=DIR"
