@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import curve, taught, tiny_run
+from tiny_runs import curve, label_in_parts, taught, tiny_run
 
 from llm2slm.commands import label
 from llm2slm.commands.benchmark import run as benchmark
@@ -137,22 +137,7 @@ def test_labels_are_those_of_the_processor(tmp_path: Path, monkeypatch: pytest.M
 
     sampled = {"do_sample": True}
     label.run(labelling("gpu", **sampled), tmp_path / "whole")
-    whole, calls = label.answer_batches, []
-
-    def ended(*arguments: Any, **more: Any) -> Any:
-        for batch in whole(*arguments, **more):
-            calls.append(1)
-            if len(calls) % 4 == 0:
-                raise KeyboardInterrupt
-            yield batch
-
-    monkeypatch.setattr(label, "answer_batches", ended)
-    for _ in range(20):
-        try:
-            label.run(labelling("gpu", **sampled), tmp_path / "parts")
-            break
-        except KeyboardInterrupt:
-            torch.rand(3, device="cuda")
+    label_in_parts(monkeypatch, lambda: labelling("gpu", **sampled), tmp_path / "parts")
     found = [(tmp_path / name / "labels.jsonl").read_bytes() for name in ("whole", "parts")]
     assert found[0] == found[1]
     assert found[0] != texts[1]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from llm2slm.commands import label
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import resolve
@@ -113,3 +116,25 @@ def checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, read as a cautious user reads it."""
     loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded
+
+
+def label_in_parts(monkeypatch: pytest.MonkeyPatch, config: Callable[[], RunConfig], folder: Path) -> None:
+    """`label`, told to stop at every fourth batch and begun again until it is done."""
+    whole, calls = label.answer_batches, []
+
+    def ended(*arguments: Any, **more: Any) -> Iterator[Any]:
+        for batch in whole(*arguments, **more):
+            calls.append(1)
+            if len(calls) % 4 == 0:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(label, "answer_batches", ended)
+    for _ in range(20):
+        try:
+            label.run(config(), folder)
+            break
+        except KeyboardInterrupt:
+            torch.rand(3)  # another process would start from another state
+            torch.rand(3, device="cuda" if torch.cuda.is_available() else "cpu")
+    assert len(calls) > 8

@@ -11,8 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
-import torch
-from tiny_runs import tiny_run
+from tiny_runs import label_in_parts, tiny_run
 
 from llm2slm.commands import label
 from llm2slm.commands.train import run as train
@@ -95,23 +94,7 @@ def test_sampling_does_not_depend_on_where_it_was_interrupted(root: Path, tmp_pa
     assert rows_of(tmp_path / "whole") != (
         label.run(labelling(root), tmp_path / "greedy") and rows_of(tmp_path / "greedy")
     )
-    whole, calls = label.answer_batches, []
-
-    def ended(*arguments: Any, **more: Any) -> Any:
-        for batch in whole(*arguments, **more):
-            calls.append(1)
-            if len(calls) % 4 == 0:
-                raise KeyboardInterrupt
-            yield batch
-
-    monkeypatch.setattr(label, "answer_batches", ended)
-    for _ in range(20):
-        try:
-            label.run(labelling(root, **sampled), tmp_path / "parts")
-            break
-        except KeyboardInterrupt:
-            torch.rand(3)  # another process would start from another state
-    assert len(calls) > 8
+    label_in_parts(monkeypatch, lambda: labelling(root, **sampled), tmp_path / "parts")
     assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
 
 
