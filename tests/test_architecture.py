@@ -20,13 +20,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llm2slm"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "verb_config", "runs"}
+BASE = {"types", "config", "runs"}
 LIBRARY = BASE | {"models", "data", "decoding"}
 ROOMS: dict[str, set[str]] = {
     # room -> what it may import, beside itself: rooms, or single modules of a room ("data.collate")
     "types": set(),
-    "config": {"types", "verb_config"},
-    "verb_config": {"types"},
+    "config": {"types"},
     "runs": {"types", "config"},
     "resumable": {"types"},
     "models": BASE | {"data.collate", "data.processor", "data.prompts", "data.reps_store", "data.tokenizer"},

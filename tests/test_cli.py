@@ -16,9 +16,8 @@ from llm2slm import runs
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.help import shown
 from llm2slm.cli.schema import SCHEMAS, keys, nearest
-from llm2slm.config import GenerateConfig, RunConfig
+from llm2slm.config import GenerateConfig, JudgeConfig, RunConfig
 from llm2slm.types import Conditioning, Labels, UserError
-from llm2slm.verb_config import JudgeConfig
 
 # Help
 

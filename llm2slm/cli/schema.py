@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Union
 
-from llm2slm import config, verb_config
+from llm2slm import config
 from llm2slm.types import UserError
 
 SCHEMAS: dict[str, type] = {
@@ -26,10 +26,10 @@ SCHEMAS: dict[str, type] = {
     "label": config.RunConfig,
     "encode": config.RunConfig,
     "benchmark": config.RunConfig,
-    "judge": verb_config.JudgeConfig,
+    "judge": config.JudgeConfig,
     "export": config.ExportConfig,
     "report": config.ReportConfig,
-    "compare": verb_config.CompareConfig,
+    "compare": config.CompareConfig,
     "demo": config.RunConfig,
     "tokenizer": config.TokenizerConfig,
 }

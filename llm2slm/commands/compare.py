@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm2slm import runs
+from llm2slm.config import CompareConfig
 from llm2slm.evaluation.compared import Answers, check_aligned, find, name_apart, read_run, set_speeds
 from llm2slm.evaluation.metrics import check as check_known
 from llm2slm.evaluation.metrics import score
 from llm2slm.types import UserError
-from llm2slm.verb_config import CompareConfig
 
 LEAST = {"resamples": 100, "rows": 0, "seed": 0}
 """Smallest values of numbers; a 95 % interval of fewer resamples has no ends."""

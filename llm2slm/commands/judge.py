@@ -24,6 +24,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands import hush
 from llm2slm.commands.judged import asked_with, read_rows
+from llm2slm.config import JudgeConfig
 from llm2slm.evaluation import judge as judging
 from llm2slm.evaluation.asking import Endpoint, Judge, LocalJudge, Reply, address
 from llm2slm.evaluation.judge import (
@@ -42,7 +43,6 @@ from llm2slm.evaluation.judge import (
 )
 from llm2slm.evaluation.replies import Reader, Record, ReplyLog, ask_all, open_questions, verdict
 from llm2slm.types import UserError
-from llm2slm.verb_config import JudgeConfig
 
 SCHEMA = 1
 """Version of judge.json; raised when a field changes its meaning."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.config import JudgeConfig
 from llm2slm.evaluation.asking import whole
 from llm2slm.evaluation.judge import Row
 from llm2slm.types import UserError
-from llm2slm.verb_config import JudgeConfig
 
 
 def read_rows(config: JudgeConfig) -> list[Row]:

@@ -10,32 +10,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llm2slm import runs
 from llm2slm.commands.card import card_of_run
-from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result, warn_task
+from llm2slm.commands.data_report import show_data
+from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
-from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answers
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.slm import begin_as_trained
-from llm2slm.models.stored import StoredReader
-from llm2slm.models.virtual import taken
 from llm2slm.training.checkpoints import CHECKPOINTS, LAST
-from llm2slm.training.distill import build_teacher, check_distill
+from llm2slm.training.distill import build_teacher
 from llm2slm.training.fit import Fitted, first_process, fit, set_seed
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
-from llm2slm.training.optim import check_optimizer
 from llm2slm.training.quality import Judge
-from llm2slm.types import Conditioning, Control, Example, Labels, SystemKind, UserError
+from llm2slm.types import Example, UserError
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -95,14 +91,6 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     return result
 
 
-def check_possible(config: RunConfig) -> None:
-    """Refuses, before anything is loaded, what cannot be trained."""
-    if config.model.kind is SystemKind.llm and config.model.llm.quantization:
-        raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
-    check_distill(config)
-    check_optimizer(config.optim)
-
-
 def refuse_used(folder: Path) -> None:
     """Two runs in one folder would mix their curves, and leave one's model beside the other's configuration.
 
@@ -154,105 +142,6 @@ def untrained(config: RunConfig, task: Task) -> LLM2SLM:
     begin_as_trained(model.slm)
     model.config.prefix, model.config.suffix = task.around() or (None, "")
     return model
-
-
-def warn_unread(config: RunConfig) -> None:
-    """Tells of what is set, but not read by this training, and of a task that is not its corpus'."""
-    data = config.data
-    warn_task(config)
-    if data.labels is Labels.gold and data.labels_from is not None:
-        print(
-            f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "
-            "corpus' own answers are trained on; set data.labels=llm or mix",
-            file=sys.stderr,
-        )
-    if data.reps is not None and config.model.kind is not SystemKind.llm2slm:
-        print(
-            f"llm2slm: warning: data.reps={data.reps} is not read: model.kind={config.model.kind} is told nothing by "
-            "an LLM",
-            file=sys.stderr,
-        )
-
-
-def show_data(config: RunConfig, data: DataModule, final: str) -> None:
-    """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
-    from rich.console import Console
-
-    warn_unread(config)
-    data.compare()
-    told = data.report()
-    Console().print(table(told))
-    if data.config.streaming and told["train"]["rows"] < data.config.buffer:
-        print(
-            f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "
-            "rows, which are read and tokenized over and over to fill it; leave data.streaming out",
-            file=sys.stderr,
-        )
-    known, rows = told[final]["in_train"], told[final]["rows"] - told[final]["dropped"]
-    if known:
-        print(
-            f"llm2slm: warning: {known:,} of {rows:,} prompts of the {final} split are in the training data too; its "
-            "scores tell in part what was remembered",
-            file=sys.stderr,
-        )
-
-
-def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress: bool) -> None:
-    """Reads all that is needed: bad data is found before anything is written. So is a store of representations that
-    is damaged, or lacks what these splits ask of it (of streamed rows the first ones are looked at).
-
-    Raises:
-        UserError: as `DataModule.encoded`; as `RepsStore.check_rows`, `embed` and `verify`.
-    """
-    for split in splits:
-        data.prepare(split)
-    if model.projector is None or not isinstance(model.encoder, StoredReader):
-        return
-    store = model.encoder.store
-    if first_process():  # first of all: what is damaged may look as if it were missing
-        store.verify(progress)
-    for split in splits:
-        store.check_rows(data.first_rows(split), split)
-    if model.projector.tokens is not None:
-        store.embed(torch.zeros(1, 1, dtype=torch.long))
-
-
-def check_monitor(config: RunConfig, task: Task) -> None:
-    """Refuses a monitor that this run would never log, before anything is trained."""
-    metrics = of_texts(task.metrics) if config.callbacks.generate_rows else ()
-    known = ["val/loss", *(f"val/{metric}" for metric in metrics)]
-    if config.callbacks.monitor not in known:
-        raise UserError(
-            f"callbacks.monitor={config.callbacks.monitor}: this run never logs it; it logs {', '.join(known)}"
-        )
-
-
-def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
-    """Refuses answers that would run past the SLM's position embeddings, before anything is trained.
-
-    Args:
-        split: what will be answered; rows: how many of it, from the first; None: all.
-
-    Raises:
-        UserError: names the row whose answer has no room.
-    """
-    positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
-    if positions is None:
-        return
-    _, before_response = taken(model.slm)
-    answered = data.encoded(split)[:rows]
-    told = [len(row.slm if row.llm is None else row.llm) for row in answered]
-    if model.control is Control.shuffled:  # any of them may be told of the longest
-        told = [max(told, default=0)] * len(told)
-    for row, before in zip(answered, told, strict=True):
-        read = before_response + (len(row.slm) if model.pads_left else 0)
-        if model.pads_left and model.conditioning is Conditioning.prepend:
-            read += before
-        if read + data.task.max_new_tokens > positions:
-            raise UserError(
-                f"task.max_new_tokens={data.task.max_new_tokens} behind the prompt of {split} row {row.index} "
-                f"({read} tokens) exceeds the SLM's {positions} positions; at most {max(positions - read, 0)} fit"
-            )
 
 
 def validation_judge(task: Task, batch_size: int) -> Judge | None:

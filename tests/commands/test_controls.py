@@ -19,15 +19,14 @@ from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.compare import run as compare
 from llm2slm.commands.encode import run as encode
 from llm2slm.commands.label import writer
-from llm2slm.commands.train import check_room
+from llm2slm.commands.preflight import check_room
 from llm2slm.commands.train import run as train
-from llm2slm.config import RunConfig
+from llm2slm.config import CompareConfig, RunConfig
 from llm2slm.data.collate import Encoded
 from llm2slm.evaluation import costs
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Control, StoreDtype, UserError
-from llm2slm.verb_config import CompareConfig
 
 CONTROLS = ("constant", "shuffled", "zero")
 TOLD = {

@@ -21,9 +21,9 @@ from command_line import ROOT, files_of, mistake
 from llm2slm.cli import main
 from llm2slm.commands.judge import remote, run
 from llm2slm.commands.judged import read_rows
+from llm2slm.config import JudgeConfig
 from llm2slm.evaluation.judge import key, questions
 from llm2slm.types import UserError
-from llm2slm.verb_config import JudgeConfig
 
 KEY = "sk-a-key-that-nobody-may-see"
 SMALL = ["wait=0.01", "retries=2", "timeout=5"]
@@ -352,7 +352,7 @@ def test_other_verdicts_are_not_written_over(judge, chat, place, arguments):
 CHILD = """
 import json, sys
 from llm2slm.commands.judge import run
-from llm2slm.verb_config import JudgeConfig
+from llm2slm.config import JudgeConfig
 run(JudgeConfig(**json.loads(sys.argv[1])), None)
 """
 ROWS, KILLS = 45, 20

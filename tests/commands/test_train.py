@@ -21,7 +21,7 @@ from llm2slm.cli import main
 from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.export import run as export
-from llm2slm.commands.train import check_room
+from llm2slm.commands.preflight import check_room
 from llm2slm.commands.train import run as train
 from llm2slm.config import BenchmarkConfig, ExportConfig
 from llm2slm.models.hybrid import LLM2SLM

@@ -8,7 +8,8 @@ import pytest
 from lightning import Callback, Trainer
 from tiny_runs import build, tiny_run
 
-from llm2slm.commands.train import check_monitor, validation_judge
+from llm2slm.commands.preflight import check_monitor
+from llm2slm.commands.train import validation_judge
 from llm2slm.data.tasks import resolve
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import answers, predict

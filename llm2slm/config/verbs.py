@@ -1,4 +1,4 @@
-"""The typed keys of the verbs that are no runs: generate, export, judge, report, compare; beside `config.py`."""
+"""Keys of the verbs that do not train or test a run: generate, export, judge, report, compare."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+"""What `train` prints before its first step: the table of the data, and warnings about keys that it does not read."""
+
+from __future__ import annotations
+
+import sys
+
+from llm2slm.commands.evaluate import warn_task
+from llm2slm.config import RunConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.statistics import table
+from llm2slm.types import Labels, SystemKind
+
+
+def warn_unread(config: RunConfig) -> None:
+    """Tells of what is set, but not read by this training, and of a task that is not its corpus'."""
+    data = config.data
+    warn_task(config)
+    if data.labels is Labels.gold and data.labels_from is not None:
+        print(
+            f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "
+            "corpus' own answers are trained on; set data.labels=llm or mix",
+            file=sys.stderr,
+        )
+    if data.reps is not None and config.model.kind is not SystemKind.llm2slm:
+        print(
+            f"llm2slm: warning: data.reps={data.reps} is not read: model.kind={config.model.kind} is told nothing by "
+            "an LLM",
+            file=sys.stderr,
+        )
+
+
+def show_data(config: RunConfig, data: DataModule, final: str) -> None:
+    """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
+    from rich.console import Console
+
+    warn_unread(config)
+    data.compare()
+    told = data.report()
+    Console().print(table(told))
+    if data.config.streaming and told["train"]["rows"] < data.config.buffer:
+        print(
+            f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "
+            "rows, which are read and tokenized over and over to fill it; leave data.streaming out",
+            file=sys.stderr,
+        )
+    known, rows = told[final]["in_train"], told[final]["rows"] - told[final]["dropped"]
+    if known:
+        print(
+            f"llm2slm: warning: {known:,} of {rows:,} prompts of the {final} split are in the training data too; its "
+            "scores tell in part what was remembered",
+            file=sys.stderr,
+        )

@@ -1,0 +1,85 @@
+"""What `train` refuses before its first step: impossible settings, unreadable data, answers that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from llm2slm.config import RunConfig
+from llm2slm.data.datamodule import DataModule
+from llm2slm.data.tasks import Task
+from llm2slm.evaluation.metrics import of_texts
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.stored import StoredReader
+from llm2slm.models.virtual import taken
+from llm2slm.training.distill import check_distill
+from llm2slm.training.fit import first_process
+from llm2slm.training.optim import check_optimizer
+from llm2slm.types import Conditioning, Control, SystemKind, UserError
+
+
+def check_possible(config: RunConfig) -> None:
+    """Refuses, before anything is loaded, what cannot be trained."""
+    if config.model.kind is SystemKind.llm and config.model.llm.quantization:
+        raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
+    check_distill(config)
+    check_optimizer(config.optim)
+
+
+def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress: bool) -> None:
+    """Reads all that is needed: bad data is found before anything is written. So is a store of representations that
+    is damaged, or lacks what these splits ask of it (of streamed rows the first ones are looked at).
+
+    Raises:
+        UserError: as `DataModule.encoded`; as `RepsStore.check_rows`, `embed` and `verify`.
+    """
+    for split in splits:
+        data.prepare(split)
+    if model.projector is None or not isinstance(model.encoder, StoredReader):
+        return
+    store = model.encoder.store
+    if first_process():  # first of all: what is damaged may look as if it were missing
+        store.verify(progress)
+    for split in splits:
+        store.check_rows(data.first_rows(split), split)
+    if model.projector.tokens is not None:
+        store.embed(torch.zeros(1, 1, dtype=torch.long))
+
+
+def check_monitor(config: RunConfig, task: Task) -> None:
+    """Refuses a monitor that this run would never log, before anything is trained."""
+    metrics = of_texts(task.metrics) if config.callbacks.generate_rows else ()
+    known = ["val/loss", *(f"val/{metric}" for metric in metrics)]
+    if config.callbacks.monitor not in known:
+        raise UserError(
+            f"callbacks.monitor={config.callbacks.monitor}: this run never logs it; it logs {', '.join(known)}"
+        )
+
+
+def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
+    """Refuses answers that would run past the SLM's position embeddings, before anything is trained.
+
+    Args:
+        split: what will be answered; rows: how many of it, from the first; None: all.
+
+    Raises:
+        UserError: names the row whose answer has no room.
+    """
+    positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return
+    _, before_response = taken(model.slm)
+    answered = data.encoded(split)[:rows]
+    told = [len(row.slm if row.llm is None else row.llm) for row in answered]
+    if model.control is Control.shuffled:  # any of them may be told of the longest
+        told = [max(told, default=0)] * len(told)
+    for row, before in zip(answered, told, strict=True):
+        read = before_response + (len(row.slm) if model.pads_left else 0)
+        if model.pads_left and model.conditioning is Conditioning.prepend:
+            read += before
+        if read + data.task.max_new_tokens > positions:
+            raise UserError(
+                f"task.max_new_tokens={data.task.max_new_tokens} behind the prompt of {split} row {row.index} "
+                f"({read} tokens) exceeds the SLM's {positions} positions; at most {max(positions - read, 0)} fit"
+            )

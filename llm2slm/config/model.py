@@ -1,0 +1,99 @@
+"""Keys under `model`: the LLM, the SLM, the projector and the conditioning."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers
+
+
+@dataclass
+class LanguageModelConfig:
+    """A model of the transformers library: the LLM, or the SLM."""
+
+    name: str | None = None
+    """Hub id, local folder, or `builtin/llm`. None only with init=random and a full `config`."""
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    init: Init | None = None
+    """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained where there is a
+    name, else random."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Values of the transformers config. With a `model_type`: a whole new model (init=random), which gives way to a
+    `name` where one is set too. Without: changes to the named model's config; pretrained weights must still fit.
+    vocab_size and special token ids always follow the tokenizer when init=random."""
+    tokenizer: str | None = None
+    """Hub id or folder of its tokenizer; `train:8000`: train one of so many entries on the training split first. None:
+    that of `name` (with tokenizers=shared the LLM's, for both)."""
+    dtype: str = "float32"
+    """float32 | bfloat16 | float16: dtype in which the weights are held."""
+    attn_implementation: str | None = None
+    """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    tune: str = "full"
+    """What training changes of the model that writes: full; none (only what guides it); lora (adapters, merged when
+    saved); prompt (embeddings in front of its prompt); prefix (keys and values in front of its self-attention's); or a
+    regular expression looked for in parameters' names, as '\\.[45]\\.'."""
+    peft: dict[str, Any] = field(default_factory=dict)
+    """Arguments of peft's config of that tune: as {r: 8, lora_alpha: 16} for lora, {num_virtual_tokens: 20} for prompt
+    and prefix."""
+
+    @property
+    def start(self) -> Init:
+        """What `init` says, or means where it says nothing."""
+        return self.init or (Init.random if self.name is None else Init.pretrained)
+
+
+@dataclass
+class LLMConfig(LanguageModelConfig):
+    """The LLM, whose weights stay as they are unless it is itself what is trained (model=llm)."""
+
+    layer: Any = None
+    """Layer whose output represents the prompt: None: an encoder's last, or the middle one of a decoder-only LLM;
+    n: after block n (1-based, 0 the embeddings); negative: from the end (-1 the last); 0.5: that fraction of the depth;
+    a list of such: a learned mix of them."""
+    prefix: str = ""
+    """Put in front of every prompt when the LLM reads it, and only then, as an instruction that it was tuned on."""
+    chat: bool = False
+    """Put every prompt (with `prefix`) into the LLM's chat template, as a user's turn that is to be answered."""
+    quantization: dict[str, Any] = field(default_factory=dict)
+    """transformers' own quantization_config, for an LLM that is not trained: quant_method (torchao, bitsandbytes,
+    quanto, ...) and what that method takes, as {quant_method: quanto, weights: int8}. Needs its library."""
+
+
+@dataclass
+class ProjectorConfig:
+    """The map E -> D from LLM representations to SLM inputs."""
+
+    hidden: int | None = None
+    """Width of the hidden layer of Linear, ReLU, Linear. None: the SLM's width. 0: one Linear layer alone."""
+    norm: bool = True
+    """RMS-normalise the representations first (without it their scale decides the learning rate)."""
+    gate: bool = False
+    """Multiply z by a learned scalar that starts at 0, so that training starts from the plain SLM (add only)."""
+
+
+@dataclass
+class ModelConfig:
+    """Who reads, who writes, and how the one reaches the other."""
+
+    kind: SystemKind = SystemKind.llm2slm
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    slm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    conditioning: Conditioning = Conditioning.add
+    pool: float | None = None
+    """prepend: positions of z in front of the SLM's own prompt: at most so many (1 or more), or that fraction of the
+    LLM's tokens (below 1); each is the mean of neighbouring ones. None: one for each token."""
+    cross_every: int = 1
+    """cross_attention: in front of every so many blocks of the SLM."""
+    tokenizers: Tokenizers = Tokenizers.shared
+    control: Control = Control.none
+    """What the projector gets in place of what the LLM says of the prompt, to see what that is worth: none | constant
+    (the same vector everywhere) | shuffled (what it says of another prompt of the batch) | zero (z is 0). In training
+    as in use."""
+
+    def llm_alone(self) -> ModelConfig:
+        """Of its LLM, writing alone."""
+        return replace(deepcopy(self), kind=SystemKind.llm, control=Control.none)
