@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llm2slm import runs
 from llm2slm.config import CompareConfig
-from llm2slm.evaluation.compared import Answers, check_aligned, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.alignment import check_aligned
+from llm2slm.evaluation.compared import Answers, find, name_apart, read_run, set_speeds
 from llm2slm.evaluation.metrics import check as check_known
 from llm2slm.evaluation.metrics import score
 from llm2slm.types import UserError

@@ -68,6 +68,8 @@ class RunConfig:
     label: LabelConfig = field(default_factory=LabelConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     seed: int = 1
+    """Of the initial weights, of the order of the training rows, and of the training rows of data=builtin. Validation
+    and test rows are the same for every seed."""
     run: str | None = None
     """Run directory that evaluate, generate, label and benchmark read; for train: a directory to resume."""
     llm: str | None = None

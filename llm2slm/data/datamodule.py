@@ -105,7 +105,7 @@ class DataModule(LightningDataModule):
         config: corpus, sizes, limits.
         task: makes prompts and targets of rows.
         collator: makes batches of them.
-        seed: of the built-in corpora and of the training order.
+        seed: of the built-in corpora's training rows and of the training order.
         teacher: its prompts stand beside those of the training rows (`Collator.taught_by`).
     """
 

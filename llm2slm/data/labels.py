@@ -43,9 +43,10 @@ def relabelled(rows: list[dict[str, str]], config: DataConfig, seed: int) -> lis
                 "label the whole split (with the same data, and data.overlong=truncate), or set data.train_size"
             )
         if label["source"] != row["source"].strip():
+            by_seed = f" with the seed of this run ({seed}), which draws its rows" if config.name == "builtin" else ""
             raise UserError(
                 f"{path}: the label of row {index} (from 0) is of another text ({label['source'][:40]!r}, the row is "
-                f"{row['source'].strip()[:40]!r}); label the split that you train on"
+                f"{row['source'].strip()[:40]!r}); label the split that you train on{by_seed}"
             )
         theirs = config.labels is Labels.llm or np.random.default_rng((seed, index)).random() < config.labels_share
         found.append(row | {"target": label["prediction"]} if theirs else row)

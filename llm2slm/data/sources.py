@@ -42,7 +42,7 @@ def load_rows(config: CorpusConfig, split: str, seed: int, templates: tuple[Temp
     Args:
         config: which corpus; no mixture.
         split: train, validation or test.
-        seed: of a built-in corpus; others do not depend on it.
+        seed: of the training rows of a built-in corpus; no other rows depend on it.
         templates: word each row's source from its fields.
 
     Returns:

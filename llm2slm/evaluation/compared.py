@@ -15,12 +15,10 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.evaluation.entries import headline_row
-from llm2slm.evaluation.svg import shortened
 from llm2slm.types import UserError
 
 PREDICTIONS = "predictions.jsonl"
 FIELDS = ("source", "target", "prediction")
-ADVICE = "compare runs over the same rows"
 
 
 @dataclass
@@ -112,34 +110,6 @@ def read_predictions(path: Path) -> list[tuple[str, str, str]]:
     if not rows:
         raise UserError(f"{path}: holds no rows")
     return rows
-
-
-def check_aligned(systems: Sequence[Answers]) -> None:
-    """Sources and targets must be the same in all, in order.
-
-    Raises:
-        UserError: names the first row that differs, and the two files.
-    """
-    first = systems[0]
-    for other in systems[1:]:
-        files = f"{first.folder / PREDICTIONS} and {other.folder / PREDICTIONS}"
-        for number, (one, two) in enumerate(zip(first.rows, other.rows, strict=False), 1):
-            for place, name in enumerate(("source", "target")):
-                if one[place] != two[place]:
-                    texts = _where_they_differ(one[place], two[place])
-                    raise UserError(f"{files}: row {number} differs in its {name}, {texts}; {ADVICE}")
-        if len(first.rows) != len(other.rows):
-            counts = f"{len(first.rows)} and {len(other.rows)} rows"
-            number = min(len(first.rows), len(other.rows)) + 1
-            raise UserError(f"{files}: {counts}, so that row {number} is in one alone; {ADVICE}")
-
-
-def _where_they_differ(one: str, two: str) -> str:
-    """The two texts, cut to the part where they part."""
-    alike = next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-    start = max(0, alike - 20)
-    parts = [("…" if start else "") + shortened(text[start:], 60) for text in (one, two)]
-    return " and ".join(repr(part) for part in parts)
 
 
 def name_apart(systems: Sequence[Answers]) -> None:

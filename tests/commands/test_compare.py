@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import ROOT, files_of, mistake
+from command_line import ROOT, files_of, mistake, tiny_overrides
 from compared_runs import GOOD, POOR, SOURCES, TARGETS, write_demo, write_run
 
 from llm2slm import runs
@@ -202,3 +202,16 @@ def test_nothing_heavy_is_loaded(place):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_runs_of_two_seeds_have_the_same_test_rows(place, tiny_llm, capsys):
+    """Trained on different rows of the built-in corpus, evaluated on the same ones."""
+    for seed in (1, 2):
+        assert main(["train", *tiny_overrides(tiny_llm), "model=slm", f"seed={seed}", f"hydra.run.dir=s{seed}"]) == 0
+    answers = [[row for _, row in runs.read_jsonl(place / f"s{seed}" / "predictions.jsonl")] for seed in (1, 2)]
+    assert [row["source"] for row in answers[0]] == [row["source"] for row in answers[1]]
+    capsys.readouterr()
+    assert main(["compare", "s1", "s2", "out=out", FEW]) == 0
+    found = written(place)
+    assert [system["name"] for system in found["systems"]] == ["s1", "s2"]
+    assert {system["quality"]["bleu"]["n"] for system in found["systems"]} == {4}

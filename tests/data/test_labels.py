@@ -62,6 +62,13 @@ def test_files_that_are_not_of_these_rows(tmp_path: Path, change: Any, said: str
         relabelled(ROWS, config(tmp_path, change(LABELS)), seed=1)
 
 
+def test_labels_of_another_seed_of_the_builtin_corpus(tmp_path: Path) -> None:
+    asked = config(tmp_path, [row | {"source": "another"} for row in LABELS])
+    asked.name = "builtin"
+    with pytest.raises(UserError, match=r"label the split that you train on with the seed of this run \(7\), which"):
+        relabelled(ROWS, asked, seed=7)
+
+
 def test_no_file_an_unfinished_one_and_a_share_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.labels=llm: set data.labels_from"):
         relabelled(ROWS, DataConfig(labels=Labels.llm), 1)

@@ -11,7 +11,8 @@ from compared_runs import GOOD, POOR, SOURCES, TARGETS, speed, system, write_dem
 
 from llm2slm import runs
 from llm2slm.config import RunConfig
-from llm2slm.evaluation.compared import check_aligned, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.alignment import check_aligned
+from llm2slm.evaluation.compared import find, name_apart, read_run, set_speeds
 from llm2slm.runs import System
 from llm2slm.types import UserError
 
@@ -100,6 +101,43 @@ def test_other_rows_are_refused(tmp_path, sources, targets, predictions, message
     assert str(caught.value).endswith("; compare runs over the same rows")
     assert "\n" not in str(caught.value)
     check_aligned(read(tmp_path / "a", tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"data.corpus": "summarization"}, "the two runs differ in data.corpus (translation and summarization)"),
+        ({"split": "validation"}, "the two runs differ in split (test and validation)"),
+        (
+            {"data.name": "json", "data.test": "a.jsonl", "seed": 2},
+            "the two runs differ in data.name (builtin and json), data.test (none and a.jsonl)",
+        ),
+        ({"data.overlong": "drop", "data.max_prompt_tokens": 9}, "differ in data.overlong (error and drop), data.max_"),
+        ({"task.template": ["{source}!"]}, "differ in task.template (none and ['{source}!'])"),
+        (
+            {"seed": 2},
+            "the runs have seeds 1 and 2, by which an earlier version drew the evaluation rows",
+        ),
+        ({"data.train_size": 7, "optim.lr": 0.5}, None),
+    ],
+)
+def test_other_rows_are_explained_by_the_settings_that_differ(tmp_path, keys, reason):
+    config = RunConfig()
+    for key, value in keys.items():
+        section, _, name = key.rpartition(".")
+        setattr(getattr(config, section) if section else config, name, value)
+    write_run(tmp_path / "a", "slm", POOR)
+    write_run(tmp_path / "b", "slm", POOR, sources=["x", *SOURCES[1:]], config=config)
+    write_run(tmp_path / "c", "slm", POOR[:5], sources=SOURCES[:5], targets=TARGETS[:5], config=config)
+    for other in ("b", "c"):
+        with pytest.raises(UserError) as caught:
+            check_aligned(read(tmp_path / "a", tmp_path / other))
+        assert str(caught.value).endswith("; compare runs over the same rows")
+        assert "\n" not in str(caught.value)
+        if reason is None:
+            assert "the two runs" not in str(caught.value) and "the runs have" not in str(caught.value)
+        else:
+            assert reason in str(caught.value)
 
 
 def test_a_difference_far_into_a_text_is_shown(tmp_path):

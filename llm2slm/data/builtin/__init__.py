@@ -1,7 +1,9 @@
 """The corpora that the project generates itself: endless, seeded, offline.
 
-Row `index` of a corpus is a function of corpus, split, seed and index. The splits are a partition of all source texts
-by a hash, so no source of the test or validation split can be in the training split of any seed.
+Row `index` of a training split is a function of corpus, seed and index; row `index` of a validation or test split is a
+function of corpus, split and index alone, so that runs of different seeds are judged on the same rows. The splits are a
+partition of all source texts by a hash, so no source of the test or validation split can be in the training split of
+any seed.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ CORPORA = {
     "instruction": ("llm2slm.data.builtin.requests", "request"),
 }
 SPLITS = ("train", "validation", "test")
+EVALUATION_SEED = 1
+"""Draws validation and test, whatever the seed of a run."""
 
 
 def generator(corpus: str) -> Generator:
@@ -46,7 +50,8 @@ def _check_split(split: str) -> None:
 
 def _draw(corpus: str, split: str, seed: int, index: int, seen: set[str] | frozenset[str]) -> dict[str, str]:
     draw = generator(corpus)
-    rng = random.Random(f"{corpus}/{split}/{seed}/{index}")
+    drawn_by = seed if split == "train" else EVALUATION_SEED
+    rng = random.Random(f"{corpus}/{split}/{drawn_by}/{index}")
     while True:
         source, target = draw(rng)
         if split_of(source) == split and source not in seen:
@@ -54,13 +59,17 @@ def _draw(corpus: str, split: str, seed: int, index: int, seen: set[str] | froze
 
 
 def corpus_row(corpus: str, split: str, seed: int, index: int) -> dict[str, str]:
-    """Row `index`: `task`, `source`, `target`. Raises `UserError` for an unknown corpus or split."""
+    """Row `index`: `task`, `source`, `target`. Only training rows depend on the seed.
+
+    Raises:
+        UserError: an unknown corpus or split.
+    """
     _check_split(split)
     return _draw(corpus, split, seed, index, frozenset())
 
 
 def corpus_rows(corpus: str, split: str, size: int, seed: int) -> list[dict[str, str]]:
-    """The first `size` rows; in validation and test a source that was there before is redrawn."""
+    """The first `size` rows; in validation and test, which are the same for every seed, no source occurs twice."""
     return list(_rows(corpus, split, size, seed))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2slm.data.builtin import SPLITS, corpus_row, corpus_rows, split_of
+from llm2slm.data.builtin import corpus_row, corpus_rows
 from llm2slm.data.builtin.english_syntax import english_sentence
 from llm2slm.data.builtin.german_syntax import german_sentence
 from llm2slm.data.builtin.lexicon import load_lexicon, parse_nouns, parse_verbs
@@ -86,12 +86,6 @@ def test_same_seed_same_rows_and_order_free() -> None:
     # one by one and backwards, for whole lists are kept
     assert rows[::-1] == [corpus_row("translation", "train", 3, index) for index in reversed(range(50))]
     assert rows != corpus_rows("translation", "train", 50, 4)
-
-
-def test_splits_are_disjoint_over_seeds() -> None:
-    for seed in range(3):
-        for split in SPLITS:
-            assert {split_of(row["source"]) for row in corpus_rows("translation", split, 40, seed)} == {split}
 
 
 def test_no_duplicates_in_test() -> None:
