@@ -1,30 +1,23 @@
 """Quality by length: each metric on the rows with short and on those with long prompts, and so for responses.
 
 The LLM reads once, before the first token is written; whether its guidance still serves at the end of a long answer
-shows here. Lengths are counted in words, not in tokens of a tokenizer, so that systems with different tokenizers are
-judged on the same rows.
+shows here. Lengths are counted in words (`words.py`), not in tokens of a tokenizer, so that systems with different
+tokenizers are judged on the same rows.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from llm2slm.evaluation.metrics import Measured
+from llm2slm.evaluation.words import words
 from llm2slm.runs import Bucket
 from llm2slm.types import Example
 
 SMALLEST = 20
 """Rows of a bucket at least: a score of fewer says little."""
 PARTS = 4
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and ideographs, written without spaces
-_WORD = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")
-
-
-def words(text: str) -> int:
-    """Words of a text: what white space separates; of Chinese and Japanese script each character."""
-    return len(_WORD.findall(text))
 
 
 def by_length(lengths: Sequence[int]) -> list[list[int]]:
@@ -56,8 +49,8 @@ def quality_by_length(examples: Sequence[Example], measured: Mapping[str, Measur
     A metric that has no value in a bucket (length_ratio where all references are empty) is left out there.
     """
     sides = {
-        "prompt": [words(example.source) for example in examples],
-        "response": [words(example.target) for example in examples],
+        "prompt": [len(words(example.source)) for example in examples],
+        "response": [len(words(example.target)) for example in examples],
     }
     found = []
     for by, lengths in sides.items():

@@ -8,6 +8,7 @@ import numpy as np
 
 from llm2slm.evaluation.metrics import METRICS, measure
 from llm2slm.evaluation.significance import Array, RowStatistics
+from llm2slm.evaluation.tokenization import Languages
 from llm2slm.runs import Score
 
 STATISTICS = METRICS
@@ -16,13 +17,15 @@ UNRANKED = ("length_ratio",)
 """Metrics of which more is neither better nor worse, so that they put rows in no order."""
 
 
-def row_statistics(name: str, predictions: Sequence[str], references: Sequence[str]) -> tuple[Score, RowStatistics]:
-    """The metric, and what each row adds to it.
+def row_statistics(
+    name: str, predictions: Sequence[str], references: Sequence[str], languages: Languages = None
+) -> tuple[Score, RowStatistics]:
+    """The metric, and what each row adds to it; the rows' languages as in `metrics.measure`.
 
     Raises:
         UserError: unknown metric, or nothing to score.
     """
-    measured = measure([name], predictions, references)[name]
+    measured = measure([name], predictions, references, languages)[name]
 
     def score_sums(sums_RK: Array) -> Array:
         return np.array([measured.value(sums) for sums in sums_RK.tolist()], dtype=np.float64)

@@ -1,0 +1,84 @@
+"""Words of a text in any script: where a script puts no spaces between words, each character counts as one.
+
+Such scripts are the Chinese, Japanese kana, Thai, Lao, Khmer, Burmese, Tibetan and those of the Tai languages. One
+character is a letter with the combining marks that follow it, as a reader sees it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+UNSPACED = (
+    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+    "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001b000-\U0001b16f\u3100-\u312f\u31a0-\u31bf"  # kana, bopomofo
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0ecf\u0eda-\u0eff"  # Thai and Lao, without their digits
+    "\u0f40-\u0fbc\u1000-\u103f\u1050-\u108f\u109a-\u109f\ua9e0-\ua9ef\ua9fa-\ua9ff\uaa60-\uaa7f"  # Tibetan, Burmese
+    "\u1780-\u17d3\u17d7\u17dc\u17dd\u1950-\u19cf\u19da-\u19df\u1a20-\u1a7f\uaa80-\uaadf"  # Khmer, Tai
+)
+"""Letters and marks of scripts without spaces, as the inside of a regular expression's class."""
+JOINERS = "\u200c\u200d\u2060"
+"""Characters of no width within a word."""
+ENDS = "\u200b\u0f0b"
+"""What stands after a word or syllable and counts with it: the space without width of some Khmer, Thai and Burmese
+texts, the Tibetan tsheg."""
+
+_SCRIPTS = {
+    "CJK": "Han", "IDEOGRAPHIC": "Han", "KANGXI": "Han", "BOPOMOFO": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana",
+    "KATAKANA-HIRAGANA": "Kana", "HALFWIDTH": "Kana", "FULLWIDTH": "Latin", "MYANMAR": "Burmese",
+}  # fmt: skip
+"""Script by the first word of a character's Unicode name, where that is not the name of the script."""
+
+
+def words(text: str) -> list[str]:
+    """What white space separates, and each character of a script without spaces. Punctuation stays with its word."""
+    return set_apart(text).split()
+
+
+def set_apart(text: str) -> str:
+    """The text with spaces around each character of a script without spaces; any other text as it is."""
+    return _character().sub(r" \g<0> ", text)
+
+
+def content_words(text: str) -> list[str]:
+    """Runs of letters, digits and their marks, and each character of a script without spaces: upper and lower case
+    alike (case folding), composed and decomposed letters alike (NFC), no punctuation."""
+    return _content().findall(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()))
+
+
+def script_shares(texts: Iterable[str]) -> dict[str, float]:
+    """Share of the words in each script, largest first; numbers aside."""
+    firsts = Counter(word[0] for text in texts for word in content_words(text))
+    counts: Counter[str] = Counter()
+    for letter, count in firsts.items():
+        if letter.isalpha():
+            name = unicodedata.name(letter, "").partition(" ")[0]
+            counts[_SCRIPTS.get(name, name.capitalize())] += count
+    return {script: count / counts.total() for script, count in counts.most_common()}
+
+
+@cache
+def _character() -> re.Pattern[str]:
+    return re.compile(f"[{UNSPACED}][{_marks()}{JOINERS}{ENDS}]*")
+
+
+@cache
+def _content() -> re.Pattern[str]:
+    unspaced = f"(?=[^\\W_])[{UNSPACED}][{_marks()}{JOINERS}]*"
+    return re.compile(f"{unspaced}|(?:(?![{UNSPACED}])[^\\W_][{_marks()}{JOINERS}]*)+")
+
+
+@cache
+def _marks() -> str:
+    """All combining marks, as the inside of a regular expression's class: \\w leaves them out."""
+    runs: list[list[int]] = []
+    for code in (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)):
+        if unicodedata.category(chr(code))[0] == "M":
+            if runs and code == runs[-1][1] + 1:
+                runs[-1][1] = code
+            else:
+                runs.append([code, code])
+    return "".join(f"{chr(low)}-{chr(high)}" for low, high in runs)
