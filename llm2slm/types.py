@@ -124,13 +124,15 @@ class Example:
     """One row of a corpus as a task sees it.
 
     `prompt` is what the models read (prefix included), `target` what they should write, `source` the row's own
-    text without the task's prefix, `index` the row's number within its split (counted before any is dropped).
+    text without the task's prefix, `index` the row's number within its split (counted before any is dropped),
+    `language` the code of the target's language where that is known (data/languages.py).
     """
 
     index: int
     source: str
     prompt: str
     target: str
+    language: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from llm2slm.commands.evaluate import warn_task
+from llm2slm.commands.evaluate import warn_language, warn_task
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
@@ -30,10 +30,12 @@ def warn_unread(config: RunConfig) -> None:
 
 
 def show_data(config: RunConfig, data: DataModule, final: str) -> None:
-    """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
+    """Shows what is about to be trained on, and warns of what is not read of it, of targets of `final` that metrics do
+    not know how to tokenize, and of prompts of `final` among the training data."""
     from rich.console import Console
 
     warn_unread(config)
+    warn_language(data.task, data.examples(final))
     data.compare()
     told = data.report()
     Console().print(table(told))

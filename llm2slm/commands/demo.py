@@ -20,6 +20,7 @@ from llm2slm.commands.place import device_type, place
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
+from llm2slm.evaluation.metrics import computed_alike
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Init, Overlong, UserError
@@ -132,11 +133,12 @@ def system_config(config: RunConfig, name: str) -> RunConfig:
 
 
 def quality_kept(system: runs.System, llm: runs.System) -> dict[str, float]:
-    """Each metric of which more is better over the LLM's, where both were computed over as many rows."""
+    """Each metric of which more is better over the LLM's, where both were computed alike over as many rows."""
     return {
         metric: score.value / llm.quality[metric].value
         for metric, score in system.quality.items()
         if metric in llm.quality.keys() - runs.LOWER_IS_BETTER
         and llm.quality[metric].value
         and llm.quality[metric].n == score.n
+        and computed_alike(llm.quality[metric].signature, score.signature)
     }

@@ -15,7 +15,7 @@ from llm2slm.data.corpora import CORPORA
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation import bertscore, metrics
+from llm2slm.evaluation import bertscore, metrics, tokenization
 from llm2slm.evaluation.buckets import quality_by_length
 from llm2slm.evaluation.decoding import asked, in_force, in_words, own_settings
 from llm2slm.evaluation.metrics import BERTSCORE, PERPLEXITY, Measured
@@ -24,7 +24,7 @@ from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import Control, SystemKind, UserError
+from llm2slm.types import Control, Example, SystemKind, UserError
 
 SAMPLES = 32
 """Rows of predictions that a result carries for the report."""
@@ -45,6 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     place(model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written
+    warn_language(task, data.examples(config.split))
     runs.write_config(folder, config)
     system = judge_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
@@ -110,6 +111,18 @@ def warn_task(config: RunConfig) -> None:
     )
 
 
+def warn_language(task: Task, examples: Sequence[Example]) -> None:
+    """Warns where the metrics do not know how to tokenize the targets of rows that are to be scored."""
+    references, languages = [example.target for example in examples], [example.language for example in examples]
+    for line in tokenization.advice(task.metrics, languages, references):
+        print(f"llm2slm: warning: {line}", file=sys.stderr)
+
+
+def language_note(task: Task) -> dict[str, str]:
+    """What a result says of the language by which its metrics tokenize, where one is known for all rows."""
+    return {} if task.language is None else {"language": task.language}
+
+
 def final_split(data: DataConfig) -> str:
     """What a trained system is scored and timed on: the test split; of a user's own files without one, validation."""
     own = [data, *data.parts] if data.name == "mixture" else [data]
@@ -163,7 +176,8 @@ def judge_system(
     system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     system.weights = own_fingerprint(model)
     system.buckets = quality_by_length(examples, measured)
-    system.notes = {"split": split, "data": data.report()} | decoding_note(model, task) | control_note(model)
+    notes = {"split": split, "data": data.report()} | language_note(task)
+    system.notes = notes | decoding_note(model, task) | control_note(model)
     return system
 
 
@@ -171,8 +185,9 @@ def measure(
     model: LLM2SLM, data: DataModule, task: Task, answers: Sequence[str], *, config: RunConfig, split: str
 ) -> dict[str, Measured]:
     """Every metric of a task, in its order: those of texts, of another model's reading, and of the judged model."""
-    references = [example.target for example in data.examples(split)]
-    found = metrics.measure(metrics.of_texts(task.metrics), answers, references)
+    examples = data.examples(split)
+    references, languages = [example.target for example in examples], [example.language for example in examples]
+    found = metrics.measure(metrics.of_texts(task.metrics), answers, references, languages)
     batch_size, progress = config.data.eval_batch_size, config.trainer.progress
     for name in task.metrics:
         if name == PERPLEXITY:

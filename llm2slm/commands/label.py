@@ -19,9 +19,11 @@ from llm2slm.commands.evaluate import (
     check_metrics,
     control_note,
     decoding_note,
+    language_note,
     limited,
     saved,
     show_result,
+    warn_language,
     warn_task,
 )
 from llm2slm.commands.place import device_type, place
@@ -57,6 +59,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     examples = data.examples(config.split)
     if config.run is None:  # else it answers as it was trained to
         warn_task(config)
+    warn_language(task, examples)
     decoding = decoding_of(config)
     decisive = settings(config, model, examples) | in_force(model.generation_config, asked(task, decoding))
     file = ResumableLines(folder / "labels.jsonl", decisive, config.data.eval_batch_size)
@@ -139,11 +142,12 @@ def line(example: Example, text: str) -> str:
 def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answers: list[str]) -> runs.System:
     """The writer, and how good its labels are beside the corpus' own answers."""
     examples = data.examples(config.split)
-    quality = score(of_texts(task.metrics), answers, [example.target for example in examples])
+    targets, languages = [example.target for example in examples], [example.language for example in examples]
+    quality = score(of_texts(task.metrics), answers, targets, languages)
     rows = [{"source": e.source, "target": e.target, "prediction": a} for e, a in zip(examples, answers, strict=True)]
     system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}
-    system.notes = notes | decoding_note(model, task, decoding_of(config)) | control_note(model)
+    system.notes = notes | language_note(task) | decoding_note(model, task, decoding_of(config)) | control_note(model)
     return system
 
 

@@ -21,6 +21,7 @@ from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
+from llm2slm.evaluation import tokenization
 from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answers
 from llm2slm.models.build import build_model
@@ -65,7 +66,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         runs.write_config(folder, replace(config, run=None))
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
-        judge = validation_judge(task, config.data.eval_batch_size)
+        judge = validation_judge(task, config.data.eval_batch_size, language_seen(data.examples(final)))
         try:
             fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, resume=resume, teacher=teacher)
         except KeyboardInterrupt:
@@ -144,16 +145,26 @@ def untrained(config: RunConfig, task: Task) -> LLM2SLM:
     return model
 
 
-def validation_judge(task: Task, batch_size: int) -> Judge | None:
+def language_seen(examples: Sequence[Example]) -> str:
+    """The code by which metrics tokenize those rows whose language is not known."""
+    return tokenization.seen([example.target for example in examples if example.language is None])
+
+
+def validation_judge(task: Task, batch_size: int, unknown: str | None = None) -> Judge | None:
     """Scores generated answers during training, by the metrics of texts alone: others would load a model each time, and
-    perplexity is exp(val/loss). None where the task has no such metric."""
+    perplexity is exp(val/loss). None where the task has no such metric.
+
+    Args:
+        unknown: code for rows whose language is not known, so that they are tokenized as those of the final test.
+    """
     names = of_texts(task.metrics)
 
     def answer(model: LLM2SLM, examples: Sequence[Example], share: tuple[int, int]) -> dict[int, str]:
         return answers(model, examples, task, batch_size, share=share, progress=False)
 
     def judged(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
-        scores = score(names, texts, [example.target for example in examples])
+        languages = [unknown if example.language is None else example.language for example in examples]
+        scores = score(names, texts, [example.target for example in examples], languages)
         return {name: found.value for name, found in scores.items()}
 
     return Judge(answer, judged) if names else None

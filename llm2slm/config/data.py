@@ -55,6 +55,8 @@ class PartConfig(CorpusConfig):
     """As task.prefix, for these rows; task.prefix itself comes before it."""
     template: list[str] | None = None
     """As task.template, which holds where this is None."""
+    language: str | None = None
+    """As task.language, which holds where this is None."""
 
 
 @dataclass
@@ -111,6 +113,9 @@ class TaskConfig:
     """bleu | chrf | chrf++ | ter | rouge1 | rouge2 | rougeL | rougeLsum | token_f1 | exact_match | length_ratio |
     repetition (evaluation/metrics.py), logged while training too; and, in the end only, perplexity of the references
     and bertscore:MODEL[:layer], by any model. The first one is the main one."""
+    language: str | None = None
+    """Language of the targets, as de, ru, zh, ja, ko, th: by it the metrics tokenize. None: the corpus' own, where it
+    or its columns' names (de, translation.de) state it; else English for Latin script, and a warning for another."""
     max_new_tokens: int | None = None
     """Response tokens at most."""
     num_beams: int = 1

@@ -8,31 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm2slm.config import CorpusConfig
+from llm2slm.data.columns import Columns
+from llm2slm.data.languages import NAMES, primary
+
 SPLITS = ("train", "validation", "test")
 
-LANGUAGES = {
-    "ar": "Arabic",
-    "cs": "Czech",
-    "de": "German",
-    "en": "English",
-    "es": "Spanish",
-    "et": "Estonian",
-    "fi": "Finnish",
-    "fr": "French",
-    "hi": "Hindi",
-    "it": "Italian",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "lv": "Latvian",
-    "nl": "Dutch",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "tr": "Turkish",
-    "zh": "Chinese",
-}
+_NAMED = "ar cs de en es et fi fr hi it ja ko lv nl pl pt ro ru tr zh"
+LANGUAGES = {code: NAMES[code] for code in _NAMED.split()}
 """What the code in a column's name (`de`, `translation.de`) is called in the prefix of a translation."""
+
+BUILTIN_LANGUAGES = {"translation": "de", "summarization": "en", "instruction": "en"}
+"""Language of the targets by the corpus, or by the row's task in the built-in mixture."""
 
 PARQUET = "refs/convert/parquet"
 """Branch with the Hub's own Parquet copy of a data set that consists of a script: a folder for each subset."""
@@ -120,3 +107,34 @@ CORPORA = {
     "dolly_3k": Corpus("instruction", files=Files(), near="databricks/databricks-dolly-15k"),
     "t0_mixture": Corpus("instruction", files=Files(), near="yizhongw/self_instruct"),
 }
+
+
+def columns_of(config: CorpusConfig) -> Columns:
+    """The columns that a configuration names; where it names none, the corpus' own."""
+    corpus = CORPORA.get(config.name)
+    own = corpus and (corpus.files if config.root is not None or corpus.hub is None else corpus.hub)
+    source, target = (own.source, own.target) if own else ("source", "target")
+    return Columns(config.source or source, config.target or target)
+
+
+def languages(config: CorpusConfig) -> tuple[str, str] | None:
+    """English names of source and target language, where the corpus or its columns' names tell them."""
+    source, target = _codes(config)
+    return (LANGUAGES[source], LANGUAGES[target]) if {source, target} <= set(LANGUAGES) else None
+
+
+def target_language(config: CorpusConfig) -> str | None:
+    """Code of the targets' language, where the corpus or its columns' names state it: en and zh-CN do, source and zh
+    may mean anything."""
+    if config.name == "builtin":
+        return BUILTIN_LANGUAGES.get(config.corpus)
+    source, target = (primary(code) for code in _codes(config))
+    return target if {source, target} <= set(NAMES) else None
+
+
+def _codes(config: CorpusConfig) -> tuple[str, str]:
+    """What the corpus, or the ends of its columns' names, say of the languages of source and target."""
+    corpus, columns = CORPORA.get(config.name), columns_of(config)
+    if corpus is not None and corpus.languages and not (config.source or config.target):
+        return corpus.languages
+    return columns.source.rpartition(".")[2], columns.target.rpartition(".")[2]

@@ -17,8 +17,18 @@ import datasets
 from llm2slm.config import CorpusConfig, DataConfig, PartConfig, TaskConfig
 from llm2slm.data import mixture
 from llm2slm.data.columns import PART, TASK, Columns, nearest
-from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET, SPLITS, Corpus
+from llm2slm.data.corpora import (
+    BUILTIN_LANGUAGES,
+    CORPORA,
+    PARQUET,
+    SPLITS,
+    Corpus,
+    columns_of,
+    languages,
+    target_language,
+)
 from llm2slm.data.files import file_parts, load, read_file, stream_file, unreadable
+from llm2slm.data.languages import known
 from llm2slm.data.tasks import TASKS, Task, mixed, resolve
 from llm2slm.data.templates import Template, fields
 from llm2slm.types import Labels, UserError
@@ -155,15 +165,18 @@ def _hub_stream(config: CorpusConfig) -> tuple[datasets.IterableDataset, str]:
 
 
 def task_of(task: TaskConfig, data: DataConfig) -> Task:
-    """The task of a configuration on its corpus: languages word the prefix, templates the source.
+    """The task of a configuration on its corpus: languages word the prefix and tokenize targets in metrics, templates
+    word the source.
 
     Each part of a mixture has a task of its own: the one it names, else the one its corpus is made for, else `task`.
 
     Raises:
-        UserError: no such task, something that is no template, or parts that cannot be mixed.
+        UserError: no such task, no such language, something that is no template, or parts that cannot be mixed.
     """
     if data.name != "mixture":
-        return resolve(task, languages(data), _templates(data))
+        found = resolve(task, languages(data), _templates(data), target_language(data))
+        by_task = data.name == "builtin" and data.corpus == "mixture" and task.language is None
+        return replace(found, languages=tuple(BUILTIN_LANGUAGES.items())) if by_task else found
     parts = _parts(data)
     mixture.check_parts(parts)
     own = [_part_task(task, part, f"data.parts[{number}]") for number, part in enumerate(parts)]
@@ -198,24 +211,9 @@ def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
     if name not in single:
         raise UserError(f"{place}: its task is one of {', '.join(single)}; it is {name}")
     template = task.template if part.template is None else part.template
-    return resolve(TaskConfig(name, prefix=part.prefix, template=template), languages(part), _templates(part))
-
-
-def columns_of(config: CorpusConfig) -> Columns:
-    """The columns that a configuration names; where it names none, the corpus' own."""
-    corpus = CORPORA.get(config.name)
-    own = corpus and (corpus.files if config.root is not None or corpus.hub is None else corpus.hub)
-    source, target = (own.source, own.target) if own else ("source", "target")
-    return Columns(config.source or source, config.target or target)
-
-
-def languages(config: CorpusConfig) -> tuple[str, str] | None:
-    """English names of source and target language, where the corpus or its columns' names tell them."""
-    corpus, columns = CORPORA.get(config.name), columns_of(config)
-    pair = tuple(name.rpartition(".")[2] for name in (columns.source, columns.target))
-    if corpus is not None and corpus.languages and not (config.source or config.target):
-        pair = corpus.languages
-    return (LANGUAGES[pair[0]], LANGUAGES[pair[1]]) if set(pair) <= set(LANGUAGES) else None
+    language = task.language if part.language is None else known(part.language, f"{place}.language")
+    config = TaskConfig(name, prefix=part.prefix, template=template, language=language)
+    return resolve(config, languages(part), _templates(part), target_language(part))
 
 
 def _known(config: CorpusConfig) -> Corpus:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from llm2slm.config import TaskConfig
+from llm2slm.data.languages import known
 from llm2slm.data.templates import Template, parse
 from llm2slm.types import Example, UserError
 
@@ -26,6 +27,8 @@ class Task:
         max_new_tokens: response tokens at most.
         num_beams: beams of the search; 1 is greedy.
         prefixes: prefix by the row's own `task` (a mixture only).
+        language: code of the targets' language (data/languages.py); None: not known.
+        languages: the same by the row's own `task`, where that decides it; `language` holds for any other.
         templates: word the source from fields of a row; none: it is one column.
         parts: of a mixture of corpora, name and task of each; its rows name their part as `task`.
     """
@@ -38,6 +41,8 @@ class Task:
     prefixes: tuple[tuple[str, str], ...] = ()
     templates: tuple[Template, ...] = ()
     parts: tuple[tuple[str, Task], ...] = ()
+    language: str | None = None
+    languages: tuple[tuple[str, str | None], ...] = ()
 
     def around(self) -> tuple[str, str] | None:
         """What stands before and after a text of one's own when it is asked like a row; None: no single answer to that
@@ -63,8 +68,9 @@ class Task:
                 found = "has no task" if name is None else f"has the task {name!r}"
                 raise UserError(f"row {index} {found}; with task=mixture its `task` is one of {', '.join(by_name)}")
             prefix += by_name[name]
-        source = row["source"].strip()
-        return Example(index=index, source=source, prompt=prefix + source, target=row["target"].strip())
+        source, target = row["source"].strip(), row["target"].strip()
+        language = dict(self.languages).get(row.get("task", ""), self.language)
+        return Example(index=index, source=source, prompt=prefix + source, target=target, language=language)
 
 
 _SINGLE = (
@@ -77,7 +83,12 @@ _MIXTURE = Task("mixture", "", ("bleu", "rougeL"), 128, prefixes=tuple((task.nam
 TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, _MIXTURE)}
 
 
-def resolve(config: TaskConfig, languages: tuple[str, str] | None = None, templates: Sequence[str] = ()) -> Task:
+def resolve(
+    config: TaskConfig,
+    languages: tuple[str, str] | None = None,
+    templates: Sequence[str] = (),
+    target_language: str | None = None,
+) -> Task:
     """The task of a configuration: the table's, with what the configuration overrides.
 
     Args:
@@ -85,9 +96,10 @@ def resolve(config: TaskConfig, languages: tuple[str, str] | None = None, templa
         languages: English names of a corpus' source and target language (`sources.languages`); they word the
             default prefix of translation.
         templates: the corpus' own.
+        target_language: code of the language of the corpus' targets, where it is known.
 
     Raises:
-        UserError: no such task, or something that is no template.
+        UserError: no such task, no such language, or something that is no template.
     """
     if config.name not in TASKS:
         near = get_close_matches(config.name, TASKS, n=1, cutoff=0.0)[0]
@@ -103,6 +115,7 @@ def resolve(config: TaskConfig, languages: tuple[str, str] | None = None, templa
         max_new_tokens=config.max_new_tokens or task.max_new_tokens,
         num_beams=config.num_beams,
         templates=parse(templates if config.template is None else config.template),
+        language=target_language if config.language is None else known(config.language, "task.language"),
     )
 
 
@@ -124,4 +137,5 @@ def mixed(config: TaskConfig, parts: Sequence[tuple[str, Task]]) -> Task:
         max_new_tokens=config.max_new_tokens or max(task.max_new_tokens for _, task in parts),
         num_beams=config.num_beams,
         parts=tuple(parts),
+        languages=tuple((name, task.language) for name, task in parts),
     )

@@ -30,6 +30,8 @@ CHARACTERS = "each character of a script without spaces a word (tok:chars)"
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 NO_C_STRING = re.compile("[\0\ud800-\udfff]")
+CUT = re.compile(r", \d+ texts cut to \d+ tokens$")
+"""What a signature adds about the texts (bertscore.py), not about how a score is computed."""
 PERPLEXITY, BERTSCORE = "perplexity", "bertscore:"
 """Metrics that need a model: a name, and the beginning of one (bertscore:MODEL[:layer])."""
 
@@ -116,8 +118,8 @@ def _by_language(name: str, predictions: Sequence[str], references: Sequence[str
         groups.setdefault(tokenization.aspect(name, code), []).append(row)
     parts = []
     for rows in groups.values():
-        texts = ([each[row] for row in rows] for each in (predictions, references))
-        parts.append((rows, METRICS[name](name, *texts, tokenization.of(codes[rows[0]]))))
+        ours, right = [predictions[row] for row in rows], [references[row] for row in rows]
+        parts.append((rows, METRICS[name](name, ours, right, tokenization.of(codes[rows[0]]))))
     if len(parts) == 1:
         return parts[0][1]
     placed = dict(pair for rows, part in parts for pair in zip(rows, part.counts, strict=True))
@@ -143,6 +145,11 @@ def of_texts(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in METRICS]
 
 
+def computed_alike(one: str, two: str) -> bool:
+    """Whether scores of two signatures compare: how many texts a model had to cut makes no difference."""
+    return CUT.sub("", one) == CUT.sub("", two)
+
+
 def mean(values: Sequence[float], signature: str) -> Measured:
     """A metric that is the mean of a value for each row, in per cent of 1."""
     return Measured([(value, 1.0) for value in values], lambda sums: 100 * sums[0] / sums[1], signature)
@@ -160,7 +167,8 @@ def _bleu(_name: str, predictions: Sequence[str], references: Sequence[str], how
 
     tokenizer = tokenization.usable(how.bleu)
     if tokenizer in tokenization.EXTRAS:  # MeCab's interface takes C strings
-        predictions, references = ([NO_C_STRING.sub("\ufffd", text) for text in each] for each in (predictions, references))
+        predictions = [NO_C_STRING.sub("\ufffd", text) for text in predictions]
+        references = [NO_C_STRING.sub("\ufffd", text) for text in references]
     # force: no warning about texts that look tokenized; the score is the same
     return _sacrebleu(BLEU(force=True, tokenize=tokenizer), predictions, references)
 
@@ -184,7 +192,7 @@ def _ter(_name: str, predictions: Sequence[str], references: Sequence[str], how:
 
 def _apart(metric: Any, predictions: Sequence[str], references: Sequence[str]) -> Measured:
     """A metric of sacrebleu that finds words by their spaces, on texts with spaces between characters."""
-    found = _sacrebleu(metric, *([set_apart(text) for text in each] for each in (predictions, references)))
+    found = _sacrebleu(metric, [set_apart(text) for text in predictions], [set_apart(text) for text in references])
     return replace(found, signature=f"{found.signature}, {CHARACTERS}")
 
 

@@ -126,7 +126,7 @@ def advice(metrics: Sequence[str], languages: Languages, references: Sequence[st
         for name in dict.fromkeys(of(code).bleu for code in by_row(languages, references)):
             if usable(name) != name:
                 found.append(
-                    f"sacrebleu's tokenizer {name} is not installed: BLEU is computed over characters (tok:char), which "
+                    f"sacrebleu's tokenizer {name} is not installed: BLEU is computed over characters (tok:char), and "
                     f"does not compare with tok:{name}; for that, pip install 'llm-to-slm[{EXTRAS[name]}]'"
                 )
     return found
@@ -184,8 +184,8 @@ def _other_script(metrics: Sequence[str], code: str, references: Sequence[str]) 
     if {main, code} <= {"Han", "ja"} or not (names := _depend(metrics, code, other)):
         return []
     return [
-        f"the references' language is {code} ({NAMES[code]}), by task.language or by the corpus, but they are in {main} "
-        f"script, which {names} do not tokenize as it should be; set task.language ({_codes(main)})"
+        f"the references' language is {code} ({NAMES[code]}), by task.language or by the corpus, but they are in "
+        f"{main} script, which {names} do not tokenize as it should be; set task.language ({_codes(main)})"
     ]
 
 
