@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from llm2slm import runs
 from llm2slm.config import CompareConfig
+from llm2slm.data.languages import known
 from llm2slm.evaluation.alignment import check_aligned
-from llm2slm.evaluation.compared import Answers, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.compared import Answers, agreed_languages, find, name_apart, read_run, set_speeds
 from llm2slm.evaluation.metrics import check as check_known
 from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.tokenization import advice, by_row
 from llm2slm.types import UserError
 
 LEAST = {"resamples": 100, "rows": 0, "seed": 0}
@@ -37,6 +40,10 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     from llm2slm.evaluation.predict import progress_bar
 
     metrics, left_out = metrics_of(config, systems)
+    languages, targets = agreed_languages(systems, config.language), [target for _, target, _ in systems[0].rows]
+    for line in advice(metrics, languages, targets, key="language"):
+        print(f"llm2slm: warning: {line}", file=sys.stderr)
+    languages = by_row(languages, targets)
     timing = set_speeds(systems, systems[baseline], config.benchmark)
     with progress_bar(shown=True, transient=True) as bar:
 
@@ -44,7 +51,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
             task = bar.add_task(name, total=total, speed="")
             return lambda done: bar.advance(task, done)
 
-        settings = Settings(metrics, config.resamples, config.seed, config.rows)
+        settings = Settings(metrics, config.resamples, config.seed, config.rows, languages)
         comparison = compare(systems, baseline, settings, timing, open_bar)
     comparison.notes += left_out
     comparison.config_hash = runs.config_hash(config)
@@ -64,6 +71,8 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
 
 def check(config: CompareConfig) -> None:
     """What is wrong is said before anything is read."""
+    if config.language is not None:
+        known(config.language, "language")
     if not config.runs:
         raise UserError(
             "compare needs runs: llm2slm compare RUN RUN ..., run directories with predictions, or one of a demo"

@@ -148,6 +148,8 @@ class CompareConfig:
     """Run (or name of a system in the table) that all are compared with. None: the first."""
     metrics: list[str] | None = None
     """Names of evaluation/metrics.py; the first one orders the rows that differ. None: those of the runs' results."""
+    language: str | None = None
+    """Language of the targets, by which metrics tokenize (as task.language). None: the one that the results state."""
     benchmark: str | None = None
     """Run directory of a benchmark of these runs, for speedups and memory. None: what the runs' own results have."""
     resamples: int = 10_000

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.data.languages import known
 from llm2slm.evaluation.entries import headline_row
+from llm2slm.evaluation.tokenization import of
 from llm2slm.types import UserError
 
 PREDICTIONS = "predictions.jsonl"
@@ -34,6 +36,8 @@ class Answers:
     """Its entry in `result`."""
     rows: list[tuple[str, str, str]]
     """Source, target and prediction."""
+    languages: list[str | None]
+    """Code of each target's language, where its predictions or its result state it."""
     label: str = ""
     """What tells it from the others."""
     place: str = ""
@@ -92,24 +96,61 @@ def read_run(place: str) -> list[Answers]:
     if not found:
         missing = run / ("" if len(systems) == 1 else "NAME") / PREDICTIONS
         raise UserError(f"{missing}: no such file; compare reads the answers that train, evaluate and demo write")
-    return [Answers(folder, run, result, system, read_predictions(folder / PREDICTIONS)) for folder, system in found]
+    return [_answers(folder, run, result, system) for folder, system in found]
 
 
-def read_predictions(path: Path) -> list[tuple[str, str, str]]:
-    """Source, target and prediction of each row.
+def _answers(folder: Path, run: Path, result: Mapping[str, Any], system: Mapping[str, Any]) -> Answers:
+    rows, languages = read_predictions(folder / PREDICTIONS)
+    stated = (system.get("notes") or {}).get("language")
+    stated = stated if isinstance(stated, str) else None
+    return Answers(folder, run, result, system, rows, [stated if each is None else each for each in languages])
+
+
+def read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str | None]]:
+    """Source, target and prediction of each row; and the code of its target's language, where the row has one.
 
     Raises:
         UserError: no rows, or one without these texts; names the file and the line.
     """
-    rows = []
+    rows, languages = [], []
     for number, row in runs.read_jsonl(path):
         for name in FIELDS:
             if not isinstance(row.get(name), str):
                 raise UserError(f"{path}, line {number}: no text in the field {name}; has: {', '.join(row)}")
         rows.append((row["source"], row["target"], row["prediction"]))
+        language = row.get("language")
+        languages.append(language if isinstance(language, str) else None)
     if not rows:
         raise UserError(f"{path}: holds no rows")
-    return rows
+    return rows, languages
+
+
+def agreed_languages(systems: Sequence[Answers], given: str | None) -> list[str | None]:
+    """The language of each row's target, by which the answers of all systems are scored.
+
+    Args:
+        given: for all rows, whatever the results state.
+
+    Raises:
+        UserError: no such language, or results that state languages which are tokenized differently.
+    """
+    if given is not None:
+        return [known(given, "language")] * len(systems[0].rows)
+    found: list[str | None] = [None] * len(systems[0].rows)
+    stated_by: list[Answers | None] = [None] * len(found)
+    for system in systems:
+        for row, code in enumerate(system.languages):
+            if code is None:
+                continue
+            first, before = stated_by[row], found[row]
+            if first is None or before is None:
+                found[row], stated_by[row] = code, system
+            elif of(before) != of(code):
+                raise UserError(
+                    f"{first.folder} was scored as {before} and {system.folder} as {code}, which metrics tokenize "
+                    f"differently; give language={before} or language={code}"
+                )
+    return found
 
 
 def name_apart(systems: Sequence[Answers]) -> None:

@@ -29,6 +29,7 @@ from llm2slm.evaluation.significance import (
     randomization_p,
 )
 from llm2slm.evaluation.tables import conditions
+from llm2slm.evaluation.tokenization import Languages
 
 LEVEL = 0.95
 """Of every interval."""
@@ -150,6 +151,8 @@ class Settings:
     seed: int
     rows: int
     """Rows to show on which a system is worse, and as many on which it is better."""
+    languages: Languages = None
+    """Of the targets, as `metrics.measure` takes them."""
 
 
 Progress = Callable[[str, int], Advance]
@@ -166,7 +169,7 @@ def compare(
         baseline: the place of the one that the others are compared with.
     """
     llm = next((place for place, system in enumerate(systems) if system.kind == "llm"), None)
-    scored = _score(systems, settings.metrics, progress("scoring", len(systems) * len(settings.metrics)))
+    scored = _score(systems, settings, progress("scoring", len(systems) * len(settings.metrics)))
     statistics = {metric: [found for _, found in own] for metric, own in scored.items()}
     tests = len(settings.metrics) * len(systems)  # one bootstrap for each system, one randomization for each but one
     advance = progress("resampling", settings.resamples * tests)
@@ -197,14 +200,15 @@ def compare(
 
 
 def _score(
-    systems: Sequence[Answers], metrics: Sequence[str], advance: Advance
+    systems: Sequence[Answers], settings: Settings, advance: Advance
 ) -> dict[str, list[tuple[runs.Score, RowStatistics]]]:
     """By metric, each system's score and what its rows add to it."""
     targets = [target for _, target, _ in systems[0].rows]
     found: dict[str, list[tuple[runs.Score, RowStatistics]]] = {}
-    for metric in metrics:
+    for metric in settings.metrics:
         for answers in systems:
-            found.setdefault(metric, []).append(row_statistics(metric, answers.predictions, targets))
+            scored = row_statistics(metric, answers.predictions, targets, settings.languages)
+            found.setdefault(metric, []).append(scored)
             advance(1)
     return found
 

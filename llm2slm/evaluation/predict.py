@@ -110,9 +110,12 @@ def answer_batches(
 
 
 def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of `predictions.jsonl`: source (the text without the task's prefix), target, prediction."""
+    """Rows of `predictions.jsonl`: source (the text without the task's prefix), target, prediction; and the target's
+    language, where rows differ in it (a mixture)."""
+    several = len({example.language for example in examples}) > 1
     return [
         {"source": example.source, "target": example.target, "prediction": prediction}
+        | ({"language": example.language} if several and example.language is not None else {})
         for example, prediction in zip(examples, predictions, strict=True)
     ]
 

@@ -113,15 +113,21 @@ def usable(tokenizer: str) -> str:
     return tokenizer
 
 
-def advice(metrics: Sequence[str], languages: Languages, references: Sequence[str]) -> list[str]:
-    """What to warn of before these metrics are computed, a line each: a language that is not known and whose script
-    is not the Latin one, or not that of the language given; letters that a tokenizer drops; a tokenizer that is not
-    installed."""
+def advice(
+    metrics: Sequence[str], languages: Languages, references: Sequence[str], *, key: str = "task.language"
+) -> list[str]:
+    """What to warn of before these metrics are computed, a line each: references whose language is not known and that
+    are not in Latin script, or that are not in the script of their language; letters that a tokenizer drops; a
+    tokenizer that is not installed.
+
+    Args:
+        key: of the configuration, that states the language.
+    """
     codes = [languages] * len(references) if languages is None or isinstance(languages, str) else list(languages)
     found = []
     for code in dict.fromkeys(codes):
         own = [reference for each, reference in zip(codes, references, strict=True) if each == code]
-        found += _unknown(metrics, own) if code is None else _other_script(metrics, code, own)
+        found += _unknown(metrics, own, key) if code is None else _other_script(metrics, code, own, key)
     if "bleu" in metrics:
         for name in dict.fromkeys(of(code).bleu for code in by_row(languages, references)):
             if usable(name) != name:
@@ -146,7 +152,7 @@ def _depend(metrics: Sequence[str], one: str, two: str) -> str:
     return ", ".join(name for name in metrics if aspect(name, one) != aspect(name, two))
 
 
-def _unknown(metrics: Sequence[str], references: Sequence[str]) -> list[str]:
+def _unknown(metrics: Sequence[str], references: Sequence[str], key: str) -> list[str]:
     """Warnings about references whose language is not known."""
     scripts = _scripts(references)
     main = next(iter(scripts), "Latin")
@@ -154,28 +160,28 @@ def _unknown(metrics: Sequence[str], references: Sequence[str]) -> list[str]:
     if names := _depend(metrics, code, "en"):
         how = "by Unicode words" if code == OTHER else f"as {code} ({NAMES[code]})"
         found.append(
-            f"task.language is not set, and the references are in {main} script: {names} tokenize them {how}; set "
-            f"task.language ({_codes(main)})"
+            f"{key} is not set, and the references are in {main} script: {names} tokenize them {how}; set "
+            f"{key} ({_codes(main)})"
         )
     for script, share in list(scripts.items())[1:]:
         other = _BY_SCRIPT.get(script, OTHER)
         if share >= PART and other != "en" and (names := _depend(metrics, other, code)):
             found.append(
-                f"task.language is not set, and {100 * share:.0f} % of the references' words are in {script} script, "
+                f"{key} is not set, and {100 * share:.0f} % of the references' words are in {script} script, "
                 f"which {names} do not tokenize as it should be: score rows of each language on their own, with "
-                "task.language"
+                f"{key}"
             )
     dropped = _dropped(references) if code == "en" and _depend(metrics, "en", OTHER) else []
     rouge = [name for name in metrics if name.startswith("rouge")]
     if dropped and rouge:
         found.append(
-            f"task.language is not set, and {', '.join(rouge)} drop letters of the references that English does not "
-            f"have ({' '.join(dropped)}); set task.language"
+            f"{key} is not set, and {', '.join(rouge)} drop letters of the references that English does not "
+            f"have ({' '.join(dropped)}); set {key}"
         )
     return found
 
 
-def _other_script(metrics: Sequence[str], code: str, references: Sequence[str]) -> list[str]:
+def _other_script(metrics: Sequence[str], code: str, references: Sequence[str], key: str) -> list[str]:
     """A warning where references of a known language are in a script that its tokenization does not suit."""
     main = next(iter(_scripts(references)), "Latin")
     other = _BY_SCRIPT.get(main, OTHER)
@@ -184,8 +190,8 @@ def _other_script(metrics: Sequence[str], code: str, references: Sequence[str]) 
     if {main, code} <= {"Han", "ja"} or not (names := _depend(metrics, code, other)):
         return []
     return [
-        f"the references' language is {code} ({NAMES[code]}), by task.language or by the corpus, but they are in "
-        f"{main} script, which {names} do not tokenize as it should be; set task.language ({_codes(main)})"
+        f"the references' language is {code} ({NAMES[code]}), by {key} or by the corpus, but they are in "
+        f"{main} script, which {names} do not tokenize as it should be; set {key} ({_codes(main)})"
     ]
 
 
