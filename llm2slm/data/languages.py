@@ -37,6 +37,19 @@ def primary(code: str) -> str:
     return re.split("[-_]", code.strip().lower(), maxsplit=1)[0]
 
 
+_MISTAKEN = {"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "ir": "fa", "jp": "ja", "jpn": "ja", "vn": "vi"}
+"""What the code of a country, or a longer one of a language, is probably meant to be."""
+
+
+def _nearest(word: str) -> str:
+    """The code that was probably meant by another code, or by the name of a language."""
+    if word in _MISTAKEN or word[:2] in NAMES and len(word) == 3:
+        return _MISTAKEN.get(word, word[:2])
+    by_name = {name.lower(): code for code, name in NAMES.items()}
+    near = get_close_matches(word, [*NAMES, *by_name], n=1, cutoff=0.0)[0]
+    return by_name.get(near, near)
+
+
 def known(code: str, key: str) -> str:
     """The code of a language as `NAMES` spells it.
 
@@ -50,9 +63,7 @@ def known(code: str, key: str) -> str:
     found = primary(code)
     if found in NAMES:
         return found
-    by_name = {name.lower(): each for each, name in NAMES.items()}
-    near = get_close_matches(code.strip().lower(), [*NAMES, *by_name], n=1, cutoff=0.0)[0]
-    meant = by_name.get(near, near)
+    meant = _nearest(code.strip().lower())
     raise UserError(
         f"{key}={code}: unknown language; did you mean {meant} ({NAMES[meant]})? Give a code of ISO 639-1, as en, de, "
         "ru, ar, hi, zh, ja, ko, th"
