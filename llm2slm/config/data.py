@@ -65,7 +65,8 @@ class DataConfig(CorpusConfig):
 
     parts: list[PartConfig] = field(default_factory=list)
     """data=mixture: the corpora that it mixes, as [{name: samsum, root: DIR, weight: 2}, {name: multi30k, root: DIR}]:
-    keys of `data` that say which rows, and weight, repeat, task, prefix, template."""
+    keys of `data` that say which rows, and weight, repeat, task, prefix, template,
+    language."""
     batch_tokens: int = 2048
     """Padded tokens in a training batch at most (prompt + response, the longest row times the rows); a row that is
     longer is a batch of its own."""

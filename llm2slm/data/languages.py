@@ -43,7 +43,7 @@ _MISTAKEN = {"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "ir": "fa", "jp": "
 
 def _nearest(word: str) -> str:
     """The code that was probably meant by another code, or by the name of a language."""
-    if word in _MISTAKEN or word[:2] in NAMES and len(word) == 3:
+    if word in _MISTAKEN or (word[:2] in NAMES and len(word) == 3):
         return _MISTAKEN.get(word, word[:2])
     by_name = {name.lower(): code for code, name in NAMES.items()}
     near = get_close_matches(word, [*NAMES, *by_name], n=1, cutoff=0.0)[0]

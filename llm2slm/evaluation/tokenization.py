@@ -160,23 +160,22 @@ def _unknown(metrics: Sequence[str], references: Sequence[str], key: str) -> lis
     if names := _depend(metrics, code, "en"):
         how = "by Unicode words" if code == OTHER else f"as {code} ({NAMES[code]})"
         found.append(
-            f"{key} is not set, and the references are in {main} script: {names} tokenize them {how}; set "
-            f"{key} ({_codes(main)})"
+            f"{key} is not set, and the references are in {main} script: tokenized {how} for {names}; set {key} "
+            f"({_codes(main)})"
         )
     for script, share in list(scripts.items())[1:]:
         other = _BY_SCRIPT.get(script, OTHER)
         if share >= PART and other != "en" and (names := _depend(metrics, other, code)):
             found.append(
                 f"{key} is not set, and {100 * share:.0f} % of the references' words are in {script} script, "
-                f"which {names} do not tokenize as it should be: score rows of each language on their own, with "
-                f"{key}"
+                f"which is tokenized wrongly for {names}: score rows of each language on their own, with {key}"
             )
     dropped = _dropped(references) if code == "en" and _depend(metrics, "en", OTHER) else []
     rouge = [name for name in metrics if name.startswith("rouge")]
     if dropped and rouge:
         found.append(
-            f"{key} is not set, and {', '.join(rouge)} drop letters of the references that English does not "
-            f"have ({' '.join(dropped)}); set {key}"
+            f"{key} is not set, and letters that English does not have ({' '.join(dropped)}) are dropped for "
+            f"{', '.join(rouge)}; set {key}"
         )
     return found
 
@@ -185,13 +184,12 @@ def _other_script(metrics: Sequence[str], code: str, references: Sequence[str], 
     """A warning where references of a known language are in a script that its tokenization does not suit."""
     main = next(iter(_scripts(references)), "Latin")
     other = _BY_SCRIPT.get(main, OTHER)
-    if main == "Latin" or of(other) == of(code) or (other == OTHER and code != "en"):
-        return []
-    if {main, code} <= {"Han", "ja"} or not (names := _depend(metrics, code, other)):
+    suits = of(other) == of(code) or (main, code) == ("Han", "ja") or (other == OTHER and code != "en")
+    if main == "Latin" or suits or not (names := _depend(metrics, code, other)):
         return []
     return [
         f"the references' language is {code} ({NAMES[code]}), by {key} or by the corpus, but they are in "
-        f"{main} script, which {names} do not tokenize as it should be; set {key} ({_codes(main)})"
+        f"{main} script, which is tokenized wrongly for {names}; set {key} ({_codes(main)})"
     ]
 
 

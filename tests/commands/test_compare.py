@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import sacrebleu
 from command_line import ROOT, files_of, mistake, tiny_overrides
 from compared_runs import GOOD, POOR, SOURCES, TARGETS, write_demo, write_run
 
@@ -178,6 +179,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=a,b resamples=99": "resamples=99: must be at least 100",
         "runs=a,b rows=-1": "rows=-1: must be at least 0",
         "runs=a,b seed=-1": "seed=-1: must be at least 0",
+        "runs=a,b language=jp": "language=jp: unknown language; did you mean ja (Japanese)?",
         "runs=a,b rows=few": "rows=few: expected an integer",
         "runs=a,b out=file": "out=file: is a file; give a folder",
         "runs=a,b base=a": "unknown key 'base'; did you mean baseline?",
@@ -191,6 +193,67 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
     assert main(["compare", "runs=none,none2", "out=out"]) == 2
     assert mistake(capsys).startswith("the results name no metric that can be resampled; give metrics=[bleu]")
     assert {name: data for name, data in files_of(place).items() if not name.startswith("none2")} == before
+
+
+CHINESE = ["我们在北京的餐馆里吃了晚饭。", "他每天早上去公园跑步。", "老师在教室里读一本旧书。"]
+ANSWERS = [CHINESE[0], CHINESE[1].replace("早上", "晚上"), CHINESE[2].replace("旧", "新")]
+
+
+def write_chinese(folder, predictions, language=None, rows=()):
+    """A run over Chinese rows, whose result states a language, or whose rows do."""
+    write_run(folder, "slm", predictions, sources=["a", "b", "c"], targets=CHINESE)
+    if language is not None:
+        result = runs.read_result(folder)
+        result["systems"][0]["notes"] = {"language": language}
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    if rows:
+        texts = zip("abc", CHINESE, predictions, rows, strict=True)
+        lines = [{"source": s, "target": t, "prediction": p, "language": code} for s, t, p, code in texts]
+        runs.write_jsonl(folder / "predictions.jsonl", lines)
+
+
+@pytest.mark.parametrize(
+    ("stated", "given", "tokenizer", "warned"),
+    [
+        ("zh", [], "zh", []),
+        ("zh", ["language=th"], "char", ["is th (Thai), by language or by the corpus, but they are in Han script"]),
+        (None, [], "zh", ["language is not set, and the references are in Han script: bleu tokenize them as zh"]),
+        (None, ["language=zh-CN"], "zh", []),
+    ],
+)
+def test_answers_are_scored_in_the_language_that_the_results_state(place, capsys, stated, given, tokenizer, warned):
+    write_chinese(place / "one", CHINESE[:2] + [""], stated)
+    write_chinese(place / "two", ANSWERS)
+    assert main(["compare", "one", "two", "out=out", "metrics=[bleu]", FEW, *given]) == 0
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == len(warned)
+    assert all("llm2slm: warning: " in line and text in line for line, text in zip(shown, warned, strict=True))
+    for system, predictions in zip(written(place)["systems"], (CHINESE[:2] + [""], ANSWERS), strict=True):
+        wanted = sacrebleu.corpus_bleu(predictions, [CHINESE], tokenize=tokenizer).score
+        assert system["quality"]["bleu"]["value"] == pytest.approx(wanted)
+        assert f"|tok:{tokenizer}|" in system["quality"]["bleu"]["signature"]
+        assert system["compared"]["bleu"]["low"] <= wanted <= system["compared"]["bleu"]["high"]
+
+
+def test_rows_of_a_mixture_are_scored_each_in_its_own_language(place):
+    write_chinese(place / "one", CHINESE, rows=["zh", "zh", "de"])
+    write_chinese(place / "two", ANSWERS)
+    assert main(["compare", "one", "two", "out=out", "metrics=[length_ratio]", FEW]) == 0
+    for system in written(place)["systems"]:
+        assert system["quality"]["length_ratio"]["signature"].startswith("de: predictions over references, 13a words")
+        assert (
+            "; zh: predictions over references, words between spaces" in system["quality"]["length_ratio"]["signature"]
+        )
+
+
+def test_results_in_different_languages_need_one(place, capsys):
+    write_chinese(place / "one", CHINESE, "zh")
+    write_chinese(place / "two", ANSWERS, "ja")
+    assert main(["compare", "one", "two", "out=out", FEW]) == 2
+    assert mistake(capsys) == (
+        "one was scored as zh and two as ja, which metrics tokenize differently; give language=zh or language=ja"
+    )
+    assert main(["compare", "one", "two", "out=out", FEW, "language=zh"]) == 0
 
 
 def test_nothing_heavy_is_loaded(place):

@@ -223,6 +223,17 @@ def test_a_part_without_a_task_needs_one(tmp_path):
     assert task_of(TaskConfig(name="summarization"), data).prefixes == (("json", "summarize: "),)
 
 
+def test_each_part_has_its_own_language():
+    """What it says, else what task.language says, else what is known of its corpus."""
+    given = ({"name": "multi30k"}, {"name": "samsum"}, {"name": "samsum", "language": "zh-CN"})
+    for language, codes in ((None, ["de", None, "zh"]), ("ja", ["ja", "ja", "zh"])):
+        task = task_of(TaskConfig(language=language), mixture(*given))
+        rows = [task.example({"task": name, "source": "s", "target": "t"}, 0) for name, _ in task.prefixes]
+        assert [row.language for row in rows] == codes
+    with pytest.raises(UserError, match=r"^data\.parts\[1\]\.language=chinese: .*did you mean zh \(Chinese\)\?"):
+        task_of(TaskConfig(), mixture({"name": "samsum"}, {"name": "samsum", "language": "chinese"}))
+
+
 def test_a_part_that_is_no_corpus_is_told_as_that(tmp_path):
     """Whatever the task: a mixture's own is none that a part may have."""
     for task in ("mixture", "translation"):

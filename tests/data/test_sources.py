@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm2slm.config import DataConfig
+from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.corpora import CORPORA
-from llm2slm.data.sources import languages, load_rows
+from llm2slm.data.sources import BUILTIN, languages, load_rows, target_language, task_of
 from llm2slm.types import UserError
 
 ROWS = [
@@ -304,6 +304,41 @@ def test_languages():
     assert languages(DataConfig(name="small_parallel_enja")) == ("English", "Japanese")
     assert languages(DataConfig(name="samsum")) is None
     assert languages(DataConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (DataConfig(name="multi30k"), "de"),
+        (DataConfig(name="multi30k", target="cs"), "cs"),
+        (DataConfig(name="multi30k", source="de", target="fr"), "fr"),
+        (DataConfig(name="wmt14_en_fr"), "fr"),
+        (DataConfig(name="wmt16_en_ro", source="translation.ro", target="translation.en"), "en"),
+        (DataConfig(name="small_parallel_enja"), "ja"),
+        (DataConfig(name="small_parallel_enja", source="target", target="source"), None),  # columns of another meaning
+        (DataConfig(name="tatoeba_en_fr"), "fr"),
+        (DataConfig(name="hub", path="x", source="translation.en", target="translation.zh-CN"), "zh"),
+        (DataConfig(name="json", source="en", target="th"), "th"),  # the prefix knows fewer languages
+        (DataConfig(name="json", source="question", target="de"), None),
+        (DataConfig(name="json", source="en", target="answer"), None),
+        (DataConfig(name="samsum"), None),
+        (DataConfig(), "de"),
+        (DataConfig(corpus="summarization"), "en"),
+        (DataConfig(corpus="mixture"), None),
+    ],
+)
+def test_the_targets_language_is_that_of_the_corpus_or_of_its_columns_names(data, code):
+    assert target_language(data) == code
+    assert task_of(TaskConfig(), data).language == code
+    assert task_of(TaskConfig(language="zh-TW"), data).language == "zh"
+
+
+def test_rows_of_the_builtin_mixture_have_the_language_of_their_task():
+    task = task_of(TaskConfig(name="mixture"), DataConfig(corpus="mixture"))
+    rows = [task.example({"task": name, "source": "s", "target": "t"}, 0) for name in BUILTIN]
+    assert [row.language for row in rows] == ["de", "en", "en"]
+    task = task_of(TaskConfig(name="mixture", language="ko"), DataConfig(corpus="mixture"))
+    assert task.example({"task": "translation", "source": "s", "target": "t"}, 0).language == "ko"
 
 
 SIZES = {

@@ -378,7 +378,9 @@ def test_what_is_resampled_is_what_is_scored():
 
 def test_signatures_of_different_tokenization_differ():
     for name in METRICS:
-        signatures = {code: score([name], TEXTS["zh"], TEXTS["zh"], code)[name].signature for code in ("zh", "th", "en")}
+        signatures = {
+            code: score([name], TEXTS["zh"], TEXTS["zh"], code)[name].signature for code in ("zh", "th", "en")
+        }
         alike = name in ("chrf", "exact_match")
         assert computed_alike(signatures["zh"], signatures["en"]) == alike, name
         assert computed_alike(signatures["th"], signatures["en"]) == alike, name
@@ -392,7 +394,8 @@ def test_a_code_may_state_a_region(code):
 
 
 @pytest.mark.parametrize(
-    ("code", "meant"), [("chinese", "zh (Chinese)"), ("jp", "ja "), ("Thai", "th (Thai)"), ("", ""), ("kor", "ko "), ("xx", "")]
+    ("code", "meant"),
+    [("chinese", "zh (Chinese)"), ("jp", "ja "), ("Thai", "th (Thai)"), ("", ""), ("kor", "ko "), ("xx", "")],
 )
 def test_an_unknown_code_is_one_line_with_the_nearest(code, meant):
     with pytest.raises(UserError) as caught:

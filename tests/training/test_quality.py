@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from lightning import Callback, Trainer
-from tiny_runs import build, tiny_run
+from sacrebleu import corpus_bleu
+from tiny_runs import build, curve, tiny_run
 
+from llm2slm.commands.evaluate import measure
 from llm2slm.commands.preflight import check_monitor
-from llm2slm.commands.train import validation_judge
+from llm2slm.commands.train import language_seen, validation_judge
+from llm2slm.config import TaskConfig
+from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import resolve
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.predict import answers, predict
+from llm2slm.training.fit import fit
+from llm2slm.training.loggers import MetricsFile
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.quality import Answers, GenerationQuality, Judge
-from llm2slm.types import UserError
+from llm2slm.types import Example, UserError
 
 METRICS = ["bleu", "chrf++", "rougeL"]
 
@@ -98,6 +105,49 @@ def test_two_processes_log_the_very_scores_of_one(tmp_path, rows):
     texts, targets = read(alone, "texts"), [example.target for example in data.examples("validation")]
     own = [score(["chrf++"], [texts[i] for i in part], [targets[i] for i in part])["chrf++"].value for part in parts]
     assert len({*own, sum(own) / 2, single["logged"]["val/chrf++"]}) == 4
+
+
+CHINESE = ["我们在北京的餐馆里吃了晚饭。", "他每天早上去公园跑步。", "老师在教室里读一本旧书。"]
+WORSE = [CHINESE[0][:3], "她不喜欢喝咖啡。", CHINESE[2][-4:]]
+BETTER = [CHINESE[0], CHINESE[1].replace("早上", "晚上"), CHINESE[2].replace("旧", "新")]
+
+
+@pytest.mark.parametrize("language", ["zh", None])
+def test_the_better_checkpoint_is_kept_for_chinese(tmp_path, language):
+    """After the first step worse answers, then better ones, then worse ones again. By words between spaces both are
+    worth nothing, and the first one would be kept."""
+    config = tiny_run(tmp_path, max_steps=3, val_every=1)
+    for split in ("train", "validation", "test"):
+        rows = [{"source": "the dog sees", "target": CHINESE[n % 3]} for n in range(9 if split == "train" else 3)]
+        path = tmp_path / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        setattr(config.data, split, str(path))
+    config.task.metrics, config.task.language = ["bleu", "rougeL"], language
+    config.callbacks.monitor, config.callbacks.generate_rows = "val/bleu", 3
+    model, data = build(config)
+    task = task_of(config.task, config.data)
+    data.task = task
+    judge = validation_judge(task, 4, language_seen(data.examples("test")))
+    given = iter([WORSE, BETTER, WORSE])
+    judge = Judge(lambda *_: dict(enumerate(next(given))), judge.score)
+    done = fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], judge=judge)
+    assert torch.load(done.best, weights_only=True)["global_step"] == 2
+    logged = [float(row["val/bleu"]) for row in curve(tmp_path) if row.get("val/bleu")]
+    for value, answered in zip(logged, [WORSE, BETTER, WORSE], strict=True):
+        assert value == pytest.approx(corpus_bleu(answered, [CHINESE], tokenize="zh").score, rel=1e-6)
+        final = measure(model, data, task, answered, config=config, split="test")  # as the final test scores them
+        assert value == pytest.approx(final["bleu"].score().value, rel=1e-6)
+        assert corpus_bleu(answered, [CHINESE], force=True).score == 0
+
+
+def test_validation_is_tokenized_as_the_final_test_where_their_scripts_differ():
+    """Validation rows in Latin letters alone, as the first rows of such a corpus may be."""
+    task = resolve(TaskConfig(metrics=["rougeL"]))
+    latin = [Example(0, "", "", "Füße")]
+    assert validation_judge(task, 4, "und").score(latin, ["f"]) == {"rougeL": 0}
+    assert validation_judge(task, 4, "en").score(latin, ["f"])["rougeL"] > 0  # of f, e: English's tokenizer
+    assert language_seen([Example(0, "", "", "книга")]) == "und"
+    assert language_seen([Example(0, "", "", "книга", "ru"), *latin]) == "en"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
