@@ -43,7 +43,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     languages, targets = agreed_languages(systems, config.language), [target for _, target, _ in systems[0].rows]
     for line in advice(metrics, languages, targets, key="language"):
         print(f"llm2slm: warning: {line}", file=sys.stderr)
-    languages = by_row(languages, targets)
+    codes = by_row(languages, targets)
     timing = set_speeds(systems, systems[baseline], config.benchmark)
     with progress_bar(shown=True, transient=True) as bar:
 
@@ -51,7 +51,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
             task = bar.add_task(name, total=total, speed="")
             return lambda done: bar.advance(task, done)
 
-        settings = Settings(metrics, config.resamples, config.seed, config.rows, languages)
+        settings = Settings(metrics, config.resamples, config.seed, config.rows, codes)
         comparison = compare(systems, baseline, settings, timing, open_bar)
     comparison.notes += left_out
     comparison.config_hash = runs.config_hash(config)

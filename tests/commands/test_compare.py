@@ -217,18 +217,18 @@ def write_chinese(folder, predictions, language=None, rows=()):
     [
         ("zh", [], "zh", []),
         ("zh", ["language=th"], "char", ["is th (Thai), by language or by the corpus, but they are in Han script"]),
-        (None, [], "zh", ["language is not set, and the references are in Han script: bleu tokenize them as zh"]),
+        (None, [], "zh", ["language is not set, and the references are in Han script: tokenized as zh"]),
         (None, ["language=zh-CN"], "zh", []),
     ],
 )
 def test_answers_are_scored_in_the_language_that_the_results_state(place, capsys, stated, given, tokenizer, warned):
-    write_chinese(place / "one", CHINESE[:2] + [""], stated)
+    write_chinese(place / "one", [*CHINESE[:2], ""], stated)
     write_chinese(place / "two", ANSWERS)
     assert main(["compare", "one", "two", "out=out", "metrics=[bleu]", FEW, *given]) == 0
-    shown = capsys.readouterr().err.splitlines()
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(shown) == len(warned)
     assert all("llm2slm: warning: " in line and text in line for line, text in zip(shown, warned, strict=True))
-    for system, predictions in zip(written(place)["systems"], (CHINESE[:2] + [""], ANSWERS), strict=True):
+    for system, predictions in zip(written(place)["systems"], ([*CHINESE[:2], ""], ANSWERS), strict=True):
         wanted = sacrebleu.corpus_bleu(predictions, [CHINESE], tokenize=tokenizer).score
         assert system["quality"]["bleu"]["value"] == pytest.approx(wanted)
         assert f"|tok:{tokenizer}|" in system["quality"]["bleu"]["signature"]
