@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llm2slm.evaluation.metrics import BERTSCORE
+from llm2slm.evaluation.metrics import BERTSCORE, computed_alike
 from llm2slm.types import UserError
 
 KINDS = {"llm": "LLM", "slm": "SLM", "llm2slm": "LLM-to-SLM"}
@@ -28,6 +29,8 @@ METRICS = {
     "perplexity": "Perplexity",
 }
 SHADES = 5
+ANOTHER = re.compile(r"(.+) \((\d+)\)")
+"""Key of a metric that has several signatures among the systems shown, from the second one on: `bleu (2)`."""
 CONTROL = "model.control"
 """The override that a system's name tells as well."""
 
@@ -55,6 +58,8 @@ class Entry:
 
 def metric_name(key: str) -> str:
     """A metric as it is usually written; a model's place in it by the last part alone."""
+    if (another := ANOTHER.fullmatch(key)) is not None:
+        return f"{metric_name(another[1])} ({another[2]})"
     if key.startswith(BERTSCORE):
         return f"BERTScore ({key.removeprefix(BERTSCORE).rpartition('/')[2]})"
     return METRICS.get(key, key)
@@ -140,7 +145,36 @@ def entries(results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[st
             found.append(Entry(label, kind, shade, run, system, headline_row(system, rows)))
     if not found:
         raise UserError("report: nothing to report: no result, or none with a system; evaluate or benchmark first")
-    return found
+    return [_kept_apart(entry, signatures(found)) for entry in found]
+
+
+def signatures(found: Sequence[Entry]) -> dict[str, list[str]]:
+    """By metric the signatures that do not compare, in order of appearance."""
+    known: dict[str, list[str]] = {}
+    for entry in found:
+        for key, score in (entry.system.get("quality") or {}).items():
+            own, signature = known.setdefault(key, []), str(score.get("signature"))
+            if not any(computed_alike(signature, other) for other in own):
+                own.append(signature)
+    return known
+
+
+def _kept_apart(entry: Entry, known: Mapping[str, Sequence[str]]) -> Entry:
+    """The system with a key of its own for each metric whose signature is not the first one of that metric, so that
+    scores which do not compare are in different columns, plots and sentences."""
+    names = {}
+    for key, score in (entry.system.get("quality") or {}).items():
+        place = [computed_alike(str(score.get("signature")), other) for other in known[key]].index(True)
+        names[key] = key if place == 0 else f"{key} ({place + 1})"
+    if all(key == name for key, name in names.items()):
+        return entry
+
+    def renamed(quality: Mapping[str, Any]) -> dict[str, Any]:
+        return {names.get(key, key): value for key, value in quality.items()}
+
+    buckets = [{**bucket, "quality": renamed(bucket["quality"])} for bucket in entry.system.get("buckets") or []]
+    system = {**entry.system, "quality": renamed(entry.system["quality"]), "buckets": buckets}
+    return replace(entry, system=system)
 
 
 def metric_keys(shown: Sequence[Entry]) -> list[str]:

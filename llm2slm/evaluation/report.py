@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation import plots, tables
-from llm2slm.evaluation.entries import KINDS, Entry, entries, metric_keys, metric_name
+from llm2slm.evaluation.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name
 from llm2slm.evaluation.page import clean, render_page, write_whole
 from llm2slm.types import UserError
 
@@ -47,8 +47,10 @@ def terminal_table(
     known = [n for n in range(len(lines[0])) if any(line[n] != tables.MISSING for line in lines[1:])]
     lines = [[line[n] for n in known] for line in lines]
     row = next((entry.row for entry in shown if entry.row), None)
-    caption = tables.conditions(row) if row else ""
-    return fitted(lines, caption, width, turn=len(shown) <= MAX_TURNED)
+    captions = [tables.conditions(row)] if row else []
+    if any(ANOTHER.fullmatch(key) for key in metrics):
+        captions.append("metrics with a number have other signatures (in result.json), and do not compare")
+    return fitted(lines, "; ".join(captions), width, turn=len(shown) <= MAX_TURNED)
 
 
 def bucket_table(

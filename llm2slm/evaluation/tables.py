@@ -12,6 +12,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from llm2slm.evaluation.entries import Entry, metric_keys, metric_name
+from llm2slm.evaluation.words import with_spaces
 from llm2slm.runs import LOWER_IS_BETTER
 
 MISSING = "–"
@@ -189,14 +190,20 @@ def verdict(shown: Sequence[Entry]) -> str:
 
 
 def differences(reference: str, prediction: str) -> list[tuple[str, str]]:
-    """A prediction as (state, words): `same` as the reference, `other` than it, or `gap` for words left out."""
-    old, new = reference.split(), prediction.split()
+    """A prediction as (state, words): `same` as the reference, `other` than it, or `gap` for words left out.
+
+    Words begin with a space where one separates them from what stands before; characters of a script without spaces are
+    compared one by one.
+    """
+    old, new = with_spaces(reference), with_spaces(prediction)
     pieces = []
-    for change, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if change == "delete":
-            pieces.append(("gap", " ".join(old[i1:i2])))
-        else:
-            pieces.append(("same" if change == "equal" else "other", " ".join(new[j1:j2])))
+    words = [word for _, word in old], [word for _, word in new]
+    for change, i1, i2, j1, j2 in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+        state, part = ("gap", old[i1:i2]) if change == "delete" else ("other", new[j1:j2])
+        text = "".join(space + word for space, word in part)
+        if pieces and j1 == 0 and state == "other" and i1 < len(old):
+            text = old[i1][0] + text  # behind words that are left out at the beginning
+        pieces.append(("same" if change == "equal" else state, text))
     return pieces
 
 

@@ -43,6 +43,15 @@ def set_apart(text: str) -> str:
     return _character().sub(r" \g<0> ", text)
 
 
+def with_spaces(text: str) -> list[tuple[str, str]]:
+    """The same words, each with what separates it from the one before: a space or nothing."""
+    found = list(_word().finditer(text))
+    ends = [0, *(match.end() for match in found)]
+    return [
+        (" " if end and match.start() > end else "", match.group()) for end, match in zip(ends, found, strict=False)
+    ]
+
+
 def content_words(text: str) -> list[str]:
     """Runs of letters, digits and their marks, and each character of a script without spaces: upper and lower case
     alike (case folding), composed and decomposed letters alike (NFC), no punctuation."""
@@ -63,6 +72,11 @@ def script_shares(texts: Iterable[str]) -> dict[str, float]:
 @cache
 def _character() -> re.Pattern[str]:
     return re.compile(f"[{UNSPACED}][{_marks()}{JOINERS}{ENDS}]*")
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    return re.compile(f"{_character().pattern}|(?:(?![{UNSPACED}])\\S)+")
 
 
 @cache

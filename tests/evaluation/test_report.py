@@ -3,6 +3,7 @@
 Oracles: Python's own HTML parser for the page's text, and Chromium (where installed) for what a reader would get.
 """
 
+import copy
 import io
 import json
 import os
@@ -15,10 +16,10 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from llm2slm.evaluation.entries import entries
+from llm2slm.evaluation.entries import entries, metric_keys, metric_name
 from llm2slm.evaluation.report import render, terminal_table, write_report
 from llm2slm.evaluation.svg import Box, Scale, place_label, tick_texts, ticks
-from llm2slm.evaluation.tables import differences, number, times
+from llm2slm.evaluation.tables import best, differences, number, times
 from llm2slm.runs import Bucket, Result, Score, SpeedRow, Spread, System, read_result, write_result
 from llm2slm.types import UserError
 
@@ -389,12 +390,51 @@ def test_many_systems_are_several_tables_where_one_would_not_fit(result, width):
     assert " ".join(text.split()).endswith("of warm-up.")
 
 
+def test_scores_of_different_signatures_are_never_in_one_column(result):
+    """BLEU over words between spaces beside BLEU over characters, in page, terminal and sentences."""
+    other = copy.deepcopy(result)
+    for n, system in enumerate(other["systems"]):
+        system["quality"]["bleu"] = {"value": 99.25 - n, "signature": "sacrebleu tok:zh", "n": 5}
+        system["buckets"] = [{"by": "prompt", "low": 1, "high": 9, "n": 5, "quality": {"bleu": 99.25 - n}}]
+    names = len(result["systems"])
+    table = Page(render([result, other], "t")).tables["systems"]
+    heads = [cell["text"].strip() for cell in table[0]]
+    ours, theirs = heads.index("BLEU"), heads.index("BLEU (2)")
+    values = [(cells[ours]["data-value"], cells[theirs]["data-value"]) for cells in table[1:]]
+    assert values == [
+        *((str(system["quality"]["bleu"]["value"]), "") for system in result["systems"]),
+        *(("", str(99.25 - n)) for n in range(names)),
+    ]
+    shown = entries([result, other])
+    assert best(shown) == best(shown[:names])  # not the higher one of the others
+    assert [list(bucket["quality"]) for entry in shown[names:] for bucket in entry.system["buckets"]] == [
+        ["bleu (2)"]
+    ] * names
+    out = io.StringIO()
+    Console(file=out, width=200, color_system=None).print(terminal_table([result, other], 200))
+    assert "BLEU (2)" in out.getvalue()
+    assert "metrics with a number have other signatures (in result.json), and do not compare" in " ".join(
+        out.getvalue().split()
+    )
+    same = copy.deepcopy(result)
+    assert "(2)" not in "".join(metric_name(key) for key in metric_keys(entries([result, same])))
+
+
 def test_differences_keep_every_word_of_the_prediction():
     pieces = differences("the old dog did not see it", "the dog has not see it all")
     assert pieces == [
-        ("same", "the"), ("gap", "old"), ("same", "dog"), ("other", "has"), ("same", "not see it"), ("other", "all")
+        ("same", "the"), ("gap", " old"), ("same", " dog"), ("other", " has"), ("same", " not see it"),
+        ("other", " all"),
     ]  # fmt: skip
     assert differences("a b", "") == [("gap", "a b")]
+    assert differences("a b", "b") == [("gap", "a"), ("same", " b")]
+    assert differences("我们", "们") == [("gap", "我"), ("same", "们")]
+    assert differences("我喜欢猫。", "我很喜欢狗。") == [
+        ("same", "我"), ("other", "很"), ("same", "喜欢"), ("other", "狗"), ("same", "。")
+    ]  # fmt: skip
+    assert differences("GPT-4 是模型", "  GPT-4\n不是 模") == [
+        ("same", "GPT-4"), ("other", " 不"), ("same", "是 模"), ("gap", "型")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
