@@ -13,7 +13,7 @@ from command_line import replace_command, tiny_overrides
 
 from llm2slm import runs
 from llm2slm.cli import main
-from llm2slm.cli.sweep import show_table
+from llm2slm.cli.sweep import JobRecord, show_table, table
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Conditioning, UserError
 
@@ -109,6 +109,19 @@ def test_a_sweep_without_failures_succeeds(calls):
     first, second = (folder for _, folder in calls)
     assert first.parent == second.parent
     assert first.relative_to(Path.cwd()).parts[0] == "multirun"
+
+
+def test_scores_that_are_computed_differently_are_in_columns_of_their_own(tmp_path):
+    """As those of a sweep over task.language are."""
+    for n, (language, value, tokenizer) in enumerate([("zh", 98.5, "zh"), ("en", 2.25, "13a"), ("yue", 97.5, "zh")]):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        JobRecord([f"task.language={language}"], "done").write(folder)
+        quality = {"bleu": runs.Score(value, f"sacrebleu tok:{tokenizer}", 5), "chrf": runs.Score(50.0, "chrf", 5)}
+        system = runs.System("llm2slm", "llm2slm", {"total": 1, "trainable": 1}, quality)
+        runs.write_result(folder, runs.Result("train", 1, "0" * 12, 1.0, [system], device="a processor"))
+    found = [(row.get("bleu"), row.get("bleu (2)"), row["chrf"]) for row in table(tmp_path)]
+    assert found == [(98.5, None, 50.0), (None, 2.25, 50.0), (97.5, None, 50.0)]
 
 
 def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,30 @@ def unquoted(value: str) -> str:
 
 
 def table(folder: Path) -> list[dict[str, Any]]:
-    """A row for each system of each job: job, overridden keys, status, quality, speed, parameters, seconds, error."""
+    """A row for each system of each job: job, overridden keys, status, quality, speed, parameters, seconds, error.
+
+    Scores of one metric whose signatures do not compare are in columns of their own, as in the report.
+    """
+    from llm2slm.evaluation.entries import entries
+
     rows: list[dict[str, Any]] = []
-    for record in read_records(folder):
+    records = read_records(folder)
+    results = {
+        record.folder: runs.read_result(path)
+        for record in records
+        if (path := folder / record.folder / "result.json").is_file()
+    }
+    shown = entries(list(results.values())) if any(result["systems"] for result in results.values()) else []
+    for record in records:
         head = {"job": record.folder, **assignments(record.overrides), "status": record.status}
         tail = {"seconds": record.seconds, "error": record.error}
-        path = folder / record.folder / "result.json"
-        systems = runs.read_result(path)["systems"] if path.is_file() else []
+        run = list(results).index(record.folder) if record.folder in results else None
+        systems = [entry.system for entry in shown if entry.run == run]
         rows += [{**head, **system_columns(system), **tail} for system in systems] or [{**head, **tail}]
     return rows
 
 
-def system_columns(system: dict[str, Any]) -> dict[str, Any]:
+def system_columns(system: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of one system of a `result.json`."""
     columns: dict[str, Any] = {"system": system["name"]}
     columns |= {name: round(score["value"], 4) for name, score in system["quality"].items()}

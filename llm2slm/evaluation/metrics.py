@@ -166,7 +166,7 @@ def _bleu(_name: str, predictions: Sequence[str], references: Sequence[str], how
     from sacrebleu.metrics import BLEU
 
     tokenizer = tokenization.usable(how.bleu)
-    if tokenizer in tokenization.EXTRAS:  # MeCab's interface takes C strings
+    if tokenizer in tokenization.PACKAGES:  # MeCab's interface takes C strings
         predictions = [NO_C_STRING.sub("\ufffd", text) for text in predictions]
         references = [NO_C_STRING.sub("\ufffd", text) for text in references]
     # force: no warning about texts that look tokenized; the score is the same

@@ -196,7 +196,7 @@ def differences(reference: str, prediction: str) -> list[tuple[str, str]]:
     compared one by one.
     """
     old, new = with_spaces(reference), with_spaces(prediction)
-    pieces = []
+    pieces: list[tuple[str, str]] = []
     words = [word for _, word in old], [word for _, word in new]
     for change, i1, i2, j1, j2 in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
         state, part = ("gap", old[i1:i2]) if change == "delete" else ("other", new[j1:j2])

