@@ -20,8 +20,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted, better
+from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
+from llm2slm.training.checkpoints import Checkpoints, Interrupted, better
 from llm2slm.training.distill import Teacher
+from llm2slm.training.frozen import FrozenParts
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.quality import GenerationQuality, Judge
 from llm2slm.types import UserError
@@ -122,7 +124,7 @@ def fit(
     cfg = config.trainer
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    module = TrainingModule(model, config.optim, cfg.max_steps, teacher)
+    module = TrainingModule(model, config.optim, cfg.max_steps, teacher, FrozenParts(model, config.model, teacher))
     checkpoints = Checkpoints(folder / CHECKPOINTS, config.callbacks, validation_interval(cfg))
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
@@ -139,9 +141,21 @@ def fit(
     seconds = time.perf_counter() - started
     module.teacher = None  # the Trainer keeps the module for a while
     best = checkpoints.newest_best
-    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")})
+    _load_weights(module, best)
     return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
+
+
+def _load_weights(module: TrainingModule, path: Path) -> None:
+    """Gives the model the weights of a checkpoint of this training.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if reason := damage(path):
+        raise UserError(f"{path}: {reason}; train with run={path.parent.parent} to go on from the other checkpoint")
+    saved = read(path)
+    state = saved["state_dict"] if module.frozen is None else module.frozen.complete(saved, module.state_dict())
+    module.load_state_dict(state)
 
 
 def _run(
@@ -202,6 +216,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             default_root_dir=folder,
             callbacks=callbacks,
             logger=loggers,
+            plugins=[CheckpointFiles()],
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
