@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from stopped_runs import state_of
-from tiny_runs import checkpoint, taught, tiny_run
+from tiny_runs import checkpoint, curve, taught, tiny_run
 
 from llm2slm.training.checkpoint_io import damage
 from llm2slm.training.fit import fit, set_seed
@@ -69,6 +69,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
                 resumed_from.append(int(checkpoint(last)["global_step"]))
         found = state_of(folder)[0]
         parts = {path.name for path in last.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
+        parts = parts and curve(folder) == curve(home / "whole")
         same.append(parts and found.keys() == whole.keys() and all(torch.equal(found[k], v) for k, v in whole.items()))
     return {"killed": killed, "looks": looks, "damaged": damaged, "resumed_from": resumed_from, "same": all(same),
             "seconds": round(seconds, 2)}  # fmt: skip

@@ -124,17 +124,17 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
 
     recorded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), runs.read_config(folder)))
     assert isinstance(recorded, RunConfig)
-    last = newest_whole(folder / CHECKPOINTS)
-    if last is None:
-        raise UserError(f"run={folder}: no {CHECKPOINTS}/{LAST} to resume from; train without run= instead")
     if replace(config, run=None) == RunConfig():
-        return replace(recorded, run=config.run), last
+        config = replace(recorded, run=config.run)
     for section in ("model", "data", "task", "optim", "seed"):
         if runs.plain(getattr(config, section)) != runs.plain(getattr(recorded, section)):
             raise UserError(
                 f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
                 "callbacks only: leave the rest out, or train anew without run="
             )
+    last = newest_whole(folder / CHECKPOINTS)
+    if last is None:
+        raise UserError(f"run={folder}: no {CHECKPOINTS}/{LAST} to resume from; train without run= instead")
     return config, last
 
 

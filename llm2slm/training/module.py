@@ -162,10 +162,7 @@ class TrainingModule(LightningModule):
         """Leaves out what is frozen, and keeps what each process draws from and remembers. All processes call it."""
         if self.frozen is not None:
             self.frozen.leave_out(checkpoint)
-        own = own_states(self.device)
-        if self.model.teller is not None:
-            own["heard"] = self.model.teller.state()
-        checkpoint[STATES] = gather(self.trainer, own)
+        checkpoint[STATES] = gather(self.trainer, self.process_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the frozen weights, and sets this process back to its own state.
@@ -184,7 +181,17 @@ class TrainingModule(LightningModule):
                     f"the checkpoint does not fit the model: tensor {name.removeprefix('model.')} is {shapes[0]} in "
                     f"the checkpoint, {shapes[1]} in the model; resume with the configuration of the run"
                 )
-        states = of_this_process(checkpoint, self.trainer)
-        restore_states(states, self.device)
+        self.restore_process_state(of_this_process(checkpoint, self.trainer))
+
+    def process_state(self) -> dict[str, Any]:
+        """What the next batch depends on in this process alone: its generators, and what a control remembers."""
+        state = own_states(self.device)
         if self.model.teller is not None:
-            self.model.teller.restore(states.get("heard", []))
+            state["heard"] = self.model.teller.state()
+        return state
+
+    def restore_process_state(self, state: dict[str, Any]) -> None:
+        """Sets this process back to what `process_state` gave."""
+        restore_states(state, self.device)
+        if self.model.teller is not None:
+            self.model.teller.restore(state.get("heard", []))
