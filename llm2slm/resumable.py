@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llm2slm.atomic import replacing
 from llm2slm.types import UserError
 
 FOREIGN = "is no file of an unfinished job; remove it, or write to another file"
@@ -95,12 +96,8 @@ class ResumableLines:
 
     def hand_over(self, path: Path, content: bytes) -> None:
         """Writes a file in one step, in place of the partial one."""
-        whole = path.with_name(path.name + ".whole")
-        with whole.open("wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        whole.replace(path)
         self.partial.unlink()
         self.close()
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from llm2slm.atomic import replacing, write_text
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
@@ -245,9 +246,7 @@ def text_hash(texts: Iterable[str]) -> str:
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """Writes the resolved configuration to `config.yaml`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    write_text(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -300,12 +299,8 @@ def refuse_another(folder: Path, verb: str) -> None:
 
 def write_result(folder: Path, result: Result) -> Path:
     """Writes `result.json` in one step (a reader never sees half of it)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "result.json"
-    partial = path.with_suffix(".json.part")
-    partial.write_text(json.dumps(plain(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
+    text = json.dumps(plain(result), indent=1, ensure_ascii=False) + "\n"
+    return write_text(folder / "result.json", text)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -330,11 +325,10 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    """Writes one JSON object a line, in one step."""
+    with replacing(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

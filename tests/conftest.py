@@ -31,6 +31,14 @@ torch.set_num_threads(1)
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No power is cut in a test, and on a busy disk the waiting would be a large part of many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 def pytest_collection_finish() -> None:
     """What has been imported lives as long as the tests: the garbage collector need not look at it again and again."""
     gc.collect()

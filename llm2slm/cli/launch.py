@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
+from llm2slm.atomic import write_text
 from llm2slm.cli.compose import Composer, one_line, quote, runs_named, typed
 from llm2slm.cli.stored import with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
@@ -181,7 +182,7 @@ class Command:
             print(f"llm2slm: error: {error}", file=sys.stderr)
         except Exception as error:
             record.status, record.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            write_text(folder / "error.txt", traceback.format_exc())
             traceback.print_exc()
         finally:
             record.seconds = round(time.monotonic() - started, 1)

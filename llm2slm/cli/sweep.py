@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.atomic import write_text
 
 JOB_FILE = "job.json"
 PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
@@ -33,7 +35,7 @@ class JobRecord:
     def write(self, folder: Path) -> None:
         """Writes the record into the job's folder."""
         values = {k: v for k, v in dataclasses.asdict(self).items() if k != "folder"}
-        (folder / JOB_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(folder / JOB_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_records(folder: Path) -> list[JobRecord]:
@@ -94,15 +96,16 @@ def system_columns(system: Mapping[str, Any]) -> dict[str, Any]:
 def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Writes sweep.csv and sweep.md."""
     names = columns_of(rows)
-    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "sweep.csv", text.getvalue())
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for row in rows:
         cells = (str(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in names)
         lines.append("| " + " | ".join(cells) + " |")
-    (folder / "sweep.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "sweep.md", "\n".join(lines) + "\n")
 
 
 def columns_of(rows: list[dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.atomic import write_text
 from llm2slm.commands.generate import recorded
 from llm2slm.config import DataConfig, TaskConfig
 
@@ -32,4 +33,4 @@ def card_of_run(
     own = runs.read_result(home) if (home / "result.json").is_file() else None
     own = own if own is not None and own["verb"] == "train" else None
     llm = json.loads((model / "config.json").read_text(encoding="utf-8")).get("llm")
-    (model / CARD).write_text(model_card(name, config, own, others, license=license, llm=llm), encoding="utf-8")
+    write_text(model / CARD, model_card(name, config, own, others, license=license, llm=llm))

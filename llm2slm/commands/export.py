@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
+from llm2slm.atomic import STAGE
 from llm2slm.commands import hush
 from llm2slm.commands.card import card_of_run
 from llm2slm.config import ExportConfig
@@ -68,7 +69,7 @@ def check(config: ExportConfig) -> Path:
     above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not above.is_dir():
         raise UserError(f"out={out}: {above} is no folder")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(path.name != STAGE for path in out.iterdir()):  # left by an export that was killed
         raise UserError(f"out={out}: holds something already; give a folder that does not exist, or an empty one")
     return out
 

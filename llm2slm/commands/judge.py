@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.atomic import write_text
 from llm2slm.commands import hush
 from llm2slm.commands.judged import asked_with, read_rows
 from llm2slm.config import JudgeConfig
@@ -86,7 +87,7 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
     }
     write_lines(out / "verdicts.jsonl", verdicts)
     write_lines(out / "lost.jsonl", lost_lines(found["lost"], rows, verdicts))
-    write(out / "judge.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "judge.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     from llm2slm.evaluation.judge_table import show
 
     show(result, {row.number: row.source for row in rows})
@@ -339,11 +340,4 @@ def lost_lines(lost: Sequence[int], rows: Sequence[Row], verdicts: Sequence[Mapp
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """A file of JSON lines, in one step."""
-    write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def write(path: Path, text: str) -> None:
-    """A file, in one step (a reader never sees half of it)."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

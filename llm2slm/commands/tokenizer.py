@@ -9,6 +9,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
+from llm2slm.atomic import filling
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.types import UserError
 
@@ -43,7 +44,8 @@ def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: P
     examples = [known.example(row, index) for index, row in enumerate(rows)]
     texts = [text for example in examples for text in (example.prompt, example.target)]
     tokenizer = train_tokenizer(texts, vocab_size, progress=True)
-    tokenizer.save_pretrained(out)
+    with filling(out, last="tokenizer.json") as stage:
+        tokenizer.save_pretrained(stage)
     count = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     length = sum(map(len, texts)) / max(1, count)
     return f"{out}: {len(tokenizer)} entries from {len(rows)} rows; {length:.2f} characters a token"

@@ -27,9 +27,10 @@ from llm2slm.evaluation.predict import answers
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.slm import begin_as_trained
-from llm2slm.training.checkpoints import CHECKPOINTS, LAST
+from llm2slm.training.checkpoint_io import CHECKPOINTS, LAST, newest_whole, read
 from llm2slm.training.distill import build_teacher
 from llm2slm.training.fit import Fitted, first_process, fit, set_seed
+from llm2slm.training.frozen import as_begun
 from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.quality import Judge
 from llm2slm.types import Example, UserError
@@ -51,8 +52,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     check_metrics(task)
     device_type(config.trainer.accelerator)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
-    model = untrained(config, task)
-    teacher = build_teacher(config, model.collator)
+    begun = config if resume is None else as_begun(config, read(resume))
+    model = untrained(begun, task)
+    teacher = build_teacher(begun, model.collator)
     data = DataModule(config.data, task, model.collator, config.seed, None if teacher is None else teacher.collator)
     final = final_split(config.data)
     read_data(model, data, ("train", "validation", final), config.trainer.progress)
@@ -110,7 +112,7 @@ def refuse_used(folder: Path) -> None:
 
 
 def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
-    """The configuration of a run that goes on, and its last checkpoint.
+    """The configuration of a run that goes on, and its last checkpoint, or its best where the last is damaged.
 
     Args:
         config: nothing but `run`: the recorded one holds; or a whole configuration, which may train longer, log or stop
@@ -121,19 +123,19 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
     """
     from omegaconf import OmegaConf
 
-    last = folder / CHECKPOINTS / LAST
     recorded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), runs.read_config(folder)))
     assert isinstance(recorded, RunConfig)
-    if not last.is_file():
-        raise UserError(f"run={folder}: no {last.relative_to(folder)} to resume from; train without run= instead")
     if replace(config, run=None) == RunConfig():
-        return replace(recorded, run=config.run), last
+        config = replace(recorded, run=config.run)
     for section in ("model", "data", "task", "optim", "seed"):
         if runs.plain(getattr(config, section)) != runs.plain(getattr(recorded, section)):
             raise UserError(
                 f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
                 "callbacks only: leave the rest out, or train anew without run="
             )
+    last = newest_whole(folder / CHECKPOINTS)
+    if last is None:
+        raise UserError(f"run={folder}: no {CHECKPOINTS}/{LAST} to resume from; train without run= instead")
     return config, last
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import PROCESSOR_NAME, cached_file
 
+from llm2slm.atomic import filling
 from llm2slm.data.collate import LLM_TOKENIZER, Collator
 from llm2slm.data.prompts import Frame
 from llm2slm.data.tokenizer import load_tokenizer
@@ -105,11 +106,10 @@ class LLM2SLMProcessor(ProcessorMixin):
         """Writes both tokenizers and `processor_config.json`; the model's own `save_pretrained` does so too."""
         if push_to_hub:
             raise ValueError("save_pretrained(push_to_hub=True): use push_to_hub of the model, which brings all of it")
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.collator.save(folder)
-        (folder / PROCESSOR_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        return [str(folder / PROCESSOR_NAME)]
+        with filling(Path(save_directory), last=PROCESSOR_NAME) as folder:
+            self.collator.save(folder)
+            (folder / PROCESSOR_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return [str(Path(save_directory) / PROCESSOR_NAME)]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, revision: str | None = None, **_: Any) -> Self:

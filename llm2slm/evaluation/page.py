@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from llm2slm.atomic import write_text
 from llm2slm.evaluation import tables
 from llm2slm.evaluation.entries import metric_name
 
@@ -64,11 +65,7 @@ def write_whole(path: Path, text: str) -> Path:
 
     Half a pair of surrogates, which a JSON file may hold and UTF-8 may not, is written as a question mark.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8", errors="replace", newline="")
-    partial.replace(path)
-    return path
+    return write_text(path, text, errors="replace")
 
 
 def _own_file(name: str) -> str:

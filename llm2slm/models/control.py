@@ -11,7 +11,7 @@ than its control is the LLM's doing. In the manner of the control tasks of Hewit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,8 +45,8 @@ class Teller:
     With `constant` and `zero` the LLM is not run. `shuffled` gives row i what was said of row i - 1, and row 0 what was
     said of the last row; a row that has the very same prompt is passed over for the one before it. Where all rows of
     the batch have one prompt (a batch of one), it is the last other prompt of the batches before (remembered on this
-    object, in no checkpoint; each process has its own), and where there is none yet, z is 0: a row is never told of its
-    own prompt. So what a row is answered depends on the batch that it is in.
+    object, in each process for itself; a checkpoint of a training has it), and where there is none yet, z is 0: a row
+    is never told of its own prompt. So what a row is answered depends on the batch that it is in.
 
     `add` and `replace` mix z into the row's own prompt, token by token: its n-th token of the LLM's tokenizer gets what
     was said of the other prompt's n-th, and its own alignment takes it to the SLM's tokens; where the other prompt has
@@ -88,6 +88,14 @@ class Teller:
             return Reps(ones_BPE, mask_BP), None
         # the projector still runs, on finite input: each of its parameters has a gradient (of 0), as DDP asks
         return Reps(torch.zeros_like(ones_BPE), mask_BP), torch.ones_like(mask_BP, dtype=torch.bool)
+
+    def state(self) -> list[tuple[tuple[int, ...], Tensor]]:
+        """What `shuffled` remembers of earlier batches in this process: token ids, and reps_PE on the CPU."""
+        return [(heard.prompt, heard.reps_PE.cpu()) for heard in self._heard]
+
+    def restore(self, state: Sequence[tuple[Sequence[int], Tensor]]) -> None:
+        """Sets it to what `state` gave."""
+        self._heard = [_Heard(tuple(prompt), reps_PE) for prompt, reps_PE in state]
 
     def _shuffled(self, batch: Batch, reps: Reps) -> tuple[Reps, Tensor | None]:
         prompts, packed = _prompts(batch), _packed(reps)

@@ -8,6 +8,7 @@ with virtual tokens, which no plain model has, a folder as a hybrid's without an
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
+from llm2slm.atomic import filling
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig
 from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenizer import load_tokenizer
@@ -35,6 +37,9 @@ CARD = "README.md"
 INSIDE = "./llm"
 """The recorded name of an LLM whose used part stands in the model's own folder."""
 
+SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+"""Names of a saved model's weights."""
+
 ModelT = TypeVar("ModelT", bound=LLM2SLM)
 
 
@@ -42,20 +47,24 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
     """What `LLM2SLM.save_pretrained` does."""
     if with_llm and model.encoder is None:
         raise UserError(f"with_llm: this system ({model.kind}) has no LLM beside it; save it without")
-    folder.mkdir(parents=True, exist_ok=True)
-    tuned, model.slm = model.slm, merged(model.slm)
-    try:
-        if model.encoder is None and virtual_tokens(model.slm) is None:
-            _save_plain(model, folder)
-        else:
-            _save_hybrid(model, folder, with_llm=with_llm)
-    finally:
-        model.slm = tuned
-    for path in folder.rglob("*.safetensors"):  # which safetensors leaves to its owner alone, whatever the umask
-        path.chmod((folder / "config.json").stat().st_mode & 0o777)
-    text, weights = model.card or ("", "")
-    if weights == own_fingerprint(model) and not (folder / CARD).exists():  # a card that is there may be newer
-        (folder / CARD).write_text(text, encoding="utf-8")
+    with filling(folder, last="config.json") as stage:
+        tuned, model.slm = model.slm, merged(model.slm)
+        try:
+            if model.encoder is None and virtual_tokens(model.slm) is None:
+                _save_plain(model, stage)
+            else:
+                _save_hybrid(model, stage, with_llm=with_llm)
+        finally:
+            model.slm = tuned
+        for path in stage.rglob("*.safetensors"):  # which safetensors leaves to its owner alone, whatever the umask
+            path.chmod((stage / "config.json").stat().st_mode & 0o777)
+        text, weights = model.card or ("", "")
+        if weights == own_fingerprint(model) and not (folder / CARD).exists():  # a card that is there may be newer
+            (stage / CARD).write_text(text, encoding="utf-8")
+        written = {path.name for path in stage.iterdir()}
+    for path in folder.iterdir():  # as transformers does; it would read shards of an earlier save
+        if SHARD.fullmatch(path.name) and path.name not in written:
+            path.unlink()
 
 
 def _save_plain(model: LLM2SLM, folder: Path) -> None:

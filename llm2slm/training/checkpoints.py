@@ -18,9 +18,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from llm2slm.config import CallbacksConfig
 from llm2slm.runs import LOWER_IS_BETTER
+from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial
 from llm2slm.types import UserError
-
-CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 
 
 def better(cfg: CallbacksConfig) -> str:
@@ -71,6 +70,8 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over (from Lightning, which would stop in the middle of an accumulation window)."""
         del pl_module
+        if trainer.is_global_zero:
+            clear_partial(self.folder)
         _validate_now(trainer, self._validated)  # Lightning asks once more when it resumes, to know where it was
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -125,8 +126,9 @@ class Checkpoints(Checkpoint):
         return {"best": self.best, "validated": self._validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
-        self.best, self._validated = state_dict["best"], state_dict["validated"]
+        """Sets both; without a best checkpoint, as when it was damaged, there is no best value to compare with."""
+        self._validated = state_dict["validated"]
+        self.best = state_dict["best"] if (self.folder / BEST).is_file() else None
 
     def _monitored(self, trainer: Trainer) -> float:
         logged = trainer.callback_metrics

@@ -20,8 +20,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.checkpoints import CHECKPOINTS, Checkpoints, Interrupted, better
+from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
+from llm2slm.training.checkpoints import Checkpoints, Interrupted, better
 from llm2slm.training.distill import Teacher
+from llm2slm.training.frozen import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.quality import GenerationQuality, Judge
 from llm2slm.types import UserError
@@ -122,7 +124,8 @@ def fit(
     cfg = config.trainer
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    module = TrainingModule(model, config.optim, cfg.max_steps, teacher)
+    frozen = FrozenParts(model, config.model, teacher)
+    module = TrainingModule(model, config.optim, cfg.max_steps, teacher, frozen)
     checkpoints = Checkpoints(folder / CHECKPOINTS, config.callbacks, validation_interval(cfg))
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
@@ -139,9 +142,21 @@ def fit(
     seconds = time.perf_counter() - started
     module.teacher = None  # the Trainer keeps the module for a while
     best = checkpoints.newest_best
-    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({key.removeprefix("model."): v for key, v in state.items() if key.startswith("model.")})
+    load_best(model, best, frozen)
     return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
+
+
+def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
+    """Gives a model the weights of a checkpoint of its training.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if reason := damage(path):
+        raise UserError(f"{path}: {reason}; `llm2slm train run={path.parent.parent}` continues with the other one")
+    own = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    state = frozen.complete(read(path), own)
+    model.load_state_dict({n.removeprefix(MODEL): tensor for n, tensor in state.items() if n.startswith(MODEL)})
 
 
 def _run(
@@ -202,6 +217,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             default_root_dir=folder,
             callbacks=callbacks,
             logger=loggers,
+            plugins=[CheckpointFiles()],
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error

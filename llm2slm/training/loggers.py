@@ -12,6 +12,7 @@ Use, the same for one run and for each job of a sweep:
 from __future__ import annotations
 
 import csv
+import io
 import os
 import secrets
 import sys
@@ -23,6 +24,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from llm2slm.atomic import replacing, write_text
 from llm2slm.config import LoggerConfig, RunConfig
 from llm2slm.runs import plain
 from llm2slm.types import UserError
@@ -102,16 +104,15 @@ class MetricsFile(Logger):
     def _write_all(self) -> None:
         """Writes the file anew in one step, rows in order, and notes where the last one starts."""
         assert self._rows is not None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".csv.part")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as binary:
+            file = io.TextIOWrapper(binary, encoding="utf-8", newline="", write_through=True)
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             *earlier, last = sorted(self._rows)
             writer.writerows(self._rows[step] for step in earlier)
             self._offset = file.tell()
             writer.writerow(self._rows[last])
-        partial.replace(self.path)
+            file.detach()  # closing it is the block's affair
 
     def _write_last(self, row: dict[str, Any], *, fresh: bool) -> None:
         """Appends the row of a new step, or writes that of the current step again."""
@@ -181,8 +182,7 @@ def _run_id(folder: Path, *, resumed: bool) -> str:
     path = folder / "wandb" / "run-id"
     if resumed and path.is_file():
         return path.read_text(encoding="utf-8").strip()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(identity := secrets.token_hex(4), encoding="utf-8")
+    write_text(path, identity := secrets.token_hex(4))
     return identity
 
 

@@ -16,8 +16,10 @@ from llm2slm.config import OptimConfig
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import diverged
 from llm2slm.training.distill import Teacher
+from llm2slm.training.frozen import FrozenParts
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import build_optimizer, schedule_factor
+from llm2slm.training.random_states import STATES, gather, of_this_process, own_states, restore_states
 from llm2slm.types import Batch, UserError
 
 
@@ -50,14 +52,23 @@ class TrainingModule(LightningModule):
         cfg: learning rates and schedule.
         max_steps: optimizer steps that the schedule spans.
         teacher: an LLM whose distribution is part of the training loss, with the weight `cfg.distill`.
+        frozen: what checkpoints leave out; None: they have all of the model but its LLM.
     """
 
-    def __init__(self, model: LLM2SLM, cfg: OptimConfig, max_steps: int, teacher: Teacher | None = None) -> None:
+    def __init__(
+        self,
+        model: LLM2SLM,
+        cfg: OptimConfig,
+        max_steps: int,
+        teacher: Teacher | None = None,
+        frozen: FrozenParts | None = None,
+    ) -> None:
         super().__init__()
         if bool(cfg.distill) != (teacher is not None):
             raise ValueError(f"optim.distill={cfg.distill} goes with a teacher, and only above 0")
         self.model = model
         self.teacher = teacher
+        self.frozen = frozen
         self.cfg = cfg
         self.max_steps = max_steps
         # torchmetrics would leave NaN out of the sum, and a diverged run would look well
@@ -148,18 +159,21 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state of torch's generators: dropout goes on after a resume as if nothing had happened."""
-        checkpoint["rng"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            checkpoint["rng_cuda"] = torch.cuda.get_rng_state()
+        """Leaves out what is frozen, and keeps what each process draws from and remembers. All processes call it."""
+        if self.frozen is not None:
+            self.frozen.leave_out(checkpoint)
+        checkpoint[STATES] = gather(self.trainer, self.process_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets the generators back.
+        """Adds the frozen weights, and sets this process back to its own state.
 
         Raises:
-            UserError: the checkpoint is of another model: a tensor is missing, unexpected, or of another shape.
+            UserError: the checkpoint is of another model: a tensor is missing, unexpected, or of another shape, or the
+                frozen weights differ; or it is of another number of processes.
         """
-        saved, own = checkpoint["state_dict"], self.state_dict()
+        own = self.state_dict()
+        saved = checkpoint["state_dict"] if self.frozen is None else self.frozen.complete(checkpoint, own)
+        checkpoint["state_dict"] = saved
         for name in sorted(saved.keys() | own.keys()):
             shapes = [tuple(state[name].shape) if name in state else "missing" for state in (saved, own)]
             if shapes[0] != shapes[1]:
@@ -167,6 +181,17 @@ class TrainingModule(LightningModule):
                     f"the checkpoint does not fit the model: tensor {name.removeprefix('model.')} is {shapes[0]} in "
                     f"the checkpoint, {shapes[1]} in the model; resume with the configuration of the run"
                 )
-        torch.set_rng_state(checkpoint["rng"].cpu())
-        if torch.cuda.is_available() and "rng_cuda" in checkpoint:
-            torch.cuda.set_rng_state(checkpoint["rng_cuda"].cpu())
+        self.restore_process_state(of_this_process(checkpoint, self.trainer))
+
+    def process_state(self) -> dict[str, Any]:
+        """What the next batch depends on in this process alone: its generators, and what a control remembers."""
+        state = own_states(self.device)
+        if self.model.teller is not None:
+            state["heard"] = self.model.teller.state()
+        return state
+
+    def restore_process_state(self, state: dict[str, Any]) -> None:
+        """Sets this process back to what `process_state` gave."""
+        restore_states(state, self.device)
+        if self.model.teller is not None:
+            self.model.teller.restore(state.get("heard", []))

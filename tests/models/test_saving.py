@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel
 
+from llm2slm.models import saving
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
@@ -176,3 +180,44 @@ def test_weights_can_be_read_by_whom_the_umask_lets(zoo: Path, tmp_path: Path) -
         weights = list((tmp_path / kind).rglob("*.safetensors"))
         own = (tmp_path / kind / "config.json").stat().st_mode
         assert [path.stat().st_mode for path in weights] == [own] * files
+
+
+def test_a_save_that_fails_or_is_killed_leaves_the_model_that_was_there(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is collected in a hidden folder first; the temporary directory is not used."""
+    model, folder = hybrid(zoo), tmp_path / "saved"
+    model.save_pretrained(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with torch.no_grad():
+        next(model.projector.parameters()).add_(1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            model.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    child = os.fork()
+    if child == 0:
+        try:
+            Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            model.save_pretrained(folder)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    model.save_pretrained(folder)
+    assert {path.name for path in folder.iterdir() if path.is_file()} == before.keys()
+    assert (folder / "model.safetensors").read_bytes() != before["model.safetensors"]
+    assert torch.equal(logits(LLM2SLM.from_pretrained(folder)), logits(model))
+
+
+def test_shards_of_an_earlier_save_are_removed(zoo: Path, tmp_path: Path) -> None:
+    """Plain models are saved by transformers, which would read the index of the old shards first or last."""
+    config = tiny_model_config(zoo, "t5", "gpt2", kind=SystemKind.slm)
+    model, folder = build_model(config).eval(), tmp_path / "saved"
+    model.slm.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    (folder / "model_notes.safetensors").write_bytes(b"mine")
+    model.save_pretrained(folder)
+    assert {p.name for p in folder.glob("model*")} == {"model.safetensors", "model_notes.safetensors"}

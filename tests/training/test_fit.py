@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
+from stopped_runs import StopAt, assert_runs_equal, interrupted
 from tiny_runs import assert_same, build, checkpoint, curve, taught, tiny_run, weights
 
 from llm2slm.commands.train import run as train
@@ -93,49 +94,6 @@ def test_what_is_logged_every_third_step_are_the_values_of_those_steps(tmp_path)
 
 
 # Stopping and going on
-
-
-class StopAt(Callback):
-    """Sends this process a signal during the given batch (1-based, over all epochs), `times` times."""
-
-    def __init__(self, batch, number=signal.SIGINT, times=1):
-        self.batch, self.number, self.times, self.seen = batch, number, times, 0
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.seen += 1
-        if self.seen == self.batch:
-            for _ in range(self.times):
-                os.kill(os.getpid(), self.number)
-
-
-def interrupted(config, folder, monkeypatch, *signals):
-    """A run that gets signals; ends as the command does on Ctrl-C."""
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            fit_module,
-            "build_trainer",
-            lambda cfg, where, callbacks, loggers: build_trainer(cfg, where, [*callbacks, *signals], loggers),
-        )
-        train(config, folder)
-
-
-def state_of(folder):
-    """Weights, optimizer, schedule and generator in last.ckpt."""
-    saved = checkpoint(folder / "checkpoints" / "last.ckpt")
-    (optimizer,) = saved["optimizer_states"]
-    flat = {f"{i}.{k}": v for i, state in optimizer["state"].items() for k, v in state.items()}
-    return {**saved["state_dict"], **flat, "rng": saved["rng"]}, (saved["lr_schedulers"], saved["global_step"])
-
-
-def assert_runs_equal(found, wanted):
-    (tensors, rest), (wanted_tensors, wanted_rest) = state_of(found), state_of(wanted)
-    assert_same(tensors, wanted_tensors)
-    assert rest == wanted_rest
-    assert curve(found) == curve(wanted)
-    assert_same(
-        checkpoint(found / "checkpoints" / "best.ckpt")["state_dict"],
-        checkpoint(wanted / "checkpoints" / "best.ckpt")["state_dict"],
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,77 @@
+"""Trainings that are stopped in the middle, and what two trainings that should be equal left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from copy import deepcopy
+
+import pytest
+import torch
+from lightning import Callback
+from tiny_runs import assert_same, checkpoint, curve
+
+from llm2slm.commands.train import run as train
+from llm2slm.training import fit as fit_module
+from llm2slm.training.fit import build_trainer
+
+
+class StopAt(Callback):
+    """Sends this process a signal during the given batch (1-based, over all epochs), `times` times."""
+
+    def __init__(self, batch, number=signal.SIGINT, times=1):
+        self.batch, self.number, self.times, self.seen = batch, number, times, 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen += 1
+        if self.seen == self.batch:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+def interrupted(config, folder, monkeypatch, *signals):
+    """A run that gets signals; ends as the command does on Ctrl-C."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            fit_module,
+            "build_trainer",
+            lambda cfg, where, callbacks, loggers: build_trainer(cfg, where, [*callbacks, *signals], loggers),
+        )
+        train(config, folder)
+
+
+def resumed(config, folder):
+    """Goes on with a run until its end."""
+    again = deepcopy(config)
+    again.run = str(folder)
+    train(again, folder)
+
+
+def state_of(folder):
+    """Weights, optimizer, schedule and generator in last.ckpt."""
+    saved = checkpoint(folder / "checkpoints" / "last.ckpt")
+    (optimizer,) = saved["optimizer_states"]
+    flat = {f"{i}.{k}": v for i, state in optimizer["state"].items() for k, v in state.items()}
+    return {**saved["state_dict"], **flat, **generators(saved)}, (saved["lr_schedulers"], saved["global_step"])
+
+
+def generators(saved):
+    """The random states of each process as tensors, and what it remembers of earlier batches."""
+    found = {}
+    for rank, own in enumerate(saved["random_states"]):
+        (_, words, spare), (_, keys, *rest) = own["python"], own["numpy"]
+        found |= {f"{rank}.python": torch.tensor([*words, spare or 0]), f"{rank}.numpy": keys}
+        found |= {f"{rank}.numpy.rest": torch.tensor(rest, dtype=torch.float64), f"{rank}.torch": own["torch"]}
+        found |= {f"{rank}.heard.{n}": reps for n, (_, reps) in enumerate(own.get("heard", []))}
+    return found
+
+
+def assert_runs_equal(found, wanted):
+    (tensors, rest), (wanted_tensors, wanted_rest) = state_of(found), state_of(wanted)
+    assert_same(tensors, wanted_tensors)
+    assert rest == wanted_rest
+    assert curve(found) == curve(wanted)
+    assert_same(
+        checkpoint(found / "checkpoints" / "best.ckpt")["state_dict"],
+        checkpoint(wanted / "checkpoints" / "best.ckpt")["state_dict"],
+    )

@@ -1,0 +1,148 @@
+"""Files written whole: what is left when a process is killed, or fails, at any point of the writing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from llm2slm import runs
+from llm2slm.atomic import filling, replacing, write_text
+from llm2slm.config import RunConfig
+
+
+def killed(write) -> None:
+    """Runs `write` in a fork that is expected to kill itself."""
+    child = os.fork()
+    if child == 0:
+        try:
+            write()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_in_the_middle_of_a_file_leaves_the_old_one(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a" / "file.txt", "old\n")
+
+    def write() -> None:
+        with replacing(path) as file:
+            file.write(b"n" * 100_000)
+            file.flush()
+            die()
+
+    killed(write)
+    assert path.read_text() == "old\n"
+    assert {p.name for p in path.parent.iterdir()} == {"file.txt", ".file.txt.part"}
+    write_text(path, "new\r\n\n")
+    assert path.read_bytes() == b"new\r\n\n"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"], "what the killed process left is used up"
+
+
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "file.txt", "old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.write(b"new")
+        1 / 0  # noqa: B018
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half a pair: \ud800")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+    assert path.read_text() == "old"
+    assert write_text(path, "half a pair: \ud800", errors="replace").read_text() == "half a pair: ?"
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a power cut leaves the new name on an empty file."""
+    seen = []
+
+    def fsync(handle: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file"
+        seen.append((kind, os.fstat(handle).st_size if kind == "file" else sorted(p.name for p in tmp_path.iterdir())))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "file.txt", "12345")
+    assert seen == [("file", 5), ("folder", ["file.txt"])]
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "whole", "")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_is_filled_file_by_file_the_decisive_one_last(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for name in ("config.json", "b/weights", "other"):
+        write_text(folder / name, "old")
+
+    def write() -> None:
+        moved = []
+        rename = Path.replace
+
+        def replace(path: Path, to: Path) -> Path:
+            if path.name == "config.json":
+                assert sorted(moved) == ["weights", "z"], moved
+                die()
+            moved.append(path.name)
+            return rename(path, to)
+
+        Path.replace = replace
+        fill()
+
+    def fill() -> None:
+        with filling(folder, last="config.json") as stage:
+            assert not list(stage.iterdir()), "what a killed process left is removed"
+            for name in ("config.json", "b/weights", "z"):
+                (stage / name).parent.mkdir(exist_ok=True)
+                (stage / name).write_text("new")
+
+    killed(write)
+    assert {n: (folder / n).read_text() for n in ("config.json", "b/weights")} == {
+        "config.json": "old", "b/weights": "new"
+    }  # fmt: skip
+    fill()
+    found = {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    assert found == {"config.json": "new", "b/weights": "new", "z": "new", "other": "old"}
+    assert sorted(p.name for p in folder.iterdir()) == ["b", "config.json", "other", "z"]
+
+
+def test_a_folder_is_left_as_it_was_by_an_error(tmp_path: Path) -> None:
+    write_text(tmp_path / "config.json", "old")
+    with pytest.raises(ZeroDivisionError), filling(tmp_path, last="config.json") as stage:
+        (stage / "config.json").write_text("new")
+        1 / 0  # noqa: B018
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"config.json": "old"}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "predictions.jsonl"])
+def test_the_files_of_a_run_are_written_whole_and_beside(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed just before the rename, each still has its old content; the temporary directory is missing."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    folder = tmp_path / "run"
+    write = {
+        "config.yaml": lambda: runs.write_config(folder, RunConfig()),
+        "result.json": lambda: runs.write_result(folder, runs.Result("train", 0, "0", 0.0, [])),
+        "predictions.jsonl": lambda: runs.write_jsonl(folder / name, [{"prediction": "ü"}]),
+    }[name]
+    write_text(folder / name, "old")
+
+    def dying() -> None:
+        Path.replace = die
+        write()
+
+    killed(dying)
+    assert (folder / name).read_text() == "old"
+    write()
+    assert [p.name for p in folder.iterdir()] == [name]
+    assert (folder / name).read_text() not in ("old", "")

@@ -1,0 +1,219 @@
+"""Checkpoints as files: damaged ones, full disks, kills, and a temporary directory on another file system."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from stopped_runs import StopAt, assert_runs_equal, interrupted, resumed
+from tiny_runs import build, checkpoint, taught, tiny_run
+
+from llm2slm.commands.train import run as train
+from llm2slm.training.checkpoint_io import CheckpointFiles, damage
+from llm2slm.training.fit import fit, set_seed
+from llm2slm.training.loggers import MetricsFile
+from llm2slm.types import UserError
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Lines of the error stream about checkpoints."""
+    return [line for line in capsys.readouterr().err.splitlines() if ".ckpt" in line]
+
+
+# Damaged files
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped at step 5 after validations at 2 and 4, the last of which was the best; and to its end."""
+    root = tmp_path_factory.mktemp("stopped")
+    config = tiny_run(root, max_steps=8, val_every=2)
+    config.callbacks.generate_rows = 0
+    train(deepcopy(config), root / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(deepcopy(config), root / "run", patch, StopAt(5))
+    assert checkpoint(root / "run/checkpoints/last.ckpt")["global_step"] == 5
+    assert checkpoint(root / "run/checkpoints/best.ckpt")["global_step"] == 4
+    return root, config
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    """One bit of a weight."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, empty, flip, Path.unlink])
+def test_a_damaged_last_checkpoint_is_replaced_by_the_best(stopped, tmp_path, capsys, harm):
+    root, config = stopped
+    shutil.copytree(root / "run", tmp_path / "run")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    harm(last)
+    resumed(config, tmp_path / "run")
+    what = "is missing" if harm is Path.unlink else r"is damaged \(.*\)"
+    line = rf"llm2slm: {last}: {what}; resuming from best.ckpt instead, of step 4: step 5 is trained again"
+    assert_lines(said(capsys), line)
+    assert_runs_equal(tmp_path / "run", root / "whole")
+
+
+def assert_lines(found, *patterns):
+    assert len(found) == len(patterns), found
+    for line, pattern in zip(found, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_a_damaged_best_checkpoint_is_put_aside(stopped, tmp_path, capsys):
+    root, config = stopped
+    shutil.copytree(root / "run", tmp_path / "run")
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    flip(best)
+    resumed(config, tmp_path / "run")
+    line = r"is damaged \(.*\); it is now best.ckpt.damaged, and the best is chosen among validations to come"
+    assert_lines(said(capsys), rf"llm2slm: {best}: {line}")
+    assert_runs_equal(tmp_path / "run", root / "whole")  # the loss still fell
+    assert (best.parent / "best.ckpt.damaged").is_file()
+
+
+def test_without_a_whole_checkpoint_it_is_one_line(stopped, tmp_path):
+    root, config = stopped
+    shutil.copytree(root / "run", tmp_path / "run")
+    empty(tmp_path / "run/checkpoints/last.ckpt")
+    cut(tmp_path / "run/checkpoints/best.ckpt")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    both = r"^[^\n]*last.ckpt: is damaged \(.*\), and best.ckpt is damaged \(.*\), so nothing is left to resume from; "
+    with pytest.raises(UserError, match=both + "train anew in another folder, without run=$"):
+        resumed(config, tmp_path / "run")
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_other_files_are_no_checkpoints(tmp_path):
+    torch.save({"a": 1}, tmp_path / "other.ckpt")
+    assert damage(tmp_path / "other.ckpt") == "is no checkpoint of a training (it has no global_step)"
+    torch.save(resource.getrusage, tmp_path / "code.ckpt")
+    assert damage(tmp_path / "code.ckpt").startswith("cannot be read (Weights only load failed")
+
+
+# Disks
+
+
+def test_nothing_of_a_training_goes_through_the_temporary_directory(stopped, tmp_path, monkeypatch):
+    """It may be full, or missing."""
+    root, config = stopped
+    model, data = build(config)
+    for split in ("train", "validation"):
+        data.prepare(split)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError):
+        tempfile.NamedTemporaryFile()  # noqa: SIM115
+    set_seed(config.seed)
+    fit(config, tmp_path / "run", *taught(config)[:1], data, loggers=[MetricsFile(tmp_path / "run")])
+    model.save_pretrained(tmp_path / "run/model")
+    assert_runs_equal(tmp_path / "run", root / "whole")
+    found = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*.[!js]*")}
+    assert found == {"metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(stopped, tmp_path):
+    """The limit on the size of a file stands for the disk: it fails the same call."""
+    root, _ = stopped
+    shutil.copytree(root / "run", tmp_path / "run")
+    folder = tmp_path / "run/checkpoints"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+            CheckpointFiles().save_checkpoint({"a": torch.zeros(10**6)}, folder / "last.ckpt")
+        except UserError as error:
+            (tmp_path / "said").write_text(str(error))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert (tmp_path / "said").read_text() == (
+        f"{folder / 'last.ckpt'}: cannot be written ([Errno 27] File too large); make room, then resume from the "
+        "checkpoint before"
+    )
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_killed_while_a_checkpoint_is_half_written(stopped, tmp_path):
+    """The old one is whole, and the next training removes what is left of the new one."""
+    root, config = stopped
+    save = torch.save
+
+    def half(checkpoint, file):
+        save(checkpoint, file)
+        file.truncate(file.tell() // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    shutil.copytree(root / "run", tmp_path / "run")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.save = half
+            resumed(config, tmp_path / "run")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert {p.name for p in last.parent.iterdir() if p.name.startswith(".")} == {".best.ckpt.part"}
+    assert damage(last) is None
+    assert checkpoint(last)["global_step"] == 5
+    resumed(config, tmp_path / "run")
+    assert {p.name for p in last.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert_runs_equal(tmp_path / "run", root / "whole")
+
+
+def two_file_systems(folder: Path) -> Path | None:
+    """A folder on another file system than `folder`, where this machine has one to write to."""
+    for place in ("/dev/shm", "/run/user/" + str(os.getuid()), "/var/tmp", str(Path.home())):
+        if os.access(place, os.W_OK) and Path(place).stat().st_dev != folder.stat().st_dev:
+            return Path(tempfile.mkdtemp(prefix="llm2slm-tests-", dir=place))
+    return None
+
+
+def test_killed_twenty_times_with_the_temporary_directory_on_another_file_system(tmp_path):
+    """SIGKILL at random moments: every look at last.ckpt finds it whole, and each kill is resumed from it."""
+    other = two_file_systems(tmp_path)
+    temporary = other if other is not None else tmp_path / "temporary"  # one file system: the rest still holds
+    temporary.mkdir(exist_ok=True)
+    root = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    script = [sys.executable, str(root / "tests/killed_checkpoints.py"), str(tmp_path), "20"]
+    try:
+        done = subprocess.run(script, capture_output=True, text=True, check=False, env=env | {"TMPDIR": str(temporary)})
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert not [path for path in temporary.iterdir() if path.is_file()], "nothing is left there"
+    finally:
+        shutil.rmtree(temporary)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["killed"] == 20
+    assert told["damaged"] == []
+    assert told["looks"] >= 20
+    assert len(set(told["resumed_from"])) >= 3, "kills came at one place only"
+    assert told["same"], "the end is that of an undisturbed training"
+    if other is None:
+        pytest.skip("this machine has one file system to write to; only the kills within it were tried")
