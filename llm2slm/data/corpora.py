@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm2slm.data.rows.table import nearest
+from llm2slm.types import UserError
+
 SPLITS = ("train", "validation", "test")
 
 LANGUAGES = {
@@ -120,3 +123,15 @@ CORPORA = {
     "dolly_3k": Corpus("instruction", files=Files(), near="databricks/databricks-dolly-15k"),
     "t0_mixture": Corpus("instruction", files=Files(), near="yizhongw/self_instruct"),
 }
+
+
+def known_corpus(name: str) -> Corpus:
+    """The corpus of that name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name not in CORPORA:
+        known = ("builtin", "json", "hub", "mixture", *CORPORA)
+        raise UserError(f"data={name}: unknown corpus; did you mean {nearest(name, known)}? ({', '.join(known)})")
+    return CORPORA[name]

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-
-from llm2slm.config import DataConfig
 from llm2slm.data.csv_fields import _records, check_fields
 from llm2slm.data.files import read_file
+
+from llm2slm.config import DataConfig
 from llm2slm.data.sources import load_rows, stream_rows
 from llm2slm.data.tasks import TASKS
 from llm2slm.types import UserError
