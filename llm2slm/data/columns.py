@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from llm2slm.data.rows.table import Row, Table, no_column, path_in, text_in
+from llm2slm.data.rows.table import Row, Table, holds, no_column, path_in, text_in, value_in
 from llm2slm.data.templates import KEY, Template, fields, worded
 from llm2slm.types import UserError
 
@@ -46,15 +46,15 @@ class Columns:
             UserError: no such column or field, a value that is not text, or no rows at all; when it is reached.
         """
         unmet = _Unmet([name for name, key in self._fields().values() if key == KEY])
-        met = False
+        last = None
         for table, number, row in islice(self._read(tables, start), None if stop is None else max(stop - start, 0)):
-            met = True
+            last = table, number, row
             unmet.look(row)
-            yield self._row(table, number, row)
-        if start == 0 and not met:
+            yield self._row(table, number, row, unmet)
+        if start == 0 and last is None:
             raise UserError(f"{label}: holds no rows")
-        if start == 0:
-            unmet.check(label)
+        if start == 0 and last is not None:
+            unmet.check(*last, label)
 
     def needed(self, table: Table) -> list[str]:
         """Those of a table's columns that have to be read.
@@ -92,14 +92,18 @@ class Columns:
             return {"source": source}
         return {name: source if name == "source" else (name, KEY) for name in fields(self.templates)}
 
-    def _row(self, table: Table, number: int, row: Row) -> dict[str, str]:
+    def _row(self, table: Table, number: int, row: Row, unmet: _Unmet) -> dict[str, str]:
         """Source, target and task of a row; the source in the words of a template where there are any."""
         if self.templates:
             texts = {
                 name: text_in(table, number, row, column, key, gaps=True)
                 for name, (column, key) in self._fields().items()
             }
-            source = worded(self.templates, texts, table.place(number))
+            try:
+                source = worded(self.templates, texts, table.place(number))
+            except UserError:
+                unmet.check(table, number, row)
+                raise
         else:
             source = text_in(table, number, row, self.source, "data.source")
         found = {"source": source, "target": text_in(table, number, row, self.target, "data.target")}
@@ -115,14 +119,22 @@ class _Unmet:
     """
 
     names: list[str]
-    known: dict[str, None] = field(default_factory=dict)
+    columns: dict[str, None] = field(default_factory=dict)
 
     def look(self, row: Row) -> None:
+        """Takes note of a row."""
         if self.names:
-            self.names = [name for name in self.names if path_in(row, name) is None]
-            self.known |= dict.fromkeys(row)
+            self.names = [name for name in self.names if not holds(row, name)]
+            self.columns |= dict.fromkeys(row)
 
-    def check(self, label: str) -> None:
-        """Raises the complaint about a field that no row had."""
-        if self.names:
-            raise UserError(no_column(label, self.names[0], KEY, list(self.known), " in any row"))
+    def check(self, table: Table, number: int, row: Row, label: str | None = None) -> None:
+        """Raises the complaint about a field that no row had so far.
+
+        Args:
+            table, number, row: the last row.
+            label: names all tables, where this was the last row of all.
+        """
+        for name in self.names:
+            if path_in(self.columns, name) is None and label is not None:
+                raise UserError(no_column(label, name, KEY, list(self.columns), " in any row"))
+            value_in(table, number, row, name, KEY)

@@ -105,7 +105,10 @@ def _folder_split(found: FolderFiles, label: str, part: str) -> Split:
     if piece is not None and piece[1] in tables:
         return Split(label, tables[piece[1]], int(piece[2] or 0), None if piece[3] is None else int(piece[3]))
     asked = "+".join(tables) if part == "all" else part
-    sizes = {name: sum(table.count() for table in several) for name, several in tables.items()}
+    named = re.sub(r"\[.*?\]|\(.*?\)", "", asked).split("+")
+    if unknown := [name for name in named if name not in tables]:
+        raise UserError(f"no split {unknown[0]!r}; there are: {', '.join(tables)}")
+    sizes = {name: sum(table.count() for table in tables[name]) for name in named}
     try:
         pieces = datasets.ReadInstruction.from_spec(asked).to_absolute(sizes)
     except (ValueError, AssertionError) as error:

@@ -137,6 +137,17 @@ def value_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: 
     return value
 
 
+def holds(row: Row, name: str) -> bool:
+    """Whether a row has a value, null or not, in a column or nested field."""
+    value: Any = row
+    for part in path_in(row, name) or [name]:
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return False
+    return True
+
+
 def no_column(place: str, name: str, key: str, names: Sequence[str], where: str = "") -> str:
     """The complaint about a column that is not there.
 

@@ -38,7 +38,7 @@ def lines_of_any_end(path: Path) -> Iterator[str]:
         UserError: as `lines`.
     """
     for _, line in lines(path):
-        if "\r" in line[:-2]:
+        if line.find("\r", 0, len(line) - (2 if line.endswith("\r\n") else 1)) >= 0:
             yield from io.StringIO(line, newline="")
         else:
             yield line
