@@ -30,8 +30,8 @@ from llm2slm.data.rows import READERS, suffix_of
 from llm2slm.data.rows.table import nearest
 from llm2slm.types import UserError
 
-OWN = {"csv", "json", "parquet"}
-"""Kinds of `datasets` that are read as rows of text here."""
+OWN = {"csv": {".csv", ".tsv"}, "json": {".json", ".jsonl", ".ndjson"}, "parquet": {".parquet"}}
+"""Kinds of `datasets` that the project reads itself, and the suffixes of such files."""
 OUR_KEYS = {"data_files", "data_dir", "default", "description"}
 """What a README.md may say of a subset without changing how its files are read."""
 OPTIONS = {"delimiter": "sep"}
@@ -123,11 +123,15 @@ def _files(folder: Path, said: Mapping[str, Any]) -> FolderFiles:
         kind, options = infer_module_for_data_files({split: list(map(str, files)) for split, files in found.items()})
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{base}: {str(error).partition(chr(10))[0]}") from None
-    if kind in OWN:  # other files may lie beside them
-        held = {split: [path for path in files if suffix_of(path) in READERS] for split, files in found.items()}
-        found = {split: held[split] or found[split] for split in found}
+    if kind in OWN:  # files of other kinds may lie beside them
+        ours = {split: [path for path in files if _is_of(kind, path)] for split, files in found.items()}
+        found = {split: ours[split] or found[split] for split in found}
     options = options | {OPTIONS.get(key, key): value for key, value in said.items() if key not in OUR_KEYS}
     return FolderFiles({split: [base / name for name in files] for split, files in found.items()}, kind, options)
+
+
+def _is_of(kind: str, path: PurePosixPath) -> bool:
+    return any(suffix.lower() in OWN[kind] for suffix in path.suffixes)
 
 
 def _names(folder: Path) -> list[PurePosixPath]:
