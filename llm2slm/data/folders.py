@@ -32,7 +32,7 @@ from llm2slm.types import UserError
 
 OWN = {"csv": {".csv", ".tsv"}, "json": {".json", ".jsonl", ".ndjson"}, "parquet": {".parquet"}}
 """Kinds of `datasets` that the project reads itself, and the suffixes of such files."""
-OUR_KEYS = {"data_files", "data_dir", "default", "description"}
+OUR_KEYS = {"data_files", "data_dir", "default", "description", "version"}
 """What a README.md may say of a subset without changing how its files are read."""
 OPTIONS = {"delimiter": "sep"}
 """Options with two names."""
