@@ -52,11 +52,11 @@ BAD = {
     "too many fields": (["data.train=wide.csv"], "wide.csv, line 3: 3 fields, but the header has 2"),
     "empty file": (["data.train=empty.jsonl"], "empty.jsonl: the file is empty"),
     "no rows": (["data.train=header.csv"], "header.csv: holds no rows"),
-    "no text": (["data.train=number.jsonl"], "number.jsonl, row 1 (from 0), column 'source': expected text"),
+    "no text": (["data.train=number.jsonl"], "number.jsonl, line 2, column 'source': expected text"),
     "kind of file": (["data.train=text.txt"], "text.txt: unsupported kind of file '.txt'"),
     "unknown column": (
         ["data.source=sorce"],
-        "train.jsonl: no column 'sorce' (data.source); did you mean 'source'? columns: source, target",
+        "train.jsonl, line 1: no column 'sorce' (data.source); did you mean 'source'? columns: source, target",
     ),
     "file not named": (["data.train=null"], "data.train is not set; with data=json give a json, jsonl, csv or parquet"),
     "over-long prompt": (["data.train=long.jsonl"], "data=json, train, row 1 (from 0): its prompt has "),

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.atomic import write_text
-from llm2slm.cli.compose import Composer, one_line, quote, runs_named, typed
+from llm2slm.cli.compose import Composer, one_line, quote, runs_named, typed, values
 from llm2slm.cli.stored import with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
@@ -52,7 +52,7 @@ def launch(verb: str, arguments: list[str]) -> int:
         words = runs_named(composer.schema, args.overrides)
         overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
         if verb == "train":
-            overrides = resume_in_place(overrides)
+            overrides = resume_in_place(overrides, composer)
         mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
         composed = composer.compose([*overrides, f"hydra.mode={mode.name}"], mode)
         if mode == RunMode.MULTIRUN:
@@ -90,14 +90,17 @@ def start(verb: str, composer: Composer) -> Hydra:
     return hydra
 
 
-def resume_in_place(overrides: list[str]) -> list[str]:
+def resume_in_place(overrides: list[str], composer: Composer) -> list[str]:
     """`train run=DIR` continues inside DIR, unless told to write elsewhere."""
-    named = [o.partition("=")[2] for o in overrides if o.startswith("run=")]
+    named = [o for o in overrides if o.startswith("run=")]
     elsewhere = any(o.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for o in overrides)
-    if not named or elsewhere or named[-1] == "null":
+    if not named or elsewhere:
         return overrides
-    runs.read_config(Path(named[-1]))  # a wrong name is told before Hydra makes a folder of it
-    return [*overrides, f"hydra.run.dir={named[-1]}"]
+    for folder in values(composer.parse(named[-1])):  # quotes taken off; one value, except in a sweep
+        if folder is None:
+            return overrides
+        runs.read_config(Path(str(folder)))  # a wrong name is refused before Hydra makes a folder of it
+    return [*overrides, f"hydra.run.dir={named[-1].partition('=')[2]}"]
 
 
 def check_folder(folder: Path) -> None:

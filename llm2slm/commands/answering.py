@@ -1,4 +1,4 @@
-"""The part of `llm2slm generate` that answers a file of texts: reads it, answers in order, writes and goes on."""
+"""The part of `llm2slm generate` that answers a file of texts: reads it, answers in order, writes, resumes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
 from llm2slm.config import GenerateConfig
+from llm2slm.data.rows import READERS, open_table, suffix_of
+from llm2slm.data.rows.table import LINE, no_column, path_in, text_in
+from llm2slm.data.rows.text import lines
 from llm2slm.resumable import ResumableLines
 from llm2slm.types import UserError
 
@@ -44,32 +47,48 @@ def check_writable(path: Path) -> None:
         raise UserError(f"output={path}: no permission to write there")
 
 
-def read(path: Path, fields: tuple[str, ...] = ("source", "prompt")) -> list[tuple[int, str]]:
-    """The texts of a file with their line numbers: of .jsonl rows the first of `fields` that they have, else its lines.
+def read(path: Path, fields: tuple[str, ...] = ("source", "prompt")) -> list[tuple[str, str]]:
+    """The texts of a file, each with its place (`line 3`).
 
-    A blank line of a .jsonl file is no row; one of a plain file is an empty text, which gets an empty answer.
+    Args:
+        path: json, jsonl, csv or parquet, as `data.train` takes them; any other file holds a text a line.
+        fields: of rows the first of these columns that a row has; nested ones by a dotted path.
+
+    Returns:
+        The texts in order. A blank line of a file of lines is an empty text, which gets an empty answer.
+
+    Raises:
+        UserError: a file that cannot be read, or a row without a text; names the line (of parquet the row).
     """
     if not path.is_file():
-        raise UserError(f"input={path}: no such file")
-    if path.suffix != ".jsonl":
-        texts = list(runs.read_lines(path))
+        raise UserError(f"input={path}: {'is a folder; give a file' if path.is_dir() else 'no such file'}")
+    if suffix_of(path) in READERS:
+        texts = list(_column(path, fields))
     else:
-        texts = []
-        for number, row in runs.read_jsonl(path):
-            text = next((row[name] for name in fields if name in row), None)
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{path}, line {number}: no text in the field {' or '.join(fields)}; has: {', '.join(row)}; name "
-                    "it by field=NAME"
-                )
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(f"{path}, line {number}: holds half a character ({error.reason})") from None
-            texts.append((number, text))
+        texts = [(LINE.format(n), line.removesuffix("\n").removesuffix("\r")) for n, line in lines(path)]
     if not any(text.strip() for _, text in texts):
         raise UserError(f"{path}: holds no text")
     return texts
+
+
+def _column(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The texts in the first of the columns that a row has, each with its place."""
+    table = open_table(path)
+    needed = {found[0] for name in fields if (found := path_in(table.names or (), name)) is not None}
+    if table.names is not None and not needed:
+        raise UserError(_no_field(table.label, fields, table.names))
+    for number, row in table.read(sorted(needed), 0):
+        name = next((name for name in fields if path_in(row, name) is not None), None)
+        if name is None:
+            raise UserError(_no_field(table.place(number), fields, list(row)))
+        yield table.unit.format(number), text_in(table, number, row, name, "field")
+
+
+def _no_field(place: str, fields: tuple[str, ...], names: Sequence[str]) -> str:
+    if len(fields) == 1:
+        return no_column(place, fields[0], "field", names)
+    said = " or ".join(fields)
+    return f"{place}: no text in the field {said}; has: {', '.join(names)}; name it by field=NAME"
 
 
 def answers(job: Answering, texts: list[str], done: int = 0) -> Iterator[list[str]]:

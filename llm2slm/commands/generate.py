@@ -44,15 +44,15 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
         answer(model, config, before + config.prompt + after, arguments)
     elif texts is not None:
         check_lengths(
-            model, [(f"{config.input}, line {n}", before + text.strip() + after) for n, text in texts if text.strip()]
+            model, [(f"{config.input}, {n}", before + text.strip() + after) for n, text in texts if text.strip()]
         )
         answer_file(Answering(model, config, before, arguments, after), [text for _, text in texts])
     else:
         converse(model, config, (before, after), arguments)
 
 
-def check(config: GenerateConfig) -> list[tuple[int, str]] | None:
-    """What is wrong is said before the model is loaded. Returns the texts of `input` by line, if there is one."""
+def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
+    """Checks everything before the model is loaded. Returns the texts of `input` with their places, if there is one."""
     if config.run is None:
         raise UserError("generate needs run=DIR: a run directory, a model's folder or Hub id, or builtin/llm")
     if config.prompt is not None and config.input is not None:

@@ -25,8 +25,8 @@ class CorpusConfig:
     revision: str | None = None
     """Its branch, tag or commit on the Hub."""
     train: str | None = None
-    """data=json: file (json, jsonl, jsonl.gz, csv, parquet); else name of the split, or a part of it as train[:1000].
-    A known corpus knows its own."""
+    """data=json: file (json, jsonl, csv, tsv, parquet; all but parquet also as .gz); else name of the split, or a part
+    of it as train[:1000]. A known corpus knows its own."""
     validation: str | None = None
     test: str | None = None
     source: str | None = None

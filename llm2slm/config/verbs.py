@@ -19,9 +19,10 @@ class GenerateConfig:
     prompt: str | None = None
     """One text to answer."""
     input: str | None = None
-    """File of texts: one a line, or .jsonl rows with a field of text."""
+    """File of texts: what `data.train` takes (json, jsonl, csv, parquet, with the column `field`), else one a line."""
     field: str | None = None
-    """The field of .jsonl rows. None: `source`, `prompt`, or the one that the run was trained on."""
+    """The column of the texts where `input` has columns; a nested one has a dotted name. None: `source`, `prompt`, or
+    the one that the run was trained on."""
     output: str | None = None
     """File for the answers to `input`, in its order: .jsonl (source, prediction) or one a line. None: the terminal."""
     prefix: str | None = None

@@ -1,24 +1,20 @@
-"""Columns of a table as rows of text: top-level ones, and nested ones by a dotted path (`translation.en`, `turns.0`).
+"""Columns of tables as rows of text: top-level ones, and nested ones by a dotted path (`translation.en`, `turns.0`).
 
-Every value is looked at: what is not text, or not there, is told with its row and column.
+Only the columns that are asked for are looked at; what is not text, or not there, is named by its row and column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
-from llm2slm.data.files import no_text
+from llm2slm.data.rows.table import Row, Table, holds, no_column, path_in, text_in, value_in
 from llm2slm.data.templates import KEY, Template, fields, worded
 from llm2slm.types import UserError
 
 TASK = "task"
 """Column that says a row's own task (only mixtures look at it)."""
-
-PART = 1_000
-"""Rows taken out of a table at once."""
 
 
 @dataclass(frozen=True)
@@ -34,37 +30,60 @@ class Columns:
     templates: tuple[Template, ...] = ()
 
     def rows(
-        self, parts: Iterable[Mapping[str, Sequence[Any]]], label: str, before: int = 0
+        self, tables: Sequence[Table], label: str, start: int = 0, stop: int | None = None
     ) -> Iterator[dict[str, str]]:
-        """The rows of a table given in parts, each by columns.
+        """The rows of tables, one table after another, as they are asked for.
 
         Args:
-            label: names the table in a complaint.
-            before: number of the first row.
+            label: names the tables together in a complaint.
+            start: rows to leave out at the beginning; they are not checked.
+            stop: number of the row at which to end; None: after the last one.
 
         Yields:
             source and target, and task where there is such a column and the row has a text in it.
 
         Raises:
-            UserError: no such column or field, or a value that is no text; names the row.
+            UserError: no such column or field, a value that is not text, or no rows at all; when it is reached.
         """
-        for part in parts:
-            sources = self._sources(part, label, before)
-            targets = _texts(part, self.target, "data.target", label, before=before)
-            tasks = part.get(TASK, [None] * len(sources))
-            for source, target, task in zip(sources, targets, tasks, strict=True):
-                row = {"source": source, "target": target}
-                yield row | {TASK: task} if isinstance(task, str) else row
-            before += len(sources)
+        unmet = _Unmet([name for name, key in self._fields().values() if key == KEY])
+        last = None
+        for table, number, row in islice(self._read(tables, start), None if stop is None else max(stop - start, 0)):
+            last = table, number, row
+            unmet.look(row)
+            yield self._row(table, number, row, unmet)
+        if start == 0 and last is None:
+            raise UserError(f"{label}: holds no rows")
+        if start == 0 and last is not None:
+            unmet.check(*last, label)
 
-    def needed(self, names: Sequence[str], label: str) -> list[str]:
+    def needed(self, table: Table) -> list[str]:
         """Those of a table's columns that have to be read.
 
         Raises:
-            UserError: a column is not there.
+            UserError: a column is not there, or twice.
         """
-        read = [*self._fields().values(), (self.target, "data.target")]
-        return sorted({_path(name, key, names, label)[0] for name, key in read} | ({TASK} & set(names)))
+        if table.names is None:  # each row has keys of its own
+            return []
+        found = {TASK} & set(table.names)
+        for name, key in [*self._fields().values(), (self.target, "data.target")]:
+            path = path_in(table.names, name)
+            if path is None:
+                raise UserError(no_column(table.label, name, key, table.names))
+            if table.names.count(path[0]) > 1:
+                raise UserError(f"{table.label}: column {path[0]!r} ({key}) is there twice; rename one of them")
+            found.add(path[0])
+        return sorted(found)
+
+    def _read(self, tables: Sequence[Table], start: int) -> Iterator[tuple[Table, int, Row]]:
+        """The rows of all tables from the row of that number on, each with its table and its number in it."""
+        for place, table in enumerate(tables):
+            needed = self.needed(table)
+            if start and place < len(tables) - 1 and (count := table.count()) <= start:
+                start -= count
+                continue
+            for number, row in table.read(needed, start):
+                yield table, number, row
+            start = 0
 
     def _fields(self) -> dict[str, tuple[str, str]]:
         """What the source is made of: by field the column, and the key that names it."""
@@ -73,75 +92,49 @@ class Columns:
             return {"source": source}
         return {name: source if name == "source" else (name, KEY) for name in fields(self.templates)}
 
-    def _sources(self, part: Mapping[str, Sequence[Any]], label: str, before: int) -> list[str]:
-        """The source of each row, in the words of a template where there are any."""
-        read = self._fields()
-        if not self.templates:
-            return _texts(part, *read["source"], label, before=before)
-        texts = [_texts(part, *place, label, before=before, gaps=True) for place in read.values()]
-        rows = (dict(zip(read, values, strict=True)) for values in zip(*texts, strict=True))
-        return [worded(self.templates, row, f"{label}, row {n} (from 0)") for n, row in enumerate(rows, before)]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant."""
-    return get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, as the end of a complaint; "" where none is like it."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ";"
-
-
-def _path(name: str, key: str, names: Sequence[str], label: str) -> list[str]:
-    """The column, and the fields and numbers that lead on from it."""
-    if name in names:
-        return [name]
-    path = name.split(".")
-    if path[0] in names:
-        return path
-    raise UserError(f"{label}: no column {name!r} ({key}){_meant(name, names)} columns: {', '.join(names)}")
-
-
-def _texts(
-    part: Mapping[str, Sequence[Any]], name: str, key: str, label: str, *, before: int, gaps: bool = False
-) -> list[str]:
-    """The texts of one column or nested field.
-
-    Args:
-        before: the number of the first row.
-        gaps: a null stands for an empty text.
-    """
-    first, *fields = _path(name, key, list(part), label)
-    texts = []
-    for number, whole in enumerate(part[first], before):
-        value = whole
-        for field in fields:
-            if value is None:
-                break
+    def _row(self, table: Table, number: int, row: Row, unmet: _Unmet) -> dict[str, str]:
+        """Source, target and task of a row; the source in the words of a template where there are any."""
+        if self.templates:
+            texts = {
+                name: text_in(table, number, row, column, key, gaps=True)
+                for name, (column, key) in self._fields().items()
+            }
             try:
-                value = value[int(field)] if isinstance(value, list) else value[field]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise UserError(f"{label}, row {number} (from 0): {_absent(name, key, first, whole)}") from None
-        if gaps and value is None:
-            value = ""
-        if not isinstance(value, str):
-            raise UserError(no_text(label, number, name, value))
-        texts.append(value)
-    return texts
+                source = worded(self.templates, texts, table.place(number))
+            except UserError:
+                unmet.check(table, number, row)
+                raise
+        else:
+            source = text_in(table, number, row, self.source, "data.source")
+        found = {"source": source, "target": text_in(table, number, row, self.target, "data.target")}
+        task = row.get(TASK)
+        return found | {TASK: task} if isinstance(task, str) else found
 
 
-def _absent(name: str, key: str, column: str, value: Any) -> str:
-    """The complaint about a nested field that is not there."""
-    known = list(_leaves(value, column))
-    return f"no field {name!r} ({key}){_meant(name, known)} fields: {', '.join(known)}"
+@dataclass
+class _Unmet:
+    """The fields of templates that no row had so far.
 
+    Where each row has its own keys, a misspelt field would else look like one without a text.
+    """
 
-def _leaves(value: Any, name: str) -> Iterator[str]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    inner = list(items)
-    if not inner:
-        yield name
-    for key, below in inner:
-        yield from _leaves(below, f"{name}.{key}")
+    names: list[str]
+    columns: dict[str, None] = field(default_factory=dict)
+
+    def look(self, row: Row) -> None:
+        """Takes note of a row."""
+        if self.names:
+            self.names = [name for name in self.names if not holds(row, name)]
+            self.columns |= dict.fromkeys(row)
+
+    def check(self, table: Table, number: int, row: Row, label: str | None = None) -> None:
+        """Raises the complaint about a field that no row had so far.
+
+        Args:
+            table, number, row: the last row.
+            label: names all tables, where this was the last row of all.
+        """
+        for name in self.names:
+            if path_in(self.columns, name) is None and label is not None:
+                raise UserError(no_column(label, name, KEY, list(self.columns), " in any row"))
+            value_in(table, number, row, name, KEY)

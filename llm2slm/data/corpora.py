@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from llm2slm.config import CorpusConfig
 from llm2slm.data.columns import Columns
 from llm2slm.data.languages import NAMES, primary
+from llm2slm.data.rows.table import nearest
+from llm2slm.types import UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -138,3 +140,15 @@ def _codes(config: CorpusConfig) -> tuple[str, str]:
     if corpus is not None and corpus.languages and not (config.source or config.target):
         return corpus.languages
     return columns.source.rpartition(".")[2], columns.target.rpartition(".")[2]
+
+
+def known_corpus(name: str) -> Corpus:
+    """The corpus of that name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name not in CORPORA:
+        known = ("builtin", "json", "hub", "mixture", *CORPORA)
+        raise UserError(f"data={name}: unknown corpus; did you mean {nearest(name, known)}? ({', '.join(known)})")
+    return CORPORA[name]

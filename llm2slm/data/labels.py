@@ -7,16 +7,19 @@ distillation (Kim and Rush 2016, arXiv 1606.07947).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from llm2slm import runs
 from llm2slm.config import DataConfig
+from llm2slm.data.rows import open_table
+from llm2slm.data.rows.table import text_in, value_in
 from llm2slm.types import Labels, UserError
 
 NAMES = ("labels.jsonl", "labels.parquet")
 """What `llm2slm label` leaves in its run directory."""
+FIELDS = ("index", "source", "prediction")
+"""What a label is made of: number of its row, the row's source, the LLM's answer."""
+PART = "of a label"
 
 
 def relabelled(rows: list[dict[str, str]], config: DataConfig, seed: int) -> list[dict[str, str]]:
@@ -75,28 +78,23 @@ def labels_file(config: DataConfig) -> Path:
     raise UserError(f"data.labels_from={place}: no {' or '.join(NAMES)} there; `llm2slm label` writes one")
 
 
-def read_labels(path: Path) -> dict[int, dict[str, Any]]:
+def read_labels(path: Path) -> dict[int, dict[str, str]]:
     """Labels by the number of their row.
 
-    Raises:
-        UserError: a row is no label, or its number occurs twice; names it.
-    """
-    if path.suffix == ".parquet":
-        from pyarrow import ArrowException, parquet
+    Returns:
+        source and prediction by number.
 
-        try:
-            rows: Any = enumerate(parquet.read_table(path).to_pylist(), 1)
-        except (ArrowException, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{path}: no whole parquet file ({reason}); label again into a new folder") from None
-    else:
-        rows = runs.read_jsonl(path)
-    labels: dict[int, dict[str, Any]] = {}
-    for number, row in rows:
-        index, source, prediction = (row.get(key) for key in ("index", "source", "prediction"))
-        if not (isinstance(index, int) and isinstance(source, str) and isinstance(prediction, str)):
-            raise UserError(f"{path}, line {number}: no label; expected index, source and prediction")
+    Raises:
+        UserError: the file cannot be read, a row is no label, or its number occurs twice; names the line or row.
+    """
+    table = open_table(path)
+    labels: dict[int, dict[str, str]] = {}
+    for number, row in table.read([name for name in FIELDS if name in (table.names or FIELDS)], 0):
+        place = table.place(number)
+        index = value_in(table, number, row, "index", PART) if row.keys() >= set(FIELDS) else None
+        if not isinstance(index, int):
+            raise UserError(f"{place}: no label; expected index, source and prediction")
         if index in labels:
-            raise UserError(f"{path}, line {number}: row {index} has a label already; label again into a new folder")
-        labels[index] = row
+            raise UserError(f"{place}: row {index} has a label already; label again into a new folder")
+        labels[index] = {name: text_in(table, number, row, name, PART) for name in ("source", "prediction")}
     return labels

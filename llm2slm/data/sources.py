@@ -1,40 +1,36 @@
 """Corpora as rows of text: built-in ones, a user's files, data sets of the Hub, and the known corpora (`corpora.py`).
 
-A local folder and a Hub id go the same way: `datasets.load_dataset`.
+Rows of a file or a folder come from `rows`, those of the Hub from `datasets`. A split that is read whole is the list of
+its stream.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from llm2slm.config import CorpusConfig, DataConfig, PartConfig, TaskConfig
 from llm2slm.data import mixture
-from llm2slm.data.columns import PART, TASK, Columns, nearest
+from llm2slm.data.columns import TASK, Columns
 from llm2slm.data.corpora import (
     BUILTIN_LANGUAGES,
     CORPORA,
-    PARQUET,
     SPLITS,
-    Corpus,
     columns_of,
+    known_corpus,
     languages,
     target_language,
 )
-from llm2slm.data.files import file_parts, load, read_file, stream_file, unreadable
+from llm2slm.data.hub import Split, hub_split
 from llm2slm.data.languages import known
+from llm2slm.data.rows import open_table
+from llm2slm.data.rows.table import memory_table, nearest
 from llm2slm.data.tasks import TASKS, Task, mixed, resolve
-from llm2slm.data.templates import Template, fields
+from llm2slm.data.templates import Template
 from llm2slm.types import Labels, UserError
-
-PIECE = re.compile(r"(\w+)\[(?:(\d+))?:(?:(\d+))?\]")
-"""Part of a split by the numbers of its rows, as train[1000:]."""
 
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}
@@ -63,21 +59,40 @@ def load_rows(config: CorpusConfig, split: str, seed: int, templates: tuple[Temp
     """
     size = _size(config, split)
     if config.name == "builtin":
-        made = _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed)
-        table = {key: [row[key] for row in made] for key in made[0]}
-        return list(Columns("source", "target", templates).rows([table], f"data.corpus={config.corpus}, {split}"))
+        label = f"data.corpus={config.corpus}, {split}"
+        made = memory_table(label, _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed))
+        return list(Columns("source", "target", templates).rows([made], label))
+    return list(_rows(config, split, size, templates))
+
+
+def _rows(
+    config: CorpusConfig,
+    split: str,
+    size: int | None,
+    templates: tuple[Template, ...],
+    *,
+    skip: int = 0,
+    streaming: bool = False,
+) -> Iterator[dict[str, str]]:
+    """The rows of a split that is read, as they are asked for; at most `size`, without the first `skip` of them."""
     columns = replace(columns_of(config), templates=templates)
+    path = None
     if config.name == "json":
         path = Path(_required(config, split, "a json, jsonl, csv or parquet file"))
     elif config.root is not None and config.name != "hub":
         path = _local(config, split)
-    else:
-        try:
-            return _rows(*_hub(config, split), columns, size)
-        except UserError as error:
-            raise UserError(f"{error}{_meant_root(config)}") from None
-    texts = (columns.target, *fields(templates)) if templates else (columns.source, columns.target)
-    return _rows(read_file(path, texts), str(path), columns, size)
+    try:
+        found = Split(str(path), [open_table(path)]) if path is not None else hub_split(config, split, streaming)
+        ends = [end for end in (found.stop, None if size is None else found.start + size) if end is not None]
+        read = columns.rows(found.tables, found.label, found.start + skip, min(ends, default=None))
+        first = next(read, None)
+        if first is None and skip == 0:
+            raise UserError(f"{found.label}: holds no rows")
+        if first is not None:
+            yield first
+            yield from read
+    except UserError as error:
+        raise UserError(f"{error}{_meant_root(config)}") from None
 
 
 def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Rows, list[dict[str, Any]]]:
@@ -131,37 +146,7 @@ def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[st
         )
     if data.name in ("builtin", "mixture"):
         raise UserError(f"data.streaming=true: data={data.name} is put together in memory; set data.streaming=false")
-    size, columns = _size(data, "train"), replace(columns_of(data), templates=task.templates)
-    path = None
-    if data.name == "json":
-        path = Path(_required(data, "train", "a json, jsonl, csv or parquet file"))
-    elif data.root is not None and data.name != "hub":
-        path = _local(data, "train")
-    stream, label = _hub_stream(data) if path is None else (stream_file(path), str(path))
-    if size is not None:
-        stream = stream.take(size)
-    try:
-        parts = stream.skip(skip).iter(PART) if path is None else file_parts(path, stream, PART, skip)
-        yield from columns.rows(parts, label, skip)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the reader of a file, `datasets` or the Hub client raised
-        reason = not_loaded(data, label, "train", error) if path is None else unreadable(path, error)
-        raise UserError(reason) from None
-
-
-def _hub_stream(config: CorpusConfig) -> tuple[datasets.IterableDataset, str]:
-    """The training rows from the Hub or from a folder of the same form, and what to call them in a complaint."""
-    path, arguments, part = hub_place(config, "train")
-    label = f"{path}, split {part}"
-    piece = PIECE.fullmatch(part)
-    split, start, end = (part, None, None) if piece is None else piece.groups()
-    try:
-        stream = load(path, split=split, streaming=True, **arguments)
-    except Exception as error:  # as in `_hub`
-        raise UserError(not_loaded(config, label, "train", error)) from None
-    stream = stream if end is None else stream.take(int(end))
-    return stream if start is None else stream.skip(int(start)), label
+    yield from _rows(data, "train", _size(data, "train"), task.templates, skip=skip, streaming=True)
 
 
 def task_of(task: TaskConfig, data: DataConfig) -> Task:
@@ -203,7 +188,7 @@ def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
     made_for = part.corpus if part.name == "builtin" else CORPORA[part.name].task if part.name in CORPORA else task.name
     if part.name not in ("builtin", "json", "hub"):
         try:
-            _known(part)
+            known_corpus(part.name)
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
     name = part.task or made_for
@@ -214,14 +199,6 @@ def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
     language = task.language if part.language is None else known(part.language, f"{place}.language")
     config = TaskConfig(name, prefix=part.prefix, template=template, language=language)
     return resolve(config, languages(part), _templates(part), target_language(part))
-
-
-def _known(config: CorpusConfig) -> Corpus:
-    if config.name not in CORPORA:
-        known = ("builtin", "json", "hub", "mixture", *CORPORA)
-        near = nearest(config.name, known)
-        raise UserError(f"data={config.name}: unknown corpus; did you mean {near}? ({', '.join(known)})")
-    return CORPORA[config.name]
 
 
 def _size(config: CorpusConfig, split: str) -> int | None:
@@ -259,73 +236,9 @@ def _builtin(name: str, split: str, size: int, seed: int) -> list[dict[str, str]
     return rows
 
 
-def _hub(config: CorpusConfig, split: str) -> tuple[datasets.Dataset, str]:
-    """A split from the Hub or from a folder of the same form, and what to call it in a complaint."""
-    path, arguments, part = hub_place(config, split)
-    label = f"{path}, split {part}"
-    try:
-        found = load(path, bars=not Path(path).is_dir(), split=part, **arguments)
-    except Exception as error:  # `datasets` and the Hub client raise some twenty kinds
-        raise UserError(not_loaded(config, label, split, error)) from None
-    return found, label
-
-
-def hub_place(config: CorpusConfig, split: str) -> tuple[str, dict[str, Any], str]:
-    """Where `datasets.load_dataset` finds a split: id or folder, further arguments, name of the split.
-
-    Raises:
-        UserError: no id is known, or no such folder.
-    """
-    hub = None if config.name == "hub" else _known(config).hub
-    path = config.path or (hub.id if hub else None)
-    if path is None:
-        raise UserError(_no_place(config))
-    part = getattr(config, split) or (hub.splits[SPLITS.index(split)] if hub else split)
-    subset = config.subset or (hub.subset if hub else None)
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return str(folder), _local_subset(folder, subset, must=config.subset is not None), part
-    if path.startswith(("/", ".", "~")):
-        raise UserError(f"data.path={path}: no such folder")
-    revision = config.revision or (hub.revision if hub and config.path is None else None)
-    return path, {"data_dir" if revision == PARQUET else "name": subset, "revision": revision}, part
-
-
-def _local_subset(folder: Path, subset: str | None, must: bool) -> dict[str, str]:
-    """How `load_dataset` is told of a subset in a local folder: its README.md names it, or a folder in it has its name.
-
-    Args:
-        must: the user has named it; else the folder may as well hold that one subset alone.
-    """
-    if subset is None:
-        return {}
-    if (folder / "README.md").is_file() and subset in datasets.get_dataset_config_names(str(folder)):
-        return {"name": subset}
-    if (folder / subset).is_dir():
-        return {"data_dir": subset}
-    return {"name": subset} if must else {}
-
-
-def not_loaded(config: CorpusConfig, label: str, split: str, error: Exception) -> str:
-    """The complaint about a data set that `datasets` did not load."""
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    if config.path is not None:
-        return f"{label}: not loaded ({reason}); check data.path, data.subset and data.{split}"
-    files = f", or data.root=DIR, the folder that holds {config.name}/" if CORPORA[config.name].files else ""
-    return f"{label}: not loaded ({reason}); without the Hub give a copy of it as data.path=FOLDER{files}"
-
-
-def _no_place(config: CorpusConfig) -> str:
-    if config.name == "hub":
-        return "data.path is not set; with data=hub give the id of a data set (or a folder) as data.path=ID"
-    near = CORPORA[config.name].near
-    hub = f"; or, with its own columns as data.source and data.target: data=hub data.path={near}" if near else ""
-    return f"data={config.name}: set data.root=DIR, the folder that holds {config.name}/{hub}"
-
-
 def _local(config: CorpusConfig, split: str) -> Path:
     """The file of a known corpus in the folder of corpora."""
-    files, columns = _known(config).files, columns_of(config)
+    files, columns = known_corpus(config.name).files, columns_of(config)
     if config.path is not None:
         raise UserError(
             "data.root and data.path are both set; give data.root=DIR (a folder of corpora), or data.path=FOLDER (a "
@@ -355,12 +268,3 @@ def _meant_root(config: CorpusConfig) -> str:
     if not (folder / "train.jsonl.gz").is_file():
         return ""
     return f"; data.path is for a copy of the Hub's data set: did you mean data.root={folder.parent}?"
-
-
-def _rows(table: datasets.Dataset, label: str, columns: Columns, size: int | None) -> list[dict[str, str]]:
-    """At most `size` rows of a table."""
-    if len(table) == 0:
-        raise UserError(f"{label}: holds no rows")
-    slim = table.select_columns(columns.needed(table.column_names, label))
-    end = min(size or len(slim), len(slim))
-    return list(columns.rows((slim[i : min(i + PART, end)] for i in range(0, end, PART)), label))

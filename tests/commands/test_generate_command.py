@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import io
 import json
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import mistake
@@ -164,6 +168,66 @@ def test_rows_of_a_file_are_answered_in_order(generate, expected, tmp_path, fiel
     assert found == [{"source": text, "prediction": answer} for text, answer in zip(TEXTS, expected, strict=True)]
 
 
+ROWS = [{"n": n, "question": text, "prompt": "no"} for n, text in enumerate(["007", "2024-01-15", "null", "a\nb", ""])]
+
+
+def rows_file(path, rows):
+    """Rows in the format that the suffix says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return
+    text = io.StringIO()
+    if ".csv" in path.name.lower():
+        csv.writer(text).writerows([list(rows[0]), *(row.values() for row in rows)])
+    elif ".jsonl" in path.name:
+        text.writelines(json.dumps(row) + "\n" for row in rows)
+    else:
+        json.dump(rows, text, indent=1)
+    data = text.getvalue().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+KINDS = ["q.json", "q.jsonl", "q.csv", "q.CSV", "q.parquet", "q.json.gz", "q.jsonl.gz", "q.csv.gz", "q[1] *.csv"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_of_rows_are_read_by_column_and_never_by_line(tmp_path, name):
+    rows_file(tmp_path / name, ROWS)
+    found = read(tmp_path / name, ("question",))
+    assert [text for _, text in found] == [row["question"] for row in ROWS]
+    kind = name.lower().removesuffix(".gz").rpartition(".")[2]
+    assert found[1][0] == {"parquet": "row 1 (from 0)", "csv": "line 3", "jsonl": "line 2", "json": "line 7"}[kind]
+    assert [text for _, text in read(tmp_path / name)] == ["no"] * 5
+    with pytest.raises(
+        UserError, match=r"no column 'qestion' \(field\); did you mean 'question'\? columns: n, question"
+    ):
+        read(tmp_path / name, ("qestion",))
+    with pytest.raises(UserError, match=r"no text in the field source or text; has: n, question, prompt; name it by"):
+        read(tmp_path / name, ("source", "text"))
+
+
+@pytest.mark.parametrize("name", ["q.json", "q.csv.gz", "q.parquet"])
+def test_files_of_rows_are_answered_and_resumed(generate, expected, tmp_path, monkeypatch, name):
+    rows_file(tmp_path / name, [{"n": n, "question": text} for n, text in enumerate(TEXTS)])
+    arguments = [f"input={name}", "field=question", "output=answers.jsonl", "batch_size=1"]
+    with monkeypatch.context() as patch:
+        interrupted(patch, 1)
+        assert generate(*arguments)[0] == 130
+    assert generate(*arguments) == (0, "answers.jsonl: 3 answers\n")
+    found = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert found == [{"source": text, "prediction": answer} for text, answer in zip(TEXTS, expected, strict=True)]
+
+
+def test_a_number_is_no_text_to_answer(tmp_path):
+    (tmp_path / "q.json").write_text('[{"source": "a"},\n{"source": 5}]')
+    with pytest.raises(UserError, match=r"q.json, line 2, column 'source': expected text, found int 5"):
+        read(tmp_path / "q.json")
+    (tmp_path / "q.json").write_text('{"a": {"text": "x"}}')
+    assert read(tmp_path / "q.json", ("a.text",)) == [("line 1", "x")]
+    (tmp_path / "q.txt.gz").write_bytes(gzip.compress(b"one\n{two}\n"))
+    assert read(tmp_path / "q.txt.gz") == [("line 1", "one"), ("line 2", "{two}")]
+
+
 def test_what_is_typed_is_answered_until_an_empty_line(generate, expected, monkeypatch, capsys):
     typed = f"{TEXTS[1]}\n{'long ' * 600}\n{TEXTS[0]}\n\n{TEXTS[2]}\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
@@ -201,14 +265,14 @@ WRONG = {
     "output of a prompt": (["prompt=a", "output=b"], "output is for the answers to a file; give input=FILE with it"),
     "output is input": (["input=long.txt", "output=./long.txt"], "output=./long.txt: is the input; give another file"),
     "no file": (["input=long.txt", "output=/dev/null"], "output=/dev/null: is no ordinary file"),
-    "half a character": (["input=half.jsonl"], "half.jsonl, line 1: holds half a character"),
+    "half a character": (["input=half.jsonl"], "half.jsonl, line 1, column 'source': half a character (\\ud83d)"),
     "drop": (["prompt=a", "overlong=drop"], "overlong=drop: each text is owed an answer; use truncate or error"),
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),
     "no JSON": (["input=bad.jsonl"], "bad.jsonl, line 2: not JSON ("),
     "no field": (["input=field.jsonl"], "field.jsonl, line 1: no text in the field source or prompt; has: text"),
-    "bytes": (["input=bytes.txt"], "bytes.txt, line 1: not UTF-8 text (byte 2: 0xff)"),
+    "bytes": (["input=bytes.txt"], "bytes.txt, line 1: not UTF-8 (byte 2: 0xff)"),
     "output folder": (["input=texts.txt", "output=."], "output=.: is a folder"),
-    "bytes of rows": (["input=bytes.jsonl"], "bytes.jsonl, line 1: not UTF-8 text (byte 2: 0xff)"),
+    "bytes of rows": (["input=bytes.jsonl"], "bytes.jsonl, line 1: not UTF-8 (byte 2: 0xff)"),
     "beams": (["prompt=a", "num_beams=0"], "num_beams=0: must be at least 1"),
     "temperature": (["prompt=a", "temperature=0"], "temperature=0.0 top_p=1.0: must be above 0"),
     "prompt too long": ([f"prompt={'long ' * 600}"], "prompt: its prompt has "),
@@ -251,9 +315,9 @@ def test_prompts_that_are_cut_are_counted(tmp_path, monkeypatch, capsys):
 
 def test_lines_end_at_newlines_alone_and_blank_rows_are_skipped(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffone\u2028two\x0c\r\nthree\n".encode())
-    assert read(tmp_path / "a.txt") == [(1, "one\u2028two\x0c"), (2, "three")]
+    assert read(tmp_path / "a.txt") == [("line 1", "one\u2028two\x0c"), ("line 2", "three")]
     (tmp_path / "a.jsonl").write_bytes('\ufeff{"source": "one"}\r\n\n{"source": "two"}'.encode())
-    assert read(tmp_path / "a.jsonl") == [(1, "one"), (3, "two")]
+    assert read(tmp_path / "a.jsonl") == [("line 1", "one"), ("line 3", "two")]
 
 
 def test_the_model_folder_of_a_run_knows_the_run(tmp_path):

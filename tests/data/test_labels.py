@@ -86,6 +86,28 @@ def test_a_parquet_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(LABELS), path)
     path.write_bytes(path.read_bytes()[:-20])
     asked = DataConfig(labels=Labels.llm, labels_from=str(tmp_path))
-    with pytest.raises(UserError, match=r"labels.parquet: no whole parquet file \(.*\); label again") as caught:
+    with pytest.raises(UserError, match=r"labels.parquet: cannot be read as parquet \(.*\); write it again") as caught:
         relabelled(ROWS, asked, seed=1)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_are_read_as_text_and_named_by_their_line(tmp_path: Path) -> None:
+    texts = ["2024-01-15", "007", "null", "None", "a\u2028b"]
+    labels = [{"index": i, "source": text, "prediction": text, "more": i or "x"} for i, text in enumerate(texts)]
+    rows = [{"source": text, "target": "gold"} for text in texts]
+    assert relabelled(rows, config(tmp_path, labels), seed=1) == [{"source": text, "target": text} for text in texts]
+    for bad, said in (
+        (labels[0] | {"prediction": 5}, "line 2, column 'prediction': expected text, found int 5"),
+        (labels[0] | {"source": "\ud83d"}, "line 2, column 'source': half a character"),
+        ("text", "line 2: expected a JSON object, found str"),
+    ):
+        with pytest.raises(UserError, match=said):
+            relabelled(rows, config(tmp_path, [labels[1], bad]), seed=1)
+    (tmp_path / "labels.jsonl").write_text('{"index": 0, "index": 1, "source": "a", "prediction": "b"}\n')
+    with pytest.raises(UserError, match="line 1, column 'index': the key is there twice"):
+        relabelled(rows, DataConfig(labels=Labels.llm, labels_from=str(tmp_path)), seed=1)
+    folder = tmp_path / "run[1]" / "x=1"
+    folder.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(labels[1:]), folder / "labels.parquet")
+    with pytest.raises(UserError, match=r"holds 4 labels, none of row 0"):
+        relabelled(rows, DataConfig(labels=Labels.llm, labels_from=str(folder)), seed=1)

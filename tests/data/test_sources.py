@@ -165,7 +165,7 @@ def test_csv_with_too_many_fields(tmp_path):
 def test_csv_with_an_open_quote(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('source,target\na,b\n"c,d\n')
-    assert complaint(path) == "FILE, line 3: not CSV (unexpected end of data)"
+    assert complaint(path) == "FILE, line 3: not CSV (a quote is not closed)"
 
 
 def test_cut_gzip_and_no_gzip(tmp_path):
@@ -208,16 +208,19 @@ def test_missing_and_unsupported_files(tmp_path):
 def test_unknown_column_names_the_nearest_and_all(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "q", "answers": "a"}])
     found = complaint(path, source="question", target="answer")
+    assert found == "FILE, line 1: no column 'answer' (data.target); did you mean 'answers'? columns: question, answers"
+    assert complaint(path) == "FILE, line 1: no column 'source' (data.source); columns: question, answers"
+    path = write(tmp_path / "a.csv", [{"question": "q", "answers": "a"}], ("question", "answers"))
+    found = complaint(path, source="question", target="answer")
     assert found == "FILE: no column 'answer' (data.target); did you mean 'answers'? columns: question, answers"
-    assert complaint(path) == "FILE: no column 'source' (data.source); columns: question, answers"
 
 
 @pytest.mark.parametrize(
     ("bad", "found"),
     [
-        (None, "FILE, row 2 (from 0), column 'target': expected text, found null"),
-        (7, "FILE, row 2 (from 0), column 'target': expected text, found int 7"),
-        (["x"], "FILE, row 2 (from 0), column 'target': expected text, found list ['x']"),
+        (None, "FILE, line 3, column 'target': expected text, found null"),
+        (7, "FILE, line 3, column 'target': expected text, found int 7"),
+        (["x"], "FILE, line 3, column 'target': expected text, found list ['x']"),
     ],
 )
 def test_a_value_that_is_no_text(tmp_path, bad, found):
@@ -234,9 +237,9 @@ def test_other_columns_may_hold_anything(tmp_path):
 def test_missing_key_and_numeric_column(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"source": "a", "target": "b"}\n{"source": "a"}\n')
-    assert complaint(path) == "FILE, row 1 (from 0), column 'target': expected text, found null"
+    assert complaint(path) == "FILE, line 2: no column 'target' (data.target); columns: source"
     path.write_text('{"source": "a", "target": 1}\n')
-    assert complaint(path) == "FILE, row 0 (from 0), column 'target': expected text, found int 1"
+    assert complaint(path) == "FILE, line 1, column 'target': expected text, found int 1"
 
 
 def test_split_without_a_file_and_unknown_split(tmp_path):
@@ -272,7 +275,7 @@ def test_hub_name_may_be_a_folder(tmp_path):
     assert load_rows(config, "train", 1) == ROWS
     assert load_rows(config, "test", 1) == ROWS[:1]
     config.validation = "nothing"
-    with pytest.raises(UserError, match=r"split nothing: not loaded \(Unknown split"):
+    with pytest.raises(UserError, match=r"split nothing: not loaded \(no split 'nothing'; there are: t"):
         load_rows(config, "validation", 1)
 
 

@@ -110,8 +110,9 @@ def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
             list(stream_rows(DataConfig(**({"name": "json", "train": str(path)} | values)), task, 1_200))
         return str(caught.value)
 
-    assert complaint() == f"{path}, row 1500 (from 0), column 'target': expected text, found null"
-    assert complaint(source="sauce").startswith(f"{path}: no column 'sauce' (data.source); did you mean 'source'?")
+    assert complaint() == f"{path}, line 1501, column 'target': expected text, found null"
+    found = f"{path}, line 1201: no column 'sauce' (data.source); did you mean 'source'?"
+    assert complaint(source="sauce").startswith(found)
     assert complaint(train=str(tmp_path / "none.jsonl")).endswith("give a json, jsonl, csv or parquet file")
     assert complaint(name="builtin").startswith("data.streaming=true: data=builtin is put together in memory")
     assert complaint(name="mixture").startswith("data.streaming=true: data=mixture is put together in memory")
@@ -125,7 +126,7 @@ def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
         "nobody/nothing, split train: not loaded ("
     )
     assert complaint(name="hub", train="dev", path=str(tmp_path)).startswith(
-        f"{tmp_path}, split dev: not loaded (Bad spl"
+        f"{tmp_path}, split dev: not loaded (no split 'dev'; there are: train)"
     )
 
 

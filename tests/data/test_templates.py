@@ -130,24 +130,21 @@ def test_what_is_no_template(template, found):
 
 def test_a_row_that_fits_no_template_is_named_with_the_field(tmp_path):
     assert complaint(tmp_path, ["{instruction} {input}"]) == (
-        "rows.jsonl, row 1 (from 0): the field 'input' has no text, and no task.template does without it; add one that "
-        "does"
+        "rows.jsonl, line 2: the field 'input' has no text, and no task.template does without it; add one that does"
     )
     rows = [ROWS[0], ROWS[0] | {"instruction": " "}]
     assert complaint(tmp_path, ["{instruction} {input}", "{instruction}"], rows).startswith(
-        "rows.jsonl, row 1 (from 0): the field 'instruction' has no text"
+        "rows.jsonl, line 2: the field 'instruction' has no text"
     )
     assert complaint(tmp_path, ["{instruction} {inputs}", "{instruction}"]) == (
-        "rows.jsonl: no column 'inputs' (task.template); did you mean 'input'? "
+        "rows.jsonl: no column 'inputs' (task.template) in any row; did you mean 'input'? "
         "columns: instruction, input, output, meta"
     )
     assert complaint(tmp_path, ["{meta.topics}"]).startswith(
-        "rows.jsonl, row 0 (from 0): no field 'meta.topics' (task.template); did you mean 'meta.topic'?"
+        "rows.jsonl, line 1: no field 'meta.topics' (task.template); did you mean 'meta.topic'?"
     )
     rows = [ROWS[0], ROWS[0] | {"input": 5}]
-    assert complaint(tmp_path, ["{input}"], rows) == (
-        "rows.jsonl, row 1 (from 0), column 'input': expected text, found int 5"
-    )
+    assert complaint(tmp_path, ["{input}"], rows) == ("rows.jsonl, line 2, column 'input': expected text, found int 5")
 
 
 def test_a_template_on_the_command_line():

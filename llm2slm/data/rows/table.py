@@ -1,0 +1,177 @@
+"""A table as it is read: rows one after another, each with its number, and the text in a column of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any
+
+from llm2slm.types import UserError
+
+Row = Mapping[str, Any]
+Read = Callable[[Sequence[str], int], Iterator[tuple[int, Row]]]
+"""(top-level columns to read, rows to skip) -> number and values of each row."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file, of a data set of the Hub, or in memory.
+
+    Attributes:
+        label: names the table in a complaint.
+        names: its top-level columns; None where each row has keys of its own.
+        read: the rows; those that are skipped are not checked.
+        count: how many rows there are, broken ones included.
+        unit: what the numbers of rows are: the line on which a row begins (from 1), or the row (from 0).
+    """
+
+    label: str
+    names: tuple[str, ...] | None
+    read: Read
+    count: Callable[[], int]
+    unit: str = "row {} (from 0)"
+
+    def place(self, number: int) -> str:
+        """Names a row in a complaint."""
+        return f"{self.label}, {self.unit.format(number)}"
+
+    def cut(self, start: int, stop: int) -> Table:
+        """The rows from one number to another."""
+
+        def read(asked: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
+            return islice(self.read(asked, start + skip), max(stop - start - skip, 0))
+
+        return replace(self, read=read, count=lambda: stop - start)
+
+
+LINE = "line {}"
+
+
+def memory_table(label: str, rows: Sequence[Row]) -> Table:
+    """Rows that are made in memory, all with the columns of the first."""
+    return Table(label, tuple(rows[0]), lambda _, skip: iter(list(enumerate(rows))[skip:]), lambda: len(rows))
+
+
+class Repeated(dict[str, Any]):
+    """A JSON object in which keys occur more than once; each holds its last value.
+
+    Attributes:
+        keys_repeated: those keys.
+    """
+
+    __slots__ = ("keys_repeated",)
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.keys_repeated = {name for name in names if names.count(name) > 1}
+
+
+def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: bool = False) -> str:
+    """The text of a row in a column, or in a nested field that a dotted path names (`translation.en`, `turns.0`).
+
+    Args:
+        number: of the row, as the table gives it.
+        key: the configuration's key that names the column.
+        gaps: a null, or a column or field that the row lacks, stands for an empty text.
+
+    Raises:
+        UserError: no such column or field, or a value that is not text; names file, line (or row) and column.
+    """
+    value = row.get(name) if row.__class__ is dict else None
+    if value.__class__ is not str:
+        value = value_in(table, number, row, name, key, gaps=gaps)
+    if gaps and value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(no_text(f"{table.place(number)}, column {name!r}", value))
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(value[error.start]):04x}"
+            raise UserError(
+                f"{table.place(number)}, column {name!r}: half a character ({half}); write the whole one"
+            ) from None
+    return value
+
+
+def no_text(place: str, value: Any) -> str:
+    """The complaint about a value that is not text."""
+    found = "null" if value is None else f"{type(value).__name__} {value!r:.40}"
+    return f"{place}: expected text, found {found}"
+
+
+def path_in(row: Iterable[str], name: str) -> list[str] | None:
+    """The top-level column of that name, or the one with which the dotted path begins and what leads on from it."""
+    if name in row:
+        return [name]
+    path = name.split(".")
+    return path if path[0] in row else None
+
+
+def value_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: bool = False) -> Any:
+    """The value of a row in a column or nested field; the arguments are those of `text_in`."""
+    path = path_in(row, name)
+    if path is None:
+        if gaps:
+            return None
+        raise UserError(no_column(table.place(number), name, key, list(row)))
+    value: Any = row
+    for field in path:
+        if value is None:
+            break
+        if isinstance(value, Repeated) and field in value.keys_repeated:
+            raise UserError(f"{table.place(number)}, column {name!r}: the key is there twice; keep one of them")
+        if gaps and isinstance(value, dict) and field not in value:
+            return None
+        try:
+            value = value[int(field)] if isinstance(value, list) else value[field]
+        except (KeyError, IndexError, ValueError, TypeError):
+            known = list(_leaves(row[path[0]], path[0]))
+            raise UserError(
+                f"{table.place(number)}: no field {name!r} ({key}){meant(name, known)} fields: {', '.join(known)}"
+            ) from None
+    return value
+
+
+def holds(row: Row, name: str) -> bool:
+    """Whether a row has a value, null or not, in a column or nested field."""
+    value: Any = row
+    for part in path_in(row, name) or [name]:
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return False
+    return True
+
+
+def no_column(place: str, name: str, key: str, names: Sequence[str], where: str = "") -> str:
+    """The complaint about a column that is not there.
+
+    Args:
+        where: what was looked through, if not the place.
+    """
+    return f"{place}: no column {name!r} ({key}){where}{meant(name, names)} columns: {', '.join(names)}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant."""
+    return get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, as the end of a complaint; ";" where none is like it."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ";"
+
+
+def _leaves(value: Any, name: str) -> Iterator[str]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = list(items)
+    if not inner:
+        yield name
+    for key, below in inner:
+        yield from _leaves(below, f"{name}.{key}")
