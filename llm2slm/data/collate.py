@@ -19,6 +19,7 @@ import transformers
 from torch import Tensor
 
 from llm2slm.data.align import Spans, alignment
+from llm2slm.data.plain_text import PlainText
 from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, content_of, final_special_tokens
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
 
@@ -114,6 +115,7 @@ class Collator:
         self.llm_prompts = self.slm_prompts
         if llm_tokenizer is not None and not self.one_prompt:
             self.llm_prompts = PromptTokenizer(llm_tokenizer, llm_frame, "" if ends else mark, self.align)
+        self._target_text = PlainText(slm_tokenizer, special_tokens=False)
 
     @property
     def pad_id(self) -> int:
@@ -269,9 +271,7 @@ class Collator:
         return rows
 
     def _responses(self, texts: list[str]) -> list[list[int]]:
-        only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        rows: list[list[int]] = self.slm_tokenizer(texts, add_special_tokens=False, **only_ids)["input_ids"]
-        return [[*ids, self.eos_id] for ids in rows]
+        return [[*ids, self.eos_id] for ids, _ in self._target_text(texts)]
 
     def _fitted(self, row: Encoded, name: str, overlong: Overlong, remedy: str) -> Encoded | None:
         """The row where it fits; else counted, and refused, truncated or dropped (None)."""

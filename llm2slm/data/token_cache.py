@@ -30,7 +30,7 @@ from llm2slm.types import Example
 VARIABLE = "LLM2SLM_CACHE"
 """Environment variable that names the folder in place of the default."""
 
-FORMAT = b"llm2slm tokens 1 "
+FORMAT = b"llm2slm tokens 2 "
 """What an entry begins with; then the checksum of its name and the rest, and a newline. The number changes with the
 form."""
 
