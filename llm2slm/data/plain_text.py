@@ -1,7 +1,7 @@
 """Content as plain text: whatever a text holds, its token ids hold no control token.
 
 A tokenizer turns a literal `</s>` or `<|im_end|>` in a text into the control token of that name. Here only the frame
-(a chat template, the special tokens that the tokenizer adds) brings control tokens; content is spelled out from ordinary
+(a chat template, the special tokens that the tokenizer adds) brings control tokens; content is spelled out from plain
 pieces. Text without control tokens is encoded by the tokenizer in one pass: its ids are exactly the tokenizer's.
 """
 
