@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from llm2slm.commands.evaluate import warn_task
+from llm2slm.commands.tokens_report import check_lossy, warn_tokens
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
@@ -30,13 +31,19 @@ def warn_unread(config: RunConfig) -> None:
 
 
 def show_data(config: RunConfig, data: DataModule, final: str) -> None:
-    """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
+    """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it.
+
+    Raises:
+        UserError: as `check_lossy`.
+    """
     from rich.console import Console
 
     warn_unread(config)
     data.compare()
     told = data.report()
     Console().print(table(told))
+    warn_tokens(config, data)
+    check_lossy(config, data)
     if data.config.streaming and told["train"]["rows"] < data.config.buffer:
         print(
             f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "

@@ -38,7 +38,8 @@ class Encoded:
     """One tokenized example. `slm` and `llm` are the prompt's token ids, `response` the target's with eos.
 
     `llm` is None where there is no LLM, or where it shares the SLM's tokenizer. The spans are there for alignment.
-    `teacher` is the prompt alone, as a teacher reads it.
+    `teacher` is the prompt alone, as a teacher reads it. `lost`: texts that are not read back from their ids
+    (`round_trip.TEXTS`), where that was looked at.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Encoded:
     slm_spans: Spans | None = None
     llm_spans: Spans | None = None
     teacher: Encoded | None = None
+    lost: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -187,6 +189,15 @@ class Collator:
         fitting = (self._fitted(row, f"{place}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
         return [row for row in fitting if row is not None]
 
+    def too_long(self, rows: Sequence[Encoded], place: str = "") -> str | None:
+        """Counts the rows beyond the limits; what is wrong with the first of them, None where there is none."""
+        complaint = None
+        for row in rows:
+            self.counts.update(over := self._over(row))
+            if over and complaint is None:
+                complaint = f"{place}row {row.index} (from 0): {self._complaint(row, over)}"
+        return complaint
+
     def fingerprint(self) -> list[Any] | None:
         """All that decides what `tokenized` makes of a text, as plain values; None where a tokenizer does not tell."""
         sides = [prompts.fingerprint() for prompts in (self.slm_prompts, self.llm_prompts)]
@@ -316,7 +327,7 @@ class Collator:
         teacher = row.teacher
         if self.teacher is not None and teacher is not None:
             teacher = self.teacher._truncated(teacher)
-        return Encoded(row.index, slm, llm, response, slm_spans, llm_spans, teacher)
+        return Encoded(row.index, slm, llm, response, slm_spans, llm_spans, teacher, row.lost)
 
     def _prompts(self, rows: Sequence[Encoded]) -> Batch:
         left = self.decoder_only

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llm2slm.data.align import Spans
@@ -120,6 +121,12 @@ class PromptTokenizer:
             return rows
         within = zip(rows, texts, strict=True)
         return [(ids, spans and spans.within(len(prefix), len(text))) for (ids, spans), text in within]
+
+    @cached_property
+    def overhead(self) -> int:
+        """Tokens of what stands around each prompt."""
+        plain = PlainText(self.tokenizer, special_tokens=False)
+        return len(self([STAND_IN])[0][0]) - len(plain([STAND_IN])[0][0])
 
     def fingerprint(self) -> list[Any] | None:
         """All that decides what a prompt becomes, as plain values; None where the tokenizer does not tell."""

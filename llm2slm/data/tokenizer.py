@@ -55,8 +55,8 @@ def _no_vocabulary(name: str, subfolder: str, files: Iterable[str]) -> str:
     where = "the folder" if Path(name).is_dir() else "the repository"
     where += f" {subfolder} in it" if subfolder else ""
     return (
-        f"tokenizer {name}: {where} has no vocabulary (a file as {', '.join(files)}); add the missing file, or name the "
-        "folder or Hub id of its tokenizer by model.slm.tokenizer= (model.llm.tokenizer= for the LLM)"
+        f"tokenizer {name}: {where} has no vocabulary (a file as {', '.join(files)}); add the missing file, or name "
+        "the folder or Hub id of its tokenizer by model.slm.tokenizer= (model.llm.tokenizer= for the LLM)"
     )
 
 
