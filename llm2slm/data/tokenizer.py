@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm2slm.types import UserError, reason_of
 
@@ -15,6 +15,9 @@ PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 """One printable character for each of the 256 bytes; in order, so that training is reproducible."""
 
+
+FIRST_ADDED = "llm2slm_first_added"
+"""In tokenizer_config.json: the id of the first token that was added to a published tokenizer (`keeping`)."""
 
 FILES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
@@ -49,6 +52,15 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
         )
     loaded: PreTrainedTokenizerFast = tokenizer
     return loaded
+
+
+def first_added(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of the first token that was added to a tokenizer here, from which on its model has no embeddings yet.
+
+    None where none was added.
+    """
+    found: int | None = tokenizer.init_kwargs.get(FIRST_ADDED)
+    return found
 
 
 def _no_vocabulary(name: str, subfolder: str, files: Iterable[str]) -> str:
