@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from llm2slm.commands.builtin_llm import warn_builtin_reader
 from llm2slm.commands.evaluate import warn_task
 from llm2slm.commands.tokens_report import check_lossy, warn_tokens
 from llm2slm.config import RunConfig
@@ -16,6 +17,7 @@ def warn_unread(config: RunConfig) -> None:
     """Tells of what is set, but not read by this training, and of a task that is not its corpus'."""
     data = config.data
     warn_task(config)
+    warn_builtin_reader(config)
     if data.labels is Labels.gold and data.labels_from is not None:
         print(
             f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "

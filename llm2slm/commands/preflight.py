@@ -48,7 +48,7 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
     if overlong:
         if first_process():
             Console().print(table(data.report()))
-        raise OverlongRows(overlong[0].first, ", ".join(error.counted for error in overlong))
+        raise OverlongRows(overlong[0].first, "; ".join(error.counted for error in overlong))
     if model.projector is None or not isinstance(model.encoder, StoredReader):
         return
     store = model.encoder.store

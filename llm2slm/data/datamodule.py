@@ -48,7 +48,7 @@ class OverlongRows(UserError):
     """
 
     def __init__(self, first: str, counted: str) -> None:
-        super().__init__(f"{first}; {counted}; {FOR_ROWS}")
+        super().__init__(f"{first}; too long {counted}; {FOR_ROWS}")
         self.first, self.counted = first, counted
 
 
@@ -218,8 +218,8 @@ class DataModule(LightningDataModule):
         if complaint is not None:
             raise OverlongRows(
                 complaint,
-                f"{split} has {over['prompt']:,} prompts and {over['response']:,} responses that are too long, in "
-                f"{len(examples):,} rows",
+                f"in {split}: {over['prompt']:,} of {len(examples):,} prompts, {over['response']:,} of "
+                f"{len(examples):,} responses",
             )
         if not encoded:
             raise UserError(
