@@ -1,4 +1,4 @@
-"""What `train` says of its tokenizers before the first step, what it refuses, and how a tokenizer is made to keep texts."""
+"""What `train` says of its tokenizers before the first step, what it refuses, and how texts are kept."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, caps
     assert "prompts that the SLM's tokens cannot spell 1 0 0" in lines
     told = warnings(shown)
     assert told[0] == (
-        "llm2slm: warning: responses cannot be written in the SLM's tokens, so that no answer can equal them (train 2 of "
-        "4, validation 1 of 2); train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return 1'; "
+        "llm2slm: warning: responses cannot be written in the SLM's tokens, so that no answer can equal them (train 2 "
+        "of 4, validation 1 of 2); train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return 1'; "
         "model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer"
     )
     assert told[1] == (
-        "llm2slm: warning: prompts are not whole in the SLM's tokens: it reads them without what is lost (train 1 of 4); "
-        "train row 2 (from 0): 'b\\tc' is read back as 'b c'"
+        "llm2slm: warning: prompts are not whole in the SLM's tokens: it reads them without what is lost (train 1 of "
+        "4); train row 2 (from 0): 'b\\tc' is read back as 'b c'"
     )
     [system] = json.loads(Path("run/result.json").read_text("utf-8"))["systems"]
     assert system["notes"]["data"]["train"]["lost_responses"] == 2
@@ -80,8 +80,8 @@ def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer,
     errors = [line for line in shown.err.splitlines() if line.startswith("llm2slm: error")]
     assert errors == [
         "llm2slm: error: data=json, train: 2 of 4 responses cannot be written in the writer's tokens, more than "
-        "data.max_lossy_share=0.4 allows; train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return 1'"
-        "; model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer, or raise "
+        "data.max_lossy_share=0.4 allows; train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return "
+        "1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer, or raise "
         "data.max_lossy_share"
     ]
     assert not Path("run/config.yaml").exists() and not Path("run/checkpoints").exists()
@@ -124,8 +124,8 @@ def example_of(text: str):
     [
         (
             ["model=llm2slm", "model.slm.keep_whitespace=true"],
-            "model.slm.keep_whitespace=true adds tokens that the LLM does not know, and with model.tokenizers=shared it "
-            "would read them; set model.tokenizers=offsets",
+            "model.slm.keep_whitespace=true adds tokens that the LLM does not know, and with model.tokenizers=shared "
+            "it would read them; set model.tokenizers=offsets",
         ),
         (
             ["model=llm2slm", "model.llm.keep_characters=3"],

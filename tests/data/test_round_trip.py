@@ -100,8 +100,8 @@ def test_all_rows_are_counted_before_the_first_that_is_too_long_is_an_error(tmp_
     with pytest.raises(OverlongRows) as caught:
         data.prepare("train")
     assert str(caught.value).startswith(
-        "data=json, train, row 1 (from 0): its response has 19, at most 5 are allowed; too long in train: 0 of 4 prompts, "
-        "2 of 4 responses; raise data.max_prompt_tokens"
+        "data=json, train, row 1 (from 0): its response has 19, at most 5 are allowed; too long in train: 0 of 4 "
+        "prompts, 2 of 4 responses; raise data.max_prompt_tokens"
     )
     told = data.report()["train"]
     assert (told["rows"], told["overlong_prompts"], told["overlong_responses"], told["dropped"]) == (4, 0, 2, 0)
