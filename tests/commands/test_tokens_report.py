@@ -81,8 +81,8 @@ def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer,
     assert errors == [
         "llm2slm: error: data=json, train: 2 of 4 responses cannot be written in the writer's tokens, more than "
         "data.max_lossy_share=0.4 allows; train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return "
-        "1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer, or raise "
-        "data.max_lossy_share"
+        "1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer, or "
+        "raise data.max_lossy_share"
     ]
     assert not Path("run/config.yaml").exists() and not Path("run/checkpoints").exists()
     assert train(writer, "data.max_lossy_share=2") == 2
