@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from llm2slm.commands.builtin_llm import warn_builtin_reader
 from llm2slm.commands.evaluate import warn_language, warn_task
+from llm2slm.commands.tokens_report import check_lossy, warn_tokens
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
@@ -15,6 +17,7 @@ def warn_unread(config: RunConfig) -> None:
     """Tells of what is set, but not read by this training, and of a task that is not its corpus'."""
     data = config.data
     warn_task(config)
+    warn_builtin_reader(config)
     if data.labels is Labels.gold and data.labels_from is not None:
         print(
             f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "
@@ -30,8 +33,12 @@ def warn_unread(config: RunConfig) -> None:
 
 
 def show_data(config: RunConfig, data: DataModule, final: str) -> None:
-    """Shows what is about to be trained on, and warns of what is not read of it, of targets of `final` that metrics do
-    not know how to tokenize, and of prompts of `final` among the training data."""
+    """Prints the table of the training data, and warnings: keys that are not read, targets of `final` that the metrics
+    cannot tokenize, prompts of `final` that are also training prompts, texts that a tokenizer loses.
+
+    Raises:
+        UserError: as `check_lossy`.
+    """
     from rich.console import Console
 
     warn_unread(config)
@@ -39,6 +46,8 @@ def show_data(config: RunConfig, data: DataModule, final: str) -> None:
     data.compare()
     told = data.report()
     Console().print(table(told))
+    warn_tokens(config, data)
+    check_lossy(config, data)
     if data.config.streaming and told["train"]["rows"] < data.config.buffer:
         print(
             f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from llm2slm import runs
+from llm2slm.commands.builtin_llm import warn_builtin_reader
 from llm2slm.commands.evaluate import final_split, warn_task
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train_ordered
@@ -47,6 +48,7 @@ def run(config: RunConfig, folder: Path) -> None:
     for split in splits:  # bad data is found before anything is written
         data.prepare(split)
     warn_task(config)
+    warn_builtin_reader(config)
     with open_writer(folder / STORE, model, config.encode.dtype) as store:
         runs.write_config(folder, config)
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.place import device_type, place
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.corpora import CORPORA
@@ -42,6 +43,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     model = limited(saved(config.run, config.llm), config.data)
     tell_defaults(config)
     warn_task(config)
+    warn_builtin_llm([config.run, (model.config.llm or {}).get("name")], config.data)
     place(model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.evaluate import (
     as_it_is,
     check_metrics,
@@ -59,6 +60,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     examples = data.examples(config.split)
     if config.run is None:  # else it answers as it was trained to
         warn_task(config)
+        warn_builtin_llm([config.model.llm.name], config.data)
     warn_language(task, examples)
     decoding = decoding_of(config)
     decisive = settings(config, model, examples) | in_force(model.generation_config, asked(task, decoding))
@@ -91,6 +93,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
 def checked(config: RunConfig, folder: Path) -> RunConfig:
     """What is wrong is said before the LLM is loaded. Returns the configuration with the corpus' own answers."""
+    llm = config.model.llm
+    if llm.keep_whitespace or llm.keep_characters:
+        raise UserError("model.llm.keep_whitespace and keep_characters are for a model that is trained; leave them out")
     device_type(config.trainer.accelerator)
     if config.label.format not in FORMATS:
         raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from rich.console import Console
 
 from llm2slm.config import RunConfig
-from llm2slm.data.datamodule import DataModule
+from llm2slm.data.datamodule import DataModule, OverlongRows
+from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import of_texts
 from llm2slm.models.hybrid import LLM2SLM
@@ -23,6 +25,8 @@ def check_possible(config: RunConfig) -> None:
     """Refuses, before anything is loaded, what cannot be trained."""
     if config.model.kind is SystemKind.llm and config.model.llm.quantization:
         raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
+    if not 0 <= config.data.max_lossy_share <= 1:
+        raise UserError(f"data.max_lossy_share={config.data.max_lossy_share:g}: a share of the rows, from 0 to 1")
     check_distill(config)
     check_optimizer(config.optim)
 
@@ -32,10 +36,19 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
     is damaged, or lacks what these splits ask of it (of streamed rows the first ones are looked at).
 
     Raises:
+        OverlongRows: as `DataModule.encoded`, with the counts of all splits, and after the table that shows them.
         UserError: as `DataModule.encoded`; as `RepsStore.check_rows`, `embed` and `verify`.
     """
+    overlong: list[OverlongRows] = []
     for split in splits:
-        data.prepare(split)
+        try:
+            data.prepare(split)
+        except OverlongRows as error:  # what is wrong with the other splits is worth to be known as well
+            overlong.append(error)
+    if overlong:
+        if first_process():
+            Console().print(table(data.report()))
+        raise OverlongRows(overlong[0].first, "; ".join(error.counted for error in overlong))
     if model.projector is None or not isinstance(model.encoder, StoredReader):
         return
     store = model.encoder.store

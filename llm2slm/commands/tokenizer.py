@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llm2slm.atomic import filling
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
-from llm2slm.types import UserError
+from llm2slm.types import Example, UserError
 
 TRAIN = "train:"
 """Prefix of a tokenizer that is no name but an order: train one with so many entries."""
@@ -32,31 +32,43 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
 
 def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:
     """Trains a tokenizer on what the models will read and write, saves it, and says in a line how it cuts."""
-    from llm2slm.data.sources import read_split, stream_rows, task_of
     from llm2slm.data.tokenizer import train_tokenizer
 
-    known = task_of(task, data)
-    rows = (
-        list(islice(stream_rows(data, known), STREAMED))
-        if data.streaming
-        else read_split(data, known, "train", seed)[0]
-    )
-    examples = [known.example(row, index) for index, row in enumerate(rows)]
+    examples = training_examples(data, task, seed)
     texts = [text for example in examples for text in (example.prompt, example.target)]
     tokenizer = train_tokenizer(texts, vocab_size, progress=True)
     with filling(out, last="tokenizer.json") as stage:
         tokenizer.save_pretrained(stage)
     count = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     length = sum(map(len, texts)) / max(1, count)
-    return f"{out}: {len(tokenizer)} entries from {len(rows)} rows; {length:.2f} characters a token"
+    return f"{out}: {len(tokenizer)} entries from {len(examples)} rows; {length:.2f} characters a token"
+
+
+def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Example]:
+    """What the models will read and write of the training split; of streamed rows the first ones."""
+    from llm2slm.data.labels import relabelled
+    from llm2slm.data.sources import read_split, stream_rows, task_of
+
+    known = task_of(task, data)
+    rows = (
+        list(islice(stream_rows(data, known), STREAMED))
+        if data.streaming
+        else relabelled(read_split(data, known, "train", seed)[0], data, seed)
+    )
+    return [known.example(row, index) for index, row in enumerate(rows)]
 
 
 def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
     """Trains the tokenizers that the model's configuration orders (`train:8000`) and names them in their place.
 
+    Likewise adds to them what they are to keep (`keep_ordered`).
+
     Raises:
-        UserError: what follows `train:` is no number.
+        UserError: what follows `train:` is no number; as `keep_ordered`.
     """
+    from llm2slm.commands.kept_tokenizer import check_keeping, keep_ordered
+
+    check_keeping(model)
     sides: dict[str, LanguageModelConfig] = {"llm": model.llm, "slm": model.slm}
     for side, language_model in sides.items():
         order = language_model.tokenizer
@@ -69,3 +81,4 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
         if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the other processes after the first got here
             print(train(data, task, seed, int(size), out))
         language_model.tokenizer = str(out.resolve())
+    keep_ordered(model, data, task, seed, folder)

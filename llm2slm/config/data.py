@@ -78,6 +78,9 @@ class DataConfig(CorpusConfig):
     """Longest target, in tokens, its eos included."""
     overlong: Overlong = Overlong.error
     """What to do with a longer one."""
+    max_lossy_share: float = 1.0
+    """Share (0 to 1) of a split's responses that may not be read back from the writer's tokens, which lack some of
+    their characters or white space; more stop the training. 1: warn only."""
     workers: int = 0
     """DataLoader processes."""
     reps: str | None = None

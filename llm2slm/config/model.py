@@ -14,7 +14,9 @@ class LanguageModelConfig:
     """A model of the transformers library: the LLM, or the SLM."""
 
     name: str | None = None
-    """Hub id, local folder, or `builtin/llm`. None only with init=random and a full `config`."""
+    """Hub id, local folder, or `builtin/llm` (for tests and demonstrations: it was trained on the built-in corpora
+    alone, generated English-German sentences, English reports, and requests). None only with init=random and a full
+    `config`."""
     revision: str | None = None
     """Hub branch, tag or commit."""
     init: Init | None = None
@@ -27,6 +29,12 @@ class LanguageModelConfig:
     tokenizer: str | None = None
     """Hub id or folder of its tokenizer; `train:8000`: train one of so many entries on the training split first. None:
     that of `name` (with tokenizers=shared the LLM's, for both)."""
+    keep_whitespace: bool = False
+    """Of the model that writes: add newline, tab, carriage return and runs of 2, 4, 8 and 16 spaces to its tokenizer,
+    as far as it loses them (T5's does), with embeddings to be trained. Not with tokenizers=shared."""
+    keep_characters: int = 0
+    """Of the model that writes: add at most so many characters of the training texts that its tokenizer loses, the most
+    frequent first, white space among them, with embeddings to be trained. 0: none. Not with tokenizers=shared."""
     dtype: str = "float32"
     """float32 | bfloat16 | float16: dtype in which the weights are held."""
     attn_implementation: str | None = None

@@ -19,6 +19,7 @@ import transformers
 from torch import Tensor
 
 from llm2slm.data.align import Spans, alignment
+from llm2slm.data.plain_text import PlainText
 from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, content_of, final_special_tokens
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
 
@@ -37,7 +38,8 @@ class Encoded:
     """One tokenized example. `slm` and `llm` are the prompt's token ids, `response` the target's with eos.
 
     `llm` is None where there is no LLM, or where it shares the SLM's tokenizer. The spans are there for alignment.
-    `teacher` is the prompt alone, as a teacher reads it.
+    `teacher` is the prompt alone, as a teacher reads it. `lost`: texts that are not read back from their ids
+    (`round_trip.TEXTS`), where that was looked at.
     """
 
     index: int
@@ -47,6 +49,7 @@ class Encoded:
     slm_spans: Spans | None = None
     llm_spans: Spans | None = None
     teacher: Encoded | None = None
+    lost: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -114,6 +117,7 @@ class Collator:
         self.llm_prompts = self.slm_prompts
         if llm_tokenizer is not None and not self.one_prompt:
             self.llm_prompts = PromptTokenizer(llm_tokenizer, llm_frame, "" if ends else mark, self.align)
+        self._target_text = PlainText(slm_tokenizer, special_tokens=False)
 
     @property
     def pad_id(self) -> int:
@@ -184,6 +188,15 @@ class Collator:
         """
         fitting = (self._fitted(row, f"{place}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
         return [row for row in fitting if row is not None]
+
+    def too_long(self, rows: Sequence[Encoded], place: str = "") -> str | None:
+        """Counts the rows beyond the limits; what is wrong with the first of them, None where there is none."""
+        complaint = None
+        for row in rows:
+            self.counts.update(over := self._over(row))
+            if over and complaint is None:
+                complaint = f"{place}row {row.index} (from 0): {self._complaint(row, over)}"
+        return complaint
 
     def fingerprint(self) -> list[Any] | None:
         """All that decides what `tokenized` makes of a text, as plain values; None where a tokenizer does not tell."""
@@ -269,9 +282,7 @@ class Collator:
         return rows
 
     def _responses(self, texts: list[str]) -> list[list[int]]:
-        only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        rows: list[list[int]] = self.slm_tokenizer(texts, add_special_tokens=False, **only_ids)["input_ids"]
-        return [[*ids, self.eos_id] for ids in rows]
+        return [[*ids, self.eos_id] for ids, _ in self._target_text(texts)]
 
     def _fitted(self, row: Encoded, name: str, overlong: Overlong, remedy: str) -> Encoded | None:
         """The row where it fits; else counted, and refused, truncated or dropped (None)."""
@@ -316,7 +327,7 @@ class Collator:
         teacher = row.teacher
         if self.teacher is not None and teacher is not None:
             teacher = self.teacher._truncated(teacher)
-        return Encoded(row.index, slm, llm, response, slm_spans, llm_spans, teacher)
+        return Encoded(row.index, slm, llm, response, slm_spans, llm_spans, teacher, row.lost)
 
     def _prompts(self, rows: Sequence[Encoded]) -> Batch:
         left = self.decoder_only

@@ -22,15 +22,15 @@ from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
 
 from llm2slm.config import DataConfig
-from llm2slm.data import statistics
+from llm2slm.data import round_trip, statistics
 from llm2slm.data.batches import BatchPlan
-from llm2slm.data.collate import Collator, Encoded
+from llm2slm.data.collate import FOR_ROWS, Collator, Encoded
 from llm2slm.data.labels import relabelled
 from llm2slm.data.sources import read_split, stream_rows
 from llm2slm.data.streaming import Place, RowStream, StreamLoader
 from llm2slm.data.tasks import Task
 from llm2slm.data.token_cache import TokenCache, entry_key
-from llm2slm.types import Batch, Example, UserError
+from llm2slm.types import Batch, Example, Overlong, UserError
 
 FIRST_ROWS = "train, first rows"
 """What stands for the training split where it is streamed: the rows that were looked at before training."""
@@ -38,6 +38,18 @@ LONG = 5_000
 """Rows from which on tokenizing shows a progress bar."""
 PART = 1_000
 """Rows tokenized at once: enough to keep every core busy, few enough for the progress bar to move."""
+
+
+class OverlongRows(UserError):
+    """Rows of a split are too long, and data.overlong=error.
+
+    Attributes:
+        first: what is wrong with the first of them. counted: how many there are, in words.
+    """
+
+    def __init__(self, first: str, counted: str) -> None:
+        super().__init__(f"{first}; too long {counted}; {FOR_ROWS}")
+        self.first, self.counted = first, counted
 
 
 class TrainLoader:
@@ -107,6 +119,9 @@ class DataModule(LightningDataModule):
         collator: makes batches of them.
         seed: of the built-in corpora's training rows and of the training order.
         teacher: its prompts stand beside those of the training rows (`Collator.taught_by`).
+
+    Attributes:
+        lost: by split, of each kind of text (`round_trip.TEXTS`) the first row that is not read back from its tokens.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no row of a small split
@@ -120,6 +135,7 @@ class DataModule(LightningDataModule):
         self._examples: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
         self._counts: dict[str, dict[str, Any]] = {}
+        self.lost: dict[str, dict[str, int]] = {}
         self._loader: TrainLoader | StreamLoader | None = None
         self._stream: RowStream | None = None
         self._state: dict[str, int] = {}
@@ -143,8 +159,11 @@ class DataModule(LightningDataModule):
             self._stream = self._row_stream()
             first = self._stream.first_rows()
             self._examples[FIRST_ROWS], self._encoded[FIRST_ROWS] = first.examples, first.rows
-            tokens = statistics.lengths(self.collator.tokenized(self._examples[FIRST_ROWS]))
-            self._counts["train"] = {"seconds": round(time.perf_counter() - begun, 2), "tokens": tokens}
+            whole = round_trip.marked(self.collator, self.collator.tokenized(first.examples), first.examples)
+            found = statistics.of_tokens(whole, first.examples, self.collator)
+            kept = {row.index for row in first.rows}
+            found |= self._losses("train", [row for row in whole if row.index in kept])
+            self._counts["train"] = {"seconds": round(time.perf_counter() - begun, 2)} | found
 
     def _row_stream(self, world_size: int = 1) -> RowStream:
         return RowStream(
@@ -165,7 +184,8 @@ class DataModule(LightningDataModule):
         """The split tokenized, without dropped rows.
 
         Raises:
-            UserError: bad data, a row that is too long, or none left.
+            OverlongRows: a row is too long, and that is an error; all rows are counted first.
+            UserError: bad data, or no row is left.
         """
         if split in self._encoded:
             return self._encoded[split]
@@ -176,7 +196,12 @@ class DataModule(LightningDataModule):
         examples = [self.task.example(row, index) for index, row in enumerate(read)]
         collator = self.collator if split == "train" else self._untaught
         before = Counter(collator.counts)
-        encoded, tokens = self._tokenized(split, examples, collator)
+        whole = self._tokenized(split, examples, collator)
+        place, complaint = f"data={self.config.name}, {split}, ", None
+        if collator.overlong is Overlong.error:
+            encoded, complaint = whole, collator.too_long(whole, place)
+        else:
+            encoded = collator.fitted(whole, place)
         over = collator.counts - before
         self._counts[split] = {
             "rows": len(examples),
@@ -185,10 +210,17 @@ class DataModule(LightningDataModule):
             "overlong_responses": over["response"],
             "overlong": str(self.collator.overlong),
             "seconds": round(time.perf_counter() - begun, 2),
-            "tokens": tokens,
+            **statistics.of_tokens(whole, examples, collator),
+            **self._losses(split, encoded),
         }
         if parts:
             self._counts[split]["parts"] = parts
+        if complaint is not None:
+            raise OverlongRows(
+                complaint,
+                f"in {split}: {over['prompt']:,} of {len(examples):,} prompts, {over['response']:,} of "
+                f"{len(examples):,} responses",
+            )
         if not encoded:
             raise UserError(
                 f"data={self.config.name}, {split}: no row is left of {len(examples)}, all were over-long and dropped; "
@@ -221,24 +253,30 @@ class DataModule(LightningDataModule):
                 return
             last = numbers[-1]
 
-    def _tokenized(
-        self, split: str, examples: list[Example], collator: Collator
-    ) -> tuple[list[Encoded], dict[str, dict[str, int]]]:
-        """The rows within the limits, and the lengths of all; from the cache where they are in it, else into it."""
-        place = f"data={self.config.name}, {split}, "
+    def _tokenized(self, split: str, examples: list[Example], collator: Collator) -> list[Encoded]:
+        """A row for each example, of whatever length; from the cache where they are in it, else into it."""
         cache = TokenCache.of(self.config)
         key = None if cache is None else entry_key(collator, examples)
         kept = cache.load(key, examples) if cache is not None and key is not None else None
         if kept is not None:
-            return collator.fitted(kept, place), statistics.lengths(kept)
+            return kept
         made: list[Encoded] = []
-        rows: list[Encoded] = []
         for part in _in_parts(examples, split):
-            made += collator.tokenized(part)
-            rows += collator.fitted(made[-len(part) :], place)  # a row that is too long is told at once
+            made += round_trip.marked(collator, collator.tokenized(part), part)
         if cache is not None and key is not None:
             cache.save(key, made)
-        return rows, statistics.lengths(made)
+        return made
+
+    def _losses(self, split: str, rows: Sequence[Encoded]) -> dict[str, int]:
+        """Counts the texts that are not read back from their tokens, for `report`; keeps the first one of each kind."""
+        found = {name: round_trip.first_lost(rows, name) for name in round_trip.TEXTS}
+        self.lost[split] = {name: index for name, index in found.items() if index is not None}
+        return {f"lost_{name}s": count for name, count in round_trip.counts(rows).items()}
+
+    def example(self, split: str, index: int) -> Example:
+        """An example of a split that was read, by its index."""
+        examples = self._examples[FIRST_ROWS if split == "train" and self.config.streaming else split]
+        return next(example for example in examples if example.index == index)
 
     def compare(self) -> None:
         """Counts, for `report`, empty responses, training rows that are there twice, and those of the other splits that

@@ -11,9 +11,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llm2slm.data.align import Spans
+from llm2slm.data.plain_text import PlainText
 from llm2slm.types import UserError
 
 PROMPT_END = "\n"
@@ -29,29 +31,40 @@ PROBE = 'He said "no" <b>&amp;\\n</b> {{x}}\n\n it\'s é😀'
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around a prompt: text in front, text behind, and whether the tokenizer adds its special tokens."""
+    """What stands around a prompt when it is read.
+
+    Attributes:
+        before, after: text of a chat template, in which control tokens are control tokens.
+        special_tokens: the tokenizer adds its special tokens around all of it.
+        prefix: the user's text between `before` and the prompt, which is plain text like the prompt.
+    """
 
     before: str = ""
     after: str = ""
     special_tokens: bool = True
+    prefix: str = ""
 
     def around(self, text: str) -> str:
         """The text as it is read."""
-        return f"{self.before}{text}{self.after}"
+        return f"{self.before}{self.prefix}{text}{self.after}"
+
+    def __bool__(self) -> bool:
+        """Whether there is any text around the prompt."""
+        return bool(self.before or self.prefix or self.after)
 
 
 def frame(tokenizer: Any, prefix: str, chat: bool) -> Frame:
     """The frame of a prompt to an LLM.
 
     Args:
-        prefix: put in front of every prompt; with `chat` it is part of the user's turn.
+        prefix: plain text in front of every prompt; with `chat` it is part of the user's turn.
         chat: let the tokenizer's chat template make the prompt a user's turn that is to be answered.
 
     Raises:
         UserError: the tokenizer has no chat template, or one that does not say the prompt once.
     """
     if not chat:
-        return Frame(before=prefix)
+        return Frame(prefix=prefix)
     name = f"model.llm.chat=true: the tokenizer {tokenizer.name_or_path!r}"
     if not tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; use model.llm.prefix, or another model.llm.tokenizer")
@@ -60,7 +73,8 @@ def frame(tokenizer: Any, prefix: str, chat: bool) -> Frame:
         raise UserError(
             f"{name} has a chat template that does not say the prompt once, as it is; use model.llm.prefix instead"
         )
-    return Frame(before, after, special_tokens=False)  # they are in the template
+    shown = prefix if before.endswith(prefix) else prefix.lstrip()  # a template may strip what it is given
+    return Frame(before.removesuffix(shown), after, special_tokens=False, prefix=shown)  # they are in the template
 
 
 def _rendered(tokenizer: Any, text: str, name: str) -> str:
@@ -91,28 +105,28 @@ class PromptTokenizer:
         self.pad_id = pad_id(tokenizer)
         self._spans = spans
         self._tail = max(final_special_tokens(tokenizer) if self.frame.special_tokens else 0, int(bool(mark)))
+        self._encode = PlainText(tokenizer, self.frame.before, self.frame.after, self.frame.special_tokens)
 
     def __call__(self, prompts: Sequence[str]) -> list[tuple[list[int], Spans | None]]:
-        """Token ids of each prompt, and where they lie in it."""
-        framed = bool(self.frame.before or self.frame.after)
-        found = self.tokenizer(
-            [self.frame.around(prompt + self.mark) for prompt in prompts],
-            add_special_tokens=self.frame.special_tokens,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=self._spans or framed,
-            return_special_tokens_mask=self._spans or framed,
-            verbose=False,
-        )
-        rows: list[list[int]] = found["input_ids"]
-        if not self._spans and not framed:
-            return [(ids, None) for ids in rows]
-        places = zip(found["offset_mapping"], found["special_tokens_mask"], strict=True)
-        spans = [Spans.of(offsets, special) for offsets, special in places]
-        if framed:
-            within = zip(spans, prompts, strict=True)
-            spans = [s.within(len(self.frame.before), len(prompt + self.mark)) for s, prompt in within]
-        return list(zip(rows, spans, strict=True))
+        """Token ids of each prompt, and where they lie in it.
+
+        Control tokens come from the frame alone, whatever a prompt (or the frame's prefix) holds.
+
+        Raises:
+            UserError: the tokenizer has no plain pieces for a prompt.
+        """
+        prefix, texts = self.frame.prefix, [prompt + self.mark for prompt in prompts]
+        rows = self._encode([prefix + text for text in texts], self._spans or bool(self.frame))
+        if not prefix:
+            return rows
+        within = zip(rows, texts, strict=True)
+        return [(ids, spans and spans.within(len(prefix), len(text))) for (ids, spans), text in within]
+
+    @cached_property
+    def overhead(self) -> int:
+        """Tokens of what stands around each prompt."""
+        plain = PlainText(self.tokenizer, special_tokens=False)
+        return len(self([STAND_IN])[0][0]) - len(plain([STAND_IN])[0][0])
 
     def fingerprint(self) -> list[Any] | None:
         """All that decides what a prompt becomes, as plain values; None where the tokenizer does not tell."""
@@ -131,7 +145,7 @@ class PromptTokenizer:
         tail = self._tail
         if spans is not None and self.frame.after:
             tail = spans.behind
-        if spans is not None and (self.frame.before or self.frame.after) and tail + spans.leading >= limit:
+        if spans is not None and self.frame and tail + spans.leading >= limit:
             raise UserError(
                 f"what stands around a prompt for the LLM (model.llm.prefix, chat) takes {tail + spans.leading} tokens,"
                 f" and at most {limit} are allowed: nothing would be left of the prompt; raise data.max_prompt_tokens"

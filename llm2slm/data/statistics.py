@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm2slm.data.collate import Encoded
+from llm2slm.data.collate import Collator, Encoded
 from llm2slm.types import Example
 
 if TYPE_CHECKING:
@@ -21,11 +21,16 @@ COUNTS = {
     "overlong_prompts": "prompts too long",
     "overlong_responses": "responses too long",
     "empty": "responses that are empty",
+    "lost_responses": "responses that the SLM's tokens cannot spell",
+    "lost_prompts": "prompts that the SLM's tokens cannot spell",
+    "lost_llm_prompts": "prompts that the LLM's tokens cannot spell",
     "dropped": "rows dropped",
     "repeated": "rows that are repeated",
     "in_train": "prompts that are in train",
 }
-ACCIDENTS = ("overlong_prompts", "overlong_responses", "empty", "dropped")
+ACCIDENTS = (
+    "overlong_prompts", "overlong_responses", "empty", "lost_responses", "lost_prompts", "lost_llm_prompts", "dropped",
+)  # fmt: skip
 LENGTHS = {
     "prompt": "prompt tokens: median, 95 %, longest",
     "llm_prompt": "the LLM's prompt tokens",
@@ -33,7 +38,35 @@ LENGTHS = {
 }
 """Counts and lengths by their key in a report, and what they are called; some are shown only if there are any."""
 
+USUAL_TOKENS_PER_BYTE = 0.22
+"""Tokens per byte of a text in UTF-8, under a tokenizer with tens of thousands of entries that was made for such text:
+0.20 to 0.25 for English, and about as many for other scripts, whose characters take more bytes."""
+
+FEW_BYTES = 256
+"""Fewer of them say nothing about tokens per byte."""
+
 MISSING = "–"
+
+
+def of_tokens(rows: Sequence[Encoded], examples: Sequence[Example], collator: Collator) -> dict[str, Any]:
+    """Lengths of texts in tokens, and tokens per byte, of all rows of a split before anything is cut."""
+    return {"tokens": lengths(rows), "tokens_per_byte": tokens_per_byte(rows, examples, collator)}
+
+
+def tokens_per_byte(rows: Sequence[Encoded], examples: Sequence[Example], collator: Collator) -> dict[str, float]:
+    """Tokens per byte (UTF-8) of the responses and of the prompts, where they have enough to tell.
+
+    What stands around a text does not count.
+    """
+    prompts = sum(len(example.prompt.encode("utf-8", "surrogatepass")) for example in examples)
+    responses = sum(len(example.target.encode("utf-8", "surrogatepass")) for example in examples)
+    counted = {
+        "prompt": (sum(len(row.slm) - collator.slm_prompts.overhead for row in rows), prompts),
+        "response": (sum(len(row.response) - 1 for row in rows), responses),
+    }
+    if rows and all(row.llm is not None for row in rows):
+        counted["llm_prompt"] = sum(len(row.llm or ()) - collator.llm_prompts.overhead for row in rows), prompts
+    return {key: round(tokens / size, 4) for key, (tokens, size) in counted.items() if size >= FEW_BYTES}
 
 
 def lengths(rows: Sequence[Encoded]) -> dict[str, dict[str, int]]:

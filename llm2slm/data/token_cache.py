@@ -30,7 +30,7 @@ from llm2slm.types import Example
 VARIABLE = "LLM2SLM_CACHE"
 """Environment variable that names the folder in place of the default."""
 
-FORMAT = b"llm2slm tokens 1 "
+FORMAT = b"llm2slm tokens 2 "
 """What an entry begins with; then the checksum of its name and the rest, and a newline. The number changes with the
 form."""
 
@@ -129,6 +129,7 @@ def packed(rows: Sequence[Encoded]) -> Arrays:
     """Rows as flat arrays: of each sequence the lengths and, one behind the other, the values."""
     arrays: Arrays = {"response": _flat([row.response for row in rows])}
     arrays["response.lengths"] = _lengths([row.response for row in rows])
+    arrays["lost"] = np.fromiter((row.lost for row in rows), dtype=np.uint8)
     for side in ("slm", "llm"):
         ids, spans = [getattr(row, side) for row in rows], [getattr(row, f"{side}_spans") for row in rows]
         if any(part is None for part in ids):
@@ -150,6 +151,7 @@ def unpacked(arrays: Arrays, examples: Sequence[Example]) -> list[Encoded]:
     """
     responses = _parts(arrays, "response", "response", len(examples))
     sides: dict[str, tuple[list[Any], list[Any]]] = {}
+    lost = arrays["lost"].tolist()
     for side in ("slm", "llm"):
         none: list[Any] = [None] * len(examples)
         ids = _parts(arrays, side, side, len(examples)) if side in arrays else none
@@ -161,9 +163,9 @@ def unpacked(arrays: Arrays, examples: Sequence[Example]) -> list[Encoded]:
     theirs = {name.removeprefix(TEACHER): array for name, array in arrays.items() if name.startswith(TEACHER)}
     teachers = unpacked(theirs, examples) if theirs else [None] * len(examples)
     return [
-        Encoded(example.index, slm, llm, response, slm_spans, llm_spans, teacher)
-        for example, response, slm, slm_spans, llm, llm_spans, teacher in zip(
-            examples, responses, *sides["slm"], *sides["llm"], teachers, strict=True
+        Encoded(example.index, slm, llm, response, slm_spans, llm_spans, teacher, bits)
+        for example, response, slm, slm_spans, llm, llm_spans, teacher, bits in zip(
+            examples, responses, *sides["slm"], *sides["llm"], teachers, lost, strict=True
         )
     ]
 

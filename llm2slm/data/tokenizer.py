@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm2slm.types import UserError, reason_of
 
@@ -16,20 +16,35 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 """One printable character for each of the 256 bytes; in order, so that training is reproducible."""
 
 
+FIRST_ADDED = "llm2slm_first_added"
+"""In tokenizer_config.json: the id of the first token that was added to a published tokenizer (`keeping`)."""
+
+FILES = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
+    "tekken.json",
+)  # fmt: skip
+"""Those that hold the vocabularies of transformers' tokenizers, in part or whole."""
+
+
 def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") -> PreTrainedTokenizerFast:
     """The tokenizer of a Hub id or a local folder.
 
     Raises:
-        UserError: nothing there, or it has no fast implementation.
+        UserError: nothing there, no file with a vocabulary, or it has no fast implementation.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, subfolder=subfolder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         if (inside := Path(name) / "model").is_dir():
             raise UserError(f"tokenizer {name}: is a run directory; give its model, {inside}") from None
+        if Path(name).is_dir() and not any((Path(name) / subfolder / file).is_file() for file in FILES):
+            raise UserError(_no_vocabulary(name, subfolder, FILES)) from None
         where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub id"
         check = "check the name or path" if revision is None else f"check the name, and the revision {revision}"
         raise UserError(f"tokenizer {name}: {where} gave no tokenizer ({reason_of(error)}); {check}") from None
+    if len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()) <= 1:  # at most the space
+        # transformers builds such a one, without a warning, where it finds no vocabulary
+        raise UserError(_no_vocabulary(name, subfolder, sorted(tokenizer.vocab_files_names.values())))
     if not tokenizer.is_fast:
         raise UserError(
             f"tokenizer {name}: only a slow implementation exists; convert it to a tokenizer.json "
@@ -37,6 +52,24 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
         )
     loaded: PreTrainedTokenizerFast = tokenizer
     return loaded
+
+
+def first_added(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of the first token that was added to a tokenizer here, from which on its model has no embeddings yet.
+
+    None where none was added.
+    """
+    found: int | None = tokenizer.init_kwargs.get(FIRST_ADDED)
+    return found
+
+
+def _no_vocabulary(name: str, subfolder: str, files: Iterable[str]) -> str:
+    where = "the folder" if Path(name).is_dir() else "the repository"
+    where += f" {subfolder} in it" if subfolder else ""
+    return (
+        f"tokenizer {name}: {where} has no vocabulary (a file as {', '.join(files)}); add the missing file, or name "
+        "the folder or Hub id of its tokenizer by model.slm.tokenizer= (model.llm.tokenizer= for the LLM)"
+    )
 
 
 def train_tokenizer(

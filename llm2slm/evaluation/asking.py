@@ -307,7 +307,10 @@ class LocalJudge:
     tries = 1  # the same question has the same reply
 
     def __init__(self, place: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        from llm2slm.data.plain_text import PlainText
+
         self.place, self.model, self.tokenizer, self.max_tokens = place, model.eval(), tokenizer, max_tokens
+        self._encode = PlainText(tokenizer)
         self.model.generation_config = self._greedy()  # set, not handed over: what a call leaves out is taken from here
 
     def ask(self, prompt: str, stop: threading.Event) -> Reply:  # noqa: ARG002 - nothing here waits
@@ -336,14 +339,33 @@ class LocalJudge:
         return Reply(text, prompt_tokens=len(ids), reply_tokens=len(written), seconds=time.monotonic() - started)
 
     def _ids(self, prompt: str) -> list[int]:
-        """The prompt in the chat template; without one as it is, but with no eos where the reply goes on from it."""
+        """The prompt in the chat template; without one as it is, but with no eos where the reply goes on from it.
+
+        Control tokens come from the template alone, whatever the answers in the prompt hold.
+        """
         if getattr(self.tokenizer, "chat_template", None):
             turns = [{"role": "user", "content": prompt}]
             text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
+            return self._framed(text, prompt)
+        ids = self._encode([prompt])[0][0]
         ends = not self.model.config.is_encoder_decoder and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if ends else ids
+
+    def _framed(self, text: str, prompt: str) -> list[int]:
+        """A text that a chat template made of a prompt; the prompt in it is plain text.
+
+        Raises:
+            Refused: the prompt holds a control token, and the template changed it, so that it cannot be found.
+        """
+        from llm2slm.data.plain_text import PlainText, control_tokens
+
+        content = prompt.strip()
+        before, content, after = text.partition(content) if text.count(content) == 1 else (text, "", "")
+        if not content and any(name in prompt for name in control_tokens(self.tokenizer)):
+            raise Refused("the question holds a control token, and the judge's chat template changes the question")
+        if (before, after) != (self._encode.before, self._encode.after):
+            self._encode = PlainText(self.tokenizer, before, after, special_tokens=False)
+        return self._encode([content])[0][0]
 
     def _greedy(self) -> Any:
         """The likeliest token each time, whatever the model's own settings say; its special tokens are its own."""

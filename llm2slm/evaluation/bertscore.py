@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llm2slm.config import LLMConfig
+from llm2slm.data.plain_text import PlainText
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.evaluation.metrics import BERTSCORE, Measured, mean
 from llm2slm.evaluation.predict import progress_bar
@@ -85,6 +86,7 @@ class BertScore:
         named = parse(name)
         place = locate(named.model)
         self.tokenizer: Any = load_tokenizer(place)
+        self._encode = PlainText(self.tokenizer)
         config = read_config(named.model)
         reader = load_reader(LLMConfig(name=named.model, layer=named.layer), config)
         self.encoder = FrozenEncoder(reader, named.layer).to(device)
@@ -124,12 +126,13 @@ class BertScore:
     def _ids(self, text: str) -> _Text:
         if not text.strip():
             return _Text([], [], False)
-        known = {"return_special_tokens_mask": True, "return_attention_mask": False, "verbose": False}
-        encoded = self.tokenizer(text, **known)
-        cut = len(encoded["input_ids"]) > self.limit
-        if cut:
-            encoded = self.tokenizer(text, truncation=True, max_length=self.limit, **known)
-        return _Text(encoded["input_ids"], encoded["special_tokens_mask"], cut)
+        ids, spans = self._encode([text], spans=True)[0]
+        assert spans is not None
+        if cut := len(ids) > self.limit:
+            behind = min(spans.behind, self.limit)  # special tokens behind the text stay
+            keep = [*range(self.limit - behind), *range(len(ids) - behind, len(ids))]
+            ids, spans = [ids[i] for i in keep], spans.take(keep)
+        return _Text(ids, [int(special) for special in spans.special], cut)
 
     def _embeddings(self, texts: Sequence[_Text]) -> Iterator[Tensor]:
         """Of each text its tokens' embeddings, one a row, each of length 1; special tokens left out."""

@@ -202,7 +202,7 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
         said = f"the next-token distribution of {shown(teacher, system)}"
         lines.append(f"* distilled: trained on {said} as well (weight {weight:g}, temperature {temperature:g})")
     for split, facts in system.get("notes", {}).get("data", {}).items():
-        keys = ("overlong_prompts", "overlong_responses", "dropped", "in_train")
+        keys = ("overlong_prompts", "overlong_responses", "lost_responses", "dropped", "in_train")
         over = {key: facts[key] for key in keys if facts.get(key)}
         said = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
         lines.append(f"* {split}: {facts['rows']} rows{said}")

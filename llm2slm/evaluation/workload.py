@@ -51,7 +51,7 @@ class Lengths:
 
     def prompt(self, text: str) -> int:
         """Special tokens included."""
-        return len(self._tokenizer(text, verbose=False)["input_ids"])
+        return len(self._tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
 
     def read(self, text: str) -> int:
         """What is left of a prompt that is cut to the limit (data.overlong=truncate; else none is over it)."""
@@ -59,7 +59,8 @@ class Lengths:
 
     def response(self, text: str) -> int:
         """Its end included, which a model has to write too."""
-        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + 1
+        found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return len(found["input_ids"]) + 1
 
 
 def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> list[Condition]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.prompts import frame
-from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.data.tokenizer import first_added, load_tokenizer
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
@@ -22,6 +22,7 @@ from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import choose_trainable
 from llm2slm.models.virtual import PROMPT, taken, virtual_tokens
+from llm2slm.models.vocabulary import check_trained, grow
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
 
@@ -111,7 +112,13 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
     check_pair(cfg, slm)
     own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
+    # a tokenizer that came with the model has embeddings in it already
+    added = first_added(tokenizer) if own.tokenizer is not None else None
+    if added is not None and own.start is Init.pretrained:
+        grow(slm, tokenizer, added)
     choose_trainable(slm, own.tune, own.peft, key)
+    if added is not None:
+        check_trained(slm, own.tune, key)
     if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
         raise UserError(f"{key}.tune={own.tune} leaves nothing to train of a model without guidance; use full")
     encoder: Reader | None = None

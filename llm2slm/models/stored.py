@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -99,6 +98,7 @@ def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) 
         layers: absolute numbers of those that are read.
         collator: its tokenizer of the LLM's prompts, and the frame around them.
     """
+    frame = collator.llm_prompts.frame
     keys = ("name", "revision", "config", "init", "fingerprint", "dtype", "quantization")
     place = llm.get("name")
     found = {} if place is None else {"weights": weights_hash(place), "settings": settings_hash(place)}
@@ -106,7 +106,11 @@ def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) 
         **{key: value for key, value in found.items() if value is not None},
         "layers": list(layers),
         "tokenizer": tokenizer_hash(collator.llm_prompts.tokenizer),
-        "frame": asdict(collator.llm_prompts.frame),
+        "frame": {
+            "before": frame.before + frame.prefix,
+            "after": frame.after,
+            "special_tokens": frame.special_tokens,
+        },
         "prompt_mark": collator.llm_prompts.mark,
     }
 

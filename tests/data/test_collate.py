@@ -89,8 +89,8 @@ def test_shared_tokenizer_gives_the_same_tensors():
 
 def test_pad_equal_to_eos_loses_no_token():
     collator = Collator(word_tokenizer(pad=None))
-    batch = batch_of(collator, example(), example("the </s>", "a"))
-    assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [2, 5, 1, 3, 1]]
+    batch = batch_of(collator, example(), example("the a", "a"))
+    assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [2, 5, 8, 3, 1]]
     assert batch.slm_mask_BQ.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     assert batch.labels_BT.tolist() == [[8, 9, 1], [8, 1, -100]]
     assert collator.pad_id == collator.eos_id == 1

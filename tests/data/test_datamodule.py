@@ -153,7 +153,11 @@ def test_report_counts(files, tokenizer):
         report = data.report()
         assert report["train"].pop("seconds") >= 0
         assert report["train"].pop("tokens")["prompt"]["max"] == 20  # before anything is cut
+        assert report["train"].pop("tokens_per_byte") == {"prompt": 1.0, "response": 1.0}  # letter by letter
         assert report["train"] == {
+            "lost_responses": 0,
+            "lost_prompts": 0,
+            "lost_llm_prompts": 0,
             "rows": 60,
             "dropped": dropped,
             "overlong_prompts": long_p,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llm2slm.data.tokenizer import load_tokenizer, train_tokenizer
 from llm2slm.types import UserError
@@ -83,3 +84,16 @@ def test_missing_tokenizer_is_one_line(tmp_path):
             load_tokenizer(name)
         assert str(caught.value).startswith(f"tokenizer {name}: ")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "mbart", "bert", "gpt2", "llama", "pegasus", "qwen2", "xglm"])
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path, model_type):
+    """transformers builds a tokenizer of special tokens for most of them."""
+    CONFIG_MAPPING[model_type]().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(str(tmp_path))
+    told = str(caught.value)
+    assert told.startswith(f"tokenizer {tmp_path}: the folder has no vocabulary (a file as ")
+    assert told.endswith("by model.slm.tokenizer= (model.llm.tokenizer= for the LLM)")
+    assert ".json" in told and "\n" not in told

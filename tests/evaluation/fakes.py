@@ -16,7 +16,7 @@ class Words:
 
     eos_token_id = EOS
 
-    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
+    def __call__(self, text: str, add_special_tokens: bool = True, **_: bool) -> dict[str, list[int]]:
         ids = [2 + len(word) for word in text.split()]
         return {"input_ids": [*ids, EOS] if add_special_tokens else ids}
 

@@ -116,6 +116,14 @@ def test_a_text_longer_than_the_model_is_cut_and_the_signature_says_so(tmp_path)
     assert whole.signature == short.signature + ", 2 texts cut to 11 tokens"
 
 
+def test_a_control_token_in_an_answer_is_read_as_text(zoo):
+    scorer = BertScore(f"bertscore:{zoo['bert']}")
+    scorer.tokenizer.split_special_tokens = False
+    ids = scorer._ids("a </s> dog").ids
+    assert ids.count(scorer.tokenizer.eos_token_id) == 1 and ids[-1] == scorer.tokenizer.eos_token_id
+    assert scorer.tokenizer.decode(ids[:-1]) == "a </s> dog"
+
+
 def test_a_text_of_which_the_tokenizer_leaves_nothing_is_an_empty_one(zoo):
     scorer = BertScore(f"bertscore:{zoo['bert']}")
     scorer.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")

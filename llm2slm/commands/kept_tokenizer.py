@@ -1,0 +1,88 @@
+"""`model.slm.keep_whitespace` and `model.slm.keep_characters`: what the writer's tokenizer loses becomes tokens of it.
+
+The extended tokenizer is written into the run directory and named in the configuration, as a trained one is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm2slm.commands.tokenizer import training_examples
+from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
+from llm2slm.types import Example, SystemKind, Tokenizers, UserError
+
+SHOWN = 12
+"""Added tokens that are listed by name."""
+
+
+def check_keeping(model: ModelConfig) -> None:
+    """Refuses keep_whitespace and keep_characters where they cannot be obeyed.
+
+    Raises:
+        UserError: a negative number; they are set for a model that does not write; the LLM would get the new ids.
+    """
+    writes = "llm" if model.kind is SystemKind.llm else "slm"
+    for side, language_model in (("llm", model.llm), ("slm", model.slm)):
+        if language_model.keep_characters < 0:
+            raise UserError(f"model.{side}.keep_characters={language_model.keep_characters}: give 0 or more")
+        key = _key(side, language_model)
+        if key is None:
+            continue
+        if side != writes:
+            raise UserError(
+                f"{key} is for the model that writes; with model.kind={model.kind} set it for model.{writes}"
+            )
+        if model.kind is SystemKind.llm2slm and model.tokenizers is Tokenizers.shared:
+            raise UserError(
+                f"{key} adds tokens that the LLM does not know, and with model.tokenizers=shared it would read them; "
+                "set model.tokenizers=offsets"
+            )
+
+
+def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
+    """Extends the writer's tokenizer as its configuration orders, and names it there.
+
+    Raises:
+        UserError: the tokenizer or the corpus cannot be read, or the tokenizer cannot be made to keep what it loses.
+    """
+    side = "llm" if model.kind is SystemKind.llm else "slm"
+    language_model = model.llm if side == "llm" else model.slm
+    out = folder / "tokenizers" / f"{side}_kept"
+    # a run that goes on names it already
+    if _key(side, language_model) is None or language_model.tokenizer == str(out.resolve()):
+        return
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the other processes after the first got here
+        print(_extend(model, training_examples(data, task, seed) if language_model.keep_characters else [], out))
+    if out.is_dir():
+        language_model.tokenizer = str(out.resolve())
+
+
+def _extend(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
+    """Writes the extended tokenizer, where it is another; what was added, in a line."""
+    from llm2slm.data.keeping import count_characters, keeping
+    from llm2slm.models.build import load_tokenizers, writer_config
+
+    tokenizer, _ = load_tokenizers(model)
+    cfg = writer_config(model)
+    name = cfg.tokenizer or cfg.name or tokenizer.name_or_path
+    targets = [example.target for example in examples]
+    prompts = [] if model.tokenizers is Tokenizers.llm_tokens else [example.prompt for example in examples]
+    found = count_characters([*targets, *prompts])
+    kept = keeping(tokenizer, cfg.keep_whitespace, found, cfg.keep_characters)
+    if kept is tokenizer:
+        return f"tokenizer {name}: loses nothing that is asked for: no token is added"
+    kept.save_pretrained(out)
+    new = [str(token) for token in kept.convert_ids_to_tokens(list(range(len(tokenizer), len(kept))))]
+    more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
+    return (
+        f"{out}: {len(new)} tokens added to the {len(tokenizer)} of {name}: {', '.join(map(repr, new[:SHOWN]))}{more}"
+    )
+
+
+def _key(side: str, cfg: LanguageModelConfig) -> str | None:
+    """The key that asks for added tokens; None where none does."""
+    if cfg.keep_whitespace:
+        return f"model.{side}.keep_whitespace=true"
+    return f"model.{side}.keep_characters={cfg.keep_characters}" if cfg.keep_characters else None

@@ -1,0 +1,218 @@
+"""What `train` says of its tokenizers before the first step, what it refuses, and how texts are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm2slm import LLM2SLM
+from llm2slm.cli import main
+from llm2slm.commands.builtin_llm import warn_builtin_llm, warn_builtin_reader
+from llm2slm.config import DataConfig, PartConfig, RunConfig
+from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.testing import write_tiny_t5
+from llm2slm.types import SystemKind
+from tests.data.kinds import KINDS
+
+CODE = "if x:\n\treturn {1}"
+ROWS = {
+    "train": [("The big farmer", "old"), ("a", CODE), ("b\tc", "a  b"), ("d", "</s> it's true")],
+    "validation": [("The", "big"), ("a", "{漢}")],
+    "test": [("a", "big"), ("b", "old")],
+}
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory) -> Path:
+    return write_tiny_t5(tmp_path_factory.mktemp("zoo") / "t5", tokenizer=KINDS["t5"]())
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for split, rows in ROWS.items():
+        lines = [json.dumps({"source": source, "target": target}) for source, target in rows]
+        Path(f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def train(slm: Path, *arguments: str, kind: str = "slm") -> int:
+    data = ["data=json", *(f"data.{split}={split}.jsonl" for split in ROWS)]
+    small = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.progress=false", "optim.warmup_steps=1"]
+    short = ["task=instruction", "task.prefix=", "task.metrics=[exact_match]", "task.max_new_tokens=4"]
+    named = [f"model={kind}", f"model.slm.name={slm}", "hydra.run.dir=run"]
+    return main(["train", *named, *data, *small, *short, *arguments])
+
+
+def warnings(shown) -> list[str]:
+    return [line for line in shown.err.splitlines() if line.startswith("llm2slm: warning")]
+
+
+def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, capsys) -> None:
+    assert train(writer) == 0
+    shown = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert "responses that the SLM's tokens cannot spell 2 1 0" in lines
+    assert "prompts that the SLM's tokens cannot spell 1 0 0" in lines
+    told = warnings(shown)
+    assert told[0] == (
+        "llm2slm: warning: responses cannot be written in the SLM's tokens, so that no answer can equal them (train 2 "
+        "of 4, validation 1 of 2); train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return 1'; "
+        "model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer"
+    )
+    assert told[1] == (
+        "llm2slm: warning: prompts are not whole in the SLM's tokens: it reads them without what is lost (train 1 of "
+        "4); train row 2 (from 0): 'b\\tc' is read back as 'b c'"
+    )
+    [system] = json.loads(Path("run/result.json").read_text("utf-8"))["systems"]
+    assert system["notes"]["data"]["train"]["lost_responses"] == 2
+    assert "lost responses 2" in Path("run/model/README.md").read_text("utf-8")
+    [predicted, *_] = Path("run/predictions.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(predicted)["target"] == "big"
+
+
+def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer, capsys) -> None:
+    assert train(writer, "data.max_lossy_share=0.4") == 2
+    shown = capsys.readouterr()
+    assert "responses that the SLM's tokens cannot spell" in shown.out
+    errors = [line for line in shown.err.splitlines() if line.startswith("llm2slm: error")]
+    assert errors == [
+        "llm2slm: error: data=json, train: 2 of 4 responses cannot be written in the writer's tokens, more than "
+        "data.max_lossy_share=0.4 allows; train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return "
+        "1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer, or "
+        "raise data.max_lossy_share"
+    ]
+    assert not Path("run/config.yaml").exists() and not Path("run/checkpoints").exists()
+    assert train(writer, "data.max_lossy_share=2") == 2
+    assert "data.max_lossy_share=2: a share of the rows, from 0 to 1" in capsys.readouterr().err
+    assert train(writer, "data.max_lossy_share=0.5") == 0  # not more than that
+
+
+def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> None:
+    keep = ["model.slm.keep_whitespace=true", "model.slm.keep_characters=9", "data.max_lossy_share=0.5"]
+    assert train(writer, *keep) == 0
+    shown = capsys.readouterr()
+    # of the training split's texts: what it does not hold is lost still
+    assert (
+        "run/tokenizers/slm_kept: 9 tokens added to the 308 of " in shown.out
+        and "'\\n', '\\t', '\\r', '  ', '    ', '        ', '                ', '{', '}'" in shown.out
+    )
+    assert "responses that the SLM's tokens cannot spell 0 1 0" in [
+        " ".join(line.split()) for line in shown.out.splitlines()
+    ]
+    assert len(load_tokenizer("run/model")) == 317
+    assert main(["train", "run=run", "trainer.max_steps=3"]) == 0  # with the tokenizer that it was begun with
+    assert "tokens added" not in capsys.readouterr().out
+    model = LLM2SLM.from_pretrained("run/model")
+    assert model.slm.get_input_embeddings().weight.shape[0] == 317
+    assert model.collator.decode([model.collator.encode([example_of(CODE)])[0].response]) == [CODE]
+    assert main(["export", "run=run", "out=given", "license=apache-2.0"]) == 0
+    assert LLM2SLM.from_pretrained("given").collator.decode([load_tokenizer("given")(CODE)["input_ids"]]) == [CODE]
+    assert main(["generate", "run=run", "prompt={a}", "max_new_tokens=3"]) == 0
+
+
+def example_of(text: str):
+    from llm2slm.types import Example
+
+    return Example(0, text, text, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ["model=llm2slm", "model.slm.keep_whitespace=true"],
+            "model.slm.keep_whitespace=true adds tokens that the LLM does not know, and with model.tokenizers=shared "
+            "it would read them; set model.tokenizers=offsets",
+        ),
+        (
+            ["model=llm2slm", "model.llm.keep_characters=3"],
+            "model.llm.keep_characters=3 is for the model that writes; with model.kind=llm2slm set it for model.slm",
+        ),
+        (["model.slm.keep_characters=-1"], "model.slm.keep_characters=-1: give 0 or more"),
+        (
+            ["model.slm.keep_characters=9", "model.slm.tune=none", "model=llm2slm", "model.tokenizers=offsets",
+             "model.conditioning=add"],
+            "model.slm.tune=none does not train shared.weight, where the tokens that model.slm.keep_whitespace and "
+            "model.slm.keep_characters add have embeddings to be learned; use model.slm.tune=full, or a regular "
+            "expression that names them too",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_kept_is_refused(files, writer, capsys, arguments, complaint) -> None:
+    assert train(writer, f"model.llm.name={writer}", *arguments) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llm2slm: error")]
+    assert errors == [f"llm2slm: error: {complaint}"]
+
+
+def test_label_trains_nothing_and_so_adds_no_tokens(files, writer, capsys) -> None:
+    named = [f"model.llm.name={writer}", "model.llm.keep_whitespace=true", "data=json", "data.train=train.jsonl"]
+    assert main(["label", *named, "task=instruction", "hydra.run.dir=labels"]) == 2
+    assert "keep_characters are for a model that is trained; leave them out" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, capsys) -> None:
+    whole = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "whole")
+    assert train(whole, "model.slm.keep_whitespace=true") == 0
+    shown = capsys.readouterr()
+    assert f"tokenizer {whole}: loses nothing that is asked for: no token is added" in shown.out
+    assert not Path("run/tokenizers").exists()
+    assert not any("cannot be written" in line for line in warnings(shown))
+
+
+def test_over_long_rows_are_all_counted_and_shown_before_the_error(files, writer, capsys) -> None:
+    assert train(writer, "data.max_response_tokens=3", "data.max_prompt_tokens=2") == 2
+    shown = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert "rows 4 2 2" in lines
+    assert "prompts too long 4 1 2" in lines
+    assert "responses too long 3 0 0" in lines
+    [error] = [line for line in shown.err.splitlines() if line.startswith("llm2slm: error")]
+    assert error.startswith(
+        "llm2slm: error: data=json, train, row 0 (from 0): its prompt has 4 tokens, at most 2 are allowed; too long in "
+        "train: 4 of 4 prompts, 3 of 4 responses; in validation: 1 of 2 prompts, 0 of 2 responses; in test: 2 of 2 "
+        "prompts, 0 of 2 responses; raise data.max_prompt_tokens"
+    )
+    assert not Path("run/config.yaml").exists()
+
+
+def test_a_tokenizer_that_was_not_made_for_a_script_is_warned_of(files, tmp_path_factory, capsys) -> None:
+    letters = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "letters")
+    texts = [{"source": "große Vögel jagen", "target": "quirky words flew by, vexing jazz fans"} for _ in range(9)]
+    Path("train.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    assert train(letters) == 0
+    [told] = [line for line in warnings(capsys.readouterr()) if "tokens per byte" in line]
+    assert told.startswith(f"llm2slm: warning: the SLM's tokenizer ({letters}) cuts this corpus into 0.")
+    assert "tokens per byte (UTF-8), at least 3 times as many as the 0.22 that are usual" in told
+
+
+def test_the_built_in_llm_says_what_it_was_trained_on(capsys) -> None:
+    config = RunConfig()
+    config.model.llm.name = "builtin/llm"
+    warn_builtin_reader(config)
+    assert capsys.readouterr().err == "", "on its own corpus"
+    config.data.name = "json"
+    warn_builtin_reader(config)
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "llm2slm: warning: builtin/llm was trained on the built-in corpora alone (generated English-"
+    )
+    assert told.count("\n") == 1 and "knows little of json" in told
+    config.model.kind = SystemKind.slm
+    warn_builtin_reader(config)
+    assert capsys.readouterr().err == "", "nothing of it is used"
+    config.optim.distill = 0.5
+    warn_builtin_reader(config)
+    assert capsys.readouterr().err == told
+    parts = [PartConfig(name="builtin"), PartConfig(name="samsum")]
+    warn_builtin_llm([None, "builtin/llm"], DataConfig(name="mixture", parts=parts))
+    assert "knows little of samsum;" in capsys.readouterr().err
+
+
+def test_the_built_in_llm_is_warned_of_by_a_verb_that_uses_it(files, capsys) -> None:
+    named = ["model.llm.name=builtin/llm", "data=json", "data.train=test.jsonl", "task=instruction"]
+    assert main(["label", *named, "task.max_new_tokens=2", "trainer.progress=false", "hydra.run.dir=labels"]) == 0
+    [told] = warnings(capsys.readouterr())
+    assert "builtin/llm was trained on" in told
