@@ -239,14 +239,20 @@ def test_what_is_wrong_with_a_nested_field(tables, tmp_path):
     rows = [{"t": {"a": "x", "b": ["y"]}}, {"t": {"a": None, "b": []}}, {"t": None}]
     path = hub_tables.write_file(tmp_path / "rows.jsonl", rows)
     own = ("data=json", f"data.train={path}", "data.source=t.a")
-    assert complaint(*own, "data.target=t.a") == f"{path}, line 2, column 't.a': expected text, found null"
+    assert (
+        complaint(*own, "data.target=t.a")
+        == f"{path}, line 2, column 't.a': expected text, found null; fill it in, or leave the row out"
+    )
     assert complaint(*own, "data.target=t.b.0").startswith(f"{path}, line 2, column 't.a'")
     hub_tables.write_file(path, [rows[0], rows[0] | {"t": {"a": "x", "b": []}}])
     assert complaint(*own, "data.target=t.b.0") == (
         f"{path}, line 2: no field 't.b.0' (data.target); did you mean 't.b'? fields: t.a, t.b"
     )
     hub_tables.write_file(path, [rows[0], rows[2]])
-    assert complaint(*own, "data.target=t.a") == f"{path}, line 2, column 't.a': expected text, found null"
+    assert (
+        complaint(*own, "data.target=t.a")
+        == f"{path}, line 2, column 't.a': expected text, found null; fill it in, or leave the row out"
+    )
 
 
 def test_where_a_corpus_is_not(tables, root, tmp_path):

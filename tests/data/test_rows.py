@@ -129,7 +129,7 @@ def test_parquet_columns_keep_their_own_type_and_others_are_not_read(tmp_path):
     dotted = config(tmp_path / "a.parquet", source="a.b", target="source")
     assert both(dotted) == pairs(texts)
     assert complaint(tmp_path / "a.parquet", source="n") == (
-        "FILE, row 0 (from 0), column 'n': expected text, found int 0"
+        "FILE, row 0 (from 0), column 'n': expected text, found int 0; write it as text, or name another column"
     )
 
 
@@ -226,8 +226,14 @@ def test_a_broken_file_is_refused_or_read_alike_and_in_one_line(tmp_path, kind):
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ('{"source": "a", "target": 7}', "FILE, line 3, column 'target': expected text, found int 7"),
-        ('{"source": "a", "target": null}', "FILE, line 3, column 'target': expected text, found null"),
+        (
+            '{"source": "a", "target": 7}',
+            "FILE, line 3, column 'target': expected text, found int 7; write it as text, or name another column",
+        ),
+        (
+            '{"source": "a", "target": null}',
+            "FILE, line 3, column 'target': expected text, found null; fill it in, or leave the row out",
+        ),
         (
             '{"source": "a", "target": "b", "source": "c"}',
             "FILE, line 3, column 'source': the key is there twice; keep one of them",

@@ -218,9 +218,13 @@ def test_unknown_column_names_the_nearest_and_all(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "found"),
     [
-        (None, "FILE, line 3, column 'target': expected text, found null"),
-        (7, "FILE, line 3, column 'target': expected text, found int 7"),
-        (["x"], "FILE, line 3, column 'target': expected text, found list ['x']"),
+        (None, "FILE, line 3, column 'target': expected text, found null; fill it in, or leave the row out"),
+        (7, "FILE, line 3, column 'target': expected text, found int 7; write it as text, or name another column"),
+        (
+            ["x"],
+            "FILE, line 3, column 'target': expected text, found list ['x']; name a text within it (NAME.FIELD), or "
+            "name another column",
+        ),
     ],
 )
 def test_a_value_that_is_no_text(tmp_path, bad, found):
@@ -239,7 +243,10 @@ def test_missing_key_and_numeric_column(tmp_path):
     path.write_text('{"source": "a", "target": "b"}\n{"source": "a"}\n')
     assert complaint(path) == "FILE, line 2: no column 'target' (data.target); columns: source"
     path.write_text('{"source": "a", "target": 1}\n')
-    assert complaint(path) == "FILE, line 1, column 'target': expected text, found int 1"
+    assert (
+        complaint(path)
+        == "FILE, line 1, column 'target': expected text, found int 1; write it as text, or name another column"
+    )
 
 
 def test_split_without_a_file_and_unknown_split(tmp_path):
@@ -377,7 +384,10 @@ def test_other_columns_and_test_sets_of_a_known_corpus(shared_data):
     config = DataConfig(name="multi30k", root=str(shared_data), target="fr", test="test_2017_flickr", test_size=3)
     assert all("chien" in row["target"] for row in load_rows(config, "test", 1)[:1])
     config.target = "cs"
-    with pytest.raises(UserError, match=r"test_2017_flickr.*row 0 \(from 0\), column 'cs'.*found null"):
+    with pytest.raises(
+        UserError,
+        match=r"test_2017_flickr.*row 0 \(from 0\), column 'cs'.*found null; fill it in, or leave the row out",
+    ):
         load_rows(config, "test", 1)
     wmt = DataConfig(name="wmt_news", root=str(shared_data), source="fr", target="en", test_size=1)
     assert load_rows(wmt, "test", 1)[0]["source"].startswith("Spectaculaire")

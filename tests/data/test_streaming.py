@@ -110,7 +110,10 @@ def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
             list(stream_rows(DataConfig(**({"name": "json", "train": str(path)} | values)), task, 1_200))
         return str(caught.value)
 
-    assert complaint() == f"{path}, line 1501, column 'target': expected text, found null"
+    assert (
+        complaint()
+        == f"{path}, line 1501, column 'target': expected text, found null; fill it in, or leave the row out"
+    )
     found = f"{path}, line 1201: no column 'sauce' (data.source); did you mean 'source'?"
     assert complaint(source="sauce").startswith(found)
     assert complaint(train=str(tmp_path / "none.jsonl")).endswith("give a json, jsonl, csv or parquet file")

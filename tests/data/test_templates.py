@@ -144,7 +144,9 @@ def test_a_row_that_fits_no_template_is_named_with_the_field(tmp_path):
         "rows.jsonl, line 1: no field 'meta.topics' (task.template); did you mean 'meta.topic'?"
     )
     rows = [ROWS[0], ROWS[0] | {"input": 5}]
-    assert complaint(tmp_path, ["{input}"], rows) == ("rows.jsonl, line 2, column 'input': expected text, found int 5")
+    assert complaint(tmp_path, ["{input}"], rows) == (
+        "rows.jsonl, line 2, column 'input': expected text, found int 5; write it as text, or name another column"
+    )
 
 
 def test_a_template_on_the_command_line():

@@ -100,8 +100,10 @@ def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: b
 
 def no_text(place: str, value: Any) -> str:
     """The complaint about a value that is not text."""
-    found = "null" if value is None else f"{type(value).__name__} {value!r:.40}"
-    return f"{place}: expected text, found {found}"
+    if value is None:
+        return f"{place}: expected text, found null; fill it in, or leave the row out"
+    way = "name a text within it (NAME.FIELD)" if isinstance(value, dict | list) else "write it as text"
+    return f"{place}: expected text, found {type(value).__name__} {value!r:.40}; {way}, or name another column"
 
 
 def path_in(row: Iterable[str], name: str) -> list[str] | None:
