@@ -116,7 +116,7 @@ def answers(job: Answering, texts: list[str], done: int = 0) -> Iterator[list[st
 
 def answer_file(job: Answering, texts: list[str]) -> None:
     """Answers to a file of texts, where `output` says: rows, lines (a newline within an answer as a space), or the
-    terminal. A file that an earlier call left half-written is gone on with."""
+    terminal. A file that an earlier call left half-written is resumed."""
     if job.config.output is None:
         for found in answers(job, texts):
             print("\n".join(" ".join(answer.splitlines()) for answer in found))
@@ -143,7 +143,7 @@ def answer_file(job: Answering, texts: list[str]) -> None:
 
 
 def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
-    """What decides the answers to a file: one left half-written under other settings is not gone on with."""
+    """What decides the answers to a file: one left half-written under other settings is not resumed."""
     from llm2slm.models.saving import own_fingerprint
 
     decisive = {

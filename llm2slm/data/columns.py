@@ -62,7 +62,7 @@ class Columns:
         Raises:
             UserError: a column is not there, or twice.
         """
-        if table.names is None:  # each row has keys of its own
+        if table.names is None:  # each row has its own keys
             return []
         found = {TASK} & set(table.names)
         for name, key in [*self._fields().values(), (self.target, "data.target")]:

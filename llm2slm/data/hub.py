@@ -96,24 +96,22 @@ def local_folder(path: str) -> Path | None:
 
 def _folder_split(found: FolderFiles, label: str, part: str) -> Split:
     """A split, or a part of one, or several, of files that the project reads itself."""
-    tables = {
-        name: [open_table(path, found.options.get("sep")) for path in files] for name, files in found.splits.items()
-    }
-    if part in tables:
-        return Split(label, tables[part])
     piece = PIECE.fullmatch(part)
-    if piece is not None and piece[1] in tables:
-        return Split(label, tables[piece[1]], int(piece[2] or 0), None if piece[3] is None else int(piece[3]))
-    asked = "+".join(tables) if part == "all" else part
+    asked = "+".join(found.splits) if part == "all" else part
     named = re.sub(r"\[.*?\]|\(.*?\)", "", asked).split("+")
-    if unknown := [name for name in named if name not in tables]:
-        raise UserError(f"no split {unknown[0]!r}; there are: {', '.join(tables)}")
-    sizes = {name: sum(table.count() for table in tables[name]) for name in named}
+    if unknown := [name for name in named if name not in found.splits]:
+        raise UserError(f"no split {unknown[0]!r}; there are: {', '.join(found.splits)}")
+    tables = {name: [open_table(path, found.options.get("sep")) for path in found.splits[name]] for name in named}
+    if asked in tables:
+        return Split(label, tables[asked])
+    if piece is not None:
+        return Split(label, tables[piece[1]], int(piece[2] or 0), None if piece[3] is None else int(piece[3]))
+    sizes = {name: sum(table.count() for table in several) for name, several in tables.items()}
     try:
         pieces = datasets.ReadInstruction.from_spec(asked).to_absolute(sizes)
     except (ValueError, AssertionError) as error:
         raise UserError(str(error)) from None
-    return Split(label, [one for piece in pieces for one in _between(tables[piece.splitname], piece.from_, piece.to)])
+    return Split(label, [one for cut in pieces for one in _between(tables[cut.splitname], cut.from_, cut.to)])
 
 
 def _between(tables: Sequence[Table], start: int, stop: int) -> Iterator[Table]:
@@ -141,7 +139,7 @@ def _loaded(config: CorpusConfig, label: str, split: str, part: str, place: Plac
             stream = load(path, split=part if piece is None else piece[1], streaming=True, **arguments)
             names, read, count = stream.column_names, _stream_reader(stream), _uncounted
         else:
-            table = load(path, bars=local_folder(str(config.path)) is None, split=part, **arguments)
+            table = load(path, bars="data_files" not in arguments, split=part, **arguments)
             names, read, count = table.column_names, _table_reader(table), table.__len__
     except Exception as error:  # `datasets` and the Hub client raise some twenty kinds
         raise UserError(not_loaded(config, label, split, error)) from None
@@ -192,7 +190,7 @@ def load(path: str, bars: bool = False, **arguments: Any) -> Any:
     if restore:
         datasets.disable_progress_bars()
     level = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a failure is told once, by the caller
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the caller reports a failure, once
     try:
         return datasets.load_dataset(path, **arguments)
     finally:

@@ -132,6 +132,8 @@ def test_several_files_are_one_split_and_parts_of_it_can_be_named(tmp_path, kind
     }  # fmt: skip
     for part, expected in wanted.items():
         assert both(part) == expected, part
+    (folder / f"validation.{kind}").write_text("")  # of a split that nobody asks for
+    assert both("train") == rows
     data = DataConfig(name="hub", path=str(folder), train="train[40:]")
     with pytest.raises(UserError, match=r"split train\[40:\]: holds no rows"):
         load_rows(data, "train", 1)

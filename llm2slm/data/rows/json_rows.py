@@ -20,7 +20,7 @@ TAIL = 16
 
 
 def json_table(path: Path) -> Table:
-    """The table of a JSON file; each row has keys of its own.
+    """The table of a JSON file; each row has its own keys.
 
     Raises:
         UserError: nothing but blanks is in it. Reading raises what is wrong with a row when that row is reached: not

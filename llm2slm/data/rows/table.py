@@ -21,7 +21,7 @@ class Table:
 
     Attributes:
         label: names the table in a complaint.
-        names: its top-level columns; None where each row has keys of its own.
+        names: its top-level columns; None where each row has its own keys.
         read: the rows; those that are skipped are not checked.
         count: how many rows there are, broken ones included.
         unit: what the numbers of rows are: the line on which a row begins (from 1), or the row (from 0).
