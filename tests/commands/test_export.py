@@ -56,7 +56,9 @@ def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_weights_are_stored_narrower_and_loaded_as_they_were(trained: Path, tmp_path: Path) -> None:
     whole, half = tmp_path / "whole", tmp_path / "half"
+    (whole / ".part" / "llm").mkdir(parents=True)  # left by an export that was killed
     assert main(["export", f"run={trained}", f"out={whole}"]) == 0
+    assert not (whole / ".part").exists()
     assert main(["export", f"run={trained}/model", f"out={half}", "dtype=bfloat16"]) == 0
     wide, narrow = (load_file(folder / "model.safetensors") for folder in (whole, half))
     assert wide.keys() == narrow.keys()
