@@ -6,6 +6,7 @@ The extended tokenizer is written into the run directory and named in the config
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,10 +69,12 @@ def _extend(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     cfg = writer_config(model)
     name = cfg.tokenizer or cfg.name or tokenizer.name_or_path
     targets = [example.target for example in examples]
-    prompts = [] if model.tokenizers is Tokenizers.llm_tokens else [example.prompt for example in examples]
+    own = model.kind is not SystemKind.llm2slm or model.tokenizers is not Tokenizers.llm_tokens
+    prompts = [example.prompt for example in examples if own]  # else it reads them as the LLM's tokens
     found = count_characters([*targets, *prompts])
     kept = keeping(tokenizer, cfg.keep_whitespace, found, cfg.keep_characters)
     if kept is tokenizer:
+        shutil.rmtree(out, ignore_errors=True)  # of an earlier training that did not begin
         return f"tokenizer {name}: loses nothing that is asked for: no token is added"
     kept.save_pretrained(out)
     new = [str(token) for token in kept.convert_ids_to_tokens(list(range(len(tokenizer), len(kept))))]

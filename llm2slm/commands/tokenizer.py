@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from llm2slm.atomic import filling
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
-from llm2slm.types import Example, UserError
+from llm2slm.types import Example, Labels, UserError
 
 TRAIN = "train:"
 """Prefix of a tokenizer that is no name but an order: train one with so many entries."""
@@ -34,7 +35,7 @@ def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: P
     """Trains a tokenizer on what the models will read and write, saves it, and says in a line how it cuts."""
     from llm2slm.data.tokenizer import train_tokenizer
 
-    examples = training_examples(data, task, seed)
+    examples = training_examples(replace(data, labels=Labels.gold), task, seed)
     texts = [text for example in examples for text in (example.prompt, example.target)]
     tokenizer = train_tokenizer(texts, vocab_size, progress=True)
     with filling(out, last="tokenizer.json") as stage:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from llm2slm.data.align import Spans
-from llm2slm.data.plain_text import PlainText
+from llm2slm.data.plain_text import PlainText, control_tokens
 from llm2slm.types import UserError
 
 PROMPT_END = "\n"
@@ -174,7 +174,7 @@ def content_of(tokenizer: Any) -> str | None:
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     # what it does to a text when it is called without either, and not how it was called last
     del rules["truncation"], rules["padding"]
-    options = [tokenizer.split_special_tokens]
+    options = [tokenizer.split_special_tokens, tokenizer.unk_token, control_tokens(tokenizer)]
     return hashlib.sha256(json.dumps([rules, options], sort_keys=True).encode()).hexdigest()
 
 

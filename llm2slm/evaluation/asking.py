@@ -311,6 +311,7 @@ class LocalJudge:
 
         self.place, self.model, self.tokenizer, self.max_tokens = place, model.eval(), tokenizer, max_tokens
         self._encode = PlainText(tokenizer)
+        self._in_template: PlainText | None = None
         self.model.generation_config = self._greedy()  # set, not handed over: what a call leaves out is taken from here
 
     def ask(self, prompt: str, stop: threading.Event) -> Reply:  # noqa: ARG002 - nothing here waits
@@ -363,9 +364,10 @@ class LocalJudge:
         before, content, after = text.partition(content) if text.count(content) == 1 else (text, "", "")
         if not content and any(name in prompt for name in control_tokens(self.tokenizer)):
             raise Refused("the question holds a control token, and the judge's chat template changes the question")
-        if (before, after) != (self._encode.before, self._encode.after):
-            self._encode = PlainText(self.tokenizer, before, after, special_tokens=False)
-        return self._encode([content])[0][0]
+        encode = self._in_template
+        if encode is None or (before, after) != (encode.before, encode.after):
+            encode = self._in_template = PlainText(self.tokenizer, before, after, special_tokens=False)
+        return encode([content])[0][0]
 
     def _greedy(self) -> Any:
         """The likeliest token each time, whatever the model's own settings say; its special tokens are its own."""
