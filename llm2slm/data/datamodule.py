@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from random import Random
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm2slm.config import DataConfig
 from llm2slm.data import round_trip, statistics
-from llm2slm.data.batches import BatchPlan
+from llm2slm.data.batches import BatchPlan, drawn
 from llm2slm.data.collate import FOR_ROWS, Collator, Encoded
 from llm2slm.data.labels import relabelled
 from llm2slm.data.sources import read_split, stream_rows
@@ -349,14 +348,8 @@ class DataModule(LightningDataModule):
         return self.eval_loader("test")
 
     def eval_loader(self, split: str, limit: int | None = None) -> DataLoader[Encoded]:
-        """A split in its own order, `eval_batch_size` rows a batch; this process' share of it.
-
-        Args:
-            limit: of a split with more rows so many are drawn, whatever the seed: runs are compared on the same ones.
-        """
-        rows = self.encoded(split)
-        if limit is not None and limit < len(rows):
-            rows = [rows[i] for i in sorted(Random(0).sample(range(len(rows)), limit))]
+        """A split, or `limit` rows `drawn` from it, `eval_batch_size` rows a batch; this process' share of it."""
+        rows = drawn(self.encoded(split), limit)
         rank, world = self._process()
         mine, size = list(range(rank, len(rows), world)), self.config.eval_batch_size
         return self._batches(rows, [mine[i : i + size] for i in range(0, len(mine), size)])
