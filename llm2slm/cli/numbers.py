@@ -27,6 +27,7 @@ AT_LEAST: dict[str, float] = {
     "trainer.num_nodes": 1,
     "trainer.max_steps": 1,
     "trainer.val_every": 1,
+    "trainer.val_rows": 1,
     "trainer.gradient_clip_val": 0,
     "trainer.accumulate_grad_batches": 1,
     "trainer.log_every_n_steps": 1,

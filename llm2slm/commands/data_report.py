@@ -18,6 +18,7 @@ def warn_unread(config: RunConfig) -> None:
     data = config.data
     warn_task(config)
     warn_builtin_reader(config)
+    warn_warmup(config)
     if data.labels is Labels.gold and data.labels_from is not None:
         print(
             f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "
@@ -28,6 +29,18 @@ def warn_unread(config: RunConfig) -> None:
         print(
             f"llm2slm: warning: data.reps={data.reps} is not read: model.kind={config.model.kind} is told nothing by "
             "an LLM",
+            file=sys.stderr,
+        )
+
+
+def warn_warmup(config: RunConfig) -> None:
+    """Warns where training ends before the warm-up does, or with it."""
+    warmup, steps = config.optim.warmup_steps, config.trainer.max_steps
+    if warmup >= steps:
+        reached = "its peak at the last step only" if warmup == steps else f"{steps / warmup:.0%} of its peak"
+        print(
+            f"llm2slm: warning: optim.warmup_steps={warmup} is not less than trainer.max_steps={steps}: the learning "
+            f"rate reaches {reached} and never decays; set optim.warmup_steps lower",
             file=sys.stderr,
         )
 
@@ -52,6 +65,13 @@ def show_data(config: RunConfig, data: DataModule, final: str) -> None:
         print(
             f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "
             "rows, which are read and tokenized over and over to fill it; leave data.streaming out",
+            file=sys.stderr,
+        )
+    rows = len(data.encoded("validation"))
+    if data.val_rows is not None and data.val_rows < rows:
+        print(
+            f"llm2slm: val/loss is computed on {data.val_rows:,} of the {rows:,} validation rows, the same at each "
+            "validation (trainer.val_rows; null: all)",
             file=sys.stderr,
         )
     known, rows = told[final]["in_train"], told[final]["rows"] - told[final]["dropped"]

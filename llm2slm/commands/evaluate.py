@@ -163,16 +163,29 @@ def limits(data: DataConfig) -> dict[str, Any]:
 
 
 def judge_system(
-    model: LLM2SLM, data: DataModule, task: Task, *, config: RunConfig, folder: Path, split: str
+    model: LLM2SLM,
+    data: DataModule,
+    task: Task,
+    *,
+    config: RunConfig,
+    folder: Path,
+    split: str,
+    answers: Sequence[str] | None = None,
 ) -> runs.System:
     """Answers a split with the task's decoding, writes `predictions.jsonl`, and scores it.
 
     Rows that the tokenizers' limits drop (data.overlong=drop) are not answered; the system's notes say how many.
+
+    Args:
+        answers: this model's answers to the split, if `predictions.jsonl` has them already.
     """
     examples = data.examples(split)
-    answers = predict(model, examples, task, config.data.eval_batch_size, progress=config.trainer.progress)
+    known, size = answers is not None, config.data.eval_batch_size
+    if answers is None:
+        answers = predict(model, examples, task, size, progress=config.trainer.progress)
     rows = prediction_rows(examples, answers)
-    runs.write_jsonl(folder / "predictions.jsonl", rows)
+    if not known:
+        runs.write_jsonl(folder / "predictions.jsonl", rows)
     measured = measure(model, data, task, answers, config=config, split=split)
     quality = {name: found.score() for name, found in measured.items()}
     system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])

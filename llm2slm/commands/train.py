@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,18 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
+from llm2slm.commands.resume import (
+    METRICS,
+    Begun,
+    clear_leftovers,
+    complete,
+    kept_answers,
+    naming_command,
+    naming_rest,
+    outdate,
+    refuse_used,
+    start_over,
+)
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -23,15 +36,16 @@ from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation import tokenization
 from llm2slm.evaluation.metrics import of_texts, score
-from llm2slm.evaluation.predict import answers
+from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.slm import begin_as_trained
-from llm2slm.training.checkpoint_io import CHECKPOINTS, LAST, newest_whole, read
-from llm2slm.training.distill import build_teacher
-from llm2slm.training.fit import Fitted, first_process, fit, set_seed
+from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_whole, read
+from llm2slm.training.checkpoints import Limits, Progress
+from llm2slm.training.distill import Teacher, build_teacher
+from llm2slm.training.fit import Fitted, first_process, fit, load_fitted, set_seed
 from llm2slm.training.frozen import as_begun
-from llm2slm.training.loggers import build_loggers, finish_loggers, log_quality, log_samples
+from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.quality import Judge
 from llm2slm.types import Example, UserError
 
@@ -40,91 +54,136 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     """Trains a system into `folder` and tests it.
 
     With `run=DIR` an interrupted training goes on in DIR from its last checkpoint, under the configuration recorded
-    there; `trainer.*`, `logger.*` and `callbacks.*` given now take its place (say a larger trainer.max_steps).
+    there; `trainer.*`, `logger.*` and `callbacks.*` given now take its place (say a larger trainer.max_steps). A
+    finished training is not trained again: what is missing of its test, result and card is made.
     """
-    started, resume = time.perf_counter(), None
+    started, begun = time.perf_counter(), None
+    starts_over = False
     if config.run is not None:
         folder = Path(config.run)
-        config, resume = resumed(config, folder)
+        config, begun = resumed(config, folder)
+        starts_over = begun is None
+        if begun is not None and (stored := complete(folder, begun.progress)) is not None:
+            if first_process():
+                print(f"llm2slm: {folder}: trained and tested already; nothing is missing", file=sys.stderr)
+                show_result(folder)
+            return stored
+    ready = prepare(config, folder, None if begun is None else begun.checkpoint)
+    if starts_over:
+        start_over(folder)
+    elif begun is None:
+        refuse_used(folder)
+    if first_process():
+        show_data(config, ready.data, ready.final)
+        runs.write_config(folder, replace(config, run=None))
+    result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
+    with finish_loggers():
+        loggers = build_loggers(config.logger, folder, config)
+        fitted, answers = trained(config, folder, ready, begun, loggers)
+        ready.teacher = None  # makes room for the test
+        if fitted.first_process:
+            with naming_rest(folder):
+                if answers is None:
+                    outdate(folder)
+                    ready.model.save_pretrained(folder / "model")
+                result.systems = [system := tested(config, folder, ready, fitted, answers)]
+                result.device = runs.device_name(ready.model.device.type)
+                log_samples(loggers, system.samples[: config.logger.samples])
+                log_quality(loggers, {name: s.value for name, s in system.quality.items()})
+                result.wall_seconds = time.perf_counter() - started
+                runs.write_result(folder, result)
+                card_of_run(folder / "model", folder.resolve().name, folder)
+            show_result(folder)
+    return result
+
+
+@dataclass
+class Ready:
+    """What a training needs, read and checked. final: the split that is tested."""
+
+    model: LLM2SLM
+    data: DataModule
+    task: Task
+    final: str
+    teacher: Teacher | None
+
+
+def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
+    """Builds the model and reads the data; what cannot be trained is refused before anything is written (but for the
+    tokenizers that the configuration orders).
+
+    Args:
+        checkpoint: what is resumed from; Hub models are read at the commits that it was begun with.
+    """
     check_possible(config)
     set_seed(config.seed)
     task = task_of(config.task, config.data)
     check_metrics(task)
     device_type(config.trainer.accelerator)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
-    begun = config if resume is None else as_begun(config, read(resume))
-    model = untrained(begun, task)
-    teacher = build_teacher(begun, model.collator)
-    data = DataModule(config.data, task, model.collator, config.seed, None if teacher is None else teacher.collator)
+    at_first = config if checkpoint is None else as_begun(config, read(checkpoint))
+    model = untrained(at_first, task)
+    teacher = build_teacher(at_first, model.collator)
+    told = None if teacher is None else teacher.collator
+    data = DataModule(config.data, task, model.collator, config.seed, told, val_rows=config.trainer.val_rows)
     final = final_split(config.data)
     read_data(model, data, ("train", "validation", final), config.trainer.progress)
     check_monitor(config, task)
     check_room(model, data, final)
     check_room(model, data, "validation", config.callbacks.generate_rows)
-    if resume is None:
-        refuse_used(folder)
-    if first_process():
-        show_data(config, data, final)
-        runs.write_config(folder, replace(config, run=None))
-    with finish_loggers():
-        loggers = build_loggers(config.logger, folder, config)
-        judge = validation_judge(task, config.data.eval_batch_size, language_seen(data.examples(final)))
-        try:
-            fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, resume=resume, teacher=teacher)
-        except KeyboardInterrupt:
-            if first_process() and (folder / CHECKPOINTS / LAST).is_file():
-                print(f"llm2slm: to go on: llm2slm train run={folder}", file=sys.stderr)
-            raise
-        del teacher  # makes room for the test
-        result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
-        if fitted.first_process:
-            model.save_pretrained(folder / "model")
-            place(model, config.trainer.accelerator)  # Lightning leaves it on the processor
-            result.device = runs.device_name(model.device.type)
-            system = judge_system(model, data, task, config=config, folder=folder, split=final)
-            system.curve = read_curve(folder / "metrics.csv")
-            system.notes |= training_notes(config, fitted)
-            result.systems = [system]
-            log_samples(loggers, system.samples[: config.logger.samples])
-            log_quality(loggers, {name: s.value for name, s in system.quality.items()})
-            result.wall_seconds = time.perf_counter() - started
-            runs.write_result(folder, result)
-            card_of_run(folder / "model", folder.resolve().name, folder)
-            show_result(folder)
-    return result
+    return Ready(model, data, task, final, teacher)
 
 
-def refuse_used(folder: Path) -> None:
-    """Two runs in one folder would mix their curves, and leave one's model beside the other's configuration.
-
-    Raises:
-        UserError: the folder holds a run, or what another verb left.
-    """
-    if not first_process():
-        return
-    runs.refuse_another(folder, "train")
-    used = [name for name in (CHECKPOINTS, "result.json", "metrics.csv") if (folder / name).exists()]
-    if used:
-        raise UserError(
-            f"{folder}: holds a run already ({used[0]}); go on with it by run={folder}, or write to another folder by "
-            "hydra.run.dir=DIR"
+def trained(
+    config: RunConfig, folder: Path, ready: Ready, begun: Begun | None, loggers: Loggers
+) -> tuple[Fitted, list[str] | None]:
+    """Trains, or loads what an earlier process has trained to the end; then also its answers to the test, if they are
+    complete."""
+    if begun is not None and begun.progress.finished:
+        answers = kept_answers(folder, ready.data.examples(ready.final))
+        return load_fitted(config, folder, ready.model, begun.progress, ready.teacher), answers
+    clear_leftovers(folder, from_start=begun is None)
+    seen = language_seen(ready.data.examples(ready.final))
+    judge = validation_judge(ready.task, config.data.eval_batch_size, seen)
+    resume = None if begun is None else begun.checkpoint
+    with naming_command(folder):
+        fitted = fit(
+            config, folder, ready.model, ready.data, loggers=loggers, judge=judge, resume=resume, teacher=ready.teacher
         )
+    return fitted, None
 
 
-def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
-    """The configuration of a run that goes on, and its last checkpoint, or its best where the last is damaged.
+def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answers: Sequence[str] | None) -> runs.System:
+    """The trained system with its scores on the final split, its curve, and notes on its training."""
+    place(ready.model, config.trainer.accelerator)  # Lightning leaves it on the processor
+    system = judge_system(
+        ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
+    )
+    system.curve = read_curve(folder / METRICS)
+    system.notes |= training_notes(config, fitted)
+    return system
+
+
+def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
+    """The configuration of a run that goes on, and how far its last checkpoint (or its best where the last is damaged)
+    has come; None: it was stopped before its first checkpoint, and starts over.
 
     Args:
         config: nothing but `run`: the recorded one holds; or a whole configuration, which may train longer, log or stop
             otherwise than the recorded one, but not train something else.
 
     Raises:
-        UserError: no checkpoint, or a configuration of another model, corpus, task, optimizer or seed.
+        UserError: what is recorded is no training, or is a configuration of another model, corpus, task, optimizer or
+            seed.
     """
     from omegaconf import OmegaConf
 
     recorded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), runs.read_config(folder)))
     assert isinstance(recorded, RunConfig)
+    if recorded.run is not None:
+        raise UserError(
+            f"run={folder}: is no training, but made from run={recorded.run}; resume that one, or train without run="
+        )
     if replace(config, run=None) == RunConfig():
         config = replace(recorded, run=config.run)
     for section in ("model", "data", "task", "optim", "seed"):
@@ -133,10 +192,10 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
                 f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
                 "callbacks only: leave the rest out, or train anew without run="
             )
-    last = newest_whole(folder / CHECKPOINTS)
-    if last is None:
-        raise UserError(f"run={folder}: no {CHECKPOINTS}/{LAST} to resume from; train without run= instead")
-    return config, last
+    newest = newest_whole(folder / CHECKPOINTS)
+    if newest is None:
+        return replace(config, run=None), None
+    return config, Begun(newest, Progress.of(newest, Limits.of(config.trainer, config.callbacks)))
 
 
 def untrained(config: RunConfig, task: Task) -> LLM2SLM:
@@ -161,8 +220,19 @@ def validation_judge(task: Task, batch_size: int, unknown: str | None = None) ->
     """
     names = of_texts(task.metrics)
 
-    def answer(model: LLM2SLM, examples: Sequence[Example], share: tuple[int, int]) -> dict[int, str]:
-        return answers(model, examples, task, batch_size, share=share, progress=False)
+    def answer(
+        model: LLM2SLM, examples: Sequence[Example], share: tuple[int, int], between: Callable[[], None]
+    ) -> dict[int, str]:
+        found: dict[int, str] = {}
+        rounds = math.ceil(math.ceil(len(examples) / batch_size) / share[1])  # a process may have no batch in the last
+        batches = answer_batches(model, examples, task, batch_size, share=share, progress=False)
+        try:
+            for _ in range(rounds):
+                between()
+                found |= zip(*next(batches, ([], [])), strict=True)
+        finally:
+            batches.close()
+        return found
 
     def judged(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
         languages = [unknown if example.language is None else example.language for example in examples]

@@ -50,6 +50,9 @@ class TrainerConfig:
     """DD:HH:MM:SS."""
     val_every: int | None = None
     """Optimizer steps between validations. None: a tenth of max_steps."""
+    val_rows: int | None = 2000
+    """Rows of the validation split that val/loss is computed on while training; of a larger split so many are drawn,
+    the same ones at each validation and in every run. None: all."""
     gradient_clip_val: float | None = 1.0
     accumulate_grad_batches: int = 1
     log_every_n_steps: int = 10

@@ -7,10 +7,12 @@ batched chunk by chunk, with `shared_batches`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from random import Random
+from typing import Any, TypeVar
 
 import numpy as np
 
+RowT = TypeVar("RowT")
 LENGTH_STEP = 4
 """Tokens: prompts (and responses) whose lengths round up to the same multiple are exchanged between batches."""
 
@@ -94,3 +96,10 @@ def shared_batches(
 
 def _rounded(lengths: Sequence[tuple[int, int]]) -> Lengths:
     return -(-np.asarray(lengths, dtype=np.int64) // LENGTH_STEP) * LENGTH_STEP
+
+
+def drawn(rows: list[RowT], limit: int | None) -> list[RowT]:
+    """At most so many rows, in their order. They are drawn without the run's seed, so runs are compared on the same."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[i] for i in sorted(Random(0).sample(range(len(rows)), limit))]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm2slm.config import DataConfig
 from llm2slm.data import round_trip, statistics
-from llm2slm.data.batches import BatchPlan
+from llm2slm.data.batches import BatchPlan, drawn
 from llm2slm.data.collate import FOR_ROWS, Collator, Encoded
 from llm2slm.data.labels import relabelled
 from llm2slm.data.sources import read_split, stream_rows
@@ -119,6 +119,7 @@ class DataModule(LightningDataModule):
         collator: makes batches of them.
         seed: of the built-in corpora's training rows and of the training order.
         teacher: its prompts stand beside those of the training rows (`Collator.taught_by`).
+        val_rows: rows of the validation split at most in `val_dataloader`. None: all.
 
     Attributes:
         lost: by split, of each kind of text (`round_trip.TEXTS`) the first row that is not read back from its tokens.
@@ -127,9 +128,17 @@ class DataModule(LightningDataModule):
     allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no row of a small split
 
     def __init__(
-        self, config: DataConfig, task: Task, collator: Collator, seed: int, teacher: Collator | None = None
+        self,
+        config: DataConfig,
+        task: Task,
+        collator: Collator,
+        seed: int,
+        teacher: Collator | None = None,
+        *,
+        val_rows: int | None = None,
     ) -> None:
         super().__init__()
+        self.val_rows = val_rows
         self.config, self.task, self.seed = config, task, seed
         self._untaught, self.collator = collator, collator if teacher is None else collator.taught_by(teacher)
         self._examples: dict[str, list[Example]] = {}
@@ -331,16 +340,16 @@ class DataModule(LightningDataModule):
         return TrainLoader(lambda batches: self._batches(rows, batches), plan, done)
 
     def val_dataloader(self) -> DataLoader[Encoded]:
-        """The validation split in its own order; each process has rows of its own."""
-        return self.eval_loader("validation")
+        """The validation split, or `val_rows` of it, in its own order; each process has rows of its own."""
+        return self.eval_loader("validation", self.val_rows)
 
     def test_dataloader(self) -> DataLoader[Encoded]:
         """The test split in its own order; each process has rows of its own."""
         return self.eval_loader("test")
 
-    def eval_loader(self, split: str) -> DataLoader[Encoded]:
-        """A split in its own order, `eval_batch_size` rows a batch; this process' share of it."""
-        rows = self.encoded(split)
+    def eval_loader(self, split: str, limit: int | None = None) -> DataLoader[Encoded]:
+        """A split, or `limit` rows `drawn` from it, `eval_batch_size` rows a batch; this process' share of it."""
+        rows = drawn(self.encoded(split), limit)
         rank, world = self._process()
         mine, size = list(range(rank, len(rows), world)), self.config.eval_batch_size
         return self._batches(rows, [mine[i : i + size] for i in range(0, len(mine), size)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -68,7 +68,7 @@ def answer_batches(
     done: int = 0,
     decoding: Mapping[str, Any] | None = None,
     seed: int | None = None,
-) -> Iterator[tuple[list[int], list[str]]]:
+) -> Generator[tuple[list[int], list[str]]]:
     """Answers batch by batch: positions of rows, and their texts.
 
     Args:

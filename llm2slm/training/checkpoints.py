@@ -6,9 +6,8 @@ value improves. (Lightning's own callback writes `last` only together with `best
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,11 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from llm2slm.config import CallbacksConfig
+from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.runs import LOWER_IS_BETTER
-from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial
+from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read
+from llm2slm.training.signals import StopSignals
+from llm2slm.training.validations import BeforeValidation, Repeat
 from llm2slm.types import UserError
 
 
@@ -34,19 +35,65 @@ def better(cfg: CallbacksConfig) -> str:
     return mode
 
 
+def newest_best(folder: Path) -> Path:
+    """The best checkpoint of a folder, or the last where none was monitored yet."""
+    return next((path for name in (BEST, LAST) if (path := folder / name).is_file()), folder / BEST)
+
+
 class Interrupted(Exception):
     """The run was told to stop, and has been saved."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The keys that decide when a training ends."""
+
+    max_steps: int
+    max_time: str | None
+    patience: int | None
+    min_delta: float
+    monitor: str
+    mode: str
+
+    @classmethod
+    def of(cls, trainer: TrainerConfig, callbacks: CallbacksConfig) -> Limits:
+        """Those of a configuration."""
+        patience, min_delta = callbacks.patience, callbacks.min_delta
+        return cls(trainer.max_steps, trainer.max_time, patience, min_delta, callbacks.monitor, better(callbacks))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the training of a checkpoint has come.
+
+    Attributes:
+        steps: optimizer steps. seconds: of training, over all processes that resumed it.
+        finished: nothing is left to train or to validate under given limits.
+    """
+
+    steps: int
+    seconds: float
+    finished: bool
+
+    @classmethod
+    def of(cls, path: Path, limits: Limits) -> Progress:
+        """That of a checkpoint's file. A training that ended early has ended under the same limits only."""
+        saved = read(path)
+        state, steps = saved["callbacks"][Checkpoints.__qualname__], int(saved["global_step"])
+        ended = steps >= limits.max_steps or state.get("ended") == asdict(limits)
+        return cls(steps, state.get("seconds", 0.0), bool(state["validated"]) and ended)
 
 
 class Checkpoints(Checkpoint):
     """Writes `last.ckpt` and `best.ckpt` into a folder, and ends a run that is told to stop.
 
-    SIGINT (Ctrl-C) and SIGTERM are answered at the next optimizer step: between two of them nothing is half done. A
-    second signal stops at once. The last step of a run is always validated, whatever `trainer.val_every`.
+    SIGINT (Ctrl-C) and SIGTERM are obeyed at the next optimizer step (between two of them nothing is half done), and
+    within a validation at its next batch: the validation is given up, and a resumed run repeats it. A second signal
+    stops at once. The last step of a run is always validated, whatever `trainer.val_every`.
 
     Args:
         folder: `checkpoints/` of the run directory.
-        cfg: monitored value, and which way is better.
+        limits: what ends the training; monitored value, and which way is better.
         every: optimizer steps between validations. (Lightning counts batches, and would validate in the middle of an
             accumulation window where an epoch is no multiple of it.)
 
@@ -54,38 +101,50 @@ class Checkpoints(Checkpoint):
         UserError: the monitored value is never logged; or it is not finite (before anything is overwritten).
     """
 
-    def __init__(self, folder: Path, cfg: CallbacksConfig, every: int) -> None:
-        self.folder, self.monitor, self.mode, self.every = folder, cfg.monitor, better(cfg), every
+    def __init__(self, folder: Path, limits: Limits, every: int) -> None:
+        self.folder, self.limits, self.every = folder, limits, every
+        self.monitor, self.mode = limits.monitor, limits.mode
+        self.signals = StopSignals()
         self.best: float | None = None
-        self.stop_requested = False
         self._validated = False
+        self._due = False  # a validation was given up
+        self._ended = False
+        self._repeat: Repeat | None = None
+        self._before: BeforeValidation | None = None
         self._saved_to_stop = False
-        self._handlers: dict[int, Any] = {}
+        self._seconds, self._started = 0.0, time.perf_counter()
 
     @property
-    def newest_best(self) -> Path:
-        """The best checkpoint of this folder, or the last where none was monitored yet."""
-        return next((path for name in (BEST, LAST) if (path := self.folder / name).is_file()), self.folder / BEST)
+    def seconds(self) -> float:
+        """Seconds since the training began, without those between its processes."""
+        return self._seconds + time.perf_counter() - self._started
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepares for a validation that was given up."""
+        del pl_module
+        if self._due:
+            self._repeat = Repeat(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals over (from Lightning, which would stop in the middle of an accumulation window)."""
+        """Takes the signals over, and repeats a validation that was given up."""
         del pl_module
         if trainer.is_global_zero:
             clear_partial(self.folder)
+        self.signals.take_over()
+        if self._repeat is not None:
+            self._repeat.run()
+            self._repeat = None
         _validate_now(trainer, self._validated)  # Lightning asks once more when it resumes, to know where it was
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the signals back."""
         del trainer, pl_module
-        self._restore_signals()
+        self.signals.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives the signals back (before Lightning does so with those that it had taken)."""
         del trainer, pl_module, exception
-        self._restore_signals()
+        self.signals.give_back()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stops a run that was saved for it: here the metrics of the step before are on disk."""
@@ -103,18 +162,48 @@ class Checkpoints(Checkpoint):
         _validate_now(trainer, due)
         if stepped and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more
-        # where a validation comes, it is saved and stopped after it: a resumed run would leave it out
+        # where a validation comes, it is given up: a checkpoint of before it would leave it out
         if stepped and not due and not trainer.should_stop:
             self._validated = False
             self._save_if_told(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes what the validation will change."""
+        del pl_module
+        if not trainer.sanity_checking:
+            self._before, self.signals.validating = BeforeValidation.of(trainer), True
+            self.give_up_if_told(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Gives the validation up before this batch, if told to stop."""
+        del pl_module, batch, dataloader_idx
+        if self._before is not None and batch_idx < self._before.batches:
+            self.give_up_if_told(trainer)
+
+    def give_up_if_told(self, trainer: Trainer) -> None:
+        """Ends a validation, and the run, if told to stop. All processes must call it equally often.
+
+        Raises:
+            Interrupted: told to stop; `last.ckpt` has the state before the validation.
+        """
+        if self._before is None or not self.signals.agreed(trainer):
+            return
+        self._before.restore(trainer)
+        self._validated, self._due = False, True
+        trainer.save_checkpoint(self.folder / LAST)
+        raise Interrupted
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves; callbacks of this kind come last, so what the others have noted is in the file."""
         del pl_module
         if trainer.sanity_checking:
             return
+        self._before, self.signals.validating = None, False
         value = self._monitored(trainer)
-        self._validated = True
+        self._validated, self._due = True, False
+        self._ended = trainer.should_stop or (self._repeat is not None and self._repeat.stopping)
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
@@ -122,13 +211,24 @@ class Checkpoints(Checkpoint):
         self._save_if_told(trainer, saved=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, and whether this step has been validated."""
-        return {"best": self.best, "validated": self._validated}
+        """The best value so far and what it is a value of; whether this step has been validated, or is to be; the
+        limits under which training has ended; seconds of training."""
+        return {
+            "best": self.best,
+            "monitor": [self.monitor, self.mode],
+            "validated": self._validated,
+            "due": self._due,
+            "ended": asdict(self.limits) if self._ended else None,
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sets both; without a best checkpoint, as when it was damaged, there is no best value to compare with."""
-        self._validated = state_dict["validated"]
-        self.best = state_dict["best"] if (self.folder / BEST).is_file() else None
+        """Sets them back. There is no best value to compare with where it is that of another monitor, or where the best
+        checkpoint is not there, as when it was damaged."""
+        same = state_dict.get("monitor", [self.monitor, self.mode]) == [self.monitor, self.mode]
+        self.best = state_dict["best"] if same and (self.folder / BEST).is_file() else None
+        self._validated, self._due = state_dict["validated"], state_dict.get("due", False)
+        self._seconds = state_dict.get("seconds", 0.0)
 
     def _monitored(self, trainer: Trainer) -> float:
         logged = trainer.callback_metrics
@@ -142,26 +242,12 @@ class Checkpoints(Checkpoint):
 
     def _save_if_told(self, trainer: Trainer, saved: bool = False) -> None:
         """Saves to stop, all processes together (they ask each other only now and then: it costs a round trip)."""
-        if trainer.world_size > 1:
-            if not saved and trainer.global_step % trainer.log_every_n_steps:
-                return
-            self.stop_requested = trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
-        if self.stop_requested:
+        if trainer.world_size > 1 and not saved and trainer.global_step % trainer.log_every_n_steps:
+            return
+        if self.signals.agreed(trainer):
             if not saved:
                 trainer.save_checkpoint(self.folder / LAST)
             self._saved_to_stop = True
-
-    def _restore_signals(self) -> None:
-        while self._handlers:
-            number, handler = self._handlers.popitem()
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        del number, frame
-        if self.stop_requested:
-            raise KeyboardInterrupt
-        self.stop_requested = True
-        print("\nllm2slm: stopping after this step; once more to stop at once, without saving", file=sys.stderr)
 
 
 def _validate_now(trainer: Trainer, due: bool) -> None:

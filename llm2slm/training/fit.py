@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -21,7 +21,7 @@ from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
-from llm2slm.training.checkpoints import Checkpoints, Interrupted, better
+from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, better, newest_best
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
@@ -33,12 +33,22 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit did, beside changing the model: seconds, optimizer steps, the checkpoint that the model now holds."""
+    """What a fit did, beside changing the model: seconds and optimizer steps (of the whole training, earlier processes
+    included), the checkpoint that the model now holds."""
 
     seconds: float
     steps: int
     best: str
     first_process: bool
+
+
+class EarlyStopping(lightning_callbacks.EarlyStopping):
+    """Lightning's, of the same name in a checkpoint; but a resumed run uses its own `callbacks.patience`, not the one
+    that the checkpoint was written under."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best value and the count of validations without improvement."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class TokenBar(TQDMProgressBar):
@@ -47,10 +57,10 @@ class TokenBar(TQDMProgressBar):
     Rate and time left are of this process's own steps; tokens/s comes from the module.
     """
 
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One bar, which starts where a resumed run does."""
         self.train_progress_bar = self.init_train_tqdm()
-        self.train_progress_bar.total = trainer.max_steps
+        self.train_progress_bar.total = pl_module.max_steps  # the Trainer's may be another one until training starts
         self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -126,24 +136,33 @@ def fit(
         torch.set_num_threads(cfg.threads)
     frozen = FrozenParts(model, config.model, teacher)
     module = TrainingModule(model, config.optim, cfg.max_steps, teacher, frozen)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, config.callbacks, validation_interval(cfg))
+    checkpoints = Checkpoints(folder / CHECKPOINTS, Limits.of(cfg, config.callbacks), validation_interval(cfg))
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(config.callbacks))
     if judge is not None and config.callbacks.generate_rows:
-        callbacks.insert(0, GenerationQuality(judge, data.examples("validation")[: config.callbacks.generate_rows]))
+        rows = data.examples("validation")[: config.callbacks.generate_rows]
+        callbacks.insert(0, GenerationQuality(judge, rows, checkpoints.give_up_if_told))
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     model.train()  # Lightning leaves a model in eval mode as it is: dropout would be off
-    started = time.perf_counter()
     with matmul_precision(cfg.matmul_precision):
         _run(trainer, module, data, checkpoints, resume)
-    seconds = time.perf_counter() - started
+    seconds = checkpoints.seconds
     module.teacher = None  # the Trainer keeps the module for a while
-    best = checkpoints.newest_best
+    best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, frozen)
     return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
+
+
+def load_fitted(
+    config: RunConfig, folder: Path, model: LLM2SLM, progress: Progress, teacher: Teacher | None = None
+) -> Fitted:
+    """What `fit` returned, or would have returned, in the process that finished the training; changes `model` alike."""
+    best = newest_best(folder / CHECKPOINTS)
+    load_best(model, best, FrozenParts(model, config.model, teacher))
+    return Fitted(progress.seconds, progress.steps, str(best), first_process())
 
 
 def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
@@ -171,7 +190,7 @@ def _run(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise error
-    if checkpoints.stop_requested:  # during the last step: trained, but not to be tested now
+    if checkpoints.signals.requested:  # during the last step: trained, but not to be tested now
         raise KeyboardInterrupt
 
 

@@ -15,6 +15,7 @@ import csv
 import io
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from llm2slm.config import LoggerConfig, RunConfig
 from llm2slm.runs import plain
 from llm2slm.types import UserError
 
+Loggers = list[Logger]
 SAMPLE_COLUMNS = ("source", "target", "prediction")
 
 
@@ -86,6 +88,11 @@ class MetricsFile(Logger):
         else:
             self._write_last(row, fresh=step > last)
 
+    def keep(self, step: int) -> None:
+        """Keeps the rows of an interrupted run up to that of `step`, to which this run adds: call it before logging."""
+        if _first_rank() and self._rows is None:
+            self._rows = self._earlier_rows(before=step + 1)
+
     def _earlier_rows(self, before: int | None) -> dict[int, dict[str, Any]]:
         """Rows of an interrupted run's file, up to the step at which this one takes over."""
         if not self.path.is_file():
@@ -125,7 +132,7 @@ class MetricsFile(Logger):
             csv.DictWriter(file, self._columns).writerow(row)
 
 
-def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> list[Logger]:
+def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers:
     """The loggers of a run. Call it inside `finish_loggers`, once per run.
 
     Args:
@@ -138,7 +145,7 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> list[Lo
     """
     if cfg.name not in ("csv", "wandb"):
         raise UserError(f"logger.name={cfg.name}: unknown; choose csv or wandb")
-    loggers: list[Logger] = [MetricsFile(folder)]
+    loggers: Loggers = [MetricsFile(folder)]
     if cfg.name == "wandb" and _first_rank():
         loggers.append(_wandb_logger(cfg, folder, config))
     return loggers
@@ -200,7 +207,11 @@ def finish_loggers() -> Iterator[None]:
     finally:
         wandb = sys.modules.get("wandb")
         if wandb is not None and wandb.run is not None:
+            parts = sorted(Path(wandb.run.settings.wandb_dir).glob(f"offline-run-*-{wandb.run.id}"))
             wandb.finish(exit_code=int(failed))
+            if len(parts) > 1:
+                paths = shlex.join(map(str, parts))
+                print(f"llm2slm: to upload all {len(parts)} parts of this W&B run: wandb sync {paths}", file=sys.stderr)
         for key in _wandb_environment():
             del os.environ[key]
         os.environ.update(before)

@@ -18,7 +18,7 @@ from llm2slm.training.checkpoints import diverged
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen import FrozenParts
 from llm2slm.training.objectives import token_cross_entropy
-from llm2slm.training.optim import build_optimizer, schedule_factor
+from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
 from llm2slm.training.random_states import STATES, gather, of_this_process, own_states, restore_states
 from llm2slm.types import Batch, UserError
 
@@ -132,7 +132,10 @@ class TrainingModule(LightningModule):
         self._since_log, self._clock = _Tally(), time.perf_counter()
 
     def on_train_start(self) -> None:
-        """Starts the clock where training starts, with the teacher where the model is."""
+        """Sets the rates of the first step, starts the clock, and puts the teacher where the model is."""
+        for config in self.trainer.lr_scheduler_configs:
+            assert isinstance(config.scheduler, LambdaLR)
+            apply_schedule(config.scheduler)
         if self.teacher is not None:
             self.teacher.to(self.device)
         self._restart_clock()

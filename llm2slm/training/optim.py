@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from llm2slm.config import OptimConfig
@@ -88,3 +89,18 @@ def schedule_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
         return cfg.final_lr + (1 - cfg.final_lr) * shape
 
     return factor
+
+
+def apply_schedule(scheduler: LambdaLR) -> None:
+    """Sets every group's rate to the scheduler's own value for its current step.
+
+    A checkpoint restores the rates that its own schedule computed for the next step; a schedule of another length
+    (trainer.max_steps) computes others. For the same length this changes nothing.
+    """
+    rates = [
+        base * factor(scheduler.last_epoch)
+        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

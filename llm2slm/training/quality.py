@@ -26,12 +26,13 @@ class Judge:
     """How generated answers are judged.
 
     Attributes:
-        answer: model, examples and share (this process, how many) -> the share's answers by their examples' positions.
-            The shares together answer every example, and as one process alone would.
+        answer: model, examples, share (this process, how many) and `between` -> the share's answers by their examples'
+            positions. The shares together answer every example, and as one process alone would. `between` is to be
+            called before each batch, equally often in every process; it may raise an exception to stop.
         score: examples and all their answers, in order -> metric -> value.
     """
 
-    answer: Callable[[LLM2SLM, Sequence[Example], tuple[int, int]], Mapping[int, str]]
+    answer: Callable[[LLM2SLM, Sequence[Example], tuple[int, int], Callable[[], None]], Mapping[int, str]]
     score: Callable[[Sequence[Example], Sequence[str]], dict[str, float]]
 
 
@@ -67,10 +68,16 @@ class Answers(Metric):
 
 
 class GenerationQuality(Callback):
-    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split."""
+    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split.
 
-    def __init__(self, judge: Judge, examples: Sequence[Example]) -> None:
-        self.judge, self.examples = judge, list(examples)
+    Args:
+        between: called before each batch of answers; it raises an exception to end the validation.
+    """
+
+    def __init__(
+        self, judge: Judge, examples: Sequence[Example], between: Callable[[Trainer], None] = lambda _: None
+    ) -> None:
+        self.judge, self.examples, self.between = judge, list(examples), between
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each process answers its share; the first one scores the answers of all, and tells the others."""
@@ -78,7 +85,7 @@ class GenerationQuality(Callback):
             return
         share = (trainer.global_rank, trainer.world_size)
         answers = Answers().to(pl_module.device)
-        answers.update(self.judge.answer(pl_module.model, self.examples, share))
+        answers.update(self.judge.answer(pl_module.model, self.examples, share, lambda: self.between(trainer)))
         texts = answers.compute()
         scores = {}
         if trainer.is_global_zero:

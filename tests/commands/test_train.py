@@ -297,16 +297,6 @@ def test_answers_without_room_are_refused_before_anything_is_written(
         assert len(jsonl(tmp_path / "run" / "predictions.jsonl")) == 1
 
 
-def test_resuming_where_nothing_was_saved_is_one_line(root, tmp_path):
-    config = tiny_run(root)
-    config.run = str(tmp_path)
-    with pytest.raises(UserError, match="not a run directory"):
-        train(config, tmp_path)
-    runs.write_config(tmp_path, tiny_run(root))
-    with pytest.raises(UserError, match=r"no checkpoints/last\.ckpt to resume from"):
-        train(config, tmp_path)
-
-
 class CtrlC(Callback):
     """Interrupts the second batch."""
 

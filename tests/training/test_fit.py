@@ -41,7 +41,7 @@ def fitted(config, folder, judge=None, resume=None):
 def judging(values):
     """A judge that answers nothing and gives one value after the other."""
     return Judge(
-        lambda model, examples, share: dict.fromkeys(range(len(examples)), ""),
+        lambda model, examples, share, between: dict.fromkeys(range(len(examples)), ""),
         lambda examples, answers: {"score": next(values)},
     )
 
@@ -298,6 +298,30 @@ def test_early_stopping_stops(tmp_path):
     assert checkpoint(Path(done.best))["global_step"] == 2
 
 
+def test_a_resumed_run_stops_by_its_own_patience(tmp_path):
+    """Values get worse from the second validation on: patience 1 stops at step 2; resumed with 3, at step 4."""
+    config = tiny_run(tmp_path, max_steps=50, val_every=1)
+    config.callbacks.patience, config.callbacks.generate_rows = 1, 1
+    config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
+    values = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.0])
+    assert fitted(config, tmp_path, judge=judging(values))[1].steps == 2
+    config.callbacks.patience = 3
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert fitted(config, tmp_path, judge=judging(values), resume=last)[1].steps == 4
+
+
+def test_the_best_value_of_another_monitor_does_not_count(tmp_path):
+    """Of val/loss less is better and it is below 9; a score that starts at 3 is the best score all the same."""
+    config = tiny_run(tmp_path, max_steps=2, val_every=1)
+    config.callbacks.generate_rows = 1
+    fitted(config, tmp_path, judge=judging(iter([0.0, 0.0])))
+    config.trainer.max_steps = 4
+    config.callbacks.monitor, config.callbacks.mode = "val/score", "min"
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    _, done = fitted(config, tmp_path, judge=judging(iter([30.0, 40.0])), resume=last)
+    assert checkpoint(Path(done.best))["global_step"] == 3
+
+
 def test_a_monitor_that_is_never_logged_is_one_line(tmp_path):
     config = tiny_run(tmp_path, max_steps=4, val_every=1)
     config.callbacks.monitor, config.callbacks.patience = "val/blue", 3
@@ -324,7 +348,7 @@ def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
     model, data = build(config)
     calls = []
 
-    def answer(model, examples, share):
+    def answer(model, examples, share, between):
         calls.append(0)
         if len(calls) == 2:
             model.slm.shared.weight.data.fill_(math.nan)

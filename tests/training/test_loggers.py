@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
+import shlex
 import struct
+import subprocess
+import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -248,6 +254,78 @@ def test_resumed_run_keeps_its_id_and_a_new_one_does_not(tmp_path: Path) -> None
         with finish_loggers():
             identities.append(build_loggers(config.logger, tmp_path, config)[1].version)
     assert identities[0] == identities[1] != identities[2]
+
+
+class WandbServer(BaseHTTPRequestHandler):
+    """As much of W&B's server as `wandb sync` needs for one run; keeps the rows of its history by their places."""
+
+    history: ClassVar[dict[int, dict[str, Any]]] = {}
+
+    def log_message(self, *_: Any) -> None:
+        """Silent."""
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        raw = gzip.decompress(raw) if self.headers.get("Content-Encoding") == "gzip" else raw
+        body = json.loads(raw) if raw[:1] == b"{" else {}  # the client's reports on itself are in another format
+        for name, part in (body.get("files") or {}).items():
+            if "history" in name:
+                self.history.update(enumerate(map(json.loads, part["content"]), part["offset"]))
+        answer = json.dumps(self.answer(body.get("query", ""), body.get("variables") or {})).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """To a GraphQL query, or to lines of a file."""
+        own = {"id": "b", "name": variables.get("name"), "displayName": "d", "config": "{}", "wandbConfig": "{}"}
+        lines = {"historyLineCount": len(self.history), "logLineCount": 0, "eventsLineCount": 0}
+        tails = {"historyTail": "[]", "eventsTail": "[]", "summaryMetrics": "{}", "tags": []}
+        if "upsertBucket" in query:
+            project = {"id": "p", "name": "loggers-test", "entity": {"id": "e", "name": "me"}}
+            return {"data": {"upsertBucket": {"bucket": own | lines | {"project": project}, "inserted": True}}}
+        if "query RunResumeStatus" in query:
+            return {"data": {"model": {"id": "m", "bucket": (own | lines | tails) if self.history else None}}}
+        viewer = {"id": "x", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
+        return {"data": {"viewer": viewer, "serverInfo": {"features": []}, "createRunFiles": {"files": []}}}
+
+
+def test_the_printed_command_uploads_every_part_of_a_resumed_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wandb sync` itself, against a server of this test: the second part's rows come behind those of the first."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for resumed, steps in ((None, (0, 1, 2)), (str(tmp_path), (3, 4))):
+        config = wandb_config(1)
+        config.run = resumed
+        if resumed:
+            time.sleep(1.1)  # a part is named by the second in which it began
+        assert "wandb sync" not in capsys.readouterr().err
+        with finish_loggers():
+            logger = build_loggers(config.logger, tmp_path, config)[1]
+            for step in steps:
+                logger.log_metrics({"train/loss": step + 0.5}, step=step)
+    said = capsys.readouterr().err
+    (command,) = [line.partition("run: ")[2] for line in said.splitlines() if "wandb sync" in line]
+    assert command.startswith("wandb sync ") and len(shlex.split(command)) == 4
+
+    WandbServer.history.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), WandbServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        own = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "a" * 40, "WANDB_ERROR_REPORTING": "false"}
+        own |= {f"WANDB_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "CACHE")}
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)], env=os.environ | own, capture_output=True, text=True,
+            cwd=tmp_path, check=False,
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    rows = [WandbServer.history[place] for place in sorted(WandbServer.history)]
+    assert [(row["trainer/global_step"], row["train/loss"]) for row in rows] == [(n, n + 0.5) for n in range(5)]
 
 
 def test_second_open_run_is_refused(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def recording(folder):
     """
 
     def change(judge):
-        def answer(model, examples, share):
-            found = judge.answer(model, examples, share)
+        def answer(model, examples, share, between):
+            found = judge.answer(model, examples, share, between)
             (folder / f"answered{share[0]}.json").write_text(json.dumps(sorted(found)))
             return {row: f"{text} {examples[row].source[:20]}" for row, text in found.items()}
 

@@ -1,0 +1,146 @@
+"""What `train` finds in a run directory: nothing, a training to resume, one that only lacks its test, a complete run.
+
+A training is finished once its last validation is in `last.ckpt`. Then come, in this order: `model/`,
+`predictions.jsonl`, `result.json`, the model card. Each is whole when it is there, and what an earlier end of the same
+training has left (it was extended since) is removed before the new model is saved: whatever is there belongs together.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm2slm import runs
+from llm2slm.commands.card import card_of_run
+from llm2slm.models.saving import CARD
+from llm2slm.training.checkpoint_io import CHECKPOINTS
+from llm2slm.training.checkpoints import Progress
+from llm2slm.training.fit import first_process
+from llm2slm.types import Example, UserError
+
+METRICS, PREDICTIONS, RESULT = "metrics.csv", "predictions.jsonl", "result.json"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training that has begun: the checkpoint to resume from, and how far it has come."""
+
+    checkpoint: Path
+    progress: Progress
+
+
+def command(folder: Path) -> str:
+    """The command line that resumes or completes the run of a folder."""
+    return f"llm2slm train run={shlex.quote(str(folder))}"
+
+
+def refuse_used(folder: Path) -> None:
+    """Two runs in one folder would mix their curves, and leave one's model beside the other's configuration.
+
+    Raises:
+        UserError: the folder holds a run, or what another verb left.
+    """
+    if not first_process():
+        return
+    runs.refuse_another(folder, "train")
+    used = [name for name in (CHECKPOINTS, RESULT, METRICS) if (folder / name).exists()]
+    if used:
+        raise UserError(
+            f"{folder}: holds a run already ({used[0]}); resume or complete it by `{command(folder)}`, or write to "
+            "another folder by hydra.run.dir=DIR"
+        )
+
+
+def start_over(folder: Path) -> None:
+    """Says that the training of a run directory starts over, which was stopped before its first checkpoint.
+
+    Raises:
+        UserError: the folder holds what another verb left.
+    """
+    if not first_process():
+        return
+    runs.refuse_another(folder, "train")
+    print(f"llm2slm: {folder}: the training was stopped before its first checkpoint; it starts over", file=sys.stderr)
+
+
+def clear_leftovers(folder: Path, *, from_start: bool) -> None:
+    """Just before training: removes the curve of a training that starts over, and predictions of a test that never came
+    to its result."""
+    if not first_process():
+        return
+    if from_start:
+        (folder / METRICS).unlink(missing_ok=True)
+    if not (folder / RESULT).exists():
+        (folder / PREDICTIONS).unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_command(folder: Path) -> Iterator[None]:
+    """On Ctrl-C while training: prints the command that resumes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if first_process():
+            saved = any((folder / CHECKPOINTS).glob("*.ckpt"))
+            print(f"llm2slm: to {'go on' if saved else 'start over'}: {command(folder)}", file=sys.stderr)
+        raise
+
+
+@contextmanager
+def naming_rest(folder: Path) -> Iterator[None]:
+    """On any failure after training, Ctrl-C included: prints the command that does what is missing."""
+    try:
+        yield
+    except BaseException:
+        kept = f"training is finished and kept in {folder / CHECKPOINTS}"
+        print(f"llm2slm: {kept}; to do only what is missing: {command(folder)}", file=sys.stderr)
+        raise
+
+
+def outdate(folder: Path) -> None:
+    """Removes what describes the model that is about to be replaced."""
+    for name in (RESULT, PREDICTIONS, f"model/{CARD}"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
+    """Answers of a test that ended before its result: those of `predictions.jsonl`, if it is there without one.
+
+    None too where the file is of other rows.
+    """
+    path = folder / PREDICTIONS
+    if not path.is_file() or (folder / RESULT).exists():
+        return None
+    rows = [row for _, row in runs.read_jsonl(path)]
+    same = [(row.get("source"), row.get("target")) for row in rows] == [(e.source, e.target) for e in examples]
+    return [row["prediction"] for row in rows] if same else None
+
+
+def complete(folder: Path, progress: Progress) -> runs.Result | None:
+    """The result of a run to which nothing is missing (its card is written if need be); None: something is.
+
+    Raises:
+        UserError: the folder holds another verb's result.
+    """
+    runs.refuse_another(folder, "train")
+    if not progress.finished or not (folder / RESULT).is_file() or not (folder / "model").is_dir():
+        return None
+    stored = runs.read_result(folder)
+    systems = [_system(values) for values in stored.pop("systems")]
+    if not systems or systems[0].notes.get("optimizer_steps") != progress.steps:
+        return None  # of an earlier end
+    if first_process() and not (folder / "model" / CARD).is_file():
+        card_of_run(folder / "model", folder.resolve().name, folder)
+    return runs.Result(systems=systems, **stored)
+
+
+def _system(stored: dict[str, Any]) -> runs.System:
+    """A system of a stored result of `train`, which has no speeds."""
+    quality = {name: runs.Score(**score) for name, score in stored["quality"].items()}
+    buckets = [runs.Bucket(**bucket) for bucket in stored["buckets"]]
+    return runs.System(**stored | {"quality": quality, "buckets": buckets})

@@ -1,0 +1,337 @@
+"""`train run=DIR` on every state of a run directory: stopped before its first checkpoint, trained but not tested,
+complete; and what is left, and said, when something fails after training."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+from command_line import files_of, tiny_overrides
+from lightning import Callback
+from tiny_runs import assert_same, checkpoint, curve, tiny_run, weights
+
+from llm2slm import runs
+from llm2slm.cli import main
+from llm2slm.commands import evaluate as evaluate_command
+from llm2slm.commands import train as train_command
+from llm2slm.commands.train import run as train
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training import fit as fit_module
+from llm2slm.training.fit import build_trainer
+from llm2slm.types import UserError
+
+CLOCK = ("created", "command", "wall_seconds")
+"""Fields of a result that differ between two runs that do the same."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def whole(root):
+    """A run on which nothing failed: folder, configuration."""
+    config = tiny_run(root, max_steps=4, val_every=2)
+    train(deepcopy(config), root / "whole")
+    return root / "whole", config
+
+
+def fail(error):
+    def failing(*_, **__):
+        raise error
+
+    return failing
+
+
+def again(config, folder, **trainer):
+    """`train run=folder` with other values of `trainer`."""
+    config = deepcopy(config)
+    config.run = str(folder)
+    for name, value in trainer.items():
+        setattr(config.trainer, name, value)
+    return train(config, folder)
+
+
+def result_of(folder):
+    """result.json without what depends on the clock."""
+    found = runs.read_result(folder)
+    (system,) = found["systems"]
+    del system["notes"]["training_seconds"]
+    for counts in system["notes"]["data"].values():
+        del counts["seconds"]
+    return {name: value for name, value in found.items() if name not in CLOCK}
+
+
+def assert_complete(folder, wanted):
+    assert result_of(folder) == result_of(wanted)
+    assert (folder / "predictions.jsonl").read_bytes() == (wanted / "predictions.jsonl").read_bytes()
+    assert curve(folder) == curve(wanted)
+    assert "chrf" in (folder / "model" / "README.md").read_text()
+    assert_same(weights(LLM2SLM.from_pretrained(folder / "model")), weights(LLM2SLM.from_pretrained(wanted / "model")))
+
+
+def no_training(patch):
+    patch.setattr(train_command, "fit", fail(AssertionError("trained again")))
+
+
+AFTER = {
+    "save": (LLM2SLM, "save_pretrained", set()),
+    "generation": (evaluate_command, "predict", {"model"}),
+    "metric": (evaluate_command, "measure", {"model", "predictions.jsonl"}),
+    "result": (runs, "write_result", {"model", "predictions.jsonl"}),
+    "card": (train_command, "card_of_run", {"model", "predictions.jsonl", "result.json"}),
+}
+"""What is done after training, in order: where it is called, and what is there by then."""
+
+
+@pytest.mark.parametrize("stage", AFTER)
+def test_what_fails_after_training_leaves_the_rest_and_is_completed(whole, tmp_path, monkeypatch, capsys, stage):
+    wanted, config = whole
+    owner, name, there = AFTER[stage]
+    folder = tmp_path / "a run"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(owner, name, fail(OSError(28, "No space left on device")))
+        train(deepcopy(config), folder)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "what is missing" in line]
+    assert len(lines) == 1 and lines[0].endswith(f"llm2slm train run='{folder}'")
+    assert {p.name for p in folder.iterdir()} == {"config.yaml", "checkpoints", "metrics.csv"} | there
+    if "model" in there:
+        assert LLM2SLM.from_pretrained(folder / "model").generate_text(["the dog"], max_new_tokens=2)
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        if "predictions.jsonl" in there:
+            patch.setattr(evaluate_command, "predict", fail(AssertionError("answered again")))
+        result = again(config, folder)
+    assert_complete(folder, wanted)
+    assert runs.plain(result.systems[0]) == json.loads((folder / "result.json").read_text())["systems"][0]
+
+
+def test_answers_of_other_rows_are_not_taken(whole, tmp_path, monkeypatch):
+    wanted, config = whole
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
+        patch.setattr(evaluate_command, "measure", fail(RuntimeError("out of luck")))
+        train(deepcopy(config), tmp_path)
+    kept = tmp_path / "predictions.jsonl"
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[::-1]))
+    again(config, tmp_path)
+    assert_complete(tmp_path, wanted)
+
+
+def test_an_unexpected_error_after_training_keeps_its_traceback_and_names_the_command(
+    tmp_path, tiny_llm, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_command, "measure", fail(RuntimeError("out of luck")))
+        assert main(["train", *tiny_overrides(tiny_llm), f"hydra.run.dir={folder}"]) == 1
+    said = capsys.readouterr().err
+    assert "RuntimeError: out of luck" in said and "Traceback" in said
+    assert said.count(f"llm2slm train run={folder}") == 1
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        assert main(["train", f"run={folder}"]) == 0
+    assert (folder / "result.json").is_file()
+    before = files_of(folder)
+    capsys.readouterr()
+    assert main(["train", f"run={folder}"]) == 0
+    said = capsys.readouterr()
+    assert "nothing is missing" in said.err and str(folder / "result.json") in said.out
+    assert files_of(folder) == before
+
+
+def test_ctrl_c_while_answering_leaves_the_trained_model(tmp_path, tiny_llm, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_command, "predict", fail(KeyboardInterrupt()))
+        assert main(["train", *tiny_overrides(tiny_llm), f"hydra.run.dir={folder}"]) == 130
+    said = capsys.readouterr().err
+    assert f"what is missing: llm2slm train run={folder}" in said and "Traceback" not in said
+    assert (folder / "model" / "model.safetensors").is_file()
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        assert main(["train", f"run={folder}"]) == 0
+    assert (folder / "result.json").is_file()
+
+
+# Which trainings are finished
+
+
+def scripted(monkeypatch, values):
+    """Validations give these values of val/chrf, and no answer is written."""
+    left = iter(values)
+    original = train_command.validation_judge
+
+    def judge(*arguments):
+        found = original(*arguments)
+        return type(found)(
+            lambda model, examples, share, between: dict.fromkeys(range(len(examples)), ""),
+            lambda examples, texts: {"chrf": next(left)},
+        )
+
+    monkeypatch.setattr(train_command, "validation_judge", judge)
+
+
+def test_a_training_that_stopped_early_is_finished_until_its_limits_change(tmp_path, monkeypatch):
+    config = tiny_run(tmp_path, max_steps=20, val_every=1)
+    config.callbacks.monitor, config.callbacks.patience, config.callbacks.generate_rows = "val/chrf", 1, 1
+    scripted(monkeypatch, [9.0, 8.0, 7.0, 6.0, 5.0])
+    train(deepcopy(config), tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        assert again(config, tmp_path / "run").systems[0].notes["optimizer_steps"] == 2
+    config.callbacks.patience = 2
+    assert again(config, tmp_path / "run").systems[0].notes["optimizer_steps"] == 3
+    config.trainer.max_steps = 30
+    assert again(config, tmp_path / "run").systems[0].notes["optimizer_steps"] == 4
+
+
+def test_a_result_of_an_earlier_end_is_not_left_beside_a_later_model(whole, tmp_path, monkeypatch):
+    config = deepcopy(whole[1])
+    train(deepcopy(config), tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
+        patch.setattr(evaluate_command, "predict", fail(RuntimeError("out of luck")))
+        again(config, tmp_path, max_steps=6)
+    assert not (tmp_path / "result.json").exists() and not (tmp_path / "predictions.jsonl").exists()
+    config.trainer.max_steps = 6
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        result = again(config, tmp_path)
+    assert result.systems[0].notes["optimizer_steps"] == 6
+    assert [point["step"] for point in result.systems[0].curve] == list(range(6))
+    best = checkpoint(tmp_path / "checkpoints" / "best.ckpt")["state_dict"]
+    saved = weights(LLM2SLM.from_pretrained(tmp_path / "model"))
+    assert_same(saved, {name: best[f"model.{name}"] for name in saved})
+
+
+def test_a_result_stays_while_its_training_is_extended(whole, tmp_path, monkeypatch):
+    config = deepcopy(whole[1])
+    train(deepcopy(config), tmp_path)
+    before = {name: data for name, data in files_of(tmp_path).items() if name.startswith(("model/", "pred", "result"))}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_command, "fit", fail(KeyboardInterrupt()))
+        again(config, tmp_path, max_steps=6)
+    after = files_of(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+def test_training_seconds_are_those_of_all_processes(whole, tmp_path, monkeypatch):
+    config = deepcopy(whole[1])
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(evaluate_command, "measure", fail(RuntimeError()))
+        train(deepcopy(config), tmp_path)
+    state = checkpoint(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["Checkpoints"]
+    assert again(config, tmp_path).systems[0].notes["training_seconds"] == round(state["seconds"], 1)
+
+
+# Before the first checkpoint
+
+
+class Dies(Callback):
+    """Ends the process' training at a step, as two signals do: nothing is saved."""
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def killed(root, tmp_path, monkeypatch, capsys):
+    """A run that was stopped after three of four steps, before its first validation: folder, configuration."""
+    config = tiny_run(root, max_steps=4, val_every=4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            fit_module, "build_trainer", lambda cfg, at, calls, logs: build_trainer(cfg, at, [*calls, Dies()], logs)
+        )
+        train(deepcopy(config), tmp_path / "run")
+    assert f"to start over: llm2slm train run={tmp_path / 'run'}" in capsys.readouterr().err
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.csv"}
+    assert len(curve(tmp_path / "run")) > 1
+    return tmp_path / "run", config
+
+
+def test_a_run_without_a_checkpoint_starts_over_in_its_folder(killed, tmp_path, capsys):
+    """Its rows of metrics.csv are not mixed with the new ones: the second attempt logs at the last step only."""
+    folder, config = killed
+    again(config, folder, log_every_n_steps=4)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llm2slm: ")]
+    assert said[0] == f"llm2slm: {folder}: the training was stopped before its first checkpoint; it starts over"
+    config.trainer.log_every_n_steps = 4
+    train(deepcopy(config), tmp_path / "fresh")
+    assert curve(folder) == curve(tmp_path / "fresh") and len(curve(folder)) == 1
+    assert (folder / "predictions.jsonl").read_bytes() == (tmp_path / "fresh" / "predictions.jsonl").read_bytes()
+    assert (folder / "config.yaml").read_bytes() == (tmp_path / "fresh" / "config.yaml").read_bytes()
+
+
+def test_training_anew_into_it_names_the_command_that_starts_over(killed):
+    folder, config = killed
+    before = files_of(folder)
+    with pytest.raises(UserError) as caught:
+        train(deepcopy(config), folder)
+    assert f"holds a run already (metrics.csv); resume or complete it by `llm2slm train run={folder}`" in str(
+        caught.value
+    )
+    assert files_of(folder) == before
+
+
+def test_what_is_no_training_does_not_start_over(root, tmp_path):
+    config = tiny_run(root)
+    config.run = str(tmp_path)
+    with pytest.raises(UserError, match="not a run directory"):
+        train(deepcopy(config), tmp_path)
+    recorded = tiny_run(root)
+    recorded.run = "outputs/another"
+    runs.write_config(tmp_path, recorded)
+    with pytest.raises(UserError, match=r"is no training, but made from run=outputs/another"):
+        train(deepcopy(config), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+# What is said before training
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "said"),
+    [(5, 6, None), (6, 6, "its peak at the last step only"), (8, 6, "75% of its peak"), (0, 1, None)],
+)
+def test_a_warm_up_that_never_ends_is_warned_of(root, tmp_path, monkeypatch, capsys, warmup, steps, said):
+    config = tiny_run(root, max_steps=steps)
+    config.optim.warmup_steps = warmup
+    monkeypatch.setattr(train_command, "fit", fail(RuntimeError("enough")))
+    with pytest.raises(RuntimeError, match="enough"):
+        train(config, tmp_path / "run")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warmup_steps" in line]
+    assert lines == [] if said is None else [
+        f"llm2slm: warning: optim.warmup_steps={warmup} is not less than trainer.max_steps={steps}: the learning rate "
+        f"reaches {said} and never decays; set optim.warmup_steps lower"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [4, 11, None])
+def test_val_rows_caps_the_rows_of_the_validation_loss(root, tmp_path, capsys, rows):
+    """Val/loss of the untrained model (lr 0 would be refused: a tiny one) is that of just the drawn rows, each time."""
+    config = tiny_run(root, max_steps=2, val_every=1, val_rows=rows)
+    config.callbacks.generate_rows = 0
+    config.optim.lr = config.optim.projector_lr = 1e-30
+    seen = []
+
+    class Seen(Callback):
+        def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append([tuple(row[row >= 0].tolist()) for row in batch.labels_BT])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fit_module, "build_trainer", lambda cfg, at, calls, logs: build_trainer(cfg, at, [*calls, Seen()], logs)
+        )
+        train(deepcopy(config), tmp_path / "run")
+    half = len(seen) // 2
+    first, second = ([row for batch in part for row in batch] for part in (seen[:half], seen[half:]))
+    assert first == second and len(first) == (rows or 11)
+    losses = [float(row["val/loss"]) for row in curve(tmp_path / "run") if row["val/loss"]]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    said = (
+        "val/loss is computed on 4 of the 11 validation rows, the same at each validation (trainer.val_rows; null: all)"
+    )
+    assert (said in capsys.readouterr().err) == (rows == 4)
