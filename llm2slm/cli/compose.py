@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.numbers import check_numbers
-from llm2slm.cli.schema import SCHEMAS, Key, keys, lookup, nearest, unknown_key
+from llm2slm.cli.schema import SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
@@ -74,7 +74,7 @@ class Repository(ConfigRepository):
 
     def __init__(self, path: ConfigSearchPath, schema: type) -> None:
         super().__init__(path)
-        self.plain = {name for name, key in keys(schema).items() if not key.section}
+        self.plain = {name for name in keys(schema) if "." not in name and not has_groups(schema, name)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Repository:
         """Hydra copies it whenever it is asked anything, so as to add folders to the copy; its sources are only read,
@@ -178,8 +178,7 @@ class Composer:
     def options(self, group: str) -> list[str]:
         """The options of a group that this verb has, [] for any other name."""
         top = group.partition("/")[0]
-        key = lookup(self.schema, top)
-        belongs = (key is not None and key.section) or (top == "experiment" and self.schema is RunConfig)
+        belongs = has_groups(self.schema, top) or (top == "experiment" and self.schema is RunConfig)
         return sorted(self.loader.get_group_options(group, ObjectType.CONFIG)) if group and belongs else []
 
     def groups(self, parent: str = "") -> list[str]:

@@ -15,7 +15,7 @@ from llm2slm import runs
 from llm2slm.cli.compose import typed
 from llm2slm.cli.schema import lookup, unknown_key
 from llm2slm.config import RunConfig
-from llm2slm.types import Labels, UserError
+from llm2slm.types import Labels, SystemKind, UserError
 
 VERBS = ("train", "evaluate", "label", "benchmark")
 """Verbs for which `run=DIR` brings DIR's configuration along."""
@@ -42,7 +42,7 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     merged = OmegaConf.create(stored)
     composed = OmegaConf.create(runs.plain(config))
     if verb != "train":
-        refuse_other_model(folder, merged, composed, chosen)
+        refuse_other_model(folder, merged, composed, [name for name in chosen if not beside(verb, name, merged, config)])
         # what an LLM wrote was to be trained on; answers are judged by the corpus' own, whatever the split
         OmegaConf.update(merged, "data.labels", Labels.gold.value, force_add=True)
     for name in [*OWN, *chosen]:
@@ -50,6 +50,12 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
             OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)
     result: RunConfig = typed(RunConfig, merged)
     return result
+
+
+def beside(verb: str, name: str, stored: Any, config: RunConfig) -> bool:
+    """Whether a key is of the LLM that an SLM without one is timed beside (`benchmark run=SLM llm=LLM`)."""
+    slm = OmegaConf.select(stored, "model.kind") == SystemKind.slm.value
+    return verb == "benchmark" and slm and config.llm is not None and name.startswith("model.llm.")
 
 
 def refuse_other_model(folder: Path, stored: Any, composed: Any, chosen: list[str]) -> None:

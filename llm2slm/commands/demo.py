@@ -13,13 +13,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.commands import train
-from llm2slm.commands.benchmark import Places, benchmark_systems, llm_alone
+from llm2slm.commands.benchmark import Places, benchmark_systems
 from llm2slm.commands.card import card_of_run
-from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, limited
+from llm2slm.commands.evaluate import check_metrics, final_split, judge_system
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.writers import limited
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
+from llm2slm.models.build import build_llm
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Init, Overlong, UserError
@@ -48,7 +50,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         judged[name].name = name
         places[name] = (str(folder / name / "model"), None)
     console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
-    systems = {LLM: llm_alone(config)}
+    systems = {LLM: build_llm(config.model.llm, config.data)}
     systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in own}
     for system in systems.values():
         place(system, config.trainer.accelerator)

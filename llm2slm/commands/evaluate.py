@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.writers import llm_note, load_writer
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.corpora import CORPORA
 from llm2slm.data.datamodule import DataModule
@@ -21,10 +23,9 @@ from llm2slm.evaluation.decoding import asked, in_force, in_words, own_settings
 from llm2slm.evaluation.metrics import BERTSCORE, PERPLEXITY, Measured
 from llm2slm.evaluation.perplexity import perplexity
 from llm2slm.evaluation.predict import predict, prediction_rows
-from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import Control, SystemKind, UserError
+from llm2slm.types import Control, UserError
 
 SAMPLES = 32
 """Rows of predictions that a result carries for the report."""
@@ -39,7 +40,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
     device_type(config.trainer.accelerator)
-    model = limited(saved(config.run, config.llm), config.data)
+    writer = load_writer(config.run, config.llm, config.model, config.data)
+    config, model = replace(config, model=writer.config), writer.model
     tell_defaults(config)
     warn_task(config)
     place(model, config.trainer.accelerator)
@@ -64,29 +66,6 @@ def show_result(folder: Path) -> None:
     console = Console()
     console.print(terminal_table([runs.read_result(folder)]))
     print(folder / "result.json")
-
-
-def model_place(run: str) -> str:
-    """The model of a run directory; anything else (a model's own folder, an id) stays as it is."""
-    inside = Path(run) / "model"
-    return str(inside) if inside.is_dir() else run
-
-
-def saved(run: str, llm: str | None = None) -> LLM2SLM:
-    """The model of a run directory, a folder or a Hub id. Of a plain model that no run here has trained, nothing counts
-    as trainable (nor where a run's own was copied away from its run).
-
-    Args:
-        llm: where its LLM is now, if it has moved.
-    """
-    model: LLM2SLM = LLM2SLM.from_pretrained(model_place(run), llm=llm)
-    return as_it_is(model) if runs.home(run) is None and model.kind is not SystemKind.llm2slm else model
-
-
-def as_it_is(model: LLM2SLM) -> LLM2SLM:
-    """The model with no weight that counts as trainable."""
-    model.requires_grad_(False)
-    return model
 
 
 def check_metrics(task: Task) -> None:
@@ -131,22 +110,6 @@ def tell_defaults(config: RunConfig) -> None:
         )
 
 
-def limited(model: LLM2SLM, data: DataConfig) -> LLM2SLM:
-    """The model under the configuration's limits on lengths, in place of those that it was saved with."""
-    model.config.limits = limits(data)
-    attach_processor(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
-    return model
-
-
-def limits(data: DataConfig) -> dict[str, Any]:
-    """The configuration's limits on lengths as a model records them."""
-    return {
-        "max_prompt_tokens": data.max_prompt_tokens,
-        "max_response_tokens": data.max_response_tokens,
-        "overlong": data.overlong.value,
-    }
-
-
 def judge_system(
     model: LLM2SLM, data: DataModule, task: Task, *, config: RunConfig, folder: Path, split: str
 ) -> runs.System:
@@ -164,6 +127,7 @@ def judge_system(
     system.weights = own_fingerprint(model)
     system.buckets = quality_by_length(examples, measured)
     system.notes = {"split": split, "data": data.report()} | decoding_note(model, task) | control_note(model)
+    system.notes |= llm_note(model, config.model.llm, system.weights)
     return system
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers
@@ -94,6 +94,31 @@ class ModelConfig:
     (the same vector everywhere) | shuffled (what it says of another prompt of the batch) | zero (z is 0). In training
     as in use."""
 
-    def llm_alone(self) -> ModelConfig:
-        """Of its LLM, writing alone."""
-        return replace(deepcopy(self), kind=SystemKind.llm, control=Control.none)
+
+@dataclass
+class PlainLLMConfig:
+    """How an LLM that was not trained here is loaded and asked: keys of `LLMConfig` with the same meaning."""
+
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    dtype: str = "float32"
+    """float32 | bfloat16 | float16: dtype in which the weights are held."""
+    attn_implementation: str | None = None
+    """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    quantization: dict[str, Any] = field(default_factory=dict)
+    """transformers' own quantization_config, as {quant_method: quanto, weights: int8}. Needs its library."""
+    prefix: str = ""
+    """Put in front of every prompt; with `chat` it is part of the user's turn."""
+    chat: bool = False
+    """Put every prompt into the LLM's chat template, as a user's turn that is to be answered."""
+
+    def named(self, name: str) -> LLMConfig:
+        """The configuration of the LLM of that name."""
+        return LLMConfig(name=name, **deepcopy(vars(self)))
+
+
+@dataclass
+class PlainModelConfig:
+    """Keys of the model that `generate` accepts: those of a plain LLM."""
+
+    llm: PlainLLMConfig = field(default_factory=PlainLLMConfig)

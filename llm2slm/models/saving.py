@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig
+from llm2slm.config import LanguageModelConfig, LLMConfig
 from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenizer import load_tokenizer
-from llm2slm.models.build import attach_processor
+from llm2slm.models.build import attach_processor, default_limits
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
@@ -108,6 +108,16 @@ def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
     for tensor_name, tensor in kept.items():
         first.setdefault(id(tensor), tensor_name)
     return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
+
+
+def trained_here(name: str, revision: str | None = None) -> bool:
+    """Whether a Hub id or folder holds what `save` wrote, and not a plain model of somebody else's.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    config = read_config(name, revision)
+    return isinstance(config, LLM2SLMConfig) or bool(getattr(config, "llm2slm", None))
 
 
 def own_fingerprint(model: LLM2SLM) -> str:
@@ -207,19 +217,12 @@ def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision
         llm_frame=extra.get("frame"),
         prefix=extra.get("prefix"),
         suffix=extra.get("suffix", ""),
-        limits=extra.get("limits") or _limits(slm.config),
+        limits=extra.get("limits") or default_limits(slm.config),
     )
     own.name_or_path = config.name_or_path
     model = cls(own, slm, None)
     attach_processor(model, tokenizer, None)
     return model
-
-
-def _limits(config: PreTrainedConfig) -> dict[str, Any]:
-    """Of a model that records none: the defaults, its response at most half of its positions."""
-    data, positions = DataConfig(), getattr(config.get_text_config(), "max_position_embeddings", None)
-    response = data.max_response_tokens if positions is None else min(data.max_response_tokens, positions // 2)
-    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}
 
 
 def _llm_place(config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None) -> str:
