@@ -42,7 +42,9 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     merged = OmegaConf.create(stored)
     composed = OmegaConf.create(runs.plain(config))
     if verb != "train":
-        refuse_other_model(folder, merged, composed, [name for name in chosen if not beside(verb, name, merged, config)])
+        refuse_other_model(
+            folder, merged, composed, [name for name in chosen if not beside(verb, name, merged, config)]
+        )
         # what an LLM wrote was to be trained on; answers are judged by the corpus' own, whatever the split
         OmegaConf.update(merged, "data.labels", Labels.gold.value, force_add=True)
     for name in [*OWN, *chosen]:

@@ -11,6 +11,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.writers import limited, limits, llm_note, load_writer, recorded_llm
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -43,13 +44,14 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for name, where in config.systems.items():
         if not isinstance(where, str):
             raise UserError(f"systems.{name}: give a run directory or a model's folder or id, as systems.{name}=DIR")
+    given, config = config, with_task(config)
     places: Places = {}
     llms: dict[str, LLMConfig] = {}
     if config.run is not None:
         writer = load_writer(config.run, config.llm, config.model, config.data)
         asked, model = config.model.llm, writer.model
         config = replace(config, model=writer.config)
-        tell_defaults(config)
+        tell_defaults(given)
         places[model.label] = (writer.place, config.llm)
         systems, llms[model.label] = {model.label: model}, writer.config.llm
         reader = recorded_llm(model, config.llm, asked) if model.kind is not SystemKind.llm else None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from llm2slm.commands.evaluate import warn_task
+from llm2slm.commands.task_choice import warn_task
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
+from llm2slm.data.tasks import Task
 from llm2slm.types import Labels, SystemKind
+
+SHOWN = 300
+"""Characters of an example text that are printed at most."""
 
 
 def warn_unread(config: RunConfig) -> None:
@@ -29,6 +33,39 @@ def warn_unread(config: RunConfig) -> None:
         )
 
 
+def example_lines(data: DataModule) -> list[str]:
+    """What is put around each text, and the first training row as the models get it: the prompt of the SLM, that of the
+    LLM where it is another, and the target."""
+    task, collator = data.task, data.collator
+    example = data.first_examples("train")[0]
+    lines = [f"task {task.name}: {_around(task)}"]
+    writer, reader = collator.slm_prompts, collator.llm_prompts
+    read = {"prompt": writer.rendered(example.prompt)}
+    if collator.llm_tokenizer is not None and (other := reader.rendered(example.prompt)) != read["prompt"]:
+        read["the LLM's prompt"] = other
+    shown = {**read, "target": example.target}
+    width = max(map(len, shown))
+    return lines + [f"  {name:{width}}  {visible(text)}" for name, text in shown.items()]
+
+
+def _around(task: Task) -> str:
+    """The prefix, the templates, and the parts of a mixture with theirs."""
+    prefix = f"prefix {visible(task.prefix)}" if task.prefix else "no prefix"
+    templates = [f"template {visible(template.text)}" for template in task.templates]
+    parts = [f"{name}: {visible(text)}" for name, text in task.prefixes]
+    return ", ".join([prefix, *templates]) + (f"; prefix by part: {', '.join(parts)}" if parts else "")
+
+
+def visible(text: str, limit: int = SHOWN) -> str:
+    """A text in quotes on one line: newlines and other characters that print as nothing are escaped as in Python, and
+    of a long one the middle is left out, with the number of its characters in its place."""
+    head = limit * 2 // 3
+    tail = limit - head
+    if len(text) <= limit:
+        return repr(text)
+    return f"{text[:head]!r} [... {len(text) - limit:,} characters ...] {text[-tail:]!r}"
+
+
 def show_data(config: RunConfig, data: DataModule, final: str) -> None:
     """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
     from rich.console import Console
@@ -36,7 +73,10 @@ def show_data(config: RunConfig, data: DataModule, final: str) -> None:
     warn_unread(config)
     data.compare()
     told = data.report()
-    Console().print(table(told))
+    console = Console()
+    for line in example_lines(data):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(table(told))
     if data.config.streaming and told["train"]["rows"] < data.config.buffer:
         print(
             f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "

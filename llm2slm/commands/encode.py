@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import final_split, warn_task
+from llm2slm.commands.evaluate import final_split
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import warn_task, with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.collate import Encoded
@@ -37,6 +38,7 @@ def run(config: RunConfig, folder: Path) -> None:
         UserError: no hybrid, an LLM of random weights, or the folder holds something else.
     """
     checked(config, folder)
+    config = with_task(config)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     task = task_of(config.task, config.data)

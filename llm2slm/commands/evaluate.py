@@ -11,9 +11,9 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import warn_task, with_task
 from llm2slm.commands.writers import llm_note, load_writer
 from llm2slm.config import DataConfig, RunConfig
-from llm2slm.data.corpora import CORPORA
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
@@ -34,15 +34,17 @@ SAMPLES = 32
 def run(config: RunConfig, folder: Path) -> runs.Result:
     """Evaluates a trained system, or (`run=builtin/llm`, or any Hub id) a plain model, on `split`."""
     started = time.perf_counter()
-    if config.run is None:
+    run = config.run
+    if run is None:
         raise UserError("evaluate needs run=DIR: the run directory that `train` wrote, or a model's folder or id")
+    given, config = config, with_task(config)
     task = task_of(config.task, config.data)
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
     device_type(config.trainer.accelerator)
-    writer = load_writer(config.run, config.llm, config.model, config.data)
+    writer = load_writer(run, config.llm, config.model, config.data)
     config, model = replace(config, model=writer.config), writer.model
-    tell_defaults(config)
+    tell_defaults(given)
     warn_task(config)
     place(model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
@@ -74,19 +76,6 @@ def check_metrics(task: Task) -> None:
     for name in task.metrics:
         if name.startswith(BERTSCORE):
             bertscore.check(name)
-
-
-def warn_task(config: RunConfig) -> None:
-    """Warns where a known corpus is asked as another task than it is made for, in that task's own words: `task` is
-    translation unless it is set, whatever `data` is."""
-    corpus, task = CORPORA.get(config.data.name), config.task
-    if corpus is None or task.name == corpus.task or task.prefix is not None or task.template is not None:
-        return
-    print(
-        f"llm2slm: warning: data={config.data.name} is made for {corpus.task}, and is asked as {task.name}; set "
-        f"task={corpus.task} (or task.prefix, to ask in words of your own)",
-        file=sys.stderr,
-    )
 
 
 def final_split(data: DataConfig) -> str:

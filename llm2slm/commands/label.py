@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import check_metrics, control_note, decoding_note, show_result, warn_task
+from llm2slm.commands.evaluate import check_metrics, control_note, decoding_note, show_result
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import warn_task, with_task
 from llm2slm.commands.writers import Writer, llm_note, load_writer, plain_writer
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -40,7 +41,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         UserError: the folder holds finished labels, or unfinished ones of other settings.
     """
     started = time.perf_counter()
-    config = checked(config, folder)
+    config = with_task(checked(config, folder))
     task = task_of(config.task, config.data)
     check_metrics(task)
     found = writer(config)

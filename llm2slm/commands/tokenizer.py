@@ -26,7 +26,10 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
     Raises:
         UserError: the corpus cannot be read, or the vocabulary is too small.
     """
-    print(train(config.data, config.task, config.seed, config.vocab_size, Path(config.out)))
+    from llm2slm.commands.task_choice import named_task
+
+    task, data = named_task(config.task, config.data)
+    print(train(data, task, config.seed, config.vocab_size, Path(config.out)))
 
 
 def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:

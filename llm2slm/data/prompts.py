@@ -92,11 +92,15 @@ class PromptTokenizer:
         self._spans = spans
         self._tail = max(final_special_tokens(tokenizer) if self.frame.special_tokens else 0, int(bool(mark)))
 
+    def rendered(self, prompt: str) -> str:
+        """The prompt as it is tokenized: with the end mark and what stands around it."""
+        return self.frame.around(prompt + self.mark)
+
     def __call__(self, prompts: Sequence[str]) -> list[tuple[list[int], Spans | None]]:
         """Token ids of each prompt, and where they lie in it."""
         framed = bool(self.frame.before or self.frame.after)
         found = self.tokenizer(
-            [self.frame.around(prompt + self.mark) for prompt in prompts],
+            [self.rendered(prompt) for prompt in prompts],
             add_special_tokens=self.frame.special_tokens,
             return_attention_mask=False,
             return_token_type_ids=False,
