@@ -97,6 +97,7 @@ class Composer:
         register_schema(verb)
         self.schema = SCHEMAS[verb]
         self.config_name = config_name or verb
+        self._defaults: DictConfig | None = None
         self.path = search_path(Path(main).resolve() if main else conf_folder(), extra)
         self.loader = ConfigLoaderImpl(config_search_path=self.path)
         self.loader.repository = Repository(self.path, self.schema)
@@ -233,6 +234,12 @@ class Composer:
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(one_line(error)) from None
         return composed
+
+    def defaults(self) -> DictConfig:
+        """The configuration of the verb where nothing is given; composed once."""
+        if self._defaults is None:
+            self._defaults = self.compose([])
+        return self._defaults
 
     def jobs(self, composed: DictConfig) -> list[list[str]]:
         """The overrides of each job of a sweep, checked; [] where another sweeper than Hydra's own decides."""

@@ -127,6 +127,9 @@ def system_config(config: RunConfig, name: str) -> RunConfig:
     if not isinstance(overrides, dict):
         raise UserError(f"systems.{name}: expected overrides of the configuration, as {{model: {{kind: slm}}}}")
     base = OmegaConf.merge(OmegaConf.structured(RunConfig), runs.plain(config) | {"systems": {}})
+    for side in ("llm", "slm"):
+        if ((overrides.get("model") or {}).get(side) or {}).get("name") is not None:
+            base.model[side].config = {}  # of the model that this system names another in place of
     try:
         own = OmegaConf.to_object(OmegaConf.merge(base, overrides))
     except OmegaConfBaseException as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
+from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig, recorded_changes
 from llm2slm.models.build import attach_processor, build_llm, found_as
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint, trained_here
@@ -132,7 +132,7 @@ def recorded_llm(model: LLM2SLM, moved: str | None, asked: LLMConfig) -> LLMConf
         name=moved or record["name"],
         revision=record.get("revision") if moved in (None, record["name"]) else None,  # a commit is of one place
         init=Init(record.get("init", Init.pretrained.value)),
-        config=dict(record.get("config") or {}),
+        config=recorded_changes(record["name"], record.get("config") or {}),
         layer=record.get("layer"),
         dtype=record["dtype"],
         attn_implementation=record.get("attn_implementation"),

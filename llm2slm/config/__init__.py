@@ -13,6 +13,7 @@ from llm2slm.config.model import (
     PlainLLMConfig,
     PlainModelConfig,
     ProjectorConfig,
+    recorded_changes,
 )
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
@@ -43,4 +44,5 @@ __all__ = [
     "TaskConfig",
     "TokenizerConfig",
     "TrainerConfig",
+    "recorded_changes",
 ]

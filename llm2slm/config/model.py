@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +22,10 @@ class LanguageModelConfig:
     """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained where there is a
     name, else random."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Values of the transformers config. With a `model_type`: a whole new model (init=random), which gives way to a
-    `name` where one is set too. Without: changes to the named model's config; pretrained weights must still fit.
-    vocab_size and special token ids always follow the tokenizer when init=random."""
+    """Values of the transformers config. With a `model_type`: a whole new model (init=random), without a `name`. On the
+    command line a `name` replaces a model that a group or an experiment describes so. Without a `model_type`: changes
+    to the named model's config, which pretrained weights must fit, every one of them. vocab_size and special token ids
+    always follow the tokenizer when init=random."""
     tokenizer: str | None = None
     """Hub id or folder of its tokenizer; `train:8000`: train one of so many entries on the training split first. None:
     that of `name` (with tokenizers=shared the LLM's, for both)."""
@@ -43,6 +45,12 @@ class LanguageModelConfig:
     def start(self) -> Init:
         """What `init` says, or means where it says nothing."""
         return self.init or (Init.random if self.name is None else Init.pretrained)
+
+
+def recorded_changes(name: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`LanguageModelConfig.config` as it was used: earlier versions recorded a whole config (one with a model_type)
+    beside a name, and did not use it."""
+    return {} if name is not None and "model_type" in config else dict(config)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
-from llm2slm.config import LanguageModelConfig, LLMConfig
+from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
 from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.build import attach_processor, default_limits
@@ -272,7 +272,7 @@ def _reader_config(record: dict[str, Any], where: str) -> LLMConfig:
     return LLMConfig(
         name=where,
         revision=record["revision"] if where == record["name"] else None,  # a commit of one place is none of another
-        config=record.get("config") or {},
+        config=recorded_changes(where, record.get("config") or {}),
         dtype=record["dtype"],
         attn_implementation=record.get("attn_implementation"),
         layer=record["layer"],
