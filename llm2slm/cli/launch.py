@@ -24,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.cli.compose import Composer, one_line, quote, runs_named
+from llm2slm.cli.given import check_read
 from llm2slm.cli.named import with_named_models
-from llm2slm.cli.stored import with_stored
+from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
 from llm2slm.config import RunConfig, TrainerConfig
@@ -163,9 +164,11 @@ class Command:
         """The command itself; returns its first quality figure, which is what an optimizing sweeper looks at."""
         first = os.environ.get("LOCAL_RANK", "0") == "0"  # else Lightning started it, and the first one has printed it
         with_named_models(self.composer, composed, overrides, shown=first)
-        config = self.composer.typed(composed)
+        config, names = self.composer.typed(composed), None
         if isinstance(config, RunConfig):
-            config = with_stored(self.verb, config, overrides)
+            config, recorded = with_stored(self.verb, config, overrides), config
+            names = None if config is recorded else chosen_keys(overrides)
+        check_read(self.verb, config, self.composer.typed(self.composer.defaults()), names, shown=first)
         run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
         hush()
         result = run(config, folder)

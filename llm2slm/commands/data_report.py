@@ -1,4 +1,4 @@
-"""What `train` prints before its first step: the table of the data, and warnings about keys that it does not read."""
+"""What `train` prints before its first step: one example as the models get it, and the table of the data."""
 
 from __future__ import annotations
 
@@ -9,28 +9,9 @@ from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
-from llm2slm.types import Labels, SystemKind
 
 SHOWN = 300
 """Characters of an example text that are printed at most."""
-
-
-def warn_unread(config: RunConfig) -> None:
-    """Tells of what is set, but not read by this training, and of a task that is not its corpus'."""
-    data = config.data
-    warn_task(config)
-    if data.labels is Labels.gold and data.labels_from is not None:
-        print(
-            f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "
-            "corpus' own answers are trained on; set data.labels=llm or mix",
-            file=sys.stderr,
-        )
-    if data.reps is not None and config.model.kind is not SystemKind.llm2slm:
-        print(
-            f"llm2slm: warning: data.reps={data.reps} is not read: model.kind={config.model.kind} is told nothing by "
-            "an LLM",
-            file=sys.stderr,
-        )
 
 
 def example_lines(data: DataModule) -> list[str]:
@@ -70,7 +51,7 @@ def show_data(config: RunConfig, data: DataModule, final: str) -> None:
     """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
     from rich.console import Console
 
-    warn_unread(config)
+    warn_task(config)
     data.compare()
     told = data.report()
     console = Console()

@@ -107,6 +107,10 @@ class JudgeConfig:
     """local: Hub branch, tag or commit."""
     dtype: str = "float32"
     """local: float32 | bfloat16 | float16: dtype in which its weights are held."""
+    attn_implementation: str | None = None
+    """local: eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    quantization: dict[str, Any] = field(default_factory=dict)
+    """local: transformers' own quantization_config, as {quant_method: quanto, weights: int8}. Needs its library."""
     out: str = "outputs/judge"
     """Folder for judge.json and the verdicts. Replies that are there already are not asked for again."""
     rows: int | None = None
