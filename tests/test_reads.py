@@ -20,7 +20,7 @@ from llm2slm.config import CorpusConfig, JudgeConfig, PartConfig, RunConfig
 HEAD = "llm2slm: warning: given and not read by "
 
 
-@pytest.mark.parametrize("schema", set(SCHEMAS.values()), ids=lambda schema: schema.__name__)
+@pytest.mark.parametrize("schema", list(dict.fromkeys(SCHEMAS.values())), ids=lambda schema: schema.__name__)
 def test_every_key_has_a_row(schema: type) -> None:
     assert set(TABLES[schema]) == set(leaves(schema))
 
@@ -210,8 +210,11 @@ def test_in_a_sweep_each_job_is_told_of(calls: Any, capsys: Any) -> None:
     assert len(calls) == 2 and capsys.readouterr().err.count("model.cross_every=2 (read with") == 1
 
 
-@pytest.mark.parametrize("arguments", [["encode", "run=RUN"], ["demo", "run=RUN"], ["evaluate", "run=LLM", "model.llm.name=x"],
-                                       ["label", "run=LLM", "model.llm.name=x"]])  # fmt: skip
+NAMES = [[verb, "run=RUN"] for verb in ("encode", "demo")]
+NAMES += [[verb, "run=LLM", "model.llm.name=x"] for verb in ("evaluate", "label", "benchmark")]
+
+
+@pytest.mark.parametrize("arguments", NAMES, ids=" ".join)
 def test_what_names_the_work_is_refused(calls: Any, capsys: Any, arguments: list[str]) -> None:
     assert main(arguments) == 2
     said = mistake(capsys)

@@ -48,11 +48,11 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     places: Places = {}
     llms: dict[str, LLMConfig] = {}
     if config.run is not None:
-        writer = load_writer(config.run, config.llm, config.model, config.data)
+        writer = load_writer(config.run, config.llm, config.model, config.data, beside=True)
         asked, model = config.model.llm, writer.model
         config = replace(config, model=writer.config)
         tell_defaults(given)
-        places[model.label] = (writer.place, config.llm)
+        places[model.label] = (writer.place, config.llm if model.kind is SystemKind.llm2slm else None)
         systems, llms[model.label] = {model.label: model}, writer.config.llm
         reader = recorded_llm(model, config.llm, asked) if model.kind is not SystemKind.llm else None
         if reader is not None:

@@ -14,7 +14,7 @@ from llm2slm import runs
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig, recorded_changes
 from llm2slm.models.build import attach_processor, build_llm, found_as
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.saving import own_fingerprint, trained_here
+from llm2slm.models.saving import own_fingerprint, saved_kind
 from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers, UserError
 
 NOT_ASKED = ("name", "layer", "tune", "peft")
@@ -32,7 +32,13 @@ class Writer:
 
 
 def load_writer(
-    run: str, moved: str | None, asked: ModelConfig, data: DataConfig | None = None, *, recorded: bool = True
+    run: str,
+    moved: str | None,
+    asked: ModelConfig,
+    data: DataConfig | None = None,
+    *,
+    recorded: bool = True,
+    beside: bool = False,
 ) -> Writer:
     """The model of a run directory, a folder or a Hub id.
 
@@ -45,15 +51,19 @@ def load_writer(
         asked: the configuration; of a run directory the recorded one (`recorded`).
         data: limits on lengths, in place of those that the model was saved with; None: those.
         recorded: `asked` is what a run directory records, if `run` is one.
+        beside: `moved` may also be an LLM beside an SLM that is alone, and `asked.llm` its configuration.
 
     Raises:
         UserError: it cannot be loaded; or it is a trained model, and `asked.llm` says to load or ask it otherwise.
     """
     place, home = model_place(run), runs.home(run)
-    if home is None and not trained_here(place, asked.llm.revision):
+    kind = saved_kind(place, asked.llm.revision if home is None else None)
+    if moved is not None and kind is not SystemKind.llm2slm and not (beside and kind is SystemKind.slm):
+        raise UserError(f"llm={moved}: {run} has no LLM beside it, which could be at another place; leave it out")
+    if home is None and kind is None:
         llm = replace(asked.llm, name=run)
         return plain_writer(llm, data)
-    model: LLM2SLM = LLM2SLM.from_pretrained(place, llm=moved)
+    model: LLM2SLM = LLM2SLM.from_pretrained(place, llm=moved if kind is SystemKind.llm2slm else None)
     own = asked if home is not None and recorded else described(model, place, moved)
     if own is not asked and (model.kind is not SystemKind.slm or moved is None):  # else that LLM is asked so
         refuse_asked(run, asked.llm, own.llm)

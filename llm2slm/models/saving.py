@@ -110,14 +110,16 @@ def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
     return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
 
 
-def trained_here(name: str, revision: str | None = None) -> bool:
-    """Whether a Hub id or folder holds what `save` wrote, and not a plain model of somebody else's.
+def saved_kind(name: str, revision: str | None = None) -> SystemKind | None:
+    """The kind of system that a Hub id or folder holds as `save` wrote it; None for a plain model of somebody else's.
 
     Raises:
         UserError: it cannot be read.
     """
     config = read_config(name, revision)
-    return isinstance(config, LLM2SLMConfig) or bool(getattr(config, "llm2slm", None))
+    record = getattr(config, "llm2slm", None) or {}
+    kind = config.kind if isinstance(config, LLM2SLMConfig) else record.get("kind")
+    return None if kind is None else SystemKind(kind)
 
 
 def own_fingerprint(model: LLM2SLM) -> str:
@@ -165,6 +167,8 @@ def push(
 def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
     """What `LLM2SLM.from_pretrained` does."""
     config = read_config(name, revision)
+    if llm is not None and not (isinstance(config, LLM2SLMConfig) and config.llm is not None):
+        raise UserError(f"llm={llm}: {name} has no LLM beside it, which could be at another place; leave it out")
     model: ModelT
     if isinstance(config, LLM2SLMConfig):
         model = _load_hybrid(cls, config, name, llm, revision)

@@ -162,7 +162,7 @@ def test_quantization_is_honoured_wherever_the_llm_answers(
     assert mistake(capsys).startswith("model.llm.quantization.quant_method=nope is unknown")
 
 
-@pytest.mark.parametrize("key", ["chat=true", "prefix=two ", "dtype=bfloat16", "revision=main"])
+@pytest.mark.parametrize("key", ["chat=true", "prefix=two ", "dtype=bfloat16", "attn_implementation=eager"])
 def test_a_model_that_was_trained_is_asked_as_it_was_trained(root: Path, tmp_path: Path, capsys: Any, key: str) -> None:
     """Also one that was copied away from its run, whose configuration nobody can look up."""
     model = build_model(tiny_run(root).model)
@@ -234,3 +234,18 @@ def test_benchmark_asks_the_llm_beside_an_slm_as_told(root: Path, instructed: Pa
     llm, slm = benchmark(again, tmp_path / "out").systems
     assert (llm.notes["llm"]["name"], llm.notes["llm"]["chat"]) == (str(instructed), True)
     assert "llm" not in slm.notes
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "generate", "export"])
+def test_a_place_of_an_llm_that_is_not_there_is_refused(
+    root: Path, instructed: Path, tmp_path: Path, capsys: Any, verb: str
+) -> None:
+    build_model(tiny_run(root, "slm").model).save_pretrained(tmp_path / "slm")
+    more = {"generate": ["prompt=dogs"], "export": [f"out={tmp_path / 'out'}"]}
+    for run in (tmp_path / "slm", instructed):
+        assert (
+            main([verb, f"run={run}", f"llm={instructed}", *more.get(verb, [f"hydra.run.dir={tmp_path / 'out'}"])]) == 2
+        )
+        assert mistake(capsys) == (
+            f"llm={instructed}: {run} has no LLM beside it, which could be at another place; leave it out"
+        )
