@@ -126,10 +126,6 @@ NOT_READ = {
     "temperature": (["label", "label.temperature=2"], "label.temperature=2.0 (read with label.do_sample=true)"),
     "another split": (["evaluate", "run=LLM", "data.train_size=5"], "data.train_size=5 (read with split=train)"),
     "metrics": (["encode", "task.metrics=[bleu]"], "task.metrics=[bleu] (read by train, demo, evaluate, label)"),
-    "grid": (
-        ["benchmark", "run=LLM", "benchmark.response_tokens=[5]"],
-        "benchmark.response_tokens=[5] (read with benchmark.prompt_tokens)",
-    ),
     "llm without run": (["benchmark", "llm=DIR"], "llm=DIR (read with run=)"),
     "demo": (["demo", "optim.lr=0.1"], "optim.lr=0.1 (each of the systems slm, llm2slm sets its own)"),
     "tokenizer": (["tokenizer", "data.batch_tokens=9"], "data.batch_tokens=9 (read by train, demo)"),

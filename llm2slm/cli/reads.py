@@ -241,7 +241,6 @@ DATA: dict[str, Row] = {name: _of_data(name) for name in CORPUS} | {
     "buffer": row("train", "demo", "encode", if_=STREAMING),
     "cache": row(*RUN_VERBS),
 }
-"""`labels_from` of a benchmark and so on is not read: gold answers are the references."""
 
 TASK: dict[str, Row] = {
     "name": row(*DATA_VERBS),
@@ -259,7 +258,6 @@ DISTILLS = when("optim.distill above 0", lambda config: config.optim.distill > 0
 STOPS = when("callbacks.patience", lambda config: config.callbacks.patience is not None)
 WANDB = when("logger.name=wandb", lambda config: config.logger.name == "wandb")
 SAMPLES = when("label.do_sample=true", lambda config: config.label.do_sample)
-GRID = when("benchmark.prompt_tokens", lambda config: bool(config.benchmark.prompt_tokens))
 
 OPTIM = dict.fromkeys(
     ("name", "lr", "weight_decay", "betas", "warmup_steps", "schedule", "label_smoothing", "distill"), row(*FIT)
@@ -283,8 +281,9 @@ CALLBACKS = dict.fromkeys(("monitor", "mode", "patience", "generate_rows"), row(
     "min_delta": row(*FIT, if_=STOPS)
 }
 TIMED = ("benchmark", "demo")
-OF_BOTH = ("batch", "prompt_tokens", "prompts", "repeats", "warmup", "threads", "memory")
-BENCHMARK = dict.fromkeys(OF_BOTH, row(*TIMED)) | {"response_tokens": row(*TIMED, if_=GRID)}
+BENCHMARK = dict.fromkeys(
+    ("batch", "prompt_tokens", "response_tokens", "prompts", "repeats", "warmup", "threads", "memory"), row(*TIMED)
+)
 LABEL = {
     "do_sample": row("label"),
     "temperature": row("label", if_=SAMPLES),
