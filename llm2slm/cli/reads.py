@@ -1,7 +1,7 @@
 """Which verb reads which key of a run's configuration, and in which mode: a table with a row for every key.
 
-What happens to a key that is given and not read is said in `given.py`. A test fails for a key without a row. The tables
-of the verbs that have keys of their own are in `reads_verbs.py`.
+`given.py` warns of a key that is given and not read, or refuses it. A test fails for a key without a row. The tables of
+the verbs that have keys of their own are in `reads_verbs.py`.
 """
 
 from __future__ import annotations
@@ -161,10 +161,6 @@ MODEL: dict[str, Row] = {
 # data
 
 
-def _corpus(words: str, test: Callable[[CorpusConfig], bool]) -> When:
-    return when(words, test)
-
-
 def _known(config: CorpusConfig) -> bool:
     return config.name in CORPORA
 
@@ -173,17 +169,17 @@ def _from_hub(config: CorpusConfig) -> bool:
     return config.name == "hub" or (_known(config) and config.root is None)
 
 
-FILES = _corpus("data=json, data=hub or a known corpus", lambda corpus: corpus.name not in ("builtin", "mixture"))
-FROM_HUB = _corpus("data=hub, or a known corpus without data.root", _from_hub)
-NO_FOLDER = _corpus(
+FILES = when("data=json, data=hub or a known corpus", lambda corpus: corpus.name not in ("builtin", "mixture"))
+FROM_HUB = when("data=hub, or a known corpus without data.root", _from_hub)
+NO_FOLDER = when(
     "a data set of the Hub", lambda corpus: corpus.path is None or not Path(corpus.path).expanduser().is_dir()
 )
 
 CORPUS: dict[str, When] = {
     "name": ALWAYS,
-    "corpus": _corpus("data=builtin", lambda corpus: corpus.name == "builtin"),
-    "root": _corpus("a known corpus or data=mixture", lambda corpus: _known(corpus) or corpus.name == "mixture"),
-    "path": _corpus("data=hub or a known corpus", lambda corpus: corpus.name == "hub" or _known(corpus)),
+    "corpus": when("data=builtin", lambda corpus: corpus.name == "builtin"),
+    "root": when("a known corpus or data=mixture", lambda corpus: _known(corpus) or corpus.name == "mixture"),
+    "path": when("data=hub or a known corpus", lambda corpus: corpus.name == "hub" or _known(corpus)),
     "subset": FROM_HUB,
     "revision": FROM_HUB & NO_FOLDER,
     "train": FILES,

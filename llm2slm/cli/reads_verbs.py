@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm2slm.cli.reads import CORPUS, DATA, PART, RUN_KEYS, STREAMING, TASK, Row, When, row, when
+from llm2slm.cli.reads import DATA, PART, RUN_KEYS, TASK, Row, When, row, when
 from llm2slm.cli.schema import keys
 from llm2slm.config import (
     CompareConfig,
@@ -33,7 +33,7 @@ SAMPLED = when("do_sample=true", lambda config: config.do_sample)
 ONE = when("num_beams=1 and no input=", lambda config: config.input is None and config.num_beams == 1)
 GENERATE = _named(
     "generate",
-    # a trained model refuses model.llm.*, and a text of the command line refuses output
+    # the command itself refuses model.llm.* for a trained model, and output without input
     "run llm model.llm.revision model.llm.dtype model.llm.attn_implementation model.llm.quantization model.llm.prefix "
     "model.llm.chat prompt input output prefix max_new_tokens num_beams do_sample overlong seed",
     {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED},
@@ -65,8 +65,6 @@ TABLES: dict[type, dict[str, Row]] = {
     TokenizerConfig: TOKENIZER,
 }
 """By schema: every key of it that holds a value, with all that reads it."""
-
-__all__ = ["CORPUS", "PART", "STREAMING", "TABLES", "leaves"]
 
 
 def unread_parts(verb: str, parts: list[Any], default: Any) -> list[tuple[str, str]]:
