@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
-from llm2slm.config import GenerateConfig
+from llm2slm.config import GenerateConfig, PlainLLMConfig
 from llm2slm.resumable import ResumableLines
 from llm2slm.types import UserError
 
@@ -135,6 +135,8 @@ def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
         "overlong": None if job.config.overlong is None else job.config.overlong.value,
         **job.arguments,
     }
+    if job.config.model.llm != PlainLLMConfig():
+        decisive["llm"] = runs.plain(job.config.model.llm)
     if job.config.do_sample:
         decisive |= {"seed": job.config.seed, "batch_size": job.config.batch_size}
     return decisive

@@ -249,3 +249,25 @@ def test_a_place_of_an_llm_that_is_not_there_is_refused(
         assert mistake(capsys) == (
             f"llm={instructed}: {run} has no LLM beside it, which could be at another place; leave it out"
         )
+
+
+def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(
+    instructed: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    run = ["generate", f"run={instructed}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]
+    run += ["batch_size=1", "max_new_tokens=3"]
+    whole, calls = LLM2SLM.generate_text, []
+
+    def stopped(model: Any, texts: list[str], *more: Any, **arguments: Any) -> list[str]:
+        calls.append(texts)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(model, texts, *more, **arguments)
+
+    monkeypatch.setattr(LLM2SLM, "generate_text", stopped)
+    assert main(run) == 130
+    capsys.readouterr()
+    assert main([*run, "model.llm.chat=true"]) == 2
+    assert "out.txt.part" in mistake(capsys)
+    assert main(run) == 0
