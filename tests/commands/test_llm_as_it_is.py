@@ -167,6 +167,7 @@ def test_a_model_that_was_trained_is_asked_as_it_was_trained(root: Path, tmp_pat
     """Also one that was copied away from its run, whose configuration nobody can look up."""
     model = build_model(tiny_run(root).model)
     model.save_pretrained(tmp_path / "copy")
+    capsys.readouterr()  # bars of loading and saving
     for verb, more in (("generate", ["prompt=dogs"]), ("evaluate", [f"hydra.run.dir={tmp_path / 'out'}"])):
         assert main([verb, f"run={tmp_path / 'copy'}", f"model.llm.{key}", *more]) == 2
         said = mistake(capsys)
@@ -178,6 +179,7 @@ def test_a_trained_llm_is_not_asked_otherwise(root: Path, tmp_path: Path, capsys
     config = tiny_run(root, "llm", max_steps=1)
     config.model.llm.prefix = "two old: "
     train(config, tmp_path / "run")
+    capsys.readouterr()
     note = runs.read_result(tmp_path / "run")["systems"][0]["notes"]["llm"]
     assert (note["name"], note["prefix"], note["chat"]) == (config.model.llm.name, "two old: ", False)
     assert main(["generate", f"run={tmp_path / 'run'}", "prompt=dogs", "model.llm.chat=true"]) == 2
@@ -241,6 +243,7 @@ def test_a_place_of_an_llm_that_is_not_there_is_refused(
     root: Path, instructed: Path, tmp_path: Path, capsys: Any, verb: str
 ) -> None:
     build_model(tiny_run(root, "slm").model).save_pretrained(tmp_path / "slm")
+    capsys.readouterr()  # bars of loading and saving
     more = {"generate": ["prompt=dogs"], "export": [f"out={tmp_path / 'out'}"]}
     for run in (tmp_path / "slm", instructed):
         assert (
@@ -256,7 +259,7 @@ def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(
 ) -> None:
     (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS))
     run = ["generate", f"run={instructed}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]
-    run += ["batch_size=1", "max_new_tokens=3"]
+    run += ["batch_size=1", "max_new_tokens=3", "prefix="]
     whole, calls = LLM2SLM.generate_text, []
 
     def stopped(model: Any, texts: list[str], *more: Any, **arguments: Any) -> list[str]:
