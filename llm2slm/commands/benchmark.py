@@ -11,7 +11,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
 from llm2slm.commands.place import device_type, place
-from llm2slm.commands.task_choice import with_task
+from llm2slm.commands.task_choice import tell_task, with_task
 from llm2slm.commands.writers import limited, limits, llm_note, load_writer, recorded_llm
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -68,6 +68,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for system in systems.values():
         place(limited(system, config.data), config.trainer.accelerator)
     task = task_of(config.task, config.data)
+    tell_task(given.task, given.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
     timed = benchmark_systems(systems, places, data, config)
     for found in timed:

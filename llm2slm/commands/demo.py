@@ -17,7 +17,7 @@ from llm2slm.commands.benchmark import Places, benchmark_systems
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system
 from llm2slm.commands.place import device_type, place
-from llm2slm.commands.task_choice import with_task
+from llm2slm.commands.task_choice import tell_task, with_task
 from llm2slm.commands.writers import limited
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -40,8 +40,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     from llm2slm.evaluation.report import terminal_table, write_report
 
     started, console = time.perf_counter(), Console()
-    config = with_task(config)
+    given, config = config, with_task(config)
     own = check(config)
+    tell_task(given.task, given.data)
     clear(folder, own)
     runs.write_config(folder, config)
     judged: dict[str, runs.System] = {}

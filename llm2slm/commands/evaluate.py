@@ -11,7 +11,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.place import device_type, place
-from llm2slm.commands.task_choice import warn_task, with_task
+from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.writers import llm_note, load_writer
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -45,6 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     writer = load_writer(run, config.llm, config.model, config.data)
     config, model = replace(config, model=writer.config), writer.model
     tell_defaults(given)
+    tell_task(given.task, given.data)
     warn_task(config)
     place(model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)

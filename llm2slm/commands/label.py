@@ -16,7 +16,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.evaluate import check_metrics, control_note, decoding_note, show_result
 from llm2slm.commands.place import device_type, place
-from llm2slm.commands.task_choice import warn_task, with_task
+from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.writers import Writer, llm_note, load_writer, plain_writer
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -41,13 +41,15 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         UserError: the folder holds finished labels, or unfinished ones of other settings.
     """
     started = time.perf_counter()
-    config = with_task(checked(config, folder))
+    given = checked(config, folder)
+    config = with_task(given)
     task = task_of(config.task, config.data)
     check_metrics(task)
     found = writer(config)
     config, model = replace(config, model=found.config), place(found.model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     examples = data.examples(config.split)
+    tell_task(given.task, given.data)
     if config.run is None:  # else it answers as it was trained to
         warn_task(config)
     decoding = decoding_of(config)

@@ -11,26 +11,24 @@ from llm2slm.data.sources import chosen_task, task_of
 from llm2slm.data.tasks import TEXT, Task
 
 
-def with_task(config: RunConfig, *, shown: bool = True) -> RunConfig:
+def with_task(config: RunConfig) -> RunConfig:
     """The configuration with its task named, so that a run records the task it was asked as.
-
-    Args:
-        shown: print which task is taken where none was chosen.
 
     Raises:
         UserError: as `task_of`.
     """
-    task, data = named_task(config.task, config.data, shown=shown)
+    task, data = chosen_task(config.task, config.data)
+    task_of(task, data)
     return replace(config, task=task, data=data)
 
 
-def named_task(task: TaskConfig, data: DataConfig, *, shown: bool = True) -> tuple[TaskConfig, DataConfig]:
-    """`with_task` of the two sections."""
-    named, parts = chosen_task(task, data)
-    if task.name is None and shown and (data.name, data.corpus) != (DataConfig().name, DataConfig().corpus):
+def tell_task(task: TaskConfig, data: DataConfig) -> None:
+    """Prints which task is taken where none is chosen. To be called with what was given once nothing of it is found
+    wrong any more: a mistake stands alone."""
+    if task.name is None and (data.name, data.corpus) != (DataConfig().name, DataConfig().corpus):
+        named, parts = chosen_task(task, data)
         for line in _lines(parts, task_of(named, parts)):
             print(f"llm2slm: {line}", file=sys.stderr)
-    return named, parts
 
 
 def _lines(data: DataConfig, task: Task) -> list[str]:

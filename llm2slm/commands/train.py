@@ -16,7 +16,7 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
-from llm2slm.commands.task_choice import with_task
+from llm2slm.commands.task_choice import tell_task, with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -45,7 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if config.run is not None:
         folder = Path(config.run)
         config, resume = resumed(config, folder)
-    config = with_task(config, shown=first_process())
+    given, config = config, with_task(config)
     check_possible(config)
     set_seed(config.seed)
     task = task_of(config.task, config.data)
@@ -63,6 +63,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if resume is None:
         refuse_used(folder)
     if first_process():
+        tell_task(given.task, given.data)
         show_data(config, data, final)
         runs.write_config(folder, replace(config, run=None))
     with finish_loggers():
@@ -129,7 +130,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Path]:
         raise UserError(f"run={folder}: no {last.relative_to(folder)} to resume from; train without run= instead")
     if replace(config, run=None) == RunConfig():
         return replace(recorded, run=config.run), last
-    settled = with_task(config, shown=False)
+    settled = with_task(config)
     for section in ("model", "data", "task", "optim", "seed"):
         if runs.plain(getattr(settled, section)) != runs.plain(getattr(recorded, section)):
             raise UserError(
