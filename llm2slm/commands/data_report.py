@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from llm2slm.commands.task_choice import warn_task
+from llm2slm.commands.task_choice import tell_task, warn_task
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
@@ -47,10 +47,16 @@ def visible(text: str, limit: int = SHOWN) -> str:
     return f"{text[:head]!r} [... {len(text) - limit:,} characters ...] {text[-tail:]!r}"
 
 
-def show_data(config: RunConfig, data: DataModule, final: str) -> None:
-    """Shows what is about to be trained on, and warns of what is not read of it, and of prompts of `final` among it."""
+def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str) -> None:
+    """Shows what is about to be trained on, and warns of a task that is not the corpus' own, and of prompts of `final`
+    in the training data.
+
+    Args:
+        given: the configuration before its task was named (`with_task`).
+    """
     from rich.console import Console
 
+    tell_task(given.task, given.data)
     warn_task(config)
     data.compare()
     told = data.report()

@@ -16,7 +16,7 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
-from llm2slm.commands.task_choice import tell_task, with_task
+from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -63,8 +63,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     if resume is None:
         refuse_used(folder)
     if first_process():
-        tell_task(given.task, given.data)
-        show_data(config, data, final)
+        show_data(given, config, data, final)
         runs.write_config(folder, replace(config, run=None))
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
