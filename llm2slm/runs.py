@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from llm2slm.atomic import replacing, write_text
-from llm2slm.config import RunConfig
+from llm2slm.config import RunConfig, recorded_changes
 from llm2slm.types import UserError
 
 SCHEMA = 1
@@ -268,6 +268,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{place}: not YAML ({problem or str(error).splitlines()[0]})") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a configuration; expected keys and values")
+    model = loaded.get("model")
+    for side in (model.get("llm"), model.get("slm")) if isinstance(model, dict) else ():
+        if isinstance(side, dict) and isinstance(side.get("config"), dict):
+            side["config"] = recorded_changes(side.get("name"), side["config"])
     return loaded
 
 

@@ -89,7 +89,7 @@ WRONG = {
     "key of the wrong section": (["train", "model.lr=1"], "unknown key 'model.lr'; did you mean optim.lr"),
     "key far from any": (["train", "foo.bar=1"], "unknown key 'foo.bar'; keys start with one of: model, data, task"),
     "new key": (["train", "+foo=1"], "unknown key 'foo'"),
-    "key of another verb": (["generate", "data=json"], "unknown key 'data'; keys start with one of: run, llm, prompt"),
+    "key of another verb": (["generate", "data=json"], "unknown key 'data'; keys start with one of: run, llm, model, "),
     "option": (["train", "model=llm2slmm"], "no option model=llm2slmm; did you mean model=llm2slm? model has: llm, "),
     "nested option": (["train", "model/slm=t5mini"], "no option model/slm=t5mini; did you mean model/slm=t5_mini? "),
     "experiment": (["train", "experiment=nope"], "no option experiment=nope; "),

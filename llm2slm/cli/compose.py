@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.numbers import check_numbers
-from llm2slm.cli.schema import SCHEMAS, Key, keys, lookup, nearest, unknown_key
+from llm2slm.cli.schema import SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
@@ -74,7 +74,7 @@ class Repository(ConfigRepository):
 
     def __init__(self, path: ConfigSearchPath, schema: type) -> None:
         super().__init__(path)
-        self.plain = {name for name, key in keys(schema).items() if not key.section}
+        self.plain = {name for name in keys(schema) if "." not in name and not has_groups(schema, name)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Repository:
         """Hydra copies it whenever it is asked anything, so as to add folders to the copy; its sources are only read,
@@ -97,6 +97,7 @@ class Composer:
         register_schema(verb)
         self.schema = SCHEMAS[verb]
         self.config_name = config_name or verb
+        self._defaults: DictConfig | None = None
         self.path = search_path(Path(main).resolve() if main else conf_folder(), extra)
         self.loader = ConfigLoaderImpl(config_search_path=self.path)
         self.loader.repository = Repository(self.path, self.schema)
@@ -178,8 +179,7 @@ class Composer:
     def options(self, group: str) -> list[str]:
         """The options of a group that this verb has, [] for any other name."""
         top = group.partition("/")[0]
-        key = lookup(self.schema, top)
-        belongs = (key is not None and key.section) or (top == "experiment" and self.schema is RunConfig)
+        belongs = has_groups(self.schema, top) or (top == "experiment" and self.schema is RunConfig)
         return sorted(self.loader.get_group_options(group, ObjectType.CONFIG)) if group and belongs else []
 
     def groups(self, parent: str = "") -> list[str]:
@@ -234,6 +234,12 @@ class Composer:
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(one_line(error)) from None
         return composed
+
+    def defaults(self) -> DictConfig:
+        """The configuration of the verb where nothing is given; composed once."""
+        if self._defaults is None:
+            self._defaults = self.compose([])
+        return self._defaults
 
     def jobs(self, composed: DictConfig) -> list[list[str]]:
         """The overrides of each job of a sweep, checked; [] where another sweeper than Hydra's own decides."""

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.schema import SCHEMAS, Key, keys
+from llm2slm.cli.schema import SCHEMAS, Key, has_groups, keys
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
@@ -164,7 +164,7 @@ def group_options(folders: list[Path], schema: type) -> dict[str, list[str]]:
         for path in folder.rglob("*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
             top = group.partition("/")[0]
-            if (top in keys(schema) and keys(schema)[top].section) or (top == "experiment" and schema is RunConfig):
+            if has_groups(schema, top) or (top == "experiment" and schema is RunConfig):
                 found.setdefault(group, set()).add(path.stem)
     return {group: sorted(found[group]) for group in sorted(found)}
 

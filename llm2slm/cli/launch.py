@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 import time
 import traceback
@@ -23,8 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.atomic import write_text
-from llm2slm.cli.compose import Composer, one_line, quote, runs_named, typed, values
-from llm2slm.cli.stored import with_stored
+from llm2slm.cli.compose import Composer, one_line, quote, runs_named, values
+from llm2slm.cli.given import check_read
+from llm2slm.cli.named import with_named_models
+from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
 from llm2slm.config import RunConfig, TrainerConfig
@@ -143,8 +146,8 @@ class Command:
     `failure`, a job's in its folder.
     """
 
-    def __init__(self, verb: str, schema: type, jobs: int | None = None) -> None:
-        self.verb, self.schema, self.jobs = verb, schema, jobs
+    def __init__(self, verb: str, composer: Composer, jobs: int | None = None) -> None:
+        self.verb, self.composer, self.jobs = verb, composer, jobs
         self.failure: Exception | None = None
 
     def __call__(self, composed: DictConfig) -> float | None:
@@ -163,9 +166,13 @@ class Command:
 
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """The command itself; returns its first quality figure, which is what an optimizing sweeper looks at."""
-        config = typed(self.schema, composed)
+        first = os.environ.get("LOCAL_RANK", "0") == "0"  # else Lightning started it, and the first one has printed it
+        with_named_models(self.composer, composed, overrides, shown=first)
+        config, names = self.composer.typed(composed), None
         if isinstance(config, RunConfig):
-            config = with_stored(self.verb, config, overrides)
+            config, recorded = with_stored(self.verb, config, overrides), config
+            names = None if config is recorded else chosen_keys(overrides)
+        check_read(self.verb, config, self.composer.typed(self.composer.defaults()), names, shown=first)
         run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
         hush()
         result = run(config, folder)
@@ -204,7 +211,7 @@ def release() -> None:
 
 def run_once(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
     """One run of what was composed already, to be checked. Its exceptions come through as they are."""
-    command, hydra = Command(verb, composer.schema), start(verb, composer)
+    command, hydra = Command(verb, composer), start(verb, composer)
     hydra.config_loader.load_configuration = lambda *_, **__: composed
     hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
     if command.failure is not None:
@@ -223,7 +230,7 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: Dic
     HydraConfig.instance().set_config(composed)
     folder = Path(str(composed.hydra.sweep.dir)).absolute()  # once: its name holds the time
     overrides = [*overrides, f"hydra.sweep.dir={quote(str(folder))}", "hydra.mode=MULTIRUN"]
-    command = Command(verb, composer.schema, len(jobs) or None)
+    command = Command(verb, composer, len(jobs) or None)
     try:
         start(verb, composer).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:

@@ -124,6 +124,13 @@ def keys(schema: type, prefix: str = "") -> dict[str, Key]:
     return found
 
 
+def has_groups(schema: type, section: str) -> bool:
+    """Whether a section of a schema takes the options of the configuration group of that name: they set keys of
+    `RunConfig`, so that a section of another type has no place for them."""
+    key, own = keys(schema).get(section), keys(config.RunConfig).get(section)
+    return key is not None and own is not None and key.section and key.annotation is own.annotation
+
+
 @cache
 def _classes(module: str) -> dict[str, ast.ClassDef]:
     source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")

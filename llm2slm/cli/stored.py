@@ -5,6 +5,7 @@ So `llm2slm evaluate run=DIR` scores a run on its own test split, and with data=
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from omegaconf import OmegaConf
 from llm2slm import runs
 from llm2slm.cli.compose import typed
 from llm2slm.cli.schema import lookup, unknown_key
-from llm2slm.config import RunConfig
-from llm2slm.types import Labels, UserError
+from llm2slm.config import PlainLLMConfig, RunConfig
+from llm2slm.types import Labels, SystemKind, UserError
 
 VERBS = ("train", "evaluate", "label", "benchmark")
 """Verbs for which `run=DIR` brings DIR's configuration along."""
+BESIDE = tuple(f"model.llm.{key.name}" for key in dataclasses.fields(PlainLLMConfig))
+"""How the LLM is loaded and asked that an SLM without one is timed beside."""
 OWN = ("run", "llm", "split", "systems", "benchmark", "label", "encode")
 """Keys that belong to one command and are never taken from an earlier run."""
 
@@ -33,7 +36,7 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     if folder is None:
         return config
     stored = runs.read_config(folder)
-    chosen = [o.lstrip("+").partition("=")[0].partition("@")[0].replace("/", ".") for o in overrides]
+    chosen = chosen_keys(overrides)
     if "experiment" in chosen:  # an experiment may set any key: it replaces the stored configuration
         return config
     for name in flat(stored):
@@ -42,7 +45,9 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     merged = OmegaConf.create(stored)
     composed = OmegaConf.create(runs.plain(config))
     if verb != "train":
-        refuse_other_model(folder, merged, composed, chosen)
+        refuse_other_model(
+            folder, merged, composed, [name for name in chosen if not beside(verb, name, merged, config)]
+        )
         # what an LLM wrote was to be trained on; answers are judged by the corpus' own, whatever the split
         OmegaConf.update(merged, "data.labels", Labels.gold.value, force_add=True)
     for name in [*OWN, *chosen]:
@@ -50,6 +55,17 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
             OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)
     result: RunConfig = typed(RunConfig, merged)
     return result
+
+
+def chosen_keys(overrides: list[str]) -> list[str]:
+    """The keys, sections and groups (with dots) that overrides name."""
+    return [o.lstrip("+").partition("=")[0].partition("@")[0].replace("/", ".") for o in overrides]
+
+
+def beside(verb: str, name: str, stored: Any, config: RunConfig) -> bool:
+    """Whether a key is of the LLM that an SLM without one is timed beside (`benchmark run=SLM llm=LLM`)."""
+    slm = OmegaConf.select(stored, "model.kind") == SystemKind.slm.value
+    return verb == "benchmark" and slm and config.llm is not None and name in BESIDE
 
 
 def refuse_other_model(folder: Path, stored: Any, composed: Any, chosen: list[str]) -> None:

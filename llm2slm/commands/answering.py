@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
-from llm2slm.config import GenerateConfig
+from llm2slm.config import GenerateConfig, PlainLLMConfig
 from llm2slm.data.rows import READERS, open_table, suffix_of
 from llm2slm.data.rows.table import LINE, no_column, path_in, text_in
 from llm2slm.data.rows.text import lines
@@ -154,6 +154,8 @@ def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
         "overlong": None if job.config.overlong is None else job.config.overlong.value,
         **job.arguments,
     }
+    if job.config.model.llm != PlainLLMConfig():
+        decisive["llm"] = runs.plain(job.config.model.llm)
     if job.config.do_sample:
         decisive |= {"seed": job.config.seed, "batch_size": job.config.batch_size}
     return decisive

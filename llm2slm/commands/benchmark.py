@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.evaluate import (
-    as_it_is,
-    control_note,
-    final_split,
-    limited,
-    limits,
-    model_place,
-    saved,
-    tell_defaults,
-)
+from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import tell_task, with_task
+from llm2slm.commands.writers import limited, limits, llm_note, load_writer, recorded_llm
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.evaluation.benchmark import time_systems
 from llm2slm.evaluation.memory import folder_memory
-from llm2slm.models.build import build_model
+from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import Init, Overlong, SystemKind, UserError
+from llm2slm.types import Overlong, SystemKind, UserError
 
 Places = dict[str, tuple[str | LLMConfig, str | None]]
 """By system: its folder and where its LLM has moved to; or for an LLM writing alone, its configuration."""
@@ -50,27 +44,35 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for name, where in config.systems.items():
         if not isinstance(where, str):
             raise UserError(f"systems.{name}: give a run directory or a model's folder or id, as systems.{name}=DIR")
+    given, config = config, with_task(config)
     places: Places = {}
+    llms: dict[str, LLMConfig] = {}
     if config.run is not None:
-        model = saved(config.run, config.llm)
-        tell_defaults(config)
-        places[model.label] = (model_place(config.run), config.llm)
-        systems = {model.label: model}
-        reader = recorded_llm(model, config.llm)
+        writer = load_writer(config.run, config.llm, config.model, config.data, beside=True)
+        asked, model = config.model.llm, writer.model
+        config = replace(config, model=writer.config)
+        tell_defaults(given)
+        places[model.label] = (writer.place, config.llm if model.kind is SystemKind.llm2slm else None)
+        systems, llms[model.label] = {model.label: model}, writer.config.llm
+        reader = recorded_llm(model, config.llm, asked) if model.kind is not SystemKind.llm else None
         if reader is not None:
-            llm = build_model(ModelConfig(kind=SystemKind.llm, llm=reader), config.data)
-            systems = {"llm": as_it_is(llm), **systems}
+            systems, llms["llm"] = {"llm": build_llm(reader, config.data), **systems}, reader
             places["llm"] = (reader, None)
     else:
         systems = configured(config)
+        llms = dict.fromkeys(systems, config.model.llm)
     for name, where in config.systems.items():
-        systems[name] = saved(where)
-        places[name] = (model_place(where), None)
+        other = load_writer(where, None, ModelConfig(), recorded=False)
+        systems[name], llms[name] = other.model, other.config.llm
+        places[name] = (other.place, None)
     for system in systems.values():
         place(limited(system, config.data), config.trainer.accelerator)
     task = task_of(config.task, config.data)
+    tell_task(given.task, given.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
     timed = benchmark_systems(systems, places, data, config)
+    for found in timed:
+        found.notes |= llm_note(systems[found.name], llms[found.name], found.weights)
     result = runs.Result("benchmark", config.seed, runs.config_hash(config), time.perf_counter() - started, timed)
     result.device = runs.device_name(next(iter(systems.values())).device.type)
     runs.write_config(folder, config)
@@ -101,36 +103,9 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
         raise UserError(f"data.reps={config.data.reps}: the LLM's reading is a part of what is timed; leave it out")
     systems: dict[str, LLM2SLM] = {}
     if kind is SystemKind.llm2slm:
-        systems["llm"] = llm_alone(config)
+        systems["llm"] = build_llm(config.model.llm, config.data)
     model = build_model(config.model, config.data)
     return {**systems, model.label: model}
-
-
-def llm_alone(config: RunConfig) -> LLM2SLM:
-    """The configured LLM as it is, writing alone."""
-    return as_it_is(build_model(config.model.llm_alone(), config.data))
-
-
-def recorded_llm(model: LLM2SLM, moved: str | None) -> LLMConfig | None:
-    """The LLM that a saved hybrid reads with: the same revision, dtype and changes; None without guidance.
-
-    Args:
-        moved: where it is now, if not where the hybrid says.
-    """
-    record = model.config.llm
-    if record is None:
-        return None if moved is None else LLMConfig(name=moved)
-    return LLMConfig(
-        name=moved or record["name"],
-        revision=record.get("revision") if moved in (None, record["name"]) else None,  # a commit is of one place
-        init=Init(record.get("init", Init.pretrained.value)),
-        config=dict(record.get("config") or {}),
-        dtype=record["dtype"],
-        attn_implementation=record.get("attn_implementation"),
-        quantization=dict(record.get("quantization") or {}),
-        prefix=record.get("prefix", ""),
-        chat=record.get("chat", False),
-    )
 
 
 def benchmark_systems(

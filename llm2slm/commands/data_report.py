@@ -1,36 +1,20 @@
-"""What `train` prints before its first step: the table of the data, and warnings about keys that it does not read."""
+"""What `train` prints before its first step: one example as the models get it, and the table of the data."""
 
 from __future__ import annotations
 
 import sys
 
 from llm2slm.commands.builtin_llm import warn_builtin_reader
-from llm2slm.commands.evaluate import warn_language, warn_task
+from llm2slm.commands.evaluate import warn_language
+from llm2slm.commands.task_choice import tell_task, warn_task
 from llm2slm.commands.tokens_report import check_lossy, warn_tokens
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
-from llm2slm.types import Labels, SystemKind
+from llm2slm.data.tasks import Task
 
-
-def warn_unread(config: RunConfig) -> None:
-    """Tells of what is set, but not read by this training, and of a task that is not its corpus'."""
-    data = config.data
-    warn_task(config)
-    warn_builtin_reader(config)
-    warn_warmup(config)
-    if data.labels is Labels.gold and data.labels_from is not None:
-        print(
-            f"llm2slm: warning: data.labels_from={data.labels_from} is not read, as data.labels=gold: the "
-            "corpus' own answers are trained on; set data.labels=llm or mix",
-            file=sys.stderr,
-        )
-    if data.reps is not None and config.model.kind is not SystemKind.llm2slm:
-        print(
-            f"llm2slm: warning: data.reps={data.reps} is not read: model.kind={config.model.kind} is told nothing by "
-            "an LLM",
-            file=sys.stderr,
-        )
+SHOWN = 300
+"""Characters of an example text that are printed at most."""
 
 
 def warn_warmup(config: RunConfig) -> None:
@@ -45,20 +29,63 @@ def warn_warmup(config: RunConfig) -> None:
         )
 
 
-def show_data(config: RunConfig, data: DataModule, final: str) -> None:
-    """Prints the table of the training data, and warnings: keys that are not read, targets of `final` that the metrics
-    cannot tokenize, prompts of `final` that are also training prompts, texts that a tokenizer loses.
+def example_lines(data: DataModule) -> list[str]:
+    """What is put around each text, and the first training row as the models get it: the prompt of the SLM, that of the
+    LLM where it is another, and the target."""
+    task, collator = data.task, data.collator
+    example = data.first_examples("train")[0]
+    lines = [f"task {task.name}: {_around(task)}"]
+    writer, reader = collator.slm_prompts, collator.llm_prompts
+    read = {"prompt": writer.rendered(example.prompt)}
+    if collator.llm_tokenizer is not None and (other := reader.rendered(example.prompt)) != read["prompt"]:
+        read["the LLM's prompt"] = other
+    shown = {**read, "target": example.target}
+    width = max(map(len, shown))
+    return lines + [f"  {name:{width}}  {visible(text)}" for name, text in shown.items()]
+
+
+def _around(task: Task) -> str:
+    """The prefix, the templates, and the parts of a mixture with theirs."""
+    prefix = f"prefix {visible(task.prefix)}" if task.prefix else "no prefix"
+    templates = [f"template {visible(template.text)}" for template in task.templates]
+    parts = [f"{name}: {visible(text)}" for name, text in task.prefixes]
+    return ", ".join([prefix, *templates]) + (f"; prefix by part: {', '.join(parts)}" if parts else "")
+
+
+def visible(text: str, limit: int = SHOWN) -> str:
+    """A text in quotes on one line: newlines and other characters that print as nothing are escaped as in Python, and
+    of a long one the middle is left out, with the number of its characters in its place."""
+    head = limit * 2 // 3
+    tail = limit - head
+    if len(text) <= limit:
+        return repr(text)
+    return f"{text[:head]!r} [... {len(text) - limit:,} characters ...] {text[-tail:]!r}"
+
+
+def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str) -> None:
+    """Prints the task, one example, the table of the data, and warnings: a task that is not the corpus' own, targets of
+    `final` that the metrics cannot tokenize, prompts of `final` that are also training prompts, texts that a tokenizer
+    loses.
+
+    Args:
+        given: the configuration before its task was named (`with_task`).
 
     Raises:
         UserError: as `check_lossy`.
     """
     from rich.console import Console
 
-    warn_unread(config)
+    tell_task(given.task, given.data)
+    warn_task(config)
+    warn_builtin_reader(config)
+    warn_warmup(config)
     warn_language(data.task, data.examples(final))
     data.compare()
     told = data.report()
-    Console().print(table(told))
+    console = Console()
+    for line in example_lines(data):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(table(told))
     warn_tokens(config, data)
     check_lossy(config, data)
     if data.config.streaming and told["train"]["rows"] < data.config.buffer:

@@ -13,14 +13,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.commands import train
-from llm2slm.commands.benchmark import Places, benchmark_systems, llm_alone
+from llm2slm.commands.benchmark import Places, benchmark_systems
 from llm2slm.commands.card import card_of_run
-from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, limited
+from llm2slm.commands.evaluate import check_metrics, final_split, judge_system
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import tell_task, with_task
+from llm2slm.commands.writers import limited
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.evaluation.metrics import computed_alike
+from llm2slm.models.build import build_llm
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Init, Overlong, UserError
@@ -38,7 +41,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     from llm2slm.evaluation.report import terminal_table, write_report
 
     started, console = time.perf_counter(), Console()
+    given, config = config, with_task(config)
     own = check(config)
+    tell_task(given.task, given.data)
     clear(folder, own)
     runs.write_config(folder, config)
     judged: dict[str, runs.System] = {}
@@ -49,7 +54,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         judged[name].name = name
         places[name] = (str(folder / name / "model"), None)
     console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
-    systems = {LLM: llm_alone(config)}
+    systems = {LLM: build_llm(config.model.llm, config.data)}
     systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in own}
     for system in systems.values():
         place(system, config.trainer.accelerator)
@@ -124,6 +129,9 @@ def system_config(config: RunConfig, name: str) -> RunConfig:
     if not isinstance(overrides, dict):
         raise UserError(f"systems.{name}: expected overrides of the configuration, as {{model: {{kind: slm}}}}")
     base = OmegaConf.merge(OmegaConf.structured(RunConfig), runs.plain(config) | {"systems": {}})
+    for side in ("llm", "slm"):
+        if ((overrides.get("model") or {}).get(side) or {}).get("name") is not None:
+            base.model[side].config = {}  # of the model that this system names another in place of
     try:
         own = OmegaConf.to_object(OmegaConf.merge(base, overrides))
     except OmegaConfBaseException as error:

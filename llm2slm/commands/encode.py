@@ -17,8 +17,9 @@ import torch
 
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_reader
-from llm2slm.commands.evaluate import final_split, warn_task
+from llm2slm.commands.evaluate import final_split
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.collate import Encoded
@@ -38,6 +39,7 @@ def run(config: RunConfig, folder: Path) -> None:
         UserError: no hybrid, an LLM of random weights, or the folder holds something else.
     """
     checked(config, folder)
+    given, config = config, with_task(config)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     task = task_of(config.task, config.data)
@@ -47,6 +49,7 @@ def run(config: RunConfig, folder: Path) -> None:
     splits = list(dict.fromkeys(("train", "validation", final_split(config.data))))
     for split in splits:  # bad data is found before anything is written
         data.prepare(split)
+    tell_task(given.task, given.data)
     warn_task(config)
     warn_builtin_reader(config)
     with open_writer(folder / STORE, model, config.encode.dtype) as store:

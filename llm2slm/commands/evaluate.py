@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import tell_task, warn_task, with_task
+from llm2slm.commands.writers import llm_note, load_writer
 from llm2slm.config import DataConfig, RunConfig
-from llm2slm.data.corpora import CORPORA
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
@@ -22,10 +24,9 @@ from llm2slm.evaluation.decoding import asked, in_force, in_words, own_settings
 from llm2slm.evaluation.metrics import BERTSCORE, PERPLEXITY, Measured
 from llm2slm.evaluation.perplexity import perplexity
 from llm2slm.evaluation.predict import predict, prediction_rows
-from llm2slm.models.build import attach_processor
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.types import Control, Example, SystemKind, UserError
+from llm2slm.types import Control, Example, UserError
 
 SAMPLES = 32
 """Rows of predictions that a result carries for the report."""
@@ -34,14 +35,18 @@ SAMPLES = 32
 def run(config: RunConfig, folder: Path) -> runs.Result:
     """Evaluates a trained system, or (`run=builtin/llm`, or any Hub id) a plain model, on `split`."""
     started = time.perf_counter()
-    if config.run is None:
+    run = config.run
+    if run is None:
         raise UserError("evaluate needs run=DIR: the run directory that `train` wrote, or a model's folder or id")
+    given, config = config, with_task(config)
     task = task_of(config.task, config.data)
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
     device_type(config.trainer.accelerator)
-    model = limited(saved(config.run, config.llm), config.data)
-    tell_defaults(config)
+    writer = load_writer(run, config.llm, config.model, config.data)
+    config, model = replace(config, model=writer.config), writer.model
+    tell_defaults(given)
+    tell_task(given.task, given.data)
     warn_task(config)
     warn_builtin_llm([config.run, (model.config.llm or {}).get("name")], config.data)
     place(model, config.trainer.accelerator)
@@ -69,48 +74,12 @@ def show_result(folder: Path) -> None:
     print(folder / "result.json")
 
 
-def model_place(run: str) -> str:
-    """The model of a run directory; anything else (a model's own folder, an id) stays as it is."""
-    inside = Path(run) / "model"
-    return str(inside) if inside.is_dir() else run
-
-
-def saved(run: str, llm: str | None = None) -> LLM2SLM:
-    """The model of a run directory, a folder or a Hub id. Of a plain model that no run here has trained, nothing counts
-    as trainable (nor where a run's own was copied away from its run).
-
-    Args:
-        llm: where its LLM is now, if it has moved.
-    """
-    model: LLM2SLM = LLM2SLM.from_pretrained(model_place(run), llm=llm)
-    return as_it_is(model) if runs.home(run) is None and model.kind is not SystemKind.llm2slm else model
-
-
-def as_it_is(model: LLM2SLM) -> LLM2SLM:
-    """The model with no weight that counts as trainable."""
-    model.requires_grad_(False)
-    return model
-
-
 def check_metrics(task: Task) -> None:
     """Refuses a metric that is not known, or whose model is not there, before anything is loaded or trained."""
     metrics.check(task.metrics)
     for name in task.metrics:
         if name.startswith(BERTSCORE):
             bertscore.check(name)
-
-
-def warn_task(config: RunConfig) -> None:
-    """Warns where a known corpus is asked as another task than it is made for, in that task's own words: `task` is
-    translation unless it is set, whatever `data` is."""
-    corpus, task = CORPORA.get(config.data.name), config.task
-    if corpus is None or task.name == corpus.task or task.prefix is not None or task.template is not None:
-        return
-    print(
-        f"llm2slm: warning: data={config.data.name} is made for {corpus.task}, and is asked as {task.name}; set "
-        f"task={corpus.task} (or task.prefix, to ask in words of your own)",
-        file=sys.stderr,
-    )
 
 
 def warn_language(task: Task, examples: Sequence[Example]) -> None:
@@ -146,22 +115,6 @@ def tell_defaults(config: RunConfig) -> None:
         )
 
 
-def limited(model: LLM2SLM, data: DataConfig) -> LLM2SLM:
-    """The model under the configuration's limits on lengths, in place of those that it was saved with."""
-    model.config.limits = limits(data)
-    attach_processor(model, model.collator.slm_tokenizer, model.collator.llm_tokenizer)
-    return model
-
-
-def limits(data: DataConfig) -> dict[str, Any]:
-    """The configuration's limits on lengths as a model records them."""
-    return {
-        "max_prompt_tokens": data.max_prompt_tokens,
-        "max_response_tokens": data.max_response_tokens,
-        "overlong": data.overlong.value,
-    }
-
-
 def judge_system(
     model: LLM2SLM,
     data: DataModule,
@@ -193,6 +146,7 @@ def judge_system(
     system.buckets = quality_by_length(examples, measured)
     notes = {"split": split, "data": data.report()} | language_note(task)
     system.notes = notes | decoding_note(model, task) | control_note(model)
+    system.notes |= llm_note(model, config.model.llm, system.weights)
     return system
 
 

@@ -76,7 +76,7 @@ def check(config: ExportConfig) -> Path:
 
 def load(config: ExportConfig) -> LLM2SLM:
     """The trained model, its LLM checked."""
-    from llm2slm.commands.evaluate import model_place
+    from llm2slm.commands.writers import model_place
     from llm2slm.models.hybrid import LLM2SLM
 
     hush()

@@ -137,13 +137,14 @@ def load(config: GenerateConfig) -> LLM2SLM:
     """The model, on the GPU where there is one."""
     import torch
 
-    from llm2slm.commands.evaluate import model_place
     from llm2slm.commands.place import place
-    from llm2slm.models.hybrid import LLM2SLM
+    from llm2slm.commands.writers import load_writer
+    from llm2slm.config import ModelConfig
 
     hush()
     torch.manual_seed(config.seed)
-    model: LLM2SLM = LLM2SLM.from_pretrained(model_place(str(config.run)), llm=config.llm)
+    asked = ModelConfig(llm=config.model.llm.named(str(config.run)))
+    model = load_writer(str(config.run), config.llm, asked, recorded=False).model
     model.eval()
     if model.control is not Control.none:
         print(f"llm2slm: warning: {config.run} is a control: {TOLD[model.control]}", file=sys.stderr)

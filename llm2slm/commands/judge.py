@@ -50,7 +50,7 @@ SCHEMA = 1
 AT_LEAST = {"rows": 1, "max_tokens": 1, "temperature": 0, "workers": 1, "retries": 0, "wait": 0, "price_in": 0,
             "price_out": 0}  # fmt: skip
 OF_ENDPOINT = ("model", "key_env", "temperature", "parameters", "workers", "timeout", "retries", "wait")
-OF_LOCAL = ("revision", "dtype")
+OF_LOCAL = ("revision", "dtype", "attn_implementation", "quantization")
 DTYPES = ("float32", "bfloat16", "float16")
 OURS = ("model", "messages", "stream", "n")
 """Fields of a request that are not for the user: one whole reply is read."""
@@ -160,7 +160,7 @@ def secret(key_env: str | None) -> str | None:
 def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
     """The model on this machine, on the GPU where there is one, and what of it decides a reply."""
     from llm2slm.commands.place import device_type
-    from llm2slm.config import LanguageModelConfig
+    from llm2slm.config import LLMConfig
     from llm2slm.data.tokenizer import load_tokenizer
     from llm2slm.models.hybrid import LLM2SLM
     from llm2slm.models.pretrained import commit, load_language_model, locate, read_config
@@ -171,10 +171,18 @@ def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
     if read_config(name, config.revision).model_type == LLM2SLM.config_class.model_type:
         raise UserError(f"local={name}: is a hybrid, or has virtual tokens; a judge is a plain model of transformers")
     tokenizer = load_tokenizer(place, config.revision)
-    model = load_language_model(LanguageModelConfig(name, config.revision, dtype=config.dtype), tokenizer)
+    loaded = {key: getattr(config, key) for key in OF_LOCAL}
+    model = load_language_model(LLMConfig(name, **loaded), tokenizer)
     model.to(device_type("auto"))
     version = fingerprint(Path(place)) if Path(place).is_dir() else commit(name, config.revision)
-    identity = {"local": name, "version": version, "dtype": config.dtype, "max_tokens": config.max_tokens}
+    identity: dict[str, Any] = {
+        "local": name,
+        "version": version,
+        "dtype": config.dtype,
+        "max_tokens": config.max_tokens,
+    }
+    if config.quantization:  # not asked for in earlier versions, whose replies are found by the rest
+        identity["quantization"] = config.quantization
     return LocalJudge(name, model, tokenizer, config.max_tokens), identity
 
 

@@ -16,18 +16,16 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.evaluate import (
-    as_it_is,
     check_metrics,
     control_note,
     decoding_note,
     language_note,
-    limited,
-    saved,
     show_result,
     warn_language,
-    warn_task,
 )
 from llm2slm.commands.place import device_type, place
+from llm2slm.commands.task_choice import tell_task, warn_task, with_task
+from llm2slm.commands.writers import Writer, llm_note, load_writer, plain_writer
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
@@ -35,7 +33,6 @@ from llm2slm.data.tasks import Task
 from llm2slm.evaluation.decoding import asked, in_force, sampling
 from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answer_batches
-from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.resumable import ResumableLines
@@ -52,12 +49,15 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         UserError: the folder holds finished labels, or unfinished ones of other settings.
     """
     started = time.perf_counter()
-    config = checked(config, folder)
+    given = checked(config, folder)
+    config = with_task(given)
     task = task_of(config.task, config.data)
     check_metrics(task)
-    model = place(writer(config), config.trainer.accelerator)
+    found = writer(config)
+    config, model = replace(config, model=found.config), place(found.model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     examples = data.examples(config.split)
+    tell_task(given.task, given.data)
     if config.run is None:  # else it answers as it was trained to
         warn_task(config)
         warn_builtin_llm([config.model.llm.name], config.data)
@@ -110,11 +110,11 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
     return replace(config, data=replace(config.data, labels=Labels.gold))
 
 
-def writer(config: RunConfig) -> LLM2SLM:
-    """Who writes the labels."""
+def writer(config: RunConfig) -> Writer:
+    """The model that writes the labels."""
     if config.run is not None:
-        return limited(saved(config.run, config.llm), config.data)
-    return as_it_is(build_model(config.model.llm_alone(), config.data))
+        return load_writer(config.run, config.llm, config.model, config.data)
+    return plain_writer(config.model.llm, config.data)
 
 
 def decoding_of(config: RunConfig) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def settings(config: RunConfig, model: LLM2SLM, examples: list[Example]) -> dict
         "model": config.run or config.model.llm.name,
         "weights": own_fingerprint(model),
         "dtype": str(model.slm.dtype).removeprefix("torch."),  # weights may be the same in both
-        "quantization": {} if config.run is not None else dict(config.model.llm.quantization),
+        "quantization": dict(config.model.llm.quantization),
         "frame": model.config.llm_frame,
         "split": config.split,
         "rows": runs.text_hash(example.prompt for example in examples),
@@ -153,6 +153,7 @@ def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answ
     system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
     notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}
     system.notes = notes | language_note(task) | decoding_note(model, task, decoding_of(config)) | control_note(model)
+    system.notes |= llm_note(model, config.model.llm)
     return system
 
 

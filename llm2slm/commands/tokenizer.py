@@ -28,7 +28,11 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
     Raises:
         UserError: the corpus cannot be read, or the vocabulary is too small.
     """
-    print(train(config.data, config.task, config.seed, config.vocab_size, Path(config.out)))
+    from llm2slm.commands.task_choice import tell_task
+
+    told = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
+    tell_task(config.task, config.data)
+    print(told)
 
 
 def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:

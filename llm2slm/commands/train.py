@@ -29,6 +29,7 @@ from llm2slm.commands.resume import (
     refuse_used,
     start_over,
 )
+from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -68,13 +69,14 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
                 print(f"llm2slm: {folder}: trained and tested already; nothing is missing", file=sys.stderr)
                 show_result(folder)
             return stored
+    given, config = config, with_task(config)
     ready = prepare(config, folder, None if begun is None else begun.checkpoint)
     if starts_over:
         start_over(folder)
     elif begun is None:
         refuse_used(folder)
     if first_process():
-        show_data(config, ready.data, ready.final)
+        show_data(given, config, ready.data, ready.final)
         runs.write_config(folder, replace(config, run=None))
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
     with finish_loggers():
@@ -186,8 +188,9 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
         )
     if replace(config, run=None) == RunConfig():
         config = replace(recorded, run=config.run)
+    settled = with_task(config)
     for section in ("model", "data", "task", "optim", "seed"):
-        if runs.plain(getattr(config, section)) != runs.plain(getattr(recorded, section)):
+        if runs.plain(getattr(settled, section)) != runs.plain(getattr(recorded, section)):
             raise UserError(
                 f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
                 "callbacks only: leave the rest out, or train anew without run="

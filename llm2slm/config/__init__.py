@@ -6,7 +6,15 @@ YAML files under `conf/` state only what differs from these defaults. Code below
 """
 
 from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig
-from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
+from llm2slm.config.model import (
+    LanguageModelConfig,
+    LLMConfig,
+    ModelConfig,
+    PlainLLMConfig,
+    PlainModelConfig,
+    ProjectorConfig,
+    recorded_changes,
+)
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, ExportConfig, GenerateConfig, JudgeConfig, ReportConfig
@@ -28,10 +36,13 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PartConfig",
+    "PlainLLMConfig",
+    "PlainModelConfig",
     "ProjectorConfig",
     "ReportConfig",
     "RunConfig",
     "TaskConfig",
     "TokenizerConfig",
     "TrainerConfig",
+    "recorded_changes",
 ]

@@ -50,7 +50,8 @@ class PartConfig(CorpusConfig):
     """Use its training rows again where its share asks for more than it has; else the whole mixture is as small as to
     do without."""
     task: str | None = None
-    """translation | summarization | instruction. None: what the corpus is made for, else task.name."""
+    """translation | summarization | instruction | text. None: what the corpus is made for, else task.name; text where
+    that is not set either."""
     prefix: str | None = None
     """As task.prefix, for these rows; task.prefix itself comes before it."""
     template: list[str] | None = None
@@ -106,8 +107,9 @@ class DataConfig(CorpusConfig):
 class TaskConfig:
     """What the models are asked, and how the answer is judged. Empty fields: the task's own (data/tasks.py)."""
 
-    name: str = "translation"
-    """translation | summarization | instruction | mixture (each row says its own task)."""
+    name: str | None = None
+    """translation | summarization | instruction | text (no prefix) | mixture (each row says its own task). None: the
+    task that a known or built-in corpus is made for; text for data=json and data=hub."""
     prefix: str | None = None
     """Put in front of every source; T5 models need theirs."""
     template: list[str] | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers
@@ -23,9 +24,10 @@ class LanguageModelConfig:
     """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained where there is a
     name, else random."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Values of the transformers config. With a `model_type`: a whole new model (init=random), which gives way to a
-    `name` where one is set too. Without: changes to the named model's config; pretrained weights must still fit.
-    vocab_size and special token ids always follow the tokenizer when init=random."""
+    """Values of the transformers config. With a `model_type`: a whole new model (init=random), without a `name`. On the
+    command line a `name` replaces a model that a group or an experiment describes so. Without a `model_type`: changes
+    to the named model's config, which pretrained weights must fit, every one of them. vocab_size and special token ids
+    always follow the tokenizer when init=random."""
     tokenizer: str | None = None
     """Hub id or folder of its tokenizer; `train:8000`: train one of so many entries on the training split first. None:
     that of `name` (with tokenizers=shared the LLM's, for both)."""
@@ -51,6 +53,12 @@ class LanguageModelConfig:
     def start(self) -> Init:
         """What `init` says, or means where it says nothing."""
         return self.init or (Init.random if self.name is None else Init.pretrained)
+
+
+def recorded_changes(name: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`LanguageModelConfig.config` as it was used: earlier versions recorded a whole config (one with a model_type)
+    beside a name, and did not use it."""
+    return {} if name is not None and "model_type" in config else dict(config)
 
 
 @dataclass
@@ -102,6 +110,31 @@ class ModelConfig:
     (the same vector everywhere) | shuffled (what it says of another prompt of the batch) | zero (z is 0). In training
     as in use."""
 
-    def llm_alone(self) -> ModelConfig:
-        """Of its LLM, writing alone."""
-        return replace(deepcopy(self), kind=SystemKind.llm, control=Control.none)
+
+@dataclass
+class PlainLLMConfig:
+    """How an LLM that was not trained here is loaded and asked: keys of `LLMConfig` with the same meaning."""
+
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    dtype: str = "float32"
+    """float32 | bfloat16 | float16: dtype in which the weights are held."""
+    attn_implementation: str | None = None
+    """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    quantization: dict[str, Any] = field(default_factory=dict)
+    """transformers' own quantization_config, as {quant_method: quanto, weights: int8}. Needs its library."""
+    prefix: str = ""
+    """Put in front of every prompt; with `chat` it is part of the user's turn."""
+    chat: bool = False
+    """Put every prompt into the LLM's chat template, as a user's turn that is to be answered."""
+
+    def named(self, name: str) -> LLMConfig:
+        """The configuration of the LLM of that name."""
+        return LLMConfig(name=name, **deepcopy(vars(self)))
+
+
+@dataclass
+class PlainModelConfig:
+    """Keys of the model that `generate` accepts: those of a plain LLM."""
+
+    llm: PlainLLMConfig = field(default_factory=PlainLLMConfig)

@@ -19,7 +19,8 @@ class BenchmarkConfig:
     prompt_tokens: list[int] = field(default_factory=list)
     """Prompt lengths, in LLM tokens. Empty: prompts of the test split, each with its reference's own length."""
     response_tokens: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
-    """Response lengths, in tokens, forced on every system. Unused for the test's own lengths."""
+    """Response lengths, in tokens, forced on every system, for the prompt lengths above (where there are none, for
+    prompts of median length). The rows that are timed at the test's own lengths do not depend on it."""
     prompts: int = 32
     """Prompts of the test split (validation where there is none) that are timed at their own lengths."""
     repeats: int = 5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from dataclasses import field as new_field
 from typing import Any
 
+from llm2slm.config.model import PlainModelConfig
 from llm2slm.types import Overlong
 
 
@@ -16,6 +18,9 @@ class GenerateConfig:
     """Run directory, model folder, or Hub id of the model that answers; `builtin/llm` is the built-in LLM."""
     llm: str | None = None
     """Where the LLM of `run` is now, if it has moved."""
+    model: PlainModelConfig = new_field(default_factory=PlainModelConfig)
+    """How `run` is loaded and asked, where it is an LLM that was not trained here. A trained model is used as it was
+    trained, and refuses these keys."""
     prompt: str | None = None
     """One text to answer."""
     input: str | None = None
@@ -103,6 +108,10 @@ class JudgeConfig:
     """local: Hub branch, tag or commit."""
     dtype: str = "float32"
     """local: float32 | bfloat16 | float16: dtype in which its weights are held."""
+    attn_implementation: str | None = None
+    """local: eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    quantization: dict[str, Any] = field(default_factory=dict)
+    """local: transformers' own quantization_config, as {quant_method: quanto, weights: int8}. Needs its library."""
     out: str = "outputs/judge"
     """Folder for judge.json and the verdicts. Replies that are there already are not asked for again."""
     rows: int | None = None

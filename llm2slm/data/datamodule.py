@@ -243,6 +243,11 @@ class DataModule(LightningDataModule):
         self.prepare(split)
         return self._encoded[FIRST_ROWS if split == "train" and self.config.streaming else split]
 
+    def first_examples(self, split: str) -> list[Example]:
+        """The rows of `first_rows` as the task sees them, dropped ones too."""
+        self.prepare(split)
+        return self._examples[FIRST_ROWS if split == "train" and self.config.streaming else split]
+
     def once(self, split: str) -> Iterator[list[Encoded]]:
         """A split from its first row to its last, in parts that fit into memory; whole, where it is not streamed.
 

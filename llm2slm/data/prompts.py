@@ -107,6 +107,10 @@ class PromptTokenizer:
         self._tail = max(final_special_tokens(tokenizer) if self.frame.special_tokens else 0, int(bool(mark)))
         self._encode = PlainText(tokenizer, self.frame.before, self.frame.after, self.frame.special_tokens)
 
+    def rendered(self, prompt: str) -> str:
+        """The prompt as it is tokenized: with the end mark and what stands around it."""
+        return self.frame.around(prompt + self.mark)
+
     def __call__(self, prompts: Sequence[str]) -> list[tuple[list[int], Spans | None]]:
         """Token ids of each prompt, and where they lie in it.
 

@@ -28,7 +28,7 @@ from llm2slm.data.hub import Split, hub_split
 from llm2slm.data.languages import known
 from llm2slm.data.rows import open_table
 from llm2slm.data.rows.table import memory_table, nearest
-from llm2slm.data.tasks import TASKS, Task, mixed, resolve
+from llm2slm.data.tasks import TASKS, TEXT, Task, mixed, resolve
 from llm2slm.data.templates import Template
 from llm2slm.types import Labels, UserError
 
@@ -153,11 +153,13 @@ def task_of(task: TaskConfig, data: DataConfig) -> Task:
     """The task of a configuration on its corpus: languages word the prefix and tokenize targets in metrics, templates
     word the source.
 
-    Each part of a mixture has a task of its own: the one it names, else the one its corpus is made for, else `task`.
+    Without `task.name` it is the corpus' own (`own_task`). Each part of a mixture has a task: the one it names, else
+    the one its corpus is made for, else `task`.
 
     Raises:
         UserError: no such task, no such language, something that is no template, or parts that cannot be mixed.
     """
+    task, data = chosen_task(task, data)
     if data.name != "mixture":
         found = resolve(task, languages(data), _templates(data), target_language(data))
         by_task = data.name == "builtin" and data.corpus == "mixture" and task.language is None
@@ -166,6 +168,23 @@ def task_of(task: TaskConfig, data: DataConfig) -> Task:
     mixture.check_parts(parts)
     own = [_part_task(task, part, f"data.parts[{number}]") for number, part in enumerate(parts)]
     return mixed(task, list(zip(mixture.labels(parts), own, strict=True)))
+
+
+def own_task(config: CorpusConfig) -> str:
+    """The task that a corpus is made for; `TEXT` for rows of which nothing is known."""
+    if config.name == "builtin":
+        return config.corpus if config.corpus in TASKS else TEXT  # a wrong one is refused where it is read
+    if config.name == "mixture":
+        return config.name
+    return CORPORA[config.name].task if config.name in CORPORA else TEXT
+
+
+def chosen_task(task: TaskConfig, data: DataConfig) -> tuple[TaskConfig, DataConfig]:
+    """The same with every task that nobody chose named: `task.name`, and that of each part of a mixture."""
+    if task.name is not None:
+        return task, data
+    parts = [replace(part, task=part.task or own_task(part)) for part in data.parts]
+    return replace(task, name=own_task(data)), replace(data, parts=parts)
 
 
 def _templates(config: CorpusConfig) -> tuple[str, ...]:
@@ -185,14 +204,14 @@ def _parts(data: DataConfig) -> list[PartConfig]:
 
 
 def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
-    made_for = part.corpus if part.name == "builtin" else CORPORA[part.name].task if part.name in CORPORA else task.name
+    of_project = part.name == "builtin" or part.name in CORPORA
     if part.name not in ("builtin", "json", "hub"):
         try:
             known_corpus(part.name)
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
-    name = part.task or made_for
-    single = [known for known in TASKS if known != "mixture"]
+    name = part.task or (own_task(part) if of_project else task.name)
+    single = [task_name for task_name in TASKS if task_name != "mixture"]
     if name not in single:
         raise UserError(f"{place}: its task is one of {', '.join(single)}; it is {name}")
     template = task.template if part.template is None else part.template

@@ -73,10 +73,14 @@ class Task:
         return Example(index=index, source=source, prompt=prefix + source, target=target, language=language)
 
 
+TEXT = "text"
+"""The task of rows of which nothing is known: no prefix, and metrics that fit any text."""
+
 _SINGLE = (
     Task("translation", "translate English to German: ", ("bleu", "chrf"), 64),
     Task("summarization", "summarize: ", ("rougeL", "rouge1", "rouge2", "rougeLsum"), 96),
     Task("instruction", "", ("rougeL", "exact_match"), 128),
+    Task(TEXT, "", ("rougeL", "chrf", "exact_match"), 128),
 )
 _MIXTURE = Task("mixture", "", ("bleu", "rougeL"), 128, prefixes=tuple((task.name, task.prefix) for task in _SINGLE))
 
@@ -92,7 +96,8 @@ def resolve(
     """The task of a configuration: the table's, with what the configuration overrides.
 
     Args:
-        config: its empty fields take the table's values. With a mixture, `prefix` comes before each row's own.
+        config: its empty fields take the table's values (without a name those of `TEXT`). With a mixture, `prefix`
+            comes before each row's own.
         languages: English names of a corpus' source and target language (`sources.languages`); they word the
             default prefix of translation.
         templates: the corpus' own.
@@ -101,10 +106,11 @@ def resolve(
     Raises:
         UserError: no such task, no such language, or something that is no template.
     """
-    if config.name not in TASKS:
-        near = get_close_matches(config.name, TASKS, n=1, cutoff=0.0)[0]
-        raise UserError(f"task.name={config.name}: unknown; did you mean {near}? (tasks: {', '.join(TASKS)})")
-    task = TASKS[config.name]
+    name = TEXT if config.name is None else config.name
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, n=1, cutoff=0.0)[0]
+        raise UserError(f"task.name={name}: unknown; did you mean {near}? (tasks: {', '.join(TASKS)})")
+    task = TASKS[name]
     prefix = task.prefix
     if languages and task.name == "translation":
         prefix = f"translate {languages[0]} to {languages[1]}: "

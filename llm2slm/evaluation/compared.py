@@ -21,6 +21,8 @@ from llm2slm.types import UserError
 
 PREDICTIONS = "predictions.jsonl"
 FIELDS = ("source", "target", "prediction")
+ASKED = ("prefix", "chat", "quantization")
+"""Of what a result notes of an LLM (`commands.writers.llm_note`), how it is asked."""
 
 
 @dataclass
@@ -61,6 +63,12 @@ class Answers:
         """How it decoded, where its result says so."""
         found = (self.system.get("notes") or {}).get("decoding")
         return found if isinstance(found, Mapping) else None
+
+    @property
+    def llm(self) -> Mapping[str, Any] | None:
+        """How its LLM is asked, where it has one and its result says so."""
+        found = (self.system.get("notes") or {}).get("llm")
+        return {key: found.get(key) for key in ASKED} if isinstance(found, Mapping) else None
 
     @property
     def predictions(self) -> list[str]:

@@ -182,7 +182,7 @@ def compare(
         _system(answers, {metric: own[place][0] for metric, own in scored.items()}, compared[place])
         for place, answers in enumerate(systems)
     ]
-    notes = [*_notes(systems, settings, llm), *_decoding_notes(systems), *_speed_notes(systems, timing)]
+    notes = [*_notes(systems, settings, llm), *_different(systems), *_speed_notes(systems, timing)]
     notes += _changed(systems, shown)
     row = next((answers.row for answers in systems if answers.row is not None), None)
     return Comparison(
@@ -319,9 +319,19 @@ def _notes(systems: Sequence[Answers], settings: Settings, llm: int | None) -> l
     return notes
 
 
-def _decoding_notes(systems: Sequence[Answers]) -> list[str]:
-    """Where systems decoded differently, which is not what they are compared for; of those whose results say how."""
-    said = {answers.label: answers.decoding for answers in systems if answers.decoding is not None}
+def _different(systems: Sequence[Answers]) -> list[str]:
+    """Where systems decoded differently, or their LLMs were asked differently, which is not what they are compared for;
+    of those whose results say how."""
+    decoding = {answers.label: answers.decoding for answers in systems if answers.decoding is not None}
+    asking = {answers.label: answers.llm for answers in systems if answers.llm is not None}
+    return [
+        *(f"Decoded differently: {each}." for each in _differing(decoding)),
+        *(f"LLMs asked differently: {each}." for each in _differing(asking)),
+    ]
+
+
+def _differing(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Settings of which systems have different values, with the systems of each value."""
     differing = []
     for name in dict.fromkeys(name for settings in said.values() for name in settings):
         by_value: dict[str, list[str]] = {}
@@ -330,7 +340,7 @@ def _decoding_notes(systems: Sequence[Answers]) -> list[str]:
             by_value.setdefault(value, []).append(label)
         if len(by_value) > 1:
             differing.append("; ".join(f"{value} of {', '.join(labels)}" for value, labels in by_value.items()))
-    return [f"Decoded differently: {each}." for each in differing]
+    return differing
 
 
 def _speed_notes(systems: Sequence[Answers], timing: Timing) -> list[str]:

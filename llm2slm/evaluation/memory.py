@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2slm.config import DataConfig, LLMConfig, ModelConfig
+from llm2slm.config import DataConfig, LLMConfig
 from llm2slm.evaluation.benchmark import Memory
 from llm2slm.runs import plain
-from llm2slm.types import Init, SystemKind, UserError
+from llm2slm.types import Init, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -113,14 +113,14 @@ def peak_resident_mb() -> float:
 
 def _load(source: str | dict[str, Any], llm: str | None, limits: dict[str, Any] | None) -> LLM2SLM:
     """The system that a request names."""
-    from llm2slm.models.build import attach_processor, build_model
+    from llm2slm.models.build import attach_processor, build_llm
     from llm2slm.models.hybrid import LLM2SLM
 
     model: LLM2SLM
     if isinstance(source, dict):
         config = LLMConfig(**source | {"init": source["init"] and Init(source["init"])})
         data = DataConfig() if limits is None else DataConfig(max_response_tokens=limits["max_response_tokens"])
-        model = build_model(ModelConfig(kind=SystemKind.llm, llm=config), data)
+        model = build_llm(config, data)
     else:
         model = LLM2SLM.from_pretrained(source, llm=llm)
     if limits is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
 from llm2slm.data.processor import LLM2SLMProcessor
@@ -17,10 +17,10 @@ from llm2slm.data.tokenizer import first_added, load_tokenizer
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
-from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate
+from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, model_config
 from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
-from llm2slm.models.tuning import choose_trainable
+from llm2slm.models.tuning import FULL, choose_trainable
 from llm2slm.models.virtual import PROMPT, taken, virtual_tokens
 from llm2slm.models.vocabulary import check_trained, grow
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
@@ -151,6 +151,33 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     return model
 
 
+def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
+    """An LLM as it is, writing alone: every command that lets one answer builds it here.
+
+    No weight counts as trainable: `tune` and `peft` are not read, nor is `layer`. All other keys are.
+
+    Args:
+        data: its limits on lengths; None: `default_limits`.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    llm = replace(llm, tune=FULL, peft={})
+    if data is None:
+        tokenizer, _ = load_tokenizers(ModelConfig(kind=SystemKind.llm, llm=llm))
+        data = DataConfig(**default_limits(model_config(llm, tokenizer)))
+    model = build_model(ModelConfig(kind=SystemKind.llm, llm=llm), data)
+    model.requires_grad_(False)
+    return model
+
+
+def default_limits(config: PreTrainedConfig) -> dict[str, Any]:
+    """Limits on lengths of a model that records none: the defaults, its response at most half of its positions."""
+    data, positions = DataConfig(), getattr(config.get_text_config(), "max_position_embeddings", None)
+    response = data.max_response_tokens if positions is None else min(data.max_response_tokens, positions // 2)
+    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}
+
+
 def _frame_record(
     cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, llm_tokenizer: PreTrainedTokenizerBase | None
 ) -> dict[str, Any] | None:
@@ -160,15 +187,20 @@ def _frame_record(
     return asdict(frame(llm_tokenizer or tokenizer, cfg.llm.prefix, cfg.llm.chat))
 
 
-def reader_record(cfg: LLMConfig, encoder: Reader) -> dict[str, Any]:
-    """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
-    name = cfg.name
-    revision = cfg.revision
+def found_as(cfg: LanguageModelConfig) -> tuple[str | None, str | None]:
+    """Name and revision that find a model again: the absolute path of a local folder, the commit of a Hub id."""
+    name, revision = cfg.name, cfg.revision
     if name is not None and not name.startswith(BUILTIN):
         if Path(locate(name)).is_dir():
             name = str(Path(locate(name)).resolve())
         else:
             revision = commit(name, revision) or revision
+    return name, revision
+
+
+def reader_record(cfg: LLMConfig, encoder: Reader) -> dict[str, Any]:
+    """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
+    name, revision = found_as(cfg)
     record = {"name": name, "revision": revision, "layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
     return (
         record

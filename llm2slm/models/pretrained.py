@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -99,18 +100,21 @@ def _with_decoder_depth(config: PreTrainedConfig) -> PreTrainedConfig:
 def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """The transformers config of a model to build: the named one with `cfg.config` as changes, or a whole new one.
 
-    A whole `cfg.config` (one with a model_type) describes a model of its own and gives way to a name.
-
     Raises:
-        UserError: neither a name nor a whole config; the name of a hybrid; a value that the config does not have, or of
-            the wrong type.
+        UserError: neither a name nor a whole config (one with a model_type), or both; the name of a hybrid; a value
+            that the config does not have, or of the wrong type.
     """
     side, whole = _side(cfg), "model_type" in cfg.config
     if cfg.name is None and (cfg.start is Init.pretrained or not whole):
         need = "" if cfg.init is not Init.random else f" and model.{side}.config.model_type (as t5, gpt2, llama)"
         raise UserError(f"model.{side}.name{need} is not set; give a Hub id or a folder, or model.{side}.init=random")
     if cfg.name is not None:
-        config, changes = read_config(cfg.name, cfg.revision), {} if whole else dict(cfg.config)
+        if whole:
+            raise UserError(
+                f"model.{side}.name={cfg.name} and model.{side}.config.model_type={cfg.config['model_type']} describe "
+                "two models; leave one of them out"
+            )
+        config, changes = read_config(cfg.name, cfg.revision), dict(cfg.config)
         if config.model_type == "llm2slm":
             raise UserError(
                 f"model {cfg.name!r}: is a hybrid, or has virtual tokens, and cannot be model.{side} of another; "
@@ -173,6 +177,7 @@ def load_language_model(
     if type(config) not in mapping:
         raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    _check_whole(auto.from_config, cfg, config)
     return _weights(auto, cfg, config, crossed=crossed, **_quantized(cfg))
 
 
@@ -183,7 +188,34 @@ def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEn
 
 def load_reader(cfg: LLMConfig, config: PreTrainedConfig) -> PreTrainedModel:
     """The part of an LLM that `cfg.layer` needs, as a transformers model of its class."""
+    _check_whole(lambda each: reader_class(each, cfg.layer)(each), cfg, config)
     return _weights(reader_class(config, cfg.layer), cfg, config, **_quantized(cfg))
+
+
+def _check_whole(
+    build: Callable[[PreTrainedConfig], PreTrainedModel], cfg: LanguageModelConfig, config: PreTrainedConfig
+) -> None:
+    """Refuses changes to a pretrained model's config that leave some of its weights unused.
+
+    transformers loads the others without an error: of thirty layers the first six.
+
+    Args:
+        build: the model of a config, without weights.
+
+    Raises:
+        UserError: names the changes and a tensor.
+    """
+    if cfg.name is None or not cfg.config or cfg.start is Init.random:
+        return
+    unchanged = read_config(cfg.name, cfg.revision)
+    with reading(cfg.name), torch.device("meta"):
+        own, changed = (set(build(deepcopy(each)).state_dict()) for each in (unchanged, config))
+    if left_out := sorted(own - changed):
+        side, changes = _side(cfg), ", ".join(f"{key}: {value}" for key, value in cfg.config.items())
+        raise UserError(
+            f"model.{side}.config={{{changes}}}: leaves out {len(left_out)} of the pretrained tensors of {cfg.name}, "
+            f"as {left_out[0]}; leave it out, or set model.{side}.init=random"
+        )
 
 
 def _quantized(cfg: LanguageModelConfig) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.atomic import filling
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig
+from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
 from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenizer import load_tokenizer
-from llm2slm.models.build import attach_processor
+from llm2slm.models.build import attach_processor, default_limits
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
@@ -119,6 +119,18 @@ def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
     return [(tensor_name, kept[tensor_name]) for tensor_name in first.values()]
 
 
+def saved_kind(name: str, revision: str | None = None) -> SystemKind | None:
+    """The kind of system that a Hub id or folder holds as `save` wrote it; None for a plain model of somebody else's.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    config = read_config(name, revision)
+    record = getattr(config, "llm2slm", None) or {}
+    kind = config.kind if isinstance(config, LLM2SLMConfig) else record.get("kind")
+    return None if kind is None else SystemKind(kind)
+
+
 def own_fingerprint(model: LLM2SLM) -> str:
     """Names the weights of SLM and projector: a card, and a result, are of these and no others."""
     return fingerprint((name, tensor.detach()) for name, tensor in own_tensors(model))
@@ -164,6 +176,8 @@ def push(
 def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
     """What `LLM2SLM.from_pretrained` does."""
     config = read_config(name, revision)
+    if llm is not None and not (isinstance(config, LLM2SLMConfig) and config.llm is not None):
+        raise UserError(f"llm={llm}: {name} has no LLM beside it, which could be at another place; leave it out")
     model: ModelT
     if isinstance(config, LLM2SLMConfig):
         model = _load_hybrid(cls, config, name, llm, revision)
@@ -216,19 +230,12 @@ def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision
         llm_frame=extra.get("frame"),
         prefix=extra.get("prefix"),
         suffix=extra.get("suffix", ""),
-        limits=extra.get("limits") or _limits(slm.config),
+        limits=extra.get("limits") or default_limits(slm.config),
     )
     own.name_or_path = config.name_or_path
     model = cls(own, slm, None)
     attach_processor(model, tokenizer, None)
     return model
-
-
-def _limits(config: PreTrainedConfig) -> dict[str, Any]:
-    """Of a model that records none: the defaults, its response at most half of its positions."""
-    data, positions = DataConfig(), getattr(config.get_text_config(), "max_position_embeddings", None)
-    response = data.max_response_tokens if positions is None else min(data.max_response_tokens, positions // 2)
-    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}
 
 
 def _llm_place(config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None) -> str:
@@ -278,7 +285,7 @@ def _reader_config(record: dict[str, Any], where: str) -> LLMConfig:
     return LLMConfig(
         name=where,
         revision=record["revision"] if where == record["name"] else None,  # a commit of one place is none of another
-        config=record.get("config") or {},
+        config=recorded_changes(where, record.get("config") or {}),
         dtype=record["dtype"],
         attn_implementation=record.get("attn_implementation"),
         layer=record["layer"],

@@ -5,19 +5,17 @@ Next-token distillation (`objectives.token_divergence`), as a part of the loss b
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llm2slm.config import RunConfig
+from llm2slm.config import ModelConfig, RunConfig
 from llm2slm.data.collate import Collator
-from llm2slm.models.build import build_model, load_tokenizers
+from llm2slm.models.build import build_llm, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import model_config
 from llm2slm.models.pruning import reads_both_ways
-from llm2slm.models.tuning import FULL
 from llm2slm.training.objectives import token_divergence
 from llm2slm.types import Batch, Init, SystemKind, UserError
 
@@ -100,15 +98,13 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
     """
     if not config.optim.distill:
         return None
-    cfg = config.model.llm_alone()
-    cfg.llm = replace(cfg.llm, tune=FULL, peft={})
     try:
-        tokenizer, _ = load_tokenizers(cfg)
+        tokenizer, _ = load_tokenizers(ModelConfig(kind=SystemKind.llm, llm=config.model.llm))
         tokens = common_tokens(student.slm_tokenizer, tokenizer)
-        llm = model_config(cfg.llm, tokenizer)
+        llm = model_config(config.model.llm, tokenizer)
         if reads_both_ways(llm) and not llm.is_encoder_decoder:
             raise UserError(f"a {llm.model_type} only reads, it predicts no next token; use another LLM")
-        model = build_model(cfg, config.data)
+        model = build_llm(config.model.llm, config.data)
     except UserError as error:
         raise UserError(f"optim.distill={config.optim.distill}: the teacher: {error}") from None
     return Teacher(model, tokens, config.optim.distill_temperature)

@@ -131,7 +131,7 @@ def test_a_system_without_an_llm_beside_it_is_refused(kind: str, tiny_llm: Path,
 
 def test_the_llm_alone_labels_and_is_timed_whatever_the_control(tmp_path: Path) -> None:
     config = controlled(tmp_path, "constant")
-    assert writer(config).label == "llm"
+    assert writer(config).model.label == "llm"
     config.benchmark.repeats, config.benchmark.warmup, config.benchmark.prompts = 1, 0, 0
     config.benchmark.prompt_tokens, config.benchmark.response_tokens, config.benchmark.memory = [9], [4], False
     llm, control = benchmark(config, tmp_path / "constant").systems

@@ -25,6 +25,7 @@ def test_example_has_prefix_and_keeps_inner_white_space():
         ("translation", "translate English to German: ", ("bleu", "chrf"), 64),
         ("summarization", "summarize: ", ("rougeL", "rouge1", "rouge2", "rougeLsum"), 96),
         ("instruction", "", ("rougeL", "exact_match"), 128),
+        ("text", "", ("rougeL", "chrf", "exact_match"), 128),
         ("mixture", "", ("bleu", "rougeL"), 128),
     ],
 )
@@ -40,8 +41,9 @@ def test_overrides():
 
 def test_languages_word_the_prefix_of_translation_only_by_default():
     pair = ("English", "French")
-    assert resolve(TaskConfig(), pair).prefix == "translate English to French: "
-    assert resolve(TaskConfig(prefix="x "), pair).prefix == "x "
+    assert resolve(TaskConfig("translation"), pair).prefix == "translate English to French: "
+    assert resolve(TaskConfig("translation", prefix="x "), pair).prefix == "x "
+    assert resolve(TaskConfig(), pair).prefix == ""
     assert resolve(TaskConfig(name="summarization"), pair).prefix == "summarize: "
 
 

@@ -123,6 +123,24 @@ def test_notes_say_how_and_what_not(demo, found):
         assert words in notes
 
 
+def test_llms_that_were_asked_differently_are_named(tmp_path):
+    """Quality kept of an LLM without its chat template would flatter a hybrid whose LLM has it."""
+    plain = {"name": "some/llm", "prefix": "", "chat": False, "quantization": {}, "frame": None}
+    said = {"hybrid": plain | {"chat": True}, "llm": plain, "chatting": plain | {"chat": True}, "slm": None}
+    for name, note in said.items():
+        write_run(tmp_path / name, {"hybrid": "llm2slm", "chatting": "llm"}.get(name, name), GOOD)
+        result = runs.read_result(tmp_path / name)
+        result["systems"][0]["notes"] = {} if note is None else {"llm": note}
+        (tmp_path / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+    def told(*names):
+        notes = compared(*(tmp_path / name for name in names))["notes"]
+        return [note for note in notes if note.startswith("LLMs asked")]
+
+    assert told("hybrid", "llm", "slm") == ["LLMs asked differently: chat=True of hybrid; chat=False of llm."]
+    assert told("hybrid", "chatting", "slm") == []
+
+
 def test_systems_that_decoded_differently_are_told(tmp_path):
     greedy = {"do_sample": False, "num_beams": 1}
     said = {"a": greedy, "b": greedy | {"num_beams": 4}, "c": greedy | {"min_length": 9}, "d": None}

@@ -85,16 +85,11 @@ def test_unguided_systems_hold_one_model_and_all_of_it_is_trained(zoo, kind) -> 
 
 
 @pytest.mark.parametrize("init", list(Init))
-def test_a_name_wins_over_a_whole_config(zoo, init) -> None:
-    """model/slm=t5_mini model.slm.name=ID: the group's own small model is left aside, weights or not."""
+def test_a_name_and_a_whole_config_are_two_models(zoo, init) -> None:
+    """One of them would be dropped, and the user's values with it."""
     cfg = tiny_model_config(zoo)
-    plain = build_model(with_slm(cfg, init=init)).slm
-    whole = build_model(with_slm(cfg, init=init, config=dict(MINI_GPT2))).slm
-    assert whole.config.to_dict() == plain.config.to_dict()
-    assert type(whole) is T5ForConditionalGeneration
-    assert whole.config.d_model == 16
-    if init is Init.pretrained:
-        assert all(torch.equal(value, plain.state_dict()[name]) for name, value in whole.state_dict().items())
+    with pytest.raises(UserError, match=r"model\.slm\.name=.*model\.slm\.config\.model_type=gpt2 describe two models"):
+        build_model(with_slm(cfg, init=init, config=dict(MINI_GPT2)))
 
 
 @pytest.mark.parametrize("init", list(Init))

@@ -1,0 +1,77 @@
+"""Which keys the verbs with keys of their own read, and in which mode; as `reads.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm2slm.cli.reads import DATA, PART, RUN_KEYS, TASK, Row, When, row, when
+from llm2slm.cli.schema import keys
+from llm2slm.config import (
+    CompareConfig,
+    ExportConfig,
+    GenerateConfig,
+    JudgeConfig,
+    ReportConfig,
+    RunConfig,
+    TokenizerConfig,
+)
+
+
+def leaves(schema: type) -> list[str]:
+    """The keys of a schema that hold a value."""
+    return [name for name, key in keys(schema).items() if not key.section]
+
+
+def _named(verb: str, always: str, conditions: dict[str, When] | None = None) -> dict[str, Row]:
+    return {name: row(verb) for name in always.split()} | {
+        name: row(verb, if_=each) for name, each in (conditions or {}).items()
+    }
+
+
+FILE = when("input=FILE", lambda config: config.input is not None)
+SAMPLED = when("do_sample=true", lambda config: config.do_sample)
+ONE = when("num_beams=1 and no input=", lambda config: config.input is None and config.num_beams == 1)
+GENERATE = _named(
+    "generate",
+    # the command itself refuses model.llm.* for a trained model, and output without input
+    "run llm model.llm.revision model.llm.dtype model.llm.attn_implementation model.llm.quantization model.llm.prefix "
+    "model.llm.chat prompt input output prefix max_new_tokens num_beams do_sample overlong seed",
+    {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED},
+)
+EXPORT = _named(
+    "export", "run llm out with_llm dtype name license results push",
+    {"private": when("push=REPOSITORY", lambda config: config.push is not None)},
+)  # fmt: skip
+JUDGE = _named(  # it refuses itself what is for an endpoint, or for local, alone
+    "judge",
+    "runs endpoint model key_env local revision dtype attn_implementation quantization out rows instruction reference "
+    "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
+)
+REPORT = _named("report", "runs out title buckets")
+COMPARE = _named("compare", "runs out baseline metrics benchmark resamples rows seed")
+TOKENIZER = (
+    {f"data.{name}": rows for name, rows in DATA.items()}
+    | {f"task.{name}": rows for name, rows in TASK.items()}
+    | _named("tokenizer", "vocab_size out seed")
+)
+
+TABLES: dict[type, dict[str, Row]] = {
+    RunConfig: RUN_KEYS,
+    GenerateConfig: GENERATE,
+    ExportConfig: EXPORT,
+    JudgeConfig: JUDGE,
+    ReportConfig: REPORT,
+    CompareConfig: COMPARE,
+    TokenizerConfig: TOKENIZER,
+}
+"""By schema: every key of it that holds a value, with all that reads it."""
+
+
+def unread_parts(verb: str, parts: list[Any], default: Any) -> list[tuple[str, str]]:
+    """Keys of the parts of a mixture that are given and not read, with the words where they are."""
+    return [
+        (f"data.parts[{number}].{name}={getattr(part, name)}", f"read with {each.words}")
+        for number, part in enumerate(parts)
+        for name, each in PART.items()
+        if getattr(part, name) != getattr(default, name) and not each.test(verb, part)
+    ]
