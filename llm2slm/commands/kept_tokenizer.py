@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from llm2slm.atomic import filling
 from llm2slm.commands.tokenizer import training_examples
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
 from llm2slm.types import Example, SystemKind, Tokenizers, UserError
@@ -76,7 +77,8 @@ def _extend(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     if kept is tokenizer:
         shutil.rmtree(out, ignore_errors=True)  # of an earlier training that did not begin
         return f"tokenizer {name}: loses nothing that is asked for: no token is added"
-    kept.save_pretrained(out)
+    with filling(out, last="tokenizer.json") as stage:
+        kept.save_pretrained(stage)
     new = [str(token) for token in kept.convert_ids_to_tokens(list(range(len(tokenizer), len(kept))))]
     more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
     return (

@@ -65,21 +65,25 @@ def test_frozen_weights_are_left_out_and_found_again(tmp_path, monkeypatch, tune
 
 def test_a_frozen_model_that_was_exchanged_is_refused_in_one_line(tmp_path, monkeypatch):
     config = partly(tmp_path, "none", max_steps=4, val_every=2)
-    interrupted(deepcopy(config), tmp_path / "run", monkeypatch, StopAt(3))
-    shutil.rmtree(tmp_path / "slm")
-    write_tiny_t5(tmp_path / "slm", seed=4)
+    slm, llm, run = tmp_path / "slm", Path(config.model.llm.name), tmp_path / "run"
+    interrupted(deepcopy(config), run, monkeypatch, StopAt(3))
     begins = r"the frozen part of the model that is trained \(.*slm\) is not the one that this training began with: "
     ends = r"its weights \(fingerprint .*\) are not those recorded in the checkpoint \(.*\); bring back .*slm to resume"
+    shutil.copytree(slm, tmp_path / "own_slm")
+    write_tiny_t5(slm, seed=4)
     with pytest.raises(UserError, match=f"^{begins}{ends}$"):
-        resumed(config, tmp_path / "run")
-    shutil.rmtree(tmp_path / "slm")
-    write_tiny_t5(tmp_path / "slm", seed=3)
-    resumed(config, tmp_path / "run")
-    llm = Path(config.model.llm.name)
-    shutil.rmtree(llm)
+        resumed(config, run)
+    shutil.copytree(tmp_path / "own_slm", slm, dirs_exist_ok=True)
+    shutil.copytree(llm, tmp_path / "own_llm")
     write_tiny_t5(llm, seed=77, width=24)
     with pytest.raises(UserError, match=r"^the LLM \(.*\) is not the one that this training began with"):
-        resumed(config, tmp_path / "run")
+        resumed(config, run)
+    shutil.copytree(tmp_path / "own_llm", llm, dirs_exist_ok=True)
+    resumed(config, run)
+    (run / "result.json").unlink()  # so that only the test of the trained model is left to do
+    write_tiny_t5(slm, seed=4)
+    with pytest.raises(UserError, match=f"^{begins}{ends}$"):
+        resumed(config, run)
 
 
 def test_what_is_trained_is_no_part_of_the_check(tmp_path, monkeypatch):
