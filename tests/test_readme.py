@@ -89,7 +89,7 @@ def smaller(arguments: list[str], tiny_llm: Path, place: Path) -> list[str]:
     verb = arguments[0]
     if verb != "train":
         return SMALLER[verb]
-    slm = [argument for argument in arguments if argument.startswith("model/slm=")]
+    slm = [each for each in arguments if each.startswith("model/slm=") and not each.endswith("_mini")]
     named = [f"model.slm.name={write_tiny_t5(place / 'slm', seed=2)}"] if slm else []
     return [*tiny_overrides(tiny_llm), *named]
 

@@ -113,6 +113,8 @@ ASKED = either(row(*BUILD, if_=WITH_LLM), row("label"), row("evaluate", "benchma
 LLM_ON_HUB = when("the name of a repository", lambda c: _hub_name(c.model.llm.name if c.run is None else c.run))
 SLM_ON_HUB = when("the name of a repository", lambda config: _hub_name(config.model.slm.name))
 SLM = row(*BUILD, if_=WITH_SLM)
+KEEPS = row("train", "demo", "encode", "label")
+"""Which of the two models may have it, the commands say themselves; label refuses it."""
 
 MODEL: dict[str, Row] = {
     "kind": row(*BUILD, if_=BUILT),
@@ -121,6 +123,8 @@ MODEL: dict[str, Row] = {
     "llm.init": ASKED,
     "llm.config": ASKED,
     "llm.tokenizer": either(ASKED, row(*BUILD, if_=LENDS)),
+    "llm.keep_whitespace": KEEPS,
+    "llm.keep_characters": KEEPS,
     "llm.dtype": ASKED,
     "llm.attn_implementation": ASKED,
     "llm.tune": row(*BUILD, if_=LLM_ALONE),
@@ -136,6 +140,8 @@ MODEL: dict[str, Row] = {
     "slm.init": SLM,
     "slm.config": SLM,
     "slm.tokenizer": SLM,
+    "slm.keep_whitespace": KEEPS,
+    "slm.keep_characters": KEEPS,
     "slm.dtype": SLM,
     "slm.attn_implementation": SLM,
     "slm.tune": SLM,
@@ -193,7 +199,7 @@ CORPUS: dict[str, When] = {
 }
 """Fields of a corpus, of `data` as of a part of a mixture."""
 
-PART: dict[str, When] = CORPUS | dict.fromkeys(("weight", "repeat", "task", "prefix", "template"), ALWAYS)
+PART: dict[str, When] = CORPUS | dict.fromkeys(("weight", "repeat", "task", "prefix", "template", "language"), ALWAYS)
 
 SPLIT_VERBS = {
     "train": ("train", "demo", "encode", "tokenizer"),
@@ -225,6 +231,7 @@ DATA: dict[str, Row] = {name: _of_data(name) for name in CORPUS} | {
     "max_prompt_tokens": row(*RUN_VERBS),
     "max_response_tokens": row(*RUN_VERBS),
     "overlong": row(*RUN_VERBS),
+    "max_lossy_share": row(*FIT),
     "workers": row(*FIT),
     "reps": either(row("benchmark", if_=NO_RUN), row(*FIT, if_=HYBRID)),
     "labels": RELABELS,
@@ -243,6 +250,7 @@ TASK: dict[str, Row] = {
     "prefix": row(*DATA_VERBS),
     "template": row(*DATA_VERBS),
     "metrics": row(*ANSWER),
+    "language": row(*ANSWER),
     "max_new_tokens": row(*ANSWER),
     "num_beams": row(*ANSWER),
 }
@@ -266,7 +274,7 @@ TRAINER = dict.fromkeys(
     (
         *("devices", "num_nodes", "strategy", "precision", "matmul_precision", "max_steps", "max_time", "val_every"),
         *("gradient_clip_val", "accumulate_grad_batches", "log_every_n_steps", "deterministic", "profiler"),
-        *("overfit_batches", "limit_val_batches"),
+        *("overfit_batches", "limit_val_batches", "val_rows"),
     ),
     row(*FIT),
 ) | {"accelerator": row(*RUN_VERBS), "progress": row(*RUN_VERBS), "threads": row(*FIT, "encode")}

@@ -48,7 +48,7 @@ JUDGE = _named(  # it refuses itself what is for an endpoint, or for local, alon
     "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
 )
 REPORT = _named("report", "runs out title buckets")
-COMPARE = _named("compare", "runs out baseline metrics benchmark resamples rows seed")
+COMPARE = _named("compare", "runs out baseline metrics language benchmark resamples rows seed")
 TOKENIZER = (
     {f"data.{name}": rows for name, rows in DATA.items()}
     | {f"task.{name}": rows for name, rows in TASK.items()}

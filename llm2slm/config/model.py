@@ -26,8 +26,8 @@ class LanguageModelConfig:
     config: dict[str, Any] = field(default_factory=dict)
     """Values of the transformers config. With a `model_type`: a whole new model (init=random), without a `name`. On the
     command line a `name` replaces a model that a group or an experiment describes so. Without a `model_type`: changes
-    to the named model's config, which pretrained weights must fit, every one of them. vocab_size and special token ids
-    always follow the tokenizer when init=random."""
+    to the named model's config; pretrained weights must still fit (of more layers than it asks for, the first ones are
+    loaded). vocab_size and special token ids always follow the tokenizer when init=random."""
     tokenizer: str | None = None
     """Hub id or folder of its tokenizer; `train:8000`: train one of so many entries on the training split first. None:
     that of `name` (with tokenizers=shared the LLM's, for both)."""

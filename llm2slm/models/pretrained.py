@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -177,8 +178,32 @@ def load_language_model(
     if type(config) not in mapping:
         raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    _check_whole(auto.from_config, cfg, config)
+    _tell_left_out(auto.from_config, cfg, config)
     return _weights(auto, cfg, config, crossed=crossed, **_quantized(cfg))
+
+
+def _tell_left_out(
+    build: Callable[[PreTrainedConfig], PreTrainedModel], cfg: LanguageModelConfig, config: PreTrainedConfig
+) -> None:
+    """Prints which weights of a pretrained model its changed config leaves unused, as those of the last layers.
+
+    transformers loads the others without a message. A reader leaves out layers in any case: nothing is printed of it.
+
+    Args:
+        build: the model of a config, without weights.
+    """
+    if cfg.name is None or not cfg.config or cfg.start is Init.random:
+        return
+    unchanged = read_config(cfg.name, cfg.revision)
+    with reading(cfg.name), torch.device("meta"):
+        own, changed = (set(build(deepcopy(each)).state_dict()) for each in (unchanged, config))
+    if left_out := sorted(own - changed):
+        side, changes = _side(cfg), ", ".join(f"{key}: {value}" for key, value in cfg.config.items())
+        print(
+            f"llm2slm: warning: model.{side}.config={{{changes}}} leaves {len(left_out)} of the pretrained tensors of "
+            f"{cfg.name} unused, as {left_out[0]}",
+            file=sys.stderr,
+        )
 
 
 def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
@@ -188,34 +213,7 @@ def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEn
 
 def load_reader(cfg: LLMConfig, config: PreTrainedConfig) -> PreTrainedModel:
     """The part of an LLM that `cfg.layer` needs, as a transformers model of its class."""
-    _check_whole(lambda each: reader_class(each, cfg.layer)(each), cfg, config)
     return _weights(reader_class(config, cfg.layer), cfg, config, **_quantized(cfg))
-
-
-def _check_whole(
-    build: Callable[[PreTrainedConfig], PreTrainedModel], cfg: LanguageModelConfig, config: PreTrainedConfig
-) -> None:
-    """Refuses changes to a pretrained model's config that leave some of its weights unused.
-
-    transformers loads the others without an error: of thirty layers the first six.
-
-    Args:
-        build: the model of a config, without weights.
-
-    Raises:
-        UserError: names the changes and a tensor.
-    """
-    if cfg.name is None or not cfg.config or cfg.start is Init.random:
-        return
-    unchanged = read_config(cfg.name, cfg.revision)
-    with reading(cfg.name), torch.device("meta"):
-        own, changed = (set(build(deepcopy(each)).state_dict()) for each in (unchanged, config))
-    if left_out := sorted(own - changed):
-        side, changes = _side(cfg), ", ".join(f"{key}: {value}" for key, value in cfg.config.items())
-        raise UserError(
-            f"model.{side}.config={{{changes}}}: leaves out {len(left_out)} of the pretrained tensors of {cfg.name}, "
-            f"as {left_out[0]}; leave it out, or set model.{side}.init=random"
-        )
 
 
 def _quantized(cfg: LanguageModelConfig) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def test_without_it_no_teacher_is_built_and_with_it_the_same_data_and_start_are_
 
     config = tiny_run(tmp_path, max_steps=3, val_every=3)
     with monkeypatch.context() as patch:
-        patch.setattr(distill_module, "build_model", never)
+        patch.setattr(distill_module, "build_llm", never)
         train(deepcopy(config), tmp_path / "plain")
     config.optim.distill = 0.5
     train(deepcopy(config), tmp_path / "distilled")
