@@ -76,6 +76,7 @@ def either(*rows: Row) -> Row:
 FIT = ("train", "demo")
 ANSWER = ("train", "demo", "evaluate", "label")
 BUILD = ("train", "demo", "encode", "benchmark")
+EXTEND = ("train", "demo", "encode")
 RUN_VERBS = ("train", "demo", "evaluate", "label", "encode", "benchmark")
 DATA_VERBS = (*RUN_VERBS, "tokenizer")
 STREAM = ("train", "demo", "encode", "tokenizer")
@@ -121,6 +122,8 @@ MODEL: dict[str, Row] = {
     "llm.init": ASKED,
     "llm.config": ASKED,
     "llm.tokenizer": either(ASKED, row(*BUILD, if_=LENDS)),
+    "llm.keep_whitespace": row(*EXTEND, if_=LLM_ALONE),
+    "llm.keep_characters": row(*EXTEND, if_=LLM_ALONE),
     "llm.dtype": ASKED,
     "llm.attn_implementation": ASKED,
     "llm.tune": row(*BUILD, if_=LLM_ALONE),
@@ -136,6 +139,8 @@ MODEL: dict[str, Row] = {
     "slm.init": SLM,
     "slm.config": SLM,
     "slm.tokenizer": SLM,
+    "slm.keep_whitespace": row(*EXTEND, if_=WITH_SLM),
+    "slm.keep_characters": row(*EXTEND, if_=WITH_SLM),
     "slm.dtype": SLM,
     "slm.attn_implementation": SLM,
     "slm.tune": SLM,
@@ -225,6 +230,7 @@ DATA: dict[str, Row] = {name: _of_data(name) for name in CORPUS} | {
     "max_prompt_tokens": row(*RUN_VERBS),
     "max_response_tokens": row(*RUN_VERBS),
     "overlong": row(*RUN_VERBS),
+    "max_lossy_share": row(*FIT),
     "workers": row(*FIT),
     "reps": either(row("benchmark", if_=NO_RUN), row(*FIT, if_=HYBRID)),
     "labels": RELABELS,
