@@ -76,6 +76,7 @@ def either(*rows: Row) -> Row:
 FIT = ("train", "demo")
 ANSWER = ("train", "demo", "evaluate", "label")
 BUILD = ("train", "demo", "encode", "benchmark")
+EXTEND = ("train", "demo", "encode")
 RUN_VERBS = ("train", "demo", "evaluate", "label", "encode", "benchmark")
 DATA_VERBS = (*RUN_VERBS, "tokenizer")
 STREAM = ("train", "demo", "encode", "tokenizer")
@@ -113,7 +114,6 @@ ASKED = either(row(*BUILD, if_=WITH_LLM), row("label"), row("evaluate", "benchma
 LLM_ON_HUB = when("the name of a repository", lambda c: _hub_name(c.model.llm.name if c.run is None else c.run))
 SLM_ON_HUB = when("the name of a repository", lambda config: _hub_name(config.model.slm.name))
 SLM = row(*BUILD, if_=WITH_SLM)
-KEEPS = row("train", "demo", "encode", "label")
 """Which of the two models may have it, the commands say themselves; label refuses it."""
 
 MODEL: dict[str, Row] = {
@@ -123,8 +123,8 @@ MODEL: dict[str, Row] = {
     "llm.init": ASKED,
     "llm.config": ASKED,
     "llm.tokenizer": either(ASKED, row(*BUILD, if_=LENDS)),
-    "llm.keep_whitespace": KEEPS,
-    "llm.keep_characters": KEEPS,
+    "llm.keep_whitespace": row(*EXTEND, if_=LLM_ALONE),
+    "llm.keep_characters": row(*EXTEND, if_=LLM_ALONE),
     "llm.dtype": ASKED,
     "llm.attn_implementation": ASKED,
     "llm.tune": row(*BUILD, if_=LLM_ALONE),
@@ -140,8 +140,8 @@ MODEL: dict[str, Row] = {
     "slm.init": SLM,
     "slm.config": SLM,
     "slm.tokenizer": SLM,
-    "slm.keep_whitespace": KEEPS,
-    "slm.keep_characters": KEEPS,
+    "slm.keep_whitespace": row(*EXTEND, if_=WITH_SLM),
+    "slm.keep_characters": row(*EXTEND, if_=WITH_SLM),
     "slm.dtype": SLM,
     "slm.attn_implementation": SLM,
     "slm.tune": SLM,

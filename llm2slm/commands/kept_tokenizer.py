@@ -23,24 +23,17 @@ def check_keeping(model: ModelConfig) -> None:
     """Refuses keep_whitespace and keep_characters where they cannot be obeyed.
 
     Raises:
-        UserError: a negative number; they are set for a model that does not write; the LLM would get the new ids.
+        UserError: a negative number, or the LLM would get the new ids.
     """
-    writes = "llm" if model.kind is SystemKind.llm else "slm"
-    for side, language_model in (("llm", model.llm), ("slm", model.slm)):
-        if language_model.keep_characters < 0:
-            raise UserError(f"model.{side}.keep_characters={language_model.keep_characters}: give 0 or more")
-        key = _key(side, language_model)
-        if key is None:
-            continue
-        if side != writes:
-            raise UserError(
-                f"{key} is for the model that writes; with model.kind={model.kind} set it for model.{writes}"
-            )
-        if model.kind is SystemKind.llm2slm and model.tokenizers is Tokenizers.shared:
-            raise UserError(
-                f"{key} adds tokens that the LLM does not know, and with model.tokenizers=shared it would read them; "
-                "set model.tokenizers=offsets"
-            )
+    side, writer = _writer(model)
+    key = _key(side, writer)
+    if writer.keep_characters < 0:
+        raise UserError(f"model.{side}.keep_characters={writer.keep_characters}: give 0 or more")
+    if key is not None and model.kind is SystemKind.llm2slm and model.tokenizers is Tokenizers.shared:
+        raise UserError(
+            f"{key} adds tokens that the LLM does not know, and with model.tokenizers=shared it would read them; set "
+            "model.tokenizers=offsets"
+        )
 
 
 def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
@@ -49,8 +42,7 @@ def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: i
     Raises:
         UserError: the tokenizer or the corpus cannot be read, or the tokenizer cannot be made to keep what it loses.
     """
-    side = "llm" if model.kind is SystemKind.llm else "slm"
-    language_model = model.llm if side == "llm" else model.slm
+    side, language_model = _writer(model)
     out = folder / "tokenizers" / f"{side}_kept"
     # a run that goes on names it already
     if _key(side, language_model) is None or language_model.tokenizer == str(out.resolve()):
@@ -84,6 +76,11 @@ def _extend(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     return (
         f"{out}: {len(new)} tokens added to the {len(tokenizer)} of {name}: {', '.join(map(repr, new[:SHOWN]))}{more}"
     )
+
+
+def _writer(model: ModelConfig) -> tuple[str, LanguageModelConfig]:
+    """Which model writes, and its configuration."""
+    return ("llm", model.llm) if model.kind is SystemKind.llm else ("slm", model.slm)
 
 
 def _key(side: str, cfg: LanguageModelConfig) -> str | None:

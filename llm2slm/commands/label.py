@@ -93,9 +93,6 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
 def checked(config: RunConfig, folder: Path) -> RunConfig:
     """What is wrong is said before the LLM is loaded. Returns the configuration with the corpus' own answers."""
-    llm = config.model.llm
-    if llm.keep_whitespace or llm.keep_characters:
-        raise UserError("model.llm.keep_whitespace and keep_characters are for a model that is trained; leave them out")
     device_type(config.trainer.accelerator)
     if config.label.format not in FORMATS:
         raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")

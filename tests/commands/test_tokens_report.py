@@ -127,10 +127,6 @@ def example_of(text: str):
             "model.slm.keep_whitespace=true adds tokens that the LLM does not know, and with model.tokenizers=shared "
             "it would read them; set model.tokenizers=offsets",
         ),
-        (
-            ["model=llm2slm", "model.llm.keep_characters=3"],
-            "model.llm.keep_characters=3 is for the model that writes; with model.kind=llm2slm set it for model.slm",
-        ),
         (["model.slm.keep_characters=-1"], "model.slm.keep_characters=-1: give 0 or more"),
         (
             ["model.slm.keep_characters=9", "model.slm.tune=none", "model=llm2slm", "model.tokenizers=offsets",
@@ -147,10 +143,19 @@ def test_what_cannot_be_kept_is_refused(files, writer, capsys, arguments, compla
     assert errors == [f"llm2slm: error: {complaint}"]
 
 
-def test_label_trains_nothing_and_so_adds_no_tokens(files, writer, capsys) -> None:
-    named = [f"model.llm.name={writer}", "model.llm.keep_whitespace=true", "data=json", "data.train=train.jsonl"]
-    assert main(["label", *named, "task=instruction", "hydra.run.dir=labels"]) == 2
-    assert "keep_characters are for a model that is trained; leave them out" in capsys.readouterr().err
+def test_where_nothing_is_trained_with_them_the_keys_are_not_read(files, writer, capsys) -> None:
+    named = [f"model.llm.name={writer}", "data=json", "data.train=train.jsonl", "task=instruction"]
+    short = ["task.max_new_tokens=2", "trainer.progress=false", "hydra.run.dir=labels"]
+    assert main(["label", *named, *short, "model.llm.keep_whitespace=true"]) == 0
+    told = warnings(capsys.readouterr())
+    assert told == [
+        "llm2slm: warning: given and not read by label: model.llm.keep_whitespace=true (read by train, demo, encode)"
+    ]
+    assert train(writer, "model.llm.keep_characters=3") == 0
+    told = warnings(capsys.readouterr())
+    assert told[0] == (
+        "llm2slm: warning: given and not read by train: model.llm.keep_characters=3 (read with model.kind=llm)"
+    )
 
 
 def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, capsys) -> None:
