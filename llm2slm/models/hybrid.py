@@ -239,7 +239,8 @@ class LLM2SLM(PreTrainedModel):
             inputs = {name: arguments.pop(name) for name in INPUTS if name in arguments}
             inputs.pop("labels", None)  # Seq2SeqTrainer hands them over as well
             batch = self.batch_of(**inputs if batch is None else inputs | {"input_ids": batch})
-        if "stop_strings" in arguments or getattr(generation_config, "stop_strings", None):
+        config = self.generation_config if generation_config is None else generation_config
+        if "stop_strings" in arguments or config.stop_strings:
             arguments.setdefault("tokenizer", self.collator.slm_tokenizer)  # transformers wants to know whose they are
         prompt = self.read(batch, reps)
         with self._attending(prompt):
