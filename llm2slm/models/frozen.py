@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Any, Self
 
 from torch import nn
+from transformers import PreTrainedModel
 
+from llm2slm.models.stored import Reader
 from llm2slm.types import UserError
 
 PEFT = "peft_config"
@@ -19,10 +21,10 @@ SHOWN = 3
 """Names that a message shows."""
 
 
-class KeepsReaderFrozen(nn.Module):
+class KeepsReaderFrozen(PreTrainedModel):
     """A model whose `encoder` (None, or a module) is never trained."""
 
-    encoder: nn.Module | None
+    encoder: Reader | None
     _own: frozenset[str] = frozenset()
 
     def remember_reader(self) -> None:

@@ -46,7 +46,7 @@ OWN_EMBEDDINGS = (Conditioning.add, Conditioning.prepend, Conditioning.cross_att
 """Ways of conditioning in which the SLM reads embeddings of the prompt's tokens as well."""
 
 
-class LLM2SLM(KeepsReaderFrozen, PreTrainedModel):
+class LLM2SLM(KeepsReaderFrozen):
     """A frozen LLM's reading guides a small language model's writing.
 
     Attributes:
