@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm2slm import runs
+from llm2slm.commands.out import check_folder
 from llm2slm.config import CompareConfig
 from llm2slm.data.languages import known
 from llm2slm.evaluation.alignment import check_aligned
@@ -80,8 +81,7 @@ def check(config: CompareConfig) -> None:
     for name, least in LEAST.items():
         if getattr(config, name) < least:
             raise UserError(f"{name}={getattr(config, name)}: must be at least {least}")
-    if Path(config.out).is_file():
-        raise UserError(f"out={config.out}: is a file; give a folder")
+    check_folder("out", Path(config.out))
 
 
 def read(config: CompareConfig) -> tuple[list[Answers], int]:

@@ -12,6 +12,7 @@ from llm2slm import runs
 from llm2slm.atomic import STAGE
 from llm2slm.commands import hush
 from llm2slm.commands.card import card_of_run
+from llm2slm.commands.out import check_folder
 from llm2slm.config import ExportConfig
 from llm2slm.types import UserError
 
@@ -77,9 +78,7 @@ def check(config: ExportConfig) -> Path:
     if config.push is not None and config.push.count("/") > 1:
         raise UserError(f"push={config.push}: give a repository of the Hub, as me/my-model")
     out = Path(config.out)
-    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not above.is_dir():
-        raise UserError(f"out={out}: {above} is no folder")
+    check_folder("out", out)
     if held(out) and not (out / "config.json").is_file():
         raise UserError(f"out={out}: holds something already; {ADVICE}")
     return out

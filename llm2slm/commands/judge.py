@@ -25,6 +25,7 @@ from llm2slm import runs
 from llm2slm.atomic import write_text
 from llm2slm.commands import hush
 from llm2slm.commands.judged import asked_with, read_rows
+from llm2slm.commands.out import check_folder
 from llm2slm.config import JudgeConfig
 from llm2slm.evaluation import judge as judging
 from llm2slm.evaluation.asking import Endpoint, Judge, LocalJudge, Reply, address
@@ -121,6 +122,7 @@ def check(config: JudgeConfig) -> None:
         raise UserError("price_in and price_out: give both, or neither")
     if config.dtype not in DTYPES:
         raise UserError(f"dtype={config.dtype} is unknown; possible: {', '.join(DTYPES)}")
+    check_folder("out", Path(config.out))
     for name in OURS:
         if name in config.parameters:
             raise UserError(f"parameters.{name}: is not to be set; leave it out")
