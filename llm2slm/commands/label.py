@@ -28,6 +28,7 @@ from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.writers import Writer, llm_note, load_writer, plain_writer
 from llm2slm.config import RunConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.labels import read_labels
 from llm2slm.data.sources import task_of
@@ -125,8 +126,7 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
     device_type(config.trainer.accelerator)
     if config.label.format not in FORMATS:
         raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
-    if config.label.temperature <= 0 or not 0 < config.label.top_p <= 1:
-        raise UserError("label.temperature must be above 0, and label.top_p above 0 and at most 1")
+    check_ranges(config)
     other = next((path for kind in FORMATS if (path := folder / f"labels.{kind}").is_file()), None)
     if other is not None and other.suffix != f".{config.label.format}":
         raise UserError(
