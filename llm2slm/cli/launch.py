@@ -51,7 +51,7 @@ def launch(verb: str, arguments: list[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     composer = Composer(verb, args.config_name, args.config_path, args.config_dir)
     try:
-        if args.shell_completion or args.info or args.cfg or args.hydra_help:
+        if args.info or args.cfg or args.hydra_help:
             return show(verb, composer, args)
         words = runs_named(composer.schema, args.overrides)
         overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
@@ -70,11 +70,9 @@ def launch(verb: str, arguments: list[str]) -> int:
 
 
 def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
-    """Hydra's own questions: --cfg, --info, --shell-completion, --hydra-help."""
+    """Hydra's own questions: --cfg, --info, --hydra-help."""
     hydra = start(verb, composer)
-    if args.shell_completion:
-        hydra.shell_completion(config_name=composer.config_name, overrides=args.overrides)
-    elif args.hydra_help:
+    if args.hydra_help:
         hydra.hydra_help(config_name=composer.config_name, args_parser=get_args_parser(), args=args)
     else:
         words = runs_named(composer.schema, args.overrides)
