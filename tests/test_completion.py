@@ -16,7 +16,7 @@ from command_line import ROOT, mistake
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.completion import complete
 
-END = "the end of this test"
+READY, END = "ready> ", "the end of this test"
 
 
 @pytest.fixture
@@ -40,14 +40,21 @@ def typed(shell: list[str], setup: str, keys: str) -> str:
     child, terminal = pty.fork()
     if child == 0:
         os.execvpe(shell[0], shell, {**os.environ, "PS1": "$ ", "TERM": "dumb"})
-    line = f"{setup}\n{keys}\x01printf '<%s>' \x05\necho; printf '%s\\n' '{END[:4]}''{END[4:]}'; exit\n"
-    os.write(terminal, line.encode())
     shown = b""
-    while END.encode() not in shown:
-        try:
-            shown += os.read(terminal, 4096)
-        except OSError:  # the shell has ended
-            break
+
+    def until(mark: str) -> None:
+        nonlocal shown
+        while mark.encode() not in shown:
+            try:
+                shown += os.read(terminal, 4096)
+            except OSError:  # the shell has ended
+                return
+
+    # the prompt that the setup ends with shows that the shell reads keys now, not lines; quotes keep the echo apart
+    os.write(terminal, f"{setup}; PS1='{READY[:3]}''{READY[3:]}'\n".encode())
+    until(READY)
+    os.write(terminal, f"{keys}\x01printf '<%s>' \x05\nprintf '%s\\n' '{END[:4]}''{END[4:]}'; exit\n".encode())
+    until(END)
     os.close(terminal)
     os.waitpid(child, 0)
     words = re.findall(r"<llm2slm>(?:<[^>]*>)*", shown.decode(errors="replace"))

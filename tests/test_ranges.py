@@ -18,7 +18,7 @@ from llm2slm.config import DataConfig, GenerateConfig, JudgeConfig, OptimConfig,
 from llm2slm.config.ranges import RANGES, Range, check_ranges
 from llm2slm.types import UserError
 
-SECTIONS = [getattr(config, name) for name in config.__all__]
+SECTIONS = [found for name in config.__all__ if dataclasses.is_dataclass(found := getattr(config, name))]
 
 
 def numeric(annotation: Any) -> bool:

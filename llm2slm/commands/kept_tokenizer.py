@@ -23,12 +23,10 @@ def check_keeping(model: ModelConfig) -> None:
     """Refuses keep_whitespace and keep_characters where they cannot be obeyed.
 
     Raises:
-        UserError: a negative number; they are set for a model that does not write; the LLM would get the new ids.
+        UserError: they are set for a model that does not write; the LLM would get the new ids.
     """
     writes = "llm" if model.kind is SystemKind.llm else "slm"
     for side, language_model in (("llm", model.llm), ("slm", model.slm)):
-        if language_model.keep_characters < 0:
-            raise UserError(f"model.{side}.keep_characters={language_model.keep_characters}: give 0 or more")
         key = _key(side, language_model)
         if key is None:
             continue

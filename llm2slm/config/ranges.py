@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig
-from llm2slm.config.model import ModelConfig, ProjectorConfig
+from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, GenerateConfig, JudgeConfig
@@ -63,7 +63,10 @@ SEED = Range(0, 2**32 - 1)
 DAY = 86_400
 
 _CORPUS = {"train_size": COUNT, "validation_size": COUNT, "test_size": COUNT}
+_WRITER = {"keep_characters": NOT_NEGATIVE}
 RANGES: dict[type, dict[str, Range]] = {
+    LanguageModelConfig: _WRITER,
+    LLMConfig: _WRITER,
     ModelConfig: {"pool": POSITIVE, "cross_every": COUNT},
     ProjectorConfig: {"hidden": NOT_NEGATIVE},
     CorpusConfig: _CORPUS,
@@ -75,6 +78,7 @@ RANGES: dict[type, dict[str, Range]] = {
         "max_prompt_tokens": COUNT,
         "max_response_tokens": COUNT,
         "workers": NOT_NEGATIVE,
+        "max_lossy_share": SHARE,
         "labels_share": SHARE,
         "buffer": COUNT,
     },
@@ -95,6 +99,7 @@ RANGES: dict[type, dict[str, Range]] = {
         "num_nodes": COUNT,
         "max_steps": COUNT,
         "val_every": COUNT,
+        "val_rows": COUNT,
         "gradient_clip_val": NOT_NEGATIVE,
         "accumulate_grad_batches": COUNT,
         "log_every_n_steps": COUNT,
