@@ -26,6 +26,7 @@ class ResumableLines:
         path: the file; written in one step by `finish`.
         settings: plain values that decide what the lines say.
         batch: lines are taken up again at multiples of so many.
+        total: lines of the whole file; where all are there, none is written again. None: not known.
 
     Attributes:
         partial: where they stand until then. done: how many are there.
@@ -34,7 +35,7 @@ class ResumableLines:
         UserError: the partial file is of a job with other settings (names them), or another process writes it now.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], batch: int = 1) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], batch: int = 1, total: int | None = None) -> None:
         self.path, self.partial = path, path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._opened()
@@ -45,7 +46,8 @@ class ResumableLines:
         if wrong or (not found and not header.startswith(content)):
             self.close()
             raise UserError(f"{self.partial}: {wrong or FOREIGN}")
-        self.done = max(len(found) - 1, 0) // batch * batch
+        there = max(len(found) - 1, 0)
+        self.done = there if there == total else there // batch * batch
         self._head = len(header)
         kept = header + b"".join(line + b"\n" for line in found[1 : self.done + 1])
         # kept is the beginning of the content, or (of a header cut short) the other way round: what is there stays
@@ -92,12 +94,18 @@ class ResumableLines:
             key: of a line; they are sorted by it. None: as they were added.
         """
         lines = self.lines() if key is None else sorted(self.lines(), key=key)
-        self.hand_over(self.path, "".join(f"{line}\n" for line in lines).encode())
+        self.put(self.path, "".join(f"{line}\n" for line in lines).encode())
+        self.discard()
 
-    def hand_over(self, path: Path, content: bytes) -> None:
-        """Writes a file in one step, in place of the partial one."""
+    def put(self, path: Path, content: bytes) -> None:
+        """Writes a finished file in one step. The partial file stays until `discard`: it shows that not all is done."""
+        if path.is_file() and path.read_bytes() == content:
+            return
         with replacing(path) as file:
             file.write(content)
+
+    def discard(self) -> None:
+        """Removes the partial file: all that was to be made of it is there."""
         self.partial.unlink()
         self.close()
 
@@ -106,13 +114,16 @@ class ResumableLines:
         self._file.close()
 
 
+def other_settings(known: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The settings in which two jobs differ, in words; empty where they do not."""
+    changed = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
+    return ", ".join(f"{key} {known.get(key)!r}, now {settings.get(key)!r}" for key in changed)
+
+
 def _difference(header: bytes, settings: Mapping[str, Any]) -> str:
     """Why a partial file is none of this job's."""
-    end = "finish it with its own settings, or remove it"
     try:
-        known = json.loads(header)["settings"]
-        changed = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
+        said = other_settings(json.loads(header)["settings"], settings)
     except (ValueError, TypeError, KeyError):
         return FOREIGN
-    said = ", ".join(f"{key} {known.get(key)!r}, now {settings.get(key)!r}" for key in changed)
-    return f"was begun with other settings ({said}); {end}"
+    return f"was begun with other settings ({said}); finish it with its own settings, or remove it"

@@ -245,8 +245,10 @@ def text_hash(texts: Iterable[str]) -> str:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes the resolved configuration to `config.yaml`."""
-    write_text(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
+    """Writes the resolved configuration to `config.yaml`; a file that holds it already is not touched."""
+    path, text = folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    if not (path.is_file() and path.read_bytes() == text.encode()):
+        write_text(path, text)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

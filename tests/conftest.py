@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="llm2slm-tests-")
-os.environ["LLM2SLM_CACHE"] = os.environ["HF_DATASETS_CACHE"] + "/tokens"
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_DATASETS_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+from own_environment import own_environment
+
+OWN = own_environment(os.environ, tempfile.mkdtemp(prefix="llm2slm-tests-"))
+for name in os.environ.keys() - OWN.keys():
+    del os.environ[name]
+os.environ.update(OWN)  # before anything is imported that reads it
 
 import atexit
 import gc

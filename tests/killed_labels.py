@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import torch
 from killed import killed_midway
@@ -26,15 +27,25 @@ from tqdm import tqdm
 from llm2slm.commands import label
 
 
+def own_locks(bar: type[Any]) -> None:
+    """Gives a process its own locks of progress bars. Those that tqdm makes are shared by all forks: one that is killed
+    while it holds such a lock would stop every other one for ever."""
+    bar.set_lock(RLock())
+    for kind in bar.__subclasses__():
+        own_locks(kind)
+
+
 def main(home: Path, kills: int) -> dict[str, object]:
     """Labels and kills until the number is reached, and then to the end."""
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # no thread of tqdm's, which could hold a lock while this process forks
+    own_locks(tqdm)
     config = tiny_run(home, threads=1)
     config.split, config.data.eval_batch_size = "train", 2
     rng = random.Random(7)
 
     def fill(folder: Path) -> None:
-        tqdm.set_lock(RLock())  # its own is held by all forks, for ever once one is killed that has it
+        own_locks(tqdm)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         label.run(config, folder)
 
@@ -55,6 +66,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
                 before = now
             held.append(before)
         same.append((folder / "labels.jsonl").read_bytes() == whole)
+        assert {path.name for path in folder.iterdir()} == {"labels.jsonl", "config.yaml", "result.json"}
     return {"killed": killed, "labels": SIZES["train"], "held": held, "same": same}
 
 

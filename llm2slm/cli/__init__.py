@@ -66,6 +66,11 @@ def _run(arguments: list[str]) -> int:
 
         print(f"llm2slm {__version__}")
         return 0
+    if any(argument in ("-sc", "--shell-completion") for argument in arguments):
+        from llm2slm.cli.completion import shell_completion
+
+        print(shell_completion(arguments[1:] if arguments[0] in VERBS else arguments, VERBS))
+        return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)

@@ -30,9 +30,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.numbers import check_numbers
 from llm2slm.cli.schema import SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.types import UserError
 
 SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "compare", "tokenizer")}
@@ -332,7 +332,7 @@ def typed(schema: type, composed: DictConfig) -> Any:
     if isinstance(config, RunConfig):
         first, second = config.optim.betas  # OmegaConf keeps a tuple as a list
         config.optim.betas = (first, second)
-        check_numbers(config)
+    check_ranges(config)
     return config
 
 

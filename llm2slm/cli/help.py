@@ -135,7 +135,7 @@ FLAGS = {
     "-cn, --config-name NAME": "start from another primary config",
     "-c, --cfg job [-p KEY]": "show the composed configuration (or a part) instead of running",
     "-i, --info": "show where the configuration comes from",
-    "-sc, --shell-completion": "install=bash|zsh|fish",
+    "-sc, --shell-completion": 'eval "$(llm2slm -sc install=bash)" completes what is typed (also zsh, fish)',
     "hydra.run.dir=DIR": "run directory (hydra.sweep.dir=DIR: that of a sweep)",
 }
 

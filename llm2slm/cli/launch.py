@@ -30,6 +30,7 @@ from llm2slm.cli.named import with_named_models
 from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
+from llm2slm.commands.out import check_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
 
@@ -50,7 +51,7 @@ def launch(verb: str, arguments: list[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     composer = Composer(verb, args.config_name, args.config_path, args.config_dir)
     try:
-        if args.shell_completion or args.info or args.cfg or args.hydra_help:
+        if args.info or args.cfg or args.hydra_help:
             return show(verb, composer, args)
         words = runs_named(composer.schema, args.overrides)
         overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
@@ -61,7 +62,7 @@ def launch(verb: str, arguments: list[str]) -> int:
         if mode == RunMode.MULTIRUN:
             return run_sweep(verb, composer, overrides, composed)
         composer.typed(composed)
-        check_folder(Path(str(composed.hydra.run.dir)))
+        check_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)), writes=False)
         return run_once(verb, composer, overrides, composed)
     finally:
         GlobalHydra.instance().clear()
@@ -69,11 +70,9 @@ def launch(verb: str, arguments: list[str]) -> int:
 
 
 def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
-    """Hydra's own questions: --cfg, --info, --shell-completion, --hydra-help."""
+    """Hydra's own questions: --cfg, --info, --hydra-help."""
     hydra = start(verb, composer)
-    if args.shell_completion:
-        hydra.shell_completion(config_name=composer.config_name, overrides=args.overrides)
-    elif args.hydra_help:
+    if args.hydra_help:
         hydra.hydra_help(config_name=composer.config_name, args_parser=get_args_parser(), args=args)
     else:
         words = runs_named(composer.schema, args.overrides)
@@ -104,17 +103,6 @@ def resume_in_place(overrides: list[str], composer: Composer) -> list[str]:
             return overrides
         runs.read_config(Path(str(folder)))  # a wrong name is refused before Hydra makes a folder of it
     return [*overrides, f"hydra.run.dir={named[-1].partition('=')[2]}"]
-
-
-def check_folder(folder: Path) -> None:
-    """Refuses a run directory that cannot be one.
-
-    Raises:
-        UserError: it is a file, or below one.
-    """
-    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
-    if there is not None and not there.is_dir():
-        raise UserError(f"hydra.run.dir={folder}: {there} is a file; give a folder")
 
 
 def check_processes(config: Any) -> None:

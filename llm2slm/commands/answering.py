@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from llm2slm.config import GenerateConfig, PlainLLMConfig
 from llm2slm.data.rows import READERS, open_table, suffix_of
 from llm2slm.data.rows.table import LINE, no_column, path_in, text_in
 from llm2slm.data.rows.text import lines
-from llm2slm.resumable import ResumableLines
+from llm2slm.resumable import ResumableLines, other_settings
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -116,14 +117,24 @@ def answers(job: Answering, texts: list[str], done: int = 0) -> Iterator[list[st
 
 def answer_file(job: Answering, texts: list[str]) -> None:
     """Answers to a file of texts, where `output` says: rows, lines (a newline within an answer as a space), or the
-    terminal. A file that an earlier call left half-written is resumed."""
+    terminal. A file that an earlier call of the same settings left half-written is continued, a finished one is kept.
+
+    Raises:
+        UserError: the file is one that an earlier call finished with other settings.
+    """
     if job.config.output is None:
         for found in answers(job, texts):
             print("\n".join(" ".join(answer.splitlines()) for answer in found))
         return
     path = Path(job.config.output)
     path = path.resolve() if path.is_symlink() else path  # what a link points to is written, not the link
-    file = ResumableLines(path, settings(job, texts), job.config.batch_size)
+    decisive = json.loads(json.dumps(settings(job, texts)))  # as it is read again
+    count = f"{len(texts)} answer{'s' if len(texts) != 1 else ''}"
+    part = path.with_name(path.name + ".part")
+    if not part.is_file() and finished(path, decisive):
+        print(f"{job.config.output}: {count}, there already by the same settings")
+        return
+    file = ResumableLines(path, decisive, job.config.batch_size, len(texts))
     if file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: going on", file=sys.stderr)
     try:
@@ -138,8 +149,38 @@ def answer_file(job: Answering, texts: list[str]) -> None:
               file=sys.stderr)  # fmt: skip
         file.close()
         raise
-    file.finish()
-    print(f"{job.config.output}: {len(texts)} answer{'s' if len(texts) != 1 else ''}")
+    content = "".join(f"{line}\n" for line in file.lines()).encode()
+    file.put(path, content)
+    record = json.dumps({"settings": decisive, "sha256": sha256(content).hexdigest()}, ensure_ascii=False)
+    file.put(record_of(path), f"{record}\n".encode())
+    file.discard()
+    print(f"{job.config.output}: {count}")
+
+
+def record_of(path: Path) -> Path:
+    """The file beside the answers that holds what decided them."""
+    return path.with_name(path.name + ".settings")
+
+
+def finished(path: Path, decisive: Mapping[str, Any]) -> bool:
+    """Whether a file holds the answers that these settings give, as an earlier call wrote them.
+
+    Raises:
+        UserError: it holds those of other settings; names them.
+    """
+    try:
+        record = json.loads(record_of(path).read_text(encoding="utf-8"))
+        known, digest = dict(record["settings"]), record["sha256"]
+        if sha256(path.read_bytes()).hexdigest() != digest:
+            return False  # it was written by somebody else since: as any other file that is there
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    if other := other_settings(known, decisive):
+        raise UserError(
+            f"{path}: holds the answers to an earlier command with other settings ({other}); remove it, or write to "
+            "another file"
+        )
+    return True
 
 
 def settings(job: Answering, texts: list[str]) -> dict[str, Any]:

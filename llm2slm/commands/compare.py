@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm2slm import runs
+from llm2slm.commands.out import check_folder
 from llm2slm.config import CompareConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.data.languages import known
 from llm2slm.evaluation.alignment import check_aligned
 from llm2slm.evaluation.compared import Answers, agreed_languages, find, name_apart, read_run, set_speeds
@@ -17,9 +19,6 @@ from llm2slm.evaluation.metrics import check as check_known
 from llm2slm.evaluation.metrics import score
 from llm2slm.evaluation.tokenization import advice, by_row
 from llm2slm.types import UserError
-
-LEAST = {"resamples": 100, "rows": 0, "seed": 0}
-"""Smallest values of numbers; a 95 % interval of fewer resamples has no ends."""
 
 
 def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
@@ -77,11 +76,8 @@ def check(config: CompareConfig) -> None:
         raise UserError(
             "compare needs runs: llm2slm compare RUN RUN ..., run directories with predictions, or one of a demo"
         )
-    for name, least in LEAST.items():
-        if getattr(config, name) < least:
-            raise UserError(f"{name}={getattr(config, name)}: must be at least {least}")
-    if Path(config.out).is_file():
-        raise UserError(f"out={config.out}: is a file; give a folder")
+    check_ranges(config)
+    check_folder("out", Path(config.out))
 
 
 def read(config: CompareConfig) -> tuple[list[Answers], int]:

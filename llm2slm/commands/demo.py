@@ -20,6 +20,7 @@ from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, with_task
 from llm2slm.commands.writers import limited
 from llm2slm.config import RunConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.evaluation.metrics import computed_alike
@@ -110,6 +111,7 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
         check_metrics(task_of(each.task, each.data))
     for name, each in own.items():
         try:
+            check_ranges(each)
             check_control(each.model)
         except UserError as error:
             raise UserError(f"systems.{name}: {error}") from None

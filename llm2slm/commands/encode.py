@@ -66,11 +66,12 @@ def run(config: RunConfig, folder: Path) -> None:
             raise
         prompts = len(store)
     size = sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()) / 1e6
-    print(
-        f"{folder / STORE}: {prompts} prompts, {size:.1f} MB; {sum(f.new for f in filled)} of them new, of "
-        f"{sum(f.rows for f in filled)} rows, in {sum(f.seconds for f in filled):.1f} s; train with "
-        f"data.reps={folder / STORE}"
-    )
+    rows, new, seconds = (sum(getattr(f, name) for f in filled) for name in ("rows", "new", "seconds"))
+    if new:
+        found = f"{prompts} prompts, {size:.1f} MB; {new} of them new, of {rows} rows, in {seconds:.1f} s"
+    else:
+        found = f"{prompts} prompts, {size:.1f} MB; all prompts of {rows} rows were there already"
+    print(f"{folder / STORE}: {found}; train with data.reps={folder / STORE}")
 
 
 def checked(config: RunConfig, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +12,23 @@ from llm2slm import runs
 from llm2slm.atomic import STAGE
 from llm2slm.commands import hush
 from llm2slm.commands.card import card_of_run
+from llm2slm.commands.out import check_folder
 from llm2slm.config import ExportConfig
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
+ADVICE = "give a folder that does not exist, or an empty one"
+
 
 def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
     """Loads the model (so that what is given away is known to load), writes it with its card, and pushes it.
 
+    The same command again changes nothing in `out`, and pushes again.
+
     Raises:
-        UserError: no model named, `out` holds something already, or the Hub refuses.
+        UserError: no model named, `out` holds something else already, or the Hub refuses.
     """
     out = check(config)
     home = runs.home(str(config.run))
@@ -30,24 +37,29 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     check_measured(model, results)
     if config.dtype is not None:
         narrowed(model, config.dtype)
-    model.save_pretrained(out, with_llm=config.with_llm)
     place = str((model.config.llm or {}).get("name"))
     if not config.with_llm and config.push is None and Path(place).is_absolute():
         print(f"llm2slm: others will not have {place}: with_llm=true brings the LLM's part along", file=sys.stderr)
     name = config.push or config.name or out.resolve().name
-    if home is not None:
-        card_of_run(out, name, home, [result for _, result in results], license=config.license)
-    elif model.card is None:
-        print(f"llm2slm: {config.run} is no run directory: no model card is written", file=sys.stderr)
+    staged = staging(out)
+    try:
+        model.save_pretrained(staged, with_llm=config.with_llm)
+        if home is not None:
+            card_of_run(staged, name, home, [result for _, result in results], license=config.license)
+        elif model.card is None:
+            print(f"llm2slm: {config.run} is no run directory: no model card is written", file=sys.stderr)
+        there = hand_over(staged, out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
-    print(f"{out}: {megabytes:.1f} MB")
+    print(f"{out}: {megabytes:.1f} MB{', all there already' if there else ''}")
     if config.push is not None:
         from llm2slm.models.saving import push
 
         try:
             print(push(out, config.push, private=config.private, message=f"Upload {out.name}"))
         except UserError as error:
-            raise UserError(f"{error} (the model is in {out}; remove it to try again, or give another out=)") from None
+            raise UserError(f"{error} (the model is in {out}; the same command tries again)") from None
 
 
 def check(config: ExportConfig) -> Path:
@@ -66,12 +78,50 @@ def check(config: ExportConfig) -> Path:
     if config.push is not None and config.push.count("/") > 1:
         raise UserError(f"push={config.push}: give a repository of the Hub, as me/my-model")
     out = Path(config.out)
-    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not above.is_dir():
-        raise UserError(f"out={out}: {above} is no folder")
-    if out.is_dir() and any(path.name != STAGE for path in out.iterdir()):  # left by an export that was killed
-        raise UserError(f"out={out}: holds something already; give a folder that does not exist, or an empty one")
+    check_folder("out", out)
+    if held(out) and not (out / "config.json").is_file():
+        raise UserError(f"out={out}: holds something already; {ADVICE}")
     return out
+
+
+def held(out: Path) -> bool:
+    """Whether a folder is there and holds more than what a killed process left of a model that it was writing."""
+    return out.is_dir() and any(path.name != STAGE for path in out.iterdir())
+
+
+def staging(out: Path) -> Path:
+    """A new folder beside `out`, in which the model is written first: so `out` is whole or not there."""
+    place = out.resolve()
+    found = place.with_name(f".{place.name}.llm2slm-export")
+    shutil.rmtree(found, ignore_errors=True)  # of an export that was killed
+    return found
+
+
+def hand_over(staged: Path, out: Path) -> bool:
+    """Gives the finished model its folder; whether the same one is there already, which then stays as it is.
+
+    Raises:
+        UserError: the folder holds something else; names the first file.
+    """
+    if not held(out):
+        shutil.rmtree(out / STAGE, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for path in sorted(staged.iterdir()):
+            path.replace(out / path.name)
+        return False
+    here, there = files(staged), files(out)
+    for name in sorted(here.keys() | there.keys()):
+        if name not in here or name not in there or not filecmp.cmp(here[name], there[name], shallow=False):
+            state = (
+                "is not in it" if name not in there else "is no part of this model" if name not in here else "differs"
+            )
+            raise UserError(f"out={out}: holds something else already ({name} {state}); {ADVICE}")
+    return True
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """All files of a folder by their place in it."""
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
 
 
 def load(config: ExportConfig) -> LLM2SLM:

@@ -11,6 +11,7 @@ from llm2slm import runs
 from llm2slm.commands import hush
 from llm2slm.commands.answering import Answering, answer_file, check_writable, read
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.types import Control, Overlong, UserError
 
 if TYPE_CHECKING:
@@ -59,14 +60,9 @@ def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
         raise UserError("prompt and input are both given; give one of them")
     if config.output is not None and config.input is None:
         raise UserError("output is for the answers to a file; give input=FILE with it")
-    for name in ("num_beams", "batch_size", "max_new_tokens"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value}: must be at least 1")
+    check_ranges(config)
     if config.overlong is Overlong.drop:
         raise UserError("overlong=drop: each text is owed an answer; use truncate or error")
-    if config.temperature <= 0 or not 0 < config.top_p <= 1:
-        raise UserError(f"temperature={config.temperature} top_p={config.top_p}: must be above 0, and top_p at most 1")
     if config.output is not None:
         check_writable(Path(config.output))
         if Path(config.output).resolve() == Path(str(config.input)).resolve():

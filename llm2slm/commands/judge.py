@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import sys
 import time
@@ -25,7 +24,9 @@ from llm2slm import runs
 from llm2slm.atomic import write_text
 from llm2slm.commands import hush
 from llm2slm.commands.judged import asked_with, read_rows
+from llm2slm.commands.out import check_folder
 from llm2slm.config import JudgeConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.evaluation import judge as judging
 from llm2slm.evaluation.asking import Endpoint, Judge, LocalJudge, Reply, address
 from llm2slm.evaluation.judge import (
@@ -47,14 +48,11 @@ from llm2slm.types import UserError
 
 SCHEMA = 1
 """Version of judge.json; raised when a field changes its meaning."""
-AT_LEAST = {"rows": 1, "max_tokens": 1, "temperature": 0, "workers": 1, "retries": 0, "wait": 0, "price_in": 0,
-            "price_out": 0}  # fmt: skip
 OF_ENDPOINT = ("model", "key_env", "temperature", "parameters", "workers", "timeout", "retries", "wait")
 OF_LOCAL = ("revision", "dtype", "attn_implementation", "quantization")
 DTYPES = ("float32", "bfloat16", "float16")
 OURS = ("model", "messages", "stream", "n")
 """Fields of a request that are not for the user: one whole reply is read."""
-DAY = 86_400
 
 
 def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
@@ -111,16 +109,12 @@ def check(config: JudgeConfig) -> None:
     for name in OF_LOCAL if config.local is None else OF_ENDPOINT:
         if getattr(config, name) != getattr(silent, name):
             raise UserError(f"{name} is for {'local' if config.local is None else 'endpoint'}=...; leave it out")
-    for name, least in AT_LEAST.items():
-        value = getattr(config, name)
-        if value is not None and not least <= value < math.inf:  # so that nan is refused too
-            raise UserError(f"{name}={value}: must be at least {least}")
-    if not 0 < config.timeout <= DAY:
-        raise UserError(f"timeout={config.timeout}: must be above 0, and a day ({DAY}) at most")
+    check_ranges(config)
     if (config.price_in is None) != (config.price_out is None):
         raise UserError("price_in and price_out: give both, or neither")
     if config.dtype not in DTYPES:
         raise UserError(f"dtype={config.dtype} is unknown; possible: {', '.join(DTYPES)}")
+    check_folder("out", Path(config.out))
     for name in OURS:
         if name in config.parameters:
             raise UserError(f"parameters.{name}: is not to be set; leave it out")

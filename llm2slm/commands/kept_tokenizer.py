@@ -23,12 +23,10 @@ def check_keeping(model: ModelConfig) -> None:
     """Refuses keep_whitespace and keep_characters where they cannot be obeyed.
 
     Raises:
-        UserError: a negative number, or the LLM would get the new ids.
+        UserError: the LLM would get the new ids.
     """
     side, writer = _writer(model)
     key = _key(side, writer)
-    if writer.keep_characters < 0:
-        raise UserError(f"model.{side}.keep_characters={writer.keep_characters}: give 0 or more")
     if key is not None and model.kind is SystemKind.llm2slm and model.tokenizers is Tokenizers.shared:
         raise UserError(
             f"{key} adds tokens that the LLM does not know, and with model.tokenizers=shared it would read them; set "

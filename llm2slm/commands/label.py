@@ -1,7 +1,7 @@
 """`llm2slm label`: the LLM writes the answers of a split, for models to be trained on (`data.labels=llm`).
 
 Answers are on the disk as soon as a batch is done. Ended at any moment, the same command with the same run directory
-goes on; the finished file is that of an undisturbed run.
+continues; the finished file is that of an undisturbed run. The same command on finished labels changes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.writers import Writer, llm_note, load_writer, plain_writer
 from llm2slm.config import RunConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
+from llm2slm.data.labels import read_labels
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.decoding import asked, in_force, sampling
@@ -35,18 +38,25 @@ from llm2slm.evaluation.metrics import of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.resumable import ResumableLines
+from llm2slm.resumable import ResumableLines, other_settings
 from llm2slm.types import Example, Labels, UserError
 
 FORMATS = ("jsonl", "parquet")
 SAMPLES = 32
+SETTINGS = "settings"
+"""In the notes of a result: what decided the labels."""
+SECTIONS = ("model", "data", "task", "label", "split", "seed", "run", "llm")
+"""Of a configuration: what can decide them."""
 
 
-def run(config: RunConfig, folder: Path) -> runs.Result:
+def run(config: RunConfig, folder: Path) -> runs.Result | None:
     """Labels `split` with `model.llm`, or with the trained system of `run=DIR`.
 
+    Returns:
+        The result; None where labels and result of this very command were there already.
+
     Raises:
-        UserError: the folder holds finished labels, or unfinished ones of other settings.
+        UserError: the folder holds labels of other settings.
     """
     started = time.perf_counter()
     given = checked(config, folder)
@@ -64,31 +74,48 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     warn_language(task, examples)
     decoding = decoding_of(config)
     decisive = settings(config, model, examples) | in_force(model.generation_config, asked(task, decoding))
-    file = ResumableLines(folder / "labels.jsonl", decisive, config.data.eval_batch_size)
-    runs.write_config(folder, config)
+    decisive = json.loads(json.dumps(decisive))  # as it is read again
+    labels = folder / f"labels.{config.label.format}"
+    check_finished(labels, config, decisive)
+    file = None
+    if not labels.is_file() or partial_of(folder).is_file():
+        file = ResumableLines(folder / "labels.jsonl", decisive, config.data.eval_batch_size, len(examples))
+    if labels.is_file() and (folder / "result.json").is_file():
+        print(f"llm2slm: {labels}: all {len(examples)} labels are there already, by the same settings", file=sys.stderr)
+        if file is not None:
+            file.discard()
+        return None
+    if file is not None and not labels.is_file():
+        runs.write_config(folder, config)
+        write_labels(file, model, examples, task, config)
+        put(file, labels, config)
+    answers = answers_of(labels, examples)
+    result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
+    result.device = runs.device_name(model.device.type)
+    result.systems = [judged(model, data, task, config, answers)]
+    result.systems[0].notes[SETTINGS] = decisive
+    runs.write_result(folder, result)
+    if file is not None:
+        file.discard()
+    show_result(folder)
+    return result
+
+
+def write_labels(file: ResumableLines, model: LLM2SLM, examples: list[Example], task: Task, config: RunConfig) -> None:
+    """Asks for the labels that are not in the file yet, and adds them batch by batch."""
     if file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(examples)} labels: going on", file=sys.stderr)
     try:
         for positions, texts in answer_batches(
             model, examples, task, config.data.eval_batch_size,
-            progress=config.trainer.progress, done=file.done, decoding=decoding, seed=config.seed,
+            progress=config.trainer.progress, done=file.done, decoding=decoding_of(config), seed=config.seed,
         ):  # fmt: skip
             file.append(line(examples[i], text) for i, text in zip(positions, texts, strict=True))
     except KeyboardInterrupt:
         print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; to go on, give the same command "
-              f"with hydra.run.dir={folder}", file=sys.stderr)  # fmt: skip
+              f"with hydra.run.dir={file.path.parent}", file=sys.stderr)  # fmt: skip
         file.close()
         raise
-    labels = [json.loads(text) for text in file.lines()]
-    by_index = {row["index"]: row["prediction"] for row in labels}
-    answers = [by_index[example.index] for example in examples]
-    result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
-    result.device = runs.device_name(model.device.type)
-    result.systems = [judged(model, data, task, config, answers)]
-    finish(file, config, result)
-    runs.write_result(folder, result)
-    show_result(folder)
-    return result
 
 
 def checked(config: RunConfig, folder: Path) -> RunConfig:
@@ -96,15 +123,55 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
     device_type(config.trainer.accelerator)
     if config.label.format not in FORMATS:
         raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
-    if config.label.temperature <= 0 or not 0 < config.label.top_p <= 1:
-        raise UserError("label.temperature must be above 0, and label.top_p above 0 and at most 1")
-    done = next((folder / f"labels.{kind}" for kind in FORMATS if (folder / f"labels.{kind}").exists()), None)
-    if done is not None:
+    check_ranges(config)
+    other = next((path for kind in FORMATS if (path := folder / f"labels.{kind}").is_file()), None)
+    if other is not None and other.suffix != f".{config.label.format}":
         raise UserError(
-            f"{done}: is finished already; train with data.labels_from={folder}, or label into a new folder"
+            f"{other}: is finished already, label.format={config.label.format} is asked for; train with "
+            f"data.labels_from={folder}, or label into a new folder"
         )
     runs.refuse_another(folder, "label")
     return replace(config, data=replace(config.data, labels=Labels.gold))
+
+
+def partial_of(folder: Path) -> Path:
+    """Where unfinished labels stand, whatever their format will be."""
+    return folder / "labels.jsonl.part"
+
+
+def check_finished(labels: Path, config: RunConfig, decisive: dict[str, Any]) -> None:
+    """Finished labels are kept as they are: a command that would make other ones is refused.
+
+    What decided them is in result.json. Where that is missing (or was written by an earlier version) the command's
+    configuration is compared with config.yaml.
+
+    Raises:
+        UserError: they are of other settings; names those.
+    """
+    if not labels.is_file() or partial_of(labels.parent).is_file():  # the partial file holds the settings too
+        return
+    known, asked_for = None, decisive
+    if (labels.parent / "result.json").is_file():
+        known = runs.read_result(labels.parent)["systems"][0]["notes"].get(SETTINGS)
+    if known is None:
+        recorded = runs.read_config(labels.parent)
+        given = runs.plain(config)
+        known = {name: value for name, value in flat(recorded) if name.split(".")[0] in SECTIONS}
+        asked_for = {name: value for name, value in flat(given) if name in known}
+    if other := other_settings(known, asked_for):
+        raise UserError(
+            f"{labels}: is finished already, by other settings ({other}); train with "
+            f"data.labels_from={labels.parent}, or label into a new folder"
+        )
+
+
+def flat(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested sections by their dotted names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", value
 
 
 def writer(config: RunConfig) -> Writer:
@@ -154,19 +221,36 @@ def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answ
     return system
 
 
-def finish(file: ResumableLines, config: RunConfig, result: runs.Result) -> None:
+def answers_of(labels: Path, examples: list[Example]) -> list[str]:
+    """What a finished file holds, in the order of the examples.
+
+    Raises:
+        UserError: it lacks one of them, or holds the label of another text under its number.
+    """
+    found = read_labels(labels)
+    for example in examples:
+        row = found.get(example.index)
+        if row is None or row["source"] != example.source:
+            raise UserError(
+                f"{labels}: holds no label of row {example.index} (from 0), {example.source[:40]!r}: it is of other "
+                "rows; label into a new folder"
+            )
+    return [str(found[example.index]["prediction"]) for example in examples]
+
+
+def put(file: ResumableLines, path: Path, config: RunConfig) -> None:
     """Gives the labels their file, in the order of the split; a parquet file says in its own metadata where they are
     from."""
-    if config.label.format == "parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        rows = sorted((json.loads(text) for text in file.lines()), key=lambda row: row["index"])
-        origin = {"created": result.created, "command": result.command, "git_commit": result.git_commit}
-        origin |= {"model": str(config.run or config.model.llm.name), "versions": json.dumps(result.versions)}
-        table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({f"llm2slm.{k}": v for k, v in origin.items()})
-        sink = pyarrow.BufferOutputStream()
-        parquet.write_table(table, sink)
-        file.hand_over(file.path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
+    rows = sorted((json.loads(text) for text in file.lines()), key=lambda row: row["index"])
+    if path.suffix == ".jsonl":
+        file.put(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         return
-    file.finish(key=lambda text: json.loads(text)["index"])
+    import pyarrow
+    from pyarrow import parquet
+
+    origin = {"created": runs.now(), "command": runs.command(), "git_commit": runs.git_commit()}
+    origin |= {"model": str(config.run or config.model.llm.name), "versions": json.dumps(runs.versions())}
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({f"llm2slm.{k}": v for k, v in origin.items()})
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    file.put(path, sink.getvalue().to_pybytes())

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from llm2slm.config import RunConfig
+from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule, OverlongRows
 from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
@@ -25,8 +26,7 @@ def check_possible(config: RunConfig) -> None:
     """Refuses, before anything is loaded, what cannot be trained."""
     if config.model.kind is SystemKind.llm and config.model.llm.quantization:
         raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
-    if not 0 <= config.data.max_lossy_share <= 1:
-        raise UserError(f"data.max_lossy_share={config.data.max_lossy_share:g}: a share of the rows, from 0 to 1")
+    check_ranges(config)
     check_distill(config)
     check_optimizer(config.optim)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm2slm import runs
+from llm2slm.commands.out import check_folder
 from llm2slm.config import ReportConfig
 from llm2slm.types import UserError
 
@@ -21,6 +22,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
 
     if not config.runs:
         raise UserError("report needs runs: llm2slm report RUN RUN ..., run directories or result.json files")
+    check_folder("out", Path(config.out))
     places = [Path(name) for name in config.runs]
     results = [runs.read_result(place) for place in places]
     homes = [place if place.is_dir() else place.parent for place in places]

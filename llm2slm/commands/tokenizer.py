@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from llm2slm.atomic import filling
+from llm2slm.commands.out import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.types import Example, Labels, UserError
 
@@ -26,10 +27,11 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
     """Trains the tokenizer and writes it to `config.out`.
 
     Raises:
-        UserError: the corpus cannot be read, or the vocabulary is too small.
+        UserError: `out` is no folder, the corpus cannot be read, or the vocabulary is too small.
     """
     from llm2slm.commands.task_choice import tell_task
 
+    check_folder("out", Path(config.out))
     told = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
     tell_task(config.task, config.data)
     print(told)

@@ -1,8 +1,8 @@
 """How answers are decoded: what was asked for, and what a model was published with beside it.
 
-A model's generation_config.json may hold settings that `generate` obeys whenever nobody says otherwise, such as
-`no_repeat_ngram_size` of a BART for summaries. They are left in force, as everybody's who loads that model; a result
-that was written under them says so.
+A model's generation_config.json may hold settings that `generate` obeys where a call does not name them, such as
+`no_repeat_ngram_size` of a BART for summaries. Those of `models/published.py` stay in force, and a result that was
+written under them records them; all others were dropped when the model was loaded.
 """
 
 from __future__ import annotations
@@ -10,44 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from llm2slm.models.published import NEUTRAL, OF_BEAMS, OF_SAMPLING
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
     from llm2slm.data.tasks import Task
-
-NEUTRAL: dict[str, Any] = {
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "exponential_decay_length_penalty": None,
-    "bad_words_ids": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "sequence_bias": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "guidance_scale": 1.0,
-    "watermarking_config": None,
-    "stop_strings": None,
-    "max_time": None,
-}
-"""Settings of transformers' `generate` that change what is written, and the value at which each does nothing."""
-OF_BEAMS: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
-"""The same of beam search."""
-OF_SAMPLING: dict[str, Any] = {
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "top_h": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-}
-"""The same of sampling."""
 
 
 def sampling(temperature: float, top_p: float) -> dict[str, Any]:

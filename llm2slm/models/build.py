@@ -218,7 +218,11 @@ def attach_processor(
     limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
     mixed = model.conditioning in (Conditioning.add, Conditioning.replace)
     eos = tokenizer.eos_token_id
-    greedy(model.slm, eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, eos)
+    dropped = greedy(model.slm, eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, eos)
+    if dropped:
+        told = ", ".join(f"{name}={str(value).replace(' ', '')}" for name, value in dropped.items())
+        name = model.slm.config.name_or_path or model.config.name_or_path or model.slm.config.model_type
+        print(f"llm2slm: {name}: not used of its generation_config.json: {told}", file=sys.stderr)
     model.processor = LLM2SLMProcessor(
         tokenizer,
         llm_tokenizer,

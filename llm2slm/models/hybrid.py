@@ -34,6 +34,7 @@ from llm2slm.models import slm as writer
 from llm2slm.models.control import Teller
 from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import keep_out_of_state_dicts
+from llm2slm.models.frozen import KeepsReaderFrozen
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.projector import Projector
 from llm2slm.models.stored import Reader, StoredReader
@@ -45,7 +46,7 @@ OWN_EMBEDDINGS = (Conditioning.add, Conditioning.prepend, Conditioning.cross_att
 """Ways of conditioning in which the SLM reads embeddings of the prompt's tokens as well."""
 
 
-class LLM2SLM(PreTrainedModel):
+class LLM2SLM(KeepsReaderFrozen):
     """A frozen LLM's reading guides a small language model's writing.
 
     Attributes:
@@ -95,6 +96,7 @@ class LLM2SLM(PreTrainedModel):
         elif not attends:
             writer.embed_scale(slm)  # refuses, before anything is trained, what `embed` cannot serve
         keep_out_of_state_dicts(self)
+        self.remember_reader()
 
     @property
     def collator(self) -> Collator:
@@ -157,6 +159,8 @@ class LLM2SLM(PreTrainedModel):
         if batch.labels_BT is None:
             raise ValueError("this batch has no labels: to answer use generate (the Trainer's label_smoothing_factor "
                              "takes them out of the batch, so it cannot be used)")  # fmt: skip
+        if torch.is_grad_enabled():
+            self.keep_frozen()
         prompt = self.read(batch, reps)
         with self._attending(prompt):
             return writer.response_logits(self.slm, prompt, batch.labels_BT)
@@ -239,7 +243,8 @@ class LLM2SLM(PreTrainedModel):
             inputs = {name: arguments.pop(name) for name in INPUTS if name in arguments}
             inputs.pop("labels", None)  # Seq2SeqTrainer hands them over as well
             batch = self.batch_of(**inputs if batch is None else inputs | {"input_ids": batch})
-        if "stop_strings" in arguments or getattr(generation_config, "stop_strings", None):
+        config = self.generation_config if generation_config is None else generation_config
+        if "stop_strings" in arguments or config.stop_strings:
             arguments.setdefault("tokenizer", self.collator.slm_tokenizer)  # transformers wants to know whose they are
         prompt = self.read(batch, reps)
         with self._attending(prompt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,11 +28,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQuantizationConfig
 
 from llm2slm.config import LanguageModelConfig, LLMConfig
+from llm2slm.config.ranges import Range
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.pruning import reader_class
 from llm2slm.types import Init, UserError, reason_of
 
 BUILTIN = "builtin/"
+SIZE = re.compile(
+    r"(^|_)(layers?|heads?|size|dim|model|ff|kv|inner|embd|positions|embeddings|buckets|distance|experts)$"
+)
+"""Ends of the names by which transformers' configs call numbers of layers, heads and positions, and widths."""
 WITH_CROSS_ATTENTION = frozenset({"gpt2"})  # decoder-only models that can have such layers, and generate with them
 CROSS_ATTENTION = ("crossattention.", "ln_cross_attn.")  # in the names of their tensors
 DTYPES = ("float32", "bfloat16", "float16")
@@ -133,6 +139,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
     for key in changes:
         if key not in known:
             raise UserError(f"model.{side}.config.{key}: a {config.model_type} has no such value{_nearest(key, known)}")
+        _check_value(f"model.{side}.config.{key}", changes[key], getattr(config, key, None))
     if cfg.start is Init.random:
         changes |= _token_values(tokenizer)
     if changes:
@@ -146,6 +153,19 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         if getattr(config, "forced_eos_token_id", None) is not None:  # BART's own is token 2, whatever that is here
             config.forced_eos_token_id = config.eos_token_id
     return _with_decoder_depth(config)
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
+    """Refuses a size or a dropout that no model can have; transformers would build a model without layers of it.
+
+    Raises:
+        UserError: names key, value and range.
+    """
+    name = key.rpartition(".")[2]
+    legal = Range(0, 1, below=True) if "drop" in name else Range(1) if SIZE.search(name) else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if legal is not None and number and value != default and not legal.holds(value):
+        raise UserError(f"{key}={value}: must be {legal}")
 
 
 def _token_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

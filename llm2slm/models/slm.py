@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.conditioning import positions, prepend
+from llm2slm.models.published import drop_others
 from llm2slm.models.virtual import PREFIX, PROMPT, virtual_tokens
 from llm2slm.types import IGNORE_INDEX, Reps, UserError
 
@@ -222,15 +223,18 @@ def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
     return {"encoder_hidden_states": prompt.states_BQD, "encoder_attention_mask": prompt.mask_BQ}
 
 
-def greedy(slm: PreTrainedModel, pad: int, eos: int | None) -> None:
-    """Sets, in place, what a writer generates like when nobody says: greedily, up to the eos that it was trained with.
+def greedy(slm: PreTrainedModel, pad: int, eos: int | None) -> dict[str, Any]:
+    """Sets, in place, how a writer generates where a call does not say it: greedily, up to the eos it is trained with.
 
-    What a pretrained model was published with (sampling, other ends) is for the model that it was.
+    Of the other settings that a model was published with, those of `published.KEPT` stay in force.
+
+    Returns:
+        The published settings that are dropped.
     """
     config = slm.generation_config
-    for name, value in {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}.items():
-        setattr(config, name, value)
-    config.pad_token_id, config.eos_token_id = pad, eos
+    dropped = drop_others(config)
+    config.do_sample, config.pad_token_id, config.eos_token_id = False, pad, eos
+    return dropped
 
 
 def begin_as_trained(slm: PreTrainedModel) -> None:

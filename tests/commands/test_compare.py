@@ -178,10 +178,10 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=a,b benchmark=demo": "benchmark=demo: timed ",
         "runs=a,b resamples=99": "resamples=99: must be at least 100",
         "runs=a,b rows=-1": "rows=-1: must be at least 0",
-        "runs=a,b seed=-1": "seed=-1: must be at least 0",
+        "runs=a,b seed=-1": "seed=-1: must be between 0 and 4294967295",
         "runs=a,b language=jp": "language=jp: unknown language; did you mean ja (Japanese)?",
         "runs=a,b rows=few": "rows=few: expected an integer",
-        "runs=a,b out=file": "out=file: is a file; give a folder",
+        "runs=a,b out=file": "out=file: file is a file; give a folder",
         "runs=a,b base=a": "unknown key 'base'; did you mean baseline?",
     }
     for arguments, message in wrong.items():

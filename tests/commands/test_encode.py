@@ -237,6 +237,30 @@ def test_a_run_in_the_folder_stays_as_it_was(tmp_path: Path) -> None:
     encode(encoding(tmp_path), tmp_path / "kept")  # the same goes on
 
 
+@pytest.mark.parametrize("tokenizers", [Tokenizers.shared, Tokenizers.llm_tokens])
+def test_the_same_command_on_a_finished_store_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tokenizers: Tokenizers
+) -> None:
+    def config() -> RunConfig:
+        made = encoding(tmp_path)
+        made.model.tokenizers = tokenizers
+        made.trainer.threads = None
+        return made
+
+    def contents() -> dict[str, tuple[bytes, int]]:
+        paths = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+        return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+    encode(config(), tmp_path / "kept")
+    before = contents()
+    shown = capsys.readouterr().out
+    assert "there already" not in shown
+    monkeypatch.setattr("llm2slm.data.reps_writer.StoreWriter.append", lambda *_: pytest.fail("it was asked again"))
+    encode(config(), tmp_path / "kept")
+    assert "; all prompts of 57 rows were there already; train with data.reps=" in capsys.readouterr().out
+    assert contents() == before
+
+
 def test_room_for_the_embeddings_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = encoding(tmp_path)
     config.model.tokenizers = Tokenizers.llm_tokens

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import files_of
+from command_line import files_of, mistake
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
@@ -52,6 +52,37 @@ def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.Cap
         assert not shown.err
         said.append(shown.out)
     assert said[0] == said[1]
+
+
+def test_the_same_command_again_changes_nothing_and_another_one_is_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", f"run={trained}", f"out={tmp_path / 'out'}", "with_llm=true"]
+
+    def ended(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llm2slm.commands.export.card_of_run", ended)
+        assert main(arguments) == 130
+    assert not list(tmp_path.iterdir())  # nothing half-written
+    (tmp_path / ".out.llm2slm-export").mkdir()  # of one that was killed
+    (tmp_path / ".out.llm2slm-export" / "half").write_text("x")
+    assert main(arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.endswith(" MB, all there already\n")
+    assert main([*arguments, "dtype=bfloat16"]) == 2
+    assert "out: holds something else already (model.safetensors differs); give a folder" in mistake(capsys)
+    assert main(arguments[:-1]) == 2
+    assert "out: holds something else already (README.md differs); give a folder" in capsys.readouterr().err
+    (tmp_path / "out" / "thesis.txt").write_text("x")
+    assert main(arguments) == 2
+    assert "out: holds something else already (thesis.txt is no part of this model); give" in mistake(capsys)
+    (tmp_path / "out" / "thesis.txt").unlink()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_weights_are_stored_narrower_and_loaded_as_they_were(trained: Path, tmp_path: Path) -> None:

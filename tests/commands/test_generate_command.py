@@ -20,6 +20,7 @@ from llm2slm.commands.generate import defaults, read
 from llm2slm.config import GenerateConfig, RunConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.resumable import ResumableLines
 from llm2slm.testing import tiny_model_config
 from llm2slm.types import Overlong, UserError
 
@@ -94,7 +95,8 @@ def test_lines_of_a_file_are_answered_in_order_empty_ones_by_empty_ones(generate
     lines = [one_line[0], "", one_line[1], "", one_line[2]]
     for size in (1, 2, 32):
         code, shown = generate("input=texts.txt", "output=out/answers.txt", f"batch_size={size}")
-        assert (code, shown) == (0, "out/answers.txt: 5 answers\n")
+        there = "" if size == 1 else ", there already by the same settings"  # the batch size decides nothing here
+        assert (code, shown) == (0, f"out/answers.txt: 5 answers{there}\n")
         assert (tmp_path / "out" / "answers.txt").read_text("utf-8").split("\n") == [*lines, ""]
     assert generate("input=texts.txt") == (0, "\n".join(lines) + "\n")
 
@@ -138,7 +140,7 @@ def test_a_half_written_file_is_gone_on_with(generate, tmp_path, monkeypatch, na
             assert generate(*arguments, f"output={output}")[0] == 0
         assert len(calls) == 5 - after  # what was there is not answered again
         assert output.read_bytes() == (tmp_path / "whole" / name).read_bytes()
-        assert [path.name for path in output.parent.iterdir()] == [name]
+        assert {path.name for path in output.parent.iterdir()} == {name, f"{name}.settings"}
 
 
 def test_a_file_of_other_settings_is_not_gone_on_with(generate, answering, tmp_path, monkeypatch, capsys):
@@ -157,6 +159,63 @@ def test_a_file_of_other_settings_is_not_gone_on_with(generate, answering, tmp_p
     assert main(["generate", f"run={answering}", LIMIT, *arguments]) == 2
     assert "other settings (texts " in mistake(capsys)
     assert (tmp_path / "answers.txt.part").read_bytes() == before
+
+
+def contents(folder):
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["answers.jsonl", "answers.txt"])
+def test_the_same_command_on_finished_answers_changes_nothing(generate, answering, tmp_path, monkeypatch, capsys, name):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    arguments = ["input=texts.txt", f"output=out/{name}"]
+    assert generate(*arguments) == (0, f"out/{name}: 3 answers\n")
+    before = contents(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        calls = interrupted(patch, 0)
+        assert generate(*arguments) == (0, f"out/{name}: 3 answers, there already by the same settings\n")
+        assert not calls
+        assert main(["generate", f"run={answering}", LIMIT, *arguments, "num_beams=2"]) == 2
+        assert mistake(capsys) == (
+            f"out/{name}: holds the answers to an earlier command with other settings (num_beams 1, now 2); remove it, "
+            "or write to another file"
+        )
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "out" / name).write_text("the user's own\n")  # as any file that output= names
+    assert generate(*arguments)[0] == 0
+    assert {key: data for key, (data, _) in contents(tmp_path / "out").items()} == {
+        key: data for key, (data, _) in before.items()
+    }
+    (tmp_path / "out" / name).unlink()
+    assert generate(*arguments, "num_beams=2")[0] == 0
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_ended_behind_the_last_answer_what_is_missing_is_completed(generate, tmp_path, monkeypatch, step):
+    """As killed before the answers have their file, before the record has, and before the partial file is gone."""
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    assert generate("input=texts.txt", "output=whole/a.txt")[0] == 0
+    steps = [(ResumableLines, "put"), (ResumableLines, "put"), (ResumableLines, "discard")]
+    owner, name = steps[step - 1]
+    original, seen = getattr(owner, name), []
+
+    def ended(*arguments):
+        seen.append(1)
+        if name == "put" and len(seen) < step:
+            return original(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, ended)
+        assert generate("input=texts.txt", "output=a/a.txt")[0] == 130
+    assert (tmp_path / "a" / "a.txt.part").is_file()
+    with monkeypatch.context() as patch:
+        calls = interrupted(patch, 0)
+        assert generate("input=texts.txt", "output=a/a.txt") == (0, "a/a.txt: 3 answers\n")
+        assert not calls  # the last batch is no whole one, and is not answered again
+    assert {key: data for key, (data, _) in contents(tmp_path / "a").items()} == {
+        key: data for key, (data, _) in contents(tmp_path / "whole").items()
+    }
 
 
 @pytest.mark.parametrize("field", ["source", "prompt"])
@@ -274,7 +333,7 @@ WRONG = {
     "output folder": (["input=texts.txt", "output=."], "output=.: is a folder"),
     "bytes of rows": (["input=bytes.jsonl"], "bytes.jsonl, line 1: not UTF-8 (byte 2: 0xff)"),
     "beams": (["prompt=a", "num_beams=0"], "num_beams=0: must be at least 1"),
-    "temperature": (["prompt=a", "do_sample=true", "temperature=0"], "temperature=0.0 top_p=1.0: must be above 0"),
+    "temperature": (["prompt=a", "do_sample=true", "temperature=0"], "temperature=0.0: must be above 0"),
     "prompt too long": ([f"prompt={'long ' * 600}"], "prompt: its prompt has "),
     "line too long": (["input=long.txt", "output=answers.txt"], "long.txt, line 2: its prompt has "),
     "model": (["run=nowhere/model/x", "prompt=a"], "model 'nowhere/model/x': no such folder"),

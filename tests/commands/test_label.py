@@ -13,12 +13,14 @@ import pyarrow.parquet as parquet
 import pytest
 from tiny_runs import label_in_parts, tiny_run
 
+from llm2slm import runs
 from llm2slm.commands import label
 from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import resolve
 from llm2slm.models.build import build_model
+from llm2slm.resumable import ResumableLines
 from llm2slm.testing import write_tiny_t5
 from llm2slm.types import Labels, SystemKind, UserError
 
@@ -155,7 +157,7 @@ def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(tmp_path: Pa
     ("change", "said"),
     [
         (lambda c: setattr(c.label, "format", "csv"), "label.format=csv: unknown; possible: jsonl, parquet"),
-        (lambda c: setattr(c.label, "temperature", 0.0), "label.temperature must be above 0"),
+        (lambda c: setattr(c.label, "temperature", 0.0), "label.temperature=0.0: must be above 0"),
         (lambda c: setattr(c.task, "metrics", ["bleuu"]), "metric 'bleuu' is unknown"),
     ],
 )
@@ -168,13 +170,99 @@ def test_mistakes_before_the_llm_is_loaded(root: Path, tmp_path: Path, change: A
     assert not (tmp_path / "never").exists()
 
 
-def test_finished_labels_and_those_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -> None:
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file with the time at which it was written."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a result says of the system, without what depends on the clock."""
+    system: dict[str, Any] = runs.read_result(folder)["systems"][0]
+    system["notes"].pop("data")
+    return system
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_the_same_command_on_finished_labels_changes_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, form: str
+) -> None:
+    label.run(labelling(root, format=form), tmp_path)
+    before = contents(tmp_path)
+    monkeypatch.setattr(label, "answer_batches", lambda *_, **__: pytest.fail("it was asked again"))
+    capsys.readouterr()
+    assert label.run(labelling(root, format=form), tmp_path) is None
+    shown = capsys.readouterr()
+    said = f"llm2slm: {tmp_path}/labels.{form}: all 40 labels are there already, by the same settings\n"
+    assert shown.err.endswith(said) and not shown.out
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize("place", ["put", "judged", "write_result", "discard"])
+def test_ended_at_any_step_behind_the_last_label(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, form: str
+) -> None:
+    """As killed there: the same command completes what is missing, and asks for no label again."""
+    label.run(labelling(root, format=form), tmp_path / "whole")
+
+    def ended(*_: Any, **__: Any) -> Any:
+        raise SystemError
+
+    steps = {"put": (label, "put"), "judged": (label, "judged"), "write_result": (label.runs, "write_result")}
+    with monkeypatch.context() as patch:
+        patch.setattr(*steps.get(place, (ResumableLines, "discard")), ended)
+        with pytest.raises(SystemError):
+            label.run(labelling(root, format=form), tmp_path / "run")
+    assert (tmp_path / "run" / "labels.jsonl.part").is_file()
+    monkeypatch.setattr(label, "answer_batches", lambda *_, done, **__: iter(()) if done == 40 else pytest.fail())
+    label.run(labelling(root, format=form), tmp_path / "run")
+    assert contents(tmp_path / "run").keys() == contents(tmp_path / "whole").keys()
+    if form == "jsonl":  # a parquet file says when it was made
+        assert (tmp_path / "run" / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+def test_a_result_that_is_missing_is_written_and_labels_stay(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     label.run(labelling(root), tmp_path)
-    before = (tmp_path / "labels.jsonl").read_bytes()
-    with pytest.raises(UserError, match=r"labels.jsonl: is finished already; train with data.labels_from="):
+    before, expected = contents(tmp_path), told(tmp_path)
+    (tmp_path / "result.json").unlink()
+    monkeypatch.setattr(label, "answer_batches", lambda *_, **__: pytest.fail("it was asked again"))
+    label.run(labelling(root), tmp_path)
+    assert told(tmp_path) == expected
+    after = contents(tmp_path)
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in ("labels.jsonl", "config.yaml"))
+    (tmp_path / "result.json").unlink()
+    other = labelling(root)
+    other.task.num_beams = 2
+    with pytest.raises(UserError, match=r"finished already, by other settings \(task.num_beams 1, now 2\); train with"):
+        label.run(other, tmp_path)
+    lines = (tmp_path / "labels.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "labels.jsonl").write_text("".join(lines[:-1]), "utf-8")
+    with pytest.raises(UserError, match=r"labels.jsonl: holds no label of row 39 \(from 0\)"):
         label.run(labelling(root), tmp_path)
-    assert (tmp_path / "labels.jsonl").read_bytes() == before
+
+
+def test_labels_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -> None:
+    label.run(labelling(root), tmp_path)
+    before = contents(tmp_path)
+    other = labelling(root)
+    other.task.num_beams = 2
+    with pytest.raises(UserError, match=r"labels.jsonl: is finished already, by other settings \(num_beams 1, now 2\)"):
+        label.run(other, tmp_path)
+    with pytest.raises(UserError, match=r"labels.jsonl: is finished already, label.format=parquet is asked for"):
+        label.run(labelling(root, format="parquet"), tmp_path)
+    assert contents(tmp_path) == before
     (tmp_path / "labels.jsonl").unlink()
     (tmp_path / "labels.jsonl.part").write_text('{"settings": {"num_beams": 4}}\n{}\n')
     with pytest.raises(UserError, match=r"labels.jsonl.part: was begun with other settings \(num_beams 4, now 1"):
         label.run(labelling(root), tmp_path)
+
+
+def test_weights_that_were_written_anew_make_another_command(tmp_path: Path) -> None:
+    label.run(labelling(tmp_path), tmp_path / "labels")
+    write_tiny_t5(labelling(tmp_path).model.llm.name, seed=9, width=24)
+    with pytest.raises(UserError, match=r"is finished already, by other settings \(weights '\w+', now '\w+'\)"):
+        label.run(labelling(tmp_path), tmp_path / "labels")

@@ -86,7 +86,7 @@ def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer,
     ]
     assert not Path("run/config.yaml").exists() and not Path("run/checkpoints").exists()
     assert train(writer, "data.max_lossy_share=2") == 2
-    assert "data.max_lossy_share=2: a share of the rows, from 0 to 1" in capsys.readouterr().err
+    assert "data.max_lossy_share=2.0: must be between 0 and 1" in capsys.readouterr().err
     assert train(writer, "data.max_lossy_share=0.5") == 0  # not more than that
 
 
@@ -127,7 +127,7 @@ def example_of(text: str):
             "model.slm.keep_whitespace=true adds tokens that the LLM does not know, and with model.tokenizers=shared "
             "it would read them; set model.tokenizers=offsets",
         ),
-        (["model.slm.keep_characters=-1"], "model.slm.keep_characters=-1: give 0 or more"),
+        (["model.slm.keep_characters=-1"], "model.slm.keep_characters=-1: must be at least 0"),
         (
             ["model.slm.keep_characters=9", "model.slm.tune=none", "model=llm2slm", "model.tokenizers=offsets",
              "model.conditioning=add"],

@@ -10,8 +10,13 @@ from tiny_runs import tiny_run
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from llm2slm.commands import label
+from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.evaluate import run as evaluate
-from llm2slm.evaluation.decoding import NEUTRAL, OF_BEAMS, OF_SAMPLING, in_force, own_settings, sampling
+from llm2slm.commands.generate import run as generate
+from llm2slm.commands.train import run as train
+from llm2slm.config import GenerateConfig
+from llm2slm.evaluation.decoding import in_force, own_settings, sampling
+from llm2slm.models.published import NEUTRAL, OF_BEAMS, OF_SAMPLING
 from llm2slm.testing import write_tiny_t5
 from llm2slm.types import UserError
 
@@ -120,3 +125,35 @@ def test_unfinished_labels_are_not_gone_on_with_under_other_settings(root, tmp_p
 def interrupted(*_, **__):
     raise KeyboardInterrupt
     yield
+
+
+BREAKING = {
+    "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True, "output_attentions": True,
+    "stop_strings": ["e"], "penalty_alpha": 0.6, "prompt_lookup_num_tokens": 3, "max_time": 1e-9, "num_beam_groups": 2,
+    "cache_implementation": "static", "do_sample": True, "top_k": 4,
+}  # fmt: skip
+"""Settings under which `generate` does not give one row of ids for each prompt."""
+
+
+@pytest.mark.parametrize("kind", ["slm", "llm2slm", "llm"])
+def test_every_verb_writes_as_if_breaking_settings_were_not_there(tmp_path, capsys, kind):
+    answers = {}
+    for settings in ({}, BREAKING):
+        config, place = tiny_run(tmp_path, kind), tmp_path / f"{len(settings)}"
+        side = config.model.llm if kind == "llm" else config.model.slm
+        side.name = published(place, "model", **settings)
+        capsys.readouterr()
+        train(config, place / "run")
+        told = [line for line in capsys.readouterr().err.splitlines() if "not used of its generation_config" in line]
+        assert len(told) == bool(settings)
+        config.run = str(place / "run")
+        evaluate(config, place / "evaluated")
+        label.run(config, place / "labels")
+        config.benchmark.prompts, config.benchmark.repeats, config.benchmark.memory = 2, 1, False
+        config.systems = {"published": side.name}  # as it was, beside the trained one
+        benchmark(config, place / "timed")
+        generate(GenerateConfig(run=side.name, input=config.data.test, output=str(place / "a.jsonl")), place)
+        files = ("run/predictions.jsonl", "evaluated/predictions.jsonl", "labels/labels.jsonl", "a.jsonl")
+        answers[len(settings)] = [(place / name).read_text("utf-8") for name in files]
+        assert (place / "timed" / "result.json").is_file()
+    assert answers[0] == answers[len(BREAKING)]

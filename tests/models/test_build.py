@@ -418,6 +418,34 @@ def test_wrong_values_of_a_config(zoo) -> None:
     refused(with_slm(tiny_model_config(zoo), dtype="float8"), r"model\.slm\.dtype=float8.*float32, bfloat16, float16")
 
 
+@pytest.mark.parametrize(
+    ("config", "key", "value", "legal"),
+    [
+        (MINI_T5, "num_layers", -1, "at least 1"),
+        (MINI_T5, "num_decoder_layers", 0, "at least 1"),
+        (MINI_T5, "d_model", 0, "at least 1"),
+        (MINI_T5, "num_hidden_layers", -1, "at least 1"),  # transformers' common name of num_layers
+        (MINI_T5, "relative_attention_num_buckets", 0, "at least 1"),
+        (MINI_T5, "dropout_rate", 1.0, "at least 0 and below 1"),
+        (MINI_T5, "dropout_rate", -0.5, "at least 0 and below 1"),
+        (MINI_GPT2, "n_layer", -1, "at least 1"),
+        (MINI_GPT2, "n_head", 0, "at least 1"),
+        (MINI_GPT2, "n_positions", -5, "at least 1"),
+        (MINI_GPT2, "attn_pdrop", 2, "at least 0 and below 1"),
+    ],
+)
+@pytest.mark.parametrize("side", ["slm", "llm"])
+def test_sizes_that_no_model_can_have(zoo, side, config, key, value, legal) -> None:
+    """transformers builds a model without layers of num_layers=-1."""
+    cfg = tiny_model_config(zoo, kind=SystemKind(side))
+    own = replace(
+        getattr(cfg, side), name=None, init=Init.random, tokenizer=cfg.llm.name, config={**config, key: value}
+    )
+    refused(replace(cfg, **{side: own}), rf"^model\.{side}\.config\.{key}={value}: must be {legal}$")
+    named = replace(getattr(cfg, side), name=getattr(cfg, side).name, config={"num_layers": -1})
+    refused(replace(cfg, **{side: named}), rf"^model\.{side}\.config\.num_layers=-1: must be at least 1$")
+
+
 def test_shared_tokenizers_must_be_the_same(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo, tokenizers=Tokenizers.offsets)
     refused(replace(cfg, tokenizers=Tokenizers.shared), "vocabularies of .* differ; use model.tokenizers=offsets")

@@ -233,14 +233,18 @@ def test_wandb_runs_of_two_sweep_jobs_hold_what_happened(tmp_path: Path, monkeyp
         assert len({row["step"] for row in rows}) == len(rows)
 
 
-def test_failed_run_is_closed_and_marked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [None, "disabled"])
+def test_failed_run_is_closed_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    """Whatever WANDB_MODE the user has set: `logger.mode` decides, and the variable is as before afterwards."""
+    if own is not None:
+        monkeypatch.setenv("WANDB_MODE", own)
     config = wandb_config(1)
     with pytest.raises(RuntimeError, match="out of luck"), finish_loggers():
         build_loggers(config.logger, tmp_path / "a", config)
         os.environ["WANDB_MODE"] = "dryrun"  # as WandbLogger(offline=True) does
         raise RuntimeError("out of luck")
     assert read_run(tmp_path / "a")["exit"] == 1
-    assert "WANDB_MODE" not in os.environ
+    assert os.environ.get("WANDB_MODE") == own
     with finish_loggers():
         build_loggers(config.logger, tmp_path / "b", config)
     assert read_run(tmp_path / "b")["id"] != read_run(tmp_path / "a")["id"]

@@ -1,0 +1,184 @@
+"""The legal range of every number of the configuration, checked before a library rejects or accepts it in its own way.
+
+A numeric key that is not in `RANGES` fails a test: whoever adds one states what may be set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig
+from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
+from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
+from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
+from llm2slm.config.verbs import CompareConfig, GenerateConfig, JudgeConfig
+from llm2slm.types import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `most`, both included unless `above` or `below` is set; never nan or infinite.
+
+    Attributes:
+        special: numbers beside them that are legal too.
+        empty: of a list: whether it may hold none.
+    """
+
+    least: float
+    most: float = inf
+    above: bool = False
+    below: bool = False
+    special: tuple[float, ...] = ()
+    empty: bool = True
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is legal."""
+        if value in self.special:
+            return True
+        low = self.least < value if self.above else self.least <= value
+        return low and (value < self.most if self.below or self.most == inf else value <= self.most)
+
+    def __str__(self) -> str:
+        """As a message names it, behind "must be"."""
+        low = f"above {self.least:g}" if self.above else f"at least {self.least:g}"
+        if self.most == inf:
+            words = low
+        elif not self.above and not self.below:
+            words = f"between {self.least:g} and {self.most:.12g}"
+        else:
+            words = f"{low} and {'below' if self.below else 'at most'} {self.most:.12g}"
+        return words + "".join(f", or {number:g}" for number in self.special)
+
+
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+COUNT = Range(1)
+SHARE = Range(0, 1)
+SEED = Range(0, 2**32 - 1)
+"""What numpy and Lightning take."""
+DAY = 86_400
+
+_CORPUS = {"train_size": COUNT, "validation_size": COUNT, "test_size": COUNT}
+_WRITER = {"keep_characters": NOT_NEGATIVE}
+RANGES: dict[type, dict[str, Range]] = {
+    LanguageModelConfig: _WRITER,
+    LLMConfig: _WRITER,
+    ModelConfig: {"pool": POSITIVE, "cross_every": COUNT},
+    ProjectorConfig: {"hidden": NOT_NEGATIVE},
+    CorpusConfig: _CORPUS,
+    PartConfig: _CORPUS | {"weight": POSITIVE},
+    DataConfig: _CORPUS
+    | {
+        "batch_tokens": COUNT,
+        "eval_batch_size": COUNT,
+        "max_prompt_tokens": COUNT,
+        "max_response_tokens": COUNT,
+        "workers": NOT_NEGATIVE,
+        "max_lossy_share": SHARE,
+        "labels_share": SHARE,
+        "buffer": COUNT,
+    },
+    TaskConfig: {"max_new_tokens": COUNT, "num_beams": COUNT},
+    OptimConfig: {
+        "lr": POSITIVE,
+        "projector_lr": POSITIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "betas": Range(0, 1, below=True),
+        "warmup_steps": NOT_NEGATIVE,
+        "final_lr": SHARE,
+        "label_smoothing": Range(0, 1, below=True),
+        "distill": SHARE,
+        "distill_temperature": POSITIVE,
+    },
+    TrainerConfig: {
+        "devices": Range(1, special=(-1,)),
+        "num_nodes": COUNT,
+        "max_steps": COUNT,
+        "val_every": COUNT,
+        "val_rows": COUNT,
+        "gradient_clip_val": NOT_NEGATIVE,
+        "accumulate_grad_batches": COUNT,
+        "log_every_n_steps": COUNT,
+        "overfit_batches": NOT_NEGATIVE,
+        "limit_val_batches": COUNT,
+        "threads": COUNT,
+    },
+    LoggerConfig: {"samples": NOT_NEGATIVE},
+    CallbacksConfig: {"patience": NOT_NEGATIVE, "min_delta": NOT_NEGATIVE, "generate_rows": NOT_NEGATIVE},
+    BenchmarkConfig: {
+        "batch": Range(1, empty=False),
+        "prompt_tokens": COUNT,
+        "response_tokens": Range(2),  # the time per token is that behind the first
+        "prompts": NOT_NEGATIVE,
+        "repeats": COUNT,
+        "warmup": NOT_NEGATIVE,
+        "threads": COUNT,
+    },
+    LabelConfig: {"temperature": POSITIVE, "top_p": Range(0, 1, above=True)},
+    EncodeConfig: {"batch_tokens": COUNT},
+    RunConfig: {"seed": SEED},
+    TokenizerConfig: {"vocab_size": COUNT, "seed": SEED},
+    GenerateConfig: {
+        "max_new_tokens": COUNT,
+        "num_beams": COUNT,
+        "temperature": POSITIVE,
+        "top_p": Range(0, 1, above=True),
+        "batch_size": COUNT,
+        "seed": SEED,
+    },
+    JudgeConfig: {
+        "rows": COUNT,
+        "max_tokens": COUNT,
+        "temperature": NOT_NEGATIVE,
+        "workers": COUNT,
+        "timeout": Range(0, DAY, above=True),
+        "retries": NOT_NEGATIVE,
+        "wait": NOT_NEGATIVE,
+        "price_in": NOT_NEGATIVE,
+        "price_out": NOT_NEGATIVE,
+        "seed": SEED,
+    },
+    CompareConfig: {"resamples": Range(100), "rows": NOT_NEGATIVE, "seed": SEED},  # fewer give no 95 % interval
+}
+"""Section -> field -> its range. None, where a field takes it, is always legal; of a list each number must be."""
+
+
+def check_ranges(config: Any, place: str = "") -> None:
+    """Refuses a number outside its legal range, in a configuration or a section of one.
+
+    Args:
+        place: the section's own key, as "data".
+
+    Raises:
+        UserError: names key, value and range.
+    """
+    known = RANGES.get(type(config), {})
+    for field in dataclasses.fields(config):
+        key, value = f"{place}.{field.name}" if place else field.name, getattr(config, field.name)
+        for inner, section in _sections(key, value):
+            check_ranges(section, inner)
+        if field.name in known:
+            _check(key, value, known[field.name])
+
+
+def _sections(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if dataclasses.is_dataclass(value):
+        yield key, value
+    elif isinstance(value, list):
+        yield from ((f"{key}[{i}]", item) for i, item in enumerate(value) if dataclasses.is_dataclass(item))
+
+
+def _check(key: str, value: Any, legal: Range) -> None:
+    if isinstance(value, list | tuple):
+        if not value and not legal.empty:
+            raise UserError(f"{key}=[]: must hold one number or more, each {legal}")
+        for number in value:
+            if not legal.holds(number):
+                shown = ",".join(map(str, value))
+                raise UserError(f"{key}=[{shown}]: {number} is out of range; each must be {legal}")
+    elif isinstance(value, int | float) and not legal.holds(value):
+        raise UserError(f"{key}={value}: must be {legal}")

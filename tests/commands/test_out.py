@@ -1,0 +1,58 @@
+"""`out=` and `hydra.run.dir=` that name no folder: one line before anything is read, and the file stays as it is."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from command_line import mistake
+from compared_runs import GOOD, POOR, write_run
+
+from llm2slm.cli import main
+from llm2slm.commands.out import check_folder
+from llm2slm.types import UserError
+
+VERBS = {
+    "tokenizer": ["data.train_size=20", "vocab_size=300"],
+    "report": ["a", "b"],
+    "compare": ["a", "b"],
+    "judge": ["a", "local=nowhere"],
+    "export": ["run=a"],
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "a", "slm", POOR)
+    write_run(tmp_path / "b", "slm", GOOD)
+    (tmp_path / "file").write_text("the user's own")
+    return tmp_path
+
+
+@pytest.mark.parametrize("out", ["file", "file/below/it"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_file_is_no_folder_to_write_into(place, capsys, verb, out):
+    assert main([verb, *VERBS[verb], f"out={out}"]) == 2
+    told = mistake(capsys)
+    assert told.startswith(f"out={out}: ") and told.endswith("file is a file; give a folder")
+    assert (place / "file").read_text() == "the user's own"
+    assert {path.name for path in place.iterdir()} == {"a", "b", "file"}
+
+
+@pytest.mark.parametrize("out", ["file", "file/below/it"])
+def test_a_run_directory_is_none_either(place, capsys, out):
+    assert main(["train", f"hydra.run.dir={out}"]) == 2
+    assert mistake(capsys).startswith(f"hydra.run.dir={out}: ")
+
+
+def test_a_folder_without_permission_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match=rf"^out={tmp_path}/new: no permission to write into {tmp_path}; give another"):
+        check_folder("out", tmp_path / "new")
+
+
+def test_the_tokenizer_is_there_where_success_is_reported(place, capsys):
+    assert main(["tokenizer", *VERBS["tokenizer"], "out=new/folder"]) == 0
+    assert capsys.readouterr().out.startswith("new/folder: 300 entries from 20 rows; ")
+    assert (place / "new" / "folder" / "tokenizer.json").is_file()

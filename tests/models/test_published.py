@@ -1,0 +1,170 @@
+"""Decoding settings of a model's own generation_config.json: an explicit list stays in force, the rest is dropped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, CompileConfig, GenerationConfig
+
+from llm2slm.models import published
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import tiny_model_config, write_tiny_gpt2, write_tiny_t5
+from llm2slm.types import UserError
+
+AUTO = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
+TEXTS = ["two little dogs see it", "it", "the old house"]
+SAID = "not used of its generation_config.json: "
+
+DROPPED: dict[str, Any] = {
+    "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True, "output_logits": True,
+    "output_attentions": True, "output_hidden_states": True, "penalty_alpha": 0.6, "dola_layers": "low",
+    "low_memory": True, "num_beam_groups": 2, "diversity_penalty": 0.5, "constraints": ["x"],
+    "force_words_ids": [[5]], "guidance_scale": 1.5, "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 2,
+    "speculation_type": "mtp", "use_mtp": True, "is_assistant": True, "num_assistant_tokens": 4,
+    "num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.3, "assistant_early_exit": 2,
+    "assistant_ensemble_weight": 0.5, "assistant_lookbehind": 4, "target_lookbehind": 4,
+    "encoder_repetition_penalty": 3.0, "encoder_no_repeat_ngram_size": 1, "token_healing": True, "stop_strings": ["e"],
+    "max_time": 1e-9, "use_cache": False, "cache_implementation": "static", "cache_config": {"max_cache_len": 3},
+    "max_cache_len": 3, "compile_config": {"mode": "default"}, "disable_compile": True, "prefill_chunk_size": 1,
+    "continuous_batching_config": {"block_size": 2},
+}  # fmt: skip
+"""A value for each field that is dropped, one that would change something."""
+SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 30.0, "top_k": 3, "top_p": 0.5}
+KEPT: dict[str, Any] = {
+    "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_length": 8, "min_new_tokens": 8,
+    "exponential_decay_length_penalty": [1, 50.0], "bad_words_ids": [[71], [118]],
+    "suppress_tokens": [71], "begin_suppress_tokens": [71], "forced_bos_token_id": 6,
+    "forced_eos_token_id": 1, "sequence_bias": [[[71], -50.0], [[24], -50.0]], "num_beams": 4, "length_penalty": 3.0,
+    "early_stopping": True, "renormalize_logits": True, "remove_invalid_values": True,
+    "watermarking_config": {"greenlist_ratio": 0.25, "bias": 20.0, "hashing_key": 3, "context_width": 1,
+                            "seeding_scheme": "lefthash"},
+}  # fmt: skip
+"""A value for each field that stays in force."""
+CHANGING = set(KEPT) - {
+    "min_length", "min_new_tokens", "renormalize_logits", "remove_invalid_values", "forced_eos_token_id",
+    "length_penalty", "early_stopping",
+}  # fmt: skip
+"""Those whose value changes an answer of the tiny model in six tokens."""
+UNREADABLE = "compile_config"
+"""transformers refuses its own file with it, before anything is built."""
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("published")
+
+
+def folder(zoo: Path, kind: str, **settings: Any) -> Path:
+    """A tiny model that is published with these settings."""
+    place = zoo / f"{kind}-{len(list(zoo.iterdir()))}"
+    write_tiny_gpt2(place, seed=3) if kind == "gpt2" else write_tiny_t5(place, seed=3, decoder_layers=2)
+    path = place / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return place
+
+
+def of_transformers(place: Path, **arguments: Any) -> list[str]:
+    """What transformers' own `generate` writes, text by text, with whatever the folder says."""
+    kind = "gpt2" if "gpt2" in place.name else "t5"
+    model, tokenizer = AUTO[kind].from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
+    found = []
+    for text in TEXTS:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        written = model.generate(ids, **arguments)[0]
+        found.append(tokenizer.decode(written[ids.shape[1] :] if kind == "gpt2" else written, skip_special_tokens=True))
+    return found
+
+
+def test_every_field_of_transformers_is_kept_or_dropped_on_purpose() -> None:
+    """A new field of a new release fails here: decide in which list it goes."""
+    fields = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
+    lists = [*published.KEPT, *published.GREEDY, *published.DROPPED]
+    assert len(lists) == len(set(lists))
+    assert fields - set(lists) == set()
+    assert set(lists) - fields == set()
+    assert set(DROPPED) == set(published.DROPPED)
+    assert set(SAMPLED) == set(published.GREEDY)
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+@pytest.mark.parametrize(("name", "value"), [item for item in (DROPPED | SAMPLED).items() if item[0] != UNREADABLE])
+def test_a_dropped_setting_changes_nothing_and_is_named_once(
+    zoo: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str, value: Any
+) -> None:
+    plain = folder(zoo, kind)
+    expected = of_transformers(plain, max_new_tokens=6)
+    beams = {"num_beams": 2} if name in ("num_beam_groups", "num_return_sequences") else {}
+    path = folder(zoo, kind, **{name: value}, **beams)
+    capsys.readouterr()
+    model = LLM2SLM.from_pretrained(path)
+    told = [line for line in capsys.readouterr().err.splitlines() if SAID in line]
+    assert len(told) == 1 and told[0].startswith(f"llm2slm: {path}: {SAID}{name}=")
+    assert model.generate_text(TEXTS, max_new_tokens=6, num_beams=1) == expected
+    model.save_pretrained(path / "again")
+    capsys.readouterr()
+    LLM2SLM.from_pretrained(path / "again")
+    assert SAID not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), KEPT.items())
+def test_a_kept_setting_does_what_it_does_in_transformers(
+    zoo: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any
+) -> None:
+    beams = {"num_beams": 4} if name in published.OF_BEAMS else {}
+    path = folder(zoo, "t5", **{name: value}, **beams)
+    capsys.readouterr()
+    model = LLM2SLM.from_pretrained(path)
+    assert SAID not in capsys.readouterr().err
+    found = [model.generate_text([text], max_new_tokens=6)[0] for text in TEXTS]
+    assert found == of_transformers(path, max_new_tokens=6)
+    if name in CHANGING:  # else the comparison above would see nothing
+        assert found != of_transformers(folder(zoo, "t5"), max_new_tokens=6)
+
+
+def test_a_file_that_transformers_refuses_is_one_line(zoo: Path) -> None:
+    config = GenerationConfig(compile_config=CompileConfig())
+    assert published.drop_others(config).keys() == {UNREADABLE} and config.compile_config is None
+    path = folder(zoo, "t5", **{UNREADABLE: DROPPED[UNREADABLE]})
+    with pytest.raises(UserError, match=rf"^model '{path}' cannot be read: .*compile_config"):
+        LLM2SLM.from_pretrained(path)
+
+
+def test_an_idle_value_is_not_told(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    idle = {**published.IDLE, "output_attentions": False, "do_sample": False, "top_k": 0, "penalty_alpha": 0.0}
+    path = folder(zoo, "t5", **idle)
+    capsys.readouterr()
+    LLM2SLM.from_pretrained(path)
+    assert SAID not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+def test_a_hybrid_writes_one_answer_for_each_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slm: str
+) -> None:
+    cfg = tiny_model_config(tmp_path, slm=slm)
+    plain = build_model(cfg)
+    path = Path(str(cfg.slm.name)) / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | DROPPED | SAMPLED | {UNREADABLE: None}))
+    capsys.readouterr()
+    model = build_model(cfg)
+    told = [line for line in capsys.readouterr().err.splitlines() if SAID in line]
+    assert len(told) == 1
+    assert all(f"{name}=" in told[0] for name in ("num_return_sequences", "stop_strings", "do_sample"))
+    model.load_state_dict(plain.state_dict())
+    expected = plain.generate_text(TEXTS, max_new_tokens=6)
+    assert model.generate_text(TEXTS, max_new_tokens=6) == expected
+    # what a caller asks for is the caller's
+    several = model.generate_text(TEXTS, max_new_tokens=6, num_return_sequences=2, num_beams=2)
+    assert len(several) == 2 * len(TEXTS)
+    assert model.generate_text(TEXTS, max_new_tokens=6, return_dict_in_generate=True) == expected
+
+
+def test_stop_strings_that_a_caller_sets_know_the_tokenizer(tmp_path: Path) -> None:
+    model = build_model(tiny_model_config(tmp_path))
+    by_argument = model.generate_text(TEXTS, max_new_tokens=6, stop_strings=["e"])
+    model.generation_config.stop_strings = ["e"]
+    assert model.generate_text(TEXTS, max_new_tokens=6) == by_argument
