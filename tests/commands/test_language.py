@@ -61,7 +61,7 @@ def test_training_and_its_test_tokenize_by_the_language_and_warn_once(place, tin
     assert runs.read_result(place / "again")["systems"][0]["notes"].get("language") == note
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "label", "encode", "demo"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "label", "demo"])
 def test_an_unknown_language_is_one_line_before_anything_is_read_or_written(place, capsys, verb):
     before = files_of(place)
     run = ["run=builtin/llm"] if verb == "evaluate" else []
