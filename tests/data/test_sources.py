@@ -386,7 +386,7 @@ def test_other_columns_and_test_sets_of_a_known_corpus(shared_data):
     config.target = "cs"
     with pytest.raises(
         UserError,
-        match=r"test_2017_flickr.*row 0 \(from 0\), column 'cs'.*found null; fill it in, or leave the row out",
+        match=r"test_2017_flickr.*line 1, column 'cs'.*found null; fill it in, or leave the row out",
     ):
         load_rows(config, "test", 1)
     wmt = DataConfig(name="wmt_news", root=str(shared_data), source="fr", target="en", test_size=1)
