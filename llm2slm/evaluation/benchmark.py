@@ -40,6 +40,7 @@ from llm2slm.evaluation import costs
 from llm2slm.evaluation.workload import Condition, plan
 from llm2slm.models.conditioning import pool
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.slm import end_tokens
 from llm2slm.models.virtual import PROMPT, virtual_tokens
 from llm2slm.runs import SpeedRow, Spread
 from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
@@ -180,8 +181,8 @@ def _timed(name: str, model: LLM2SLM, batch: Batch, tokens: int, clock: Clock) -
     start = clock.seconds()
     ids_BT = model.generate(batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1)
     seconds = clock.seconds() - start
-    eos = model.collator.slm_tokenizer.eos_token_id
-    if ids_BT.shape[1] != tokens or bool((ids_BT[:, :-1] == eos).any()):
+    ends_N = torch.tensor(sorted(end_tokens(model.generation_config)), device=ids_BT.device)
+    if ids_BT.shape[1] != tokens or bool(torch.isin(ids_BT[:, :-1], ends_N).any()):
         raise UserError(
             f"{name}: wrote {ids_BT.shape[1]} tokens (or ended within them) where {tokens} were forced, which makes "
             "the comparison void; remove stopping rules from its generation_config.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -124,16 +124,18 @@ def _answer(model: LLM2SLM, prompts: list[str], arguments: Mapping[str, Any]) ->
     """Answers of one batch, and how many tokens were generated (padding after an answer's end not counted)."""
     import torch
 
+    from llm2slm.models.slm import end_tokens
+
     with torch.inference_mode():
         batch = model.collator.batch_of_texts(prompts).to(model.device)
         ids_BT = model.generate(batch, **arguments)
-    eos = model.collator.slm_tokenizer.eos_token_id
-    return model.collator.decode(ids_BT), sum(_length(row, eos) for row in ids_BT.tolist())
+    ends = end_tokens(model.generation_config)
+    return model.collator.decode(ids_BT), sum(_length(row, ends) for row in ids_BT.tolist())
 
 
-def _length(ids: list[int], eos: int) -> int:
-    """Tokens up to and with the first eos."""
-    return ids.index(eos) + 1 if eos in ids else len(ids)
+def _length(ids: list[int], ends: Container[int]) -> int:
+    """Tokens up to and with the first end token."""
+    return next((number for number, token in enumerate(ids, 1) if token in ends), len(ids))
 
 
 def progress_bar(shown: bool, transient: bool = False) -> Progress:

@@ -224,26 +224,41 @@ def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
 
 
 def greedy(slm: PreTrainedModel, pad: int, eos: int | None) -> dict[str, Any]:
-    """Sets, in place, how a writer generates where a call does not say it: greedily, up to the eos it is trained with.
+    """Sets, in place, how a model generates where a call does not say it: greedily, up to its end tokens.
 
-    Of the other settings that a model was published with, those of `published.KEPT` stay in force.
+    Of the other settings that a model was published with, those of `published.KEPT` stay in force. The end tokens are
+    the tokenizer's eos, and the other published ones where the eos is among them: an instruction model ends its turn
+    with a token that may not be the eos.
 
     Returns:
         The published settings that are dropped.
     """
     config = slm.generation_config
+    published = config.eos_token_id
     dropped = drop_others(config)
     config.do_sample, config.pad_token_id, config.eos_token_id = False, pad, eos
+    if isinstance(published, list) and len(published) > 1:
+        if eos in published:
+            config.eos_token_id = published
+        else:
+            dropped["eos_token_id"] = published
     return dropped
 
 
-def begin_as_trained(slm: PreTrainedModel) -> None:
-    """Lets answers of a writer that is about to be trained begin as its labels do, in place.
+def end_tokens(config: GenerationConfig) -> frozenset[int]:
+    """The tokens that end an answer."""
+    ends = config.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
-    Some are published with a first token that `generate` forces on each answer (BART: its bos; mBART: the language).
-    Labels have none, so that a trained writer would go on from where it has never been.
+
+def begin_as_trained(slm: PreTrainedModel, eos: int | None) -> None:
+    """Makes answers of a model that is about to be trained begin and end as its labels do, in place.
+
+    Some models are published with a first token that `generate` forces on each answer (BART: its bos; mBART: the
+    language), or with several end tokens. Labels have no such first token, and end with the tokenizer's eos.
     """
     slm.generation_config.forced_bos_token_id = None
+    slm.generation_config.eos_token_id = eos
 
 
 def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | None = None, **arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from llm2slm.config import LLMConfig, RunConfig
 from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_tokenizer, write_tiny_t5
-from llm2slm.types import UserError
+from llm2slm.types import SystemKind, UserError
 
 TEMPLATE = "{% for m in messages %}it sees: {{ m['content'] }} answer:{% endfor %}"
 TEXTS = ["the little dog", "two dogs see it"]
@@ -274,3 +275,35 @@ def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(
     assert main([*run, "model.llm.chat=true"]) == 2
     assert "out.txt.part" in mistake(capsys)
     assert main(run) == 0
+
+
+def ended(instructed: Path, folder: Path) -> tuple[Path, int]:
+    """A copy of the LLM that was published with a second end token: one that it writes in the middle of an answer."""
+    shutil.copytree(instructed, folder)
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    written = model.generate(tokenizer(TEXTS[0], return_tensors="pt").input_ids, max_new_tokens=6, do_sample=False)
+    end = int(written[0, 3])
+    assert end not in (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    model.save_pretrained(folder)
+    return folder, end
+
+
+def test_an_answer_ends_at_each_published_end_token(root: Path, instructed: Path, tmp_path: Path) -> None:
+    """An instruction model ends its turn with a token that need not be the tokenizer's eos."""
+    llm, _ = ended(instructed, tmp_path / "llm")
+    model = LLM2SLM.from_pretrained(str(llm))
+    answers = [text.strip() for text in model.generate_text(TEXTS, max_new_tokens=6)]
+    assert answers == [text.strip() for text in oracle(llm, TEXTS)]
+    assert answers[0] != oracle(instructed, TEXTS[:1])[0].strip()
+    evaluate(asked(root, llm), tmp_path / "evaluated")
+    assert [a.strip() for a in answers_of(tmp_path / "evaluated")] == [w.strip() for w in oracle(llm, sources(root))]
+
+
+def test_a_trained_llm_ends_its_answers_as_its_labels_end(root: Path, instructed: Path, tmp_path: Path) -> None:
+    llm, end = ended(instructed, tmp_path / "llm")
+    config = tiny_run(root)
+    config.model.kind, config.model.llm = SystemKind.llm, LLMConfig(name=str(llm))
+    train(config, tmp_path / "run")
+    found = LLM2SLM.from_pretrained(str(tmp_path / "run" / "model"))
+    assert found.slm.generation_config.eos_token_id == found.collator.slm_tokenizer.eos_token_id != end

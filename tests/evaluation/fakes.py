@@ -53,6 +53,7 @@ class FakeSystem:
     encoder = None
     projector = crossing = None
     config = SimpleNamespace(pool=None)
+    generation_config = SimpleNamespace(eos_token_id=EOS)
     device = torch.device("cpu")
 
     def __init__(self, name, clock, log, prefill=0.0, step=0.0, kind=SystemKind.slm, slow=None, **faults) -> None:

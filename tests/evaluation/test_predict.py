@@ -18,6 +18,8 @@ EXAMPLES = [Example(10 + i, f"s{i}", " ".join(["w"] * n), f"t{i}") for i, n in e
 class Echo:
     """Answers with the number of the prompt's tokens, and notes its calls."""
 
+    generation_config = SimpleNamespace(eos_token_id=EOS)
+
     def __init__(self) -> None:
         self.collator, self.device, self.training = FakeCollator(), torch.device("cpu"), True
         self.calls = []
