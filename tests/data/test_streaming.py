@@ -375,10 +375,12 @@ def test_training_on_a_stream(files, tiny_llm, monkeypatch, capsys):
     for wrong, found in {
         "data.overlong=error": "data.streaming=true: a row that is too long would end the training",
         "data.buffer=0": "data.buffer=0: must be at least 1",
-        "data=builtin": "data.streaming=true: data=builtin is put together in memory",
         "data.labels=mix": "data.streaming=true: rows are read with the corpus' own answers, without data.labels=mix",
         "data.train=none.jsonl": "none.jsonl: no such file",
     }.items():
         assert main([*arguments, wrong, "hydra.run.dir=wrong"]) == 2
         assert mistake(capsys).startswith(found)
+    builtin = ["train", *tiny_overrides(tiny_llm), "data.streaming=true", "data.overlong=truncate"]
+    assert main([*builtin, "hydra.run.dir=wrong"]) == 2
+    assert mistake(capsys).startswith("data.streaming=true: data=builtin is put together in memory")
     assert not list((files / "wrong").glob("*.yaml"))
