@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llm2slm import runs
 from llm2slm.config import GenerateConfig, PlainLLMConfig
 from llm2slm.data.rows import READERS, open_table, suffix_of
-from llm2slm.data.rows.table import LINE, no_column, path_in, text_in
+from llm2slm.data.rows.table import LINE, check_once, no_column, path_in, text_in
 from llm2slm.data.rows.text import lines
 from llm2slm.resumable import ResumableLines, other_settings
 from llm2slm.types import UserError
@@ -78,6 +78,8 @@ def _column(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     needed = {found[0] for name in fields if (found := path_in(table.names or (), name)) is not None}
     if table.names is not None and not needed:
         raise UserError(_no_field(table.label, fields, table.names))
+    for column in needed:
+        check_once(table, column, "field")
     for number, row in table.read(sorted(needed), 0):
         name = next((name for name in fields if path_in(row, name) is not None), None)
         if name is None:

@@ -12,6 +12,7 @@ from llm2slm.commands import hush
 from llm2slm.commands.answering import Answering, answer_file, check_writable, read
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
+from llm2slm.data.rows.table import check_text
 from llm2slm.types import Control, Overlong, UserError
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
     """
     before = model.collator.counts["prompt"]
     for place, prompt in prompts:
+        check_text(place, prompt)
         try:
             model.collator.batch_of_texts([prompt])
         except UserError as error:

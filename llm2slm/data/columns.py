@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from llm2slm.data.rows.table import Row, Table, holds, no_column, path_in, text_in, value_in
+from llm2slm.data.rows.table import Row, Table, check_once, holds, no_column, path_in, text_in, value_in
 from llm2slm.data.templates import KEY, Template, fields, worded
 from llm2slm.types import UserError
 
@@ -69,8 +69,7 @@ class Columns:
             path = path_in(table.names, name)
             if path is None:
                 raise UserError(no_column(table.label, name, key, table.names))
-            if table.names.count(path[0]) > 1:
-                raise UserError(f"{table.label}: column {path[0]!r} ({key}) is there twice; rename one of them")
+            check_once(table, path[0], key)
             found.add(path[0])
         return sorted(found)
 

@@ -55,8 +55,28 @@ class FolderFiles:
     @property
     def as_rows(self) -> bool:
         """Whether the project's own readers read them."""
-        known = all(suffix_of(path) in READERS for files in self.splits.values() for path in files)
-        return self.kind in OWN and known and self.options.keys() <= {"sep"}
+        return self.kind in OWN and not self._unknown_files and not self._unknown_options
+
+    @property
+    def not_as_rows(self) -> str:
+        """Why the project's own readers do not read files of a kind that they know, and what to do."""
+        if self._unknown_files:
+            return f"{self._unknown_files[0]}: cannot be read as text; unpack it, or compress it with gzip"
+        option = self._unknown_options[0]
+        return f"README.md sets {option} for these files, which is not supported; remove it, or write them without it"
+
+    @property
+    def _unknown_files(self) -> list[Path]:
+        return [path for files in self.splits.values() for path in files if suffix_of(path) not in READERS]
+
+    @property
+    def _unknown_options(self) -> list[str]:
+        plain = {"encoding": ("utf-8", "utf8")}
+        return [
+            name
+            for name, value in self.options.items()
+            if name != "sep" and str(value).lower() not in plain.get(name, ())
+        ]
 
 
 def subsets(folder: Path) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ import datasets
 
 from llm2slm.config import CorpusConfig
 from llm2slm.data.corpora import CORPORA, PARQUET, SPLITS, known_corpus
-from llm2slm.data.folders import FolderFiles, find_files
+from llm2slm.data.folders import OWN, FolderFiles, find_files
 from llm2slm.data.rows import open_table
 from llm2slm.data.rows.table import Read, Row, Table
 from llm2slm.types import UserError
@@ -124,10 +124,16 @@ def _between(tables: Sequence[Table], start: int, stop: int) -> Iterator[Table]:
 
 
 def _elsewhere(found: FolderFiles) -> tuple[str, dict[str, Any]]:
-    """How `datasets` is asked for files that the project does not read itself: kind, and further arguments."""
+    """How `datasets` is asked for files that the project does not read itself: kind, and further arguments.
+
+    Raises:
+        UserError: csv or json files with a compression or an option that the project's readers do not know;
+            `datasets` would guess the types of their values.
+    """
+    if found.kind in OWN and found.kind != "parquet":
+        raise UserError(found.not_as_rows)
     files = {name: [glob.escape(str(path)) for path in paths] for name, paths in found.splits.items()}
-    texts = {"keep_default_na": False} if found.kind == "csv" else {}  # "None" and "NA" are texts
-    return found.kind, {"data_files": files, **texts, **found.options}
+    return found.kind, {"data_files": files, **found.options}
 
 
 def _loaded(config: CorpusConfig, label: str, split: str, part: str, place: Place, *, streaming: bool) -> Split:

@@ -405,3 +405,20 @@ def test_a_link_is_written_through(generate, tmp_path):
     assert generate("input=texts.txt", "output=link.txt") == (0, "link.txt: 3 answers\n")
     assert (tmp_path / "link.txt").is_symlink()
     assert len((tmp_path / "there" / "answers.txt").read_text("utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_column_that_is_there_twice_is_refused(answering, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    if name == "rows.csv":
+        (tmp_path / name).write_text("source,source,target\na,b,c\n")
+    else:
+        pq.write_table(pa.table([["a"], ["b"]], names=["source", "source"]), name)
+    assert main(["generate", f"run={answering}", LIMIT, f"input={name}"]) == 2
+    assert mistake(capsys) == f"{name}: column 'source' (field) is there twice; rename one of them"
+
+
+def test_a_prompt_with_half_a_character_is_refused(answering, capsys):
+    """What a shell hands over that is not UTF-8 arrives so."""
+    assert main(["generate", f"run={answering}", LIMIT, "prompt=a\udcffb"]) == 2
+    assert mistake(capsys).endswith("half a character (\\udcff); write the whole one")

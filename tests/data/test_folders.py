@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -154,3 +156,28 @@ def test_kinds_that_the_project_does_not_read_itself_come_from_datasets(tmp_path
     (folder / "a.csv").write_text("source;target\n007;NA\n")
     data = DataConfig(name="hub", path=str(folder))
     assert load_rows(data, "train", 1) == [{"source": "007", "target": "NA"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "readme", "complaint"),
+    [
+        ("train.csv.bz2", None, "train.csv.bz2: cannot be read as text; unpack it, or compress it with gzip"),
+        ("train.csv", "skiprows: 0", "README.md sets skiprows for these files, which is not supported"),
+    ],
+)
+def test_csv_that_would_be_guessed_by_datasets_is_refused(tmp_path, name, readme, complaint):
+    text = b"source,target\n007,1.50\n0123,1e5\n"
+    (tmp_path / name).write_bytes(bz2.compress(text) if name.endswith(".bz2") else text)
+    if readme is not None:
+        described = f"configs:\n- config_name: default\n  data_files: train.csv\n  {readme}\n"
+        (tmp_path / "README.md").write_text(f"---\n{described}---\n")
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        load_rows(DataConfig(name="hub", path=str(tmp_path)), "train", 1)
+
+
+def test_the_usual_encoding_is_no_option(tmp_path):
+    (tmp_path / "train.csv").write_text("source,target\n007,1.50\n")
+    described = "configs:\n- config_name: default\n  data_files: train.csv\n  encoding: utf-8\n"
+    (tmp_path / "README.md").write_text(f"---\n{described}---\n")
+    rows = load_rows(DataConfig(name="hub", path=str(tmp_path)), "train", 1)
+    assert rows == [{"source": "007", "target": "1.50"}]

@@ -356,3 +356,16 @@ def test_a_path_is_no_pattern(tmp_path, monkeypatch, name, kind):
     assert load_rows(data, "test", 1) == pairs(["mine test"])
     (tmp_path / name / f"{name}.{kind}").write_bytes((tmp_path / name / f"test.{kind}").read_bytes())
     assert both(config(f"{name}/{name}.{kind}")) == pairs(["mine test"])
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [('"Hi," he said.{d}ok', 2), ('x{d}"unclosed\ny{d}z "quoted" w', 2)],
+    ids=["text behind a quote", "an open quote that a later one closes"],
+)
+def test_quotes_that_are_not_csv_are_refused_and_not_dropped(tmp_path, delimiter, row, line):
+    path = tmp_path / ("rows.tsv" if delimiter == "\t" else "rows.csv")
+    path.write_text(f"source{delimiter}target\n{row.format(d=delimiter)}\nlast{delimiter}row\n")
+    with pytest.raises(UserError, match=f"line {line}: not CSV .*each quote in it is doubled"):
+        load_rows(DataConfig(name="json", train=str(path)), "train", 1)

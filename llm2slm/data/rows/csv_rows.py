@@ -59,11 +59,15 @@ def records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]
         if begun:  # the record has not ended with the file
             raise UserError(f"{path}, line {rows.line_num - len(begun) + 1}: not CSV (a quote is not closed)")
 
-    rows, blanks = csv.reader(lines(), delimiter=delimiter), BLANKS.replace(delimiter, "")
+    rows, blanks = csv.reader(lines(), delimiter=delimiter, strict=True), BLANKS.replace(delimiter, "")
     try:
         for fields in rows:
             if begun[0].strip(blanks):
                 yield rows.line_num - len(begun) + 1, fields
             begun.clear()
     except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+        line = rows.line_num - max(len(begun), 1) + 1
+        raise UserError(
+            f"{path}, line {line}: not CSV ({error}); a field that begins with a quote ends with one, and each "
+            "quote in it is doubled"
+        ) from None

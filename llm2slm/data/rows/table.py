@@ -69,6 +69,34 @@ class Repeated(dict[str, Any]):
         self.keys_repeated = {name for name in names if names.count(name) > 1}
 
 
+def check_once(table: Table, column: str, key: str) -> None:
+    """Refuses a column that a table has twice: which of them is meant is not known.
+
+    Args:
+        key: the configuration's key that names the column.
+
+    Raises:
+        UserError: names the column.
+    """
+    if table.names is not None and table.names.count(column) > 1:
+        raise UserError(f"{table.label}: column {column!r} ({key}) is there twice; rename one of them")
+
+
+def check_text(place: str, text: str) -> None:
+    """Refuses a text that holds half a character (a lone surrogate), which no tokenizer takes.
+
+    Raises:
+        UserError: names the place and the half.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(f"{place}: half a character ({half}); write the whole one") from None
+
+
 def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: bool = False) -> str:
     """The text of a row in a column, or in a nested field that a dotted path names (`translation.en`, `turns.0`).
 
@@ -88,13 +116,7 @@ def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: b
     if not isinstance(value, str):
         raise UserError(no_text(f"{table.place(number)}, column {name!r}", value))
     if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(value[error.start]):04x}"
-            raise UserError(
-                f"{table.place(number)}, column {name!r}: half a character ({half}); write the whole one"
-            ) from None
+        check_text(f"{table.place(number)}, column {name!r}", value)
     return value
 
 
