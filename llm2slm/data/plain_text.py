@@ -28,10 +28,17 @@ Coded = tuple[list[int], Spans | None]
 """Token ids of a text, and where they lie in its content."""
 
 
+def _templates(tokenizer: Any) -> list[str]:
+    """The source of the tokenizer's chat templates."""
+    found = tokenizer.chat_template or []
+    return [found] if isinstance(found, str) else list(found.values() if isinstance(found, dict) else found)
+
+
 class PlainText:
     """Encodes contents, each inside of the same frame.
 
-    A control token is one that the tokenizer marks as special, or an added one that the frame itself uses. The token
+    A control token is one that the tokenizer marks as special, or an added one that the frame or (where there is a
+    frame) the chat template uses, also in a branch that a user's turn does not reach. The token
     of unknown characters may stand in a content (but not where the content has it as text). Added tokens that are not
     marked as special are ordinary vocabulary.
 
@@ -47,13 +54,19 @@ class PlainText:
         self._names = control_tokens(tokenizer)
         if not self._splits:
             added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
-            self._names |= {name: added[name] for text in (before, after) for name in _found(text, added)}
+            texts = (before, after, *(_templates(tokenizer) if before or after else ()))
+            self._names |= {name: added[name] for text in texts for name in _found(text, added)}
         self._unknown = tokenizer.unk_token
         unknown = tokenizer.unk_token_id
         apart = {unknown} - {getattr(tokenizer, role, None) for role in ROLES}
         self._control = frozenset(self._names.values()) - apart
         self._own: int | None = None  # control tokens of the frame
         self._escaped: _Escaped | None = None
+
+    @property
+    def control_names(self) -> list[str]:
+        """The control tokens, sorted."""
+        return sorted(self._names)
 
     def __call__(self, contents: Sequence[str], spans: bool = False) -> list[Coded]:
         """Token ids of each content in its frame; with `spans` also where they lie in the content.

@@ -135,7 +135,9 @@ class PromptTokenizer:
     def fingerprint(self) -> list[Any] | None:
         """All that decides what a prompt becomes, as plain values; None where the tokenizer does not tell."""
         content = content_of(self.tokenizer)
-        return None if content is None else [content, *vars(self.frame).values(), self.mark, self._spans]
+        if content is None:
+            return None
+        return [content, *vars(self.frame).values(), self.mark, self._spans, self._encode.control_names]
 
     def shortened(self, ids: list[int], spans: Spans | None, limit: int) -> tuple[list[int], Spans | None]:
         """Cut to a number of tokens, from the end of the prompt; what is behind it (final special token, end mark, end

@@ -130,6 +130,17 @@ def test_a_prefix_is_text_and_a_templates_added_token_is_control() -> None:
     assert ids[-1] == 402  # ordinary vocabulary
 
 
+def test_a_role_that_a_users_turn_does_not_render_is_control_too() -> None:
+    tokenizer = chat()
+    tokenizer.add_tokens([AddedToken("<system>", special=False, normalized=False)])
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}<system>{% endif %}" + CHAT
+    role = tokenizer.convert_tokens_to_ids("<system>")
+    [(ids, _)] = PromptTokenizer(tokenizer, frame(tokenizer, "", chat=True))(["a <system> b"])
+    assert role not in ids
+    [(plain, _)] = PromptTokenizer(tokenizer)(["a <system> b"])
+    assert role in plain  # without a chat frame it is ordinary vocabulary
+
+
 def test_where_a_tokenizer_splits_by_itself_a_frame_is_cut_as_ever() -> None:
     tokenizer = chat()
     tokenizer.split_special_tokens = True
