@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from llm2slm.atomic import replacing, write_text
-from llm2slm.config import RunConfig, recorded_changes
+from llm2slm.config import RunConfig, understood
 from llm2slm.types import UserError
 
 SCHEMA = 1
@@ -252,7 +252,16 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of a run, as plain containers.
+    """The resolved configuration of a run, as plain containers; one of an earlier version as it is understood today.
+
+    Raises:
+        UserError: as `recorded_config`.
+    """
+    return understood(recorded_config(folder))
+
+
+def recorded_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run as it was recorded, as plain containers.
 
     Raises:
         UserError: the folder is no run directory, or its configuration cannot be read.
@@ -270,10 +279,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{place}: not YAML ({problem or str(error).splitlines()[0]})") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a configuration; expected keys and values")
-    model = loaded.get("model")
-    for side in (model.get("llm"), model.get("slm")) if isinstance(model, dict) else ():
-        if isinstance(side, dict) and isinstance(side.get("config"), dict):
-            side["config"] = recorded_changes(side.get("name"), side["config"])
     return loaded
 
 

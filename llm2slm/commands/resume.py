@@ -28,10 +28,16 @@ METRICS, PREDICTIONS, RESULT = "metrics.csv", "predictions.jsonl", "result.json"
 
 @dataclass(frozen=True)
 class Begun:
-    """A training that has begun: the checkpoint to resume from, and how far it has come."""
+    """A training that has begun.
+
+    Attributes:
+        checkpoint: to resume from. progress: how far it has come.
+        other_rows: an earlier version began it, and validated on rows that the seed drew.
+    """
 
     checkpoint: Path
     progress: Progress
+    other_rows: bool = False
 
 
 def command(folder: Path) -> str:

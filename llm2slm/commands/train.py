@@ -31,7 +31,7 @@ from llm2slm.commands.resume import (
 )
 from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import train_ordered
-from llm2slm.config import RunConfig
+from llm2slm.config import RunConfig, other_rows
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
@@ -147,11 +147,12 @@ def trained(
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
     judge = validation_judge(ready.task, config.data.eval_batch_size, seen)
-    resume = None if begun is None else begun.checkpoint
+    given: dict[str, Any] = {}
+    if begun is not None:
+        given = {"resume": begun.checkpoint, "other_rows": begun.other_rows}
+    model, data, teacher = ready.model, ready.data, ready.teacher
     with naming_command(folder):
-        fitted = fit(
-            config, folder, ready.model, ready.data, loggers=loggers, judge=judge, resume=resume, teacher=ready.teacher
-        )
+        fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, teacher=teacher, **given)
     return fitted, None
 
 
@@ -198,7 +199,8 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
     newest = newest_whole(folder / CHECKPOINTS)
     if newest is None:
         return replace(config, run=None), None
-    return config, Begun(newest, Progress.of(newest, Limits.of(config.trainer, config.callbacks)))
+    progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks))
+    return config, Begun(newest, progress, other_rows(runs.recorded_config(folder)))
 
 
 def untrained(config: RunConfig, task: Task) -> LLM2SLM:

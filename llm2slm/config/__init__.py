@@ -13,8 +13,8 @@ from llm2slm.config.model import (
     PlainLLMConfig,
     PlainModelConfig,
     ProjectorConfig,
-    recorded_changes,
 )
+from llm2slm.config.recorded import other_rows, recorded_changes, understood
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, ExportConfig, GenerateConfig, JudgeConfig, ReportConfig
@@ -44,5 +44,7 @@ __all__ = [
     "TaskConfig",
     "TokenizerConfig",
     "TrainerConfig",
+    "other_rows",
     "recorded_changes",
+    "understood",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,12 +52,6 @@ class LanguageModelConfig:
     def start(self) -> Init:
         """What `init` says, or means where it says nothing."""
         return self.init or (Init.random if self.name is None else Init.pretrained)
-
-
-def recorded_changes(name: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`LanguageModelConfig.config` as it was used: earlier versions recorded a whole config (one with a model_type)
-    beside a name, and did not use it."""
-    return {} if name is not None and "model_type" in config else dict(config)
 
 
 @dataclass

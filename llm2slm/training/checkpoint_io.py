@@ -96,10 +96,10 @@ def newest_whole(folder: Path) -> Path | None:
     if of_last is None:
         if best.is_file() and of_best is not None and int(rank_zero_only.rank) == 0:
             aside = best.rename(best.with_name(f"{BEST}.damaged"))
-            _report(f"{best}: {of_best}; it is now {aside.name}, and the best is chosen among validations to come")
+            report(f"{best}: {of_best}; it is now {aside.name}, and the best is chosen among validations to come")
         return last
     if of_best is None:
-        _report(f"{last}: {of_last}; resuming from {BEST} instead, {_lost(best, folder.parent / 'metrics.csv')}")
+        report(f"{last}: {of_last}; resuming from {BEST} instead, {_lost(best, folder.parent / 'metrics.csv')}")
         return best
     raise UserError(
         f"{last}: {of_last}, and {BEST} {of_best}, so nothing is left to resume from; train anew in another folder, "
@@ -121,6 +121,7 @@ def _lost(path: Path, metrics: Path) -> str:
     return f"of step {step}: {steps} trained again"
 
 
-def _report(line: str) -> None:
+def report(line: str) -> None:
+    """Prints a line to stderr, in the first process alone."""
     if int(rank_zero_only.rank) == 0:
         print(f"llm2slm: {line}", file=sys.stderr)

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.runs import LOWER_IS_BETTER
-from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read
+from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read, report
 from llm2slm.training.signals import StopSignals
 from llm2slm.training.validations import BeforeValidation, Repeat
 from llm2slm.types import UserError
@@ -96,13 +96,18 @@ class Checkpoints(Checkpoint):
         limits: what ends the training; monitored value, and which way is better.
         every: optimizer steps between validations. (Lightning counts batches, and would validate in the middle of an
             accumulation window where an epoch is no multiple of it.)
+        rows: names the rows on which the monitored value is computed. Values of other rows are not compared.
+        unrecorded: the rows that a checkpoint without such a name was validated on.
 
     Raises:
         UserError: the monitored value is never logged; or it is not finite (before anything is overwritten).
     """
 
-    def __init__(self, folder: Path, limits: Limits, every: int) -> None:
+    def __init__(
+        self, folder: Path, limits: Limits, every: int, rows: str | None = None, unrecorded: str | None = None
+    ) -> None:
         self.folder, self.limits, self.every = folder, limits, every
+        self.rows, self.unrecorded = rows, unrecorded
         self.monitor, self.mode = limits.monitor, limits.mode
         self.signals = StopSignals()
         self.best: float | None = None
@@ -216,6 +221,7 @@ class Checkpoints(Checkpoint):
         return {
             "best": self.best,
             "monitor": [self.monitor, self.mode],
+            "rows": self.rows,
             "validated": self._validated,
             "due": self._due,
             "ended": asdict(self.limits) if self._ended else None,
@@ -223,9 +229,15 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sets them back. There is no best value to compare with where it is that of another monitor, or where the best
-        checkpoint is not there, as when it was damaged."""
+        """Sets them back. There is no best value to compare with where it is that of another monitor or of other rows
+        (printed on one line), or where the best checkpoint is not there, as when it was damaged."""
         same = state_dict.get("monitor", [self.monitor, self.mode]) == [self.monitor, self.mode]
+        if same and state_dict.get("rows", self.unrecorded) != self.rows:
+            same = False
+            report(
+                f"{self.monitor} was computed on other validation rows before: the best checkpoint is chosen among "
+                "validations to come, and the curve joins values of both"
+            )
         self.best = state_dict["best"] if same and (self.folder / BEST).is_file() else None
         self._validated, self._due = state_dict["validated"], state_dict.get("due", False)
         self._seconds = state_dict.get("seconds", 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.runs import text_hash
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
 from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, better, newest_best
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.quality import GenerationQuality, Judge
-from llm2slm.types import UserError
+from llm2slm.types import Example, UserError
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
@@ -43,12 +44,24 @@ class Fitted:
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
-    """Lightning's, of the same name in a checkpoint; but a resumed run uses its own `callbacks.patience`, not the one
-    that the checkpoint was written under."""
+    """Lightning's, of the same name in a checkpoint; but a resumed run uses its `callbacks.patience`, not the one that
+    the checkpoint was written under, and starts counting anew where the validation rows changed.
+
+    Attributes:
+        rows, unrecorded: as of `Checkpoints`.
+    """
+
+    rows: str | None = None
+    unrecorded: str | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and the rows on which the monitored value is computed."""
+        return {**super().state_dict(), "rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best value and the count of validations without improvement."""
-        super().load_state_dict({**state_dict, "patience": self.patience})
+        if state_dict.get("rows", self.unrecorded) == self.rows:
+            super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class TokenBar(TQDMProgressBar):
@@ -116,6 +129,7 @@ def fit(
     loggers: list[Logger],
     judge: Judge | None = None,
     resume: Path | None = None,
+    other_rows: bool = False,
     teacher: Teacher | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
@@ -123,7 +137,8 @@ def fit(
     Args:
         folder: the run directory; checkpoints go to `checkpoints/`.
         judge: scores generated answers during validation.
-        resume: checkpoint to go on from.
+        resume: checkpoint to resume from.
+        other_rows: an earlier version wrote it, and validated on rows that the seed drew.
         teacher: for optim.distill; `data` must have its prompts.
 
     Raises:
@@ -136,13 +151,16 @@ def fit(
         torch.set_num_threads(cfg.threads)
     frozen = FrozenParts(model, config.model, teacher)
     module = TrainingModule(model, config.optim, cfg.max_steps, teacher, frozen)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, Limits.of(cfg, config.callbacks), validation_interval(cfg))
+    rows = monitored_rows(config, data.val_examples(), data.examples("validation"))
+    unrecorded = None if other_rows else monitored_rows(config, *[data.examples("validation")] * 2)
+    limits = Limits.of(cfg, config.callbacks)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, limits, validation_interval(cfg), rows, unrecorded)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
-        callbacks.append(_early_stopping(config.callbacks))
+        callbacks.append(_early_stopping(config.callbacks, rows, unrecorded))
     if judge is not None and config.callbacks.generate_rows:
-        rows = data.examples("validation")[: config.callbacks.generate_rows]
-        callbacks.insert(0, GenerationQuality(judge, rows, checkpoints.give_up_if_told))
+        answered = data.examples("validation")[: config.callbacks.generate_rows]
+        callbacks.insert(0, GenerationQuality(judge, answered, checkpoints.give_up_if_told))
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
@@ -154,6 +172,16 @@ def fit(
     best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, frozen)
     return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
+
+
+def monitored_rows(config: RunConfig, of_loss: Sequence[Example], validation: Sequence[Example]) -> str:
+    """A name for the rows on which the monitored value is computed: those of val/loss, or the first ones of the
+    validation split, which are answered."""
+    if config.callbacks.monitor == "val/loss":
+        rows, limit = of_loss, config.trainer.limit_val_batches
+    else:
+        rows, limit = validation[: config.callbacks.generate_rows], None
+    return text_hash([str(limit), *(text for row in rows for text in (row.source, row.target))])
 
 
 def load_fitted(
@@ -242,9 +270,10 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
-def _early_stopping(cfg: CallbacksConfig) -> EarlyStopping:
+def _early_stopping(cfg: CallbacksConfig, rows: str, unrecorded: str | None) -> EarlyStopping:
     patience = 0 if cfg.patience is None else cfg.patience
     # not strict, no check of its own: `Checkpoints` tells of a value that is missing or not finite
-    return EarlyStopping(
-        cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=better(cfg), strict=False, check_finite=False
-    )
+    mode, options = better(cfg), {"strict": False, "check_finite": False}
+    stopping = EarlyStopping(cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=mode, **options)
+    stopping.rows, stopping.unrecorded = rows, unrecorded
+    return stopping

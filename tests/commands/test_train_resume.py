@@ -7,6 +7,8 @@ import json
 from copy import deepcopy
 
 import pytest
+import torch
+import yaml
 from command_line import files_of, tiny_overrides
 from lightning import Callback
 from tiny_runs import assert_same, checkpoint, curve, tiny_run, weights
@@ -335,3 +337,75 @@ def test_val_rows_caps_the_rows_of_the_validation_loss(root, tmp_path, capsys, r
         "val/loss is computed on 4 of the 11 validation rows, the same at each validation (trainer.val_rows; null: all)"
     )
     assert (said in capsys.readouterr().err) == (rows == 4)
+
+
+# Validation rows that changed
+
+
+def builtin_run(root, seed):
+    config = tiny_run(root, max_steps=2, val_every=1)
+    config.seed, config.data.name, config.data.corpus = seed, "builtin", "instruction"
+    config.data.train = config.data.validation = config.data.test = None
+    config.data.train_size, config.data.validation_size, config.data.test_size = 12, 8, 4
+    config.data.max_response_tokens = 128
+    config.callbacks.generate_rows = 0
+    return config
+
+
+def as_before(folder):
+    """Makes a run what an earlier version left: no trainer.val_rows, no name of the validation rows; its best value is
+    better than any of this model."""
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    del recorded["trainer"]["val_rows"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(recorded))
+    set_best(folder, keep_rows=False)
+
+
+def set_best(folder, *, keep_rows):
+    path = folder / "checkpoints" / "last.ckpt"
+    saved = checkpoint(path)
+    state = saved["callbacks"]["Checkpoints"]
+    state["best"] = -1.0
+    if not keep_rows:
+        del state["rows"]
+    torch.save(saved, path)
+
+
+def best_of(folder):
+    return checkpoint(folder / "checkpoints" / "last.ckpt")["callbacks"]["Checkpoints"]["best"]
+
+
+OTHER_ROWS = "was computed on other validation rows before"
+
+
+@pytest.mark.parametrize(("seed", "others"), [(1, False), (2, True)])
+def test_a_builtin_run_of_before_is_not_compared_with_validations_on_other_rows(
+    root, tmp_path, capsys, monkeypatch, seed, others
+):
+    train(builtin_run(root, seed), tmp_path / "run")
+    as_before(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "run=run", "trainer.max_steps=3"]) == 0
+    assert (OTHER_ROWS in capsys.readouterr().err) == others
+    assert (best_of(tmp_path / "run") == -1.0) == (not others)
+    assert runs.read_config(tmp_path / "run")["trainer"]["val_rows"] is None  # all of them, as the run was begun
+
+
+@pytest.mark.parametrize(("monitor", "changed", "others"), [
+    ("val/loss", {"val_rows": 4}, True),
+    ("val/loss", {"val_rows": 11}, False),  # all there are, as before
+    ("val/loss", {"limit_val_batches": 1}, True),
+    ("val/chrf", {"val_rows": 4}, False),
+    ("val/chrf", {"generate_rows": 2}, True),
+    ("val/loss", {"generate_rows": 2}, False),
+])  # fmt: skip
+def test_the_best_value_counts_only_on_the_same_rows(root, tmp_path, capsys, monitor, changed, others):
+    config = tiny_run(root, max_steps=2, val_every=1)
+    config.callbacks.monitor, config.callbacks.mode, config.callbacks.patience = monitor, "min", 1
+    train(deepcopy(config), tmp_path / "run")
+    set_best(tmp_path / "run", keep_rows=True)
+    for name, value in changed.items():
+        setattr(config.callbacks if name == "generate_rows" else config.trainer, name, value)
+    again(config, tmp_path / "run", max_steps=3)
+    assert (OTHER_ROWS in capsys.readouterr().err) == others
+    assert (best_of(tmp_path / "run") == -1.0) == (not others)
