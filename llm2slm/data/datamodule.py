@@ -348,10 +348,6 @@ class DataModule(LightningDataModule):
         """The validation split, or `val_rows` of it, in its own order; each process has rows of its own."""
         return self.eval_loader("validation", self.val_rows)
 
-    def val_examples(self) -> list[Example]:
-        """The rows of `val_dataloader`, over all processes."""
-        return drawn(self.examples("validation"), self.val_rows)
-
     def test_dataloader(self) -> DataLoader[Encoded]:
         """The test split in its own order; each process has rows of its own."""
         return self.eval_loader("test")

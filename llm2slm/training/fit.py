@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
+from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.runs import text_hash
@@ -151,15 +152,16 @@ def fit(
         torch.set_num_threads(cfg.threads)
     frozen = FrozenParts(model, config.model, teacher)
     module = TrainingModule(model, config.optim, cfg.max_steps, teacher, frozen)
-    rows = monitored_rows(config, data.val_examples(), data.examples("validation"))
-    unrecorded = None if other_rows else monitored_rows(config, *[data.examples("validation")] * 2)
+    validation = data.examples("validation")
+    rows = monitored_rows(config, drawn(validation, data.val_rows), validation)
+    unrecorded = None if other_rows else monitored_rows(config, validation, validation)
     limits = Limits.of(cfg, config.callbacks)
     checkpoints = Checkpoints(folder / CHECKPOINTS, limits, validation_interval(cfg), rows, unrecorded)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(config.callbacks, rows, unrecorded))
     if judge is not None and config.callbacks.generate_rows:
-        answered = data.examples("validation")[: config.callbacks.generate_rows]
+        answered = validation[: config.callbacks.generate_rows]
         callbacks.insert(0, GenerationQuality(judge, answered, checkpoints.give_up_if_told))
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
