@@ -53,7 +53,7 @@ def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: i
 
 def _extend(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     """Writes the extended tokenizer, where it is another; what was added, in a line."""
-    from llm2slm.data.keeping import count_characters, keeping
+    from llm2slm.data.keeping import count_characters, keeping, rewritten
     from llm2slm.models.build import load_tokenizers, writer_config
 
     tokenizer, _ = load_tokenizers(model)
@@ -64,16 +64,18 @@ def _extend(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     prompts = [example.prompt for example in examples if own]  # else it reads them as the LLM's tokens
     found = count_characters([*targets, *prompts])
     kept = keeping(tokenizer, cfg.keep_whitespace, found, cfg.keep_characters)
+    impossible = rewritten(tokenizer, found)
+    left_out = f"; left out, since its decoder rewrites it: {', '.join(map(repr, impossible))}" if impossible else ""
     if kept is tokenizer:
         shutil.rmtree(out, ignore_errors=True)  # of an earlier training that did not begin
-        return f"tokenizer {name}: loses nothing that is asked for: no token is added"
+        other = "else " if impossible else ""
+        return f"tokenizer {name}: loses nothing {other}that is asked for: no token is added{left_out}"
     with filling(out, last="tokenizer.json") as stage:
         kept.save_pretrained(stage)
     new = [str(token) for token in kept.convert_ids_to_tokens(list(range(len(tokenizer), len(kept))))]
     more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
-    return (
-        f"{out}: {len(new)} tokens added to the {len(tokenizer)} of {name}: {', '.join(map(repr, new[:SHOWN]))}{more}"
-    )
+    names = ", ".join(map(repr, new[:SHOWN]))
+    return f"{out}: {len(new)} tokens added to the {len(tokenizer)} of {name}: {names}{more}{left_out}"
 
 
 def _writer(model: ModelConfig) -> tuple[str, LanguageModelConfig]:

@@ -46,12 +46,14 @@ def keeping(
     Args:
         whitespace: add white space (`WHITE_SPACE`).
         characters: of the texts that are to be kept, and how often each occurs.
-        limit: characters to add at most, the most frequent ones first.
+        limit: characters to add at most, the most frequent ones first. Those that the decoder rewrites are left out.
 
     Raises:
         UserError: this kind of tokenizer cannot be made to keep them.
     """
-    ordered = sorted(characters, key=lambda character: (-characters[character], character))
+    left_out = rewritten(tokenizer, characters)
+    found = [character for character in characters if character not in left_out]
+    ordered = sorted(found, key=lambda character: (-characters[character], character))
     lost = _lost(tokenizer, [*WHITE_SPACE, *ordered])
     added = [text for text in WHITE_SPACE if whitespace and text in lost]
     added += [character for character in ordered if character in lost and character not in added][:limit]
@@ -68,6 +70,18 @@ def keeping(
 
 
 REMEDY = "train a tokenizer that does: model.slm.tokenizer=train:8000 model.slm.init=random"
+
+
+def rewritten(tokenizer: PreTrainedTokenizerFast, characters: Iterable[str]) -> list[str]:
+    """The lost characters that the tokenizer's decoder replaces in added tokens too, so that none can hold them.
+
+    SentencePiece's decoder writes each ▁ as a space.
+    """
+    decoder = tokenizer.backend_tokenizer.decoder
+    if decoder is None:
+        return []
+    replaced = [character for character in characters if character not in decoder.decode(["a", character, "b"])]
+    return sorted(_lost(tokenizer, replaced))
 
 
 def _lost(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> set[str]:

@@ -113,6 +113,18 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
     assert main(["generate", "run=run", "prompt={a}", "max_new_tokens=3"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("target", "added"),
+    [("▁{", "1 tokens added to the 308 of {}: '{{'"), ("▁", "tokenizer {}: loses nothing else that")],
+)
+def test_a_character_that_no_token_can_hold_is_left_out_and_named(files, writer, capsys, target, added) -> None:
+    Path("train.jsonl").write_text(json.dumps({"source": "a", "target": target}) + "\n")
+    assert train(writer, "model.slm.keep_characters=9") == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert added.format(writer) in line
+    assert line.endswith("; left out, since its decoder rewrites it: '▁'")
+
+
 def example_of(text: str):
     from llm2slm.types import Example
 

@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, MBartConfig, PegasusConfig, T5Config
 
 from llm2slm.data.collate import Collator
-from llm2slm.data.keeping import WHITE_SPACE, count_characters, keeping
+from llm2slm.data.keeping import WHITE_SPACE, count_characters, keeping, rewritten
 from llm2slm.data.tokenizer import first_added, load_tokenizer
 from llm2slm.types import UserError
 from tests.data.kinds import KINDS, TEXTS
@@ -60,6 +60,20 @@ def test_ordinary_texts_keep_their_ids_and_the_limit_takes_the_most_frequent(kin
 def test_a_tokenizer_that_loses_nothing_stays_itself(kind: str) -> None:
     tokenizer, kept = pair(kind)
     assert kept is tokenizer
+    assert keeping(tokenizer, True, {"▁": 1}, 9) is tokenizer
+    assert rewritten(tokenizer, ["▁", "é"]) == (["▁"] if kind == "llama" else [])
+
+
+@pytest.mark.parametrize("kind", LOSES)
+def test_a_character_that_the_decoder_rewrites_is_left_out(kind: str) -> None:
+    """The decoder writes every ▁ as a space, in an added token too."""
+    tokenizer = KINDS[kind]()
+    counts = Counter({"▁": 9, "{": 5, "漢": 3})
+    kept = keeping(tokenizer, False, counts, 2)
+    assert kept.convert_ids_to_tokens(list(range(len(tokenizer), len(kept)))) == ["{", "漢"]
+    assert read_back(kept, "a{b 漢") == ["a{b 漢"]
+    assert rewritten(tokenizer, counts) == ["▁"]
+    assert keeping(tokenizer, False, {"▁": 1}, 2) is tokenizer
 
 
 @pytest.mark.parametrize("kind", OTHERS)
