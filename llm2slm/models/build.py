@@ -18,6 +18,7 @@ from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, model_config
+from llm2slm.models.published import OF_TOKENS
 from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import FULL, choose_trainable
@@ -144,11 +145,28 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
         },
     )
     model = LLM2SLM(config, slm, encoder)
-    attach_processor(model, tokenizer, llm_tokenizer)
+    attach_processor(model, tokenizer, llm_tokenizer, own_tokens=_published_with(slm, own, tokenizer))
     if isinstance(encoder, StoredReader):
         encoder.check(model.config.llm or {}, cfg.llm.layer, model.collator)
     model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
     return model
+
+
+def _published_with(slm: PreTrainedModel, cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the token ids in a model's published settings stand for the same tokens in this tokenizer.
+
+    The published tokenizer is read only where there are such settings; where none is published, the one in use counts
+    as the model's own.
+    """
+    config = slm.generation_config
+    ids = any(getattr(config, name, None) is not None for name in OF_TOKENS) or isinstance(config.eos_token_id, list)
+    if cfg.name is None or not ids:
+        return True
+    try:
+        published = load_tokenizer(locate(cfg.name), cfg.revision)
+    except UserError:
+        return True
+    return bool(published.get_vocab().items() <= tokenizer.get_vocab().items())
 
 
 def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
@@ -211,16 +229,24 @@ def reader_record(cfg: LLMConfig, encoder: Reader) -> dict[str, Any]:
 
 
 def attach_processor(
-    model: LLM2SLM, tokenizer: PreTrainedTokenizerBase, llm_tokenizer: PreTrainedTokenizerBase | None
+    model: LLM2SLM,
+    tokenizer: PreTrainedTokenizerBase,
+    llm_tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    own_tokens: bool = True,
 ) -> None:
-    """Gives a model its tokenizers, with limits no longer than its position embeddings."""
+    """Gives a model its tokenizers, with limits no longer than its position embeddings.
+
+    Args:
+        own_tokens: the SLM was published with this tokenizer, or one that is a part of it.
+    """
     config, limits = model.config, dict(model.config.limits or {})
     limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
     mixed = model.conditioning in (Conditioning.add, Conditioning.replace)
     eos = tokenizer.eos_token_id
-    dropped = greedy(model.slm, eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id, eos)
-    if dropped:
-        told = ", ".join(f"{name}={str(value).replace(' ', '')}" for name, value in dropped.items())
+    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if dropped := greedy(model.slm, pad, eos, own_tokens=own_tokens):
+        told = ", ".join(f"{name}={value}" for name, value in dropped.items())
         name = model.slm.config.name_or_path or model.config.name_or_path or model.slm.config.model_type
         print(f"llm2slm: {name}: not used of its generation_config.json: {told}", file=sys.stderr)
     model.processor = LLM2SLMProcessor(

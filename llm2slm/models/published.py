@@ -8,6 +8,7 @@ here; all others are dropped, and named. What a caller hands to `generate` is no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ NEUTRAL: dict[str, Any] = {
     "watermarking_config": None,
 }
 """Settings that change what is written, and the value at which each does nothing."""
+OF_TOKENS = (
+    "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "forced_bos_token_id",
+    "forced_eos_token_id",
+)  # fmt: skip
+"""Those of them that are made of token ids."""
 OF_BEAMS: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
 """The same of beam search."""
 OF_SAMPLING: dict[str, Any] = {
@@ -80,17 +86,54 @@ IDLE: dict[str, Any] = {
 KEPT = frozenset((*NEUTRAL, *OF_BEAMS, *OF_SAMPLING, *OTHERS)) - frozenset(GREEDY)
 
 
-def drop_others(config: GenerationConfig) -> dict[str, Any]:
+def drop_others(config: GenerationConfig, vocabulary: int) -> dict[str, Any]:
     """Takes every field out of a model's own generation config, in place, that is not to stay in force.
 
+    Of a field made of token ids, entries with an id outside the vocabulary are taken out: `generate` fails on them.
+
+    Args:
+        vocabulary: the number of tokens that the model can write.
+
     Returns:
-        The fields whose values would have changed something.
+        The fields whose values would have changed something, and the entries that were taken out.
     """
     fields = {name: value for name, value in vars(config).items() if not name.startswith("_")}
     found = {name: value for name, value in fields.items() if name not in KEPT and name != "transformers_version"}
     for name in found:
         setattr(config, name, None)
-    return {name: value for name, value in found.items() if not _idle(name, value)}
+    dropped = {name: value for name, value in found.items() if not _idle(name, value)}
+    return dropped | drop_token_ids(config, lambda ids: all(0 <= token < vocabulary for token in ids))
+
+
+def drop_token_ids(config: GenerationConfig, keep: Callable[[list[int]], bool]) -> dict[str, Any]:
+    """Takes entries out of the fields made of token ids, in place.
+
+    Args:
+        keep: whether an entry with these ids stays.
+
+    Returns:
+        The entries that were taken out, by field.
+    """
+    dropped: dict[str, Any] = {}
+    for name in OF_TOKENS:
+        value = getattr(config, name, None)
+        if value is None or value in ([], {}):
+            continue
+        entries = list(value.items()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        stay = [entry for entry in entries if keep(_ids(entry))]
+        if len(stay) == len(entries):
+            continue
+        out = [entry for entry in entries if entry not in stay]
+        dropped[name] = out if isinstance(value, list | dict) else value
+        setattr(config, name, None if not stay else dict(stay) if isinstance(value, dict) else stay)
+    return dropped
+
+
+def _ids(entry: Any) -> list[int]:
+    """The token ids of an entry: one id, a list of them, or a pair of such a list and its bias; -1 for what is none."""
+    inner = entry if isinstance(entry, list | tuple) else [entry]
+    inner = inner[0] if inner and isinstance(inner[0], list | tuple) else inner
+    return [token if isinstance(token, int) else -1 for token in inner] or [-1]
 
 
 def _idle(name: str, value: Any) -> bool:

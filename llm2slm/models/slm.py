@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.conditioning import positions, prepend
-from llm2slm.models.published import drop_others
+from llm2slm.models.published import OF_TOKENS, drop_others, drop_token_ids
 from llm2slm.models.virtual import PREFIX, PROMPT, virtual_tokens
 from llm2slm.types import IGNORE_INDEX, Reps, UserError
 
@@ -223,26 +223,41 @@ def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
     return {"encoder_hidden_states": prompt.states_BQD, "encoder_attention_mask": prompt.mask_BQ}
 
 
-def greedy(slm: PreTrainedModel, pad: int, eos: int | None) -> dict[str, Any]:
+def greedy(slm: PreTrainedModel, pad: int, eos: int | None, *, own_tokens: bool = True) -> dict[str, str]:
     """Sets, in place, how a model generates where a call does not say it: greedily, up to its end tokens.
 
     Of the other settings that a model was published with, those of `published.KEPT` stay in force. The end tokens are
     the tokenizer's eos, and the other published ones where the eos is among them: an instruction model ends its turn
     with a token that may not be the eos.
 
+    Args:
+        own_tokens: published token ids are of the tokenizer in use; else settings made of them are dropped, except
+            for a forced end that is the eos.
+
     Returns:
-        The published settings that are dropped.
+        The published settings that are dropped, each with its value and a reason, as text.
     """
-    config = slm.generation_config
+    config, vocabulary = slm.generation_config, slm.config.get_text_config().vocab_size
     published = config.eos_token_id
-    dropped = drop_others(config)
+    replaced = {} if own_tokens else drop_token_ids(config, lambda ids: ids == [eos])
+    dropped = drop_others(config, vocabulary)
+    outside = {name: dropped.pop(name) for name in OF_TOKENS if name in dropped}
     config.do_sample, config.pad_token_id, config.eos_token_id = False, pad, eos
     if isinstance(published, list) and len(published) > 1:
-        if eos in published:
+        if not own_tokens:
+            replaced["eos_token_id"] = published
+        elif eos in published:
             config.eos_token_id = published
         else:
             dropped["eos_token_id"] = published
-    return dropped
+    reasons = (
+        (dropped, ""),
+        (outside, f" (not in the vocabulary of {vocabulary})"),
+        (replaced, " (token ids of another tokenizer)"),
+    )
+    return {
+        name: f"{str(value).replace(' ', '')}{reason}" for values, reason in reasons for name, value in values.items()
+    }
 
 
 def end_tokens(config: GenerationConfig) -> frozenset[int]:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, CompileConfig, GenerationConfig
 
+from llm2slm.config import LanguageModelConfig, ModelConfig
+from llm2slm.data.keeping import keeping
 from llm2slm.models import published
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.testing import tiny_model_config, write_tiny_gpt2, write_tiny_t5
-from llm2slm.types import UserError
+from llm2slm.testing import tiny_model_config, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
+from llm2slm.types import SystemKind, UserError
+from tests.data.kinds import KINDS
 
 AUTO = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
 TEXTS = ["two little dogs see it", "it", "the old house"]
@@ -127,7 +130,7 @@ def test_a_kept_setting_does_what_it_does_in_transformers(
 
 def test_a_file_that_transformers_refuses_is_one_line(zoo: Path) -> None:
     config = GenerationConfig(compile_config=CompileConfig())
-    assert published.drop_others(config).keys() == {UNREADABLE} and config.compile_config is None
+    assert published.drop_others(config, 9).keys() == {UNREADABLE} and config.compile_config is None
     path = folder(zoo, "t5", **{UNREADABLE: DROPPED[UNREADABLE]})
     with pytest.raises(UserError, match=rf"^model '{path}' cannot be read: .*compile_config"):
         LLM2SLM.from_pretrained(path)
@@ -168,3 +171,87 @@ def test_stop_strings_that_a_caller_sets_know_the_tokenizer(tmp_path: Path) -> N
     by_argument = model.generate_text(TEXTS, max_new_tokens=6, stop_strings=["e"])
     model.generation_config.stop_strings = ["e"]
     assert model.generate_text(TEXTS, max_new_tokens=6) == by_argument
+
+
+OF_TOKENS: dict[str, Any] = {name: KEPT[name] for name in published.OF_TOKENS} | {"forced_eos_token_id": 7}
+"""A value for each setting that is made of token ids, none of them the end."""
+PLAIN: dict[str, Any] = {"repetition_penalty": 1.5}
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if SAID in line]
+
+
+def slm_alone(place: Path, **more: Any) -> ModelConfig:
+    return ModelConfig(kind=SystemKind.slm, slm=LanguageModelConfig(name=str(place), **more))
+
+
+def in_force(model: LLM2SLM) -> set[str]:
+    return {name for name in published.OF_TOKENS if getattr(model.slm.generation_config, name) is not None}
+
+
+def test_token_ids_mean_nothing_under_another_tokenizer(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = folder(zoo, "t5", **OF_TOKENS, **PLAIN, eos_token_id=[1, 9])
+    tiny_tokenizer("writer").save_pretrained(zoo / "writer")
+    tiny_tokenizer("reader").save_pretrained(zoo / "reader")
+    assert tiny_tokenizer("writer").eos_token_id == 1  # among the published ends, by chance
+    told(capsys)
+    model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
+    [line] = told(capsys)
+    assert all(f"{name}=" in line for name in (*published.OF_TOKENS, "eos_token_id"))
+    assert line.endswith(" (token ids of another tokenizer)") and "repetition_penalty" not in line
+    assert in_force(model) == set() and model.slm.generation_config.eos_token_id == 1
+    assert model.slm.generation_config.repetition_penalty == 1.5
+    # its own tokenizer, whether it is named or not, and whatever is added behind it
+    for tokenizer in (None, str(zoo / "reader")):
+        model = build_model(slm_alone(place, tokenizer=tokenizer))
+        assert told(capsys) == [] and in_force(model) == set(published.OF_TOKENS)
+        assert model.slm.generation_config.eos_token_id == [1, 9]
+
+
+def test_token_ids_stay_where_tokens_are_only_added(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = KINDS["t5"]()
+    place = write_tiny_t5(zoo / "space_pieces", tokenizer=own)
+    path = place / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | OF_TOKENS))
+    keeping(own, True, {}, 0).save_pretrained(zoo / "kept")
+    told(capsys)
+    assert in_force(build_model(slm_alone(place, tokenizer=str(zoo / "kept")))) == set(published.OF_TOKENS)
+    assert told(capsys) == []
+
+
+def test_the_end_that_is_forced_may_be_the_end_of_both(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = folder(zoo, "t5", forced_eos_token_id=1)
+    tiny_tokenizer("writer").save_pretrained(zoo / "writer")
+    told(capsys)
+    model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
+    assert told(capsys) == [] and model.slm.generation_config.forced_eos_token_id == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "dropped", "left"),
+    [
+        ({"forced_bos_token_id": 300}, "forced_bos_token_id=300", None),
+        ({"forced_eos_token_id": 300}, "forced_eos_token_id=300", None),
+        ({"forced_eos_token_id": [1, 300]}, "forced_eos_token_id=[300]", [1]),
+        ({"suppress_tokens": [71, 900, -1]}, "suppress_tokens=[900,-1]", [71]),
+        ({"suppress_tokens": ["a", 1.5, 71]}, "suppress_tokens=['a',1.5]", [71]),
+        ({"bad_words_ids": [[71], []]}, "bad_words_ids=[[]]", [[71]]),
+        ({"begin_suppress_tokens": [900]}, "begin_suppress_tokens=[900]", None),
+        ({"bad_words_ids": [[71], [5, 900], [118]]}, "bad_words_ids=[[5,900]]", [[71], [118]]),
+        ({"bad_words_ids": [[900]]}, "bad_words_ids=[[900]]", None),
+        ({"sequence_bias": [[[71], -5.0], [[5, 900], 2.0]]}, "sequence_bias=[[[5,900],2.0]]", [[[71], -5.0]]),
+    ],
+)
+def test_token_ids_outside_the_vocabulary_are_dropped_and_named(
+    zoo: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], dropped: str, left: Any
+) -> None:
+    place = folder(zoo, "t5", **settings)
+    told(capsys)
+    model = LLM2SLM.from_pretrained(place)
+    size = model.slm.config.vocab_size
+    assert told(capsys) == [f"llm2slm: {place}: {SAID}{dropped} (not in the vocabulary of {size})"]
+    [name] = settings
+    assert getattr(model.slm.generation_config, name) == left
+    within = folder(zoo, "t5", **({} if left is None else {name: left}))
+    assert model.generate_text(TEXTS, max_new_tokens=6) == of_transformers(within, max_new_tokens=6)
