@@ -42,6 +42,14 @@ def test_the_tables_are_of_sections_and_sections_are_seen() -> None:
     assert "benchmark.batch" in keys(RunConfig) and "batch" in RANGES[config.BenchmarkConfig]
 
 
+def test_a_list_of_fixed_length_states_it() -> None:
+    for section in SECTIONS:
+        for name, hint in typing.get_type_hints(section).items():
+            inner = typing.get_args(hint)
+            fixed = len(inner) if typing.get_origin(hint) is tuple and Ellipsis not in inner else None
+            assert name not in RANGES.get(section, {}) or RANGES[section][name].length == fixed
+
+
 @pytest.mark.parametrize("verb", SCHEMAS)
 def test_defaults_are_legal(verb: str) -> None:
     check_ranges(SCHEMAS[verb]())
@@ -86,6 +94,12 @@ def test_a_value_below_every_range_is_refused_by_its_name(section: type, name: s
         (
             "train", "optim.betas=[0.9,1]",
             "optim.betas=[0.9,1.0]: 1.0 is out of range; each must be at least 0 and below 1",
+        ),
+        ("train", "optim.betas=[0.9]", "optim.betas=[0.9]: must hold 2 numbers, each at least 0 and below 1"),
+        ("train", "optim.betas=[]", "optim.betas=[]: must hold 2 numbers, each at least 0 and below 1"),
+        (
+            "train", "optim.betas=[0.9,0.98,0.99]",
+            "optim.betas=[0.9,0.98,0.99]: must hold 2 numbers, each at least 0 and below 1",
         ),
         ("train", "trainer.devices=0", "trainer.devices=0: must be at least 1, or -1"),
         ("train", "data.parts=[{name: samsum, weight: 0}]", "data.parts[0].weight=0.0: must be above 0"),

@@ -131,6 +131,14 @@ NOT_READ = {
     "tokenizer": (["tokenizer", "data.batch_tokens=9"], "data.batch_tokens=9 (read by train, demo)"),
     "field": (["generate", "run=LLM", "prompt=a", "field=x"], "field=x (read with input=FILE)"),
     "top_p": (["generate", "run=LLM", "top_p=0.5"], "top_p=0.5 (read with do_sample=true)"),
+    "revision of a folder that answers": (
+        ["generate", "run=.", "prompt=a", "model.llm.revision=main"],
+        "model.llm.revision=main (read with the name of a repository)",
+    ),
+    "revision of a folder that judges": (
+        ["judge", "a", "local=.", "revision=main"],
+        "revision=main (read with the name of a repository)",
+    ),
     "private": (["export", "run=DIR", "private=true"], "private=true (read with push=REPOSITORY)"),
     "an experiment's": (
         ["train", "experiment=pretrain", "model=llm"],
@@ -185,6 +193,9 @@ READ = [
     ["demo", "optim.warmup_steps=3", "trainer.max_steps=3", "model.cross_every=1", "data.test_size=5"],
     ["tokenizer", "data=json", "data.train=x", "vocab_size=300"],
     ["generate", "run=x", "model.llm.chat=true"],
+    ["generate", "run=some/llm", "model.llm.revision=main"],
+    ["judge", "a", "local=some/llm", "revision=main"],
+    ["judge", "a", "endpoint=http://localhost:8000/v1", "revision=main"],  # the command refuses it
     ["train", "experiment=samsum", "data.root=DIR"],
     ["train", "experiment=alpaca", "model=slm"],
     ["train", "experiment=builtin_llm"],

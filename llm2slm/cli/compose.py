@@ -329,10 +329,10 @@ def typed(schema: type, composed: DictConfig) -> Any:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from None
+    check_ranges(config)
     if isinstance(config, RunConfig):
         first, second = config.optim.betas  # OmegaConf keeps a tuple as a list
         config.optim.betas = (first, second)
-    check_ranges(config)
     return config
 
 

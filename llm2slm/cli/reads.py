@@ -84,7 +84,8 @@ STREAM = ("train", "demo", "encode", "tokenizer")
 # model
 
 
-def _hub_name(name: str | None) -> bool:
+def hub_name(name: str | None) -> bool:
+    """Whether a model's name is that of a repository of the Hub, where revisions are read."""
     return name is not None and not name.startswith("builtin/") and not Path(name).expanduser().is_dir()
 
 
@@ -111,8 +112,8 @@ RUN = when("run=LLM", lambda config: config.run is not None)
 NO_RUN = when("no run=", lambda config: config.run is None)
 ASKED = either(row(*BUILD, if_=WITH_LLM), row("label"), row("evaluate", "benchmark", if_=RUN))
 """How an LLM is loaded and asked: one that is built, or a plain one that `run` names."""
-LLM_ON_HUB = when("the name of a repository", lambda c: _hub_name(c.model.llm.name if c.run is None else c.run))
-SLM_ON_HUB = when("the name of a repository", lambda config: _hub_name(config.model.slm.name))
+LLM_ON_HUB = when("the name of a repository", lambda c: hub_name(c.model.llm.name if c.run is None else c.run))
+SLM_ON_HUB = when("the name of a repository", lambda config: hub_name(config.model.slm.name))
 SLM = row(*BUILD, if_=WITH_SLM)
 """Which of the two models may have it, the commands say themselves; label refuses it."""
 

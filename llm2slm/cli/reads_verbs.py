@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm2slm.cli.reads import DATA, PART, RUN_KEYS, TASK, Row, When, row, when
+from llm2slm.cli.reads import DATA, PART, RUN_KEYS, TASK, Row, When, hub_name, row, when
 from llm2slm.cli.schema import keys
 from llm2slm.config import (
     CompareConfig,
@@ -31,12 +31,14 @@ def _named(verb: str, always: str, conditions: dict[str, When] | None = None) ->
 FILE = when("input=FILE", lambda config: config.input is not None)
 SAMPLED = when("do_sample=true", lambda config: config.do_sample)
 ONE = when("num_beams=1 and no input=", lambda config: config.input is None and config.num_beams == 1)
+ON_HUB = "the name of a repository"
 GENERATE = _named(
     "generate",
     # the command itself refuses model.llm.* for a trained model, and output without input
-    "run llm model.llm.revision model.llm.dtype model.llm.attn_implementation model.llm.quantization model.llm.prefix "
+    "run llm model.llm.dtype model.llm.attn_implementation model.llm.quantization model.llm.prefix "
     "model.llm.chat prompt input output prefix max_new_tokens num_beams do_sample overlong seed",
-    {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED},
+    {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED}
+    | {"model.llm.revision": when(ON_HUB, lambda config: config.run is None or hub_name(config.run))},
 )
 EXPORT = _named(
     "export", "run llm out with_llm dtype name license results push",
@@ -44,8 +46,9 @@ EXPORT = _named(
 )  # fmt: skip
 JUDGE = _named(  # it refuses itself what is for an endpoint, or for local, alone
     "judge",
-    "runs endpoint model key_env local revision dtype attn_implementation quantization out rows instruction reference "
+    "runs endpoint model key_env local dtype attn_implementation quantization out rows instruction reference "
     "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
+    {"revision": when(ON_HUB, lambda config: config.local is None or hub_name(config.local))},
 )
 REPORT = _named("report", "runs out title buckets")
 COMPARE = _named("compare", "runs out baseline metrics language benchmark resamples rows seed")

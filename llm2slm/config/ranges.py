@@ -26,6 +26,7 @@ class Range:
     Attributes:
         special: numbers beside them that are legal too.
         empty: of a list: whether it may hold none.
+        length: of a list: how many numbers it holds; None: any number of them.
     """
 
     least: float
@@ -34,6 +35,7 @@ class Range:
     below: bool = False
     special: tuple[float, ...] = ()
     empty: bool = True
+    length: int | None = None
 
     def holds(self, value: float) -> bool:
         """Whether the value is legal."""
@@ -87,7 +89,7 @@ RANGES: dict[type, dict[str, Range]] = {
         "lr": POSITIVE,
         "projector_lr": POSITIVE,
         "weight_decay": NOT_NEGATIVE,
-        "betas": Range(0, 1, below=True),
+        "betas": Range(0, 1, below=True, length=2),
         "warmup_steps": NOT_NEGATIVE,
         "final_lr": SHARE,
         "label_smoothing": Range(0, 1, below=True),
@@ -180,5 +182,7 @@ def _check(key: str, value: Any, legal: Range) -> None:
             if not legal.holds(number):
                 shown = ",".join(map(str, value))
                 raise UserError(f"{key}=[{shown}]: {number} is out of range; each must be {legal}")
+        if legal.length is not None and len(value) != legal.length:
+            raise UserError(f"{key}=[{','.join(map(str, value))}]: must hold {legal.length} numbers, each {legal}")
     elif isinstance(value, int | float) and not legal.holds(value):
         raise UserError(f"{key}={value}: must be {legal}")
