@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import mistake
+from command_line import mistake, replace_command
 
 from llm2slm import runs
 from llm2slm.cli import main
@@ -15,7 +16,9 @@ from llm2slm.cli.given import check_read, value
 from llm2slm.cli.reads import CORPUS, PART, REFUSED, RUN_KEYS
 from llm2slm.cli.reads_verbs import TABLES, leaves
 from llm2slm.cli.schema import SCHEMAS
+from llm2slm.commands.held import show_held
 from llm2slm.config import CorpusConfig, JudgeConfig, PartConfig, RunConfig
+from llm2slm.types import UserError
 
 HEAD = "llm2slm: warning: given and not read by "
 
@@ -140,11 +143,13 @@ NOT_READ = {
         "revision=main (read with the name of a repository)",
     ),
     "private": (["export", "run=DIR", "private=true"], "private=true (read with push=REPOSITORY)"),
-    "an experiment's": (
-        ["train", "experiment=pretrain", "model=llm"],
-        "model.slm.config={d_model: 96, d_kv: 24, d_ff: 256, num_layers: 2, num_decoder_layers: 2} "
-        "(read with "
-        "model.kind=llm2slm or slm)",
+    "beside an experiment": (
+        ["encode", "experiment=samsum", "data.batch_tokens=9"],
+        "data.batch_tokens=9 (read by train, demo)",
+    ),
+    "a group beside an experiment": (
+        ["label", "experiment=builtin_llm", "logger=wandb"],
+        "logger.name=wandb (read by train, demo)",
     ),
     "two": (
         ["train", "data.buffer=5", "split=train"],
@@ -197,6 +202,11 @@ READ = [
     ["judge", "a", "local=some/llm", "revision=main"],
     ["judge", "a", "endpoint=http://localhost:8000/v1", "revision=main"],  # the command refuses it
     ["train", "experiment=samsum", "data.root=DIR"],
+    # an experiment is for several verbs
+    ["encode", "experiment=samsum", "data.root=DIR"],
+    ["demo", "experiment=multi30k_ende"],
+    ["train", "experiment=pretrain", "model=llm"],
+    ["encode", "experiment=conditioning", "model.conditioning=cross_attention"],
     ["train", "experiment=alpaca", "model=slm"],
     ["train", "experiment=builtin_llm"],
 ]
@@ -215,6 +225,31 @@ def test_nothing_is_printed_where_nothing_is_given(calls: Any, capsys: Any, verb
 def test_in_a_sweep_each_job_is_told_of(calls: Any, capsys: Any) -> None:
     assert main(["train", "-m", "model.conditioning=add,cross_attention", "model.cross_every=2"]) == 0
     assert len(calls) == 2 and capsys.readouterr().err.count("model.cross_every=2 (read with") == 1
+
+
+def test_a_mistake_is_one_line_without_the_warnings_of_keys(calls: Any, capsys: Any, monkeypatch: Any) -> None:
+    def refuse(config: Any, folder: Path) -> None:
+        raise UserError("the tokenizer is missing")
+
+    replace_command(monkeypatch, "train", refuse)
+    assert main(["train", "data.buffer=5"]) == 2
+    assert mistake(capsys) == "the tokenizer is missing"
+    assert main(["train", "data.buffer=5", "optim.lr=0"]) == 2
+    assert mistake(capsys) == "optim.lr=0.0: must be above 0"
+    assert warned(calls, capsys, "label", "trainer.max_steps=5") == "trainer.max_steps=5 (read by train, demo)"
+
+
+def test_warnings_of_keys_are_printed_once_where_the_work_starts(calls: Any, capsys: Any, monkeypatch: Any) -> None:
+    def work(config: Any, folder: Path) -> None:
+        print("checked", file=sys.stderr)
+        show_held()
+        raise UserError("the disk is full")
+
+    replace_command(monkeypatch, "train", work)
+    assert main(["train", "data.buffer=5"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["checked", f"{HEAD}train: data.buffer=5 (read with data.streaming=true)",
+                     "llm2slm: error: the disk is full"]  # fmt: skip
 
 
 NAMES = [[verb, "run=RUN"] for verb in ("encode", "demo")]
@@ -256,4 +291,5 @@ def test_a_value_is_found_by_its_name_and_a_default_is_not_given(capsys: Any) ->
     assert value(config, "model.llm.chat") is False
     check_read("train", config, RunConfig())
     check_read("judge", JudgeConfig(runs=["a"]), JudgeConfig())
+    show_held()
     assert capsys.readouterr().err == ""

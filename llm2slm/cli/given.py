@@ -5,12 +5,12 @@ Refused are those of `reads.REFUSED`, without which the result would be of somet
 impossible within a mode are refused where the model is built.
 
 A key counts as given where its value is not the default of the verb: set on the command line, by a group that is chosen
-there, in an experiment or in a user's own file. What a run directory recorded does not count.
+there or in a user's own file. What a run directory recorded does not count. An experiment describes a run for several
+verbs, so what it sets is not warned of either; a key that is refused may not stand in it.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,35 +20,49 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2slm import runs
 from llm2slm.cli.reads import REFUSED, Row
 from llm2slm.cli.reads_verbs import TABLES, leaves, unread_parts
+from llm2slm.commands.held import hold_warning
 from llm2slm.config import PartConfig, RunConfig
 from llm2slm.types import UserError
 
 
-def check_read(verb: str, config: Any, default: Any, names: Sequence[str] | None = None, *, shown: bool = True) -> None:
-    """Prints which given keys are not read.
+def check_read(
+    verb: str,
+    config: Any,
+    default: Any,
+    names: Sequence[str] | None = None,
+    *,
+    experiment: Any = None,
+    shown: bool = True,
+) -> None:
+    """Holds a warning (`show_held` prints it) of the given keys that are not read.
 
     Args:
         config: what the verb gets, the configuration of a run directory included.
         default: what the verb gets where nothing is given.
+        experiment: what it gets where nothing but an experiment is chosen; None: none is.
         names: keys and sections that were given, where others of `config` are recorded ones; None: all may be.
-        shown: print; else only refuse.
+        shown: warn; else only refuse.
 
     Raises:
         UserError: one is not read that must be.
     """
     found: list[tuple[str, str]] = []
+    base = default if experiment is None else experiment
     for name in given(config, default, names):
-        each = TABLES[type(config)][name]
+        each, own = TABLES[type(config)][name], value(config, name)
         if reason := unread(verb, name, each, config):
-            found.append((f"{name}={_text(value(config, name), value(default, name))}", reason))
             if (verb, name) in REFUSED:
-                raise UserError(f"{found[-1][0]}: not read by {verb} here ({reason}); leave it out")
+                shown_as = _text(own, value(default, name))
+                raise UserError(f"{name}={shown_as}: not read by {verb} here ({reason}); leave it out")
+            if own != value(base, name):
+                found.append((f"{name}={_text(own, value(base, name))}", reason))
     data = getattr(config, "data", None)
-    if data is not None and data.name == "mixture" and (names is None or "data.parts" in names or "data" in names):
+    chosen = names is None or "data.parts" in names or "data" in names
+    if data is not None and data.name == "mixture" and chosen and data.parts != base.data.parts:
         found += unread_parts(verb, data.parts, PartConfig())
     if found and shown:
         listed = "; ".join(f"{key} ({reason})" for key, reason in found)
-        print(f"llm2slm: warning: given and not read by {verb}: {listed}", file=sys.stderr)
+        hold_warning(f"given and not read by {verb}: {listed}")
 
 
 def given(config: Any, default: Any, names: Sequence[str] | None = None) -> list[str]:

@@ -30,6 +30,7 @@ from llm2slm.cli.named import with_named_models
 from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
+from llm2slm.commands.held import drop_held, show_held
 from llm2slm.commands.out import check_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
@@ -155,17 +156,33 @@ class Command:
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """The command itself; returns its first quality figure, which is what an optimizing sweeper looks at."""
         first = os.environ.get("LOCAL_RANK", "0") == "0"  # else Lightning started it, and the first one has printed it
-        with_named_models(self.composer, composed, overrides, shown=first)
-        config, names = self.composer.typed(composed), None
-        if isinstance(config, RunConfig):
-            config, recorded = with_stored(self.verb, config, overrides), config
-            names = None if config is recorded else chosen_keys(overrides)
-        check_read(self.verb, config, self.composer.typed(self.composer.defaults()), names, shown=first)
-        run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
-        hush()
-        result = run(config, folder)
+        try:
+            with_named_models(self.composer, composed, overrides, shown=first)
+            config, names = self.composer.typed(composed), None
+            if isinstance(config, RunConfig):
+                config, recorded = with_stored(self.verb, config, overrides), config
+                names = None if config is recorded else chosen_keys(overrides)
+            default, experiment = self.composer.typed(self.composer.defaults()), self.experiment(overrides)
+            check_read(self.verb, config, default, names, experiment=experiment, shown=first)
+            run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
+            hush()
+            result = run(config, folder)
+        except UserError:  # found before the command's work began, or the warnings are printed already
+            drop_held()
+            raise
+        finally:
+            show_held()
         scores = result.systems[0].quality if result and result.systems else {}
         return next((score.value for score in scores.values()), None)
+
+    def experiment(self, overrides: list[str]) -> Any:
+        """The configuration that the chosen experiment gives by itself; None where none is chosen."""
+        chosen = [override for override in overrides if chosen_keys([override]) == ["experiment"]]
+        if not chosen:
+            return None
+        composed = self.composer.compose(chosen)
+        with_named_models(self.composer, composed, chosen, shown=False)
+        return self.composer.typed(composed)
 
     def job(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """The command as a job of a sweep: whatever happens, a record is left in its folder, and the next job runs."""

@@ -6,13 +6,13 @@ holds for a model that is named: entries that stand at the name's own layer or a
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from llm2slm.cli.compose import Composer
+from llm2slm.commands.held import hold_warning
 from llm2slm.types import UserError
 
 SIDES = ("llm", "slm")
@@ -54,10 +54,9 @@ def _of_the_named(
         given = {name for each in parsed for name in _entries(each, f"{key}.config")}
         lost = {name for name in outside.keys() - given if outside.get(name) != _own(composer, side).get(name)}
         if lost and shown:
-            print(
-                f"llm2slm: warning: {key}.config of the experiment ({', '.join(sorted(lost))}) is for another model, "
-                f"and not used for {key}.name={composed.model[side].name}",
-                file=sys.stderr,
+            hold_warning(
+                f"{key}.config of the experiment ({', '.join(sorted(lost))}) is for another model, "
+                f"and not used for {key}.name={composed.model[side].name}"
             )
         return {name: outside[name] for name in outside if name in given}
     plain = composer.defaults().model[side]

@@ -10,6 +10,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
+from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, with_task
 from llm2slm.commands.writers import limited, limits, llm_note, load_writer, recorded_llm
@@ -70,6 +71,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     task = task_of(config.task, config.data)
     tell_task(given.task, given.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
+    show_held()
     timed = benchmark_systems(systems, places, data, config)
     for found in timed:
         found.notes |= llm_note(systems[found.name], llms[found.name], found.weights)

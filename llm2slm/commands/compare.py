@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm2slm import runs
+from llm2slm.commands.held import show_held
 from llm2slm.commands.out import check_folder
 from llm2slm.config import CompareConfig
 from llm2slm.config.ranges import check_ranges
@@ -44,6 +45,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
         print(f"llm2slm: warning: {line}", file=sys.stderr)
     codes = by_row(languages, targets)
     timing = set_speeds(systems, systems[baseline], config.benchmark)
+    show_held()
     with progress_bar(shown=True, transient=True) as bar:
 
         def open_bar(name: str, total: int) -> Callable[[int], object]:

@@ -16,6 +16,7 @@ from llm2slm.commands import train
 from llm2slm.commands.benchmark import Places, benchmark_systems
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system
+from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, with_task
 from llm2slm.commands.writers import limited
@@ -44,6 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     started, console = time.perf_counter(), Console()
     given, config = config, with_task(config)
     own = check(config)
+    show_held()
     tell_task(given.task, given.data)
     clear(folder, own)
     runs.write_config(folder, config)

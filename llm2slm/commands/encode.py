@@ -18,6 +18,7 @@ import torch
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_reader
 from llm2slm.commands.evaluate import final_split
+from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.tokenizer import train_ordered
@@ -53,6 +54,7 @@ def run(config: RunConfig, folder: Path) -> None:
     warn_task(config)
     warn_builtin_reader(config)
     with open_writer(folder / STORE, model, config.encode.dtype) as store:
+        show_held()
         runs.write_config(folder, config)
         try:
             if config.model.tokenizers is Tokenizers.llm_tokens:  # first: else its lack of room shows after hours

@@ -11,6 +11,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
+from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.writers import llm_note, load_writer
@@ -53,6 +54,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written
     warn_language(task, data.examples(config.split))
+    show_held()
     runs.write_config(folder, config)
     system = judge_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])

@@ -12,6 +12,7 @@ from llm2slm import runs
 from llm2slm.atomic import STAGE
 from llm2slm.commands import hush
 from llm2slm.commands.card import card_of_run
+from llm2slm.commands.held import show_held
 from llm2slm.commands.out import check_folder
 from llm2slm.config import ExportConfig
 from llm2slm.types import UserError
@@ -37,6 +38,7 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     check_measured(model, results)
     if config.dtype is not None:
         narrowed(model, config.dtype)
+    show_held()
     place = str((model.config.llm or {}).get("name"))
     if not config.with_llm and config.push is None and Path(place).is_absolute():
         print(f"llm2slm: others will not have {place}: with_llm=true brings the LLM's part along", file=sys.stderr)

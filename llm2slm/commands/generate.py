@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llm2slm import runs
 from llm2slm.commands import hush
 from llm2slm.commands.answering import Answering, answer_file, check_writable, read
+from llm2slm.commands.held import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.rows.table import check_text
@@ -43,13 +44,16 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     arguments = decoding(config, limit)
     if config.prompt is not None:
         check_lengths(model, [("prompt", before + config.prompt + after)])
+        show_held()
         answer(model, config, before + config.prompt + after, arguments)
     elif texts is not None:
         check_lengths(
             model, [(f"{config.input}, {n}", before + text.strip() + after) for n, text in texts if text.strip()]
         )
+        show_held()
         answer_file(Answering(model, config, before, arguments, after), [text for _, text in texts])
     else:
+        show_held()
         converse(model, config, (before, after), arguments)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.atomic import write_text
 from llm2slm.commands import hush
+from llm2slm.commands.held import show_held
 from llm2slm.commands.judged import asked_with, read_rows
 from llm2slm.commands.out import check_folder
 from llm2slm.config import JudgeConfig
@@ -70,6 +71,7 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
     asked = questions(rows, config.reference, instruction)
     keys = [key(identity, question.prompt) for question in asked]
     read: Reader = rating if len(config.runs) == 1 else preference
+    show_held()
     with ReplyLog(out / "replies.jsonl") as log:
         refused = ask(judge, dict(zip(keys, (q.prompt for q in asked), strict=True)), read, log, config)
         records = {name: log.replies.get(name, []) for name in keys}

@@ -24,6 +24,7 @@ from llm2slm.commands.evaluate import (
     show_result,
     warn_language,
 )
+from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.writers import Writer, llm_note, load_writer, plain_writer
@@ -85,6 +86,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
         if file is not None:
             file.discard()
         return None
+    show_held()
     if file is not None and not labels.is_file():
         runs.write_config(folder, config)
         write_labels(file, model, examples, task, config)

@@ -15,6 +15,7 @@ from llm2slm import runs
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.data_report import show_data
 from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
+from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
 from llm2slm.commands.resume import (
@@ -77,6 +78,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         refuse_used(folder)
     if first_process():
         show_data(given, config, ready.data, ready.final)
+        show_held()
         runs.write_config(folder, replace(config, run=None))
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
     with finish_loggers():
