@@ -140,6 +140,35 @@ def test_mistakes_are_told_in_one_line_before_anything_runs(calls, capsys, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def refusing(config, folder):
+    raise UserError("no")
+
+
+def test_a_mistake_that_a_command_finds_leaves_no_empty_folders(calls, capsys, tmp_path, monkeypatch):
+    """Hydra makes the run's folder before the command is called."""
+    replace_command(monkeypatch, "train", refusing)
+    assert main(["train"]) == 2
+    assert main(["train", "hydra.run.dir=a/b/c"]) == 2
+    assert main(["encode", "run=RUN"]) == 2
+    assert list(tmp_path.iterdir()) == []
+    # what was there before stays, and so does what holds something
+    (tmp_path / "a").mkdir()
+    (tmp_path / "own").mkdir()
+    assert main(["train", "hydra.run.dir=a/b/c"]) == 2
+    assert main(["train", "hydra.run.dir=own"]) == 2
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "own"]
+
+    def writing(config, folder):
+        (folder / "rows").write_text("some")
+        raise UserError("no")
+
+    replace_command(monkeypatch, "train", writing)
+    assert main(["train", "hydra.run.dir=a/b/c"]) == 2
+    assert (tmp_path / "a/b/c/rows").read_text() == "some"
+    replace_command(monkeypatch, "train", lambda config, folder: None)
+    assert main(["train", "hydra.run.dir=done"]) == 0 and (tmp_path / "done").is_dir()
+
+
 def test_mistakes_are_found_before_torch_is_imported():
     code = (
         "import sys; from llm2slm.cli import main; code = main(['train', '-m', 'seed=1,x']); "

@@ -218,10 +218,27 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
     """One run of what was composed already, to be checked. Its exceptions come through as they are."""
     command, hydra = Command(verb, composer), start(verb, composer)
     hydra.config_loader.load_configuration = lambda *_, **__: composed
-    hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
-    if command.failure is not None:
-        raise command.failure
+    folder = Path(str(composed.hydra.run.dir)).absolute()
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    done = False
+    try:
+        hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
+        if command.failure is not None:
+            raise command.failure
+        done = True
+    finally:
+        if not done:
+            remove_empty(missing)
     return 0
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Removes those of the folders that hold nothing; the innermost one comes first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something, and so do those around it; or it was never made
+            return
 
 
 def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
