@@ -15,6 +15,15 @@ from command_line import ROOT, mistake
 
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.completion import complete
+from llm2slm.cli.reads import ADDED
+from llm2slm.cli.schema import SCHEMAS, keys
+from llm2slm.commands.label import FORMATS
+from llm2slm.commands.place import ACCELERATORS
+from llm2slm.data.tasks import TASKS
+from llm2slm.evaluation.metrics import METRICS
+from llm2slm.models.pretrained import DTYPES
+from llm2slm.training.fit import MATMUL_PRECISIONS
+from llm2slm.training.optim import OPTIMIZERS, SCHEDULES
 
 READY, END = "ready> ", "the end of this test"
 
@@ -128,12 +137,46 @@ def test_what_is_offered(place: Path) -> None:
     assert offered("train model.llm.chat=") == ["model.llm.chat=false ", "model.llm.chat=true "]
     assert offered("train hydra.run.dir=run_") == ["hydra.run.dir=run_one/", "hydra.run.dir=run_two/"]
     assert offered("evaluate run=.h") == ["run=.hidden/"]
+    assert offered("train optim.schedule=") == [f"optim.schedule={name} " for name in ("cosine", "linear", "constant")]
+    assert offered("train optim.schedule=l") == ["optim.schedule=linear "]
+    assert offered("train -m optim.name=adamw,") == ["optim.name=adamw,adamw ", "optim.name=adamw,muon "]
+    assert offered("train task.metrics=[bleu,chrf+") == ["task.metrics=[bleu,chrf++"]
+    assert offered("train task.metrics=[token") == ["task.metrics=[token_f1"]
     assert offered("train seed=") == [] and offered("train nothing=") == []
     assert offered("train --mu") == ["--multirun "]
     (place / "own" / "data").mkdir(parents=True)
     (place / "own" / "data" / "mine.yaml").write_text("name: json\n")
     assert offered(f"train --config-dir {place / 'own'} data=mi") == ["data=mine ", "data=mixture "]
     assert offered("train --config-dir ow") == ["own/"]
+
+
+def choices() -> dict[str, list[str]]:
+    found = {name: key.choices for schema in SCHEMAS.values() for name, key in keys(schema).items()}
+    return {name: listed for name, listed in found.items() if listed and not name.startswith("model.llm.")}
+
+
+def test_the_choices_of_a_text_are_those_of_the_code() -> None:
+    attention = ["eager", "sdpa", "flash_attention_2"]
+    assert choices() == {
+        "model.slm.dtype": [*DTYPES],
+        "model.slm.attn_implementation": attention,
+        "model.slm.tune": ["full", "none", *ADDED],
+        "data.corpus": ["translation", "summarization", "instruction", "mixture"],
+        "task.name": [*TASKS],
+        "task.metrics": [*METRICS],
+        "optim.name": [*OPTIMIZERS],
+        "optim.schedule": [*SCHEDULES],
+        "trainer.accelerator": [*ACCELERATORS],
+        "trainer.precision": ["32-true", "bf16-mixed", "16-mixed"],
+        "trainer.matmul_precision": [*MATMUL_PRECISIONS],
+        "logger.name": ["csv", "wandb"],
+        "logger.mode": ["offline", "online"],
+        "callbacks.mode": ["min", "max"],
+        "label.format": [*FORMATS],
+        "split": ["train", "validation", "test"],
+        "dtype": [*DTYPES],
+        "attn_implementation": attention,
+    }
 
 
 def test_nothing_heavy_is_loaded() -> None:

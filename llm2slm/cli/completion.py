@@ -117,8 +117,9 @@ def _values(name: str, value: str, groups: dict[str, list[str]], schema: type) -
             return _files(value) if key.text or key.texts else []
     else:
         return _files(value) if f"{name}=" in OUTSIDE else []
-    head, comma, last = value.rpartition(",")
-    return [f"{head}{comma}{option} " for option in options if option.startswith(last)]
+    start = max(value.rfind(","), value.rfind("[")) + 1
+    end = "" if "[" in value else " "  # a list goes on
+    return [f"{value[:start]}{option}{end}" for option in options if option.startswith(value[start:])]
 
 
 def _choices(key: Key) -> list[str]:
@@ -127,7 +128,7 @@ def _choices(key: Key) -> list[str]:
             return ["false", "true"]
         if isinstance(kind, type) and issubclass(kind, Enum):
             return sorted(str(member.value) for member in kind)
-    return []
+    return key.choices
 
 
 def _files(start: str) -> list[str]:

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import itertools
+import re
 import sys
 import types
 import typing
@@ -34,6 +35,8 @@ SCHEMAS: dict[str, type] = {
     "tokenizer": config.TokenizerConfig,
 }
 """Verb -> the dataclass that its command gets."""
+OPTION = r"[\w+-]+(?: \([^()]*\))?"
+LISTED = re.compile(rf"(?:^|: )({OPTION}(?: \| {OPTION})+)")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ class Key:
     def text(self) -> bool:
         """Whether the value is a string and nothing else."""
         return self.members == (str,)
+
+    @property
+    def choices(self) -> list[str]:
+        """Values of a text that the help lists, as "A | B (what it does) | C", at its beginning or behind a colon."""
+        found = LISTED.search(self.help) if self.text or self.texts else None
+        return [re.sub(r" \(.*", "", option) for option in found[1].split(" | ")] if found else []
 
     @property
     def many(self) -> bool:

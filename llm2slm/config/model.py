@@ -41,9 +41,9 @@ class LanguageModelConfig:
     attn_implementation: str | None = None
     """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
     tune: str = "full"
-    """What training changes of the model that writes: full; none (only what guides it); lora (adapters, merged when
-    saved); prompt (embeddings in front of its prompt); prefix (keys and values in front of its self-attention's); or a
-    regular expression looked for in parameters' names, as '\\.[45]\\.'."""
+    """full | none (only what guides it) | lora (adapters, merged when saved) | prompt (embeddings in front of its
+    prompt) | prefix (keys and values in front of its self-attention's): what training changes of the model that writes;
+    or a regular expression looked for in parameters' names, as '\\.[45]\\.'."""
     peft: dict[str, Any] = field(default_factory=dict)
     """Arguments of peft's config of that tune: as {r: 8, lora_alpha: 16} for lora, {num_virtual_tokens: 20} for prompt
     and prefix."""

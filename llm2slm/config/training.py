@@ -37,10 +37,12 @@ class TrainerConfig:
     """Arguments of lightning.Trainer; see its documentation. Only those that a run of ours uses."""
 
     accelerator: str = "auto"
+    """auto | gpu | cuda | mps | cpu."""
     devices: int | str = 1
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
+    """32-true | bf16-mixed | 16-mixed: dtype of the computation while training."""
     matmul_precision: str = "highest"
     """highest | high | medium: of float32 matrix products in training (torch.set_float32_matmul_precision); lower ones
     may use TF32 or bfloat16 inside a product, where the device has units for it. All else is float32."""
