@@ -41,6 +41,21 @@ def reason_of(error: BaseException) -> str:
     return " ".join(lines[: end + 1]) + (f" ({said})" if said and said not in lines[: end + 1] else "")
 
 
+def check_text(place: str, text: str) -> None:
+    """Refuses a text that holds half a character (a lone surrogate), which no tokenizer takes.
+
+    Raises:
+        UserError: names the place and the half.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(f"{place}: half a character ({half}); write the whole one") from None
+
+
 class SystemKind(StrEnum):
     """Who reads and who writes. The three are one model class, told apart by data alone."""
 

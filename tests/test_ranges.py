@@ -127,6 +127,30 @@ def test_through_the_command_line(tmp_path, monkeypatch, capsys, verb: str, over
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("verb", "override", "key"),
+    [
+        ("train", "task.prefix=a\udcedb", "task.prefix"),
+        ("train", "task.template=a\udcedb{source}", "task.template"),
+        ("encode", "model.llm.prefix=a\udcedb", "model.llm.prefix"),
+        ("train", "data.parts=[{name: samsum, prefix: 'a\udcedb'}]", "data.parts[0].prefix"),
+        ("generate", "prefix=a\udcedb", "prefix"),
+        ("generate", "prompt=a\udcedb", "prompt"),
+        ("generate", "model.llm.prefix=a\udcedb", "model.llm.prefix"),
+        ("judge", "instruction=a\udcedb", "instruction"),
+        ("tokenizer", "task.prefix=a\udcedb", "task.prefix"),
+    ],
+)
+def test_half_a_character_in_a_text_that_a_model_reads(
+    tmp_path, monkeypatch, capsys, verb: str, override: str, key: str
+) -> None:
+    """What a shell hands over that is not UTF-8 arrives so."""
+    monkeypatch.chdir(tmp_path)
+    assert main([verb, override]) == 2
+    assert mistake(capsys) == f"{key}: half a character (\\udced); write the whole one"
+    assert not list(tmp_path.iterdir())
+
+
 def test_systems_of_a_demo_too() -> None:
     made = RunConfig(systems={"slm": {"model": {"kind": "slm"}, "optim": {"lr": 0}}})
     made.model.llm.name = "builtin/llm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +14,7 @@ from llm2slm.commands.answering import Answering, answer_file, check_writable, r
 from llm2slm.commands.held import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
-from llm2slm.data.rows.table import check_text
-from llm2slm.types import Control, Overlong, UserError
+from llm2slm.types import Control, Overlong, UserError, check_text
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -210,6 +210,8 @@ def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], ar
     """Answers each line that is typed, until an empty one or the end of the input."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  line editing and history for input()
+    if isinstance(sys.stdin, io.TextIOWrapper):  # what is not in its encoding is refused as a text, line by line
+        sys.stdin.reconfigure(errors="surrogateescape")
     mark = "> " if sys.stdin.isatty() else ""
     while True:
         try:

@@ -1,4 +1,5 @@
-"""The legal range of every number of the configuration, checked before a library rejects or accepts it in its own way.
+"""The legal range of every number of the configuration, checked before a library rejects or accepts it in its own way,
+and the texts in it that a model reads, which must be of whole characters.
 
 A numeric key that is not in `RANGES` fails a test: whoever adds one states what may be set.
 """
@@ -16,7 +17,7 @@ from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, Pr
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, GenerateConfig, JudgeConfig
-from llm2slm.types import UserError
+from llm2slm.types import UserError, check_text
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,19 @@ RANGES: dict[type, dict[str, Range]] = {
     CompareConfig: {"resamples": Range(100), "rows": NOT_NEGATIVE, "seed": SEED},  # fewer give no 95 % interval
 }
 """Section -> field -> its range. None, where a field takes it, is always legal; of a list each number must be."""
+READ_BY_MODELS = ("prefix", "template", "prompt", "instruction")
+"""Names of fields that hold a text, or a list of texts, which a model reads."""
 
 
 def check_ranges(config: Any, place: str = "") -> None:
-    """Refuses a number outside its legal range, in a configuration or a section of one.
+    """Refuses a number outside its legal range, and half a character in a text that a model reads, in a configuration
+    or a section of one.
 
     Args:
         place: the section's own key, as "data".
 
     Raises:
-        UserError: names key, value and range.
+        UserError: names key, value and range; or key and half.
     """
     known = RANGES.get(type(config), {})
     for field in dataclasses.fields(config):
@@ -165,6 +169,9 @@ def check_ranges(config: Any, place: str = "") -> None:
             check_ranges(section, inner)
         if field.name in known:
             _check(key, value, known[field.name])
+        if field.name in READ_BY_MODELS:
+            for text in value if isinstance(value, list) else [value or ""]:
+                check_text(key, text)
 
 
 def _sections(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from llm2slm.config import DataConfig
 from llm2slm.data.rows import open_table
-from llm2slm.data.rows.table import text_in, value_in
+from llm2slm.data.rows.table import check_once, text_in, value_in
 from llm2slm.types import Labels, UserError
 
 NAMES = ("labels.jsonl", "labels.parquet")
@@ -88,6 +88,8 @@ def read_labels(path: Path) -> dict[int, dict[str, str]]:
         UserError: the file cannot be read, a row is no label, or its number occurs twice; names the line or row.
     """
     table = open_table(path)
+    for name in FIELDS:
+        check_once(table, name, PART)
     labels: dict[int, dict[str, str]] = {}
     for number, row in table.read([name for name in FIELDS if name in (table.names or FIELDS)], 0):
         place = table.place(number)

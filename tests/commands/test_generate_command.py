@@ -422,3 +422,12 @@ def test_a_prompt_with_half_a_character_is_refused(answering, capsys):
     """What a shell hands over that is not UTF-8 arrives so."""
     assert main(["generate", f"run={answering}", LIMIT, "prompt=a\udcffb"]) == 2
     assert mistake(capsys).endswith("half a character (\\udcff); write the whole one")
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # by the locale
+def test_half_a_character_that_is_typed_is_refused_and_the_next_line_answered(answering, capsys, monkeypatch, errors):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xed\xa0\x80b\nit\n"), "utf-8", errors))
+    assert main(["generate", f"run={answering}", LIMIT]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1 and shown.err.startswith("llm2slm: error: prompt: half a character (\\udced);")
+    assert shown.out.count("\n") == 1

@@ -81,6 +81,20 @@ def test_no_file_an_unfinished_one_and_a_share_that_is_none(tmp_path: Path) -> N
         relabelled(ROWS, DataConfig(labels=Labels.mix, labels_share=1.5), 1)
 
 
+@pytest.mark.parametrize("name", ["index", "source", "prediction"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
+    names = ["index", "source", "prediction", name]
+    values = {"index": [0], "source": ["text 0"], "prediction": ["llm 0"]}
+    table = pyarrow.table([values[each] for each in names], names=names)
+    parquet.write_table(table, tmp_path / "labels.parquet")
+    (tmp_path / "labels.csv").write_text(",".join(names) + "\n0,text 0,llm 0,x\n")
+    for path in (tmp_path / "labels.parquet", tmp_path / "labels.csv"):
+        asked = DataConfig(labels=Labels.llm, labels_from=str(path))
+        with pytest.raises(UserError) as caught:
+            relabelled(ROWS[:1], asked, seed=1)
+        assert str(caught.value) == f"{path}: column {name!r} (of a label) is there twice; rename one of them"
+
+
 def test_a_parquet_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(LABELS), path)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
-from llm2slm.types import UserError
+from llm2slm.types import UserError, check_text
 
 Row = Mapping[str, Any]
 Read = Callable[[Sequence[str], int], Iterator[tuple[int, Row]]]
@@ -80,21 +80,6 @@ def check_once(table: Table, column: str, key: str) -> None:
     """
     if table.names is not None and table.names.count(column) > 1:
         raise UserError(f"{table.label}: column {column!r} ({key}) is there twice; rename one of them")
-
-
-def check_text(place: str, text: str) -> None:
-    """Refuses a text that holds half a character (a lone surrogate), which no tokenizer takes.
-
-    Raises:
-        UserError: names the place and the half.
-    """
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        raise UserError(f"{place}: half a character ({half}); write the whole one") from None
 
 
 def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: bool = False) -> str:
