@@ -7,12 +7,12 @@ in decides: Latin text is tokenized as English, any other with a warning.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from llm2slm.data.languages import NAMES
-from llm2slm.evaluation.words import script_shares
+from llm2slm.evaluation.words import content_words, script, script_shares
 
 Languages = str | Sequence[str | None] | None
 """Codes (data/languages.py): one for all rows, or one for each row; None: not known."""
@@ -117,8 +117,8 @@ def advice(
     metrics: Sequence[str], languages: Languages, references: Sequence[str], *, key: str = "task.language"
 ) -> list[str]:
     """What to warn of before these metrics are computed, a line each: references whose language is not known and that
-    are not in Latin script, or that are not in the script of their language; letters that a tokenizer drops; a
-    tokenizer that is not installed.
+    are not in Latin script, or that are not in the script of their language; letters that a tokenizer drops;
+    references without words; a tokenizer that is not installed.
 
     Args:
         key: of the configuration, that states the language.
@@ -128,6 +128,7 @@ def advice(
     for code in dict.fromkeys(codes):
         own = [reference for each, reference in zip(codes, references, strict=True) if each == code]
         found += _unknown(metrics, own, key) if code is None else _other_script(metrics, code, own, key)
+    found += _without_words(metrics, references)
     if "bleu" in metrics:
         for name in dict.fromkeys(of(code).bleu for code in by_row(languages, references)):
             if usable(name) != name:
@@ -156,21 +157,22 @@ def _unknown(metrics: Sequence[str], references: Sequence[str], key: str) -> lis
     """Warnings about references whose language is not known."""
     scripts = _scripts(references)
     main = next(iter(scripts), "Latin")
-    code, found = _BY_SCRIPT.get(main, OTHER), []
+    code, found, named = _BY_SCRIPT.get(main, OTHER), [], set()
     if names := _depend(metrics, code, "en"):
         how = "by Unicode words" if code == OTHER else f"as {code} ({NAMES[code]})"
         found.append(
             f"{key} is not set, and the references are in {main} script: tokenized {how} for {names}; set {key} "
             f"({_codes(main)})"
         )
-    for script, share in list(scripts.items())[1:]:
-        other = _BY_SCRIPT.get(script, OTHER)
+    for second, share in list(scripts.items())[1:]:
+        other = _BY_SCRIPT.get(second, OTHER)
         if share >= PART and other != "en" and (names := _depend(metrics, other, code)):
+            named |= {"Han", "Kana"} if second in ("Han", "Kana") else {second}
             found.append(
-                f"{key} is not set, and {100 * share:.0f} % of the references' words are in {script} script, "
+                f"{key} is not set, and {100 * share:.0f} % of the references' words are in {second} script, "
                 f"which is tokenized wrongly for {names}: score rows of each language on their own, with {key}"
             )
-    dropped = _dropped(references) if code == "en" and _depend(metrics, "en", OTHER) else []
+    dropped = _dropped(references, named) if code == "en" and _depend(metrics, "en", OTHER) else []
     rouge = [name for name in metrics if name.startswith("rouge")]
     if dropped and rouge:
         found.append(
@@ -178,6 +180,18 @@ def _unknown(metrics: Sequence[str], references: Sequence[str], key: str) -> lis
             f"{', '.join(rouge)}; set {key}"
         )
     return found
+
+
+def _without_words(metrics: Sequence[str], references: Sequence[str]) -> list[str]:
+    """A warning about references of symbols alone (emoji, punctuation), in which ROUGE finds no word."""
+    symbols = [reference.strip() for reference in references if reference.strip() and not content_words(reference)]
+    rouge = [name for name in metrics if name.startswith("rouge")]
+    if not symbols or not rouge:
+        return []
+    return [
+        f"{len(symbols)} of {len(references)} references hold neither letters nor digits, as {symbols[0][:20]!r}: "
+        f"every answer to them scores 0 by {', '.join(rouge)}"
+    ]
 
 
 def _other_script(metrics: Sequence[str], code: str, references: Sequence[str], key: str) -> list[str]:
@@ -197,9 +211,13 @@ def _codes(script: str) -> str:
     return _CODES.get(script) or _BY_SCRIPT.get(script) or "the code of ISO 639-1"
 
 
-def _dropped(references: Sequence[str]) -> list[str]:
-    """The most frequent letters that are none of a to z, where they are more than a few."""
+def _dropped(references: Sequence[str], named: Collection[str]) -> list[str]:
+    """The most frequent letters that are none of a to z, where they are more than a few.
+
+    Args:
+        named: scripts that another warning names; their letters do not count.
+    """
     letters = Counter(letter for letter in "".join(references).lower() if letter.isalpha())
-    others = [letter for letter, _ in letters.most_common() if not letter.isascii()]
+    others = [letter for letter, _ in letters.most_common() if not letter.isascii() and script(letter) not in named]
     share = sum(letters[letter] for letter in others) / max(1, letters.total())
     return others[:5] if share >= DROPPED else []

@@ -64,9 +64,14 @@ def script_shares(texts: Iterable[str]) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for letter, count in firsts.items():
         if letter.isalpha():
-            name = unicodedata.name(letter, "").partition(" ")[0]
-            counts[_SCRIPTS.get(name, name.capitalize())] += count
-    return {script: count / counts.total() for script, count in counts.most_common()}
+            counts[script(letter)] += count
+    return {name: count / counts.total() for name, count in counts.most_common()}
+
+
+def script(letter: str) -> str:
+    """The script of a letter, as "Latin"; "" where Unicode has no name for it."""
+    name = unicodedata.name(letter, "").partition(" ")[0]
+    return _SCRIPTS.get(name, name.capitalize())
 
 
 @cache

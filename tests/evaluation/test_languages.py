@@ -336,6 +336,28 @@ def test_a_language_in_another_script_and_a_second_script_are_warned_of():
     assert "31 % of the references' words are in Han script" in line
 
 
+@pytest.mark.parametrize(("code", "script"), [("ru", "Cyrillic"), ("zh", "Han"), ("ja", "Kana"), ("ar", "Arabic")])
+def test_a_second_script_is_one_warning(code, script):
+    [line] = tokenization.advice(list(METRICS), None, [*TEXTS["en"] * 3, *TEXTS[code]])
+    assert f"words are in {script} script" in line and "rougeL" in line
+    # letters that are dropped of the main script are another cause
+    lines = tokenization.advice(list(METRICS), None, [*TEXTS["de"] * 9, *TEXTS[code] * 2])
+    assert len(lines) == 2 and f"in {script} script" in lines[0]
+    assert "letters that English does not have (ü ä ß) are dropped" in lines[1]
+
+
+@pytest.mark.parametrize("language", [None, "en", "de", "zh"])
+def test_references_of_symbols_alone_are_one_warning(language):
+    references = ["?!", *TEXTS["en"], " \U0001f600 ", "_", "", "½", "5"]
+    lines = [line for line in tokenization.advice(list(METRICS), language, references) if "neither" in line]
+    assert lines == [
+        "3 of 8 references hold neither letters nor digits, as '?!': every answer to them scores 0 by rouge1, rouge2, "
+        "rougeL, rougeLsum"
+    ]
+    assert value("rougeL", ["?!"], ["?!"], language) == 0
+    assert not any("neither" in line for line in tokenization.advice(["bleu", "token_f1"], language, references))
+
+
 # Rows of several languages
 
 
