@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.atomic import NotWritten
 from llm2slm.commands.card import card_of_run
 from llm2slm.models.saving import CARD
 from llm2slm.training.checkpoint_io import CHECKPOINTS
@@ -81,13 +82,17 @@ def clear_leftovers(folder: Path, *, from_start: bool) -> None:
 
 @contextmanager
 def naming_command(folder: Path) -> Iterator[None]:
-    """On Ctrl-C while training: prints the command that resumes."""
+    """On Ctrl-C while training, or where a file cannot be written: prints the command that resumes.
+
+    Without a checkpoint it is the command that starts over, and the line says so.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NotWritten):
         if first_process():
             saved = any((folder / CHECKPOINTS).glob("*.ckpt"))
-            print(f"llm2slm: to {'go on' if saved else 'start over'}: {command(folder)}", file=sys.stderr)
+            to = "to go on from the last checkpoint" if saved else "there is no checkpoint yet; to start over"
+            print(f"llm2slm: {to}: {command(folder)}", file=sys.stderr)
         raise
 
 
