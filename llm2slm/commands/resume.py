@@ -116,14 +116,23 @@ def outdate(folder: Path) -> None:
 def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
     """Answers of a test that ended before its result: those of `predictions.jsonl`, if it is there without one.
 
-    None too where the file is of other rows.
+    None too where the file is of other rows or damaged, which is printed: all prompts are then answered again.
     """
     path = folder / PREDICTIONS
     if not path.is_file() or (folder / RESULT).exists():
         return None
-    rows = [row for _, row in runs.read_jsonl(path)]
-    same = [(row.get("source"), row.get("target")) for row in rows] == [(e.source, e.target) for e in examples]
-    return [row["prediction"] for row in rows] if same else None
+    try:
+        rows = list(runs.read_jsonl(path))
+        wrong = next((number for number, row in rows if not isinstance(row.get("prediction"), str)), None)
+        if wrong is not None:
+            raise UserError(f"{path}, line {wrong}: has no text as prediction")
+        if [(row.get("source"), row.get("target")) for _, row in rows] != [(e.source, e.target) for e in examples]:
+            raise UserError(f"{path}: is of other rows")
+    except UserError as error:
+        if first_process():
+            print(f"llm2slm: {error}; its prompts are answered again", file=sys.stderr)
+        return None
+    return [row["prediction"] for _, row in rows]
 
 
 def complete(folder: Path, progress: Progress) -> runs.Result | None:

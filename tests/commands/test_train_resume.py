@@ -122,6 +122,43 @@ def test_answers_of_other_rows_are_not_taken(whole, tmp_path, monkeypatch):
     assert_complete(tmp_path, wanted)
 
 
+def cut_off(content):
+    """The last line is half of one, as after a fault of the disk."""
+    return content[:-20]
+
+
+def not_text(content):
+    return content[: content.rstrip().rfind(b"\n") + 1] + b"\xff\xfe\n"
+
+
+def without_answer(content):
+    return content.replace(b'"prediction"', b'"answer"', 1)
+
+
+def no_answer(content):
+    line, _, rest = content.partition(b"\n")
+    return json.dumps(json.loads(line) | {"prediction": None}).encode() + b"\n" + rest
+
+
+@pytest.mark.parametrize("harm", [cut_off, not_text, without_answer, no_answer])
+def test_damaged_answers_are_written_again(whole, tmp_path, monkeypatch, capsys, harm):
+    wanted, config = whole
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
+        patch.setattr(evaluate_command, "measure", fail(RuntimeError("out of luck")))
+        train(deepcopy(config), tmp_path)
+    kept = tmp_path / "predictions.jsonl"
+    kept.write_bytes(harm(kept.read_bytes()))
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        again(config, tmp_path)
+    told = [line for line in capsys.readouterr().err.splitlines() if "predictions.jsonl" in line]
+    number = 6 if harm in (cut_off, not_text) else 1
+    assert len(told) == 1 and told[0].startswith(f"llm2slm: {kept}, line {number}: ")
+    assert told[0].endswith("; its prompts are answered again")
+    assert_complete(tmp_path, wanted)
+
+
 def test_an_unexpected_error_after_training_keeps_its_traceback_and_names_the_command(
     tmp_path, tiny_llm, monkeypatch, capsys
 ):
