@@ -2,19 +2,82 @@
 
 A process that is killed at any moment leaves the old file or the new one, never a part of it. Nothing passes through
 the temporary directory: it is often on another file system, where a rename becomes a copy, and it may be full.
+
+What the disk refuses (no room, no permission) is raised as `NotWritten`, whichever library was writing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from llm2slm.types import UserError
+
 STAGE = ".part"
 """Name of the hidden subfolder in which `filling` collects files; the suffix of hidden files."""
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Error numbers that can only come from writing, where an error names no file."""
+
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust (safetensors, tokenizers) end the text of an error of the operating system."""
+
+
+class NotWritten(UserError):
+    """A file or folder cannot be written.
+
+    Attributes:
+        path: the file or folder. number: the error number of the operating system.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        advice = "make room on this disk" if number in FULL else "write to another folder"
+        super().__init__(f"{path}: cannot be written ({os.strerror(number)}); {advice}")
+        self.path, self.number = path, number
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises what the operating system refuses within the block as a `NotWritten` of `path`; other errors pass.
+
+    Args:
+        path: the file or folder that the block makes or writes.
+
+    Raises:
+        NotWritten: no room, no permission, a read-only file system, a file in place of a folder.
+    """
+    try:
+        yield
+    except NotWritten as error:
+        raise (NotWritten(path, error.number) if STAGE in error.path.parts else error) from error.__cause__
+    except Exception as error:
+        number = _refusal(error, path)
+        if number is None:
+            raise
+        raise NotWritten(path, number) from error
+
+
+def _refusal(error: BaseException, path: Path) -> int | None:
+    """The error number, where an error says that `path` cannot be written; None: it says something else."""
+    if isinstance(error, RuntimeError) and error.__context__ is not None:  # torch.save: of its archive, not of the disk
+        error = error.__context__
+    if not isinstance(error, OSError):
+        found = OS_ERROR.search(str(error))
+        return int(found[1]) if found and int(found[1]) in REFUSED else None
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return error.errno if error.errno in REFUSED else None
+    named = Path(os.fsdecode(error.filename))
+    if named in (path, hidden(path), *path.parents) or (path in named.parents and error.errno in REFUSED):
+        return error.errno
+    return None
 
 
 def hidden(path: Path) -> Path:
@@ -27,20 +90,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that gets the name `path` when the block ends without an error; otherwise it is removed.
 
     Raises:
-        OSError: it cannot be written; `path` is unchanged.
+        NotWritten: it cannot be written; `path` is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = hidden(path)
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
     sync_names(path.parent)
 
 
@@ -49,6 +113,9 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> Path:
 
     Args:
         errors: as of `str.encode`.
+
+    Raises:
+        NotWritten: it cannot be written; `path` is unchanged.
     """
     content = text.encode("utf-8", errors)
     with replacing(path) as file:
@@ -64,32 +131,41 @@ def filling(folder: Path, last: str) -> Iterator[Path]:
 
     Args:
         last: name of the file without which the others are not used; it is moved last.
+
+    Raises:
+        NotWritten: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stage = folder / STAGE  # inside, since `folder` may be the root of a file system
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
-    try:
-        yield stage
-        files = sorted((path for path in stage.rglob("*") if path.is_file()), key=lambda path: path.name == last)
-        for path in files:
-            _sync(path)
-        for path in files:
-            place = folder / path.relative_to(stage)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-        sync_names(folder)
-    finally:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir()
+        try:
+            yield stage
+            files = sorted((path for path in stage.rglob("*") if path.is_file()), key=lambda path: path.name == last)
+            for path in files:
+                to_disk(path)
+            for path in files:
+                place = folder / path.relative_to(stage)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+            sync_names(folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def sync_names(folder: Path) -> None:
     """Waits until the names in a folder are on the disk, where the file system can do that."""
     with suppress(OSError):  # some network file systems refuse it for folders
-        _sync(folder)
+        to_disk(folder)
 
 
-def _sync(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: the file system cannot do that.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

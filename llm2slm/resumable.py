@@ -10,10 +10,11 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from llm2slm.atomic import replacing
+from llm2slm.atomic import replacing, writing
 from llm2slm.types import UserError
 
 FOREIGN = "is no file of an unfinished job; remove it, or write to another file"
@@ -37,8 +38,9 @@ class ResumableLines:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], batch: int = 1, total: int | None = None) -> None:
         self.path, self.partial = path, path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._opened()
+        with writing(self.partial):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._opened()
         header = json.dumps({"settings": dict(settings)}, ensure_ascii=False).encode() + b"\n"
         content = self._file.read()
         found = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]  # the last line may be half of one
@@ -56,10 +58,10 @@ class ResumableLines:
         elif content != kept:
             self._write(kept[len(content) :])
 
-    def _opened(self) -> BinaryIO:
+    def _opened(self) -> FileIO:
         """The partial file, for this process alone until it is closed or the process ends."""
         while True:
-            file = self.partial.open("a+b")
+            file = self.partial.open("a+b", buffering=0)  # else closing would try a failed line once more
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -72,9 +74,10 @@ class ResumableLines:
             file.close()  # whoever had it has finished in between, and the name is free or another's
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.partial):
+            while content:
+                content = content[self._file.write(content) :]
+            os.fsync(self._file.fileno())
 
     def append(self, lines: Iterable[str]) -> None:
         """Adds lines (none of which holds a line end), and sees to it that they are on the disk."""

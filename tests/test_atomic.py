@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import stat
 import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from llm2slm import runs
-from llm2slm.atomic import filling, replacing, write_text
+from llm2slm.atomic import NotWritten, filling, replacing, write_text
 from llm2slm.config import RunConfig
+from llm2slm.evaluation.asking import Reply
+from llm2slm.evaluation.replies import ReplyLog
+from llm2slm.resumable import ResumableLines
+from llm2slm.training.loggers import MetricsFile
+from llm2slm.types import UserError
 
 
 def killed(write) -> None:
@@ -146,3 +157,126 @@ def test_the_files_of_a_run_are_written_whole_and_beside(
     write()
     assert [p.name for p in folder.iterdir()] == [name]
     assert (folder / name).read_text() not in ("old", "")
+
+
+# What the disk refuses
+
+LIMIT = 20_000
+"""Bytes of a file, in these tests: the limit fails the same system call as a full disk does."""
+
+
+def write_torch(folder: Path) -> None:
+    with replacing(folder / "a") as file:
+        torch.save({"a": torch.zeros(LIMIT)}, file)
+
+
+def fill_weights(folder: Path) -> None:
+    with filling(folder / "a", last="w") as stage:
+        save_file({"a": torch.zeros(LIMIT)}, stage / "w")
+
+
+def fill_tokenizer(folder: Path) -> None:
+    with filling(folder / "a", last="t") as stage:
+        Tokenizer(WordLevel({str(n): n for n in range(LIMIT)}, unk_token="0")).save(str(stage / "t"))
+
+
+def fill_text(folder: Path) -> None:
+    with filling(folder / "a", last="t") as stage:
+        (stage / "t").write_text("x" * 2 * LIMIT)
+
+
+def fill_nested(folder: Path) -> None:
+    """As a processor, which fills its folder within that of its model."""
+    with filling(folder / "a", last="t") as stage, filling(stage, last="t") as inner:
+        (inner / "t").write_text("x" * 2 * LIMIT)
+
+
+def add_lines(folder: Path) -> None:
+    file = ResumableLines(folder / "a", {})
+    try:
+        file.append(["x" * 2 * LIMIT])
+    finally:
+        file.close()
+
+
+def add_reply(folder: Path) -> None:
+    with ReplyLog(folder / "a") as log:
+        log.append("key", Reply("x" * 2 * LIMIT), "here")
+
+
+def add_metrics(folder: Path) -> None:
+    for step in range(LIMIT):
+        MetricsFile.log_metrics(metrics[0], {"loss": 0.5}, step)
+
+
+metrics: list[MetricsFile] = []
+
+WRITES = {
+    "text": (lambda folder: write_text(folder / "a", "x" * 2 * LIMIT), "a"),
+    "torch": (write_torch, "a"),
+    "weights": (fill_weights, "a"),
+    "tokenizer": (fill_tokenizer, "a"),
+    "a file in a folder": (fill_text, "a"),
+    "a folder in a folder": (fill_nested, "a"),
+    "lines": (add_lines, "a.part"),
+    "reply": (add_reply, "a"),
+    "metrics": (add_metrics, "metrics.csv"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_what_the_disk_refuses_is_one_line_whoever_writes(tmp_path: Path, kind: str) -> None:
+    write, name = WRITES[kind]
+    folder, told = tmp_path / "run", tmp_path / "told"
+    folder.mkdir()
+    metrics[:] = [MetricsFile(folder)]
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+            write(folder)
+        except BaseException as error:
+            told.write_text(f"{type(error).__name__}: {error}")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert told.read_text() == (
+        f"NotWritten: {folder / name}: cannot be written (File too large); make room on this disk"
+    )
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert left <= {"a", "a.part", "metrics.csv"}, "nothing that is half written stays in another's way"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("file/a", "Not a directory|File exists"), ("folder", "Is a directory"), ("n" * 300, "too long")],
+)
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").write_text("old")
+    write_text(tmp_path / "folder" / "inside", "old")
+    for write in (lambda path: write_text(path, "new"), lambda path: runs.write_jsonl(path, [])):
+        with pytest.raises(
+            NotWritten, match=rf"^{re.escape(str(tmp_path / name))}: cannot be written \(.*({reason}).*\)"
+        ):
+            write(tmp_path / name)
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "inside").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_an_error_of_something_else_is_no_error_of_the_disk(tmp_path: Path) -> None:
+    """Another file that is missing, another service that is not reached, another complaint."""
+    other = [
+        (tmp_path / "missing").read_text,
+        lambda: (_ for _ in ()).throw(ConnectionResetError(104, "Connection reset by peer")),
+        lambda: (_ for _ in ()).throw(OSError("cannot load the model")),
+        lambda: (_ for _ in ()).throw(RuntimeError("shapes differ")),
+        lambda: (_ for _ in ()).throw(UserError("with_llm: no")),
+    ]
+    for fail in other:
+        with pytest.raises(Exception) as alone:
+            fail()
+        for block in (replacing(tmp_path / "a"), filling(tmp_path / "b", last="c")):
+            with pytest.raises(type(alone.value)) as caught, block:
+                fail()
+            assert str(caught.value) == str(alone.value) and not isinstance(caught.value, NotWritten)

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
-from llm2slm.atomic import write_text
+from llm2slm.atomic import REFUSED, write_text
 from llm2slm.cli.compose import Composer, one_line, quote, runs_named, values
 from llm2slm.cli.given import check_read
 from llm2slm.cli.named import with_named_models
@@ -31,7 +32,7 @@ from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
 from llm2slm.commands.held import drop_held, show_held
-from llm2slm.commands.out import check_folder
+from llm2slm.commands.out import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
 
@@ -63,7 +64,7 @@ def launch(verb: str, arguments: list[str]) -> int:
         if mode == RunMode.MULTIRUN:
             return run_sweep(verb, composer, overrides, composed)
         composer.typed(composed)
-        check_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)), writes=False)
+        make_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)))
         return run_once(verb, composer, overrides, composed)
     finally:
         GlobalHydra.instance().clear()
@@ -253,11 +254,19 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: Dic
     folder = Path(str(composed.hydra.sweep.dir)).absolute()  # once: its name holds the time
     overrides = [*overrides, f"hydra.sweep.dir={quote(str(folder))}", "hydra.mode=MULTIRUN"]
     command = Command(verb, composer, len(jobs) or None)
+    make_folder("hydra.sweep.dir", folder)
     try:
         start(verb, composer).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
+    except OSError as error:  # of Hydra's own files and folders: those of a job are in its record
+        own = error.errno in REFUSED if error.filename is None else folder in Path(str(error.filename)).parents
+        if not own:
+            raise
+        what = "a file" if error.filename is None else error.filename
+        raise UserError(f"hydra.sweep.dir={folder}: {what} cannot be written ({error.strerror})") from None
     finally:
-        (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; each job's config.yaml says it better
+        with suppress(OSError):  # it is not there, or could not be written
+            (folder / "multirun.yaml").unlink()  # Hydra's; each job's config.yaml says it better
         complete = finish_sweep(folder)
     return 0 if complete else 1

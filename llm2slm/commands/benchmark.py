@@ -13,7 +13,7 @@ from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
 from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, with_task
-from llm2slm.commands.writers import limited, limits, llm_note, load_writer, recorded_llm
+from llm2slm.commands.writers import limited, limits, llm_note, load_writer, parameters, recorded_llm
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
@@ -140,7 +140,7 @@ def benchmark_systems(
         runs.System(
             name,
             systems[name].kind.value,
-            systems[name].parameter_counts(),
+            parameters(systems[name]),
             speed=rows[name],
             notes={"data": overlong(systems[name], data)} | control_note(systems[name]),
             weights=own_fingerprint(systems[name]),

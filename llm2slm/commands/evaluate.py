@@ -14,7 +14,7 @@ from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
-from llm2slm.commands.writers import llm_note, load_writer
+from llm2slm.commands.writers import llm_note, load_writer, parameters
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
@@ -143,7 +143,7 @@ def judge_system(
         runs.write_jsonl(folder / "predictions.jsonl", rows)
     measured = measure(model, data, task, answers, config=config, split=split)
     quality = {name: found.score() for name, found in measured.items()}
-    system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    system = runs.System(model.label, model.kind.value, parameters(model), quality, samples=rows[:SAMPLES])
     system.weights = own_fingerprint(model)
     system.buckets = quality_by_length(examples, measured)
     notes = {"split": split, "data": data.report()} | language_note(task)

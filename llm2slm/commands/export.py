@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
-from llm2slm.atomic import STAGE
+from llm2slm.atomic import STAGE, writing
 from llm2slm.commands import hush
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.held import show_held
@@ -107,9 +107,10 @@ def hand_over(staged: Path, out: Path) -> bool:
     """
     if not held(out):
         shutil.rmtree(out / STAGE, ignore_errors=True)
-        out.mkdir(parents=True, exist_ok=True)
-        for path in sorted(staged.iterdir()):
-            path.replace(out / path.name)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            for path in sorted(staged.iterdir()):
+                path.replace(out / path.name)
         return False
     here, there = files(staged), files(out)
     for name in sorted(here.keys() | there.keys()):

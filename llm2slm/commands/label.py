@@ -27,7 +27,7 @@ from llm2slm.commands.evaluate import (
 from llm2slm.commands.held import show_held
 from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
-from llm2slm.commands.writers import Writer, llm_note, load_writer, plain_writer
+from llm2slm.commands.writers import Writer, llm_note, load_writer, parameters, plain_writer
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
@@ -216,7 +216,7 @@ def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answ
     targets, languages = [example.target for example in examples], [example.language for example in examples]
     quality = score(of_texts(task.metrics), answers, targets, languages)
     rows = [{"source": e.source, "target": e.target, "prediction": a} for e, a in zip(examples, answers, strict=True)]
-    system = runs.System(model.label, model.kind.value, model.parameter_counts(), quality, samples=rows[:SAMPLES])
+    system = runs.System(model.label, model.kind.value, parameters(model), quality, samples=rows[:SAMPLES])
     notes = {"split": config.split, "data": data.report(), "labels": runs.plain(config.label)}
     system.notes = notes | language_note(task) | decoding_note(model, task, decoding_of(config)) | control_note(model)
     system.notes |= llm_note(model, config.model.llm)

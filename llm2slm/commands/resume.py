@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.atomic import NotWritten
 from llm2slm.commands.card import card_of_run
 from llm2slm.models.saving import CARD
 from llm2slm.training.checkpoint_io import CHECKPOINTS
@@ -87,13 +88,17 @@ def clear_leftovers(folder: Path, *, from_start: bool) -> None:
 
 @contextmanager
 def naming_command(folder: Path) -> Iterator[None]:
-    """On Ctrl-C while training: prints the command that resumes."""
+    """On Ctrl-C while training, or where a file cannot be written: prints the command that resumes.
+
+    Without a checkpoint it is the command that starts over, and the line says so.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NotWritten):
         if first_process():
             saved = any((folder / CHECKPOINTS).glob("*.ckpt"))
-            print(f"llm2slm: to {'go on' if saved else 'start over'}: {command(folder)}", file=sys.stderr)
+            to = "to go on from the last checkpoint" if saved else "there is no checkpoint yet; to start over"
+            print(f"llm2slm: {to}: {command(folder)}", file=sys.stderr)
         raise
 
 
@@ -117,14 +122,23 @@ def outdate(folder: Path) -> None:
 def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
     """Answers of a test that ended before its result: those of `predictions.jsonl`, if it is there without one.
 
-    None too where the file is of other rows.
+    None too where the file is of other rows or damaged, which is printed: all prompts are then answered again.
     """
     path = folder / PREDICTIONS
     if not path.is_file() or (folder / RESULT).exists():
         return None
-    rows = [row for _, row in runs.read_jsonl(path)]
-    same = [(row.get("source"), row.get("target")) for row in rows] == [(e.source, e.target) for e in examples]
-    return [row["prediction"] for row in rows] if same else None
+    try:
+        rows = list(runs.read_jsonl(path))
+        wrong = next((number for number, row in rows if not isinstance(row.get("prediction"), str)), None)
+        if wrong is not None:
+            raise UserError(f"{path}, line {wrong}: has no text as prediction")
+        if [(row.get("source"), row.get("target")) for _, row in rows] != [(e.source, e.target) for e in examples]:
+            raise UserError(f"{path}: is of other rows")
+    except UserError as error:
+        if first_process():
+            print(f"llm2slm: {error}; its prompts are answered again", file=sys.stderr)
+        return None
+    return [row["prediction"] for _, row in rows]
 
 
 def complete(folder: Path, progress: Progress) -> runs.Result | None:

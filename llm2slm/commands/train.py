@@ -206,10 +206,11 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
 
 
 def untrained(config: RunConfig, task: Task) -> LLM2SLM:
-    """The model that is about to be trained; it remembers what the task puts around a text."""
+    """The model that is about to be trained, with a record of how texts are framed and of how much is trained."""
     model = build_model(config.model, config.data)
     begin_as_trained(model.slm, model.collator.slm_tokenizer.eos_token_id)
     model.config.prefix, model.config.suffix = task.around() or (None, "")
+    model.config.trained = model.parameter_counts()["trainable"]
     return model
 
 

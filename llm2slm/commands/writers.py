@@ -168,6 +168,16 @@ def limits(data: DataConfig) -> dict[str, Any]:
     }
 
 
+def parameters(model: LLM2SLM) -> dict[str, int]:
+    """For a result: the number of parameters (total), and of those that training changed (trainable).
+
+    A loaded model does not say by its tensors what was trained of it: frozen weights are saved too, and adapters
+    are merged. Its configuration does. Without such a record, `trainable` is what a training would change.
+    """
+    trained = model.config.trained
+    return model.parameter_counts() | ({} if trained is None else {"trainable": trained})
+
+
 def llm_note(model: LLM2SLM, llm: LLMConfig, weights: str | None = None) -> dict[str, Any]:
     """For a result: the LLM of a system, and how it is asked. Empty without an LLM.
 

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from llm2slm.atomic import to_disk
 from llm2slm.data.reps_files import (
     EMBEDDINGS,
     FORMAT,
@@ -297,9 +298,9 @@ class StoreWriter:
 
     def _place(self, part: Path, path: Path) -> None:
         """Gives a finished file its name; afterwards both are on the disk."""
-        _to_disk(part)
+        to_disk(part)
         part.replace(path)
-        _to_disk(self.folder)
+        to_disk(self.folder)
 
     def _enter(self, line: Mapping[str, Any]) -> None:
         try:
@@ -315,15 +316,6 @@ def _ours(name: str) -> bool:
     """Whether a file may be a writer's."""
     name = name.removesuffix(".part")
     return name in (RECORD, INDEX, EMBEDDINGS) or (name.startswith("shard-") and name.endswith(".safetensors"))
-
-
-def _to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _amount(size: int) -> str:

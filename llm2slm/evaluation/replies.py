@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from llm2slm.atomic import writing
 from llm2slm.evaluation.asking import Judge, Refused, Reply, Stopped
 from llm2slm.types import UserError
 
@@ -76,9 +77,10 @@ class ReplyLog:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         record = Record(**{**dataclasses.asdict(reply), "seconds": round(reply.seconds, 3)}, place=place, at=at)
         line = json.dumps({"key": key, **dataclasses.asdict(record)}).encode() + b"\n"
-        while line:
-            line = line[os.write(self._file, line) :]
-        os.fsync(self._file)
+        with writing(self.path):
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
         self.replies.setdefault(key, []).append(record)
         return record
 

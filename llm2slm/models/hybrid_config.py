@@ -19,6 +19,7 @@ class LLM2SLMConfig(PreTrainedConfig):
         llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
         prefix, suffix: what stood around every text in training; for whoever asks, texts are read as they are given.
         limits: arguments of `Collator` (lengths, overlong).
+        trained: number of the parameters that `llm2slm train` trained; None: it was not trained by that command.
     """
 
     model_type = "llm2slm"
@@ -38,6 +39,7 @@ class LLM2SLMConfig(PreTrainedConfig):
     prefix: str | None = None
     suffix: str = ""
     limits: dict[str, Any] | None = None
+    trained: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.slm, dict):

@@ -68,9 +68,16 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
 
 
 def _save_plain(model: LLM2SLM, folder: Path) -> None:
-    record = {"kind": model.kind.value, "limits": model.config.limits, "dtype": model.working_dtype}
-    record |= {"prefix": model.config.prefix, "suffix": model.config.suffix, "frame": model.config.llm_frame}
-    model.slm.config.llm2slm = record
+    own = model.config
+    model.slm.config.llm2slm = {
+        "kind": model.kind.value,
+        "limits": own.limits,
+        "dtype": model.working_dtype,
+        "prefix": own.prefix,
+        "suffix": own.suffix,
+        "frame": own.llm_frame,
+        "trained": own.trained,
+    }
     model.slm.save_pretrained(folder)
     model.collator.save(folder)
 
@@ -231,6 +238,7 @@ def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision
         prefix=extra.get("prefix"),
         suffix=extra.get("suffix", ""),
         limits=extra.get("limits") or default_limits(slm.config),
+        trained=extra.get("trained"),
     )
     own.name_or_path = config.name_or_path
     model = cls(own, slm, None)

@@ -33,18 +33,12 @@ class CheckpointFiles(TorchCheckpointIO):
         """Writes a checkpoint, in one step.
 
         Raises:
-            UserError: it cannot be written; the file that was there before is unchanged.
+            NotWritten: it cannot be written; the file that was there before is unchanged.
         """
         if storage_options is not None:
             raise TypeError("checkpoints are local files: storage_options are not used")
-        try:
-            with replacing(Path(path)) as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its archive
-            reason = error if isinstance(error, OSError) else error.__context__ or error
-            raise UserError(
-                f"{path}: cannot be written ({reason_of(reason)}); make room, then resume from the checkpoint before"
-            ) from error
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 def read(path: Path) -> dict[str, Any]:

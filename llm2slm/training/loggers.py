@@ -25,7 +25,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from llm2slm.atomic import replacing, write_text
+from llm2slm.atomic import replacing, write_text, writing
 from llm2slm.config import LoggerConfig, RunConfig
 from llm2slm.runs import plain
 from llm2slm.types import UserError
@@ -123,7 +123,7 @@ class MetricsFile(Logger):
 
     def _write_last(self, row: dict[str, Any], *, fresh: bool) -> None:
         """Appends the row of a new step, or writes that of the current step again."""
-        with self.path.open("r+", newline="", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("r+", newline="", encoding="utf-8") as file:
             if fresh:
                 self._offset = file.seek(0, os.SEEK_END)
             else:
@@ -160,7 +160,8 @@ def _wandb_logger(cfg: LoggerConfig, folder: Path, config: RunConfig) -> WandbLo
 
     if wandb.run is not None:  # WandbLogger would write into it, with a warning only
         raise UserError(f"W&B run {wandb.run.id} is still open in this process; call wandb.finish() first")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         # Opened here, not by WandbLogger, whose offline=True switches the whole process to offline.
         run = wandb.init(

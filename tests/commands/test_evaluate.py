@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import sacrebleu
-from tiny_runs import SIZES, tiny_run
+from tiny_runs import SIZES, checkpoint, tiny_run
 from transformers import AutoModelForSeq2SeqLM
 
 from llm2slm import runs
@@ -56,6 +57,41 @@ def test_what_no_run_has_trained_counts_as_untrained(root):
         config.run = str(root / kind.value)
         assert evaluate(config, root / f"{kind.value}-again").systems[0].parameters == trained
         assert trained["trainable"] > 0 and (trained["trainable"] < trained["total"]) is (kind is SystemKind.llm2slm)
+
+
+TUNED = {
+    "full": ("llm2slm", "full", {}),
+    "none": ("llm2slm", "none", {}),
+    "lora": ("llm2slm", "lora", {"r": 2, "target_modules": ["q", "v"]}),
+    "prompt": ("llm2slm", "prompt", {"num_virtual_tokens": 3}),
+    "pattern": ("llm2slm", "decoder", {}),
+    "slm": ("slm", "full", {}),
+    "slm, lora": ("slm", "lora", {"r": 2, "target_modules": ["q", "v"]}),
+    "slm, prefix": ("slm", "prefix", {"num_virtual_tokens": 3}),
+    "llm, pattern": ("llm", "decoder", {}),
+}
+"""Kind, tune, arguments of peft."""
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_what_was_trained_is_recorded_with_the_model(root, tmp_path, name):
+    """The run, its model alone and its export: each result has the number of the parameters that training changed."""
+    kind, tune, peft = TUNED[name]
+    config = tiny_run(root, kind, max_steps=1)
+    side = config.model.llm if kind == "llm" else config.model.slm
+    side.tune, side.peft = tune, peft
+    parameters = train(config, tmp_path / "run").systems[0].parameters
+    changed = checkpoint(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
+    if tune != "full":
+        assert parameters["trainable"] == sum(tensor.numel() for tensor in changed.values())
+    shutil.copytree(tmp_path / "run" / "model", tmp_path / "alone")
+    assert main(["export", f"run={tmp_path}/run", f"out={tmp_path}/export"]) == 0
+    for place in ("run", "run/model", "alone", "export"):
+        again = tiny_run(root, kind)
+        again.run = str(tmp_path / place)
+        found = evaluate(again, tmp_path / "again" / place).systems[0].parameters
+        assert found["trainable"] == parameters["trainable"]
+        assert tune == "lora" or found["total"] == parameters["total"]  # adapters are merged
 
 
 def test_the_limits_are_those_of_the_configuration(root):

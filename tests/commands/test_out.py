@@ -7,6 +7,7 @@ import os
 import pytest
 from command_line import mistake
 from compared_runs import GOOD, POOR, write_run
+from omegaconf import OmegaConf
 
 from llm2slm.cli import main
 from llm2slm.commands.out import check_folder
@@ -19,6 +20,8 @@ VERBS = {
     "judge": ["a", "local=nowhere"],
     "export": ["run=a"],
 }
+VERBS_OF_RUNS = ["train", "evaluate", "encode", "label", "benchmark", "demo"]
+"""Those that write into a run directory."""
 
 
 @pytest.fixture
@@ -44,6 +47,42 @@ def test_a_file_is_no_folder_to_write_into(place, capsys, verb, out):
 def test_a_run_directory_is_none_either(place, capsys, out):
     assert main(["train", f"hydra.run.dir={out}"]) == 2
     assert mistake(capsys).startswith(f"hydra.run.dir={out}: ")
+
+
+@pytest.mark.parametrize("place", ["/proc/nothing/here", "file/below", "n" * 300])
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+@pytest.mark.parametrize("verb", VERBS_OF_RUNS)
+def test_a_run_directory_that_cannot_be_made_is_one_line(calls, tmp_path, capsys, verb, key, place):
+    """A folder of /proc stands for a read-only file system: nobody can make it, root included."""
+    (tmp_path / "file").write_text("the user's own")
+    sweep = ["-m", "trainer.accelerator=cpu,auto"] if key == "hydra.sweep.dir" else []
+    assert main([verb, *sweep, f"{key}={place}"]) == 2
+    told = mistake(capsys)
+    assert told.startswith(f"{key}={place if key == 'hydra.run.dir' else tmp_path / place}: ") and "give a" in told
+    assert not calls and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["0", "multirun.yaml"])
+def test_what_stands_in_the_way_of_a_sweep_is_named(calls, tmp_path, capsys, name):
+    """A file where the first job's folder comes, a folder where Hydra's file comes."""
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / name).mkdir() if name == "multirun.yaml" else (tmp_path / "sweep" / name).write_text("own")
+    assert main(["train", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep"]) == 2
+    told = mistake(capsys)
+    assert told.startswith(f"hydra.sweep.dir={tmp_path}/sweep: {tmp_path}/sweep/{name} cannot be written (")
+    assert (tmp_path / "sweep" / name).exists() and not calls
+
+
+def test_a_disk_without_room_for_a_sweep_is_one_line(calls, tmp_path, capsys, monkeypatch):
+    """Hydra's file is the first one; the error of a full disk names no file."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OmegaConf, "save", full)
+    assert main(["train", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep"]) == 2
+    assert mistake(capsys) == f"hydra.sweep.dir={tmp_path}/sweep: a file cannot be written (No space left on device)"
+    assert not calls
 
 
 def test_a_folder_without_permission_is_told(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ complete; and what is left, and said, when something fails after training."""
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from copy import deepcopy
 
 import pytest
@@ -14,6 +16,7 @@ from lightning import Callback
 from tiny_runs import assert_same, checkpoint, curve, tiny_run, weights
 
 from llm2slm import runs
+from llm2slm.atomic import NotWritten
 from llm2slm.cli import main
 from llm2slm.commands import evaluate as evaluate_command
 from llm2slm.commands import train as train_command
@@ -121,6 +124,43 @@ def test_answers_of_other_rows_are_not_taken(whole, tmp_path, monkeypatch):
     assert_complete(tmp_path, wanted)
 
 
+def cut_off(content):
+    """The last line is half of one, as after a fault of the disk."""
+    return content[:-20]
+
+
+def not_text(content):
+    return content[: content.rstrip().rfind(b"\n") + 1] + b"\xff\xfe\n"
+
+
+def without_answer(content):
+    return content.replace(b'"prediction"', b'"answer"', 1)
+
+
+def no_answer(content):
+    line, _, rest = content.partition(b"\n")
+    return json.dumps(json.loads(line) | {"prediction": None}).encode() + b"\n" + rest
+
+
+@pytest.mark.parametrize("harm", [cut_off, not_text, without_answer, no_answer])
+def test_damaged_answers_are_written_again(whole, tmp_path, monkeypatch, capsys, harm):
+    wanted, config = whole
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
+        patch.setattr(evaluate_command, "measure", fail(RuntimeError("out of luck")))
+        train(deepcopy(config), tmp_path)
+    kept = tmp_path / "predictions.jsonl"
+    kept.write_bytes(harm(kept.read_bytes()))
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        again(config, tmp_path)
+    told = [line for line in capsys.readouterr().err.splitlines() if "predictions.jsonl" in line]
+    number = 6 if harm in (cut_off, not_text) else 1
+    assert len(told) == 1 and told[0].startswith(f"llm2slm: {kept}, line {number}: ")
+    assert told[0].endswith("; its prompts are answered again")
+    assert_complete(tmp_path, wanted)
+
+
 def test_an_unexpected_error_after_training_keeps_its_traceback_and_names_the_command(
     tmp_path, tiny_llm, monkeypatch, capsys
 ):
@@ -155,6 +195,80 @@ def test_ctrl_c_while_answering_leaves_the_trained_model(tmp_path, tiny_llm, mon
         no_training(patch)
         assert main(["train", f"run={folder}"]) == 0
     assert (folder / "result.json").is_file()
+
+
+# A full disk: a limit on the size of files fails the same calls
+
+
+@pytest.fixture
+def room():
+    """Sets the largest size of a file, in bytes; None: no limit, as after the test."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+class Fills(Callback):
+    """Fills the disk at a step."""
+
+    def __init__(self, step, room):
+        self.step, self.room = step, room
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == self.step:
+            self.room(50_000)
+
+
+@pytest.mark.parametrize(
+    ("step", "to", "file"),
+    [(0, "there is no checkpoint yet; to start over", "best"), (3, "to go on from the last checkpoint", "best|last")],
+)
+def test_a_checkpoint_that_cannot_be_written_names_the_command_that_is_true(
+    whole, tmp_path, monkeypatch, capsys, room, step, to, file
+):
+    wanted, config = whole
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(NotWritten, match=rf"/checkpoints/({file}).ckpt: cannot be"):
+        patch.setattr(
+            fit_module,
+            "build_trainer",
+            lambda cfg, at, calls, logs: build_trainer(cfg, at, [*calls, Fills(step, room)], logs),
+        )
+        train(deepcopy(config), folder)
+    room(None)
+    assert capsys.readouterr().err.splitlines()[-1] == f"llm2slm: {to}: llm2slm train run={folder}"
+    assert not list(folder.rglob(".*.part"))
+    again(config, folder)
+    assert_complete(folder, wanted)
+
+
+@pytest.mark.parametrize("stage", ["save", "result"])
+def test_a_full_disk_after_training_is_one_line_and_the_command(tmp_path, tiny_llm, monkeypatch, capsys, room, stage):
+    owner, name, _ = AFTER[stage]
+    folder, original = tmp_path / "run", getattr(owner, name)
+
+    def full(*arguments, **others):
+        room(1_000)
+        try:
+            return original(*arguments, **others)
+        finally:
+            room(None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        assert main(["train", *tiny_overrides(tiny_llm), f"hydra.run.dir={folder}"]) == 2
+    said = capsys.readouterr().err
+    place = folder / {"save": "model", "result": "result.json"}[stage]
+    assert said.splitlines()[-2].endswith(f"to do only what is missing: llm2slm train run={folder}")
+    assert said.splitlines()[-1] == (
+        f"llm2slm: error: {place}: cannot be written (File too large); make room on this disk"
+    )
+    assert "Traceback" not in said and not list(folder.rglob(".*part"))
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        assert main(["train", f"run={folder}"]) == 0
 
 
 # Which trainings are finished
