@@ -64,7 +64,6 @@ def launch(verb: str, arguments: list[str]) -> int:
         if mode == RunMode.MULTIRUN:
             return run_sweep(verb, composer, overrides, composed)
         composer.typed(composed)
-        make_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)))
         return run_once(verb, composer, overrides, composed)
     finally:
         GlobalHydra.instance().clear()
@@ -223,6 +222,7 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     done = False
     try:
+        make_folder("hydra.run.dir", folder)
         hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
         if command.failure is not None:
             raise command.failure
