@@ -183,7 +183,7 @@ def test_evaluating_on_bad_data_leaves_the_run_as_it_is(files, trained, capsys):
     assert main(["evaluate", "run=run", "data=json", "data.test=malformed.jsonl", "hydra.run.dir=scores"]) == 2
     assert mistake(capsys).startswith("malformed.jsonl, line 3: not JSON (")
     assert files_of(files / "run") == before
-    assert not any((files / "scores").iterdir())
+    assert not (files / "scores").exists()
 
 
 def test_resuming_a_run_that_is_not_there_makes_no_folder(files, capsys):
