@@ -15,11 +15,11 @@ import random
 import signal
 import sys
 import time
-import traceback
 from hashlib import sha256
 from pathlib import Path
 
 import torch
+from forks import finished, forked
 
 from llm2slm import offline
 from llm2slm.data.reps_store import RepsStore
@@ -62,7 +62,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
                 store = RepsStore(folder)
                 assert len(store) >= before, "something that was finished is lost"
                 before = len(store)
-                torn += bool({path.name for path in folder.iterdir()} - finished(store))
+                torn += bool({path.name for path in folder.iterdir()} - files_of(store))
             held.append(before)
         same.append(contents(folder) == whole)
     return {"killed": killed, "seconds": round(seconds, 2), "prompts": len(RepsStore(home / "whole")),
@@ -71,20 +71,11 @@ def main(home: Path, kills: int) -> dict[str, object]:
 
 def killed_midway(fill, folder: Path, after: float | None) -> bool:
     """Fills a store in a fork that is killed after so many seconds (None: never). Whether that came before its end."""
-    child = os.fork()
-    if child == 0:
-        try:
-            fill(folder)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+    child = forked(lambda: fill(folder))
     if after is not None:
         time.sleep(after)
         os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), "the filling failed"
-    return status != 0
+    return not finished(os.waitpid(child, 0)[1])
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -92,7 +83,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def finished(store: RepsStore) -> set[str]:
+def files_of(store: RepsStore) -> set[str]:
     """Names of the files that an undisturbed writer would have left at that point."""
     return {"store.json", "index.jsonl", *(entry.file for entry in store.index.entries)}
 

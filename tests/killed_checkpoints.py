@@ -16,11 +16,11 @@ import random
 import signal
 import sys
 import time
-import traceback
 from copy import deepcopy
 from pathlib import Path
 
 import torch
+from forks import finished, forked
 from stopped_runs import state_of
 from tiny_runs import checkpoint, curve, taught, tiny_run
 
@@ -58,7 +58,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
         last = folder / "checkpoints" / "last.ckpt"
         while True:
             when = (draw.randint(1, 3), draw.uniform(0, seconds / config.trainer.max_steps))
-            ended, seen = forked(train, folder, when if killed < kills else None)
+            ended, seen = watched(train, folder, when if killed < kills else None)
             looks += len(seen)
             damaged += [reason for reason in seen if reason is not None]
             if ended:
@@ -75,17 +75,10 @@ def main(home: Path, kills: int) -> dict[str, object]:
             "seconds": round(seconds, 2)}  # fmt: skip
 
 
-def forked(train, folder: Path, when: tuple[int, float] | None) -> tuple[bool, list[str | None]]:
+def watched(train, folder: Path, when: tuple[int, float] | None) -> tuple[bool, list[str | None]]:
     """Trains in a fork that is killed so many seconds after so many checkpoints (None: never). Whether it came to its
     end before, and what looks at its last checkpoint found in the meantime."""
-    child, seen = os.fork(), []
-    if child == 0:
-        try:
-            train(folder)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+    child, seen = forked(lambda: train(folder)), []
     last = folder / "checkpoints" / "last.ckpt"
     versions, end, done = {version(last)}, None, 0
     while when is not None and not done and (end is None or time.perf_counter() < end):
@@ -100,9 +93,7 @@ def forked(train, folder: Path, when: tuple[int, float] | None) -> tuple[bool, l
         os.kill(child, signal.SIGKILL)
     if not done:
         _, status = os.waitpid(child, 0)
-    status = os.waitstatus_to_exitcode(status)
-    assert status in (0, -signal.SIGKILL), "the training failed"
-    return status == 0, seen
+    return finished(status), seen
 
 
 def version(path: Path) -> tuple[int, int] | None:

@@ -6,13 +6,14 @@ import csv
 import json
 import random
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from llm2slm.commands import label
+from llm2slm.commands import label, train
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import resolve
@@ -58,6 +59,24 @@ def tiny_run(
     for name, value in {**values, **trainer}.items():
         setattr(config.trainer, name, value)
     return config
+
+
+def trained_run(root: Path, name: str, **trainer: Any) -> tuple[Path, RunConfig]:
+    """Trains a tiny hybrid into a folder below `root`; the folder, and the configuration as it was before."""
+    config = tiny_run(root, **trainer)
+    train.run(deepcopy(config), root / name)
+    return root / name, config
+
+
+def two_processes(root: Path, config: RunConfig, folder: Path) -> list[str]:
+    """Overrides of `train` that repeat models and rows of a `tiny_run` below `root`, on two processes, in `folder`."""
+    return [
+        "trainer=ddp_cpu", "trainer.log_every_n_steps=1", "trainer.progress=false",
+        f"model.llm.name={config.model.llm.name}", f"model.slm.name={config.model.slm.name}",
+        "model.slm.init=pretrained", "model.conditioning=add", "data=json",
+        *(f"data.{split}={root}/rows/{split}.jsonl" for split in SIZES), "data.source=source", "data.target=target",
+        "data.max_response_tokens=64", "task=instruction", f"hydra.run.dir={folder}",
+    ]  # fmt: skip
 
 
 def publish(cache: Path, name: str, commit: str, **sizes: int) -> None:

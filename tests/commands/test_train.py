@@ -13,7 +13,7 @@ import torch
 import yaml
 from command_line import python, tiny_overrides
 from lightning import Callback
-from tiny_runs import SIZES, assert_same, build, checkpoint, curve, tiny_run, weights
+from tiny_runs import SIZES, assert_same, build, checkpoint, curve, tiny_run, trained_run, two_processes, weights
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from llm2slm import runs
@@ -50,9 +50,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hybrid(root):
     """Folder and configuration of a trained hybrid."""
-    config = tiny_run(root, max_steps=4, val_every=2)
-    train(deepcopy(config), root / "hybrid")
-    return root / "hybrid", config
+    return trained_run(root, "hybrid", max_steps=4, val_every=2)
 
 
 def test_an_answer_begins_as_in_training(root, tmp_path):
@@ -336,14 +334,9 @@ def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path, d
     train(deepcopy(alone), tmp_path / "alone")
     folder = tmp_path / "both"
     overrides = [
-        "trainer=ddp_cpu", "trainer.max_steps=4", "trainer.val_every=2", "trainer.log_every_n_steps=1",
-        "trainer.progress=false", f"model.llm.name={alone.model.llm.name}", f"model.slm.name={alone.model.slm.name}",
-        "model.slm.init=pretrained", "model.conditioning=add", "data=json",
-        *(f"data.{split}={root}/rows/{split}.jsonl" for split in SIZES), "data.source=source", "data.target=target",
-        "data.batch_tokens=220", "data.eval_batch_size=4", "data.max_response_tokens=64", "task=instruction",
-        "task.metrics=[chrf,exact_match]", "task.max_new_tokens=6", "optim.warmup_steps=2", "optim.lr=3e-3",
-        "optim.projector_lr=1e-2", "callbacks.generate_rows=3", "seed=5", f"hydra.run.dir={folder}",
-        f"optim.distill={distill}",
+        *two_processes(root, alone, folder), "trainer.max_steps=4", "trainer.val_every=2", "data.batch_tokens=220",
+        "data.eval_batch_size=4", "task.metrics=[chrf,exact_match]", "task.max_new_tokens=6", "optim.warmup_steps=2",
+        "optim.lr=3e-3", "optim.projector_lr=1e-2", "callbacks.generate_rows=3", "seed=5", f"optim.distill={distill}",
     ]  # fmt: skip
     done = python("-m", "llm2slm", "train", *overrides, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import torch
 import yaml
 from command_line import files_of, tiny_overrides
 from lightning import Callback
-from tiny_runs import assert_same, checkpoint, curve, tiny_run, weights
+from tiny_runs import assert_same, checkpoint, curve, tiny_run, trained_run, weights
 
 from llm2slm import runs
 from llm2slm.atomic import NotWritten
@@ -38,9 +38,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(root):
     """A run on which nothing failed: folder, configuration."""
-    config = tiny_run(root, max_steps=4, val_every=2)
-    train(deepcopy(config), root / "whole")
-    return root / "whole", config
+    return trained_run(root, "whole", max_steps=4, val_every=2)
 
 
 def fail(error):

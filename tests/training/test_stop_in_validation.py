@@ -11,7 +11,7 @@ import torch
 from command_line import python
 from lightning import Callback
 from test_fit import assert_runs_equal, fitted, interrupted
-from tiny_runs import SIZES, checkpoint, curve, tiny_run
+from tiny_runs import checkpoint, curve, tiny_run, two_processes
 
 from llm2slm.commands import train as train_command
 from llm2slm.commands.train import run as train
@@ -208,13 +208,9 @@ def test_processes_give_a_validation_up_together(tmp_path):
     config = tiny_run(tmp_path)
     (tmp_path / "stopper.py").write_text(STOPPER)
     overrides = [
-        "trainer=ddp_cpu", "trainer.max_steps=3", "trainer.val_every=2", "trainer.log_every_n_steps=1",
-        "trainer.progress=false", f"model.llm.name={config.model.llm.name}", f"model.slm.name={config.model.slm.name}",
-        "model.slm.init=pretrained", "model.conditioning=add", "data=json",
-        *(f"data.{split}={tmp_path}/rows/{split}.jsonl" for split in SIZES), "data.source=source",
-        "data.target=target", "data.eval_batch_size=5", "data.max_response_tokens=64", "task=instruction",
-        "task.metrics=[chrf]", "task.max_new_tokens=4", "optim.warmup_steps=1", "callbacks.generate_rows=3",
-        f"hydra.run.dir={tmp_path / 'run'}",
+        *two_processes(tmp_path, config, tmp_path / "run"), "trainer.max_steps=3", "trainer.val_every=2",
+        "data.eval_batch_size=5", "task.metrics=[chrf]", "task.max_new_tokens=4", "optim.warmup_steps=1",
+        "callbacks.generate_rows=3",
     ]  # fmt: skip
     script = str(tmp_path / "stopper.py")
     done = python(script, "train", *overrides, cwd=tmp_path, OMP_NUM_THREADS="1", STOP="yes")

@@ -1,0 +1,28 @@
+"""Forks of a test's process, to be killed at any moment; all is loaded already in them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Does the work in a fork, which ends with 0, or with 1 and a traceback; its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
+def finished(status: int) -> bool:
+    """Whether a fork came to its end, by what `os.waitpid` says; otherwise it was killed."""
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL), "the work failed"
+    return code == 0
