@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
 )
 
-from llm2slm.config import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
+from llm2slm.config import LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
 from llm2slm.data.tokenizer import train_tokenizer
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Batch, Conditioning, Example, SystemKind, Tokenizers
@@ -221,7 +221,7 @@ def tiny_model_config(
     return ModelConfig(
         kind=kind,
         llm=LLMConfig(name=str(llm_folder), tokenizer=str(own["reader"]) if named else None),
-        slm=LanguageModelConfig(name=str(slm_folder), tokenizer=str(own[cut]) if named else None),
+        slm=SLMConfig(name=str(slm_folder), tokenizer=str(own[cut]) if named else None),
         projector=ProjectorConfig(**projector),
         conditioning=conditioning,
         tokenizers=tokenizers,

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from llm2slm import runs
-from llm2slm.config import BenchmarkConfig, LanguageModelConfig, LLMConfig, ModelConfig, RunConfig
+from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, RunConfig, SLMConfig
 from llm2slm.data.tokenizer import train_tokenizer
 from llm2slm.evaluation.benchmark import time_systems
 from llm2slm.evaluation.workload import plan
@@ -81,7 +81,7 @@ def cells(slm: str) -> list[tuple[str, Tokenizers]]:
 
 def build(slm: str, places: dict[str, str], seed: int) -> dict[str, LLM2SLM]:
     """The SLM alone, and one hybrid for each mode that it fits."""
-    alone = LanguageModelConfig(init=Init.random, config=SLMS[slm], tokenizer=places["llm"])
+    alone = SLMConfig(init=Init.random, config=SLMS[slm], tokenizer=places["llm"])
     torch.manual_seed(seed)
     systems = {ALONE: build_model(ModelConfig(kind=SystemKind.slm, slm=alone))}
     systems[ALONE].kind = SystemKind.llm  # what `time_systems` compares all others with, round by round
@@ -91,7 +91,7 @@ def build(slm: str, places: dict[str, str], seed: int) -> dict[str, LLM2SLM]:
         own = places["llm" if kind is Tokenizers.shared else "slm"]
         cfg = ModelConfig(
             llm=LLMConfig(init=Init.random, config=LLM, tokenizer=places["llm"]),
-            slm=LanguageModelConfig(init=Init.random, config=SLMS[slm], tokenizer=own),
+            slm=SLMConfig(init=Init.random, config=SLMS[slm], tokenizer=own),
             conditioning=conditioning,
             tokenizers=kind,
             **changes,

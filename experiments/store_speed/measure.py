@@ -31,11 +31,11 @@ from llm2slm.commands.place import device_type, place
 from llm2slm.commands.tokenizer import train as train_tokenizer
 from llm2slm.config import (
     DataConfig,
-    LanguageModelConfig,
     LLMConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
+    SLMConfig,
     TaskConfig,
     TrainerConfig,
 )
@@ -163,7 +163,7 @@ def prepared(asked: argparse.Namespace, size: Size, folder: Path) -> RunConfig:
     llm.save_pretrained(folder / "llm")
     model = ModelConfig(
         llm=LLMConfig(name=str(folder / "llm")),
-        slm=LanguageModelConfig(init=Init.random, config={"model_type": "t5", **size.slm}),
+        slm=SLMConfig(init=Init.random, config={"model_type": "t5", **size.slm}),
     )
     steps = asked.steps * (asked.warmup + asked.rounds)
     return RunConfig(

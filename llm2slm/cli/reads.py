@@ -139,6 +139,7 @@ MODEL: dict[str, Row] = {
     "slm.name": SLM,
     "slm.revision": row(*BUILD, if_=WITH_SLM & SLM_ON_HUB),
     "slm.init": SLM,
+    "slm.layers": SLM,
     "slm.config": SLM,
     "slm.tokenizer": SLM,
     "slm.keep_whitespace": row(*EXTEND, if_=WITH_SLM),

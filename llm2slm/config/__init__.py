@@ -13,6 +13,7 @@ from llm2slm.config.model import (
     PlainLLMConfig,
     PlainModelConfig,
     ProjectorConfig,
+    SLMConfig,
 )
 from llm2slm.config.recorded import other_rows, recorded_changes, understood
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
@@ -41,6 +42,7 @@ __all__ = [
     "ProjectorConfig",
     "ReportConfig",
     "RunConfig",
+    "SLMConfig",
     "TaskConfig",
     "TokenizerConfig",
     "TrainerConfig",

@@ -72,6 +72,17 @@ class LLMConfig(LanguageModelConfig):
 
 
 @dataclass
+class SLMConfig(LanguageModelConfig):
+    """The SLM, which alone generates."""
+
+    layers: Any = None
+    """Blocks of a pretrained SLM that are kept; only they are read from disk. None: all; n: so many, evenly spaced, the
+    first and the last among them (of one: the first); 0.5: that fraction of the depth, at least two; [1,4,-1]: these
+    numbers (1-based, negative from the end). An encoder-decoder: of both sides, or {encoder: ..., decoder: ...}.
+    Embeddings, norms and head are kept."""
+
+
+@dataclass
 class ProjectorConfig:
     """The map E -> D from LLM representations to SLM inputs."""
 
@@ -89,7 +100,7 @@ class ModelConfig:
 
     kind: SystemKind = SystemKind.llm2slm
     llm: LLMConfig = field(default_factory=LLMConfig)
-    slm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    slm: SLMConfig = field(default_factory=SLMConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     conditioning: Conditioning = Conditioning.add
     pool: float | None = None

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig
-from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig
+from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, GenerateConfig, JudgeConfig
@@ -70,6 +70,7 @@ _WRITER = {"keep_characters": NOT_NEGATIVE}
 RANGES: dict[type, dict[str, Range]] = {
     LanguageModelConfig: _WRITER,
     LLMConfig: _WRITER,
+    SLMConfig: _WRITER,
     ModelConfig: {"pool": POSITIVE, "cross_every": COUNT},
     ProjectorConfig: {"hidden": NOT_NEGATIVE},
     CorpusConfig: _CORPUS,

@@ -23,12 +23,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.auto_factory import _get_model_class
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQuantizationConfig
 
-from llm2slm.config import LanguageModelConfig, LLMConfig
+from llm2slm.config import LanguageModelConfig, LLMConfig, SLMConfig
 from llm2slm.config.ranges import Range
+from llm2slm.models.cut_config import KEY, RECORD, chosen_blocks, depth_keys, sides
+from llm2slm.models.cutting import cut_model, partial_class, plan_cut
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.pruning import reader_class
 from llm2slm.types import Init, UserError, reason_of
@@ -140,8 +143,10 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         if key not in known:
             raise UserError(f"model.{side}.config.{key}: a {config.model_type} has no such value{_nearest(key, known)}")
         _check_value(f"model.{side}.config.{key}", changes[key], getattr(config, key, None))
+    _check_cut(cfg, config)
     if cfg.start is Init.random:
         changes |= _token_values(tokenizer)
+        vars(config).pop(RECORD, None)  # new weights come from no block of another model
     if changes:
         own_names = {
             config.attribute_map.get(key, key): value for key, value in changes.items()
@@ -166,6 +171,28 @@ def _check_value(key: str, value: Any, default: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if legal is not None and number and value != default and not legal.holds(value):
         raise UserError(f"{key}={value}: must be {legal}")
+
+
+def _check_cut(cfg: LanguageModelConfig, config: PreTrainedConfig) -> None:
+    """Refuses `model.slm.layers` where no pretrained blocks are chosen, or where they are chosen in two ways.
+
+    Args:
+        config: of the model that is named, without the changes of `cfg.config`.
+    """
+    if not isinstance(cfg, SLMConfig) or cfg.layers is None:
+        return
+    if cfg.start is Init.random:
+        raise UserError(
+            f"{KEY}={cfg.layers}: chooses blocks of a pretrained SLM, and model.slm.init=random draws new weights; set "
+            f"the depth in model.slm.config ({', '.join(sorted(depth_keys(config)))})"
+        )
+    if twice := sorted(depth_keys(config) & cfg.config.keys()):
+        raise UserError(
+            f"{KEY}={cfg.layers} and model.slm.config.{twice[0]}={cfg.config[twice[0]]} both say how many blocks the "
+            "SLM has; leave one of them out"
+        )
+    if getattr(config, "quantization_config", None):
+        raise UserError(f"{KEY}={cfg.layers}: {cfg.name} is quantized, and cannot be cut; give its original")
 
 
 def _token_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -199,7 +226,12 @@ def load_language_model(
         raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     _tell_left_out(auto.from_config, cfg, config)
-    return _weights(auto, cfg, config, crossed=crossed, **_quantized(cfg))
+    layers = cfg.layers if isinstance(cfg, SLMConfig) else None
+    blocks = {} if layers is None else chosen_blocks(layers, config)
+    if not blocks or all(len(blocks[side.name]) == side.depth for side in sides(config)):
+        return _weights(auto, cfg, config, crossed=crossed, **_quantized(cfg))
+    plan = plan_cut(_get_model_class(config, mapping), config, blocks)
+    return cut_model(_weights(partial_class(plan), cfg, config, crossed=crossed), plan)
 
 
 def _tell_left_out(

@@ -66,9 +66,13 @@ def chosen_layers(layer: Layer, depth: int, both_ways: bool) -> list[int]:
     return chosen
 
 
-def blocks_of(body: PreTrainedModel) -> nn.ModuleList | None:
-    """The stack of blocks, where one is plain to see: the outermost list of modules as long as the model is deep."""
-    depth = depth_of(body)
+def blocks_of(body: PreTrainedModel, depth: int | None = None) -> nn.ModuleList | None:
+    """The stack of blocks, where one is plain to see: the outermost list of modules as long as the model is deep.
+
+    Args:
+        depth: None: as the body's config says. (An encoder-decoder's config may say the encoder's to both halves.)
+    """
+    depth = depth_of(body) if depth is None else depth
     stacks = [m for m in body.modules() if isinstance(m, nn.ModuleList) and getattr(m, "full_length", len(m)) == depth]
     inner = {id(m) for stack in stacks for block in stack for m in block.modules()}
     outer = [stack for stack in stacks if id(stack) not in inner]

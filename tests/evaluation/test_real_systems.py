@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm2slm.config import BenchmarkConfig, LanguageModelConfig, LLMConfig, ModelConfig
+from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tasks import Task
 from llm2slm.data.tokenizer import train_tokenizer
 from llm2slm.evaluation.benchmark import time_systems
@@ -46,7 +46,7 @@ def build(tokenizer, kind, slm=T5, mode="none", llm=LLM):
         ModelConfig(
             kind=SystemKind(kind),
             llm=LLMConfig(init=Init.random, config=llm, tokenizer=tokenizer),
-            slm=LanguageModelConfig(init=Init.random, config=slm, tokenizer=tokenizer),
+            slm=SLMConfig(init=Init.random, config=slm, tokenizer=tokenizer),
             conditioning=Conditioning(mode),
         )
     )

@@ -21,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
+from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.models.build import build_model, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import locate
@@ -52,7 +52,7 @@ def with_slm(cfg: ModelConfig, **values: object) -> ModelConfig:
 
 @pytest.mark.parametrize("config", [MINI_T5, MINI_GPT2], ids=["t5", "gpt2"])
 def test_random_slm_follows_its_config_and_the_tokenizer_of_the_llm(zoo, config) -> None:
-    cfg = replace(tiny_model_config(zoo), slm=LanguageModelConfig(init=Init.random, config=config))
+    cfg = replace(tiny_model_config(zoo), slm=SLMConfig(init=Init.random, config=config))
     model = build_model(cfg)
     assert type(model.slm) is {"t5": T5ForConditionalGeneration, "gpt2": GPT2LMHeadModel}[config["model_type"]]
     found = model.slm.config.to_dict()
@@ -248,9 +248,7 @@ def test_limits_survive_saving(zoo, tmp_path) -> None:
 @pytest.mark.parametrize(("mode", "room"), [("add", 60), ("replace", 60), ("prepend", 30)])
 def test_a_prompt_and_its_response_fit_into_the_positions_of_the_slm(zoo, mode, room) -> None:
     short = write_tiny_gpt2(zoo / "short_gpt2", positions=100)
-    cfg = replace(
-        tiny_model_config(zoo, "t5"), conditioning=Conditioning(mode), slm=LanguageModelConfig(name=str(short))
-    )
+    cfg = replace(tiny_model_config(zoo, "t5"), conditioning=Conditioning(mode), slm=SLMConfig(name=str(short)))
     model = build_model(cfg, DataConfig(max_response_tokens=40)).eval()
     assert model.collator.max_prompt_tokens == room
     longest = "ö" * ((room - 1) // 2)  # no merges: two tokens each, and eos
@@ -289,7 +287,7 @@ def test_memory_needs_cross_attention(zoo) -> None:
     )
     cfg = tiny_model_config(zoo, conditioning=Conditioning.memory)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    cfg.slm = LanguageModelConfig(init=Init.random, config={"model_type": "llama", **sizes})
+    cfg.slm = SLMConfig(init=Init.random, config={"model_type": "llama", **sizes})
     refused(cfg, message)
 
 
@@ -322,7 +320,7 @@ def test_a_flag_in_a_config_is_no_cross_attention(zoo, tmp_path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     AutoConfig.for_model("llama", add_cross_attention=True, **sizes).save_pretrained(tmp_path)
     cfg = tiny_model_config(zoo, conditioning=Conditioning.memory)
-    cfg.slm = LanguageModelConfig(name=str(tmp_path), init=Init.random)
+    cfg.slm = SLMConfig(name=str(tmp_path), init=Init.random)
     refused(cfg, "memory does not fit a llama")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
+from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.keeping import count_characters, keeping
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
@@ -48,7 +48,7 @@ def config(parts, kind=SystemKind.slm, **slm) -> ModelConfig:
     folder, t5, kept, *_ = parts
     named = {"name": str(write_tiny("t5", folder / "llm", seed=1))} if kind is SystemKind.llm2slm else {}
     llm = LLMConfig(**named)
-    own = LanguageModelConfig(name=str(t5), tokenizer=str(kept), **slm)
+    own = SLMConfig(name=str(t5), tokenizer=str(kept), **slm)
     return ModelConfig(kind, llm, own, conditioning=Conditioning.memory, tokenizers=Tokenizers.offsets)
 
 
@@ -81,7 +81,7 @@ def test_it_learns_texts_that_its_own_tokenizer_cannot_write(parts, tmp_path):
         assert loaded.generate_text(list(ROWS), max_new_tokens=40) == list(ROWS.values())
         assert torch.equal(loaded.slm.get_input_embeddings().weight, table)
     # a model that is begun from it has the embeddings already
-    again = build_model(ModelConfig(SystemKind.slm, slm=LanguageModelConfig(name=str(tmp_path))), DataConfig())
+    again = build_model(ModelConfig(SystemKind.slm, slm=SLMConfig(name=str(tmp_path))), DataConfig())
     assert torch.equal(again.slm.get_input_embeddings().weight, table)
 
 

@@ -1,0 +1,221 @@
+"""Which blocks of a pretrained model `model.slm.layers` keeps, and the transformers config of the model cut so.
+
+A config holds its depth under other names in each family, values per block (as `layer_types`), numbers of blocks (as
+`mlp_only_layers`) and counts of first blocks (as `first_k_dense_replace`). All of them are cut along. What else a model
+derives from a block's number is compared by `cutting`, which refuses a cut that would compute something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from llm2slm.types import UserError
+
+KEY = "model.slm.layers"
+RECORD = "llm2slm_cut"
+"""Attribute of a cut model's config: {"blocks": 1-based numbers in the original model, "depth": of that}, or one such
+record for each side of an encoder-decoder."""
+ENCODER, DECODER = "encoder", "decoder"
+DEPTHS = {ENCODER: ("encoder_layers", "num_encoder_layers"), DECODER: ("decoder_layers", "num_decoder_layers")}
+"""Under which names an encoder-decoder with one config holds its depths, beside `num_hidden_layers` (the encoder's)."""
+WHOLE = re.compile(r"token_ids?$|tokens$|multipliers$|limit$|shape$|dims?$|^lang|^architectures$|^bandwidths$|^mtp_")
+"""Lists of a config that are not one value per block, even where they are as long as the model is deep by chance."""
+NUMBERS = re.compile(r"_only_layers$|_idxs$|_indices$|_layer_ids$|^moe_layers$|^cross_attention_layers$")
+"""Lists of 0-based numbers of blocks."""
+FIRST = re.compile(r"^first_k_dense_replace$|^num_dense_layers$|^max_window_layers$|^moe_layer_start_index$")
+"""Counts of the first blocks, which differ from the others. (`max_window_layers` is not used once there are
+`layer_types`, as in every config of transformers 5; other programs read it.)"""
+LAST = re.compile(r"^moe_layer_end_index$")
+"""0-based numbers of the last block of some kind; negative: the last of all."""
+REFUSED = ("num_kv_shared_layers", "per_layer_config", "n_layers_per_attn_res_block")
+"""What ties blocks together, or is applied in a way that cannot be compared: no cut where it is set."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A stack of blocks as a config describes it.
+
+    Attributes:
+        name: encoder, decoder, or "" of a decoder-only model.
+        path: names of the sub-configs that lead to the depth; () where it is in the config itself.
+        keys: names of the depth there; all of them are set.
+        depth: number of blocks.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    keys: tuple[str, ...]
+    depth: int
+
+
+def sides(config: PreTrainedConfig) -> list[Side]:
+    """The stacks of a model that generates: one, or encoder and decoder.
+
+    Raises:
+        UserError: the config does not hold the depth under a name that is known.
+    """
+    if not config.is_encoder_decoder:
+        return [_whole(config, "", ())]
+    halves = [(name, getattr(config, name, None)) for name in (ENCODER, DECODER)]
+    if all(isinstance(half, PreTrainedConfig) for _, half in halves):
+        return [_whole(half, name, (name,)) for name, half in halves if isinstance(half, PreTrainedConfig)]
+    found = []
+    for name in (ENCODER, DECODER):
+        keys = tuple(key for key in DEPTHS[name] if isinstance(getattr(config, key, None), int))
+        if not keys and name == ENCODER:
+            keys = (config.attribute_map.get("num_hidden_layers", "num_layers"),)
+        if not keys or not isinstance(getattr(config, keys[0], None), int):
+            raise UserError(f"{KEY}: a {config.model_type} cannot be cut: its config does not tell the {name}'s depth")
+        found.append(Side(name, (), keys, int(getattr(config, keys[0]))))
+    return found
+
+
+def _whole(config: PreTrainedConfig, name: str, path: tuple[str, ...]) -> Side:
+    """The stack of a config that has one, which may stand in a sub-config."""
+    text = config.get_text_config()
+    inner = () if text is config else tuple(key for key, value in vars(config).items() if value is text)[:1]
+    key = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    depth = getattr(text, key, None)
+    if not isinstance(depth, int):
+        raise UserError(f"{KEY}: a {config.model_type} cannot be cut: its config has no {key}")
+    return Side(name, (*path, *inner), (key,), depth)
+
+
+def depth_keys(config: PreTrainedConfig) -> set[str]:
+    """Names under which a user may change the depth of a named model."""
+    return {"num_hidden_layers", *(key for side in sides(config) for key in side.keys)}
+
+
+def chosen_blocks(layers: Any, config: PreTrainedConfig) -> dict[str, list[int]]:
+    """1-based numbers of the blocks that are kept, in ascending order, by name of the side.
+
+    Args:
+        layers: `model.slm.layers`, not None.
+
+    Raises:
+        UserError: a value that names no blocks of this model.
+    """
+    stacks = sides(config)
+    if not isinstance(layers, Mapping):
+        return {side.name: _chosen(layers, side, KEY) for side in stacks}
+    names = [side.name for side in stacks]
+    if names == [""]:
+        raise UserError(
+            f"{KEY}={dict(layers)}: a {config.model_type} has one stack of blocks; give a number, a fraction or a list"
+        )
+    unknown = [key for key in layers if key not in names]
+    if unknown or not layers:
+        wrong = ", ".join(map(str, unknown)) or "nothing"
+        raise UserError(f"{KEY}={dict(layers)}: give {' and '.join(names)}, not {wrong}")
+    return {
+        side.name: list(range(1, side.depth + 1))
+        if layers.get(side.name) is None
+        else _chosen(layers[side.name], side, f"{KEY}.{side.name}")
+        for side in stacks
+    }
+
+
+def _chosen(value: Any, side: Side, key: str) -> list[int]:
+    """The blocks of one side that a number, a fraction or a list names."""
+    depth, of = side.depth, f"the {side.name} has" if side.name else "the SLM has"
+    if isinstance(value, list | tuple):
+        return _listed(list(value), depth, key, of)
+    if isinstance(value, float) and 0 < value < 1:
+        return _even(min(depth, max(2, int(value * depth + 0.5))), depth)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(
+            f"{key}={value}: give a whole number of blocks, a fraction between 0.0 and 1.0, or a list of their numbers"
+        )
+    if not 1 <= value <= depth:
+        raise UserError(f"{key}={value}: {of} {depth} blocks, so give 1 to {depth}")
+    return _even(value, depth)
+
+
+def _even(count: int, depth: int) -> list[int]:
+    """So many numbers of 1 to depth, evenly spaced from the first to the last, halves rounded up. Of one block, the
+    first: no other has learnt to read embeddings (so chose Shleifer and Rush 2020, too)."""
+    if count == 1:
+        return [1]
+    return [1 + (2 * i * (depth - 1) + count - 1) // (2 * (count - 1)) for i in range(count)]
+
+
+def _listed(numbers: list[Any], depth: int, key: str, of: str) -> list[int]:
+    shown = ",".join(map(str, numbers))
+    found = []
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= abs(number) <= depth:
+            raise UserError(f"{key}=[{shown}]: {number}: {of} blocks 1 to {depth} (or -{depth} to -1)")
+        found.append(number + depth + 1 if number < 0 else number)
+    if not found or found != sorted(set(found)):
+        raise UserError(f"{key}=[{shown}]: give one block or more, in ascending order, none twice (they are {found})")
+    return found
+
+
+def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) -> PreTrainedConfig:
+    """The config of the model that has only these blocks; it records them under `llm2slm_cut`.
+
+    Args:
+        blocks: as `chosen_blocks` returns them.
+
+    Raises:
+        UserError: a setting of the config that cannot be cut; transformers refuses the cut config.
+    """
+    values = config.to_dict()
+    stacks = sides(config)
+    for side in stacks:
+        kept, inner = [number - 1 for number in blocks[side.name]], values
+        for name in side.path:
+            inner = inner[name]
+        for key in REFUSED:
+            if inner.get(key):
+                raise UserError(f"{KEY}: a {config.model_type} with {key}={inner[key]} cannot be cut")
+        for key, value in inner.items():
+            # a flat config of an encoder-decoder: what is not named after the decoder is the encoder's (LED's windows)
+            if side.path or not side.name or key.startswith(DECODER) == (side.name == DECODER):
+                inner[key] = _cut_value(key, value, kept, side.depth)
+        if isinstance(inner.get("attention_types"), list | tuple):  # GPT-Neo's attention_layers, written shorter
+            inner["attention_types"] = [[[kind], 1] for kind in inner["attention_layers"]]
+        inner |= dict.fromkeys(side.keys, len(kept))
+    try:
+        cut = type(config).from_dict(values)
+    except (TypeError, ValueError, KeyError, IndexError) as error:  # what else must be as long as the model is deep
+        reason = str(error).replace("\n", " ")
+        raise UserError(f"{KEY}: a {config.model_type} cannot be cut so: {reason}") from error
+    setattr(cut, RECORD, _record(config, stacks, blocks))
+    return cut
+
+
+def _cut_value(key: str, value: Any, kept: Sequence[int], depth: int) -> Any:
+    """A value of a config as it is after a cut to `kept`, 0-based."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if number and FIRST.search(key):
+        return sum(i < value for i in kept)
+    if number and LAST.search(key) and value >= 0:
+        return sum(i <= value for i in kept) - 1
+    if not isinstance(value, list | tuple) or WHOLE.search(key):
+        return value
+    if NUMBERS.search(key):
+        return [kept.index(i) for i in value if i in kept]
+    return [value[i] for i in kept] if len(value) == depth else value
+
+
+def _record(
+    config: PreTrainedConfig, stacks: Sequence[Side], blocks: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, Any]] | dict[str, Any]:
+    """What was kept of the original model, through earlier cuts."""
+    before = getattr(config, RECORD, None) or {}
+    records: dict[str, dict[str, Any]] = {}
+    for side in stacks:
+        earlier = before.get(side.name) if side.name else before
+        kept = list(blocks[side.name])
+        records[side.name] = (
+            {"blocks": [earlier["blocks"][number - 1] for number in kept], "depth": earlier["depth"]}
+            if earlier
+            else {"blocks": kept, "depth": side.depth}
+        )
+    return records.get("", records)
