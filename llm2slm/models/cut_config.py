@@ -174,6 +174,7 @@ def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) ->
         for key in REFUSED:
             if inner.get(key):
                 raise UserError(f"{KEY}: a {config.model_type} with {key}={inner[key]} cannot be cut")
+        _check_attention(inner.get("layer_types"), kept, config)
         for key, value in inner.items():
             # a flat config of an encoder-decoder: what is not named after the decoder is the encoder's (LED's windows)
             if side.path or not side.name or key.startswith(DECODER) == (side.name == DECODER):
@@ -188,6 +189,19 @@ def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) ->
         raise UserError(f"{KEY}: a {config.model_type} cannot be cut so: {reason}") from error
     setattr(cut, RECORD, _record(config, stacks, blocks))
     return cut
+
+
+def _check_attention(kinds: Any, kept: Sequence[int], config: PreTrainedConfig) -> None:
+    """Refuses a cut of a model with linear attention (or other recurrent blocks) that leaves no block whose cache
+    counts positions: transformers fails when it generates."""
+    if not isinstance(kinds, list | tuple):
+        return
+    counting = [i for i, kind in enumerate(kinds) if "attention" in str(kind) and "linear" not in str(kind)]
+    if counting and not set(counting) & set(kept):
+        raise UserError(
+            f"{KEY}: no kept block of this {config.model_type} has full attention, and it could not generate; keep one "
+            f"of {', '.join(str(i + 1) for i in counting)}"
+        )
 
 
 def _cut_value(key: str, value: Any, kept: Sequence[int], depth: int) -> Any:

@@ -83,6 +83,8 @@ def stack_paths(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, s
     for side in sides(config):
         body = {ENCODER: model.get_encoder, DECODER: model.get_decoder}[side.name]() if side.name else model
         stack = blocks_of(body, side.depth)
+        if stack is None and not side.name:  # the blocks of an image encoder may be as many
+            stack = blocks_of(model.get_decoder(), side.depth)
         path = None if stack is None else next(name for name, module in model.named_modules() if module is stack)
         if path is None:
             raise UserError(f"{KEY}: the {side.name or 'model'}'s blocks of a {config.model_type} cannot be told apart")
@@ -147,7 +149,9 @@ def _compare(whole: PreTrainedModel, cut: PreTrainedModel, plan: Plan, place: tu
         before, after = _plain(then[name]), _plain(now[name])
         if type(then[name]) is not type(now[name]):
             what = f"{name}: is a {type(then[name]).__name__}, and would be a {type(now[name]).__name__}"
-        elif differ := sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key)):
+        elif differ := sorted(
+            key for key in before.keys() | after.keys() if not _same(before.get(key), after.get(key), plan.kept[path])
+        ):
             key = differ[0]
             what = f"{f'{name}.{key}'.lstrip('.')} is {before.get(key)}, and would be {after.get(key)}"
         elif then[name]._parameters.keys() | then[name]._buffers.keys() != (
@@ -159,6 +163,13 @@ def _compare(whole: PreTrainedModel, cut: PreTrainedModel, plan: Plan, place: tu
             f"{KEY}: block {old + 1} of a {whole.config.model_type} would not be the same as block {new + 1} of the "
             f"cut model: {what}; keep other blocks"
         )
+
+
+def _same(before: Any, after: Any, kept: Sequence[int]) -> bool:
+    """Whether a value is the same, or a list with a value per block, of the kept ones."""
+    if isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) > max(kept):
+        return before == after or list(after) == [before[i] for i in kept]
+    return bool(before == after)
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

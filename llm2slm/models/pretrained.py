@@ -231,7 +231,10 @@ def load_language_model(
     if not blocks or all(len(blocks[side.name]) == side.depth for side in sides(config)):
         return _weights(auto, cfg, config, crossed=crossed, **_quantized(cfg))
     plan = plan_cut(_get_model_class(config, mapping), config, blocks)
-    return cut_model(_weights(partial_class(plan), cfg, config, crossed=crossed), plan)
+    try:
+        return cut_model(_weights(partial_class(plan), cfg, config, crossed=crossed), plan)
+    except AttributeError as error:  # a model that draws or changes its weights block by block (Falcon-H1)
+        raise UserError(f"{KEY}: a {config.model_type} cannot be cut: {error}") from error
 
 
 def _tell_left_out(
