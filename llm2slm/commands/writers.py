@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig, recorded_changes
+from llm2slm.config import DataConfig, LLMConfig, ModelConfig, ProjectorConfig, SLMConfig, recorded_changes
 from llm2slm.models.build import attach_processor, build_llm, found_as
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint, saved_kind
@@ -113,7 +113,7 @@ def described(model: LLM2SLM, place: str, moved: str | None) -> ModelConfig:
     """The configuration of a saved model whose run is not at hand, from the record in its own folder."""
     if model.kind is SystemKind.llm:
         return alone(LLMConfig(name=place))
-    config, slm = model.config, LanguageModelConfig(name=place)
+    config, slm = model.config, SLMConfig(name=place)
     if model.kind is SystemKind.slm:
         return ModelConfig(kind=SystemKind.slm, slm=slm, conditioning=Conditioning.none)
     return ModelConfig(

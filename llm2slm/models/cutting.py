@@ -109,7 +109,7 @@ def _sources(whole: PreTrainedModel, cut: PreTrainedModel, kept: Mapping[str, Se
             if name.startswith(f"{path}."):
                 number, _, rest = name[len(path) + 1 :].partition(".")
                 source = f"{path}.{numbers[int(number)]}.{rest}"
-                others = (f"{path}.{i}.{rest}" for i in range(1, len(whole.get_submodule(path))))  # type: ignore[arg-type]
+                others = (f"{path}.{i}.{rest}" for i in range(1, len(whole.get_submodule(path))))
                 if source not in old and number == "0" and not any(other in old for other in others):
                     source = f"{path}.0.{rest}"
         if source not in old or old[source].shape != tensor.shape:
@@ -241,7 +241,7 @@ def cut_model(partial: PreTrainedModel, plan: Plan) -> PreTrainedModel:
         path, _, leaf = name.rpartition(".")
         module, tensor = cut.get_submodule(path), own[source]
         if leaf in module._parameters:
-            module._parameters[leaf] = tensor  # type: ignore[assignment]
+            module._parameters[leaf] = tensor
             continue
         if leaf in module._non_persistent_buffers_set and not torch.equal(getattr(module, leaf), tensor):
             raise UserError(

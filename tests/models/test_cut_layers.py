@@ -423,11 +423,12 @@ def test_a_cut_of_a_cut_encoder_decoder_records_blocks_of_the_original(tmp_path)
 @pytest.mark.parametrize(
     ("model_type", "values", "words"),
     [
-        ("diffllama", LLAMA, r"block 4 of a diffllama .* self_attn\.lambda_init is 0\.\d+, and would be 0\.\d+"),
+        ("diffllama", LLAMA | {"num_key_value_heads": 2},
+         r"block 3 of a diffllama .* self_attn\.lambda_init is 0\.\d+, and would be 0\.\d+"),
         ("gpt2", {"n_embd": 16, "n_layer": DEPTH, "n_head": 2, "scale_attn_by_inverse_layer_idx": True},
-         r"block 4 of a gpt2 would not be the same as block 2 .* attn\.scaling is .*keep other blocks"),
+         r"block 3 of a gpt2 would not be the same as block 2 .* attn\.scaling is .*keep other blocks"),
         ("jamba", LLAMA | {"num_experts": 2, "mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False,
-                           "attn_layer_period": 2, "attn_layer_offset": 1}, "a jamba cannot be cut so: model.layers.3"),
+                           "attn_layer_period": 2, "attn_layer_offset": 1}, "a jamba cannot be cut so: model.layers.2"),
         ("lfm2", LLAMA | {"layer_types": ["conv", "full_attention", *4 * ["conv"]]},
          "no kept block of this lfm2 has full attention.*keep one of 2"),
         ("falcon_h1", LLAMA | {"mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_d_state": 4},
@@ -438,7 +439,7 @@ def test_a_cut_that_would_compute_something_else_is_refused(tmp_path, model_type
     tokens = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     depth = {} if model_type == "gpt2" else {"num_hidden_layers": DEPTH}
     AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**tokens | values | depth)).save_pretrained(tmp_path)
-    refused(SLMConfig(name=str(tmp_path), layers=[1, 4, 5]), words)
+    refused(SLMConfig(name=str(tmp_path), layers=[1, 3, 5]), words)
 
 
 def test_blocks_of_one_kind_by_a_rule_of_their_numbers_are_cut_where_the_rule_holds(tmp_path) -> None:
