@@ -157,7 +157,22 @@ def test_alone_means_without_the_llm():
         assert composed("train", f"model={kind}").model.conditioning is Conditioning.none
 
 
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("6", 6),
+        ("0.25", 0.25),
+        ("[1,4,-1]", [1, 4, -1]),
+        ("{encoder:0.5,decoder:[1,-1]}", {"encoder": 0.5, "decoder": [1, -1]}),
+        ("null", None),
+    ],
+)
+def test_blocks_that_an_slm_keeps_are_typed_as_plain_values(typed, value):
+    found = composed("train", f"model.slm.layers={typed}").model.slm.layers
+    assert found == value and type(found) is type(value)
+
+
 def test_every_key_has_its_type_checked():
-    """No field is typed so loosely that a wrong value would pass (open dicts apart; layers are checked by pruning)."""
+    """No field is typed so loosely that a wrong value would pass (open dicts apart; layers are checked by pruning and cut_config)."""
     loose = [k.name for k in keys(RunConfig).values() if "Any" in str(k.annotation) and not k.open]
-    assert loose == ["model.llm.layer"]
+    assert loose == ["model.llm.layer", "model.slm.layers"]
