@@ -239,6 +239,7 @@ def generation_cost(
     aligned: bool = False,
     pooled: float | None = None,
     cross_every: int = 1,
+    kv_mapped: tuple[int, int, int] | None = None,
     embedding_width: int = 0,
     virtual: int = 0,
     prefix: int = 0,
@@ -258,6 +259,8 @@ def generation_cost(
         aligned: representations are brought to the writer's tokens by a Q x P product.
         pooled: prepend: positions that z is reduced to, by a product with all P; None: it is not.
         cross_every: cross_attention: in front of every so many of the writer's blocks.
+        kv_mapped: kv: shape of the linear maps (matrices, source, target); None: keys and values are used as they are,
+            and `prompt_tokens` is then the number of tokens that the SLM reads (1).
         embedding_width: of the LLM's embeddings, where the writer reads those of Q tokens through a linear layer
             (tokenizers `llm_tokens`); 0: it reads its own.
         virtual: positions of virtual tokens in front of what the writer reads (prompt tuning).
@@ -272,8 +275,24 @@ def generation_cost(
     writer_config = {**writer_config, "add_cross_attention": in_place}  # a decoder-only writer's serves nothing else
     writer, llm_tokens = decoder_stack(writer_config), prompt_tokens if llm_tokens is None else llm_tokens
     flops, weights = 0.0, 0.0  # before the writer reads
+    cached: float = prefix  # positions of keys and values in front of what it reads
     read, memory = prompt_tokens + virtual, 0.0  # positions that it reads; that it attends to across
-    if conditioning != Conditioning.none:
+    if conditioning == Conditioning.kv:
+        if llm_config is None:
+            raise ValueError("conditioning=kv needs llm_config")
+        reader = encoder_stack(llm_config, llm_layers)
+        flops, weights = reader.flops(llm_tokens, llm_tokens), reader.weights
+        if kv_mapped is None:
+            cached += llm_tokens - 1
+        else:
+            matrices, source, target = kv_mapped
+            flops += 2 * llm_tokens * matrices * source * target
+            flops += 2 * prompt_tokens * (llm_tokens * matrices * target if aligned else 0)
+            weights += matrices * source * target
+            flops += writer.flops(read - 1, read - 1)  # its own keys and values, without the last token's
+            weights += writer.weights
+            cached, read = cached + read - 1, 1
+    elif conditioning != Conditioning.none:
         if llm_config is None or projector_shape is None:
             raise ValueError(f"conditioning={conditioning} needs llm_config and projector_shape")
         reader, width_z = encoder_stack(llm_config, llm_layers), projector_shape[2]
@@ -296,10 +315,10 @@ def generation_cost(
             weights += own.weights
             memory = read
         read = 1
-    flops += 2 * memory * writer.memory_weights + writer.flops(read, read + prefix, memory, logits=1)
+    flops += 2 * memory * writer.memory_weights + writer.flops(read, read + cached, memory, logits=1)
     step_weights = writer.weights + writer.head
     steps = response_tokens - 1
-    mean_keys = prefix + read + (steps + 1) / 2  # step i of 1..T-1 attends to read + i positions, itself included
+    mean_keys = cached + read + (steps + 1) / 2  # step i of 1..T-1 attends to read + i positions, itself included
     return Cost(
         prefill_flops=flops,
         decode_flops=steps * writer.flops(1, mean_keys, memory, logits=1),
