@@ -280,18 +280,9 @@ def generation_cost(
     if conditioning == Conditioning.kv:
         if llm_config is None:
             raise ValueError("conditioning=kv needs llm_config")
-        reader = encoder_stack(llm_config, llm_layers)
-        flops, weights = reader.flops(llm_tokens, llm_tokens), reader.weights
-        if kv_mapped is None:
-            cached += llm_tokens - 1
-        else:
-            matrices, source, target = kv_mapped
-            flops += 2 * llm_tokens * matrices * source * target
-            flops += 2 * prompt_tokens * (llm_tokens * matrices * target if aligned else 0)
-            weights += matrices * source * target
-            flops += writer.flops(read - 1, read - 1)  # its own keys and values, without the last token's
-            weights += writer.weights
-            cached, read = cached + read - 1, 1
+        stacks = encoder_stack(llm_config, llm_layers), writer
+        flops, weights, read = _kv_cost(stacks, (llm_tokens, prompt_tokens), kv_mapped, aligned)
+        cached, read = cached + read - 1, 1 if kv_mapped else prompt_tokens
     elif conditioning != Conditioning.none:
         if llm_config is None or projector_shape is None:
             raise ValueError(f"conditioning={conditioning} needs llm_config and projector_shape")
@@ -315,6 +306,23 @@ def generation_cost(
             weights += own.weights
             memory = read
         read = 1
+    return _answer(writer, (cached, read, memory), (flops, weights), response_tokens, bytes_per_weight)
+
+
+def _answer(
+    writer: Stack,
+    positions: tuple[float, float, float],
+    before: tuple[float, float],
+    response_tokens: float,
+    bytes_per_weight: int,
+) -> Cost:
+    """The whole answer, from the step that gives its first token.
+
+    Args:
+        positions: of keys and values that are there; those read in the first step; those attended to across.
+        before: FLOPs and elements of matrices of what comes before that step.
+    """
+    (cached, read, memory), (flops, weights) = positions, before
     flops += 2 * memory * writer.memory_weights + writer.flops(read, read + cached, memory, logits=1)
     step_weights = writer.weights + writer.head
     steps = response_tokens - 1
@@ -325,3 +333,24 @@ def generation_cost(
         prefill_bytes=bytes_per_weight * (weights + writer.memory_weights + step_weights),
         decode_bytes=bytes_per_weight * steps * (step_weights + writer.cache(mean_keys, memory)),
     )
+
+
+def _kv_cost(
+    stacks: tuple[Stack, Stack], tokens: tuple[float, float], mapped: tuple[int, int, int] | None, aligned: bool
+) -> tuple[float, float, float]:
+    """Of conditioning kv, before the SLM reads the last prompt token.
+
+    Args:
+        stacks: LLM and SLM. tokens: the prompt under each one's tokenizer.
+
+    Returns:
+        FLOPs, elements of matrices, and positions of the prompt in the SLM's cache, the last one included.
+    """
+    (llm, slm), (p, q) = stacks, tokens
+    flops, weights = llm.flops(p, p), float(llm.weights)
+    if mapped is None:
+        return flops, weights, p
+    matrices, source, target = mapped
+    flops += 2 * p * matrices * source * target + (2 * q * p * matrices * target if aligned else 0)
+    flops += slm.flops(q - 1, q - 1)  # its own keys and values
+    return flops, weights + matrices * source * target + slm.weights, q
