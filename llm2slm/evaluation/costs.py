@@ -259,8 +259,7 @@ def generation_cost(
         aligned: representations are brought to the writer's tokens by a Q x P product.
         pooled: prepend: positions that z is reduced to, by a product with all P; None: it is not.
         cross_every: cross_attention: in front of every so many of the writer's blocks.
-        kv_mapped: kv: shape of the linear maps (matrices, source, target); None: keys and values are used as they are,
-            and `prompt_tokens` is then the number of tokens that the SLM reads (1).
+        kv_mapped: kv: shape of the linear maps (matrices, source, target); None: there are none, and Q is 1.
         embedding_width: of the LLM's embeddings, where the writer reads those of Q tokens through a linear layer
             (tokenizers `llm_tokens`); 0: it reads its own.
         virtual: positions of virtual tokens in front of what the writer reads (prompt tuning).
