@@ -116,7 +116,7 @@ def open_writer(
         UserError: as `StoreWriter`; a model without an LLM.
     """
     encoder = _encoder(model)
-    known = identity(model.config.llm or {}, encoder.layers, model.collator)
+    known = identity(model.config.llm or {}, encoder.layers, model.collator, keys_values=encoder.kv_blocks is not None)
     return StoreWriter(folder, known, reader_facts(encoder), dtype, shard_bytes)
 
 

@@ -192,6 +192,7 @@ def tiny_model_config(
     tokenizers: Tokenizers = Tokenizers.shared,
     *,
     kind: SystemKind = SystemKind.llm2slm,
+    kv_blocks: list[int] | None = None,
     **projector: Any,
 ) -> ModelConfig:
     """The configuration of a system of two tiny pretrained models, which are written under `folder` once.
@@ -225,6 +226,7 @@ def tiny_model_config(
         projector=ProjectorConfig(**projector),
         conditioning=conditioning,
         tokenizers=tokenizers,
+        kv_blocks=kv_blocks,
     )
 
 

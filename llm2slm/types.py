@@ -73,6 +73,7 @@ class Conditioning(StrEnum):
     prepend = "prepend"  # z in front of the SLM prompt embeddings
     memory = "memory"  # z is what the SLM's cross-attention attends to, in place of its own reading of the prompt
     cross_attention = "cross_attention"  # the SLM reads its prompt, and gated layers in its blocks attend to z
+    kv = "kv"  # the SLM's cache of the prompt holds keys and values of the LLM's blocks (`models/kv.py`)
 
 
 class Control(StrEnum):

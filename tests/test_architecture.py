@@ -29,7 +29,8 @@ ROOMS: dict[str, set[str]] = {
     "config": {"types"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
-    "models": BASE | {"data.collate", "data.processor", "data.prompts", "data.reps_store", "data.tokenizer"},
+    "models": BASE
+    | {"data.collate", "data.last_token", "data.processor", "data.prompts", "data.reps_store", "data.tokenizer"},
     "data": BASE,
     "decoding": BASE | {"models", "data"},
     "offline": LIBRARY | {"resumable"},

@@ -74,7 +74,7 @@ NOT_READ = {
     "pool": (["train", "model=slm", "model.pool=0.5"], "model.pool=0.5 (read with model.kind=llm2slm)"),
     "projector": (
         ["train", "model=llm", "model.projector.norm=false"],
-        "model.projector.norm=false (read with model.kind=llm2slm)",
+        "model.projector.norm=false (read with model.kind=llm2slm and a conditioning other than kv)",
     ),
     "llm.tune": (["train", "model.llm.tune=lora"], "model.llm.tune=lora (read with model.kind=llm)"),
     "peft": (

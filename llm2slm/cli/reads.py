@@ -99,6 +99,8 @@ ADDED = ("lora", "prompt", "prefix")
 BUILT = When("", lambda verb, config: verb != "benchmark" or config.run is None)
 """The configured model is built, and no saved one used."""
 HYBRID = BUILT & when("model.kind=llm2slm", lambda config: config.model.kind is SystemKind.llm2slm)
+CONTINUES = when("model.conditioning=kv", lambda config: config.model.conditioning is Conditioning.kv)
+PROJECTED = when("a conditioning other than kv", lambda config: config.model.conditioning is not Conditioning.kv)
 WITH_SLM = BUILT & when("model.kind=llm2slm or slm", lambda config: config.model.kind is not SystemKind.llm)
 LLM_ALONE = BUILT & when("model.kind=llm", lambda config: config.model.kind is SystemKind.llm)
 WITH_LLM = BUILT & When(
@@ -132,7 +134,7 @@ MODEL: dict[str, Row] = {
     "llm.peft": row(
         *BUILD, if_=LLM_ALONE & when("model.llm.tune=lora, prompt or prefix", lambda c: c.model.llm.tune in ADDED)
     ),
-    "llm.layer": row(*BUILD, if_=HYBRID),
+    "llm.layer": row(*BUILD, if_=HYBRID & PROJECTED),
     "llm.prefix": ASKED,
     "llm.chat": ASKED,
     "llm.quantization": ASKED,
@@ -150,9 +152,9 @@ MODEL: dict[str, Row] = {
     "slm.peft": row(
         *BUILD, if_=WITH_SLM & when("model.slm.tune=lora, prompt or prefix", lambda c: c.model.slm.tune in ADDED)
     ),
-    "projector.hidden": row(*BUILD, if_=HYBRID),
-    "projector.norm": row(*BUILD, if_=HYBRID),
-    "projector.gate": row(*BUILD, if_=HYBRID),
+    "projector.hidden": row(*BUILD, if_=HYBRID & PROJECTED),
+    "projector.norm": row(*BUILD, if_=HYBRID & PROJECTED),
+    "projector.gate": row(*BUILD, if_=HYBRID & PROJECTED),
     "conditioning": either(
         row(*BUILD, if_=HYBRID), row(*RUN_VERBS, if_=when("", lambda c: c.model.conditioning is Conditioning.none))
     ),
@@ -162,6 +164,7 @@ MODEL: dict[str, Row] = {
         if_=HYBRID
         & when("model.conditioning=cross_attention", lambda c: c.model.conditioning is Conditioning.cross_attention),
     ),
+    "kv_blocks": row(*BUILD, if_=HYBRID & CONTINUES),
     "tokenizers": SLM,
     "control": row(*BUILD, if_=BUILT),
 }

@@ -14,6 +14,8 @@ from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import of_texts
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.kv import CacheMap
+from llm2slm.models.projector import Projector
 from llm2slm.models.stored import StoredReader
 from llm2slm.models.virtual import taken
 from llm2slm.training.distill import check_distill
@@ -56,7 +58,7 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
         store.verify(progress)
     for split in splits:
         store.check_rows(data.first_rows(split), split)
-    if model.projector.tokens is not None:
+    if isinstance(model.projector, Projector) and model.projector.tokens is not None:
         store.embed(torch.zeros(1, 1, dtype=torch.long))
 
 
@@ -91,6 +93,8 @@ def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = 
         read = before_response + (len(row.slm) if model.pads_left else 0)
         if model.pads_left and model.conditioning is Conditioning.prepend:
             read += before
+        elif isinstance(model.projector, CacheMap) and not model.projector.mapped:  # their last tokens are `row.slm`
+            read += before - 1
         if read + data.task.max_new_tokens > positions:
             raise UserError(
                 f"task.max_new_tokens={data.task.max_new_tokens} behind the prompt of {split} row {row.index} "

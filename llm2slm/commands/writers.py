@@ -123,6 +123,7 @@ def described(model: LLM2SLM, place: str, moved: str | None) -> ModelConfig:
         conditioning=Conditioning(config.conditioning),
         pool=config.pool,
         cross_every=config.cross_every,
+        kv_blocks=None if config.kv is None else config.kv["blocks"],
         tokenizers=Tokenizers(config.tokenizers),
         control=Control(config.control),
     )

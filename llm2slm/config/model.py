@@ -108,6 +108,9 @@ class ModelConfig:
     LLM's tokens (below 1); each is the mean of neighbouring ones. None: one for each token."""
     cross_every: int = 1
     """cross_attention: in front of every so many blocks of the SLM."""
+    kv_blocks: list[int] | None = None
+    """kv: for each block of the SLM the block of the LLM (1-based; negative: from the end) whose keys and values it
+    attends to. None: the blocks that the SLM was cut to (model.slm.layers), else evenly spaced ones."""
     tokenizers: Tokenizers = Tokenizers.shared
     control: Control = Control.none
     """What the projector gets in place of what the LLM says of the prompt, to see what that is worth: none | constant

@@ -19,8 +19,9 @@ import transformers
 from torch import Tensor
 
 from llm2slm.data.align import Spans, alignment
+from llm2slm.data.last_token import LastToken
 from llm2slm.data.plain_text import PlainText
-from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, content_of, final_special_tokens
+from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, content_of, final_special_tokens, pad_id
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
 
 LLM_TOKENIZER = "llm_tokenizer"
@@ -65,6 +66,7 @@ class Collator:
         llm_tokenizer: the reader's; None without an LLM; the same object where the two are shared.
         align: give `Batch.align_BQP` (where reader and writer get different tokens).
         llm_prompts: the writer reads prompts as the reader's tokens; its own tokenizer is for responses only.
+        last_token: the SLM reads the last token of the LLM's prompt alone, as its own tokenizer has it (`LastToken`).
         llm_frame: what stands around a prompt when the LLM reads it.
         decoder_only: the writer is, and reads the prompt itself: pad its prompts on the left (a reader with a tokenizer
             of its own always has them padded on the right, where absolute positions stay right), and mark the
@@ -87,6 +89,7 @@ class Collator:
         *,
         align: bool = False,
         llm_prompts: bool = False,
+        last_token: bool = False,
         llm_frame: Frame | None = None,
         decoder_only: bool = False,
         max_prompt_tokens: int = 512,
@@ -97,9 +100,11 @@ class Collator:
         self.llm_tokenizer = llm_tokenizer
         self.shared = llm_tokenizer is slm_tokenizer
         framed = llm_frame is not None and llm_frame != Frame()
-        prompts = llm_tokenizer if llm_prompts else slm_tokenizer
-        # reader and writer get the same token ids
-        self.one_prompt = llm_tokenizer is prompts and (llm_prompts or not framed)
+        prompts = llm_tokenizer if llm_prompts or last_token else slm_tokenizer
+        one = llm_tokenizer is prompts and (llm_prompts or last_token or not framed)  # one tokenization of the prompt
+        self.last_token = LastToken(llm_tokenizer, slm_tokenizer) if last_token else None
+        # LLM and SLM get the same token ids
+        self.one_prompt = one and not last_token
         self.align = align and llm_tokenizer is not None and not self.one_prompt
         self.decoder_only = decoder_only
         self.max_prompt_tokens = max_prompt_tokens
@@ -110,19 +115,19 @@ class Collator:
         if self.align and not (slm_tokenizer.is_fast and llm_tokenizer.is_fast):
             raise UserError("model.tokenizers=offsets needs two fast tokenizers (each with a tokenizer.json)")
         ends = bool(llm_frame is not None and llm_frame.after)  # then the frame itself marks the prompt's end
-        own_frame = llm_frame if self.one_prompt or llm_tokenizer is None else None
+        own_frame = llm_frame if one or llm_tokenizer is None else None
         self.marks_end = decoder_only and not final_special_tokens(prompts) and not (ends and own_frame is not None)
         mark = PROMPT_END if self.marks_end else ""
         self.slm_prompts = PromptTokenizer(prompts, own_frame, mark, self.align)
         self.llm_prompts = self.slm_prompts
-        if llm_tokenizer is not None and not self.one_prompt:
+        if llm_tokenizer is not None and not one:
             self.llm_prompts = PromptTokenizer(llm_tokenizer, llm_frame, "" if ends else mark, self.align)
         self._target_text = PlainText(slm_tokenizer, special_tokens=False)
 
     @property
     def pad_id(self) -> int:
         """Pads the writer's prompts."""
-        return self.slm_prompts.pad_id
+        return self.slm_prompts.pad_id if self.last_token is None else pad_id(self.slm_tokenizer)
 
     @property
     def eos_id(self) -> int:
@@ -206,6 +211,7 @@ class Collator:
             return None
         second = self.llm_tokenizer is not None and not self.one_prompt
         own = [*sides, responses, self.eos_id, second, tokenizers.__version__, transformers.__version__]
+        own += [] if self.last_token is None else [content_of(self.slm_tokenizer), "last_token"]
         if self.teacher is None:
             return own
         teachers = self.teacher.slm_prompts.fingerprint()
@@ -269,7 +275,11 @@ class Collator:
         texts = [text for _, text in prompts]
         slm = self.slm_prompts(texts)
         second = self.llm_tokenizer is not None and not self.one_prompt
-        llm = self.llm_prompts(texts) if second else [(None, None)] * len(prompts)
+        llm: Sequence[tuple[list[int] | None, Spans | None]] = [(None, None)] * len(prompts)
+        if self.last_token is not None:
+            slm, llm = [(self.last_token(ids), None) for ids, _ in slm], slm
+        elif second:
+            llm = self.llm_prompts(texts)
         rows = [
             Encoded(index, slm_ids, llm_ids, response, slm_spans, llm_spans)
             for (index, _), (slm_ids, slm_spans), (llm_ids, llm_spans), response in zip(
@@ -324,6 +334,8 @@ class Collator:
         llm, llm_spans = row.llm, row.llm_spans
         if llm is not None:
             llm, llm_spans = self.llm_prompts.shortened(llm, llm_spans, limit)
+        if self.last_token is not None and llm is not None:
+            slm = self.last_token(llm)
         teacher = row.teacher
         if self.teacher is not None and teacher is not None:
             teacher = self.teacher._truncated(teacher)

@@ -47,6 +47,7 @@ from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.kv import CacheMap
 
 Memory = Callable[[str, Sequence[str], int], float | None]
 """Peak memory in megabytes of (system's name, prompts of one batch, response tokens); None where it cannot be had."""
@@ -243,6 +244,13 @@ def _guidance(model: LLM2SLM) -> dict[str, Any]:
     """What `costs.generation_cost` asks of a hybrid, whatever the prompt; empty without guidance."""
     if not isinstance(model.encoder, FrozenEncoder) or model.projector is None:
         return {}
+    if isinstance(model.projector, CacheMap):
+        return {
+            "llm_config": model.encoder.body.config.to_dict(),
+            "llm_layers": model.encoder.blocks if model.teller is None or model.teller.runs_llm else 0,
+            "conditioning": model.conditioning,
+            "kv_mapped": None if model.projector.weight is None else tuple(model.projector.weight.shape),
+        }
     linear = [m for m in model.projector.layers if isinstance(m, torch.nn.Linear)]
     hidden = linear[0].out_features if len(linear) > 1 else 0
     tokens = model.projector.tokens

@@ -239,6 +239,7 @@ def generation_cost(
     aligned: bool = False,
     pooled: float | None = None,
     cross_every: int = 1,
+    kv_mapped: tuple[int, int, int] | None = None,
     embedding_width: int = 0,
     virtual: int = 0,
     prefix: int = 0,
@@ -258,6 +259,7 @@ def generation_cost(
         aligned: representations are brought to the writer's tokens by a Q x P product.
         pooled: prepend: positions that z is reduced to, by a product with all P; None: it is not.
         cross_every: cross_attention: in front of every so many of the writer's blocks.
+        kv_mapped: kv: shape of the linear maps (matrices, source, target); None: there are none, and Q is 1.
         embedding_width: of the LLM's embeddings, where the writer reads those of Q tokens through a linear layer
             (tokenizers `llm_tokens`); 0: it reads its own.
         virtual: positions of virtual tokens in front of what the writer reads (prompt tuning).
@@ -272,8 +274,15 @@ def generation_cost(
     writer_config = {**writer_config, "add_cross_attention": in_place}  # a decoder-only writer's serves nothing else
     writer, llm_tokens = decoder_stack(writer_config), prompt_tokens if llm_tokens is None else llm_tokens
     flops, weights = 0.0, 0.0  # before the writer reads
+    cached: float = prefix  # positions of keys and values in front of what it reads
     read, memory = prompt_tokens + virtual, 0.0  # positions that it reads; that it attends to across
-    if conditioning != Conditioning.none:
+    if conditioning == Conditioning.kv:
+        if llm_config is None:
+            raise ValueError("conditioning=kv needs llm_config")
+        stacks = encoder_stack(llm_config, llm_layers), writer
+        flops, weights, read = _kv_cost(stacks, (llm_tokens, prompt_tokens), kv_mapped, aligned)
+        cached, read = cached + read - 1, 1 if kv_mapped else prompt_tokens
+    elif conditioning != Conditioning.none:
         if llm_config is None or projector_shape is None:
             raise ValueError(f"conditioning={conditioning} needs llm_config and projector_shape")
         reader, width_z = encoder_stack(llm_config, llm_layers), projector_shape[2]
@@ -296,13 +305,51 @@ def generation_cost(
             weights += own.weights
             memory = read
         read = 1
-    flops += 2 * memory * writer.memory_weights + writer.flops(read, read + prefix, memory, logits=1)
+    return _answer(writer, (cached, read, memory), (flops, weights), response_tokens, bytes_per_weight)
+
+
+def _answer(
+    writer: Stack,
+    positions: tuple[float, float, float],
+    before: tuple[float, float],
+    response_tokens: float,
+    bytes_per_weight: int,
+) -> Cost:
+    """The whole answer, from the step that gives its first token.
+
+    Args:
+        positions: of keys and values that are there; those read in the first step; those attended to across.
+        before: FLOPs and elements of matrices of what comes before that step.
+    """
+    (cached, read, memory), (flops, weights) = positions, before
+    flops += 2 * memory * writer.memory_weights + writer.flops(read, read + cached, memory, logits=1)
     step_weights = writer.weights + writer.head
     steps = response_tokens - 1
-    mean_keys = prefix + read + (steps + 1) / 2  # step i of 1..T-1 attends to read + i positions, itself included
+    mean_keys = cached + read + (steps + 1) / 2  # step i of 1..T-1 attends to read + i positions, itself included
     return Cost(
         prefill_flops=flops,
         decode_flops=steps * writer.flops(1, mean_keys, memory, logits=1),
         prefill_bytes=bytes_per_weight * (weights + writer.memory_weights + step_weights),
         decode_bytes=bytes_per_weight * steps * (step_weights + writer.cache(mean_keys, memory)),
     )
+
+
+def _kv_cost(
+    stacks: tuple[Stack, Stack], tokens: tuple[float, float], mapped: tuple[int, int, int] | None, aligned: bool
+) -> tuple[float, float, float]:
+    """Of conditioning kv, before the SLM reads the last prompt token.
+
+    Args:
+        stacks: LLM and SLM. tokens: the prompt under each one's tokenizer.
+
+    Returns:
+        FLOPs, elements of matrices, and positions of the prompt in the SLM's cache, the last one included.
+    """
+    (llm, slm), (p, q) = stacks, tokens
+    flops, weights = llm.flops(p, p), float(llm.weights)
+    if mapped is None:
+        return flops, weights, p
+    matrices, source, target = mapped
+    flops += 2 * p * matrices * source * target + (2 * q * p * matrices * target if aligned else 0)
+    flops += slm.flops(q - 1, q - 1)  # its own keys and values
+    return flops, weights + matrices * source * target + slm.weights, q

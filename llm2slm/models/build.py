@@ -14,15 +14,17 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.prompts import frame
 from llm2slm.data.tokenizer import first_added, load_tokenizer
+from llm2slm.models.conditioning import IN_PLACE
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
+from llm2slm.models.kv import kv_record
 from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, model_config
 from llm2slm.models.published import OF_TOKENS
 from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import FULL, choose_trainable
-from llm2slm.models.virtual import PROMPT, taken, virtual_tokens
+from llm2slm.models.virtual import PREFIX, PROMPT, taken, virtual_tokens
 from llm2slm.models.vocabulary import check_trained, grow
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
@@ -75,6 +77,7 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
         possible.append(Conditioning.memory)
     if not slm.config.is_encoder_decoder:
         possible.append(Conditioning.cross_attention)
+        possible.append(Conditioning.kv)
     if cfg.conditioning not in possible:
         which = slm.config.model_type
         without = "" if has_cross_attention(slm) else " (it has no cross-attention)"
@@ -85,6 +88,15 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
             "model.slm.tune=prompt puts virtual tokens in front of the prompt that the SLM reads, and with "
             "model.conditioning=memory it reads none; use model.slm.tune=prefix, or another conditioning"
         )
+    if cfg.conditioning is Conditioning.kv and cfg.slm.tune in (PROMPT, PREFIX):
+        raise UserError(
+            f"model.slm.tune={cfg.slm.tune} puts virtual tokens in front of the prompt, whose keys and values are the "
+            "LLM's with model.conditioning=kv; use tune=full, lora or none"
+        )
+    if cfg.conditioning is Conditioning.kv and cfg.tokenizers is Tokenizers.llm_tokens:
+        raise UserError("model.conditioning=kv: use model.tokenizers=shared or offsets; llm_tokens maps embeddings")
+    if cfg.kv_blocks is not None and cfg.conditioning is not Conditioning.kv:
+        raise UserError(f"model.kv_blocks is for model.conditioning=kv; it is {cfg.conditioning}")
     if cfg.projector.gate and cfg.conditioning is not Conditioning.add:
         raise UserError(
             f"model.projector.gate=true starts z at zero, which leaves conditioning={cfg.conditioning} nothing to "
@@ -110,6 +122,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     tokenizer, llm_tokenizer = load_tokenizers(cfg)
     guided = cfg.kind is SystemKind.llm2slm
     attends = guided and cfg.conditioning is Conditioning.memory
+    continues = guided and cfg.conditioning is Conditioning.kv
     slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
     check_pair(cfg, slm)
     own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
@@ -123,8 +136,11 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
         raise UserError(f"{key}.tune={own.tune} leaves nothing to train of a model without guidance; use full")
     encoder: Reader | None = None
+    kv: dict[str, Any] | None = None
     if guided and llm_tokenizer is not None:
-        encoder = load_encoder(cfg.llm, llm_tokenizer) if data.reps is None else StoredReader(data.reps)
+        kv = kv_record(cfg, slm, tokenizer, llm_tokenizer) if continues else None
+        blocks = None if kv is None else kv["blocks"]
+        encoder = load_encoder(cfg.llm, llm_tokenizer, blocks) if data.reps is None else StoredReader(data.reps)
     tokens = virtual_tokens(slm)
     config = LLM2SLMConfig(
         slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
@@ -134,7 +150,8 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
         tokenizers=cfg.tokenizers.value,
         control=cfg.control.value,
         llm=reader_record(cfg.llm, encoder) if encoder is not None else None,
-        projector=asdict(cfg.projector) if guided else None,
+        projector=asdict(cfg.projector) if guided and not continues else None,
+        kv=kv,
         pool=cfg.pool,
         cross_every=cfg.cross_every,
         llm_frame=_frame_record(cfg, tokenizer, llm_tokenizer),
@@ -147,7 +164,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     model = LLM2SLM(config, slm, encoder)
     attach_processor(model, tokenizer, llm_tokenizer, own_tokens=_published_with(slm, own, tokenizer))
     if isinstance(encoder, StoredReader):
-        encoder.check(model.config.llm or {}, cfg.llm.layer, model.collator)
+        encoder.check(model.config.llm or {}, cfg.llm.layer, model.collator, None if kv is None else kv["blocks"])
     model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
     return model
 
@@ -242,7 +259,8 @@ def attach_processor(
     """
     config, limits = model.config, dict(model.config.limits or {})
     limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
-    mixed = model.conditioning in (Conditioning.add, Conditioning.replace)
+    as_it_is = model.conditioning is Conditioning.kv and not (config.kv or {})["mapped"]
+    mixed = model.conditioning in IN_PLACE or (model.conditioning is Conditioning.kv and not as_it_is)
     eos = tokenizer.eos_token_id
     pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if dropped := greedy(model.slm, pad, eos, own_tokens=own_tokens):
@@ -256,6 +274,7 @@ def attach_processor(
         llm_prompts=config.tokenizers == Tokenizers.llm_tokens.value and llm_tokenizer is not None,
         llm_frame=config.llm_frame,
         decoder_only=model.pads_left,
+        **({"last_token": True} if as_it_is else {}),
         **limits,
     )
 

@@ -11,6 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from llm2slm.types import Conditioning
+
+IN_PLACE = (Conditioning.add, Conditioning.replace)
+"""Modes that mix z into the prompt token by token. (So does `kv` with linear maps.)"""
+
 
 def align(z_BPD: Tensor, align_BQP: Tensor | None) -> Tensor:
     """Moves z from LLM tokens to SLM tokens: z_BQD = align_BQP @ z_BPD. Shared tokenizers (None): as it is."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llm2slm.config import ModelConfig
 from llm2slm.models.conditioning import positions
-from llm2slm.types import Batch, Conditioning, Control, Reps, SystemKind, UserError
+from llm2slm.types import Batch, Control, Reps, SystemKind, UserError
 
 
 def check_control(cfg: ModelConfig) -> None:
@@ -48,18 +48,20 @@ class Teller:
     object, in each process for itself; a checkpoint of a training has it), and where there is none yet, z is 0: a row
     is never told of its own prompt. So what a row is answered depends on the batch that it is in.
 
-    `add` and `replace` mix z into the row's own prompt, token by token: its n-th token of the LLM's tokenizer gets what
-    was said of the other prompt's n-th, and its own alignment takes it to the SLM's tokens; where the other prompt has
-    no such token, z is 0. The other conditionings get the other prompt as it is, with its own length.
+    `add`, `replace` and `kv` with linear maps mix z into the row's own prompt, token by token: its n-th token of the
+    LLM's tokenizer gets what was said of the other prompt's n-th, and its own alignment takes it to the SLM's tokens;
+    where the other prompt has no such token, z is 0. The other conditionings get the other prompt as it is, with
+    its own length.
 
     Args:
         width: E, of all layers that are read.
+        in_place: z is mixed into the prompt token by token.
     """
 
-    def __init__(self, control: Control, conditioning: Conditioning, width: int) -> None:
+    def __init__(self, control: Control, width: int, in_place: bool) -> None:
         self.control = control
         self.width = width
-        self.in_place = conditioning in (Conditioning.add, Conditioning.replace)
+        self.in_place = in_place
         self._heard: list[_Heard] = []
 
     @property

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
+from llm2slm.models.kv_cache import CacheShape, cache_shape, flat
 from llm2slm.models.pruning import Layer, blocks_of, body_of, depth_of, leave_out, reads_both_ways
 from llm2slm.types import Reps
 
@@ -31,9 +32,12 @@ class FrozenEncoder(nn.Module):
         layer: 0 the embeddings, n the output of block n, negative from the end (-1 the last, after the model's final
             norm); a fraction of the depth; or a list of several, whose representations stand side by side. None: the
             last layer of an encoder, the middle one of a decoder-only model.
+        kv_blocks: of a decoder-only model: give the keys and values of these blocks (1-based) instead, as conditioning
+            `kv` needs them (`models/kv.py`). `layer` is not used then.
 
     Attributes:
-        layers: absolute numbers of the layers that are read; chosen: as they were asked for.
+        layers: absolute numbers of the layers that are read (of keys and values: each block twice); chosen: as they
+            were asked for; keys_values: whether it gives these.
         width: that of one of them, E / len(layers). blocks: how many are run.
         embedding_width: of the LLM's embedding matrix (`embed`). positions: it has embeddings of so many; None: of any.
 
@@ -41,19 +45,26 @@ class FrozenEncoder(nn.Module):
         UserError: the model has no such layer.
     """
 
-    def __init__(self, llm: PreTrainedModel, layer: Layer = None) -> None:
+    def __init__(self, llm: PreTrainedModel, layer: Layer = None, kv_blocks: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.layers = leave_out(llm, layer)
+        self.kv_blocks = None if kv_blocks is None else list(kv_blocks)
+        layer = layer if self.kv_blocks is None else max(self.kv_blocks)
+        read = leave_out(llm, layer)
         self.chosen = layer
         self.body = body_of(llm)
         self.width: int = self.body.config.get_text_config().hidden_size
+        self.layers = read
+        self.cache_shape: CacheShape | None = None
+        if self.kv_blocks is not None:
+            self.cache_shape = cache_shape(self.body, "LLM")
+            self.width, self.layers = self.cache_shape.size, [block for block in self.kv_blocks for _ in range(2)]
         self.embedding_width: int = self.body.get_input_embeddings().embedding_dim
         self.positions: int | None = getattr(self.body.config.get_text_config(), "max_position_embeddings", None)
         self.depth = depth_of(self.body)
-        self.blocks = max(1, *self.layers) if self.layers != [self.depth] else self.depth
+        self.blocks = max(1, *read) if read != [self.depth] else self.depth
         self.decoder_only = not reads_both_ways(llm.config)
         self._read: dict[int, Tensor] = {}
-        for number in self.layers:
+        for number in read if self.kv_blocks is None else ():
             self._listen(number)
         takes_cache = self.decoder_only and "use_cache" in inspect.signature(self.body.forward).parameters
         self._arguments: dict[str, Any] = {"use_cache": False} if takes_cache else {}
@@ -97,13 +108,25 @@ class FrozenEncoder(nn.Module):
         order_BP = torch.argsort(1 - mask_BP, dim=1, stable=True)  # real tokens first
         moved = bool((mask_BP[:, :1] == 0).any())
         ids, mask = (ids_BP.gather(1, order_BP), mask_BP.gather(1, order_BP)) if moved else (ids_BP, mask_BP)
-        self._read[self.depth] = self.body(input_ids=ids, attention_mask=mask, **self._arguments).last_hidden_state
-        reps_BPE = torch.cat([self._read[number] for number in self.layers], dim=-1)
-        self._read.clear()
+        reps_BPE = self._states(ids, mask) if self.kv_blocks is None else self._keys_values(ids, mask)
         if moved:
             back_BP = torch.argsort(order_BP, dim=1)
             reps_BPE = reps_BPE.gather(1, back_BP.unsqueeze(-1).expand_as(reps_BPE))
         return Reps(reps_BPE.masked_fill(~mask_BP.unsqueeze(-1).bool(), 0), mask_BP)
+
+    def _states(self, ids_BP: Tensor, mask_BP: Tensor) -> Tensor:
+        """Hidden states of the chosen layers, one after the other along E."""
+        output = self.body(input_ids=ids_BP, attention_mask=mask_BP, **self._arguments)
+        self._read[self.depth] = output.last_hidden_state
+        reps_BPE = torch.cat([self._read[number] for number in self.layers], dim=-1)
+        self._read.clear()
+        return reps_BPE
+
+    def _keys_values(self, ids_BP: Tensor, mask_BP: Tensor) -> Tensor:
+        """Keys and values of the chosen blocks. The cache is of no window: it keeps all positions in every block."""
+        cache = DynamicCache()
+        self.body(input_ids=ids_BP, attention_mask=mask_BP, past_key_values=cache, use_cache=True)
+        return flat(cache, self.kv_blocks or ())
 
     def fingerprint(self) -> str:
         """Tells this reader's weights from others' (see `fingerprint`)."""

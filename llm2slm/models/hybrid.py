@@ -30,12 +30,14 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from llm2slm.data.collate import Collator
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.models import conditioning as modes
+from llm2slm.models import kv
 from llm2slm.models import slm as writer
 from llm2slm.models.control import Teller
 from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import keep_out_of_state_dicts
 from llm2slm.models.frozen import KeepsReaderFrozen
 from llm2slm.models.hybrid_config import LLM2SLMConfig
+from llm2slm.models.kv import CacheMap
 from llm2slm.models.projector import Projector
 from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Control, Reps, SystemKind, Tokenizers, UserError
@@ -76,10 +78,15 @@ class LLM2SLM(KeepsReaderFrozen):
         self.label = self.kind.value if self.control is Control.none else f"{self.kind}, {self.control}"
         attends = self.conditioning is Conditioning.memory
         self.pads_left = not slm.config.is_encoder_decoder and not attends  # prompt and response are one sequence
-        self.projector: Projector | None = None
+        self.projector: Projector | CacheMap | None = None
         self.teller: Teller | None = None
         if encoder is not None:
-            self.teller = Teller(self.control, self.conditioning, encoder.width * len(encoder.layers))
+            width = encoder.width * len(encoder.layers)
+            mapped = self.conditioning is Conditioning.kv and bool((config.kv or {}).get("mapped"))
+            self.teller = Teller(self.control, width, in_place=mapped or self.conditioning in modes.IN_PLACE)
+        if encoder is not None and self.conditioning is Conditioning.kv:
+            self.projector = kv.cache_map(slm, encoder, mapped)
+        elif encoder is not None:
             reads_llm_tokens = config.tokenizers == Tokenizers.llm_tokens and self.conditioning in OWN_EMBEDDINGS
             self.projector = Projector(
                 encoder.width,
@@ -125,6 +132,8 @@ class LLM2SLM(KeepsReaderFrozen):
         z_BPD = self.projector(reps.reps_BPE).to(dtype)
         if silent_BP is not None:
             z_BPD = z_BPD.masked_fill(silent_BP.unsqueeze(-1), 0)
+        if isinstance(self.projector, CacheMap):
+            return kv.prompt(self.slm, self.projector, batch, Reps(z_BPD, reps.mask_BP))
         if self.conditioning is Conditioning.memory:
             return writer.Prompt(z_BPD, reps.mask_BP, encoded=True)
         embeds_BQD, mask_BQ = self._prompt_embeddings(batch, z_BPD), batch.slm_mask_BQ
@@ -143,7 +152,7 @@ class LLM2SLM(KeepsReaderFrozen):
         """embeds_BQD of the prompt: the SLM's own, or the LLM's, mapped (tokenizers `llm_tokens`)."""
         if self.config.tokenizers != Tokenizers.llm_tokens:
             return writer.embed(self.slm, batch.slm_ids_BQ)
-        if self.projector is None or self.encoder is None or self.projector.tokens is None:
+        if not isinstance(self.projector, Projector) or self.encoder is None or self.projector.tokens is None:
             return torch.zeros_like(z_BPD)  # conditioning `replace`, which leaves nothing of them
         return self.projector.embed(self.encoder.embed(batch.slm_ids_BQ)).to(z_BPD.dtype)
 

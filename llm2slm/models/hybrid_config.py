@@ -15,6 +15,8 @@ class LLM2SLMConfig(PreTrainedConfig):
         kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`; control: a `Control`.
         llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
         projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
+        kv: of conditioning kv: `blocks`, for each SLM block the LLM block (1-based) whose keys and values it attends
+            to; `mapped`, whether they are mapped and added to the SLM's own.
         virtual_tokens: tune and arguments of the writer's `VirtualTokens`; None: it has none.
         llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
         prefix, suffix: what stood around every text in training; for whoever asks, texts are read as they are given.
@@ -34,6 +36,7 @@ class LLM2SLMConfig(PreTrainedConfig):
     projector: dict[str, Any] | None = None
     pool: float | None = None
     cross_every: int = 1
+    kv: dict[str, Any] | None = None
     virtual_tokens: dict[str, Any] | None = None
     llm_frame: dict[str, Any] | None = None
     prefix: str | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -261,9 +262,17 @@ def _tell_left_out(
         )
 
 
-def load_encoder(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> FrozenEncoder:
-    """The LLM as a reader: what it reads with is built and loaded, the rest of it is not."""
-    return FrozenEncoder(load_reader(cfg, model_config(cfg, tokenizer)), cfg.layer)
+def load_encoder(
+    cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase, kv_blocks: Sequence[int] | None = None
+) -> FrozenEncoder:
+    """The LLM as an encoder of prompts: only the blocks that it runs are built and loaded.
+
+    Args:
+        kv_blocks: give keys and values of these blocks in place of the hidden states of `cfg.layer`.
+    """
+    if kv_blocks is not None:
+        cfg = replace(cfg, layer=max(kv_blocks))
+    return FrozenEncoder(load_reader(cfg, model_config(cfg, tokenizer)), cfg.layer, kv_blocks)
 
 
 def load_reader(cfg: LLMConfig, config: PreTrainedConfig) -> PreTrainedModel:

@@ -272,7 +272,7 @@ def _load_llm(config: LLM2SLMConfig, name: str, where: str, tokenizer: Any) -> F
     """
     record = dict(config.llm or {})
     try:
-        encoder = load_encoder(_reader_config(record, where), tokenizer)
+        encoder = load_encoder(_reader_config(record, where), tokenizer, (config.kv or {}).get("blocks"))
     except UserError as error:
         raise UserError(f"{name}: its LLM is not at hand: {error}; say where it is with llm=PATH") from None
     if encoder.width != record["width"]:

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.conditioning import positions, prepend
+from llm2slm.models.kv_cache import PromptCache
 from llm2slm.models.published import OF_TOKENS, drop_others, drop_token_ids
 from llm2slm.models.virtual import PREFIX, PROMPT, virtual_tokens
 from llm2slm.types import IGNORE_INDEX, Reps, UserError
@@ -29,12 +30,20 @@ class Prompt:
     `encoded`: the states are what cross-attention attends to (conditioning `memory`). An encoder-decoder's own encoder
     is passed by; a decoder-only model (with cross-attention layers) has only its start token before the response.
     `beside`: z and its mask, which gated layers attend to beside the states (conditioning `cross_attention`).
+    `cache`: keys and values of what stands before the states, which a decoder-only model does not read (conditioning
+    `kv`).
     """
 
     states_BQD: Tensor
     mask_BQ: Tensor
     encoded: bool = False
     beside: Reps | None = None
+    cache: PromptCache | None = None
+
+    @property
+    def whole_mask(self) -> Tensor:
+        """1 at real positions of the cache and the states, (B, C + length)."""
+        return self.mask_BQ if self.cache is None else torch.cat([self.cache.mask_BC, self.mask_BQ], dim=1)
 
 
 class NoEncoder(nn.Module):
@@ -136,8 +145,11 @@ def _with_virtual_tokens(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
     return replace(prompt, states_BQD=joined[0], mask_BQ=joined[1])
 
 
-def _prefixed(slm: PreTrainedModel, rows: int) -> tuple[int, dict[str, Any]]:
-    """How many keys and values stand in front of all others (prefix tuning), and the arguments that bring them."""
+def _prefixed(slm: PreTrainedModel, rows: int, prompt: Prompt) -> tuple[int, dict[str, Any]]:
+    """How many keys and values of every row stand in front of all others: a trained prefix, or those of a prompt; and
+    the arguments that bring them."""
+    if prompt.cache is not None:
+        return prompt.cache.mask_BC.shape[1], {"past_key_values": prompt.cache.new(rows), "use_cache": True}
     tokens = virtual_tokens(slm)
     if tokens is None or tokens.tune != PREFIX:
         return 0, {"use_cache": False}
@@ -151,7 +163,7 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
         labels_BT: the response, padded on the right with IGNORE_INDEX.
     """
     prompt = _with_virtual_tokens(slm, prompt)
-    before, cached = _prefixed(slm, len(labels_BT))
+    before, cached = _prefixed(slm, len(labels_BT), prompt)
     if prompt.encoded or slm.config.is_encoder_decoder:
         ids_BT = decoder_inputs(slm, labels_BT)
         inputs = {"decoder_input_ids": ids_BT}
@@ -162,7 +174,8 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     real_BT = labels_BT != IGNORE_INDEX
     response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))
     states = torch.cat([prompt.states_BQD, response_BTD.to(prompt.states_BQD.dtype)], dim=1)
-    mask = torch.cat([_widened(prompt.mask_BQ, before), real_BT.to(prompt.mask_BQ.dtype)], dim=1)
+    read = prompt.whole_mask if prompt.cache is not None else _widened(prompt.mask_BQ, before)
+    mask = torch.cat([read, real_BT.to(prompt.mask_BQ.dtype)], dim=1)
     length = labels_BT.shape[1] + 1  # the last prompt position predicts the first response token
     keep = {"logits_to_keep": length} if "logits_to_keep" in inspect.signature(slm.forward).parameters else {}
     position_ids = positions(mask)[:, before:]
@@ -305,7 +318,7 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     if starts and not slm.config.is_encoder_decoder:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
         inputs |= {"input_ids": ids_B1, "attention_mask": torch.ones_like(ids_B1)}
-    inputs |= _prefix_inputs(slm, inputs, config)
+    inputs |= _cache_inputs(slm, prompt, inputs, config)
     output = slm.generate(**inputs, generation_config=config, **arguments)
     if not starts:
         return output
@@ -315,27 +328,35 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     return output
 
 
-def _prefix_inputs(slm: PreTrainedModel, inputs: dict[str, Any], config: GenerationConfig) -> dict[str, Any]:
-    """What of the inputs of `generate` is otherwise where a prefix stands in the cache (prefix tuning).
+def _cache_inputs(
+    slm: PreTrainedModel, prompt: Prompt, inputs: dict[str, Any], config: GenerationConfig
+) -> dict[str, Any]:
+    """What of the inputs of `generate` is otherwise where the cache is not empty: it holds a trained prefix, or keys
+    and values of the prompt.
 
     The cache has a row for each beam or sample, as `generate` copies all else but the cache for them. Its positions
     are in a decoder-only model's mask, and in front of its embeddings, from which `generate` cuts what is cached.
     """
     tokens = virtual_tokens(slm)
-    if tokens is None or tokens.tune != PREFIX:
+    prefix = tokens is not None and tokens.tune == PREFIX
+    if not prefix and prompt.cache is None:
         return {}
     if config.cache_implementation is not None or config.use_cache is False:
         name = "use_cache=False" if config.use_cache is False else f"cache_implementation={config.cache_implementation}"
-        raise UserError(f"{name}: this model's trained prefix stands in a cache of its own; leave it out")
+        kept = "the prompt's keys and values are" if prompt.cache is not None else "this model's trained prefix is"
+        raise UserError(f"{name}: {kept} in a cache that is given to `generate`; leave it out")
     rows = len(inputs["attention_mask"]) * max(config.num_beams or 1, config.num_return_sequences or 1)
-    found: dict[str, Any] = {"past_key_values": tokens.cache(slm, rows)}
+    length, cached = _prefixed(slm, rows, prompt)
+    found: dict[str, Any] = {"past_key_values": cached["past_key_values"]}
     if slm.config.is_encoder_decoder:
         return found
     if "inputs_embeds" in inputs:
         states_BQD = inputs["inputs_embeds"]
-        cut_BVD = states_BQD.new_zeros(len(states_BQD), tokens.length, states_BQD.shape[2])
-        found["inputs_embeds"] = torch.cat([cut_BVD, states_BQD], dim=1)
-    return found | {"attention_mask": _widened(inputs["attention_mask"], tokens.length)}
+        cut_BCD = states_BQD.new_zeros(len(states_BQD), length, states_BQD.shape[2])
+        found["inputs_embeds"] = torch.cat([cut_BCD, states_BQD], dim=1)
+    if prompt.cache is not None:
+        return found | {"attention_mask": prompt.whole_mask}
+    return found | {"attention_mask": _widened(inputs["attention_mask"], length)}
 
 
 def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> GenerationConfig:
@@ -355,7 +376,7 @@ def _require_room(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) 
     positions = getattr(slm.config.get_text_config(), "max_position_embeddings", None)
     if positions is None or new_tokens is None:
         return
-    read = 0 if prompt.encoded or slm.config.is_encoder_decoder else int(prompt.mask_BQ.sum(1).max())
+    read = 0 if prompt.encoded or slm.config.is_encoder_decoder else int(prompt.whole_mask.sum(1).max())
     tokens = virtual_tokens(slm)
     read += tokens.length if tokens is not None and tokens.tune == PREFIX else 0  # else they are in the mask
     if read + new_tokens > positions:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from llm2slm.data.collate import Collator
 from llm2slm.data.reps_store import RepsStore
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.kv_cache import CacheShape
 from llm2slm.models.pretrained import locate
 from llm2slm.models.pruning import Layer, chosen_layers
 from llm2slm.types import Reps
@@ -52,6 +54,9 @@ class StoredReader(nn.Module):
         self.blocks: int = facts["blocks"]
         self.positions: int | None = facts["positions"]
         self.unloaded: int = facts["parameters"]
+        self.kv_blocks: list[int] | None = facts.get("kv_blocks")
+        shape = facts.get("cache_shape")
+        self.cache_shape = None if shape is None else CacheShape(*shape)
 
     def forward(self, ids_BP: Tensor, mask_BP: Tensor) -> Reps:
         """As `FrozenEncoder.forward`, of prompts that are in the store."""
@@ -65,21 +70,25 @@ class StoredReader(nn.Module):
         """That of the LLM which filled the store."""
         return str(self.store.reader["fingerprint"])
 
-    def check(self, llm: Mapping[str, Any], layer: Layer, collator: Collator) -> None:
+    def check(
+        self, llm: Mapping[str, Any], layer: Layer, collator: Collator, kv_blocks: Sequence[int] | None = None
+    ) -> None:
         """Refuses representations of another LLM, layer, tokenizer or frame than a model asks for.
 
         Weights are compared where they are at hand; the same ones may be in another folder by now. Limits on lengths
         are not: what they cut off is another prompt, and not in the store.
 
         Args:
-            layer: `model.llm.layer`.
+            layer: `model.llm.layer`. kv_blocks: of conditioning kv, whose keys and values it takes.
 
         Raises:
             UserError: names every difference.
         """
         facts = self.store.reader
         layers = chosen_layers(layer, facts["depth"], not facts["decoder_only"])
-        asked = identity(llm, layers, collator)
+        if kv_blocks is not None:
+            layers = [block for block in kv_blocks for _ in range(2)]
+        asked = identity(llm, layers, collator, keys_values=kv_blocks is not None)
         if "weights" in asked and asked["weights"] == self.store.identity.get("weights"):
             del asked["name"]
         RepsStore(self.store.folder, asked)
@@ -88,7 +97,9 @@ class StoredReader(nn.Module):
 Reader = FrozenEncoder | StoredReader
 
 
-def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) -> dict[str, Any]:
+def identity(
+    llm: Mapping[str, Any], layers: Sequence[int], collator: Collator, *, keys_values: bool = False
+) -> dict[str, Any]:
     """What a store's representations are of.
 
     Args:
@@ -97,6 +108,7 @@ def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) 
             the files of weights and the config.json, where there are none in a folder of this machine.
         layers: absolute numbers of those that are read.
         collator: its tokenizer of the LLM's prompts, and the frame around them.
+        keys_values: keys and values of blocks are read, and not hidden states.
     """
     frame = collator.llm_prompts.frame
     keys = ("name", "revision", "config", "init", "fingerprint", "dtype", "quantization")
@@ -105,6 +117,7 @@ def identity(llm: Mapping[str, Any], layers: Sequence[int], collator: Collator) 
     return {key: llm[key] for key in keys if key in llm} | {
         **{key: value for key, value in found.items() if value is not None},
         "layers": list(layers),
+        **({"gives": "keys and values"} if keys_values else {}),
         "tokenizer": tokenizer_hash(collator.llm_prompts.tokenizer),
         "frame": {
             "before": frame.before + frame.prefix,
@@ -155,6 +168,8 @@ def reader_facts(encoder: FrozenEncoder) -> dict[str, Any]:
         "depth": encoder.depth,
         "decoder_only": encoder.decoder_only,
         "positions": encoder.positions,
+        "kv_blocks": encoder.kv_blocks,
+        "cache_shape": None if encoder.cache_shape is None else list(astuple(encoder.cache_shape)),
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "fingerprint": encoder.fingerprint(),
     }

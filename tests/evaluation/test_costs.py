@@ -379,3 +379,22 @@ def test_what_is_not_known_is_refused():
         costs.generation_cost(ENCODERS["bert"].to_dict(), 3, 3)
     with pytest.raises(ValueError, match="needs llm_config"):
         costs.generation_cost(ENCODER_DECODERS["t5"].to_dict(), 3, 3, conditioning=Conditioning.add)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_kv_phase_by_phase(tmp_path, mapped):
+    """Counted on the model itself: the LLM's blocks up to the last one that is used, the maps, the SLM's steps."""
+    cfg = tiny_model_config(tmp_path, "llama", "gpt2" if mapped else "llama", Conditioning.kv, kv_blocks=[1, 1, 2, 3])
+    model = build_model(cfg).eval()
+    assert model.config.kv["mapped"] == mapped
+    batch = model.collator.batch_of_texts(["the old dog sees a house."])
+    q, p = batch.slm_ids_BQ.shape[1], batch.llm_ids_BP.shape[1]
+    weight = model.projector.weight
+    cost = costs.generation_cost(
+        model.slm.config.to_dict(), q, T, llm_config=model.encoder.body.config.to_dict(), llm_tokens=p,
+        llm_layers=model.encoder.blocks, conditioning=Conditioning.kv,
+        kv_mapped=None if weight is None else tuple(weight.shape),
+    )  # fmt: skip
+    assert model.encoder.blocks == 3
+    prefill, total = (counted(lambda n=n: model.generate(batch, max_new_tokens=n, min_new_tokens=n)) for n in (1, T))
+    assert (cost.prefill_flops, cost.flops) == (prefill, total)
