@@ -132,12 +132,12 @@ def test_every_kind_of_model_grows(tmp_path, name):
     with torch.no_grad():
         before = model(**inputs).logits
         tokenizer.add_tokens(["\n\n", "\t\t", "{{{"])
-        grow(model, tokenizer, first)
+        grow(model, len(tokenizer), first)
         after = model(**inputs).logits
         torch.testing.assert_close(after[..., :first], before[..., :first])
         head = model.get_output_embeddings().weight
         torch.testing.assert_close(head[first : first + 3], head[:first].mean(0).expand(3, -1))
-        grow(model, tokenizer, first)  # a second time there is nothing to add
+        grow(model, len(tokenizer), first)  # a second time there is nothing to add
         assert torch.equal(model(**inputs).logits, after)
     assert after.shape[-1] == first + 3
 
@@ -150,7 +150,7 @@ def test_spare_rows_are_used_first(tmp_path):
     first = len(tokenizer)
     model.resize_token_embeddings(first + 28)
     tokenizer.add_tokens(["\n\n", "\t\t"])
-    grow(model, tokenizer, first)
+    grow(model, len(tokenizer), first)
     table = model.get_input_embeddings().weight
     assert table.shape[0] == first + 28
     torch.testing.assert_close(table[first : first + 2], table[:first].mean(0).expand(2, -1))
