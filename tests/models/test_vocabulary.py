@@ -3,6 +3,7 @@ the model has the rows that are kept, and says the same as before."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from llm2slm.data.keeping import count_characters, keeping
 from llm2slm.data.tokenizer import cut_of, load_tokenizer
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.vocabulary import grow, renumber, select
+from llm2slm.models.vocabulary import grow, named_ids, renumber, select
 from llm2slm.testing import ARCHITECTURES, tiny_tokenizer, write_tiny, write_tiny_t5
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 from tests.data.kinds import KINDS
@@ -319,3 +320,14 @@ def test_shared_tokens_and_a_cut_vocabulary_are_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"use model.tokenizers=offsets or llm_tokens") as caught:
         build_model(config, DataConfig())
     assert "\n" not in str(caught.value)
+
+
+def test_ids_that_configs_name_by_role_are_found_wherever_they_stand(tmp_path):
+    folder = write_tiny("t5gemma", tmp_path / "t5gemma")
+    values = json.loads((folder / "config.json").read_text())
+    values["decoder"]["bos_token_id"] = 77
+    (folder / "config.json").write_text(json.dumps(values))
+    GenerationConfig(eos_token_id=[1, 88], forced_bos_token_id=99, suppress_tokens=[111]).save_pretrained(folder)
+    found = named_ids(LanguageModelConfig(name=str(folder)), tiny_tokenizer())
+    assert {0, 1, 77, 88, 99} <= found and 111 not in found
+    assert named_ids(LanguageModelConfig(name=str(folder), init=Init.random), tiny_tokenizer()) == set()
