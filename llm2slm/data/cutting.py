@@ -58,7 +58,10 @@ def cut(
     added, before = first_added(tokenizer), cut_of(tokenizer)
     end = len(tokenizer) if added is None else added
     ids = [i for i in kept if i < end] if before is None else [before.ids[i] for i in kept if i < len(before.ids)]
-    rows = kept if before is None or not whole_model else [before.rows[i] for i in kept]
+    rows = kept
+    if before is not None and whole_model:  # what was added after the first cut follows its rows
+        known = [*before.rows, *range(before.rows[-1] + 1, before.rows[-1] + 1 + len(tokenizer) - len(before.rows))]
+        rows = [known[i] for i in kept]
     made.init_kwargs[CUT] = {"of": end if before is None else before.of, "ids": ids}
     made.init_kwargs[CUT] |= {} if ids == rows else {"rows": rows}
     if added is not None:

@@ -50,8 +50,9 @@ def adapt(
         if added is not None and cfg.start is Init.pretrained:
             grow(model, len(tokenizer), added)
         return
-    if cfg.start is Init.pretrained and own != cut.record and cfg.tokenizer is not None:
-        if added is not None:
+    named = cfg.start is Init.pretrained and cfg.tokenizer is not None  # else it came with the model, which fits it
+    if named and own != cut.record:
+        if added is not None and added < len(cut.rows):
             grow(model, cut.rows[-1] + 1, cut.rows[added])
         before = model.num_parameters()
         total = model.get_input_embeddings().weight.shape[0]
@@ -64,6 +65,8 @@ def adapt(
         )
         if dropped:
             print(f"llm2slm: {key}: names entries that are not kept, left out: {', '.join(dropped)}", file=sys.stderr)
+    if named and len(tokenizer) > len(cut.rows):  # added to it after it was cut
+        grow(model, len(tokenizer), len(cut.rows))
     setattr(model.config, RECORD, cut.record)
 
 

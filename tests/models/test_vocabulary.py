@@ -303,6 +303,40 @@ def test_added_tokens_and_a_cut_vocabulary_go_together(tmp_path, parts):
     assert folder.is_dir()
 
 
+@pytest.mark.parametrize("cut_first", [False, True])
+@pytest.mark.parametrize("cut_again", [False, True])
+def test_tokens_are_added_to_a_vocabulary_that_was_cut(tmp_path, cut_first, cut_again):
+    """By a later run: its model is cut already, or is the whole one; and the vocabulary is cut further, or not."""
+    tokenizer = KINDS["t5"]()
+    write_tiny_t5(tmp_path / "t5", tokenizer=tokenizer)
+    once = cut_tokenizer(tokenizer, ["The big farmer sells", *ROWS.values()])
+    once.save_pretrained(tmp_path / "once")
+    whole = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "t5").get_input_embeddings().weight
+    name = tmp_path / "t5"
+    if cut_first:
+        own = LanguageModelConfig(name=str(name), tokenizer=str(tmp_path / "once"))
+        build_model(ModelConfig(SystemKind.slm, slm=own), DataConfig()).save_pretrained(tmp_path / "saved")
+        name = tmp_path / "saved"
+    more = keeping(load_tokenizer(str(tmp_path / "once")), True, count_characters(ROWS.values()), 50)
+    added = len(more) - len(once)
+    assert added > 5
+    if cut_again:
+        used = {token for text in ROWS.values() for token in more(text)["input_ids"]}
+        more = cut(more, used, set("".join(ROWS.values())), whole_model=not cut_first)
+        assert len(more) < len(once) + added
+    more.save_pretrained(tmp_path / "more")
+    own = LanguageModelConfig(name=str(name), tokenizer=str(tmp_path / "more"))
+    model = build_model(ModelConfig(SystemKind.slm, slm=own), DataConfig())
+    table, ids = model.slm.get_input_embeddings().weight, cut_of(more).ids
+    assert len(table) == len(more) == len(ids) + added
+    assert torch.equal(table[: len(ids)], whole[ids])
+    new = table[len(ids) :]
+    assert torch.equal(new, new[:1].expand_as(new)) and new.abs().min() > 0
+    model.save_pretrained(tmp_path / "last")
+    again = build_model(ModelConfig(SystemKind.slm, slm=LanguageModelConfig(name=str(tmp_path / "last"))), DataConfig())
+    assert torch.equal(again.slm.get_input_embeddings().weight, table)
+
+
 def test_random_weights_fit_a_cut_tokenizer_and_are_not_cut_again(tmp_path):
     config = cut_config(tmp_path, init=Init.random)
     model = build_model(config, DataConfig())
