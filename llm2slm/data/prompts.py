@@ -109,7 +109,11 @@ class PromptTokenizer:
 
     def rendered(self, prompt: str) -> str:
         """The prompt as it is tokenized: with the end mark and what stands around it."""
-        return self.frame.around(prompt + self.mark)
+        return self.frame.around(self._marked(prompt))
+
+    def _marked(self, prompt: str) -> str:
+        """The prompt with the end mark; an empty one without a frame has no end to mark."""
+        return prompt + self.mark if prompt or self.frame else prompt
 
     def __call__(self, prompts: Sequence[str]) -> list[tuple[list[int], Spans | None]]:
         """Token ids of each prompt, and where they lie in it.
@@ -122,8 +126,7 @@ class PromptTokenizer:
             UserError: the tokenizer has no plain pieces for a prompt.
         """
         prefix = self.frame.prefix
-        # an empty prompt has no end to mark
-        texts = [prompt + self.mark if prompt or self.frame else "" for prompt in prompts]
+        texts = [self._marked(prompt) for prompt in prompts]
         rows = self._encode([prefix + text for text in texts], self._spans or bool(self.frame))
         if not self.frame:
             rows = [row if row[0] or prompt else self._start for row, prompt in zip(rows, prompts, strict=True)]

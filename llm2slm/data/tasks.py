@@ -90,7 +90,7 @@ _MIXTURE = Task("mixture", "", ("bleu", "rougeL"), 128, prefixes=tuple((task.nam
 LM = Task("lm", "", ("perplexity",), 128, text=True)
 """Language modelling: an empty prompt, and plain text to be written."""
 
-TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, _MIXTURE, LM)}
+TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, LM, _MIXTURE)}
 
 
 def resolve(

@@ -111,6 +111,7 @@ def test_an_empty_prompt_is_the_tokenizers_own_start(kind: str, decoder_only: bo
         collator = Collator(tokenizer, KINDS["llama"]() if align else None, align=align, decoder_only=decoder_only)
         (row,) = collator.encode([example("", "The old")])
         assert tokenizer.convert_ids_to_tokens(row.slm) == wanted
+        assert collator.slm_prompts.rendered("") == ""
         assert row.slm_spans is None if not align else len(row.slm_spans.start) == len(wanted)
         batch = collator(collator.encode([example("", "a"), example("big farmer", "b")]))
         assert batch.slm_mask_BQ[0].sum() == len(wanted)
