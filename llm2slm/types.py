@@ -100,6 +100,12 @@ class Init(StrEnum):
     random = "random"
 
 
+class Vocab(StrEnum):
+    """Which entries of a pretrained model's vocabulary are kept."""
+
+    corpus = "corpus"  # those that the training split, special tokens and single bytes need
+
+
 class Labels(StrEnum):
     """Whose answers a model is trained on."""
 
@@ -122,6 +128,7 @@ class Overlong(StrEnum):
     error = "error"
     truncate = "truncate"
     drop = "drop"
+    split = "split"  # type: ignore[assignment]  # of task=lm: into pieces, each a row (hides str.split)
 
 
 INPUTS = {

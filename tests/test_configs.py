@@ -173,6 +173,6 @@ def test_blocks_that_an_slm_keeps_are_typed_as_plain_values(typed, value):
 
 
 def test_every_key_has_its_type_checked():
-    """No field is typed so loosely that a wrong value would pass. Open dicts are checked elsewhere, and so are layers."""
+    """No field is typed so loosely that a wrong value would pass; open dicts and layers are checked elsewhere."""
     loose = [k.name for k in keys(RunConfig).values() if "Any" in str(k.annotation) and not k.open]
     assert loose == ["model.llm.layer", "model.slm.layers"]

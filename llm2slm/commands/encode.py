@@ -28,7 +28,7 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.models.build import build_model
 from llm2slm.offline import encode, open_writer, put_embeddings
-from llm2slm.types import Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Init, Overlong, SystemKind, Tokenizers, UserError
 
 STORE = "reps"
 
@@ -86,6 +86,8 @@ def checked(config: RunConfig, folder: Path) -> None:
         )
     if (folder / "config.yaml").exists() and not (folder / STORE).is_dir():
         raise UserError(f"{folder}: holds a run already; keep the store in another folder by hydra.run.dir=DIR")
+    if config.data.overlong is Overlong.split and config.data.streaming:
+        raise UserError("data.overlong=split: streamed texts are not encoded in pieces; use truncate or drop")
     if config.split != RunConfig().split:
         raise UserError(f"split={config.split}: encode keeps what the LLM says of all splits; leave it out")
     device_type(config.trainer.accelerator)

@@ -137,7 +137,10 @@ def judge_system(
     examples = data.examples(split)
     known, size = answers is not None, config.data.eval_batch_size
     if answers is None:
-        answers = predict(model, examples, task, size, progress=config.trainer.progress)
+        # without a source all prompts are the same
+        asked = examples[:1] if task.text else examples
+        answers = predict(model, asked, task, size, progress=config.trainer.progress)
+        answers = answers * len(examples) if task.text else answers
     rows = prediction_rows(examples, answers)
     if not known:
         runs.write_jsonl(folder / "predictions.jsonl", rows)

@@ -66,8 +66,8 @@ def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
     if config.output is not None and config.input is None:
         raise UserError("output is for the answers to a file; give input=FILE with it")
     check_ranges(config)
-    if config.overlong is Overlong.drop:
-        raise UserError("overlong=drop: each text is owed an answer; use truncate or error")
+    if config.overlong in (Overlong.drop, Overlong.split):
+        raise UserError(f"overlong={config.overlong}: each text is owed an answer; use truncate or error")
     if config.output is not None:
         check_writable(Path(config.output))
         if Path(config.output).resolve() == Path(str(config.input)).resolve():

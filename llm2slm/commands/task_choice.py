@@ -8,7 +8,7 @@ from dataclasses import replace
 from llm2slm.config import DataConfig, RunConfig, TaskConfig
 from llm2slm.data.corpora import CORPORA
 from llm2slm.data.sources import chosen_task, task_of
-from llm2slm.data.tasks import TEXT, Task
+from llm2slm.data.tasks import LM, TEXT, Task
 
 
 def with_task(config: RunConfig) -> RunConfig:
@@ -52,7 +52,8 @@ def _asked(task: Task) -> str:
 def warn_task(config: RunConfig) -> None:
     """Warns where a known corpus is asked as another task than it is made for, in the words of that task."""
     corpus, task = CORPORA.get(config.data.name), config.task
-    if corpus is None or task.name in (None, corpus.task) or task.prefix is not None or task.template is not None:
+    worded = task.prefix is not None or task.template is not None
+    if corpus is None or task.name in (None, corpus.task, LM.name) or worded:
         return
     print(
         f"llm2slm: warning: data={config.data.name} is made for {corpus.task}, and is asked as {task.name}; set "

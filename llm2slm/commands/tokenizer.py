@@ -68,14 +68,14 @@ def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Exa
 def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
     """Trains the tokenizers that the model's configuration orders (`train:8000`) and names them in their place.
 
-    Likewise adds to them what they are to keep (`keep_ordered`).
+    Then adds what the model that writes is to keep, and cuts its vocabulary (`keep_ordered`).
 
     Raises:
         UserError: what follows `train:` is no number; as `keep_ordered`.
     """
     from llm2slm.commands.kept_tokenizer import check_keeping, keep_ordered
 
-    check_keeping(model)
+    check_keeping(model, data)
     sides: dict[str, LanguageModelConfig] = {"llm": model.llm, "slm": model.slm}
     for side, language_model in sides.items():
         order = language_model.tokenizer

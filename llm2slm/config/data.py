@@ -32,7 +32,7 @@ class CorpusConfig:
     source: str | None = None
     """Column that holds the source text; a field of a nested one by a dotted path, as translation.en."""
     target: str | None = None
-    """Column that holds the target text."""
+    """Column that holds the target text. None: the corpus' own; of json and hub target, with task=lm text."""
     train_size: int | None = None
     """Rows of the split at most; for built-in corpora how many to generate. None: all (built-in: a default)."""
     validation_size: int | None = None
@@ -50,8 +50,8 @@ class PartConfig(CorpusConfig):
     """Use its training rows again where its share asks for more than it has; else the whole mixture is as small as to
     do without."""
     task: str | None = None
-    """translation | summarization | instruction | text. None: what the corpus is made for, else task.name; text where
-    that is not set either."""
+    """translation | summarization | instruction | text | lm. None: what the corpus is made for, else task.name; text
+    where that is not set either."""
     prefix: str | None = None
     """As task.prefix, for these rows; task.prefix itself comes before it."""
     template: list[str] | None = None
@@ -78,7 +78,8 @@ class DataConfig(CorpusConfig):
     max_response_tokens: int = 256
     """Longest target, in tokens, its eos included."""
     overlong: Overlong = Overlong.error
-    """What to do with a longer one."""
+    """What to do with a longer one: error | truncate | drop | split (task=lm: into pieces of max_response_tokens, each
+    a row with the start token before it)."""
     max_lossy_share: float = 1.0
     """Share (0 to 1) of a split's responses that may not be read back from the writer's tokens, which lack some of
     their characters or white space; more stop the training. 1: warn only."""
@@ -108,13 +109,15 @@ class TaskConfig:
     """What the models are asked, and how the answer is judged. Empty fields: the task's own (data/tasks.py)."""
 
     name: str | None = None
-    """translation | summarization | instruction | text (no prefix) | mixture (each row says its own task). None: the
-    task that a known or built-in corpus is made for; text for data=json and data=hub."""
+    """translation | summarization | instruction | text (no prefix) | lm (plain text: an empty prompt, a loss on every
+    token) | mixture (each row says its own task). None: the task that a known or built-in corpus is made for; text for
+    data=json and data=hub."""
     prefix: str | None = None
     """Put in front of every source; T5 models need theirs."""
     template: list[str] | None = None
     """Words the source from fields of the row, as "{question} {context}": the first one whose fields all have a text;
-    or the name of such (alpaca). None: the corpus' own; []: the source column as it is."""
+    or the name of such (alpaca). None: the corpus' own; []: the source column as it is. task=lm: words the text, in
+    which {source} and {target} stand for these columns; None: both, where there is a source column, else the target."""
     metrics: list[str] | None = None
     """bleu | chrf | chrf++ | ter | rouge1 | rouge2 | rougeL | rougeLsum | token_f1 | exact_match | length_ratio |
     repetition (evaluation/metrics.py), logged while training too; and, in the end only, perplexity of the references

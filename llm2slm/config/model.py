@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers
+from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers, Vocab
 
 
 @dataclass
@@ -36,6 +36,10 @@ class LanguageModelConfig:
     keep_characters: int = 0
     """Of the model that writes: add at most so many characters of the training texts that its tokenizer loses, the most
     frequent first, white space among them, with embeddings to be trained. 0: none. Not with tokenizers=shared."""
+    vocab: Vocab | None = None
+    """Of the model that writes: corpus: keep only the entries of its vocabulary, and rows of its embeddings and output
+    layer, that the training split, special tokens and single bytes need; training texts keep their tokens. None: all.
+    Not with tokenizers=shared, nor with data.streaming."""
     dtype: str = "float32"
     """float32 | bfloat16 | float16: dtype in which the weights are held."""
     attn_implementation: str | None = None

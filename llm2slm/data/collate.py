@@ -73,7 +73,7 @@ class Collator:
             prompt's end.
         max_prompt_tokens: of either tokenizer, special tokens included.
         max_response_tokens: eos included.
-        overlong: error, truncate or drop. Counted in `counts` ("prompt", "response") in any case.
+        overlong: error, truncate, drop or split. Counted in `counts` ("prompt", "response") in any case.
 
     Attributes:
         teacher: makes the prompts of `Batch.teacher` (see `taught_by`).
@@ -186,13 +186,13 @@ class Collator:
         return [replace(row, teacher=prompt) for row, prompt in zip(rows, read, strict=True)]
 
     def fitted(self, rows: Sequence[Encoded], place: str = "") -> list[Encoded]:
-        """The rows within the limits, in order; those beyond them counted, and cut or left out.
+        """The rows within the limits, in order; those beyond them counted, and cut, left out, or cut into several rows.
 
         Raises:
             UserError: one is over-long and that is an error.
         """
         fitting = (self._fitted(row, f"{place}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
-        return [row for row in fitting if row is not None]
+        return [piece for row in fitting if row is not None for piece in self._pieces(row)]
 
     def too_long(self, rows: Sequence[Encoded], place: str = "") -> str | None:
         """Counts the rows beyond the limits; what is wrong with the first of them, None where there is none."""
@@ -300,9 +300,20 @@ class Collator:
         self.counts.update(over)
         if not over:
             return row
-        if overlong is Overlong.error:
+        if overlong is Overlong.split and "prompt" not in over:
+            return row
+        if overlong in (Overlong.error, Overlong.split):
             raise UserError(f"{name}: {self._complaint(row, over)}; {remedy}")
         return None if overlong is Overlong.drop else self._truncated(row)
+
+    def _pieces(self, row: Encoded) -> list[Encoded]:
+        """A row whose response is too long as several rows, each with the same prompt and a piece of the response; the
+        last one ends with its eos."""
+        size, response = self.max_response_tokens, row.response
+        if len(response) <= size:
+            return [row]
+        pieces = [response[start : start + size] for start in range(0, len(response), size)]
+        return [replace(row, response=piece, lost=row.lost * (n == 0)) for n, piece in enumerate(pieces)]
 
     def _over(self, row: Encoded) -> list[str]:
         prompt = row.prompt_tokens > self.max_prompt_tokens or self._exceeds_teacher(row)

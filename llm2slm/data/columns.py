@@ -23,11 +23,13 @@ class Columns:
 
     Attributes:
         templates: word the source from fields of the row instead; in them `{source}` stands for the column `source`.
+        text: they word the target, in which `{target}` stands for the column `target`; the source is empty.
     """
 
     source: str
     target: str
     templates: tuple[Template, ...] = ()
+    text: bool = False
 
     def rows(
         self, tables: Sequence[Table], label: str, start: int = 0, stop: int | None = None
@@ -45,7 +47,7 @@ class Columns:
         Raises:
             UserError: no such column or field, a value that is not text, or no rows at all; when it is reached.
         """
-        unmet = _Unmet([name for name, key in self._fields().values() if key == KEY])
+        unmet = _Unmet({name: key for name, key in self._fields().values() if key == KEY or self.text})
         last = None
         for table, number, row in islice(self._read(tables, start), None if stop is None else max(stop - start, 0)):
             last = table, number, row
@@ -65,7 +67,8 @@ class Columns:
         if table.names is None:  # each row has its own keys
             return []
         found = {TASK} & set(table.names)
-        for name, key in [*self._fields().values(), (self.target, "data.target")]:
+        target = [] if self.text else [self._named("target")]
+        for name, key in [*self._fields().values(), *target]:
             path = path_in(table.names, name)
             if path is None:
                 raise UserError(no_column(table.label, name, key, table.names))
@@ -86,44 +89,52 @@ class Columns:
 
     def _fields(self) -> dict[str, tuple[str, str]]:
         """What the source is made of: by field the column, and the key that names it."""
-        source = (self.source, "data.source")
         if not self.templates:
-            return {"source": source}
-        return {name: source if name == "source" else (name, KEY) for name in fields(self.templates)}
+            return {"source": self._named("source")}
+        return {name: self._named(name) for name in fields(self.templates)}
+
+    def _named(self, field: str) -> tuple[str, str]:
+        """The column of a field, and the key that names it."""
+        named = {"source": (self.source, "data.source"), "target": (self.target, "data.target")}
+        return named.get(field, (field, KEY))
 
     def _row(self, table: Table, number: int, row: Row, unmet: _Unmet) -> dict[str, str]:
-        """Source, target and task of a row; the source in the words of a template where there are any."""
+        """Source, target and task of a row; source (or the text) in the words of a template where there are any."""
         if self.templates:
             texts = {
                 name: text_in(table, number, row, column, key, gaps=True)
                 for name, (column, key) in self._fields().items()
             }
             try:
-                source = worded(self.templates, texts, table.place(number))
+                empty = self.text and not any(text.strip() for text in texts.values())
+                source = "" if empty else worded(self.templates, texts, table.place(number))
             except UserError:
                 unmet.check(table, number, row)
                 raise
         else:
             source = text_in(table, number, row, self.source, "data.source")
-        found = {"source": source, "target": text_in(table, number, row, self.target, "data.target")}
+        if self.text:
+            found = {"source": "", "target": source}
+        else:
+            found = {"source": source, "target": text_in(table, number, row, self.target, "data.target")}
         task = row.get(TASK)
         return found | {TASK: task} if isinstance(task, str) else found
 
 
 @dataclass
 class _Unmet:
-    """The fields of templates that no row had so far.
+    """The fields of templates that no row had so far, each with the key that names it.
 
     Where each row has its own keys, a misspelt field would else look like one without a text.
     """
 
-    names: list[str]
+    names: dict[str, str]
     columns: dict[str, None] = field(default_factory=dict)
 
     def look(self, row: Row) -> None:
         """Takes note of a row."""
         if self.names:
-            self.names = [name for name in self.names if not holds(row, name)]
+            self.names = {name: key for name, key in self.names.items() if not holds(row, name)}
             self.columns |= dict.fromkeys(row)
 
     def check(self, table: Table, number: int, row: Row, label: str | None = None) -> None:
@@ -133,7 +144,7 @@ class _Unmet:
             table, number, row: the last row.
             label: names all tables, where this was the last row of all.
         """
-        for name in self.names:
+        for name, key in self.names.items():
             if path_in(self.columns, name) is None and label is not None:
-                raise UserError(no_column(label, name, KEY, list(self.columns), " in any row"))
-            value_in(table, number, row, name, KEY)
+                raise UserError(no_column(label, name, key, list(self.columns), " in any row"))
+            value_in(table, number, row, name, key)

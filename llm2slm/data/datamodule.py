@@ -214,13 +214,14 @@ class DataModule(LightningDataModule):
         over = collator.counts - before
         self._counts[split] = {
             "rows": len(examples),
-            "dropped": len(examples) - len(encoded),
+            "dropped": len(examples) - len({row.index for row in encoded}),
             "overlong_prompts": over["prompt"],
             "overlong_responses": over["response"],
             "overlong": str(self.collator.overlong),
             "seconds": round(time.perf_counter() - begun, 2),
             **statistics.of_tokens(whole, examples, collator),
             **self._losses(split, encoded),
+            **({"pieces": len(encoded)} if collator.overlong is Overlong.split else {}),
         }
         if parts:
             self._counts[split]["parts"] = parts

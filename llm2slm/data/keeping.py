@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from llm2slm.data.plain_text import PlainText
-from llm2slm.data.tokenizer import FIRST_ADDED
+from llm2slm.data.tokenizer import FIRST_ADDED, rebuilt, steps
 from llm2slm.types import UserError
 
 WHITE_SPACE = ("\n", "\t", "\r", *(" " * n for n in (2, 4, 8, 16)))
@@ -100,44 +100,18 @@ def _extended(tokenizer: PreTrainedTokenizerFast, added: list[str]) -> PreTraine
     """A copy with added tokens, whose rules add and fold no spaces."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     first = len(tokenizer)
-    if any(step["type"] == "Metaspace" for step in _steps(rules["decoder"])):
+    if any(step["type"] == "Metaspace" for step in steps(rules["decoder"])):
         rules["normalizer"] = _without(rules["normalizer"], _folds)
         rules["pre_tokenizer"] = _without(rules["pre_tokenizer"], lambda step: step["type"] == "WhitespaceSplit")
-        for step in [*_steps(rules["pre_tokenizer"]), *_steps(rules["decoder"])]:
+        for step in [*steps(rules["pre_tokenizer"]), *steps(rules["decoder"])]:
             if step["type"] == "Metaspace":
                 step |= {"prepend_scheme": "first", "split": True}
-        # no class of a model: those build their own rules when they are loaded
-        extended = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(json.dumps(rules)),
-            **_named(tokenizer),
-            model_max_length=tokenizer.model_max_length,
-            padding_side=tokenizer.padding_side,
-            truncation_side=tokenizer.truncation_side,
-            model_input_names=tokenizer.model_input_names,
-            split_special_tokens=tokenizer.split_special_tokens,
-            clean_up_tokenization_spaces=False,
-        )
-        extended.chat_template = tokenizer.chat_template
-        extended.name_or_path = tokenizer.name_or_path
+        extended = rebuilt(tokenizer, rules, clean_up_tokenization_spaces=False)
     else:
         extended = deepcopy(tokenizer)
     extended.add_tokens([AddedToken(text, normalized=False, special=False) for text in added])
     extended.init_kwargs[FIRST_ADDED] = first
     return extended
-
-
-def _named(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """Its special tokens by name, as keyword arguments."""
-    named = tokenizer.special_tokens_map.items()
-    return {name: str(token) for name, token in named if isinstance(token, (str, AddedToken))}
-
-
-def _steps(rules: Any) -> list[dict[str, Any]]:
-    """The steps of a normalizer, pre-tokenizer or decoder, those within sequences included."""
-    if rules is None:
-        return []
-    inner = next((rules[name] for name in ("normalizers", "pretokenizers", "decoders") if name in rules), None)
-    return [rules] if inner is None else [step for part in inner for step in _steps(part)]
 
 
 def _without(rules: Any, out: Any) -> Any:

@@ -109,22 +109,38 @@ class PromptTokenizer:
 
     def rendered(self, prompt: str) -> str:
         """The prompt as it is tokenized: with the end mark and what stands around it."""
-        return self.frame.around(prompt + self.mark)
+        return self.frame.around(self._marked(prompt))
+
+    def _marked(self, prompt: str) -> str:
+        """The prompt with the end mark; an empty one without a frame has no end to mark."""
+        return prompt + self.mark if prompt or self.frame else prompt
 
     def __call__(self, prompts: Sequence[str]) -> list[tuple[list[int], Spans | None]]:
         """Token ids of each prompt, and where they lie in it.
 
-        Control tokens come from the frame alone, whatever a prompt (or the frame's prefix) holds.
+        Control tokens come from the frame alone, whatever a prompt (or the frame's prefix) holds. An empty prompt
+        without a frame is what the tokenizer adds to any text, without the end mark; where that is nothing, its bos, or
+        else its eos: something must stand before the first token of the response.
 
         Raises:
             UserError: the tokenizer has no plain pieces for a prompt.
         """
-        prefix, texts = self.frame.prefix, [prompt + self.mark for prompt in prompts]
+        prefix = self.frame.prefix
+        texts = [self._marked(prompt) for prompt in prompts]
         rows = self._encode([prefix + text for text in texts], self._spans or bool(self.frame))
+        if not self.frame:
+            rows = [row if row[0] or prompt else self._start for row, prompt in zip(rows, prompts, strict=True)]
         if not prefix:
             return rows
         within = zip(rows, texts, strict=True)
         return [(ids, spans and spans.within(len(prefix), len(text))) for (ids, spans), text in within]
+
+    @property
+    def _start(self) -> tuple[list[int], Spans | None]:
+        """A prompt of no text under a tokenizer that adds nothing; no token where there is neither bos nor eos."""
+        found = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        ids = [token for token in found if token is not None][:1]
+        return ids, Spans.of([(0, 0)] * len(ids), [1] * len(ids)) if self._spans else None
 
     @cached_property
     def overhead(self) -> int:

@@ -28,9 +28,9 @@ from llm2slm.data.hub import Split, hub_split
 from llm2slm.data.languages import known
 from llm2slm.data.rows import open_table
 from llm2slm.data.rows.table import memory_table, nearest
-from llm2slm.data.tasks import TASKS, TEXT, Task, mixed, resolve
+from llm2slm.data.tasks import LM, TASKS, TEXT, WHOLE, Task, mixed, resolve
 from llm2slm.data.templates import Template
-from llm2slm.types import Labels, UserError
+from llm2slm.types import Labels, Overlong, UserError
 
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}
@@ -42,7 +42,9 @@ Rows = list[dict[str, str]]
 """Each with source and target, and task where it matters which one it is."""
 
 
-def load_rows(config: CorpusConfig, split: str, seed: int, templates: tuple[Template, ...] = ()) -> Rows:
+def load_rows(
+    config: CorpusConfig, split: str, seed: int, templates: tuple[Template, ...] = (), text: bool = False
+) -> Rows:
     """The rows of a split, in the corpus' own order, at most `<split>_size` of them.
 
     Args:
@@ -50,6 +52,7 @@ def load_rows(config: CorpusConfig, split: str, seed: int, templates: tuple[Temp
         split: train, validation or test.
         seed: of the training rows of a built-in corpus; no other rows depend on it.
         templates: word each row's source from its fields.
+        text: they word the target, and the source is empty.
 
     Returns:
         Rows with keys source and target, and task where the corpus has such a column and the row a text in it.
@@ -61,8 +64,8 @@ def load_rows(config: CorpusConfig, split: str, seed: int, templates: tuple[Temp
     if config.name == "builtin":
         label = f"data.corpus={config.corpus}, {split}"
         made = memory_table(label, _builtin(config.corpus, split, size or BUILTIN_SIZES[split], seed))
-        return list(Columns("source", "target", templates).rows([made], label))
-    return list(_rows(config, split, size, templates))
+        return list(Columns("source", "target", templates, text).rows([made], label))
+    return list(_rows(config, split, size, templates, text))
 
 
 def _rows(
@@ -70,12 +73,15 @@ def _rows(
     split: str,
     size: int | None,
     templates: tuple[Template, ...],
+    text: bool,
     *,
     skip: int = 0,
     streaming: bool = False,
 ) -> Iterator[dict[str, str]]:
     """The rows of a split that is read, as they are asked for; at most `size`, without the first `skip` of them."""
-    columns = replace(columns_of(config), templates=templates)
+    if text and config.target is None and config.name in ("json", "hub"):
+        config = replace(config, target="text")
+    columns = replace(columns_of(config), templates=templates, text=text)
     path = None
     if config.name == "json":
         path = Path(_required(config, split, "a json, jsonl, csv or parquet file"))
@@ -105,12 +111,12 @@ def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Row
         UserError: as `load_rows`; and parts that cannot be mixed.
     """
     if data.name != "mixture":
-        return load_rows(data, split, seed, task.templates), []
+        return load_rows(data, split, seed, task.templates, task.text), []
     size, parts = _size(data, split), _parts(data)
     whole = []
     for number, (part, (_, own)) in enumerate(zip(parts, task.parts, strict=True)):
         try:
-            whole.append(load_rows(part, split, seed, own.templates))
+            whole.append(load_rows(part, split, seed, own.templates, own.text))
         except UserError as error:
             raise UserError(f"data.parts[{number}]: {error}") from None
     counts = mixture.shares([len(rows) for rows in whole], parts, size) if split == "train" else None
@@ -146,7 +152,7 @@ def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[st
         )
     if data.name in ("builtin", "mixture"):
         raise UserError(f"data.streaming=true: data={data.name} is put together in memory; set data.streaming=false")
-    yield from _rows(data, "train", _size(data, "train"), task.templates, skip=skip, streaming=True)
+    yield from _rows(data, "train", _size(data, "train"), task.templates, task.text, skip=skip, streaming=True)
 
 
 def task_of(task: TaskConfig, data: DataConfig) -> Task:
@@ -157,11 +163,23 @@ def task_of(task: TaskConfig, data: DataConfig) -> Task:
     the one its corpus is made for, else `task`.
 
     Raises:
-        UserError: no such task, no such language, something that is no template, or parts that cannot be mixed.
+        UserError: no such task, no such language, something that is no template, parts that cannot be mixed, or keys
+            of `data` that do not fit the task.
     """
-    task, data = chosen_task(task, data)
+    found = _task_of(*chosen_task(task, data))
+    texts = [own.text for _, own in found.parts] or [found.text]
+    if data.overlong is Overlong.split and not all(texts):
+        raise UserError(
+            "data.overlong=split: makes rows of the pieces of a plain text, for task=lm; use truncate or drop"
+        )
+    if data.labels is not Labels.gold and any(texts):
+        raise UserError(f"data.labels={data.labels}: a plain text (task=lm) has no answer of an LLM; leave it out")
+    return found
+
+
+def _task_of(task: TaskConfig, data: DataConfig) -> Task:
     if data.name != "mixture":
-        found = resolve(task, languages(data), _templates(data), target_language(data))
+        found = resolve(task, languages(data), _templates(data, task.name), target_language(data))
         by_task = data.name == "builtin" and data.corpus == "mixture" and task.language is None
         return replace(found, languages=tuple(BUILTIN_LANGUAGES.items())) if by_task else found
     parts = _parts(data)
@@ -187,10 +205,18 @@ def chosen_task(task: TaskConfig, data: DataConfig) -> tuple[TaskConfig, DataCon
     return replace(task, name=own_task(data)), replace(data, parts=parts)
 
 
-def _templates(config: CorpusConfig) -> tuple[str, ...]:
-    """Those of a corpus of the Hub, unless the user names a source column."""
+def _templates(config: CorpusConfig, task: str | None) -> tuple[str, ...]:
+    """Those of a corpus of the Hub, unless the user names a source column.
+
+    With task lm the text of a row: source and target with a blank line between them, where there is a source; else the
+    target.
+    """
     hub = CORPORA[config.name].hub if config.name in CORPORA and config.root is None else None
-    return hub.templates if hub is not None and config.source is None else ()
+    own = hub.templates if hub is not None and config.source is None else ()
+    if task != LM.name:
+        return own
+    paired = config.name == "builtin" or config.name in CORPORA or config.source is not None
+    return (*(f"{one}\n\n{{target}}" for one in own or ("{source}",)), *WHOLE) if paired else tuple(WHOLE)
 
 
 def _parts(data: DataConfig) -> list[PartConfig]:
@@ -217,7 +243,7 @@ def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
     template = task.template if part.template is None else part.template
     language = task.language if part.language is None else known(part.language, f"{place}.language")
     config = TaskConfig(name, prefix=part.prefix, template=template, language=language)
-    return resolve(config, languages(part), _templates(part), target_language(part))
+    return resolve(config, languages(part), _templates(part, name), target_language(part))
 
 
 def _size(config: CorpusConfig, split: str) -> int | None:

@@ -25,6 +25,7 @@ COUNTS = {
     "lost_prompts": "prompts that the SLM's tokens cannot spell",
     "lost_llm_prompts": "prompts that the LLM's tokens cannot spell",
     "dropped": "rows dropped",
+    "pieces": "pieces that rows are split into",
     "repeated": "rows that are repeated",
     "in_train": "prompts that are in train",
 }
@@ -94,9 +95,13 @@ def empty(examples: Iterable[Example]) -> int:
 
 
 def seen(examples: Iterable[Example], training: Iterable[Example]) -> int:
-    """Rows whose prompt is also one of the training's."""
-    prompts = {example.prompt for example in training}
-    return sum(example.prompt in prompts for example in examples)
+    """Rows whose prompt is also one of the training's; of rows without a source, whose text is."""
+
+    def key(example: Example) -> tuple[str, str]:
+        return example.prompt, "" if example.source else example.target
+
+    known = {key(example) for example in training}
+    return sum(key(example) in known for example in examples)
 
 
 def table(report: Mapping[str, Mapping[str, Any]]) -> Table:

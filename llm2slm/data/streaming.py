@@ -110,9 +110,9 @@ class RowStream:
     def _add(self, chunk: Chunk, part: list[Example]) -> None:
         before = Counter(self._collator.counts)
         kept = self._collator.encode(part, self._label)
-        over = self._collator.counts - before
+        over, used = self._collator.counts - before, {row.index for row in kept}
         self.counts.update(
-            rows=len(part), dropped=len(part) - len(kept), prompt=over["prompt"], response=over["response"]
+            rows=len(part), dropped=len(part) - len(used), prompt=over["prompt"], response=over["response"]
         )
         chunk.rows.extend(kept)
         chunk.examples.extend(part)

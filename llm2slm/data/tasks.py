@@ -30,6 +30,7 @@ class Task:
         language: code of the targets' language (data/languages.py); None: not known.
         languages: the same by the row's own `task`, where that decides it; `language` holds for any other.
         templates: word the source from fields of a row; none: it is one column.
+        text: there is no source: `templates` word the text that is written, with a loss on each of its tokens.
         parts: of a mixture of corpora, name and task of each; its rows name their part as `task`.
     """
 
@@ -43,13 +44,14 @@ class Task:
     parts: tuple[tuple[str, Task], ...] = ()
     language: str | None = None
     languages: tuple[tuple[str, str | None], ...] = ()
+    text: bool = False
 
     def around(self) -> tuple[str, str] | None:
         """What stands before and after a text of one's own when it is asked like a row; None: no single answer to that
         (rows of several tasks, or templates of several fields each)."""
         if self.prefixes:
             return None
-        if not self.templates:
+        if not self.templates or self.text:
             return self.prefix, ""
         single = next((found for template in self.templates if (found := template.around())), None)
         return None if single is None else (self.prefix + single[0].lstrip(), single[1].rstrip())
@@ -73,6 +75,8 @@ class Task:
         return Example(index=index, source=source, prompt=prefix + source, target=target, language=language)
 
 
+WHOLE = ["{target}"]
+"""The template of a text that is one column."""
 TEXT = "text"
 """The task of rows of which nothing is known: no prefix, and metrics that fit any text."""
 
@@ -83,8 +87,10 @@ _SINGLE = (
     Task(TEXT, "", ("rougeL", "chrf", "exact_match"), 128),
 )
 _MIXTURE = Task("mixture", "", ("bleu", "rougeL"), 128, prefixes=tuple((task.name, task.prefix) for task in _SINGLE))
+LM = Task("lm", "", ("perplexity",), 128, text=True)
+"""Language modelling: an empty prompt, and plain text to be written."""
 
-TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, _MIXTURE)}
+TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, LM, _MIXTURE)}
 
 
 def resolve(
@@ -120,7 +126,7 @@ def resolve(
         metrics=tuple(config.metrics) if config.metrics else task.metrics,
         max_new_tokens=config.max_new_tokens or task.max_new_tokens,
         num_beams=config.num_beams,
-        templates=parse(templates if config.template is None else config.template),
+        templates=parse((templates if config.template is None else config.template) or WHOLE * task.text, task.text),
         language=target_language if config.language is None else known(config.language, "task.language"),
     )
 

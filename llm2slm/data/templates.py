@@ -32,11 +32,15 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 class Template:
     """A plain format string. Braces that are meant as such are doubled, as in Python.
 
+    Attributes:
+        answer: it words the text that is written, and may name the column of the target.
+
     Raises:
         UserError: by `parts`: no format string, no field in it, or more than a name in braces.
     """
 
     text: str
+    answer: bool = False
 
     @cached_property
     def parts(self) -> list[tuple[str, str | None]]:
@@ -49,7 +53,7 @@ class Template:
         for _, name, form, conversion in parsed:
             if name is not None and (not name or form or conversion):
                 raise UserError(f"{where}: a field is the name of a column in braces, as {{instruction}}")
-            if name == "target":
+            if name == "target" and not self.answer:
                 raise UserError(f"{where}: {{target}} would show the answer in the prompt")
         if not any(name for _, name, _, _ in parsed):
             known = f", or the name of one: {', '.join(TEMPLATES)}"
@@ -75,14 +79,17 @@ class Template:
         return "".join(text for text, _ in before), "".join(text for text, _ in after)
 
 
-def parse(templates: Sequence[str]) -> tuple[Template, ...]:
+def parse(templates: Sequence[str], answer: bool = False) -> tuple[Template, ...]:
     """Templates from their texts, or from names of `TEMPLATES`.
+
+    Args:
+        answer: they word the text that is written.
 
     Raises:
         UserError: one is no template.
     """
     texts = [text for given in templates for text in TEMPLATES.get(given, (given,))]
-    parsed = tuple(Template(text) for text in texts)
+    parsed = tuple(Template(text, answer) for text in texts)
     for template in parsed:
         _ = template.parts  # complains
     return parsed

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm2slm.types import UserError, reason_of
 
+ONE_TOKEN = (str, AddedToken)
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 """One printable character for each of the 256 bytes; in order, so that training is reproducible."""
@@ -18,6 +22,9 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 FIRST_ADDED = "llm2slm_first_added"
 """In tokenizer_config.json: the id of the first token that was added to a published tokenizer (`keeping`)."""
+
+CUT = "llm2slm_vocab"
+"""In tokenizer_config.json of a tokenizer whose vocabulary was cut (`cutting`): a `Cut` as plain values."""
 
 FILES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
@@ -61,6 +68,77 @@ def first_added(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """
     found: int | None = tokenizer.init_kwargs.get(FIRST_ADDED)
     return found
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which entries of a vocabulary are kept.
+
+    Attributes:
+        of: entries of the whole vocabulary.
+        ids: by new id the id in the whole vocabulary, ascending. Tokens that were added here follow, and have none.
+        rows: by new id the row in the embeddings of the model that was cut last; other than `ids` where that model's
+            vocabulary was a cut one already, or has tokens that were added here.
+    """
+
+    of: int
+    ids: list[int]
+    rows: list[int]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the config of a model with this vocabulary holds: entries kept, of how many, and a hash of their ids."""
+        digits = hashlib.sha256(json.dumps([self.ids, len(self.rows)]).encode()).hexdigest()[:12]
+        return {"kept": len(self.rows), "of": self.of, "sha256": digits}
+
+
+def cut_of(tokenizer: Any) -> Cut | None:
+    """Which entries a tokenizer keeps of the vocabulary that it was cut from; None where it was not cut."""
+    found = tokenizer.init_kwargs.get(CUT)
+    return None if found is None else Cut(found["of"], found["ids"], found.get("rows", found["ids"]))
+
+
+def original_ids(tokenizer: Any) -> list[int]:
+    """By id of a tokenizer the id in the vocabulary that it was cut from: its own where it was not cut; shorter than
+    the vocabulary where tokens were added to a cut one."""
+    cut = cut_of(tokenizer)
+    return list(range(len(tokenizer))) if cut is None else cut.ids
+
+
+def rebuilt(tokenizer: PreTrainedTokenizerFast, rules: Mapping[str, Any], **more: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of other rules with the settings, special tokens and chat template of this one.
+
+    It is of no model's own class: those build their own rules when they are loaded.
+
+    Args:
+        rules: the content of a tokenizer.json.
+        more: other arguments.
+    """
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, ONE_TOKEN)}
+    settings = {
+        "model_max_length": tokenizer.model_max_length,
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "model_input_names": tokenizer.model_input_names,
+        "split_special_tokens": tokenizer.split_special_tokens,
+        "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
+    }
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(rules)), **{**named, **settings, **more}
+    )
+    made.chat_template = tokenizer.chat_template
+    made.name_or_path = tokenizer.name_or_path
+    made.init_kwargs |= {key: tokenizer.init_kwargs[key] for key in (FIRST_ADDED, CUT) if key in tokenizer.init_kwargs}
+    return made
+
+
+def steps(rules: Any) -> list[dict[str, Any]]:
+    """The steps of a normalizer, pre-tokenizer, post-processor or decoder, those within sequences included."""
+    if rules is None:
+        return []
+    names = ("normalizers", "pretokenizers", "processors", "decoders")
+    inner = next((rules[name] for name in names if name in rules), None)
+    return [rules] if inner is None else [step for part in inner for step in steps(part)]
 
 
 def _no_vocabulary(name: str, subfolder: str, files: Iterable[str]) -> str:

@@ -50,7 +50,11 @@ def perplexity(model: LLM2SLM, rows: Sequence[Encoded], batch_size: int, *, prog
                 bar.update(job, advance=len(chosen))
     finally:
         model.train(was_training)
-    return Measured(counts, _value, _signature(model))
+    by_row: dict[int, tuple[float, int]] = {}
+    for piece, (nats, tokens) in zip(rows, counts, strict=True):  # pieces of one text (data.overlong=split) are one row
+        before = by_row.get(piece.index, (0.0, 0))
+        by_row[piece.index] = before[0] + nats, before[1] + tokens
+    return Measured(list(by_row.values()), _value, _signature(model))
 
 
 def _nats(model: LLM2SLM, rows: Sequence[Encoded]) -> list[float]:
@@ -75,7 +79,8 @@ def _signature(model: LLM2SLM) -> str:
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     name = f"{type(tokenizer).__name__} of {len(tokenizer)} entries"
     digits = hashlib.sha256(vocabulary.encode()).hexdigest()[:12]
-    cut = f", cut to {collator.max_response_tokens} tokens" if collator.overlong is Overlong.truncate else ""
+    done = {Overlong.truncate: "cut to", Overlong.split: "split into pieces of"}.get(collator.overlong)
+    cut = f", {done} {collator.max_response_tokens} tokens" if done else ""
     return (
         f"exp of the mean cross-entropy of a reference token, eos included{cut}, teacher-forced, "
         f"tokenizer {name} ({digits}), weights {str(model.slm.dtype).removeprefix('torch.')}"

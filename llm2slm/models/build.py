@@ -25,7 +25,7 @@ from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import FULL, choose_trainable
 from llm2slm.models.virtual import PREFIX, PROMPT, taken, virtual_tokens
-from llm2slm.models.vocabulary import check_trained, grow
+from llm2slm.models.vocabulary import adapt, check_trained
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 
 
@@ -128,8 +128,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
     # a tokenizer that came with the model has embeddings in it already
     added = first_added(tokenizer) if own.tokenizer is not None else None
-    if added is not None and own.start is Init.pretrained:
-        grow(slm, tokenizer, added)
+    adapt(slm, tokenizer, added, own, key)
     choose_trainable(slm, own.tune, own.peft, key)
     if added is not None:
         check_trained(slm, own.tune, key)

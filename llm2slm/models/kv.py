@@ -29,14 +29,13 @@ from llm2slm.config import ModelConfig
 from llm2slm.data.last_token import is_cut
 from llm2slm.models import conditioning as modes
 from llm2slm.models import slm as language_model
+from llm2slm.models.cut_config import RECORD
 from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape
 from llm2slm.models.pretrained import model_config
 from llm2slm.models.pruning import reads_both_ways
 from llm2slm.models.stored import Reader
 from llm2slm.types import Batch, Reps, UserError
 
-CUT = "llm2slm_cut"
-"""Attribute of a config that records which blocks of a deeper model are kept."""
 GEOMETRY = ("model_type", "hidden_size", "num_attention_heads", "head_dim", "rope_parameters", "rope_theta",
             "sliding_window", "query_pre_attn_scalar", "attn_logit_softcapping", "position_embedding_type")  # fmt: skip
 """Settings that decide keys and values. Models that agree in all of them can share a cache."""
@@ -55,7 +54,7 @@ def chosen_blocks(given: Sequence[int] | None, slm: PreTrainedConfig, llm_depth:
     """
     slm = slm.get_text_config()
     depth = int(slm.num_hidden_layers)
-    cut = getattr(slm, CUT, None) or {}
+    cut = getattr(slm, RECORD, None) or {}
     if given is None and cut.get("depth") == llm_depth and len(cut.get("blocks", ())) == depth:
         return [int(block) for block in cut["blocks"]]
     if given is None:

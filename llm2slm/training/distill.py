@@ -5,6 +5,8 @@ Next-token distillation (`objectives.token_divergence`), as a part of the loss b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,12 +14,13 @@ from torch import Tensor
 
 from llm2slm.config import ModelConfig, RunConfig
 from llm2slm.data.collate import Collator
+from llm2slm.data.tokenizer import cut_of, original_ids
 from llm2slm.models.build import build_llm, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import model_config
 from llm2slm.models.pruning import reads_both_ways
 from llm2slm.training.objectives import token_divergence
-from llm2slm.types import Batch, Init, SystemKind, UserError
+from llm2slm.types import IGNORE_INDEX, Batch, Init, SystemKind, UserError
 
 
 class Teacher:
@@ -26,13 +29,15 @@ class Teacher:
 
     Args:
         model: the LLM as model=llm has it.
-        tokens: how many tokens, from id 0 on, it has in common with what is trained.
+        ids: by token id of what is trained the LLM's own id of that token.
         temperature: of the comparison.
     """
 
-    def __init__(self, model: LLM2SLM, tokens: int, temperature: float = 1.0) -> None:
+    def __init__(self, model: LLM2SLM, ids: Sequence[int], temperature: float = 1.0) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.tokens, self.temperature = tokens, temperature
+        self.tokens, self.temperature = len(ids), temperature
+        # of a cut vocabulary (model.slm.vocab); else the first ids are the same ones
+        self.ids_V = None if list(ids) == list(range(len(ids))) else torch.tensor(ids)
 
     @property
     def collator(self) -> Collator:
@@ -43,19 +48,27 @@ class Teacher:
     def to(self, device: torch.device) -> None:
         """Moves it."""
         self.model.to(device)
+        self.ids_V = None if self.ids_V is None else self.ids_V.to(device)
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
         """Teacher-forced logits_BTV of a batch's labels, behind the prompts as it reads them itself; in its own dtype.
+
+        Where the vocabulary of what is trained is a cut one, V is that one: the LLM reads its own ids, and its logits
+        of the entries that are kept are given, so that a softmax renormalizes over them.
 
         Raises:
             ValueError: the batch has no prompts for it.
         """
         if batch.teacher is None:
             raise ValueError("this batch has no prompts for a teacher: make it with Collator.taught_by")
+        read, labels_BT = batch.teacher, batch.teacher.labels_BT
+        if self.ids_V is not None and labels_BT is not None:
+            own_BT = self.ids_V.to(labels_BT.device)[labels_BT.clamp(min=0)]
+            read = replace(read, labels_BT=own_BT.masked_fill(labels_BT == IGNORE_INDEX, IGNORE_INDEX))
         with torch.autocast(batch.slm_ids_BQ.device.type, enabled=False):
-            logits_BTV: Tensor = self.model.logits(batch.teacher)
-        return logits_BTV
+            logits_BTV: Tensor = self.model.logits(read)
+        return logits_BTV if self.ids_V is None else logits_BTV[..., self.ids_V.to(logits_BTV.device)]
 
     def divergence(self, batch: Batch, logits_BTV: Tensor) -> Tensor:
         """How far the logits of what is trained are from its own (`token_divergence`)."""
@@ -100,35 +113,40 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
         return None
     try:
         tokenizer, _ = load_tokenizers(ModelConfig(kind=SystemKind.llm, llm=config.model.llm))
-        tokens = common_tokens(student.slm_tokenizer, tokenizer)
+        ids = common_tokens(student.slm_tokenizer, tokenizer)
         llm = model_config(config.model.llm, tokenizer)
         if reads_both_ways(llm) and not llm.is_encoder_decoder:
             raise UserError(f"a {llm.model_type} only reads, it predicts no next token; use another LLM")
         model = build_llm(config.model.llm, config.data)
     except UserError as error:
         raise UserError(f"optim.distill={config.optim.distill}: the teacher: {error}") from None
-    return Teacher(model, tokens, config.optim.distill_temperature)
+    return Teacher(model, ids, config.optim.distill_temperature)
 
 
-def common_tokens(student: Any, teacher: Any) -> int:
-    """How many tokens, from id 0 on, two tokenizers have in common: all that the student's can write.
+def common_tokens(student: Any, teacher: Any) -> list[int]:
+    """By id of a student's token the teacher's id of it: the same one, or, where a vocabulary was cut
+    (`data/cutting.py`), that of the same entry of the whole vocabulary.
 
     Raises:
         UserError: a token of the student's is another for the teacher, or another token ends a response.
     """
     own, theirs = ({i: token for token, i in side.get_vocab().items()} for side in (student, teacher))
     size: int = max(own) + 1
-    ids = [i for i in range(size) if own.get(i) != theirs.get(i)]
+    original = list(range(size)) if cut_of(student) is None else original_ids(student)
+    place = None if cut_of(teacher) is None else {entry: i for i, entry in enumerate(original_ids(teacher))}
+    found = [entry if place is None else place.get(entry, -1) for entry in original]
+    found += [-1] * (size - len(original))  # added to a cut vocabulary
+    ids = [i for i in range(size) if found[i] < 0 or own.get(i) != theirs.get(found[i])]
     ends = student.eos_token, teacher.eos_token
     if not ids and ends[0] == ends[1]:
-        return size
-    found = (
-        f"token {ids[0]} is {own.get(ids[0])!r} and {theirs.get(ids[0])!r}"
+        return found
+    differ = (
+        f"token {ids[0]} is {own.get(ids[0])!r} and {theirs.get(found[ids[0]])!r}"
         if ids
         else f"eos is {ends[0]!r} and {ends[1]!r}"
     )
     raise UserError(
-        f"the tokens of {student.name_or_path} and {teacher.name_or_path} differ ({found}), so their distributions "
+        f"the tokens of {student.name_or_path} and {teacher.name_or_path} differ ({differ}), so their distributions "
         "cannot be compared; let the SLM have the LLM's tokens (model.tokenizers=shared model.slm.init=random), or "
         "train on answers that the LLM wrote (`llm2slm label`)"
     )

@@ -120,7 +120,8 @@ def test_empty_prompt_and_empty_target():
     assert encode(Collator(word_tokenizer()), example("", "")).slm == [2, 3]
     assert encode(Collator(word_tokenizer()), example("", "")).response == [1]
     with pytest.raises(UserError, match="row 0: its prompt has no token at all"):
-        encode(Collator(word_tokenizer(False)), example(""))
+        encode(Collator(word_tokenizer(False)), example(" "))
+    assert encode(Collator(word_tokenizer(False)), example("")).slm == [1]
 
 
 def test_response_round_trip(slm):

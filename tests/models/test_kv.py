@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
-from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
+from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.last_token import LastToken
 from llm2slm.models.build import build_model
+from llm2slm.models.cut_config import RECORD
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.kv import CUT, chosen_blocks
+from llm2slm.models.kv import chosen_blocks
 from llm2slm.models.kv_cache import CacheShape, by_block, flat
 from llm2slm.offline import encode, open_writer
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny
@@ -28,8 +29,8 @@ WINDOW = {"gemma2": {"sliding_window": 4}, "gemma3": {"sliding_window": 4}}
 """Narrower than the tiny prompts are long, so that a window over the wrong positions shows."""
 
 
-def lm(place: Path, **values: Any) -> LanguageModelConfig:
-    return LanguageModelConfig(name=str(place), tokenizer=str(place), **values)
+def lm(place: Path, **values: Any) -> SLMConfig:
+    return SLMConfig(name=str(place), tokenizer=str(place), **values)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def cut_by_hand(folder: Path, blocks: list[int], place: Path) -> Path:
     config.num_hidden_layers = len(blocks)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[block - 1] for block in blocks]
-    setattr(config, CUT, {"blocks": blocks, "depth": whole.config.num_hidden_layers})
+    setattr(config, RECORD, {"blocks": blocks, "depth": whole.config.num_hidden_layers})
     small, names = type(whole)(config), whole.state_dict()
     state = {}
     for name in small.state_dict():
@@ -232,7 +233,7 @@ def test_the_last_token_in_a_smaller_vocabulary() -> None:
 ])  # fmt: skip
 def test_blocks(zoo: Path, given: Any, cut: Any, llm_depth: int, expected: list[int]) -> None:
     config = AutoModelForCausalLM.from_pretrained(shallow(zoo)).config
-    setattr(config, CUT, cut)
+    setattr(config, RECORD, cut)
     assert chosen_blocks(given, config, llm_depth) == expected
 
 

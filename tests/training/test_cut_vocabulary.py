@@ -1,0 +1,118 @@
+"""`model.slm.vocab=corpus` from the command line: printed, resumed, exported, together with added tokens, refused."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from command_line import mistake
+from test_fit import StopAt, assert_runs_equal, interrupted
+from tiny_runs import tiny_run
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llm2slm.cli import main
+from llm2slm.commands.train import run as train
+from llm2slm.config import RunConfig
+from llm2slm.data.sources import read_split
+from llm2slm.data.tasks import resolve
+from llm2slm.data.tokenizer import cut_of, load_tokenizer
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.saving import own_fingerprint
+from llm2slm.testing import tiny_tokenizer
+from llm2slm.types import Tokenizers, Vocab
+
+
+def cut_run(folder: Path, **more):
+    config = tiny_run(folder, **{"kind": "slm", "slm": "gpt2", "mode": "none", "max_steps": 6, "val_every": 4} | more)
+    config.model.slm.vocab = Vocab.corpus
+    config.task.prefix = "say:"
+    return config
+
+
+def test_training_rows_keep_their_tokens_and_the_saved_folder_is_a_plain_one(tmp_path, capsys):
+    config = cut_run(tmp_path)
+    train(deepcopy(config), tmp_path / "run")
+    shown = capsys.readouterr()
+    tokenizer, whole = load_tokenizer(str(tmp_path / "run" / "tokenizers" / "slm_kept")), tiny_tokenizer()
+    kept = cut_of(tokenizer)
+    line = f"slm_kept: {len(kept.ids)} of {len(whole)} entries kept, which 40 training rows need"
+    assert line in shown.out and len(kept.ids) < len(whole)
+    assert f"model.slm.vocab: {len(kept.ids)} of {len(whole)} vocabulary entries are kept" in shown.err
+    task = resolve(config.task)
+    rows = [task.example(row, i) for i, row in enumerate(read_split(config.data, task, "train", 5)[0])]
+    used = set()
+    for row in rows:
+        for text in (row.prompt, row.target):
+            ids = whole(text)["input_ids"]
+            assert [kept.ids[i] for i in tokenizer(text)["input_ids"]] == ids
+            used |= set(ids)
+    assert used <= set(kept.ids)
+    folder = tmp_path / "run" / "model"
+    model, own = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.vocab_size == len(own) == len(kept.ids)
+    answer = model.generate(own("say: dog", return_tensors="pt")["input_ids"], max_new_tokens=3, do_sample=False)
+    assert int(answer.max()) < len(own)
+    (system,) = json.loads((tmp_path / "run" / "result.json").read_text())["systems"]
+    assert system["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    assert main(["export", f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}"]) == 0
+    given = LLM2SLM.from_pretrained(tmp_path / "out")
+    assert own_fingerprint(given) == own_fingerprint(LLM2SLM.from_pretrained(folder))
+    assert cut_of(given.collator.slm_tokenizer) == kept
+
+
+@pytest.mark.parametrize("tune", ["full", r"\.h\."])
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, tune):
+    """With frozen embeddings too, which a resumed run takes from the whole model again."""
+    config = cut_run(tmp_path)
+    config.model.slm.tune = tune
+    train(deepcopy(config), tmp_path / "whole")
+    interrupted(deepcopy(config), tmp_path / "stopped", monkeypatch, StopAt(3))
+    before = (tmp_path / "stopped" / "tokenizers" / "slm_kept" / "tokenizer.json").stat().st_mtime_ns
+    train(RunConfig(run=str(tmp_path / "stopped")), tmp_path / "elsewhere")
+    assert_runs_equal(tmp_path / "stopped", tmp_path / "whole")
+    assert (tmp_path / "stopped" / "tokenizers" / "slm_kept" / "tokenizer.json").stat().st_mtime_ns == before
+
+
+def test_a_hybrid_whose_llm_reads_its_own_tokens(tmp_path):
+    """offsets: prompts and responses count; llm_tokens: the SLM needs entries for responses alone."""
+    sizes = []
+    for tokenizers in ("offsets", "llm_tokens"):
+        config = cut_run(tmp_path, kind="llm2slm", mode="add", slm="t5")
+        config.model.tokenizers = Tokenizers(tokenizers)
+        short = tmp_path / "short.jsonl"
+        short.write_text('{"source": "the little old house", "target": "dog"}\n' * 4)
+        config.data.train = config.data.validation = config.data.test = str(short)
+        train(deepcopy(config), tmp_path / tokenizers)
+        model = LLM2SLM.from_pretrained(tmp_path / tokenizers / "model")
+        sizes.append(len(model.collator.slm_tokenizer))
+        assert model.slm.get_input_embeddings().weight.shape[0] == sizes[-1]
+        assert len(model.collator.llm_tokenizer) == len(tiny_tokenizer())
+    assert sizes[1] < sizes[0] < len(tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["model.slm.vocab=corpus"], "model.slm.vocab=corpus gives the SLM another vocabulary than the LLM has, and "),
+        (
+            ["model=slm", "model.slm.vocab=corpus", "data=json", "data.streaming=true", "data.overlong=drop"],
+            "model.slm.vocab=corpus looks at every training row first, and with data.streaming=true they ",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_one_line(tmp_path, tiny_llm, capsys, arguments, said):
+    named = [f"model.llm.name={tiny_llm}", f"hydra.run.dir={tmp_path / 'run'}", "trainer.accelerator=cpu"]
+    assert main(["train", *named, *arguments]) == 2
+    assert mistake(capsys).startswith(said)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_writing_llm_is_cut_too_and_the_key_of_another_is_warned_of(tmp_path, capsys):
+    config = cut_run(tmp_path, kind="llm")
+    config.model.llm.vocab, config.model.slm.vocab = Vocab.corpus, None
+    train(config, tmp_path / "run")
+    shown = capsys.readouterr()
+    assert "llm_kept: " in shown.out and "model.llm.vocab: " in shown.err
+    assert len(LLM2SLM.from_pretrained(tmp_path / "run" / "model").collator.slm_tokenizer) < len(tiny_tokenizer())
