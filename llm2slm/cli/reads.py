@@ -86,7 +86,7 @@ STREAM = ("train", "demo", "encode", "tokenizer")
 
 def hub_name(name: str | None) -> bool:
     """Whether a model's name is that of a repository of the Hub, where revisions are read."""
-    return name is not None and not name.startswith("builtin/") and not Path(name).expanduser().is_dir()
+    return name is not None and not name.startswith("builtin/") and not Path(name).expanduser().exists()
 
 
 def _lends(config: RunConfig) -> bool:
@@ -121,6 +121,7 @@ MODEL: dict[str, Row] = {
     "kind": row(*BUILD, if_=BUILT),
     "llm.name": either(row(*BUILD, if_=WITH_LLM), row(*BUILD, if_=LENDS), row("label", if_=NO_RUN)),
     "llm.revision": Row(Reads(each.verbs, each.when & LLM_ON_HUB) for each in (*ASKED, Reads(BUILD, LENDS))),
+    "llm.gguf_file": either(ASKED, row(*BUILD, if_=LENDS)),
     "llm.init": ASKED,
     "llm.config": ASKED,
     "llm.tokenizer": either(ASKED, row(*BUILD, if_=LENDS)),
@@ -138,6 +139,7 @@ MODEL: dict[str, Row] = {
     "llm.quantization": ASKED,
     "slm.name": SLM,
     "slm.revision": row(*BUILD, if_=WITH_SLM & SLM_ON_HUB),
+    "slm.gguf_file": SLM,
     "slm.init": SLM,
     "slm.config": SLM,
     "slm.tokenizer": SLM,

@@ -58,7 +58,7 @@ def _extend(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
 
     tokenizer, _ = load_tokenizers(model)
     cfg = writer_config(model)
-    name = cfg.tokenizer or cfg.name or tokenizer.name_or_path
+    name = cfg.tokenizer or cfg.source or tokenizer.name_or_path
     targets = [example.target for example in examples]
     own = model.kind is not SystemKind.llm2slm or model.tokenizers is not Tokenizers.llm_tokens
     prompts = [example.prompt for example in examples if own]  # else it reads them as the LLM's tokens

@@ -258,12 +258,12 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 def training_notes(config: RunConfig, fitted: Fitted) -> dict[str, Any]:
     """Facts about the training that a reader of the result wants beside the scores."""
-    optim, llm = config.optim, config.model.llm.name
+    optim, llm = config.optim, config.model.llm.source
     distilled = {"teacher": llm, "weight": optim.distill, "temperature": optim.distill_temperature}
     return {
         "training_seconds": round(fitted.seconds, 1),
         "optimizer_steps": fitted.steps,
         "lr": optim.lr,
         "projector_lr": optim.projector_lr,
-        "folders": [n for n in (llm, config.model.slm.name) if n is not None and Path(n).is_dir()],
+        "folders": [n for n in (llm, config.model.slm.source) if n is not None and Path(n).exists()],
     } | ({"distilled": distilled} if optim.distill else {})

@@ -6,7 +6,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers
+from llm2slm.gguf_files.names import is_gguf
+from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers, UserError
 
 
 @dataclass
@@ -14,11 +15,15 @@ class LanguageModelConfig:
     """A model of the transformers library: the LLM, or the SLM."""
 
     name: str | None = None
-    """Hub id, local folder, or `builtin/llm` (for tests and demonstrations: it was trained on the built-in corpora
-    alone, generated English-German sentences, English reports, and requests). None only with init=random and a full
-    `config`."""
+    """Hub id, local folder, GGUF file, or `builtin/llm` (for tests and demonstrations: it was trained on the built-in
+    corpora alone, generated English-German sentences, English reports, and requests). None only with init=random and a
+    full `config`."""
     revision: str | None = None
     """Hub branch, tag or commit."""
+    gguf_file: str | None = None
+    """File of the repository or folder `name` that holds the model in the GGUF format, as model-q4_0.gguf; `name` may
+    also be the path of such a file. Config, tokenizer and weights are read from it. Weights that are trained are
+    unpacked; those of an LLM that is not trained stay packed where transformers has a kernel for that."""
     init: Init | None = None
     """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained where there is a
     name, else random."""
@@ -52,6 +57,25 @@ class LanguageModelConfig:
     def start(self) -> Init:
         """What `init` says, or means where it says nothing."""
         return self.init or (Init.random if self.name is None else Init.pretrained)
+
+    @property
+    def source(self) -> str | None:
+        """What is loaded: `name`, and the file in it (`gguf_file`).
+
+        Raises:
+            UserError: the file is given without a name, or is no GGUF file by its name.
+        """
+        if self.gguf_file is None:
+            return self.name
+        side = "llm" if isinstance(self, LLMConfig) else "slm"
+        if self.name is None or is_gguf(self.name):
+            wrong = "needs model.{side}.name, the repository or folder that it is in"
+            if self.name is not None:
+                wrong = f"model.{side}.name={self.name} is a GGUF file itself; leave one of them out"
+            raise UserError(f"model.{side}.gguf_file={self.gguf_file}: {wrong.format(side=side)}")
+        if not is_gguf(self.gguf_file):
+            raise UserError(f"model.{side}.gguf_file={self.gguf_file}: must end in .gguf")
+        return f"{self.name.rstrip('/')}/{self.gguf_file}"
 
 
 @dataclass
@@ -110,6 +134,8 @@ class PlainLLMConfig:
 
     revision: str | None = None
     """Hub branch, tag or commit."""
+    gguf_file: str | None = None
+    """File of the repository or folder `run` that holds the model in the GGUF format; `run` may also be such a file."""
     dtype: str = "float32"
     """float32 | bfloat16 | float16: dtype in which the weights are held."""
     attn_implementation: str | None = None

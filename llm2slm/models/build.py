@@ -14,10 +14,19 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.prompts import frame
 from llm2slm.data.tokenizer import first_added, load_tokenizer
+from llm2slm.gguf_files.names import is_gguf, on_hub
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
-from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, model_config
+from llm2slm.models.pretrained import (
+    BUILTIN,
+    commit,
+    is_local,
+    load_encoder,
+    load_language_model,
+    locate,
+    model_config,
+)
 from llm2slm.models.published import OF_TOKENS
 from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
@@ -45,21 +54,21 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
     if cfg.kind is SystemKind.llm:
         return _tokenizer(llm), None
     if cfg.kind is SystemKind.slm:
-        return _tokenizer(llm if follows and (llm.tokenizer or llm.name) else slm), None
+        return _tokenizer(llm if follows and (llm.tokenizer or llm.source) else slm), None
     llm_tokenizer = _tokenizer(llm)
     if not shared:
         return _tokenizer(slm), llm_tokenizer
     if not follows and _tokenizer(slm).get_vocab() != llm_tokenizer.get_vocab():
         other = "leave model.slm.tokenizer out" if slm.tokenizer else "model.slm.init=random"
         raise UserError(
-            f"model.tokenizers=shared: the vocabularies of {llm.tokenizer or llm.name} and {slm.tokenizer or slm.name} "
+            f"model.tokenizers=shared: the vocabularies of {llm.tokenizer or llm.source} and {slm.tokenizer or slm.source} "
             f"differ; use model.tokenizers=offsets or llm_tokens, or {other}"
         )
     return llm_tokenizer, llm_tokenizer
 
 
 def _tokenizer(side: LanguageModelConfig) -> PreTrainedTokenizerBase:
-    name = side.tokenizer or side.name
+    name = side.tokenizer or side.source
     if name is None:
         key = "llm" if isinstance(side, LLMConfig) else "slm"
         raise UserError(f"model.{key}.name is not set, so no tokenizer is known; set it (or model.{key}.tokenizer)")
@@ -96,11 +105,12 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
         )
 
 
-def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
+def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: bool = False) -> LLM2SLM:
     """A system from its configuration, with its collator; in train mode, pretrained weights or not.
 
     Args:
         data: its limits on lengths, and a store of representations (`reps`) in the LLM's place; None: the defaults.
+        frozen: nobody trains the model that writes.
 
     Raises:
         UserError: a model or tokenizer that cannot be read, or parts that do not fit together.
@@ -110,7 +120,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     tokenizer, llm_tokenizer = load_tokenizers(cfg)
     guided = cfg.kind is SystemKind.llm2slm
     attends = guided and cfg.conditioning is Conditioning.memory
-    slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
+    slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends, frozen=frozen)
     check_pair(cfg, slm)
     own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
     # a tokenizer that came with the model has embeddings in it already
@@ -184,7 +194,7 @@ def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
     if data is None:
         tokenizer, _ = load_tokenizers(ModelConfig(kind=SystemKind.llm, llm=llm))
         data = DataConfig(**default_limits(model_config(llm, tokenizer)))
-    model = build_model(ModelConfig(kind=SystemKind.llm, llm=llm), data)
+    model = build_model(ModelConfig(kind=SystemKind.llm, llm=llm), data, frozen=True)
     model.requires_grad_(False)
     return model
 
@@ -205,23 +215,24 @@ def _frame_record(
     return asdict(frame(llm_tokenizer or tokenizer, cfg.llm.prefix, cfg.llm.chat))
 
 
-def found_as(cfg: LanguageModelConfig) -> tuple[str | None, str | None]:
-    """Name and revision that find a model again: the absolute path of a local folder, the commit of a Hub id."""
-    name, revision = cfg.name, cfg.revision
-    if name is not None and not name.startswith(BUILTIN):
-        if Path(locate(name)).is_dir():
-            name = str(Path(locate(name)).resolve())
-        else:
-            revision = commit(name, revision) or revision
-    return name, revision
+def found_as(cfg: LanguageModelConfig) -> dict[str, Any]:
+    """Name, revision and file (`gguf_file`, of a GGUF file on the Hub alone) that find a model again: the absolute path
+    of a local folder or file, the commit of a Hub id."""
+    name, revision = cfg.source, cfg.revision
+    if name is None or name.startswith(BUILTIN):
+        return {"name": name, "revision": revision}
+    if is_local(name):
+        return {"name": str(Path(locate(name)).resolve()), "revision": revision}
+    repository = on_hub(name) if is_gguf(name) else None
+    found: dict[str, Any] = {"name": name, "revision": commit(name, revision) or revision}
+    return found if repository is None else found | {"name": repository[0], "gguf_file": repository[1]}
 
 
 def reader_record(cfg: LLMConfig, encoder: Reader) -> dict[str, Any]:
     """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
-    name, revision = found_as(cfg)
-    record = {"name": name, "revision": revision, "layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
     return (
-        record
+        found_as(cfg)
+        | {"layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
         | {"prefix": cfg.prefix, "chat": cfg.chat, "attn_implementation": cfg.attn_implementation}
         | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.start.value}
         | {"fingerprint": encoder.fingerprint()}

@@ -35,6 +35,7 @@ from llm2slm.models.control import Teller
 from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import keep_out_of_state_dicts
 from llm2slm.models.frozen import KeepsReaderFrozen
+from llm2slm.models.gguf import weights_in
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.projector import Projector
 from llm2slm.models.stored import Reader, StoredReader
@@ -288,7 +289,7 @@ class LLM2SLM(KeepsReaderFrozen):
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters: total (the reader included, loaded or not) and trainable."""
-        counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
+        counts = [(number, parameter.requires_grad) for parameter, number in weights_in(self)]
         unloaded = self.encoder.unloaded if isinstance(self.encoder, StoredReader) else 0
         return {"total": sum(n for n, _ in counts) + unloaded, "trainable": sum(n for n, trained in counts if trained)}
 
