@@ -82,8 +82,7 @@ def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], l
             library_name="llm2slm",
             pipeline_tag=task,
             license=license,
-            base_model=[(on_hub(n) or (n,))[0] if is_gguf(n) else n for n in _models(config) if _on_hub(n, system)]
-            or None,
+            base_model=[_repository(name) for name in _models(config) if _on_hub(name, system)] or None,
             datasets=[config["data"]["path"]] if config["data"].get("path") else None,
             tags=["llm2slm", "llm-to-slm"],
             model_name=name,
@@ -104,6 +103,12 @@ def _models(config: Mapping[str, Any]) -> list[str]:
 def _teachers(config: Mapping[str, Any]) -> list[str]:
     """The LLM whose distribution it was trained on, if there was one."""
     return [config["model"]["llm"]["name"]] if config["optim"].get("distill") else []
+
+
+def _repository(name: str) -> str:
+    """A model's repository on the Hub; a GGUF file is named behind it."""
+    found = on_hub(name) if is_gguf(name) else None
+    return name if found is None else found[0]
 
 
 def _on_hub(name: str, system: Mapping[str, Any]) -> bool:

@@ -60,9 +60,10 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
         return _tokenizer(slm), llm_tokenizer
     if not follows and _tokenizer(slm).get_vocab() != llm_tokenizer.get_vocab():
         other = "leave model.slm.tokenizer out" if slm.tokenizer else "model.slm.init=random"
+        names = " and ".join(str(side.tokenizer or side.source) for side in (llm, slm))
         raise UserError(
-            f"model.tokenizers=shared: the vocabularies of {llm.tokenizer or llm.source} and {slm.tokenizer or slm.source} "
-            f"differ; use model.tokenizers=offsets or llm_tokens, or {other}"
+            f"model.tokenizers=shared: the vocabularies of {names} differ; use model.tokenizers=offsets or "
+            f"llm_tokens, or {other}"
         )
     return llm_tokenizer, llm_tokenizer
 

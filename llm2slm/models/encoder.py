@@ -139,9 +139,8 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor | Packed]]) -> str:
     values spread over it. Cheap at any size; training changes it, a copy does not.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda named: named[0]):
-        if isinstance(tensor, Packed):
-            tensor = tensor.unpacked()
+    for name, found in sorted(tensors, key=lambda named: named[0]):
+        tensor = found.unpacked() if isinstance(found, Packed) else found
         if type(tensor) is not Tensor:  # quantized; the rest tells enough
             continue
         values = tensor.detach().reshape(-1)

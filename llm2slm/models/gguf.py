@@ -194,6 +194,7 @@ class Packed:
 def packed_weights(model: nn.Module) -> dict[int, Packed]:
     """The packed weights of a model, by the identity of the parameter."""
     dtype, found = getattr(model, "dtype", torch.float32), {}
+    layer: Any
     for layer in model.modules():
         weights: list[tuple[Tensor, int, int]] = []  # blocks, ggml type, width
         if hasattr(layer, "ggml_type"):

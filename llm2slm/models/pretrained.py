@@ -47,8 +47,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def locate(name: str) -> str:
-    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, `~` the home folder. Of a GGUF
-    file of this machine it is the path.
+    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, `~` the home folder, and
+    a GGUF file of this machine its path.
 
     Raises:
         UserError: no such built-in model, or what can only be a folder or file is none.

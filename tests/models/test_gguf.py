@@ -193,7 +193,7 @@ def test_a_saved_hybrid_finds_its_file_again(
     moved = tmp_path / "elsewhere" / "renamed.gguf"
     moved.parent.mkdir()
     shutil.move(file, moved)
-    with pytest.raises(UserError, match="no such file.*llm=PATH"):
+    with pytest.raises(UserError, match=r"no such file.*llm=PATH"):
         LLM2SLM.from_pretrained(tmp_path / "saved")
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "saved", llm=moved)), logits(model))
     write_gguf(file, seed=9)
