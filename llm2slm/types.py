@@ -92,6 +92,13 @@ class Tokenizers(StrEnum):
     llm_tokens = "llm_tokens"  # the SLM reads the LLM's tokens: its embeddings of them are the LLM's, mapped linearly
 
 
+class Start(StrEnum):
+    """What z is before training."""
+
+    zero = "zero"  # the projector's last layer starts at zero
+    random = "random"  # it is drawn as any other
+
+
 class Init(StrEnum):
     """Where a model's weights come from."""
 

@@ -154,6 +154,7 @@ MODEL: dict[str, Row] = {
     "projector.hidden": row(*BUILD, if_=HYBRID),
     "projector.norm": row(*BUILD, if_=HYBRID),
     "projector.gate": row(*BUILD, if_=HYBRID),
+    "projector.start": row(*BUILD, if_=HYBRID),
     "conditioning": either(
         row(*BUILD, if_=HYBRID), row(*RUN_VERBS, if_=when("", lambda c: c.model.conditioning is Conditioning.none))
     ),
@@ -270,6 +271,7 @@ OPTIM = dict.fromkeys(
     ("name", "lr", "weight_decay", "betas", "warmup_steps", "schedule", "label_smoothing", "distill"), row(*FIT)
 ) | {
     "projector_lr": row(*FIT, if_=HYBRID),
+    "freeze_slm_steps": row(*FIT),  # train refuses it without an LLM beside the SLM
     "final_lr": row(*FIT, if_=DECAYS),
     "distill_temperature": row(*FIT, if_=DISTILLS),
 }

@@ -15,7 +15,7 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.models.build import attach_processor, build_llm, found_as
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint, saved_kind
-from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Conditioning, Control, Init, Start, SystemKind, Tokenizers, UserError
 
 NOT_ASKED = ("name", "gguf_file", "layer", "tune", "peft")
 """Keys of `model.llm` that say nothing of how an LLM which writes alone is loaded or asked."""
@@ -127,13 +127,18 @@ def described(model: LLM2SLM, place: str, moved: str | None) -> ModelConfig:
     return ModelConfig(
         llm=recorded_llm(model, moved, LLMConfig()) or LLMConfig(),
         slm=slm,
-        projector=ProjectorConfig(**(config.projector or {})),
+        projector=recorded_projector(config.projector or {}),
         conditioning=Conditioning(config.conditioning),
         pool=config.pool,
         cross_every=config.cross_every,
         tokenizers=Tokenizers(config.tokenizers),
         control=Control(config.control),
     )
+
+
+def recorded_projector(record: dict[str, Any]) -> ProjectorConfig:
+    """The projector's configuration from the record in a saved model; earlier versions always drew its last layer."""
+    return ProjectorConfig(**record | {"start": Start(record.get("start", Start.random.value))})
 
 
 def recorded_llm(model: LLM2SLM, moved: str | None, asked: LLMConfig) -> LLMConfig | None:

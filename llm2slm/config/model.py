@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm2slm.gguf_files.names import is_gguf
-from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Conditioning, Control, Init, Start, SystemKind, Tokenizers, UserError
 
 
 @dataclass
@@ -105,6 +105,10 @@ class ProjectorConfig:
     """RMS-normalise the representations first (without it their scale decides the learning rate)."""
     gate: bool = False
     """Multiply z by a learned scalar that starts at 0, so that training starts from the plain SLM (add only)."""
+    start: Start | None = None
+    """zero: the last layer starts at zero, and so does z (add only): training starts from the plain SLM, and that layer
+    gets a gradient at the first step. random: it is drawn as any other. None: zero where a pretrained SLM reads its own
+    prompt embeddings with conditioning add, without a gate; else random."""
 
 
 @dataclass

@@ -33,7 +33,7 @@ from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import FULL, choose_trainable
 from llm2slm.models.virtual import PROMPT, taken, virtual_tokens
 from llm2slm.models.vocabulary import check_trained, grow
-from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Conditioning, Init, Start, SystemKind, Tokenizers, UserError
 
 
 def writer_config(cfg: ModelConfig) -> LanguageModelConfig:
@@ -100,10 +100,28 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
             f"model.projector.gate=true starts z at zero, which leaves conditioning={cfg.conditioning} nothing to "
             "read; use it with model.conditioning=add"
         )
+    if cfg.projector.start is Start.zero and (cfg.conditioning is not Conditioning.add or cfg.projector.gate):
+        why = f"leaves conditioning={cfg.conditioning} nothing to read; use it with model.conditioning=add"
+        if cfg.conditioning is Conditioning.add:
+            why = "and gate=true starts it at zero as well, so that neither gets a gradient; leave one of them out"
+        raise UserError(f"model.projector.start=zero starts z at zero, {why}")
     if cfg.pool is not None and (cfg.conditioning is not Conditioning.prepend or cfg.pool <= 0):
         raise UserError(
             f"model.pool={cfg.pool}: a number above 0, for model.conditioning=prepend; it is {cfg.conditioning}"
         )
+
+
+def projector_record(cfg: ModelConfig) -> dict[str, Any]:
+    """Arguments of `Projector`, and how z starts where the configuration leaves it open.
+
+    A pretrained SLM starts as itself where z is added to its own prompt embeddings. In the other modes zero is not the
+    plain SLM: `replace` and `memory` would leave it no prompt, `prepend` puts new positions in front of it, and
+    `cross_attention` has gates at zero, behind which z must not be zero too (nothing would get a gradient).
+    """
+    own_prompt = cfg.conditioning is Conditioning.add and cfg.tokenizers is not Tokenizers.llm_tokens
+    zero = own_prompt and cfg.slm.start is Init.pretrained and not cfg.projector.gate
+    start = cfg.projector.start or (Start.zero if zero else Start.random)
+    return asdict(cfg.projector) | {"start": start.value}
 
 
 def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: bool = False) -> LLM2SLM:
@@ -145,7 +163,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: boo
         tokenizers=cfg.tokenizers.value,
         control=cfg.control.value,
         llm=reader_record(cfg.llm, encoder) if encoder is not None else None,
-        projector=asdict(cfg.projector) if guided else None,
+        projector=projector_record(cfg) if guided else None,
         pool=cfg.pool,
         cross_every=cfg.cross_every,
         llm_frame=_frame_record(cfg, tokenizer, llm_tokenizer),

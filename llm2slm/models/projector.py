@@ -20,6 +20,7 @@ class Projector(nn.Module):
         norm: RMS-normalise each representation first. LLM layers differ in scale by orders of magnitude; without
             this, the scale decides the learning rate.
         gate: multiply z by a scalar parameter that starts at 0.
+        start: "zero": the last layer starts at zero, so that z does; else it is drawn.
         layers: how many layers of width E stand side by side in reps_BPE. More than one are mixed first, as in Peters
             et al. 2018 (arXiv 1802.05365): each normalised, then summed with learned weights that sum to 1.
         embeddings: width of the LLM's embeddings, where the SLM is to read the LLM's tokens (Bergner et al. 2024); 0:
@@ -34,6 +35,7 @@ class Projector(nn.Module):
         norm: bool = True,
         gate: bool = False,
         *,
+        start: str | None = None,
         layers: int = 1,
         embeddings: int = 0,
     ) -> None:
@@ -46,6 +48,9 @@ class Projector(nn.Module):
         else:
             steps += [nn.Linear(width_in, width_out)]
         self.layers = nn.Sequential(*steps)
+        if start == "zero":  # drawn first: whatever is drawn next is what it would be otherwise
+            for parameter in steps[-1].parameters():
+                nn.init.zeros_(parameter)
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
         self.tokens = nn.Linear(embeddings, width_out, bias=False) if embeddings else None
 
