@@ -24,7 +24,7 @@ from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.config import LanguageModelConfig, LLMConfig, RunConfig
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import SystemKind, UserError
+from llm2slm.types import Start, StoreDtype, SystemKind, UserError
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
 
 def run_of(root: Path, files: Any, **trainer: Any) -> RunConfig:
     config = tiny_run(root, **trainer)
+    config.model.projector.start = Start.random
     config.model.llm = LLMConfig(name=str(files[0]), layer=2)
     config.model.slm = LanguageModelConfig(name=str(files[1]))
     return config
@@ -58,7 +59,7 @@ def expected(files: Any, texts: list[str]) -> list[str]:
     """transformers' own answers of the dequantized LLM."""
     tokenizer, found = gguf_vocabulary(), []
     for text in texts:
-        ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids])
+        ids = torch.tensor([tokenizer(f"{text}\n", add_special_tokens=False).input_ids])  # a line break ends a prompt
         written = files[2].generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
         found.append(tokenizer.decode(written, skip_special_tokens=True).strip())
     return found
@@ -103,7 +104,9 @@ def test_training_from_a_store_needs_no_file(files, tmp_path: Path) -> None:
     config = run_of(tmp_path, own)
     config.trainer.threads = 1
     train(config, tmp_path / "live")
-    encode(run_of(tmp_path, own), tmp_path / "kept")
+    kept = run_of(tmp_path, own)
+    kept.encode.dtype = StoreDtype.float32
+    encode(kept, tmp_path / "kept")
     stored = run_of(tmp_path, own)
     stored.data.reps, stored.trainer.threads = str(tmp_path / "kept" / "reps"), 1
     train(stored, tmp_path / "stored")
