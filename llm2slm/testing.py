@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
 from llm2slm.config import LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
 from llm2slm.data.tokenizer import train_tokenizer
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import Batch, Conditioning, Example, SystemKind, Tokenizers
+from llm2slm.types import Batch, Conditioning, Example, Start, SystemKind, Tokenizers
 
 READER_TEXTS = ("the little dog sees the old house", "the house sees a dog", "two little dogs see it")
 WRITER_TEXTS = ("der kleine Hund sieht das alte Haus", "a sees thee oldest little", "zwei kleine Hunde sehen es")
@@ -200,7 +200,7 @@ def tiny_model_config(
     Args:
         llm, slm: names of `ARCHITECTURES`.
         tokenizers: shared: both models have the reader tokenizer; else the SLM has the writer tokenizer.
-        projector: fields of `ProjectorConfig`.
+        projector: fields of `ProjectorConfig`; z starts at random unless they say otherwise, so that it shows.
     """
     cut = "reader" if tokenizers is Tokenizers.shared else "writer"
     llm_folder, slm_folder = Path(folder) / f"llm_{llm}", Path(folder) / f"slm_{slm}_{cut}"
@@ -223,7 +223,7 @@ def tiny_model_config(
         kind=kind,
         llm=LLMConfig(name=str(llm_folder), tokenizer=str(own["reader"]) if named else None),
         slm=SLMConfig(name=str(slm_folder), tokenizer=str(own[cut]) if named else None),
-        projector=ProjectorConfig(**projector),
+        projector=ProjectorConfig(**{"start": Start.random} | projector),
         conditioning=conditioning,
         tokenizers=tokenizers,
         kv_blocks=kv_blocks,

@@ -93,6 +93,14 @@ class Tokenizers(StrEnum):
     llm_tokens = "llm_tokens"  # the SLM reads the LLM's tokens: its embeddings of them are the LLM's, mapped linearly
 
 
+class Start(StrEnum):
+    """What z is before training."""
+
+    zero = "zero"  # the projector's last layer starts at zero
+    random = "random"  # it is drawn as any other
+    identity = "identity"  # the last layer starts at zero, and the LLM's representations are added to its output
+
+
 class Init(StrEnum):
     """Where a model's weights come from."""
 

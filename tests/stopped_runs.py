@@ -9,11 +9,12 @@ from copy import deepcopy
 import pytest
 import torch
 from lightning import Callback
-from tiny_runs import assert_same, checkpoint, curve
+from tiny_runs import assert_same, checkpoint, curve, taught
 
 from llm2slm.commands.train import run as train
 from llm2slm.training import fit as fit_module
-from llm2slm.training.fit import build_trainer
+from llm2slm.training.fit import build_trainer, fit, set_seed
+from llm2slm.training.loggers import MetricsFile
 
 
 class StopAt(Callback):
@@ -75,3 +76,26 @@ def assert_runs_equal(found, wanted):
         checkpoint(found / "checkpoints" / "best.ckpt")["state_dict"],
         checkpoint(wanted / "checkpoints" / "best.ckpt")["state_dict"],
     )
+
+
+class Fails(Callback):
+    """Ends every process before the given step, without saving."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise RuntimeError("ended by the test")
+
+
+def fitted(config, folder, resume=None, *callbacks):
+    set_seed(config.seed)
+    model, data, teacher = taught(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fit_module,
+            "build_trainer",
+            lambda cfg, where, calls, loggers: build_trainer(cfg, where, [*calls, *callbacks], loggers),
+        )
+        return fit(config, folder, model, data, loggers=[MetricsFile(folder)], resume=resume, teacher=teacher)

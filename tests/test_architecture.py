@@ -20,13 +20,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llm2slm"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic"}
+BASE = {"types", "config", "runs", "atomic", "gguf_files"}
 LIBRARY = BASE | {"models", "data", "decoding"}
 ROOMS: dict[str, set[str]] = {
     # room -> what it may import, beside itself: rooms, or single modules of a room ("data.collate")
     "types": set(),
     "atomic": {"types"},
-    "config": {"types"},
+    "gguf_files": {"types"},
+    "config": {"types", "gguf_files"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
     "models": BASE

@@ -86,7 +86,7 @@ STREAM = ("train", "demo", "encode", "tokenizer")
 
 def hub_name(name: str | None) -> bool:
     """Whether a model's name is that of a repository of the Hub, where revisions are read."""
-    return name is not None and not name.startswith("builtin/") and not Path(name).expanduser().is_dir()
+    return name is not None and not name.startswith("builtin/") and not Path(name).expanduser().exists()
 
 
 def _lends(config: RunConfig) -> bool:
@@ -123,6 +123,7 @@ MODEL: dict[str, Row] = {
     "kind": row(*BUILD, if_=BUILT),
     "llm.name": either(row(*BUILD, if_=WITH_LLM), row(*BUILD, if_=LENDS), row("label", if_=NO_RUN)),
     "llm.revision": Row(Reads(each.verbs, each.when & LLM_ON_HUB) for each in (*ASKED, Reads(BUILD, LENDS))),
+    "llm.gguf_file": either(ASKED, row(*BUILD, if_=LENDS)),
     "llm.init": ASKED,
     "llm.config": ASKED,
     "llm.tokenizer": either(ASKED, row(*BUILD, if_=LENDS)),
@@ -141,6 +142,7 @@ MODEL: dict[str, Row] = {
     "llm.quantization": ASKED,
     "slm.name": SLM,
     "slm.revision": row(*BUILD, if_=WITH_SLM & SLM_ON_HUB),
+    "slm.gguf_file": SLM,
     "slm.init": SLM,
     "slm.layers": SLM,
     "slm.config": SLM,
@@ -157,6 +159,7 @@ MODEL: dict[str, Row] = {
     "projector.hidden": row(*BUILD, if_=HYBRID & PROJECTED),
     "projector.norm": row(*BUILD, if_=HYBRID & PROJECTED),
     "projector.gate": row(*BUILD, if_=HYBRID & PROJECTED),
+    "projector.start": row(*BUILD, if_=HYBRID & PROJECTED),
     "conditioning": either(
         row(*BUILD, if_=HYBRID), row(*RUN_VERBS, if_=when("", lambda c: c.model.conditioning is Conditioning.none))
     ),
@@ -274,6 +277,7 @@ OPTIM = dict.fromkeys(
     ("name", "lr", "weight_decay", "betas", "warmup_steps", "schedule", "label_smoothing", "distill"), row(*FIT)
 ) | {
     "projector_lr": row(*FIT, if_=HYBRID),
+    "freeze_slm_steps": row(*FIT),  # train refuses it without an LLM beside the SLM
     "final_lr": row(*FIT, if_=DECAYS),
     "distill_temperature": row(*FIT, if_=DISTILLS),
 }

@@ -168,9 +168,9 @@ def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
         raise UserError(f"local={name}: is a hybrid, or has virtual tokens; a judge is a plain model of transformers")
     tokenizer = load_tokenizer(place, config.revision)
     loaded = {key: getattr(config, key) for key in OF_LOCAL}
-    model = load_language_model(LLMConfig(name, **loaded), tokenizer)
+    model = load_language_model(LLMConfig(name, **loaded), tokenizer, frozen=True)
     model.to(device_type("auto"))
-    version = fingerprint(Path(place)) if Path(place).is_dir() else commit(name, config.revision)
+    version = fingerprint(Path(place)) if Path(place).exists() else commit(name, config.revision)
     identity: dict[str, Any] = {
         "local": name,
         "version": version,
@@ -183,8 +183,9 @@ def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Changes when a file of a model's folder is written anew."""
-    files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    """Changes when a file of a model's folder, or its GGUF file, is written anew."""
+    found = [folder] if folder.is_file() else folder.iterdir()
+    files = sorted((path.name, path.stat()) for path in found if path.is_file())
     told = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 

@@ -81,7 +81,7 @@ def _change(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     cfg = writer_config(model)
     if cfg.tokenizer is None:  # it came with the model, which has embeddings of all of it
         tokenizer.init_kwargs.pop(FIRST_ADDED, None)
-    name = cfg.tokenizer or cfg.name or tokenizer.name_or_path
+    name = cfg.tokenizer or cfg.source or tokenizer.name_or_path
     kept, told = _extended(model, tokenizer, examples, name)
     if cfg.vocab is not None:
         kept, taken = _cut(model, kept, examples)

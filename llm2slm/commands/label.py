@@ -192,7 +192,7 @@ def decoding_of(config: RunConfig) -> dict[str, Any]:
 def settings(config: RunConfig, model: LLM2SLM, examples: list[Example]) -> dict[str, Any]:
     """What decides the labels: unfinished ones of other settings are not gone on with."""
     return {
-        "model": config.run or config.model.llm.name,
+        "model": config.run or config.model.llm.source,
         "weights": own_fingerprint(model),
         "dtype": str(model.slm.dtype).removeprefix("torch."),  # weights may be the same in both
         "quantization": dict(config.model.llm.quantization),
@@ -251,7 +251,7 @@ def put(file: ResumableLines, path: Path, config: RunConfig) -> None:
     from pyarrow import parquet
 
     origin = {"created": runs.now(), "command": runs.command(), "git_commit": runs.git_commit()}
-    origin |= {"model": str(config.run or config.model.llm.name), "versions": json.dumps(runs.versions())}
+    origin |= {"model": str(config.run or config.model.llm.source), "versions": json.dumps(runs.versions())}
     table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({f"llm2slm.{k}": v for k, v in origin.items()})
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(table, sink)

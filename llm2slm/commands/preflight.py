@@ -21,6 +21,7 @@ from llm2slm.models.virtual import taken
 from llm2slm.training.distill import check_distill
 from llm2slm.training.fit import first_process
 from llm2slm.training.optim import check_optimizer
+from llm2slm.training.phases import check_phases
 from llm2slm.types import Conditioning, Control, SystemKind, UserError
 
 
@@ -31,6 +32,7 @@ def check_possible(config: RunConfig) -> None:
     check_ranges(config)
     check_distill(config)
     check_optimizer(config.optim)
+    check_phases(config)
 
 
 def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress: bool) -> None:

@@ -32,7 +32,7 @@ from llm2slm.commands.resume import (
 )
 from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import train_ordered
-from llm2slm.config import RunConfig, other_rows
+from llm2slm.config import RunConfig, before_zero_start, other_rows
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources import task_of
 from llm2slm.data.tasks import Task
@@ -48,8 +48,9 @@ from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.fit import Fitted, first_process, fit, load_fitted, set_seed
 from llm2slm.training.frozen import as_begun
 from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
+from llm2slm.training.phases import projector_rate
 from llm2slm.training.quality import Judge
-from llm2slm.types import Example, UserError
+from llm2slm.types import Example, Start, SystemKind, UserError
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -191,6 +192,8 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
         )
     if replace(config, run=None) == RunConfig():
         config = replace(recorded, run=config.run)
+    elif before_zero_start(runs.recorded_config(folder)):
+        config = as_before_zero_start(config)
     settled = with_task(config)
     for section in ("model", "data", "task", "optim", "seed"):
         if runs.plain(getattr(settled, section)) != runs.plain(getattr(recorded, section)):
@@ -203,6 +206,15 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
         return replace(config, run=None), None
     progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks))
     return config, Begun(newest, progress, other_rows(runs.recorded_config(folder)))
+
+
+def as_before_zero_start(config: RunConfig) -> RunConfig:
+    """A configuration with the meaning that what it leaves open had in runs recorded before z could start at zero."""
+    projector, optim = config.model.projector, config.optim
+    start = Start.random if projector.start is None else projector.start
+    rate = optim.lr if optim.projector_lr is None else optim.projector_lr
+    model = replace(config.model, projector=replace(projector, start=start))
+    return replace(config, model=model, optim=replace(optim, projector_lr=rate))
 
 
 def untrained(config: RunConfig, task: Task) -> LLM2SLM:
@@ -258,12 +270,13 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 def training_notes(config: RunConfig, fitted: Fitted) -> dict[str, Any]:
     """Facts about the training that a reader of the result wants beside the scores."""
-    optim, llm = config.optim, config.model.llm.name
+    hybrid = config.model.kind is SystemKind.llm2slm
+    optim, llm = config.optim, config.model.llm.source
     distilled = {"teacher": llm, "weight": optim.distill, "temperature": optim.distill_temperature}
     return {
         "training_seconds": round(fitted.seconds, 1),
         "optimizer_steps": fitted.steps,
         "lr": optim.lr,
-        "projector_lr": optim.projector_lr,
-        "folders": [n for n in (llm, config.model.slm.name) if n is not None and Path(n).is_dir()],
+        "projector_lr": projector_rate(optim, config.model) if hybrid else optim.projector_lr,
+        "folders": [n for n in (llm, config.model.slm.source) if n is not None and Path(n).exists()],
     } | ({"distilled": distilled} if optim.distill else {})

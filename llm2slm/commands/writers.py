@@ -15,9 +15,9 @@ from llm2slm.config import DataConfig, LLMConfig, ModelConfig, ProjectorConfig, 
 from llm2slm.models.build import attach_processor, build_llm, found_as
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint, saved_kind
-from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Conditioning, Control, Init, Start, SystemKind, Tokenizers, UserError
 
-NOT_ASKED = ("name", "layer", "tune", "peft")
+NOT_ASKED = ("name", "gguf_file", "layer", "tune", "peft")
 """Keys of `model.llm` that say nothing of how an LLM which writes alone is loaded or asked."""
 
 
@@ -56,6 +56,8 @@ def load_writer(
     Raises:
         UserError: it cannot be loaded; or it is a trained model, and `asked.llm` says to load or ask it otherwise.
     """
+    if asked.llm.gguf_file is not None and runs.home(run) is None:
+        run, asked = named_file(run, asked)
     place, home = model_place(run), runs.home(run)
     kind = saved_kind(place, asked.llm.revision if home is None else None)
     if moved is not None and kind is not SystemKind.llm2slm and not (beside and kind is SystemKind.slm):
@@ -72,6 +74,12 @@ def load_writer(
     if data is not None:
         limited(model, data)
     return Writer(model, own, place)
+
+
+def named_file(run: str, asked: ModelConfig) -> tuple[str, ModelConfig]:
+    """The GGUF file of `model.llm.gguf_file` in the folder or repository `run`, and a configuration without the key."""
+    named = replace(asked.llm, name=run)
+    return str(named.source), replace(asked, llm=replace(named, name=None, gguf_file=None))
 
 
 def plain_writer(llm: LLMConfig, data: DataConfig | None) -> Writer:
@@ -119,7 +127,7 @@ def described(model: LLM2SLM, place: str, moved: str | None) -> ModelConfig:
     return ModelConfig(
         llm=recorded_llm(model, moved, LLMConfig()) or LLMConfig(),
         slm=slm,
-        projector=ProjectorConfig(**(config.projector or {})),
+        projector=recorded_projector(config.projector or {}),
         conditioning=Conditioning(config.conditioning),
         pool=config.pool,
         cross_every=config.cross_every,
@@ -127,6 +135,11 @@ def described(model: LLM2SLM, place: str, moved: str | None) -> ModelConfig:
         tokenizers=Tokenizers(config.tokenizers),
         control=Control(config.control),
     )
+
+
+def recorded_projector(record: dict[str, Any]) -> ProjectorConfig:
+    """The projector's configuration from the record in a saved model; earlier versions always drew its last layer."""
+    return ProjectorConfig(**record | {"start": Start(record.get("start", Start.random.value))})
 
 
 def recorded_llm(model: LLM2SLM, moved: str | None, asked: LLMConfig) -> LLMConfig | None:
@@ -142,6 +155,7 @@ def recorded_llm(model: LLM2SLM, moved: str | None, asked: LLMConfig) -> LLMConf
     return LLMConfig(
         name=moved or record["name"],
         revision=record.get("revision") if moved in (None, record["name"]) else None,  # a commit is of one place
+        gguf_file=record.get("gguf_file") if moved in (None, record["name"]) else None,
         init=Init(record.get("init", Init.pretrained.value)),
         config=recorded_changes(record["name"], record.get("config") or {}),
         layer=record.get("layer"),
@@ -190,8 +204,8 @@ def llm_note(model: LLM2SLM, llm: LLMConfig, weights: str | None = None) -> dict
         return {}
     record = model.config.llm
     if record is None:
-        name, revision = found_as(llm)
-        record = {"name": name, "revision": revision, "dtype": model.working_dtype, "quantization": llm.quantization}
+        record = found_as(llm) | {"dtype": model.working_dtype, "quantization": llm.quantization}
         record |= {"prefix": llm.prefix, "chat": llm.chat, "fingerprint": weights or own_fingerprint(model)}
     keys = ("name", "revision", "fingerprint", "dtype", "quantization", "prefix", "chat")
-    return {"llm": {key: record.get(key) for key in keys} | {"frame": model.config.llm_frame}}
+    file = {key: record[key] for key in ("gguf_file",) if record.get(key)}
+    return {"llm": {key: record.get(key) for key in keys} | file | {"frame": model.config.llm_frame}}

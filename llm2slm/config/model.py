@@ -6,7 +6,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm2slm.types import Conditioning, Control, Init, SystemKind, Tokenizers, Vocab
+from llm2slm.gguf_files.names import is_gguf
+from llm2slm.types import Conditioning, Control, Init, Start, SystemKind, Tokenizers, UserError, Vocab
 
 
 @dataclass
@@ -14,11 +15,15 @@ class LanguageModelConfig:
     """A model of the transformers library: the LLM, or the SLM."""
 
     name: str | None = None
-    """Hub id, local folder, or `builtin/llm` (for tests and demonstrations: it was trained on the built-in corpora
-    alone, generated English-German sentences, English reports, and requests). None only with init=random and a full
-    `config`."""
+    """Hub id, local folder, GGUF file, or `builtin/llm` (for tests and demonstrations: it was trained on the built-in
+    corpora alone, generated English-German sentences, English reports, and requests). None only with init=random and a
+    full `config`."""
     revision: str | None = None
     """Hub branch, tag or commit."""
+    gguf_file: str | None = None
+    """File of the repository or folder `name` that holds the model in the GGUF format, as model-q4_0.gguf; `name` may
+    also be the path of such a file. Config, tokenizer and weights are read from it. Weights that are trained are
+    unpacked; those of an LLM that is not trained stay packed where transformers has a kernel for that."""
     init: Init | None = None
     """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained where there is a
     name, else random."""
@@ -56,6 +61,25 @@ class LanguageModelConfig:
     def start(self) -> Init:
         """What `init` says, or means where it says nothing."""
         return self.init or (Init.random if self.name is None else Init.pretrained)
+
+    @property
+    def source(self) -> str | None:
+        """What is loaded: `name`, and the file in it (`gguf_file`).
+
+        Raises:
+            UserError: the file is given without a name, or is no GGUF file by its name.
+        """
+        if self.gguf_file is None:
+            return self.name
+        side = "llm" if isinstance(self, LLMConfig) else "slm"
+        if self.name is None or is_gguf(self.name):
+            wrong = "needs model.{side}.name, the repository or folder that it is in"
+            if self.name is not None:
+                wrong = f"model.{side}.name={self.name} is a GGUF file itself; leave one of them out"
+            raise UserError(f"model.{side}.gguf_file={self.gguf_file}: {wrong.format(side=side)}")
+        if not is_gguf(self.gguf_file):
+            raise UserError(f"model.{side}.gguf_file={self.gguf_file}: must end in .gguf")
+        return f"{self.name.rstrip('/')}/{self.gguf_file}"
 
 
 @dataclass
@@ -96,6 +120,12 @@ class ProjectorConfig:
     """RMS-normalise the representations first (without it their scale decides the learning rate)."""
     gate: bool = False
     """Multiply z by a learned scalar that starts at 0, so that training starts from the plain SLM (add only)."""
+    start: Start | None = None
+    """zero: the last layer starts at zero, and so does z (add only): training starts from the plain SLM, and that layer
+    gets a gradient at the first step. identity: the last layer starts at zero, and the LLM's representations are added
+    to its output (memory only, LLM and SLM of one width). random: it is drawn as any other. None: zero where a
+    pretrained SLM reads its own prompt embeddings with conditioning add, without a gate; identity where a pretrained
+    encoder-decoder is as wide as one layer of the LLM with memory; else random."""
 
 
 @dataclass
@@ -128,6 +158,8 @@ class PlainLLMConfig:
 
     revision: str | None = None
     """Hub branch, tag or commit."""
+    gguf_file: str | None = None
+    """File of the repository or folder `run` that holds the model in the GGUF format; `run` may also be such a file."""
     dtype: str = "float32"
     """float32 | bfloat16 | float16: dtype in which the weights are held."""
     attn_implementation: str | None = None

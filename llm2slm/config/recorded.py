@@ -23,7 +23,20 @@ def understood(config: dict[str, Any]) -> dict[str, Any]:
             side["config"] = recorded_changes(side.get("name"), side["config"])
     if isinstance(trainer, dict) and before_fixed_rows(config):
         trainer["val_rows"] = None
+    optim = config.get("optim")
+    if before_zero_start(config):
+        config["model"]["projector"]["start"] = "random"
+        if isinstance(optim, dict) and optim.get("projector_lr") is None and "lr" in optim:
+            optim["projector_lr"] = optim["lr"]
     return config
+
+
+def before_zero_start(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration was recorded when z always started at random, and the projector's learning rate was that
+    of the SLM wherever it was not set."""
+    model = config.get("model")
+    projector = model.get("projector") if isinstance(model, Mapping) else None
+    return isinstance(projector, Mapping) and "start" not in projector
 
 
 def before_fixed_rows(config: Mapping[str, Any]) -> bool:

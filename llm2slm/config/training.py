@@ -14,7 +14,11 @@ class OptimConfig:
     lr: float = 1e-3
     """Peak learning rate of the language model that is trained."""
     projector_lr: float | None = None
-    """Peak learning rate of the projector. None: the same."""
+    """Peak learning rate of the projector, and of layers that attend to z. None: that of the language model; with a
+    pretrained SLM ten times that, but no more than 1e-3 where the language model's is lower."""
+    freeze_slm_steps: int = 0
+    """Train the projector, and layers that attend to z, alone for so many optimizer steps: until then the SLM has
+    neither gradient nor weight decay. The schedule is that of all steps."""
     weight_decay: float = 0.01
     """Decoupled; matrices only (no biases, norms or embeddings)."""
     betas: tuple[float, float] = (0.9, 0.98)

@@ -15,7 +15,8 @@ class GenerateConfig:
     """`generate`: answers for a prompt, for a file of prompts, or (with neither) for what is typed."""
 
     run: str | None = None
-    """Run directory, model folder, or Hub id of the model that answers; `builtin/llm` is the built-in LLM."""
+    """Run directory, model folder, GGUF file, or Hub id of the model that answers; `builtin/llm` is the built-in
+    LLM."""
     llm: str | None = None
     """Where the LLM of `run` is now, if it has moved."""
     model: PlainModelConfig = new_field(default_factory=PlainModelConfig)
@@ -103,7 +104,7 @@ class JudgeConfig:
     key_env: str | None = None
     """Name of the environment variable that holds the endpoint's key; the key itself is never written anywhere."""
     local: str | None = None
-    """In place of an endpoint: Hub id or folder of a model that judges on this machine, greedily."""
+    """In place of an endpoint: Hub id, folder or GGUF file of a model that judges on this machine, greedily."""
     revision: str | None = None
     """local: Hub branch, tag or commit."""
     dtype: str = "float32"

@@ -12,6 +12,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from llm2slm.gguf_files.names import find, is_gguf
+from llm2slm.gguf_files.tokenizer import gguf_tokenizer
 from llm2slm.types import UserError, reason_of
 
 ONE_TOKEN = (str, AddedToken)
@@ -34,11 +36,13 @@ FILES = (
 
 
 def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") -> PreTrainedTokenizerFast:
-    """The tokenizer of a Hub id or a local folder.
+    """The tokenizer of a Hub id, a local folder or a GGUF file.
 
     Raises:
         UserError: nothing there, no file with a vocabulary, or it has no fast implementation.
     """
+    if is_gguf(name):
+        return gguf_tokenizer(find(name, revision))
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, subfolder=subfolder)
     except (OSError, ValueError, KeyError, ImportError) as error:

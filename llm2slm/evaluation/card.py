@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from llm2slm.evaluation.entries import Entry, entries, metric_keys, metric_name
 from llm2slm.evaluation.tables import Cell, cells, columns, count, length, seconds
+from llm2slm.gguf_files.names import is_gguf, on_hub
 from llm2slm.types import Control
 
 BUILTIN, RANDOM, MIXTURE, NONE = "builtin", "random", "mixture", "none"
@@ -81,7 +82,7 @@ def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], l
             library_name="llm2slm",
             pipeline_tag=task,
             license=license,
-            base_model=[n for n in _models(config) if _on_hub(n, system)] or None,
+            base_model=[_repository(name) for name in _models(config) if _on_hub(name, system)] or None,
             datasets=[config["data"]["path"]] if config["data"].get("path") else None,
             tags=["llm2slm", "llm-to-slm"],
             model_name=name,
@@ -104,16 +105,22 @@ def _teachers(config: Mapping[str, Any]) -> list[str]:
     return [config["model"]["llm"]["name"]] if config["optim"].get("distill") else []
 
 
+def _repository(name: str) -> str:
+    """A model's repository on the Hub; a GGUF file is named behind it."""
+    found = on_hub(name) if is_gguf(name) else None
+    return name if found is None else found[0]
+
+
 def _on_hub(name: str, system: Mapping[str, Any]) -> bool:
     """Whether others can find a model by its name; the training notes which were folders where it ran."""
     folders = system.get("notes", {}).get("folders", ())
-    return not (name.startswith((BUILTIN, "/", ".", "~")) or name in folders or Path(name).is_dir())
+    return not (name.startswith((BUILTIN, "/", ".", "~")) or name in folders or Path(name).exists())
 
 
 def shown(name: str, system: Mapping[str, Any]) -> str:
     """A model's name as others may read it: of a local folder its last part alone."""
     known = _on_hub(name, system) or name.startswith(BUILTIN)
-    return f"`{name}`" if known else f"`{Path(name).name}` (a local folder)"
+    return f"`{name}`" if known else f"`{Path(name).name}` (a local {'file' if is_gguf(name) else 'folder'})"
 
 
 def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:

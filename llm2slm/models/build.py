@@ -14,19 +14,28 @@ from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConf
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.prompts import frame
 from llm2slm.data.tokenizer import first_added, load_tokenizer
+from llm2slm.gguf_files.names import is_gguf, on_hub
 from llm2slm.models.conditioning import IN_PLACE
 from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.kv import kv_record
-from llm2slm.models.pretrained import BUILTIN, commit, load_encoder, load_language_model, locate, model_config
+from llm2slm.models.pretrained import (
+    BUILTIN,
+    commit,
+    is_local,
+    load_encoder,
+    load_language_model,
+    locate,
+    model_config,
+)
 from llm2slm.models.published import OF_TOKENS
 from llm2slm.models.slm import greedy, has_cross_attention
 from llm2slm.models.stored import Reader, StoredReader
 from llm2slm.models.tuning import FULL, choose_trainable
 from llm2slm.models.virtual import PREFIX, PROMPT, taken, virtual_tokens
 from llm2slm.models.vocabulary import adapt, check_trained
-from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Conditioning, Init, Start, SystemKind, Tokenizers, UserError
 
 
 def writer_config(cfg: ModelConfig) -> LanguageModelConfig:
@@ -47,21 +56,22 @@ def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrain
     if cfg.kind is SystemKind.llm:
         return _tokenizer(llm), None
     if cfg.kind is SystemKind.slm:
-        return _tokenizer(llm if follows and (llm.tokenizer or llm.name) else slm), None
+        return _tokenizer(llm if follows and (llm.tokenizer or llm.source) else slm), None
     llm_tokenizer = _tokenizer(llm)
     if not shared:
         return _tokenizer(slm), llm_tokenizer
     if not follows and _tokenizer(slm).get_vocab() != llm_tokenizer.get_vocab():
         other = "leave model.slm.tokenizer out" if slm.tokenizer else "model.slm.init=random"
+        names = " and ".join(str(side.tokenizer or side.source) for side in (llm, slm))
         raise UserError(
-            f"model.tokenizers=shared: the vocabularies of {llm.tokenizer or llm.name} and {slm.tokenizer or slm.name} "
-            f"differ; use model.tokenizers=offsets or llm_tokens, or {other}"
+            f"model.tokenizers=shared: the vocabularies of {names} differ; use model.tokenizers=offsets or "
+            f"llm_tokens, or {other}"
         )
     return llm_tokenizer, llm_tokenizer
 
 
 def _tokenizer(side: LanguageModelConfig) -> PreTrainedTokenizerBase:
-    name = side.tokenizer or side.name
+    name = side.tokenizer or side.source
     if name is None:
         key = "llm" if isinstance(side, LLMConfig) else "slm"
         raise UserError(f"model.{key}.name is not set, so no tokenizer is known; set it (or model.{key}.tokenizer)")
@@ -102,17 +112,51 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
             f"model.projector.gate=true starts z at zero, which leaves conditioning={cfg.conditioning} nothing to "
             "read; use it with model.conditioning=add"
         )
+    if cfg.projector.start is Start.zero and (cfg.conditioning is not Conditioning.add or cfg.projector.gate):
+        why = f"leaves conditioning={cfg.conditioning} nothing to read; use it with model.conditioning=add"
+        if cfg.conditioning is Conditioning.add:
+            why = "and gate=true starts it at zero as well, so that neither gets a gradient; leave one of them out"
+        raise UserError(f"model.projector.start=zero starts z at zero, {why}")
     if cfg.pool is not None and (cfg.conditioning is not Conditioning.prepend or cfg.pool <= 0):
         raise UserError(
             f"model.pool={cfg.pool}: a number above 0, for model.conditioning=prepend; it is {cfg.conditioning}"
         )
 
 
-def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
+def projector_record(cfg: ModelConfig, slm: PreTrainedModel, encoder: Reader | None) -> dict[str, Any]:
+    """Arguments of `Projector`, and how z starts where the configuration leaves it open.
+
+    A pretrained SLM starts as itself where z is added to its own prompt embeddings. In the other modes zero is not the
+    plain SLM: `replace` and `memory` would leave it no prompt, `prepend` puts new positions in front of it, and
+    `cross_attention` has gates at zero, behind which z must not be zero too (nothing would get a gradient). With
+    `memory` a pretrained decoder attends at first to the LLM's representations as they are, where the widths allow: to
+    a decoder that is cut from the LLM's they are what it was trained with.
+
+    Raises:
+        UserError: `model.projector.start=identity` in another mode, or with other widths.
+    """
+    pretrained, memory = cfg.slm.start is Init.pretrained, cfg.conditioning is Conditioning.memory
+    widths = (0, 1) if encoder is None else (encoder.width, slm.get_input_embeddings().embedding_dim)
+    if cfg.projector.start is Start.identity and (not memory or widths[0] != widths[1]):
+        raise UserError(
+            f"model.projector.start=identity is for model.conditioning=memory with an LLM as wide as the SLM; it is "
+            f"{cfg.conditioning}, with widths {widths[0]} and {widths[1]}"
+        )
+    own_prompt = cfg.conditioning is Conditioning.add and cfg.tokenizers is not Tokenizers.llm_tokens
+    start = Start.random
+    if own_prompt and pretrained and not cfg.projector.gate:
+        start = Start.zero
+    elif memory and pretrained and slm.config.is_encoder_decoder and widths[0] == widths[1]:
+        start = Start.identity
+    return asdict(cfg.projector) | {"start": (cfg.projector.start or start).value}
+
+
+def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: bool = False) -> LLM2SLM:
     """A system from its configuration, with its collator; in train mode, pretrained weights or not.
 
     Args:
         data: its limits on lengths, and a store of representations (`reps`) in the LLM's place; None: the defaults.
+        frozen: nobody trains the model that writes.
 
     Raises:
         UserError: a model or tokenizer that cannot be read, or parts that do not fit together.
@@ -123,7 +167,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
     guided = cfg.kind is SystemKind.llm2slm
     attends = guided and cfg.conditioning is Conditioning.memory
     continues = guided and cfg.conditioning is Conditioning.kv
-    slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends)
+    slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends, frozen=frozen)
     check_pair(cfg, slm)
     own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
     # a tokenizer that came with the model has embeddings in it already
@@ -149,7 +193,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None) -> LLM2SLM:
         tokenizers=cfg.tokenizers.value,
         control=cfg.control.value,
         llm=reader_record(cfg.llm, encoder) if encoder is not None else None,
-        projector=asdict(cfg.projector) if guided and not continues else None,
+        projector=projector_record(cfg, slm, encoder) if guided and not continues else None,
         kv=kv,
         pool=cfg.pool,
         cross_every=cfg.cross_every,
@@ -200,7 +244,7 @@ def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
     if data is None:
         tokenizer, _ = load_tokenizers(ModelConfig(kind=SystemKind.llm, llm=llm))
         data = DataConfig(**default_limits(model_config(llm, tokenizer)))
-    model = build_model(ModelConfig(kind=SystemKind.llm, llm=llm), data)
+    model = build_model(ModelConfig(kind=SystemKind.llm, llm=llm), data, frozen=True)
     model.requires_grad_(False)
     return model
 
@@ -221,23 +265,24 @@ def _frame_record(
     return asdict(frame(llm_tokenizer or tokenizer, cfg.llm.prefix, cfg.llm.chat))
 
 
-def found_as(cfg: LanguageModelConfig) -> tuple[str | None, str | None]:
-    """Name and revision that find a model again: the absolute path of a local folder, the commit of a Hub id."""
-    name, revision = cfg.name, cfg.revision
-    if name is not None and not name.startswith(BUILTIN):
-        if Path(locate(name)).is_dir():
-            name = str(Path(locate(name)).resolve())
-        else:
-            revision = commit(name, revision) or revision
-    return name, revision
+def found_as(cfg: LanguageModelConfig) -> dict[str, Any]:
+    """Name, revision and file (`gguf_file`, of a GGUF file on the Hub alone) that find a model again: the absolute path
+    of a local folder or file, the commit of a Hub id."""
+    name, revision = cfg.source, cfg.revision
+    if name is None or name.startswith(BUILTIN):
+        return {"name": name, "revision": revision}
+    if is_local(name):
+        return {"name": str(Path(locate(name)).resolve()), "revision": revision}
+    repository = on_hub(name) if is_gguf(name) else None
+    found: dict[str, Any] = {"name": name, "revision": commit(name, revision) or revision}
+    return found if repository is None else found | {"name": repository[0], "gguf_file": repository[1]}
 
 
 def reader_record(cfg: LLMConfig, encoder: Reader) -> dict[str, Any]:
     """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
-    name, revision = found_as(cfg)
-    record = {"name": name, "revision": revision, "layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
     return (
-        record
+        found_as(cfg)
+        | {"layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
         | {"prefix": cfg.prefix, "chat": cfg.chat, "attn_implementation": cfg.attn_implementation}
         | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.start.value}
         | {"fingerprint": encoder.fingerprint()}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from llm2slm.models.gguf import Packed, plain_tensors
 from llm2slm.models.kv_cache import CacheShape, cache_shape, flat
 from llm2slm.models.pruning import Layer, blocks_of, body_of, depth_of, leave_out, reads_both_ways
 from llm2slm.types import Reps
@@ -130,7 +131,7 @@ class FrozenEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Tells this reader's weights from others' (see `fingerprint`)."""
-        return fingerprint(self.body.state_dict().items())
+        return fingerprint(plain_tensors(self.body))
 
     def embed(self, ids_BP: Tensor) -> Tensor:
         """Rows of the LLM's embedding matrix, as they are: ids_BP -> embeds_BPE."""
@@ -156,12 +157,13 @@ def _excuse_encoder(module: Any, keys: Any) -> None:
         keys.missing_keys[:] = [key for key in keys.missing_keys if "encoder.body." not in key]
 
 
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def fingerprint(tensors: Iterable[tuple[str, Tensor | Packed]]) -> str:
     """Twelve hexadecimal digits that tell weights from others': their names and shapes, and of each about a thousand
     values spread over it. Cheap at any size; training changes it, a copy does not.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+    for name, found in sorted(tensors, key=lambda named: named[0]):
+        tensor = found.unpacked() if isinstance(found, Packed) else found
         if type(tensor) is not Tensor:  # quantized; the rest tells enough
             continue
         values = tensor.detach().reshape(-1)

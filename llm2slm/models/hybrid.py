@@ -36,6 +36,7 @@ from llm2slm.models.control import Teller
 from llm2slm.models.crossing import Crossing
 from llm2slm.models.encoder import keep_out_of_state_dicts
 from llm2slm.models.frozen import KeepsReaderFrozen
+from llm2slm.models.gguf import weights_in
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.kv import CacheMap
 from llm2slm.models.projector import Projector
@@ -82,19 +83,18 @@ class LLM2SLM(KeepsReaderFrozen):
         self.teller: Teller | None = None
         if encoder is not None:
             width = encoder.width * len(encoder.layers)
-            mapped = self.conditioning is Conditioning.kv and bool((config.kv or {}).get("mapped"))
+            mapped = bool((config.kv or {}).get("mapped"))
             self.teller = Teller(self.control, width, in_place=mapped or self.conditioning in modes.IN_PLACE)
-        if encoder is not None and self.conditioning is Conditioning.kv:
-            self.projector = kv.cache_map(slm, encoder, mapped)
-        elif encoder is not None:
-            reads_llm_tokens = config.tokenizers == Tokenizers.llm_tokens and self.conditioning in OWN_EMBEDDINGS
-            self.projector = Projector(
-                encoder.width,
-                slm.get_input_embeddings().embedding_dim,
-                layers=len(encoder.layers),
-                embeddings=encoder.embedding_width if reads_llm_tokens else 0,
-                **(config.projector or {}),
-            )
+            if self.conditioning is Conditioning.kv:
+                self.projector = kv.cache_map(slm, encoder, mapped)
+            else:
+                llm_tokens = config.tokenizers == Tokenizers.llm_tokens and self.conditioning in OWN_EMBEDDINGS
+                self.projector = Projector(
+                    *(encoder.width, slm.get_input_embeddings().embedding_dim),
+                    layers=len(encoder.layers),
+                    embeddings=encoder.embedding_width if llm_tokens else 0,
+                    **(config.projector or {}),
+                )
         self.crossing: Crossing | None = None
         if self.conditioning is Conditioning.cross_attention:
             self.crossing = Crossing(slm, config.cross_every)
@@ -297,7 +297,7 @@ class LLM2SLM(KeepsReaderFrozen):
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters: total (the reader included, loaded or not) and trainable."""
-        counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
+        counts = [(number, parameter.requires_grad) for parameter, number in weights_in(self)]
         unloaded = self.encoder.unloaded if isinstance(self.encoder, StoredReader) else 0
         return {"total": sum(n for n, _ in counts) + unloaded, "trainable": sum(n for n, trained in counts if trained)}
 

@@ -31,9 +31,12 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQ
 
 from llm2slm.config import LanguageModelConfig, LLMConfig, SLMConfig
 from llm2slm.config.ranges import Range
+from llm2slm.gguf_files.names import commit as commit_of
+from llm2slm.gguf_files.names import find, is_gguf, on_hub
 from llm2slm.models.cut_config import KEY, RECORD, chosen_blocks, depth_keys, sides
 from llm2slm.models.cutting import cut_model, partial_class, plan_cut
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.gguf import gguf_config, gguf_weights, named_with_head
 from llm2slm.models.pruning import reader_class
 from llm2slm.types import Init, UserError, reason_of
 
@@ -48,11 +51,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def locate(name: str) -> str:
-    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, `~` the home folder.
+    """A model's name as transformers takes it: `builtin/llm` is a folder of this package, `~` the home folder, and
+    a GGUF file of this machine its path.
 
     Raises:
-        UserError: no such built-in model, or what can only be a folder is none.
+        UserError: no such built-in model, or what can only be a folder or file is none.
     """
+    if is_gguf(name):
+        return name if on_hub(name) else str(find(name))
     if not name.startswith(BUILTIN):
         try:
             place = str(Path(name).expanduser()) if name.startswith("~") else name
@@ -79,14 +85,23 @@ def reading(name: str) -> Iterator[None]:
         raise UserError(f"model {name!r} cannot be read: {reason_of(error)}") from error
 
 
+def is_local(name: str) -> bool:
+    """Whether a model is a folder or file of this machine."""
+    return Path(locate(name)).exists()
+
+
 def commit(name: str, revision: str | None = None) -> str | None:
     """The commit that a Hub id's branch or tag (None: main) was when it was read last; transformers does not say it."""
+    if is_gguf(name):
+        return commit_of(find(name, revision))
     path = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else None
 
 
 def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The transformers config of a Hub id or folder."""
+    """The transformers config of a Hub id, a folder or a GGUF file."""
+    if is_gguf(name):
+        return _with_decoder_depth(gguf_config(find(name, revision)))
     place = locate(name)
     if not (Path(place) / "config.json").is_file() and (Path(place) / "model" / "config.json").is_file():
         raise UserError(f"model {name!r}: is a run directory; give its model, {Path(name) / 'model'}")
@@ -115,20 +130,20 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         UserError: neither a name nor a whole config (one with a model_type), or both; the name of a hybrid; a value
             that the config does not have, or of the wrong type.
     """
-    side, whole = _side(cfg), "model_type" in cfg.config
-    if cfg.name is None and (cfg.start is Init.pretrained or not whole):
+    side, whole, name = _side(cfg), "model_type" in cfg.config, cfg.source
+    if name is None and (cfg.start is Init.pretrained or not whole):
         need = "" if cfg.init is not Init.random else f" and model.{side}.config.model_type (as t5, gpt2, llama)"
         raise UserError(f"model.{side}.name{need} is not set; give a Hub id or a folder, or model.{side}.init=random")
-    if cfg.name is not None:
+    if name is not None:
         if whole:
             raise UserError(
-                f"model.{side}.name={cfg.name} and model.{side}.config.model_type={cfg.config['model_type']} describe "
+                f"model.{side}.name={name} and model.{side}.config.model_type={cfg.config['model_type']} describe "
                 "two models; leave one of them out"
             )
-        config, changes = read_config(cfg.name, cfg.revision), dict(cfg.config)
+        config, changes = read_config(name, cfg.revision), dict(cfg.config)
         if config.model_type == "llm2slm":
             raise UserError(
-                f"model {cfg.name!r}: is a hybrid, or has virtual tokens, and cannot be model.{side} of another; "
+                f"model {name!r}: is a hybrid, or has virtual tokens, and cannot be model.{side} of another; "
                 "give a plain model of transformers"
             )
     else:
@@ -152,7 +167,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         own_names = {
             config.attribute_map.get(key, key): value for key, value in changes.items()
         }  # hidden_size: d_model
-        with reading(cfg.name or f"model.{side}.config"):
+        with reading(name or f"model.{side}.config"):
             config = type(config).from_dict(config.to_dict() | own_names)
     if cfg.start is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
@@ -210,13 +225,18 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 
 def load_language_model(
-    cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, *, cross_attention: bool = False
+    cfg: LanguageModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    cross_attention: bool = False,
+    frozen: bool = False,
 ) -> PreTrainedModel:
     """A model with a language-modelling head, pretrained or random.
 
     Args:
         cross_attention: give a decoder-only model cross-attention layers, where its architecture has such (GPT-2).
             In a pretrained model they are new, with random weights.
+        frozen: nobody trains it, so that weights of a GGUF file may stay packed.
     """
     config = model_config(cfg, tokenizer)
     crossed = cross_attention and config.model_type in WITH_CROSS_ATTENTION
@@ -224,16 +244,16 @@ def load_language_model(
         config.add_cross_attention = True
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in mapping:
-        raise UserError(f"model {cfg.name or config.model_type!r}: a {config.model_type} cannot write text")
+        raise UserError(f"model {cfg.source or config.model_type!r}: a {config.model_type} cannot write text")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     _tell_left_out(auto.from_config, cfg, config)
     layers = cfg.layers if isinstance(cfg, SLMConfig) else None
     blocks = {} if layers is None else chosen_blocks(layers, config)
     if not blocks or all(len(blocks[side.name]) == side.depth for side in sides(config)):
-        return _weights(auto, cfg, config, crossed=crossed, **_quantized(cfg))
+        return _weights(auto, cfg, config, crossed=crossed, packed=frozen, **_quantized(cfg))
     plan = plan_cut(_get_model_class(config, mapping), config, blocks)
     try:
-        return cut_model(_weights(partial_class(plan), cfg, config, crossed=crossed), plan)
+        return cut_model(_weights(partial_class(plan), cfg, config, crossed=crossed, packed=frozen), plan)
     except AttributeError as error:  # a model that draws or changes its weights block by block (Falcon-H1)
         raise UserError(f"{KEY}: a {config.model_type} cannot be cut: {error}") from error
 
@@ -248,16 +268,17 @@ def _tell_left_out(
     Args:
         build: the model of a config, without weights.
     """
-    if cfg.name is None or not cfg.config or cfg.start is Init.random:
+    name = cfg.source
+    if name is None or not cfg.config or cfg.start is Init.random:
         return
-    unchanged = read_config(cfg.name, cfg.revision)
-    with reading(cfg.name), torch.device("meta"):
+    unchanged = read_config(name, cfg.revision)
+    with reading(name), torch.device("meta"):
         own, changed = (set(build(deepcopy(each)).state_dict()) for each in (unchanged, config))
     if left_out := sorted(own - changed):
         side, changes = _side(cfg), ", ".join(f"{key}: {value}" for key, value in cfg.config.items())
         print(
             f"llm2slm: warning: model.{side}.config={{{changes}}} leaves {len(left_out)} of the pretrained tensors of "
-            f"{cfg.name} unused, as {left_out[0]}",
+            f"{name} unused, as {left_out[0]}",
             file=sys.stderr,
         )
 
@@ -275,9 +296,22 @@ def load_encoder(
     return FrozenEncoder(load_reader(cfg, model_config(cfg, tokenizer)), cfg.layer, kv_blocks)
 
 
-def load_reader(cfg: LLMConfig, config: PreTrainedConfig) -> PreTrainedModel:
-    """The part of an LLM that `cfg.layer` needs, as a transformers model of its class."""
-    return _weights(reader_class(config, cfg.layer), cfg, config, **_quantized(cfg))
+def load_reader(cfg: LLMConfig, config: PreTrainedConfig, *, packed: bool = True) -> PreTrainedModel:
+    """The part of an LLM that `cfg.layer` needs, as a transformers model of its class.
+
+    Args:
+        packed: weights of a GGUF file may stay packed.
+    """
+    more, name = {"packed": packed} | _quantized(cfg), cfg.source
+    if (
+        name is not None
+        and is_gguf(name)
+        and cfg.start is not Init.random
+        and named_with_head(find(name, cfg.revision))
+    ):
+        whole: PreTrainedModel = _weights(reader_class(config, cfg.layer, head=True), cfg, config, **more).base_model
+        return whole
+    return _weights(reader_class(config, cfg.layer), cfg, config, **more)
 
 
 def _quantized(cfg: LanguageModelConfig) -> dict[str, Any]:
@@ -286,38 +320,50 @@ def _quantized(cfg: LanguageModelConfig) -> dict[str, Any]:
         return {}
     if cfg.start is Init.random:
         raise UserError("model.llm.quantization is for weights that are loaded; model.llm.init=random has none")
+    if is_gguf(cfg.source):
+        raise UserError(f"model.llm.quantization: {cfg.source} is quantized already, as GGUF files are; leave it out")
     return {"quantization_config": quantization_config(cfg.quantization)}
 
 
 def _weights(
-    auto: Any, cfg: LanguageModelConfig, config: PreTrainedConfig, *, crossed: bool = False, **more: Any
+    auto: Any,
+    cfg: LanguageModelConfig,
+    config: PreTrainedConfig,
+    *,
+    crossed: bool = False,
+    packed: bool = False,
+    **more: Any,
 ) -> PreTrainedModel:
     """A model of a class, its weights read or drawn.
 
     Args:
         auto: one of transformers' Auto classes, or what has their `from_pretrained` and `from_config`.
         crossed: its cross-attention layers may be new. All of them or none: a part would be left to chance.
+        packed: weights of a GGUF file may stay packed.
         more: arguments of `from_pretrained`.
 
     Raises:
         UserError: they cannot be read, or the saved ones do not fill the model: part of it would be left to chance.
     """
-    side = _side(cfg)
+    side, name = _side(cfg), cfg.source
     if cfg.dtype not in DTYPES:
         raise UserError(f"model.{side}.dtype={cfg.dtype} is unknown; possible: {', '.join(DTYPES)}")
     more |= {"dtype": getattr(torch, cfg.dtype)}
     if cfg.attn_implementation is not None:
         more["attn_implementation"] = cfg.attn_implementation
     model: PreTrainedModel
-    if cfg.name is None or cfg.start is Init.random:
-        with reading(cfg.name or f"model.{side}.config"):
+    if name is None or cfg.start is Init.random:
+        with reading(name or f"model.{side}.config"):
             model = auto.from_config(config, **more)
         return model
-    with reading(cfg.name):
-        model, report = auto.from_pretrained(
-            locate(cfg.name), revision=cfg.revision, config=config,
-            output_loading_info=True, ignore_mismatched_sizes=True, **more,
-        )  # fmt: skip
+    with reading(name):
+        if is_gguf(name):
+            model, report = gguf_weights(auto, find(name, cfg.revision), config, packed=packed, **more)
+        else:
+            model, report = auto.from_pretrained(
+                locate(name), revision=cfg.revision, config=config,
+                output_loading_info=True, ignore_mismatched_sizes=True, **more,
+            )  # fmt: skip
     wrong = sorted(key for key, *_ in report["mismatched_keys"])
     if not wrong:
         missing = set(report["missing_keys"])
@@ -325,7 +371,7 @@ def _weights(
         wrong = sorted(missing - new if new <= missing else missing)
     if wrong:
         reason = f"; model.{side}.config changes its shape: set model.{side}.init=random" if cfg.config else ""
-        raise UserError(f"model {cfg.name!r}: its weights do not fit its config, as {wrong[0]}{reason}")
+        raise UserError(f"model {name!r}: its weights do not fit its config, as {wrong[0]}{reason}")
     return model
 
 

@@ -20,6 +20,8 @@ class Projector(nn.Module):
         norm: RMS-normalise each representation first. LLM layers differ in scale by orders of magnitude; without
             this, the scale decides the learning rate.
         gate: multiply z by a scalar parameter that starts at 0.
+        start: "zero": the last layer starts at zero, so that z does; "identity": it starts at zero, and the
+            representations are added to its output (E = D), so that z starts as them; else it is drawn.
         layers: how many layers of width E stand side by side in reps_BPE. More than one are mixed first, as in Peters
             et al. 2018 (arXiv 1802.05365): each normalised, then summed with learned weights that sum to 1.
         embeddings: width of the LLM's embeddings, where the SLM is to read the LLM's tokens (Bergner et al. 2024); 0:
@@ -34,6 +36,7 @@ class Projector(nn.Module):
         norm: bool = True,
         gate: bool = False,
         *,
+        start: str | None = None,
         layers: int = 1,
         embeddings: int = 0,
     ) -> None:
@@ -46,6 +49,12 @@ class Projector(nn.Module):
         else:
             steps += [nn.Linear(width_in, width_out)]
         self.layers = nn.Sequential(*steps)
+        self.skips = start == "identity"
+        if self.skips and width_in != width_out:
+            raise ValueError(f"start=identity: E={width_in} and D={width_out} differ")
+        if start in ("zero", "identity"):  # drawn first: whatever is drawn next is what it would be otherwise
+            for parameter in steps[-1].parameters():
+                nn.init.zeros_(parameter)
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
         self.tokens = nn.Linear(embeddings, width_out, bias=False) if embeddings else None
 
@@ -57,6 +66,7 @@ class Projector(nn.Module):
             reps_BPLE = layer_norm(reps_BPLE, reps_BPLE.shape[-1:])
             reps_BPE = (reps_BPLE * self.mix.softmax(0).unsqueeze(-1)).sum(-2)
         z_BPD: Tensor = self.layers(reps_BPE)
+        z_BPD = z_BPD + reps_BPE if self.skips else z_BPD
         return z_BPD if self.gate is None else z_BPD * self.gate
 
     def embed(self, embeds_BPE: Tensor) -> Tensor:

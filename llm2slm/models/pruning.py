@@ -7,12 +7,13 @@ costs neither memory nor time. What a model consists of is found by its interfac
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _get_model_class
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from llm2slm.types import UserError
 
@@ -115,24 +116,36 @@ def _untie(llm: PreTrainedModel, prefix: str) -> None:
             setattr(llm, name, {key: value for key, value in tied.items() if not key.startswith(prefix)})
 
 
-def reader_class(config: PreTrainedConfig, layer: Layer) -> type[PreTrainedModel]:
+def reader_class(config: PreTrainedConfig, layer: Layer, *, head: bool = False) -> type[PreTrainedModel]:
     """transformers' own class for a config, without what a reader of `layer` does not use.
+
+    Args:
+        head: with the language-modelling head of a decoder-only model; its `base_model` reads.
 
     Raises:
         UserError: transformers has no such model; on building: as `leave_out`.
     """
-    if type(config) not in MODEL_MAPPING:
+    mapping = MODEL_FOR_CAUSAL_LM_MAPPING if head else MODEL_MAPPING
+    if type(config) not in mapping:
         raise UserError(f"model {config.model_type!r}: transformers has no such model that reads text")
-    whole: type[PreTrainedModel] = _get_model_class(config, MODEL_MAPPING)
+    whole: type[PreTrainedModel] = _get_model_class(config, mapping)
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         whole.__init__(self, config, *args, **kwargs)
-        leave_out(self, layer)
+        leave_out(self.base_model if head else self, layer)
 
     members = {
         "__init__": __init__,
         "__module__": whole.__module__,  # where transformers looks for the kinds of attention that it has
         "from_config": whole._from_config,
         "_keys_to_ignore_on_load_unexpected": [".*"],  # what was left out is no surprise
+        "blocks_read": staticmethod(partial(_blocks_read, layer)),
     }
     return type(whole.__name__, (whole,), members)
+
+
+def _blocks_read(layer: Layer, config: PreTrainedConfig) -> int:
+    """How many blocks a reader of `layer` has, from the first on."""
+    depth = int(config.get_text_config().num_hidden_layers)
+    chosen = chosen_layers(layer, depth, reads_both_ways(config))
+    return depth if chosen == [depth] else max(1, *chosen)

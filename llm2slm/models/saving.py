@@ -108,12 +108,14 @@ def _save_llm(model: LLM2SLM, record: dict[str, Any], folder: Path) -> dict[str,
         raise UserError("with_llm: the LLM of this system has random weights, which no file holds; it cannot be saved")
     cfg = _reader_config(record, model.llm_place or record["name"])
     cfg.quantization = {}
-    reader = load_reader(cfg, model_config(cfg, model.collator.llm_tokenizer))
+    reader = load_reader(cfg, model_config(cfg, model.collator.llm_tokenizer), packed=False)
     reader.config.name_or_path = ""
     reader.save_pretrained(folder)
     own = Path(str(record["name"]))
     name = own.name if own.is_absolute() else record["name"]  # of a folder of this machine, no more than its name
     origin = {"name": name, "revision": record["revision"], "config": record["config"], "local": own.is_absolute()}
+    if (file := record.pop("gguf_file", None)) is not None:  # what is written here is no such file
+        origin["gguf_file"] = file
     return record | {"name": INSIDE, "revision": None, "config": {}, "origin": record.get("origin", origin)}
 
 
@@ -293,6 +295,7 @@ def _reader_config(record: dict[str, Any], where: str) -> LLMConfig:
     return LLMConfig(
         name=where,
         revision=record["revision"] if where == record["name"] else None,  # a commit of one place is none of another
+        gguf_file=record.get("gguf_file") if where == record["name"] else None,
         config=recorded_changes(where, record.get("config") or {}),
         dtype=record["dtype"],
         attn_implementation=record.get("attn_implementation"),

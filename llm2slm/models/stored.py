@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from llm2slm.data.collate import Collator
 from llm2slm.data.reps_store import RepsStore
+from llm2slm.gguf_files.header import read_header
+from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.gguf import weights_in
 from llm2slm.models.kv_cache import CacheShape
 from llm2slm.models.pretrained import locate
 from llm2slm.models.pruning import Layer, chosen_layers
@@ -111,7 +114,7 @@ def identity(
         keys_values: keys and values of blocks are read, and not hidden states.
     """
     frame = collator.llm_prompts.frame
-    keys = ("name", "revision", "config", "init", "fingerprint", "dtype", "quantization")
+    keys = ("name", "revision", "gguf_file", "config", "init", "fingerprint", "dtype", "quantization")
     place = llm.get("name")
     found = {} if place is None else {"weights": weights_hash(place), "settings": settings_hash(place)}
     return {key: llm[key] for key in keys if key in llm} | {
@@ -130,10 +133,12 @@ def identity(
 
 def weights_hash(name: str) -> str | None:
     """Twelve hexadecimal digits that tell files of weights from others, without loading them: names, sizes, and parts
-    spread over each. None where a model is no folder of this machine, or has no such files in it.
+    spread over each. None where a model is no folder or GGUF file of this machine, or has no such files in it.
     """
-    folder = Path(locate(name))
-    files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}) if folder.is_dir() else []
+    place = Path(locate(name))
+    files = sorted({path for pattern in WEIGHT_FILES for path in place.glob(pattern)}) if place.is_dir() else []
+    if is_gguf(name) and place.is_file():
+        files = [place]
     digest = sha256()
     for path in files:
         size = path.stat().st_size
@@ -146,9 +151,12 @@ def weights_hash(name: str) -> str | None:
 
 
 def settings_hash(name: str) -> str | None:
-    """Twelve hexadecimal digits that tell a config.json from others: the same weights compute something else under
-    another. None as for `weights_hash`."""
-    path = Path(locate(name)) / "config.json"
+    """Twelve hexadecimal digits that tell a config.json, or the settings in a GGUF file, from others: the same weights
+    compute something else under another. None as for `weights_hash`."""
+    place = Path(locate(name))
+    if is_gguf(name) and place.is_file():
+        return sha256(json.dumps(read_header(place).settings, sort_keys=True).encode()).hexdigest()[:12]
+    path = place / "config.json"
     if not path.is_file():
         return None
     said = json.loads(path.read_text(encoding="utf-8"))
@@ -170,7 +178,7 @@ def reader_facts(encoder: FrozenEncoder) -> dict[str, Any]:
         "positions": encoder.positions,
         "kv_blocks": encoder.kv_blocks,
         "cache_shape": None if encoder.cache_shape is None else list(astuple(encoder.cache_shape)),
-        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "parameters": sum(number for _, number in weights_in(encoder)),
         "fingerprint": encoder.fingerprint(),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progr
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
+from llm2slm.training.phases import projector_rate
 from llm2slm.training.quality import GenerationQuality, Judge
 from llm2slm.types import Example, UserError
 
@@ -151,7 +152,8 @@ def fit(
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     frozen = FrozenParts(model, config.model, teacher)
-    module = TrainingModule(model, config.optim, cfg.max_steps, teacher, frozen)
+    optim = replace(config.optim, projector_lr=projector_rate(config.optim, config.model))
+    module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen)
     validation = data.examples("validation")
     rows = monitored_rows(config, drawn(validation, data.val_rows), validation)
     unrecorded = None if other_rows else monitored_rows(config, validation, validation)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from llm2slm.config import LanguageModelConfig, ModelConfig, RunConfig
 from llm2slm.models.build import writer_config
 from llm2slm.models.encoder import fingerprint
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.pretrained import BUILTIN, commit, locate
+from llm2slm.models.pretrained import BUILTIN, commit, is_local
 from llm2slm.training.distill import Teacher
 from llm2slm.types import Init, UserError
 
@@ -39,7 +38,7 @@ class FrozenParts:
 
     def __init__(self, model: LLM2SLM, cfg: ModelConfig, teacher: Teacher | None = None) -> None:
         writer = writer_config(cfg)
-        loadable = writer.name is not None and writer.start is Init.pretrained
+        loadable = writer.source is not None and writer.start is Init.pretrained
         state = model.state_dict(keep_vars=True)
         self.names = {
             name
@@ -100,6 +99,7 @@ def as_begun(config: RunConfig, checkpoint: Mapping[str, Any]) -> RunConfig:
 def _record(of: LanguageModelConfig, side: str, found: str) -> dict[str, str | None]:
     """What a checkpoint has of a frozen part: its model's name and commit (None: a folder), where the configuration
     names it, and the fingerprint of its weights."""
-    folder = of.name is None or of.name.startswith(BUILTIN) or Path(locate(of.name)).is_dir()
-    revision = None if folder else commit(str(of.name), of.revision)
-    return {"side": side, "name": of.name, "revision": revision, "fingerprint": found}
+    name = of.source
+    here = name is None or name.startswith(BUILTIN) or is_local(name)
+    revision = None if here else commit(str(name), of.revision)
+    return {"side": side, "name": name, "revision": revision, "fingerprint": found}

@@ -19,6 +19,7 @@ from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen import FrozenParts
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
+from llm2slm.training.phases import held_parameters, without_gradients
 from llm2slm.training.random_states import STATES, gather, of_this_process, own_states, restore_states
 from llm2slm.types import Batch, UserError
 
@@ -73,6 +74,7 @@ class TrainingModule(LightningModule):
         self.max_steps = max_steps
         # torchmetrics would leave NaN out of the sum, and a diverged run would look well
         self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
+        self.held = held_parameters(model) if cfg.freeze_slm_steps else []
         self._step = _Tally()
         self._since_log = _Tally()
         self._clock = time.perf_counter()
@@ -81,7 +83,9 @@ class TrainingModule(LightningModule):
         """Summed loss of a batch (see the class)."""
         del batch_idx
         assert batch.labels_BT is not None
-        logits_BTV = self.model.logits(batch)
+        held = self.held if self.first_phase and self.trainer.world_size == 1 else []  # DDP waits for every gradient
+        with without_gradients(held):
+            logits_BTV = self.model.logits(batch)
         ce, tokens = token_cross_entropy(logits_BTV, batch.labels_BT, self.cfg.label_smoothing)
         losses = {"loss": ce}
         if self.teacher is not None:
@@ -92,10 +96,18 @@ class TrainingModule(LightningModule):
         windows: int = self.trainer.accumulate_grad_batches
         return losses["loss"] * windows  # Lightning divides by it; the true divisor is below
 
+    @property
+    def first_phase(self) -> bool:
+        """Whether the SLM is left as it is in the step under way."""
+        return bool(self.trainer.global_step < self.cfg.freeze_slm_steps)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sum of gradients -> gradient of the token mean; called before clipping."""
         totals = self.trainer.strategy.reduce(self._step.stacked(self.device), reduce_op="sum")
         tokens = totals[0].clamp(min=1)
+        if self.first_phase:
+            for parameter in self.held:
+                parameter.grad = None  # neither a step nor weight decay
         # DDP has averaged the gradients over the processes; their sum is what the token count belongs to
         scale = self.trainer.world_size / tokens
         for group in optimizer.param_groups:

@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Callback
-from stopped_runs import StopAt, assert_runs_equal, interrupted, resumed, state_of
-from tiny_runs import assert_same, build, checkpoint, publish, taught, tiny_run
+from stopped_runs import Fails, StopAt, assert_runs_equal, fitted, interrupted, resumed, state_of
+from tiny_runs import assert_same, build, checkpoint, publish, tiny_run
 
 from llm2slm.commands.train import run as train
 from llm2slm.testing import write_tiny_t5
-from llm2slm.training import fit as fit_module
-from llm2slm.training.fit import build_trainer, fit, set_seed
-from llm2slm.training.loggers import MetricsFile
 from llm2slm.types import Control, Init, UserError
 
 TUNES = {
@@ -176,29 +172,6 @@ def test_what_a_control_remembers_of_earlier_batches_is_resumed(tmp_path, monkey
     assert len(checkpoint(tmp_path / "run/checkpoints/last.ckpt")["random_states"][0]["heard"]) > 0
     resumed(config, tmp_path / "run")
     assert_runs_equal(tmp_path / "run", tmp_path / "whole")
-
-
-class Fails(Callback):
-    """Ends every process before the given step, without saving."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise RuntimeError("ended by the test")
-
-
-def fitted(config, folder, resume=None, *callbacks):
-    set_seed(config.seed)
-    model, data, teacher = taught(config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            fit_module,
-            "build_trainer",
-            lambda cfg, where, calls, loggers: build_trainer(cfg, where, [*calls, *callbacks], loggers),
-        )
-        return fit(config, folder, model, data, loggers=[MetricsFile(folder)], resume=resume, teacher=teacher)
 
 
 def test_two_processes_with_dropout_stopped_and_resumed_equal_undisturbed(tmp_path):

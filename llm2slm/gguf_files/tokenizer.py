@@ -1,0 +1,68 @@
+"""The tokenizer in a GGUF file, with its chat template."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llm2slm.gguf_files.header import read_header
+from llm2slm.gguf_files.names import neutral_folder
+from llm2slm.gguf_files.reader import reading_part
+from llm2slm.types import UserError, reason_of
+
+
+def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a GGUF file. Read once for a file that stays the same.
+
+    Raises:
+        UserError: as `read_header`; it has none, or one that transformers does not know.
+    """
+    read_header(path)
+    stat = path.stat()
+    return deepcopy(_tokenizer(path, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(path: Path, size: int, changed: int) -> PreTrainedTokenizerFast:
+    del size, changed  # a file that is written anew is read anew
+    header = read_header(path)
+    if "tokenizer.ggml.tokens" not in header.values:
+        raise UserError(f"tokenizer {path}: the file has no vocabulary; name the folder or Hub id of its tokenizer by "
+                        "model.slm.tokenizer= (model.llm.tokenizer= for the LLM)")  # fmt: skip
+    # an older transformers takes the vocabulary, too, from the reader that is swapped for one without it
+    with reading_part(lambda name: True) if _reads_vocabulary_itself() else nullcontext():  # noqa: ARG005
+        try:
+            tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(neutral_folder(), gguf_file=str(path))
+        except Exception as error:  # of many kinds, by what the file lacks
+            raise UserError(
+                f"tokenizer {path}: transformers cannot read the tokenizer of a GGUF file of architecture "
+                f"{header.architecture!r} ({reason_of(error)}); name the folder or Hub id of its tokenizer by "
+                "model.slm.tokenizer= (model.llm.tokenizer= for the LLM)"
+            ) from error
+    tokenizer.name_or_path = str(path)
+    _drop_beyond(tokenizer, header.values["tokenizer.ggml.tokens"].size)
+    return tokenizer
+
+
+def _drop_beyond(tokenizer: PreTrainedTokenizerFast, size: int) -> None:
+    """Removes tokens that transformers adds to the vocabulary of a file as defaults of the tokenizer's class: the model
+    has no embeddings for them."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = [token for token in state["added_tokens"] if token["id"] < size]
+    if len(own) < len(state["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state | {"added_tokens": own}))
+
+
+def _reads_vocabulary_itself() -> bool:
+    """Whether transformers' newer reader reads the tokenizer of every architecture."""
+    try:
+        from transformers.integrations.gguf import gguf_tokenizer_mapping as newer
+    except ImportError:
+        return False
+    return not hasattr(newer, "GGUF_TOKENIZER_ARCHS")

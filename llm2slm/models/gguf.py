@@ -1,0 +1,226 @@
+"""Models in GGUF files, loaded by transformers: config and weights; packed where that is possible.
+
+For most architectures transformers has only an older loader, which unpacks all weights; it is made to read the needed
+part of a file alone (`reading_part`). For a few it has a newer one, which reads a tensor when it is needed, and can
+leave weights packed in their blocks.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from llm2slm.gguf_files.header import Header, read_header
+from llm2slm.gguf_files.names import neutral_folder
+from llm2slm.gguf_files.reader import reading_part
+from llm2slm.types import UserError, reason_of
+
+BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.")
+"""In a tensor's name, the number of its block."""
+
+
+def gguf_config(path: Path) -> PreTrainedConfig:
+    """The transformers config of a GGUF file.
+
+    Raises:
+        UserError: as `read_header`; transformers does not know the architecture.
+    """
+    read_header(path)
+    stat = path.stat()
+    return deepcopy(_config(path, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _config(path: Path, size: int, changed: int) -> PreTrainedConfig:
+    del size, changed  # a file that is written anew is read anew
+    header = read_header(path)
+    try:
+        with reading_part(lambda name: False):  # noqa: ARG005
+            config: PreTrainedConfig = AutoConfig.from_pretrained(neutral_folder(), gguf_file=str(path))
+    except Exception as error:  # KeyError, ValueError, NotImplementedError, ...: by what the architecture lacks
+        raise UserError(_unsupported(header, error)) from error
+    config.name_or_path = str(path)
+    return config
+
+
+def _unsupported(header: Header, error: Exception) -> str:
+    return (
+        f"{header.path}: transformers cannot read the architecture {header.architecture!r} from a GGUF file "
+        f"({reason_of(error)}); use the model's own folder or Hub id"
+    )
+
+
+def gguf_weights(
+    auto: Any, path: Path, config: PreTrainedConfig, *, packed: bool, **more: Any
+) -> tuple[PreTrainedModel, Any]:
+    """A model of a class, its weights from a GGUF file, and transformers' report of what was missing.
+
+    Args:
+        auto: one of transformers' Auto classes, or a model class. config: of the model, or a changed one.
+        packed: the weights stay as they are, so they may stay in their blocks.
+        more: arguments of `from_pretrained`.
+
+    Raises:
+        UserError: as `gguf_config`.
+    """
+    header, read = read_header(path), getattr(auto, "blocks_read", None)
+    reason = _unpacked_because(header) if packed else ""
+    more["quantization_config"] = _setting(dequantize=not packed or bool(reason))
+    if more["quantization_config"] is None:
+        del more["quantization_config"]
+    if packed and not reason:
+        more.setdefault("attn_implementation", "sdpa")  # else transformers downloads a kernel of its own choice
+    model: PreTrainedModel
+    try:
+        with reading_part(partial(_unread, config, None if read is None else read(config))):
+            model, report = auto.from_pretrained(
+                neutral_folder(), gguf_file=str(path), config=config, output_loading_info=True,
+                ignore_mismatched_sizes=True, **more,
+            )  # fmt: skip
+    except (KeyError, NotImplementedError) as error:
+        raise UserError(_unsupported(header, error)) from error
+    model.config.name_or_path = str(path)
+    if packed and header.packed and reason:
+        _tell_unpacked(header, model, reason)
+    return model, report
+
+
+def named_with_head(path: Path) -> bool:
+    """Whether transformers finds the quantized weights of a file only in a model with a language-modelling head: its
+    newer loader knows them by their names there.
+
+    Raises:
+        UserError: as `read_header`.
+    """
+    try:
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported
+    except ImportError:
+        return False
+    return bool(is_gguf_arch_supported(read_header(path).architecture))
+
+
+def _setting(*, dequantize: bool) -> Any:
+    """transformers' setting of how the blocks are loaded; None in a version that always unpacks them."""
+    try:
+        from transformers.utils.quantization_config import GgufConfig
+    except ImportError:
+        return None
+    return GgufConfig(dequantize=dequantize)
+
+
+def _unpacked_because(header: Header) -> str:
+    """Why weights cannot stay in their blocks; "": they can."""
+    try:
+        from transformers.integrations.gguf.kernels import get_gguf_kernel
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported
+    except ImportError:
+        return "this version of transformers has no kernel for packed weights"
+    if not is_gguf_arch_supported(header.architecture):
+        return f"transformers has no packed layers for the architecture {header.architecture}"
+    if not header.packed:
+        return "nothing in it is packed"
+    if not get_gguf_kernel():
+        return "no kernel for packed weights is installed for this device (pip install kernels)"
+    return ""
+
+
+def _tell_unpacked(header: Header, model: PreTrainedModel, reason: str) -> None:
+    """Prints that weights were unpacked, and what that costs."""
+    from gguf import GGMLQuantizationType
+
+    sizes: dict[int, int] = {}
+    for tensor in header.packed:
+        sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.size
+    kind = GGMLQuantizationType(max(sizes, key=lambda kind: sizes[kind])).name
+    held = sum({p.data_ptr(): p.nbytes for p in model.parameters()}.values())
+    dtype = str(model.dtype).removeprefix("torch.")
+    print(
+        f"llm2slm: {header.path.name}: its {kind} weights were unpacked to {dtype}, because {reason}: "
+        f"{held / 1e6:,.0f} MB in memory for what is read of a file of {header.path.stat().st_size / 1e6:,.0f} MB"
+        + ("; model.llm.dtype=bfloat16 halves that" if dtype == "float32" else ""),
+        file=sys.stderr,
+    )
+
+
+def _unread(config: PreTrainedConfig, read: int | None, name: str) -> bool:
+    """Whether a tensor of the file is in no part of the model that is built, as far as its name shows that.
+
+    Args:
+        config: of the model. read: how many blocks are built of one that only reads; None: it is a whole model.
+    """
+    if read is not None and name.startswith(("output.", "dec.")):
+        return True
+    number, depth = BLOCK.search(name), getattr(config, "num_hidden_layers", None) if read is None else read
+    both_sides = read is None and bool(config.is_encoder_decoder)  # of unequal depth
+    return number is not None and depth is not None and not both_sides and int(number.group(1)) >= depth
+
+
+# Packed weights
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight of one of transformers' packed layers, in the blocks of its file.
+
+    Attributes:
+        kind: its ggml type. shape, dtype: of the weight itself. order: of its columns, where it is not the file's.
+    """
+
+    blocks: Tensor
+    kind: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    order: Tensor | None = None
+
+    def unpacked(self) -> Tensor:
+        """The weight, as it is where the file is unpacked while it is loaded."""
+        from transformers.integrations.gguf.dequant import dequantize
+
+        plain: Tensor = dequantize(self.blocks.detach().cpu(), self.kind, self.dtype).reshape(self.shape)
+        return plain if self.order is None else torch.empty_like(plain).index_copy_(-1, self.order.cpu(), plain)
+
+
+def packed_weights(model: nn.Module) -> dict[int, Packed]:
+    """The packed weights of a model, by the identity of the parameter."""
+    dtype, found = getattr(model, "dtype", torch.float32), {}
+    layer: Any
+    for layer in model.modules():
+        weights: list[tuple[Tensor, int, int]] = []  # blocks, ggml type, width
+        if hasattr(layer, "ggml_type"):
+            width = getattr(layer, "in_features", None) or layer.embedding_dim
+            weights = [(layer.weight, layer.ggml_type, width)]
+        elif hasattr(layer, "gate_up_type"):
+            weights = [
+                (layer.gate_up_proj, layer.gate_up_type, layer.hidden_dim),
+                (layer.down_proj, layer.down_type, layer.intermediate_dim),
+            ]
+        for blocks, kind, width in weights:
+            shape, order = (*blocks.shape[:-1], width), getattr(layer, "input_permutation", None)
+            found[id(blocks)] = Packed(blocks, kind, shape, dtype, order)
+    return found
+
+
+def plain_tensors(model: nn.Module) -> list[tuple[str, Tensor | Packed]]:
+    """A model's state dict, with packed weights as `Packed`."""
+    packed = packed_weights(model)
+    named = {name: packed.get(id(weight)) for name, weight in model.named_parameters(remove_duplicate=False)}
+    return [(name, named.get(name) or tensor) for name, tensor in model.state_dict().items()]
+
+
+def weights_in(model: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
+    """Every parameter, and of how many weights it is, packed or not."""
+    packed = packed_weights(model)
+    for parameter in model.parameters():
+        found = packed.get(id(parameter))
+        yield parameter, parameter.numel() if found is None else prod(found.shape)

@@ -1,0 +1,74 @@
+"""The first phase of a training, in which the projector learns alone (`optim.freeze_slm_steps`), and its own rate.
+
+A pretrained SLM is not to follow a projector that has learnt nothing yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from llm2slm.config import ModelConfig, OptimConfig, RunConfig
+from llm2slm.models.pretrained import CROSS_ATTENTION
+from llm2slm.models.tuning import NONE
+from llm2slm.types import Init, SystemKind, UserError
+
+SLM = "slm."
+FASTER, FASTEST = 10, 1e-3
+"""A projector's rate beside a pretrained SLM: so many times the SLM's, up to so much."""
+
+
+def projector_rate(optim: OptimConfig, model: ModelConfig) -> float:
+    """Peak learning rate of the projector, where `optim.projector_lr` leaves it open too."""
+    if optim.projector_lr is not None:
+        return optim.projector_lr
+    if model.kind is SystemKind.llm2slm and model.slm.start is Init.pretrained:
+        return max(optim.lr, min(FASTER * optim.lr, FASTEST))
+    return optim.lr
+
+
+def check_phases(config: RunConfig) -> None:
+    """Refuses, before anything is loaded, a first phase that cannot be.
+
+    Raises:
+        UserError: names the key.
+    """
+    steps, model = config.optim.freeze_slm_steps, config.model
+    if not steps:
+        return
+    wrong = None
+    if model.kind is not SystemKind.llm2slm:
+        wrong = f"there is no projector to train alone with model.kind={model.kind}; leave it out"
+    elif model.slm.tune == NONE:
+        wrong = "model.slm.tune=none freezes the SLM in every step; leave one of them out"
+    elif steps >= config.trainer.max_steps:
+        wrong = (
+            f"trainer.max_steps={config.trainer.max_steps} has no step in which the SLM is trained; lower the one, "
+            "raise the other, or use model.slm.tune=none"
+        )
+    if wrong is not None:
+        raise UserError(f"optim.freeze_slm_steps={steps}: {wrong}")
+
+
+def held_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters of a hybrid that the first phase leaves as they are: the SLM's, but for cross-attention
+    layers that it was given to attend to z."""
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name.startswith(SLM) and not any(new in name for new in CROSS_ATTENTION)
+    ]
+
+
+@contextmanager
+def without_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """What is computed meanwhile has no gradients with respect to the parameters, which saves computing them."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,158 @@
+"""A pretrained SLM starts as itself: where z can be zero, the guided logits are the SLM's own at step 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm2slm.commands.writers import recorded_projector
+from llm2slm.config import LanguageModelConfig, ModelConfig, OptimConfig, ProjectorConfig, understood
+from llm2slm.models.build import build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import labelled, tiny_model_config
+from llm2slm.training.objectives import token_cross_entropy
+from llm2slm.training.optim import build_optimizer
+from llm2slm.types import Conditioning, Init, Start, SystemKind, Tokenizers, UserError
+
+
+def config(
+    root: Path, slm: str = "gpt2", mode: str = "add", tokenizers: str = "shared", **projector: Any
+) -> ModelConfig:
+    """Of a pretrained SLM, with all that the configuration leaves open."""
+    made = tiny_model_config(root, "t5", slm, Conditioning(mode), Tokenizers(tokenizers))
+    return replace(made, projector=ProjectorConfig(**projector))
+
+
+def built(cfg: ModelConfig) -> LLM2SLM:
+    torch.manual_seed(3)
+    return build_model(cfg).eval()
+
+
+STARTS_AS_ITSELF = [
+    (slm, mode, tokenizers)
+    for slm in ("t5", "gpt2", "llama", "pegasus")
+    for mode in ("add", "cross_attention")
+    for tokenizers in ("shared", "offsets")
+    if mode == "add" or slm in ("gpt2", "llama")
+]
+
+
+@pytest.mark.parametrize(("slm", "mode", "tokenizers"), STARTS_AS_ITSELF, ids="-".join)
+def test_guided_logits_are_the_slms_own(zoo: Path, slm: str, mode: str, tokenizers: str) -> None:
+    guided = built(cfg := config(zoo, slm, mode, tokenizers))
+    alone = built(replace(cfg, kind=SystemKind.slm))
+    batch, own = labelled(guided, [0, 1, 2]), labelled(alone, [0, 1, 2])
+    assert torch.equal(batch.slm_ids_BQ, own.slm_ids_BQ)
+    with torch.no_grad():
+        assert torch.equal(guided.logits(batch), alone.logits(own))
+    arguments = {"max_new_tokens": 5, "min_new_tokens": 5}
+    assert torch.equal(guided.generate(batch, **arguments), alone.generate(own, **arguments))
+
+
+@pytest.mark.parametrize(
+    ("mode", "tokenizers", "changes"),
+    [
+        ("replace", "shared", {}),
+        ("prepend", "shared", {}),
+        ("memory", "shared", {}),
+        ("cross_attention", "shared", {}),
+        ("add", "llm_tokens", {}),
+        ("add", "shared", {"init": Init.random}),
+    ],
+)
+def test_where_zero_is_not_the_plain_slm_z_starts_at_random(
+    zoo: Path, mode: str, tokenizers: str, changes: Any
+) -> None:
+    cfg = config(zoo, "gpt2", mode, tokenizers)
+    model = built(replace(cfg, slm=replace(cfg.slm, **changes)))
+    assert (model.config.projector or {})["start"] == "random"
+    assert model.projector is not None and model.projector.layers[-1].weight.abs().min() > 0
+
+
+def test_what_is_drawn_is_what_an_open_start_draws(zoo: Path) -> None:
+    """Only the last layer is set to zero, after it was drawn."""
+    zero, drawn = (built(config(zoo, "t5", "add", "shared", start=start)) for start in (Start.zero, Start.random))
+    for (name, one), (_, other) in zip(zero.named_parameters(), drawn.named_parameters(), strict=True):
+        last = name.startswith("projector.layers.3")
+        assert torch.equal(one, torch.zeros_like(one) if last else other)
+    assert not torch.equal(drawn.projector.layers[3].weight, torch.zeros(1))  # type: ignore[union-attr]
+
+
+def test_the_last_layer_learns_at_the_first_step_and_the_one_before_at_the_second(zoo: Path) -> None:
+    model = built(config(zoo)).train()
+    batch = labelled(model, [0, 1, 2])
+    optimizer = build_optimizer(model, OptimConfig())
+    projector = model.projector
+    assert projector is not None
+    first, last = projector.layers[1].weight, projector.layers[3].weight
+    for step in (1, 2):
+        optimizer.zero_grad()
+        assert batch.labels_BT is not None
+        loss, _ = token_cross_entropy(model.logits(batch), batch.labels_BT)
+        loss.backward()
+        assert last.grad is not None and last.grad.abs().sum() > 0
+        assert first.grad is not None and (first.grad.abs().sum() > 0) == (step == 2)
+        optimizer.step()
+
+
+def test_z_moves_a_cross_attending_slm(zoo: Path) -> None:
+    """Gates at zero and z at zero would leave nothing with a gradient."""
+    model = built(config(zoo, "gpt2", "cross_attention"))
+    batch = labelled(model, [0, 1, 2])
+    assert batch.labels_BT is not None and model.crossing is not None
+    token_cross_entropy(model.logits(batch), batch.labels_BT)[0].backward()
+    assert all(layer.gate.grad.abs() > 0 for layer in model.crossing.layers)  # type: ignore[union-attr, operator]
+
+
+def test_a_saved_model_says_how_it_started(zoo: Path, tmp_path: Path) -> None:
+    model = built(config(zoo))
+    model.projector.layers[-1].weight.data.normal_()  # type: ignore[union-attr]
+    model.save_pretrained(tmp_path)
+    again = LLM2SLM.from_pretrained(tmp_path)
+    batch = labelled(model, [0, 1])
+    with torch.no_grad():
+        assert torch.equal(again.logits(batch), model.logits(batch))
+    assert recorded_projector(again.config.projector or {}) == ProjectorConfig(start=Start.zero)
+
+
+def test_what_earlier_versions_recorded_keeps_its_meaning() -> None:
+    old = {"hidden": None, "norm": True, "gate": False}
+    assert recorded_projector(dict(old)) == ProjectorConfig(start=Start.random)
+    read = understood({"model": {"projector": dict(old)}, "optim": {"lr": 1e-4, "projector_lr": None}})
+    assert read["model"]["projector"] == old | {"start": "random"}
+    assert read["optim"] == {"lr": 1e-4, "projector_lr": 1e-4}
+    new = {"model": {"projector": old | {"start": None}}, "optim": {"lr": 1e-4, "projector_lr": None}}
+    assert understood(new)["optim"]["projector_lr"] is None and new["model"]["projector"]["start"] is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "projector", "words"),
+    [
+        ("replace", {}, "leaves conditioning=replace nothing to read"),
+        ("memory", {}, "leaves conditioning=memory nothing to read"),
+        ("prepend", {}, "leaves conditioning=prepend nothing to read"),
+        ("cross_attention", {}, "leaves conditioning=cross_attention nothing to read"),
+        ("add", {"gate": True}, "neither gets a gradient"),
+    ],
+)
+def test_zero_is_refused_where_it_cannot_learn(zoo: Path, mode: str, projector: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        built(config(zoo, "gpt2", mode, start=Start.zero, **projector))
+
+
+def test_a_gate_is_a_gate(zoo: Path) -> None:
+    """With it z starts at zero already, and the layers behind it at random."""
+    model = built(config(zoo, gate=True))
+    assert (model.config.projector or {})["start"] == "random"
+    assert model.projector is not None and model.projector.layers[-1].weight.abs().min() > 0
+
+
+def test_random_weights_of_a_new_slm_are_not_pretrained(build: Callable[..., LLM2SLM]) -> None:
+    """As the demo's: nothing changes for an SLM that is trained from nothing."""
+    assert LanguageModelConfig(name="x", init=Init.random).start is Init.random
+    assert (build("t5", "gpt2", "add").config.projector or {})["start"] == "random"
