@@ -11,6 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from llm2slm.cli import main
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import SCHEMAS, keys, lookup
@@ -167,12 +168,13 @@ def test_alone_means_without_the_llm():
         ("null", None),
     ],
 )
-def test_blocks_that_an_slm_keeps_are_typed_as_plain_values(typed, value):
-    found = composed("train", f"model.slm.layers={typed}").model.slm.layers
+def test_blocks_that_an_slm_keeps_are_plain_values_for_the_command(calls, typed, value):
+    assert main(["train", "model.slm.name=x/y", f"model.slm.layers={typed}"]) == 0
+    found = calls[0][0].model.slm.layers
     assert found == value and type(found) is type(value)
 
 
 def test_every_key_has_its_type_checked():
-    """No field is typed so loosely that a wrong value would pass; open dicts and layers are checked elsewhere."""
+    """No field is typed so loosely that a wrong value would pass (open dicts apart; models check layers)."""
     loose = [k.name for k in keys(RunConfig).values() if "Any" in str(k.annotation) and not k.open]
     assert loose == ["model.llm.layer", "model.slm.layers"]
