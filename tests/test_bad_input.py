@@ -43,7 +43,10 @@ def train(llm, *arguments):
 
 
 BAD = {
-    "missing file": (["data.train=none.jsonl"], "none.jsonl: no such file; give a json, jsonl, csv or parquet file"),
+    "missing file": (
+        ["data.train=none.jsonl"],
+        "none.jsonl: no such file; give a json, jsonl, csv, tsv or parquet file",
+    ),
     "malformed line": (["data.train=malformed.jsonl"], "malformed.jsonl, line 3: not JSON ("),
     "malformed validation": (["data.validation=malformed.jsonl"], "malformed.jsonl, line 3: not JSON ("),
     "no object": (["data.train=list.jsonl"], "list.jsonl, line 2: expected a JSON object, found list"),
@@ -58,7 +61,10 @@ BAD = {
         ["data.source=sorce"],
         "train.jsonl, line 1: no column 'sorce' (data.source); did you mean 'source'? columns: source, target",
     ),
-    "file not named": (["data.train=null"], "data.train is not set; with data=json give a json, jsonl, csv or parquet"),
+    "file not named": (
+        ["data.train=null"],
+        "data.train is not set; with data=json give a json, jsonl, csv, tsv or parquet",
+    ),
     "over-long prompt": (["data.train=long.jsonl"], "data=json, train, row 1 (from 0): its prompt has "),
     "unknown override": (["data.trian=a.jsonl"], "unknown key 'data.trian'; did you mean data.train"),
     "unknown option": (["model/slm=t5_mni"], "no option model/slm=t5_mni; did you mean model/slm=t5_mini?"),

@@ -52,7 +52,7 @@ def read(path: Path, fields: tuple[str, ...] = ("source", "prompt")) -> list[tup
     """The texts of a file, each with its place (`line 3`).
 
     Args:
-        path: json, jsonl, csv or parquet, as `data.train` takes them; any other file holds a text a line.
+        path: json, jsonl, csv, tsv or parquet, as `data.train` takes them; any other file holds a text a line.
         fields: of rows the first of these columns that a row has; nested ones by a dotted path.
 
     Returns:

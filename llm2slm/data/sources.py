@@ -84,7 +84,7 @@ def _rows(
     columns = replace(columns_of(config), templates=templates, text=text)
     path = None
     if config.name == "json":
-        path = Path(_required(config, split, "a json, jsonl, csv or parquet file"))
+        path = Path(_required(config, split, "a json, jsonl, csv, tsv or parquet file"))
     elif config.root is not None and config.name != "hub":
         path = _local(config, split)
     try:

@@ -88,6 +88,13 @@ class TokenBar(TQDMProgressBar):
             bar.update(step - bar.n)
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Ends the line of the bars, before something else is printed."""
+        del trainer, pl_module, exception
+        for bar in (self._val_progress_bar, self._train_progress_bar):
+            if bar is not None:
+                bar.close()
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)

@@ -198,7 +198,7 @@ def test_files_without_rows(tmp_path):
 
 
 def test_missing_and_unsupported_files(tmp_path):
-    assert complaint(tmp_path / "a.jsonl") == "FILE: no such file; give a json, jsonl, csv or parquet file"
+    assert complaint(tmp_path / "a.jsonl") == "FILE: no such file; give a json, jsonl, csv, tsv or parquet file"
     (tmp_path / "b.json").mkdir()
     assert complaint(tmp_path / "b.json").startswith("FILE: is a folder")
     for name, kind in (("a.txt", ".txt"), ("a", ""), ("a.parquet.gz", ".gz"), ("a.tar.gz", ".gz")):

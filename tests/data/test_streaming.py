@@ -116,7 +116,7 @@ def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
     )
     found = f"{path}, line 1201: no column 'sauce' (data.source); did you mean 'source'?"
     assert complaint(source="sauce").startswith(found)
-    assert complaint(train=str(tmp_path / "none.jsonl")).endswith("give a json, jsonl, csv or parquet file")
+    assert complaint(train=str(tmp_path / "none.jsonl")).endswith("give a json, jsonl, csv, tsv or parquet file")
     assert complaint(name="builtin").startswith("data.streaming=true: data=builtin is put together in memory")
     assert complaint(name="mixture").startswith("data.streaming=true: data=mixture is put together in memory")
     assert complaint(labels=Labels.llm, labels_from=str(tmp_path)) == (

@@ -181,6 +181,17 @@ def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stoppe
     assert len(set(shown)) >= 10 - begun > 0
 
 
+@pytest.mark.parametrize("batch", [2, 8])
+def test_an_interrupted_bar_ends_its_line(whole, tmp_path, monkeypatch, capsys, batch):
+    """What is printed next, to the other stream, would stand behind the bar wherever both go to one file."""
+    shown = []
+    monkeypatch.setattr("builtins.print", lambda *_, **__: shown.append(capsys.readouterr().out))
+    config = deepcopy(whole[1])
+    config.trainer.progress = True
+    interrupted(config, tmp_path, monkeypatch, StopAt(batch))
+    assert "it/s" in "".join(shown) and shown[-1].endswith("\n")
+
+
 def test_stopped_twice_in_a_moved_folder_and_by_sigterm(whole, tmp_path, monkeypatch):
     root, config = whole
     interrupted(deepcopy(config), tmp_path / "a", monkeypatch, StopAt(7, signal.SIGTERM))

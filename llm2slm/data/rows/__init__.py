@@ -26,7 +26,7 @@ def suffix_of(path: PurePath) -> str:
 
 
 def open_table(path: Path, delimiter: str | None = None) -> Table:
-    """The table in a json, jsonl, csv or parquet file; all but parquet may be gzipped.
+    """The table in a json, jsonl, csv, tsv or parquet file; all but parquet may be gzipped.
 
     Args:
         delimiter: between the fields of a csv file; None: a comma, in a .tsv file a tab.
@@ -40,7 +40,7 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
         raise UserError(f"{path}: unsupported kind of file {path.suffix!r}; use {known} (all but .parquet also as .gz)")
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {found}; give a json, jsonl, csv or parquet file")
+        raise UserError(f"{path}: {found}; give a json, jsonl, csv, tsv or parquet file")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
     if suffix == ".parquet":
