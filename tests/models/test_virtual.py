@@ -288,5 +288,5 @@ def test_a_prompt_in_front_of_nothing_is_refused(zoo: Path) -> None:
 @pytest.mark.parametrize("arguments", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
 def test_a_prefix_needs_its_own_cache(zoo: Path, arguments: dict[str, Any]) -> None:
     batch = labelled(system(zoo, "gpt2", "prefix"), [0])
-    with pytest.raises(UserError, match="this model's trained prefix stands in a cache of its own"):
+    with pytest.raises(UserError, match="this model's trained prefix is in a cache that is given"):
         system(zoo, "gpt2", "prefix").generate(batch, **arguments, **SIX)
