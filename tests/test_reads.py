@@ -293,3 +293,16 @@ def test_a_value_is_found_by_its_name_and_a_default_is_not_given(capsys: Any) ->
     check_read("judge", JudgeConfig(runs=["a"]), JudgeConfig())
     show_held()
     assert capsys.readouterr().err == ""
+
+
+def test_an_experiment_that_is_no_run_by_itself_may_be_completed_on_the_command_line(
+    calls: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("LLM2SLM_SEED_OF_A_TEST", raising=False)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    text = "# @package _global_\nseed: ${oc.env:LLM2SLM_SEED_OF_A_TEST}\ntrainer: {max_steps: 0}\n"
+    (tmp_path / "conf/experiment/open.yaml").write_text(text)
+    given = ["--config-dir", str(tmp_path / "conf"), "experiment=open", "seed=3", "trainer.max_steps=2"]
+    assert main(["train", *given, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    ((config, _),) = calls
+    assert (config.seed, config.trainer.max_steps) == (3, 2)

@@ -180,9 +180,12 @@ class Command:
         chosen = [override for override in overrides if chosen_keys([override]) == ["experiment"]]
         if not chosen:
             return None
-        composed = self.composer.compose(chosen)
-        with_named_models(self.composer, composed, chosen, shown=False)
-        return self.composer.typed(composed)
+        try:
+            composed = self.composer.compose(chosen)
+            with_named_models(self.composer, composed, chosen, shown=False)
+            return self.composer.typed(composed)
+        except (UserError, OmegaConfBaseException):  # it is no run without the command line: all keys may be warned of
+            return None
 
     def job(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """The command as a job of a sweep: whatever happens, a record is left in its folder, and the next job runs."""
@@ -218,7 +221,7 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
     """One run of what was composed already, to be checked. Its exceptions come through as they are."""
     command, hydra = Command(verb, composer), start(verb, composer)
     hydra.config_loader.load_configuration = lambda *_, **__: composed
-    given = Path(str(composed.hydra.run.dir))
+    given = Path(os.path.normpath(str(composed.hydra.run.dir)))
     folder = given.absolute()
     missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110  raises nothing
     done = False

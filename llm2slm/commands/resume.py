@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.atomic import NotWritten
+from llm2slm.atomic import NotWritten, writing
 from llm2slm.commands.card import card_of_run
+from llm2slm.config import RunConfig
 from llm2slm.models.saving import CARD
 from llm2slm.training.checkpoint_io import CHECKPOINTS
 from llm2slm.training.checkpoints import Progress
@@ -33,12 +34,12 @@ class Begun:
 
     Attributes:
         checkpoint: to resume from. progress: how far it has come.
-        other_rows: an earlier version began it, and validated on rows that the seed drew.
+        recorded: the configuration that it was validated with; None: an earlier version validated on other rows.
     """
 
     checkpoint: Path
     progress: Progress
-    other_rows: bool = False
+    recorded: RunConfig | None
 
 
 def command(folder: Path) -> str:
@@ -116,7 +117,8 @@ def naming_rest(folder: Path) -> Iterator[None]:
 def outdate(folder: Path) -> None:
     """Removes what describes the model that is about to be replaced."""
     for name in (RESULT, PREDICTIONS, f"model/{CARD}"):
-        (folder / name).unlink(missing_ok=True)
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:

@@ -152,7 +152,7 @@ def trained(
     judge = validation_judge(ready.task, config.data.eval_batch_size, seen)
     given: dict[str, Any] = {}
     if begun is not None:
-        given = {"resume": begun.checkpoint, "other_rows": begun.other_rows}
+        given = {"resume": begun.checkpoint, "recorded": begun.recorded}
     model, data, teacher = ready.model, ready.data, ready.teacher
     with naming_command(folder):
         fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, teacher=teacher, **given)
@@ -205,7 +205,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
     if newest is None:
         return replace(config, run=None), None
     progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks))
-    return config, Begun(newest, progress, other_rows(runs.recorded_config(folder)))
+    return config, Begun(newest, progress, None if other_rows(runs.recorded_config(folder)) else recorded)
 
 
 def as_before_zero_start(config: RunConfig) -> RunConfig:

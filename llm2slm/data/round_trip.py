@@ -43,6 +43,8 @@ def read_back(collator: Collator, rows: Sequence[Encoded], name: str) -> list[st
     """What is decoded from the ids of a text of each row, as predictions are decoded; None where rows have no such."""
     if name == RESPONSE:
         return collator.decode([row.response for row in rows])
+    if name == PROMPT and collator.last_token is not None:  # of the prompt the SLM reads that token alone
+        return None
     if name == PROMPT:
         return [_decoded(collator.slm_prompts, row.slm, row.slm_spans) for row in rows]
     if any(row.llm is None for row in rows):

@@ -34,6 +34,7 @@ OF_TOKENS = (
     "forced_eos_token_id",
 )  # fmt: skip
 """Those of them that are made of token ids."""
+FORCED_END = "forced_eos_token_id"
 OF_BEAMS: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
 """The same of beam search."""
 OF_SAMPLING: dict[str, Any] = {
@@ -102,14 +103,14 @@ def drop_others(config: GenerationConfig, vocabulary: int) -> dict[str, Any]:
     for name in found:
         setattr(config, name, None)
     dropped = {name: value for name, value in found.items() if not _idle(name, value)}
-    return dropped | drop_token_ids(config, lambda ids: all(0 <= token < vocabulary for token in ids))
+    return dropped | drop_token_ids(config, lambda _, ids: all(0 <= token < vocabulary for token in ids))
 
 
-def drop_token_ids(config: GenerationConfig, keep: Callable[[list[int]], bool]) -> dict[str, Any]:
+def drop_token_ids(config: GenerationConfig, keep: Callable[[str, list[int]], bool]) -> dict[str, Any]:
     """Takes entries out of the fields made of token ids, in place.
 
     Args:
-        keep: whether an entry with these ids stays.
+        keep: whether an entry of a field with these ids stays.
 
     Returns:
         The entries that were taken out, by field.
@@ -120,7 +121,7 @@ def drop_token_ids(config: GenerationConfig, keep: Callable[[list[int]], bool]) 
         if value is None or value in ([], {}):
             continue
         entries = list(value.items()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-        stay = [entry for entry in entries if keep(_ids(entry))]
+        stay = [entry for entry in entries if keep(name, _ids(entry))]
         if len(stay) == len(entries):
             continue
         out = [entry for entry in entries if entry not in stay]

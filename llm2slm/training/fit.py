@@ -138,7 +138,7 @@ def fit(
     loggers: list[Logger],
     judge: Judge | None = None,
     resume: Path | None = None,
-    other_rows: bool = False,
+    recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
@@ -147,7 +147,8 @@ def fit(
         folder: the run directory; checkpoints go to `checkpoints/`.
         judge: scores generated answers during validation.
         resume: checkpoint to resume from.
-        other_rows: an earlier version wrote it, and validated on rows that the seed drew.
+        recorded: the configuration that its validations were made with; None: they are not comparable with those to
+            come, where it does not name its validation rows.
         teacher: for optim.distill; `data` must have its prompts.
 
     Raises:
@@ -163,7 +164,9 @@ def fit(
     module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen)
     validation = data.examples("validation")
     rows = monitored_rows(config, drawn(validation, data.val_rows), validation)
-    unrecorded = None if other_rows else monitored_rows(config, validation, validation)
+    unrecorded = None
+    if recorded is not None:
+        unrecorded = monitored_rows(recorded, drawn(validation, recorded.trainer.val_rows), validation)
     limits = Limits.of(cfg, config.callbacks)
     checkpoints = Checkpoints(folder / CHECKPOINTS, limits, validation_interval(cfg), rows, unrecorded)
     callbacks: list[Callback] = [checkpoints]

@@ -521,3 +521,20 @@ def test_the_best_value_counts_only_on_the_same_rows(root, tmp_path, capsys, mon
     again(config, tmp_path / "run", max_steps=3)
     assert (OTHER_ROWS in capsys.readouterr().err) == others
     assert (best_of(tmp_path / "run") == -1.0) == (not others)
+
+
+def test_validation_rows_that_were_capped_before_they_were_named_are_the_same(root, tmp_path, capsys):
+    config = tiny_run(root, max_steps=2, val_every=1, val_rows=4)
+    config.callbacks.patience = 3
+    train(deepcopy(config), tmp_path / "run")
+    set_best(tmp_path / "run", keep_rows=False)
+    again(config, tmp_path / "run", max_steps=3)
+    assert OTHER_ROWS not in capsys.readouterr().err and best_of(tmp_path / "run") == -1.0
+
+
+def test_a_file_in_place_of_the_model_is_one_line(root, tmp_path):
+    config = tiny_run(root, max_steps=1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model").write_text("")
+    with pytest.raises(UserError, match=r"model/README.md: cannot be written"):
+        train(config, tmp_path / "run")

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.last_token import LastToken
+from llm2slm.data.round_trip import counts, marked
 from llm2slm.models.build import build_model
 from llm2slm.models.cut_config import RECORD
 from llm2slm.models.hybrid import LLM2SLM
@@ -339,3 +340,11 @@ def test_a_bfloat16_llm_beside_a_float32_slm(zoo: Path, precision: torch.dtype) 
     with torch.no_grad():
         assert (real(batch, model.logits(batch)) - real(batch, exact.logits(batch))).abs().max() < 0.3
     assert model.encoder.body.dtype is precision
+
+
+def test_a_prompt_of_which_the_slm_reads_one_token_is_not_counted_as_lost(zoo: Path) -> None:
+    model = build_model(config_of(zoo / "kv_llama", shallow(zoo)))
+    examples = [Example(i, row["source"], row["source"], row["target"]) for i, row in enumerate(tiny_rows())]
+    assert counts(marked(model.collator, model.collator.tokenized(examples), examples)) == {
+        "response": 0, "prompt": 0, "llm_prompt": 0,
+    }  # fmt: skip

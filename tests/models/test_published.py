@@ -228,6 +228,18 @@ def test_the_end_that_is_forced_may_be_the_end_of_both(zoo: Path, capsys: pytest
     assert told(capsys) == [] and model.slm.generation_config.forced_eos_token_id == 1
 
 
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "begin_suppress_tokens"])
+def test_ids_that_happen_to_be_the_new_end_are_dropped_too(
+    zoo: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    value = 1 if name == "forced_bos_token_id" else [1]
+    place = folder(zoo, "t5", **{name: value})
+    tiny_tokenizer("writer").save_pretrained(zoo / "writer")
+    told(capsys)
+    model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
+    assert getattr(model.slm.generation_config, name) is None and name in told(capsys)[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "dropped", "left"),
     [
