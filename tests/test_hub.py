@@ -82,15 +82,15 @@ def test_transformers_pushes_and_loads(server, tmp_path) -> None:
 
 OURS = """
 import json, sys, torch
-from llm2slm.config import LLMConfig, ModelConfig, SLMConfig
+from llm2slm.config import LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import Tokenizers, UserError
+from llm2slm.types import Start, Tokenizers, UserError
 folder, *steps = sys.argv[1:]
 def build():
     torch.manual_seed(3)
     names = {"llm": LLMConfig(name="me/llm"), "slm": SLMConfig(name="me/slm")}
-    return build_model(ModelConfig(**names, tokenizers=Tokenizers.offsets))
+    return build_model(ModelConfig(**names, tokenizers=Tokenizers.offsets, projector=ProjectorConfig(start=Start.random)))
 found = {}
 if "build" in steps:
     model = build()

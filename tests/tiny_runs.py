@@ -73,7 +73,7 @@ def two_processes(root: Path, config: RunConfig, folder: Path) -> list[str]:
     return [
         "trainer=ddp_cpu", "trainer.log_every_n_steps=1", "trainer.progress=false",
         f"model.llm.name={config.model.llm.name}", f"model.slm.name={config.model.slm.name}",
-        "model.slm.init=pretrained", "model.conditioning=add", "data=json",
+        "model.slm.init=pretrained", "model.conditioning=add", "model.projector.start=random", "data=json",
         *(f"data.{split}={root}/rows/{split}.jsonl" for split in SIZES), "data.source=source", "data.target=target",
         "data.max_response_tokens=64", "task=instruction", f"hydra.run.dir={folder}",
     ]  # fmt: skip

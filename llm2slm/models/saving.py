@@ -25,6 +25,7 @@ from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.models.build import attach_processor, default_limits
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
+from llm2slm.models.gguf import packed_weights
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.pretrained import load_encoder, load_language_model, load_reader, locate, model_config, read_config
@@ -142,7 +143,8 @@ def saved_kind(name: str, revision: str | None = None) -> SystemKind | None:
 
 def own_fingerprint(model: LLM2SLM) -> str:
     """Names the weights of SLM and projector: a card, and a result, are of these and no others."""
-    return fingerprint((name, tensor.detach()) for name, tensor in own_tensors(model))
+    packed = packed_weights(model)
+    return fingerprint((name, packed.get(id(tensor)) or tensor.detach()) for name, tensor in own_tensors(model))
 
 
 def push(

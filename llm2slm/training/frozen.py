@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llm2slm.config import LanguageModelConfig, ModelConfig, RunConfig
 from llm2slm.models.build import writer_config
 from llm2slm.models.encoder import fingerprint
+from llm2slm.models.gguf import plain_tensors
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import BUILTIN, commit, is_local
 from llm2slm.training.distill import Teacher
@@ -53,7 +54,7 @@ class FrozenParts:
         if model.encoder is not None:
             self.record["the LLM"] = _record(cfg.llm, "llm", str((model.config.llm or {}).get("fingerprint")))
         if teacher is not None:
-            own = fingerprint(teacher.model.state_dict().items())
+            own = fingerprint(plain_tensors(teacher.model))
             self.record["the teacher"] = _record(cfg.llm, "llm", own)
 
     def leave_out(self, checkpoint: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ class TrainingModule(LightningModule):
     @property
     def first_phase(self) -> bool:
         """Whether the SLM is left as it is in the step under way."""
-        return bool(self.trainer.global_step < self.cfg.freeze_slm_steps)
+        return bool(self.held) and self.trainer.global_step < self.cfg.freeze_slm_steps
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sum of gradients -> gradient of the token mean; called before clipping."""

@@ -20,9 +20,11 @@ from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.gguf_files.header import read_header
 from llm2slm.gguf_files.names import find, on_hub
 from llm2slm.models.build import build_llm, build_model, found_as
+from llm2slm.models.encoder import fingerprint
 from llm2slm.models.gguf import plain_tensors, weights_in
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.pretrained import load_encoder, load_language_model, read_config
+from llm2slm.models.saving import own_fingerprint
 from llm2slm.models.stored import settings_hash, weights_hash
 from llm2slm.testing import labelled, tiny_tokenizer, write_tiny
 from llm2slm.types import Conditioning, Tokenizers, UserError
@@ -418,6 +420,11 @@ def test_packed_or_not_fingerprint_and_size_are_the_same(packed, monkeypatch: py
     assert sum(n for _, n in weights_in(encoder)) == sum(p.numel() for p in plain.parameters())
 
 
+def own_named(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    """A model's tensors, a tied one under its first name alone."""
+    return [(name, tensor) for name, tensor in model.state_dict().items() if name != "lm_head.weight"]
+
+
 def test_what_is_trained_is_unpacked(packed, capsys: pytest.CaptureFixture[str]) -> None:
     path, oracle = packed
     model = load_language_model(LanguageModelConfig(name=str(path)), gguf_vocabulary())
@@ -427,6 +434,7 @@ def test_what_is_trained_is_unpacked(packed, capsys: pytest.CaptureFixture[str])
     assert "unpacked" not in capsys.readouterr().err
     alone = build_llm(LLMConfig(name=str(path)))
     assert any(parameter.dtype == torch.uint8 for parameter in alone.slm.parameters())
+    assert own_fingerprint(alone) == fingerprint((f"slm.{name}", tensor) for name, tensor in own_named(oracle))
     ids = torch.tensor([ROWS[0]])
     with torch.no_grad():
         torch.testing.assert_close(alone.slm(ids).logits, oracle(ids).logits, rtol=1e-4, atol=1e-4)
