@@ -53,7 +53,7 @@ def write_gguf(
     tokenizer = gguf_vocabulary()
     config = CONFIG_MAPPING[architecture](
         **SHAPE | EXTRA[architecture], vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,6 +103,7 @@ def _write_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFas
     writer.add_token_list(pieces)
     writer.add_token_types([3 if piece in special else 1 for piece in pieces])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
+    writer.add_bos_token_id(tokenizer.eos_token_id)  # transformers 5.17 wants one
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_chat_template(TEMPLATE)

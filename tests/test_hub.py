@@ -89,8 +89,9 @@ from llm2slm.types import Start, Tokenizers, UserError
 folder, *steps = sys.argv[1:]
 def build():
     torch.manual_seed(3)
-    names = {"llm": LLMConfig(name="me/llm"), "slm": SLMConfig(name="me/slm")}
-    return build_model(ModelConfig(**names, tokenizers=Tokenizers.offsets, projector=ProjectorConfig(start=Start.random)))
+    parts = {"llm": LLMConfig(name="me/llm"), "slm": SLMConfig(name="me/slm")}
+    parts["projector"] = ProjectorConfig(start=Start.random)
+    return build_model(ModelConfig(**parts, tokenizers=Tokenizers.offsets))
 found = {}
 if "build" in steps:
     model = build()

@@ -16,6 +16,9 @@ from llm2slm.gguf_files.names import neutral_folder
 from llm2slm.gguf_files.reader import reading_part
 from llm2slm.types import UserError, reason_of
 
+SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+"""Special tokens, and what the header calls their ids."""
+
 
 def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a GGUF file. Read once for a file that stays the same.
@@ -47,6 +50,9 @@ def _tokenizer(path: Path, size: int, changed: int) -> PreTrainedTokenizerFast:
             ) from error
     tokenizer.name_or_path = str(path)
     _drop_beyond(tokenizer, header.values["tokenizer.ggml.tokens"].size)
+    for name, key in SPECIAL.items():  # older versions of transformers (5.17) take those of the tokenizer's class
+        number = header.one(f"tokenizer.ggml.{key}_token_id")
+        setattr(tokenizer, f"{name}_token", None if number is None else tokenizer.convert_ids_to_tokens(number))
     return tokenizer
 
 
