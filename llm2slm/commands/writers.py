@@ -17,7 +17,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint, saved_kind
 from llm2slm.types import Conditioning, Control, Init, Start, SystemKind, Tokenizers, UserError
 
-NOT_ASKED = ("name", "gguf_file", "layer", "tune", "peft")
+NOT_ASKED = ("name", "layer", "tune", "peft")
 """Keys of `model.llm` that say nothing of how an LLM which writes alone is loaded or asked."""
 
 
@@ -56,7 +56,7 @@ def load_writer(
     Raises:
         UserError: it cannot be loaded; or it is a trained model, and `asked.llm` says to load or ask it otherwise.
     """
-    if asked.llm.gguf_file is not None and runs.home(run) is None:
+    if asked.llm.gguf_file is not None and moved is None and runs.home(run) is None:
         run, asked = named_file(run, asked)
     place, home = model_place(run), runs.home(run)
     kind = saved_kind(place, asked.llm.revision if home is None else None)

@@ -23,6 +23,7 @@ from llm2slm.atomic import filling
 from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
 from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.build import attach_processor, default_limits
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.gguf import packed_weights
@@ -194,10 +195,12 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) ->
         model = _load_hybrid(cls, config, name, llm, revision)
     else:
         model = _load_plain(cls, config, name, revision)
-    path = cached_file(
-        locate(name), CARD, revision=revision,
-        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
+    path = None
+    if not is_gguf(name):  # which is a file, without others beside it
+        path = cached_file(
+            locate(name), CARD, revision=revision,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
     model.card = None if path is None else (Path(path).read_text(encoding="utf-8"), own_fingerprint(model))
     model.eval()
     return model

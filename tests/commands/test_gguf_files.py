@@ -132,6 +132,13 @@ def test_generate_answers_from_a_file(files, capsys: pytest.CaptureFixture[str])
         assert capsys.readouterr().out.strip() == expected(files, ["the little dog"])[0]
 
 
+def test_a_trained_model_refuses_the_key(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(run_of(tmp_path, files, max_steps=2), tmp_path / "run")
+    for run in (tmp_path / "run", tmp_path / "run" / "model"):
+        assert main(["generate", f"run={run}", "model.llm.gguf_file=other.gguf", "prompt=x"]) != 0
+        assert "model.llm.gguf_file=other.gguf: " in capsys.readouterr().err
+
+
 def test_benchmark_times_a_file_beside_a_hybrid(files, tmp_path: Path) -> None:
     config = run_of(tmp_path, files)
     config.benchmark.batch, config.benchmark.prompt_tokens, config.benchmark.response_tokens = [1], [8], [2]

@@ -162,6 +162,14 @@ def test_answers_of_an_llm_alone_are_those_of_the_dequantized_model(written) -> 
     assert not model.trainable_names()
 
 
+def test_in_python_it_is_a_model_as_any_other(written) -> None:
+    path, oracle = written
+    model = LLM2SLM.from_pretrained(path)
+    ids = torch.tensor([ROWS[0]])
+    with torch.no_grad():
+        torch.testing.assert_close(model.slm(ids).logits, oracle(ids).logits, rtol=1e-5, atol=1e-5)
+
+
 # Names
 
 
