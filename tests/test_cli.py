@@ -49,7 +49,7 @@ def test_details_show_groups_keys_and_help(capsys, tmp_path):
     text = capsys.readouterr().out
     for key in keys(RunConfig).values():
         assert key.name in text
-    assert "model/conditioning  add, cross_attention, memory, none, prepend, replace" in text
+    assert "model/conditioning  add, cross_attention, kv, memory, none, prepend, replace" in text
     assert "json, mine, mixture, multi30k" in " ".join(text.split())
     assert "none | add | replace | prepend | memory" in text
     assert "trainer.max_steps=1000                Optimizer steps." in text

@@ -61,6 +61,8 @@ POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 COUNT = Range(1)
 SHARE = Range(0, 1)
+BLOCKS = Range(-10_000, 10_000, empty=False)
+"""Numbers of blocks, negative from the end; which of them there are, the model knows."""
 SEED = Range(0, 2**32 - 1)
 """What numpy and Lightning take."""
 DAY = 86_400
@@ -71,7 +73,7 @@ RANGES: dict[type, dict[str, Range]] = {
     LanguageModelConfig: _WRITER,
     LLMConfig: _WRITER,
     SLMConfig: _WRITER,
-    ModelConfig: {"pool": POSITIVE, "cross_every": COUNT},
+    ModelConfig: {"pool": POSITIVE, "cross_every": COUNT, "kv_blocks": BLOCKS},
     ProjectorConfig: {"hidden": NOT_NEGATIVE},
     CorpusConfig: _CORPUS,
     PartConfig: _CORPUS | {"weight": POSITIVE},

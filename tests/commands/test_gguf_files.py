@@ -22,7 +22,7 @@ from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.encode import run as encode
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
-from llm2slm.config import LanguageModelConfig, LLMConfig, RunConfig
+from llm2slm.config import LLMConfig, RunConfig, SLMConfig
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Start, StoreDtype, SystemKind, UserError
 
@@ -40,7 +40,7 @@ def run_of(root: Path, files: Any, **trainer: Any) -> RunConfig:
     config = tiny_run(root, **trainer)
     config.model.projector.start = Start.random
     config.model.llm = LLMConfig(name=str(files[0]), layer=2)
-    config.model.slm = LanguageModelConfig(name=str(files[1]))
+    config.model.slm = SLMConfig(name=str(files[1]))
     return config
 
 

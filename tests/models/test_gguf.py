@@ -15,7 +15,7 @@ import torch
 from gguf_models import TEMPLATE, gguf_vocabulary, hidden_states, write_gguf
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llm2slm.config import LanguageModelConfig, LLMConfig, ModelConfig
+from llm2slm.config import LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tokenizer import load_tokenizer
 from llm2slm.gguf_files.header import read_header
 from llm2slm.gguf_files.names import find, on_hub
@@ -71,7 +71,7 @@ def test_every_layer_is_that_of_the_dequantized_model(written, layer) -> None:
 
 def test_the_whole_model_has_the_weights_and_logits_of_the_dequantized_one(written, tmp_path: Path) -> None:
     path, oracle = written
-    model = load_language_model(LanguageModelConfig(name=str(path)), gguf_vocabulary())
+    model = load_language_model(SLMConfig(name=str(path)), gguf_vocabulary())
     own, wanted = model.state_dict(), oracle.state_dict()
     assert own.keys() == wanted.keys()
     for name, tensor in wanted.items():
@@ -174,9 +174,7 @@ def test_in_python_it_is_a_model_as_any_other(written) -> None:
 
 
 def hybrid_config(llm: LLMConfig, slm: str) -> ModelConfig:
-    return ModelConfig(
-        llm=llm, slm=LanguageModelConfig(name=slm), conditioning=Conditioning.add, tokenizers=Tokenizers.offsets
-    )
+    return ModelConfig(llm=llm, slm=SLMConfig(name=slm), conditioning=Conditioning.add, tokenizers=Tokenizers.offsets)
 
 
 @pytest.fixture
@@ -225,7 +223,7 @@ def test_the_folder_of_the_same_weights_is_the_same_llm(file: Path, slm: str, tm
     """The fingerprint is of the weights, not of the file."""
     model = build_model(hybrid_config(LLMConfig(name=str(file), layer=2), slm))
     model.save_pretrained(tmp_path / "saved")
-    load_language_model(LanguageModelConfig(name=str(file)), gguf_vocabulary()).save_pretrained(tmp_path / "folder")
+    load_language_model(SLMConfig(name=str(file)), gguf_vocabulary()).save_pretrained(tmp_path / "folder")
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "saved", llm=tmp_path / "folder")), logits(model))
 
 
@@ -360,7 +358,7 @@ def test_a_missing_file_and_a_second_quantization(file: Path) -> None:
 
 
 def test_what_unpacking_costs_is_told_where_nothing_is_trained(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_language_model(LanguageModelConfig(name=str(file)), gguf_vocabulary())
+    load_language_model(SLMConfig(name=str(file)), gguf_vocabulary())
     assert "unpacked" not in capsys.readouterr().err
     load_encoder(LLMConfig(name=str(file), layer=1), gguf_vocabulary())
     told = capsys.readouterr().err
@@ -435,7 +433,7 @@ def own_named(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
 
 def test_what_is_trained_is_unpacked(packed, capsys: pytest.CaptureFixture[str]) -> None:
     path, oracle = packed
-    model = load_language_model(LanguageModelConfig(name=str(path)), gguf_vocabulary())
+    model = load_language_model(SLMConfig(name=str(path)), gguf_vocabulary())
     assert all(parameter.is_floating_point() for parameter in model.parameters())
     for name, tensor in oracle.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=1e-6)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, CompileConfig, GenerationConfig
 
-from llm2slm.config import LanguageModelConfig, ModelConfig
+from llm2slm.config import ModelConfig, SLMConfig
 from llm2slm.data.keeping import keeping
 from llm2slm.models import published
 from llm2slm.models.build import build_model
@@ -183,7 +183,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def slm_alone(place: Path, **more: Any) -> ModelConfig:
-    return ModelConfig(kind=SystemKind.slm, slm=LanguageModelConfig(name=str(place), **more))
+    return ModelConfig(kind=SystemKind.slm, slm=SLMConfig(name=str(place), **more))
 
 
 def in_force(model: LLM2SLM) -> set[str]:
