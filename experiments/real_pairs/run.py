@@ -1,4 +1,4 @@
-"""Carries out `plan.py`: each run is a `llm2slm` command in a process of its own; what is complete is skipped.
+"""Carries out `plan.py`: each run is a `llm2slm` command in a separate process; complete runs are skipped.
 
     python experiments/real_pairs/run.py OUT --smol DIR --llm-a DIR --data DIR [--jobs 1] [--minutes M] [NAME ...]
 

@@ -67,7 +67,7 @@ def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
         raise UserError("output is for the answers to a file; give input=FILE with it")
     check_ranges(config)
     if config.overlong in (Overlong.drop, Overlong.split):
-        raise UserError(f"overlong={config.overlong}: each text is owed an answer; use truncate or error")
+        raise UserError(f"overlong={config.overlong}: every input needs an answer; use truncate or error")
     if config.output is not None:
         check_writable(Path(config.output))
         if Path(config.output).resolve() == Path(str(config.input)).resolve():

@@ -239,7 +239,7 @@ class Collator:
         """Prompts (prefix included) as a batch to generate from, one row a text, in order; no labels.
 
         Raises:
-            UserError: no texts, or one is over-long (with overlong=drop too: each text is owed an answer).
+            UserError: no texts, or one is over-long (with overlong=drop too: every input needs an answer).
         """
         if not texts:
             raise UserError("no text to answer: give at least one")

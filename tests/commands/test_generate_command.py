@@ -325,7 +325,7 @@ WRONG = {
     "output is input": (["input=long.txt", "output=./long.txt"], "output=./long.txt: is the input; give another file"),
     "no file": (["input=long.txt", "output=/dev/null"], "output=/dev/null: is no ordinary file"),
     "half a character": (["input=half.jsonl"], "half.jsonl, line 1, column 'source': half a character (\\ud83d)"),
-    "drop": (["prompt=a", "overlong=drop"], "overlong=drop: each text is owed an answer; use truncate or error"),
+    "drop": (["prompt=a", "overlong=drop"], "overlong=drop: every input needs an answer; use truncate or error"),
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),
     "no JSON": (["input=bad.jsonl"], "bad.jsonl, line 2: not JSON ("),
     "no field": (["input=field.jsonl"], "field.jsonl, line 1: no text in the field source or prompt; has: text"),
