@@ -73,8 +73,8 @@ def _tensor(data: Any, found: Tensor) -> SimpleNamespace:
 
 @contextmanager
 def reading_part(unread: Callable[[str], bool]) -> Iterator[None]:
-    """Within the block, transformers' older loader reads GGUF files by `PartReader`, shows no progress bar, and makes the
-    table of names once (otherwise it does so for every module of a model).
+    """Within the block, transformers' older loader reads GGUF files by `PartReader`, shows no progress bar, and makes
+    the table of names once (otherwise it does so for every module of a model).
 
     Args:
         unread: whether a tensor of that name is left out.
