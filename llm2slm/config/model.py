@@ -118,14 +118,14 @@ class ProjectorConfig:
     """Width of the hidden layer of Linear, ReLU, Linear. None: the SLM's width. 0: one Linear layer alone."""
     norm: bool = True
     """RMS-normalise the representations first (without it their scale decides the learning rate)."""
-    gate: bool = False
-    """Multiply z by a learned scalar that starts at 0, so that training starts from the plain SLM (add only)."""
+    gate: bool | None = None
+    """Multiply z by a learned scalar that starts at 0, so that training starts from the plain SLM (add only). None: do
+    so where a pretrained SLM reads its own prompt embeddings with conditioning add and `start` is not set."""
     start: Start | None = None
     """zero: the last layer starts at zero, and so does z (add only): training starts from the plain SLM, and that layer
     gets a gradient at the first step. identity: the last layer starts at zero, and the LLM's representations are added
-    to its output (memory only, LLM and SLM of one width). random: it is drawn as any other. None: zero where a
-    pretrained SLM reads its own prompt embeddings with conditioning add, without a gate; identity where a pretrained
-    encoder-decoder is as wide as one layer of the LLM with memory; else random."""
+    to its output (memory only, LLM and SLM of one width). random: it is drawn as any other. None: identity
+    where a pretrained encoder-decoder is as wide as one layer of the LLM with memory; else random."""
 
 
 @dataclass

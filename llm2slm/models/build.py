@@ -126,10 +126,11 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
 def projector_record(cfg: ModelConfig, slm: PreTrainedModel, encoder: Reader | None) -> dict[str, Any]:
     """Arguments of `Projector`, and how z starts where the configuration leaves it open.
 
-    A pretrained SLM starts as itself where z is added to its own prompt embeddings. In the other modes zero is not the
-    plain SLM: `replace` and `memory` would leave it no prompt, `prepend` puts new positions in front of it, and
-    `cross_attention` has gates at zero, behind which z must not be zero too (nothing would get a gradient). With
-    `memory` a pretrained decoder attends at first to the LLM's representations as they are, where the widths allow: to
+    A pretrained SLM starts as itself where z is added to its own prompt embeddings, by a gate at zero: a last layer at
+    zero moves by the whole learning rate in each of its elements, and its z is too large after a step. In the others
+    zero is not the plain SLM: `replace` and `memory` would leave it no prompt, `prepend` puts new positions in front of
+    it, and `cross_attention` has gates at zero, behind which z must not be zero too (nothing would get a gradient).
+    With `memory` a pretrained decoder attends at first to the LLM's representations as they are, where the widths allow: to
     a decoder that is cut from the LLM's they are what it was trained with.
 
     Raises:
@@ -143,12 +144,13 @@ def projector_record(cfg: ModelConfig, slm: PreTrainedModel, encoder: Reader | N
             f"{cfg.conditioning}, with widths {widths[0]} and {widths[1]}"
         )
     own_prompt = cfg.conditioning is Conditioning.add and cfg.tokenizers is not Tokenizers.llm_tokens
-    start = Start.random
-    if own_prompt and pretrained and not cfg.projector.gate:
-        start = Start.zero
-    elif memory and pretrained and slm.config.is_encoder_decoder and widths[0] == widths[1]:
-        start = Start.identity
-    return asdict(cfg.projector) | {"start": (cfg.projector.start or start).value}
+    start, gate = cfg.projector.start, cfg.projector.gate
+    if gate is None:
+        gate = own_prompt and pretrained and start is None
+    if start is None:
+        warm = memory and pretrained and slm.config.is_encoder_decoder and widths[0] == widths[1]
+        start = Start.identity if warm else Start.random
+    return asdict(cfg.projector) | {"gate": gate, "start": start.value}
 
 
 def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: bool = False) -> LLM2SLM:

@@ -70,7 +70,8 @@ def test_where_zero_is_not_the_plain_slm_z_starts_at_random(
 ) -> None:
     cfg = config(zoo, "gpt2", mode, tokenizers)
     model = built(replace(cfg, slm=replace(cfg.slm, **changes)))
-    assert (model.config.projector or {})["start"] == "random"
+    record = model.config.projector or {}
+    assert record["start"] == "random" and record["gate"] is False
     assert model.projector is not None and model.projector.layers[-1].weight.abs().min() > 0
 
 
@@ -84,7 +85,7 @@ def test_what_is_drawn_is_what_an_open_start_draws(zoo: Path) -> None:
 
 
 def test_the_last_layer_learns_at_the_first_step_and_the_one_before_at_the_second(zoo: Path) -> None:
-    model = built(config(zoo)).train()
+    model = built(config(zoo, start=Start.zero)).train()
     batch = labelled(model, [0, 1, 2])
     optimizer = build_optimizer(model, OptimConfig())
     projector = model.projector
@@ -100,6 +101,21 @@ def test_the_last_layer_learns_at_the_first_step_and_the_one_before_at_the_secon
         optimizer.step()
 
 
+def test_the_gate_learns_at_the_first_step_and_the_layers_behind_it_at_the_second(zoo: Path) -> None:
+    model = built(config(zoo)).train()
+    batch = labelled(model, [0, 1, 2])
+    optimizer, projector = build_optimizer(model, OptimConfig()), model.projector
+    assert projector is not None and projector.gate is not None and projector.gate.item() == 0
+    for step in (1, 2):
+        optimizer.zero_grad()
+        assert batch.labels_BT is not None
+        token_cross_entropy(model.logits(batch), batch.labels_BT)[0].backward()
+        assert projector.gate.grad is not None and projector.gate.grad.abs() > 0
+        behind = projector.layers[3].weight.grad
+        assert behind is not None and (behind.abs().sum() > 0) == (step == 2)
+        optimizer.step()
+
+
 def test_z_moves_a_cross_attending_slm(zoo: Path) -> None:
     """Gates at zero and z at zero would leave nothing with a gradient."""
     model = built(config(zoo, "gpt2", "cross_attention"))
@@ -111,18 +127,18 @@ def test_z_moves_a_cross_attending_slm(zoo: Path) -> None:
 
 def test_a_saved_model_says_how_it_started(zoo: Path, tmp_path: Path) -> None:
     model = built(config(zoo))
-    model.projector.layers[-1].weight.data.normal_()  # type: ignore[union-attr]
+    model.projector.gate.data.fill_(0.7)  # type: ignore[union-attr]
     model.save_pretrained(tmp_path)
     again = LLM2SLM.from_pretrained(tmp_path)
     batch = labelled(model, [0, 1])
     with torch.no_grad():
         assert torch.equal(again.logits(batch), model.logits(batch))
-    assert recorded_projector(again.config.projector or {}) == ProjectorConfig(start=Start.zero)
+    assert recorded_projector(again.config.projector or {}) == ProjectorConfig(gate=True, start=Start.random)
 
 
 def test_what_earlier_versions_recorded_keeps_its_meaning() -> None:
     old = {"hidden": None, "norm": True, "gate": False}
-    assert recorded_projector(dict(old)) == ProjectorConfig(start=Start.random)
+    assert recorded_projector(dict(old)) == ProjectorConfig(gate=False, start=Start.random)
     read = understood({"model": {"projector": dict(old)}, "optim": {"lr": 1e-4, "projector_lr": None}})
     assert read["model"]["projector"] == old | {"start": "random"}
     assert read["optim"] == {"lr": 1e-4, "projector_lr": 1e-4}
@@ -145,9 +161,10 @@ def test_zero_is_refused_where_it_cannot_learn(zoo: Path, mode: str, projector: 
         built(config(zoo, "gpt2", mode, start=Start.zero, **projector))
 
 
-def test_a_gate_is_a_gate(zoo: Path) -> None:
+@pytest.mark.parametrize("gate", [None, True])
+def test_a_gate_is_a_gate(zoo: Path, gate: bool | None) -> None:
     """With it z starts at zero already, and the layers behind it at random."""
-    model = built(config(zoo, gate=True))
+    model = built(config(zoo, gate=gate))
     assert (model.config.projector or {})["start"] == "random"
     assert model.projector is not None and model.projector.layers[-1].weight.abs().min() > 0
 
