@@ -130,7 +130,7 @@ def projector_record(cfg: ModelConfig, slm: PreTrainedModel, encoder: Reader | N
     zero moves by the whole learning rate in each of its elements, and its z is too large after a step. In the others
     zero is not the plain SLM: `replace` and `memory` would leave it no prompt, `prepend` puts new positions in front of
     it, and `cross_attention` has gates at zero, behind which z must not be zero too (nothing would get a gradient).
-    With `memory` a pretrained decoder attends at first to the LLM's representations as they are, where the widths allow:
+    With `memory` a pretrained decoder attends at first to the LLM's representations as they are, if the widths allow:
     to a decoder that is cut from the LLM's they are what it was trained with.
 
     Raises:
