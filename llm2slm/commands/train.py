@@ -212,8 +212,9 @@ def as_before_zero_start(config: RunConfig) -> RunConfig:
     """A configuration with the meaning that what it leaves open had in runs recorded before z could start at zero."""
     projector, optim = config.model.projector, config.optim
     start = Start.random if projector.start is None else projector.start
+    gate = bool(projector.gate)
     rate = optim.lr if optim.projector_lr is None else optim.projector_lr
-    model = replace(config.model, projector=replace(projector, start=start))
+    model = replace(config.model, projector=replace(projector, start=start, gate=gate))
     return replace(config, model=model, optim=replace(optim, projector_lr=rate))
 
 

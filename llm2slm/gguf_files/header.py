@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llm2slm.types import UserError, reason_of
+
+T = TypeVar("T")
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -97,6 +99,23 @@ def require_packages(name: str) -> None:
             f"model {name!r}: a GGUF file is read with the package {' and '.join(missing)}: "
             f"pip install {' '.join(missing)}"
         )
+
+
+def once_per_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """A function of a GGUF file that is computed once for a file that stays the same (by size and time of change)."""
+
+    @lru_cache(maxsize=8)
+    def known(path: Path, size: int, changed: int) -> T:
+        del size, changed
+        return read(path)
+
+    @wraps(read)
+    def found(path: Path) -> T:
+        read_header(path)  # refuses what cannot be read
+        stat = path.stat()
+        return known(path, stat.st_size, stat.st_mtime_ns)
+
+    return found
 
 
 def read_header(path: Path) -> Header:

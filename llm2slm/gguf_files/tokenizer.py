@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from copy import deepcopy
-from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llm2slm.gguf_files.header import read_header
+from llm2slm.gguf_files.header import once_per_file, read_header
 from llm2slm.gguf_files.names import neutral_folder
 from llm2slm.gguf_files.reader import reading_part
 from llm2slm.types import UserError, reason_of
@@ -26,14 +25,11 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     Raises:
         UserError: as `read_header`; it has none, or one that transformers does not know.
     """
-    read_header(path)
-    stat = path.stat()
-    return deepcopy(_tokenizer(path, stat.st_size, stat.st_mtime_ns))
+    return deepcopy(_tokenizer(path))
 
 
-@lru_cache(maxsize=2)
-def _tokenizer(path: Path, size: int, changed: int) -> PreTrainedTokenizerFast:
-    del size, changed  # a file that is written anew is read anew
+@once_per_file
+def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
     header = read_header(path)
     if "tokenizer.ggml.tokens" not in header.values:
         raise UserError(f"tokenizer {path}: the file has no vocabulary; name the folder or Hub id of its tokenizer by "

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from llm2slm.gguf_files.header import Header, read_header
+from llm2slm.gguf_files.header import Header, once_per_file, read_header
 from llm2slm.gguf_files.names import neutral_folder
 from llm2slm.gguf_files.reader import reading_part
 from llm2slm.types import UserError, reason_of
@@ -36,14 +36,11 @@ def gguf_config(path: Path) -> PreTrainedConfig:
     Raises:
         UserError: as `read_header`; transformers does not know the architecture.
     """
-    read_header(path)
-    stat = path.stat()
-    return deepcopy(_config(path, stat.st_size, stat.st_mtime_ns))
+    return deepcopy(_config(path))
 
 
-@lru_cache(maxsize=8)
-def _config(path: Path, size: int, changed: int) -> PreTrainedConfig:
-    del size, changed  # a file that is written anew is read anew
+@once_per_file
+def _config(path: Path) -> PreTrainedConfig:
     header = read_header(path)
     try:
         with reading_part(lambda name: False):  # noqa: ARG005
@@ -80,7 +77,7 @@ def gguf_weights(
     if more["quantization_config"] is None:
         del more["quantization_config"]
     if packed and not reason:
-        more.setdefault("attn_implementation", "sdpa")  # else transformers downloads a kernel of its own choice
+        more.setdefault("attn_implementation", "sdpa")  # else transformers downloads an attention kernel
     model: PreTrainedModel
     try:
         with reading_part(partial(_unread, config, None if read is None else read(config))):

@@ -125,7 +125,7 @@ def llm_cache(z_BPD: Tensor, mask_BP: Tensor, shape: CacheShape) -> PromptCache:
 
 
 def own_cache(
-    slm: PreTrainedModel, embeds_BQD: Tensor, mask_BQ: Tensor, position_ids_BQ: Tensor, added_BQD: Tensor | None
+    slm: PreTrainedModel, embeds_BQD: Tensor, mask_BQ: Tensor, position_ids_BQ: Tensor, added_BQD: Tensor
 ) -> PromptCache:
     """The SLM's own keys and values of a prompt (padded on the left) without its last position, with others added.
 
@@ -141,7 +141,7 @@ def own_cache(
             past_key_values=cache, use_cache=True,
         )  # fmt: skip
     own = tuple((layer.keys, layer.values) for layer in cache.layers)
-    if added_BQD is None or not own:
+    if not own:  # a prompt of one token
         return PromptCache(own, mask_BC)
     shape = CacheShape(own[0][0].shape[1], own[0][0].shape[3])
     others = by_block((added_BQD * mask_BQ.unsqueeze(-1).to(added_BQD.dtype))[:, before], shape)

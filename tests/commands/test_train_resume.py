@@ -538,3 +538,15 @@ def test_a_file_in_place_of_the_model_is_one_line(root, tmp_path):
     (tmp_path / "run/model").write_text("")
     with pytest.raises(UserError, match=r"model/README.md: cannot be written"):
         train(config, tmp_path / "run")
+
+
+def test_a_run_of_before_the_zero_start_resumes_from_a_whole_configuration(root, tmp_path):
+    """Recorded then: gate false, no start; open in the configuration that is given now."""
+    config = tiny_run(root, max_steps=2, val_every=1)
+    config.model.projector.gate = False
+    train(deepcopy(config), tmp_path / "run")
+    recorded = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert recorded["model"]["projector"].pop("start") == "random"
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(recorded))
+    config.model.projector.gate = config.model.projector.start = None
+    assert again(config, tmp_path / "run", max_steps=3).systems[0].notes["optimizer_steps"] == 3
