@@ -21,12 +21,13 @@ SHORT = (
 )
 """Short dialogues: rows with more tokens are dropped from every split (about half of them)."""
 FIT = (
-    "data.batch_tokens=1600",
+    "data.batch_tokens=1200",
+    "trainer.precision=bf16-mixed",
     "optim.warmup_steps=20",
     "callbacks.generate_rows=0",
     "callbacks.monitor=val/loss",
 )
-STEPS = ("trainer.max_steps=375", "trainer.val_every=75")
+STEPS = ("trainer.max_steps=250", "trainer.val_every=50")
 RATES = (3e-4, 1e-3)
 """Learning rates of the SLM; each system keeps the run with the lower validation loss."""
 HEAL = (
@@ -42,8 +43,9 @@ HEAL = (
     "optim.distill=0.5",
     "callbacks.generate_rows=0",
     "callbacks.monitor=val/loss",
-    "trainer.max_steps=1200",
-    "trainer.val_every=300",
+    "trainer.precision=bf16-mixed",
+    "trainer.max_steps=480",
+    "trainer.val_every=120",
 )
 LOADED_B = ("model=llm2slm", "model.llm.name={llm_b}/model", "model.tokenizers=offsets", "model.slm.name={heal}/model")
 ALONE = ("model=slm", "model.slm.name={heal}/model")
