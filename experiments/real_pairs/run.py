@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("names", nargs="*")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     args.out.mkdir(parents=True, exist_ok=True)
     end, waiting, running, failed = time.monotonic() + 60 * args.minutes, jobs(args), {}, set()
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
