@@ -1,54 +1,70 @@
-"""The runs of table one as data, in order of worth. `run.py` carries them out.
+"""The runs of table one as data, in order of importance. `run.py` carries them out, `table.py` shows the results.
 
-A value in braces stands for a path: {llm_a} and {smol} for the models that are given, any other name for the folder of
-that run.
+A value in braces stands for a path: {smol} and {llm_a_model} for the given models, {rows} for the corpus of short rows,
+any other name for the folder of that run (of a run that tries several learning rates: the one with the lowest
+validation loss).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHORT = (
-    "data=samsum",
-    "data.train_size=4000",
-    "data.validation_size=400",
-    "data.test_size=819",
-    "data.max_prompt_tokens=128",
-    "data.max_response_tokens=64",
-    "data.overlong=drop",
-    "task=summarization",
-    "task.max_new_tokens=64",
-)
-"""Short dialogues: rows with more tokens are dropped from every split (about half of them)."""
+RATES = (3e-4, 1e-3)
+"""Learning rates of the SLM; each system keeps the run with the lower validation loss."""
 FIT = (
     "data.batch_tokens=1200",
     "trainer.precision=bf16-mixed",
+    "trainer.max_steps=250",
+    "trainer.val_every=50",
     "optim.warmup_steps=20",
     "callbacks.generate_rows=0",
     "callbacks.monitor=val/loss",
 )
-STEPS = ("trainer.max_steps=250", "trainer.val_every=50")
-RATES = (3e-4, 1e-3)
-"""Learning rates of the SLM; each system keeps the run with the lower validation loss."""
+"""How every system is trained on the task: about 3,200 rows, less than one epoch."""
 HEAL = (
-    "data=samsum",
     "task=lm",
     "data.overlong=split",
     "data.max_response_tokens=128",
+    "data.batch_tokens=1024",
     "data.validation_size=100",
     "data.test_size=50",
-    "data.batch_tokens=1024",
-    "optim.warmup_steps=50",
-    "optim.lr=1e-3",
     "optim.distill=0.5",
-    "callbacks.generate_rows=0",
-    "callbacks.monitor=val/loss",
+    "optim.lr=1e-3",
+    "optim.warmup_steps=50",
     "trainer.precision=bf16-mixed",
     "trainer.max_steps=480",
     "trainer.val_every=120",
+    "callbacks.generate_rows=0",
+    "callbacks.monitor=val/loss",
 )
-LOADED_B = ("model=llm2slm", "model.llm.name={llm_b}/model", "model.tokenizers=offsets", "model.slm.name={heal}/model")
-ALONE = ("model=slm", "model.slm.name={heal}/model")
+"""How the cut SLM learns to predict text again, on the plain texts of the whole corpus."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus and what depends on it.
+
+    Attributes:
+        name: of its folder and of `data=`.
+        task: of `task=`.
+        longest: characters of the longest prompt and of the longest response that `run.py` keeps.
+        train: training rows; validation and test rows are at most 300 and 500.
+        answer: tokens of the longest answer that is generated.
+        ask: instruction for the LLM that is not tuned.
+    """
+
+    name: str
+    task: str
+    longest: tuple[int, int]
+    train: int
+    answer: int
+    ask: str
+
+
+CORPORA = (
+    Corpus("samsum", "summarization", (400, 160), 4000, 64, "Summarize this chat in one short sentence.\\n\\n"),
+    Corpus("alpaca", "instruction", (300, 200), 4000, 64, ""),
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +72,12 @@ class Run:
     """One command, or one for each learning rate.
 
     Attributes:
-        name: of the run and of its folder (with rates: NAME-RATE).
+        name: of the run and of its folder (with several rates: NAME-RATE).
         verb: of llm2slm.
         overrides: of the command.
         needs: names of the runs whose folders it reads.
         rates: values of optim.lr to try.
+        rate_of: name of the run whose chosen rate it takes.
         title: of its row in the table; None: it has none.
     """
 
@@ -69,65 +86,131 @@ class Run:
     overrides: tuple[str, ...]
     needs: tuple[str, ...] = ()
     rates: tuple[float, ...] = ()
+    rate_of: str | None = None
     title: str | None = None
 
 
-def hybrid(conditioning: str, store: str, title: str, *more: str, name: str | None = None) -> Run:
-    """A hybrid of LLM B and the healed SLM, trained from a store."""
-    own = (*LOADED_B, f"model.conditioning={conditioning}", f"data.reps={{{store}}}/reps", *SHORT, *FIT, *STEPS, *more)
-    return Run(name or conditioning, "train", own, ("llm_b", "heal", store), RATES, title)
+def plan(corpus: Corpus) -> tuple[Run, ...]:
+    """The runs of one corpus."""
+    data = (
+        *("data=json", "data.source=source", "data.target=target", "data.max_prompt_tokens=256"),
+        *(f"data.{split}={{rows}}/{split}.jsonl" for split in ("train", "validation", "test")),
+        *("data.max_response_tokens=96", f"task={corpus.task}", "task.language=en"),
+        f"task.max_new_tokens={corpus.answer}",
+    )
+    alone = ("model=slm", "model.slm.name={heal}/model", *data, *FIT)
+    pair_b = ("model=llm2slm", "model.llm.name={llm_b}/model", "model.slm.name={heal}/model", *data)
+    pair_a = ("model=llm2slm", "model.llm.name={llm_a_model}", "model.slm.name={heal}/model", *data)
+    ask = (
+        "model.llm.chat=true",
+        "model.llm.dtype=bfloat16",
+        *((f"model.llm.prefix='{corpus.ask}'",) * bool(corpus.ask)),
+    )
+
+    def hybrid(name: str, pair: tuple[str, ...], store: str, title: str, *more: str, rate_of: str | None = None) -> Run:
+        llm = ("llm_b",) if pair is pair_b else ()
+        overrides = (*pair, *FIT, f"data.reps={{{store}}}/reps", *more)
+        needs = ("heal", *llm, store, *((rate_of,) if rate_of else ()))
+        return Run(name, "train", overrides, needs, () if rate_of else RATES, rate_of, title)
+
+    def store(name: str, pair: tuple[str, ...], *more: str) -> Run:
+        return Run(name, "encode", (*pair, "encode.dtype=bfloat16", *more), ("heal", *(("llm_b",) * (pair is pair_b))))
+
+    offsets, kv = "model.tokenizers=offsets", ("model.tokenizers=offsets", "model.conditioning=kv")
+    return (
+        Run(
+            "heal",
+            "train",
+            (
+                *("model=slm", "model.slm.name={smol}", "model.slm.layers=6", "model.slm.vocab=corpus"),
+                *(
+                    "model.llm.name={smol}",
+                    "model.llm.dtype=bfloat16",
+                    f"data={corpus.name}",
+                    "data.root={data}",
+                    *HEAL,
+                ),
+            ),
+        ),
+        Run(
+            "llm_b",
+            "train",
+            ("model=llm", "model.llm.name={smol}", "model.llm.tune=lora", "optim.lr=1e-3", *data, *FIT),
+            title="LLM B: SmolLM2-135M, tuned by LoRA",
+        ),
+        Run("slm", "train", alone, ("heal",), RATES, title="SLM alone"),
+        store("reps_kv", pair_b, *kv),
+        hybrid("kv", pair_b, "reps_kv", "hybrid of B, `kv`", *kv),
+        *(
+            hybrid(f"kv_{how}", pair_b, "reps_kv", f"control of it: {how}", *kv, f"model.control={how}", rate_of="kv")
+            for how in ("shuffled", "constant", "zero")
+        ),
+        store("reps", pair_b, offsets),
+        hybrid("add", pair_b, "reps", "hybrid of B, `add`", offsets),
+        hybrid(
+            "cross_attention",
+            pair_b,
+            "reps",
+            "hybrid of B, `cross_attention`",
+            offsets,
+            "model.conditioning=cross_attention",
+        ),
+        hybrid(
+            "prepend",
+            pair_b,
+            "reps",
+            "hybrid of B, `prepend`, pooled",
+            offsets,
+            "model.conditioning=prepend",
+            "model.pool=0.25",
+        ),
+        Run(
+            "llm_a",
+            "evaluate",
+            ("run={llm_a_model}", "split=test", *ask, *data),
+            title="LLM A: Qwen2.5-Coder-0.5B-Instruct, not tuned",
+        ),
+        Run("labels_b", "label", ("run={llm_b}", "split=train", *data), ("llm_b",)),
+        Run(
+            "labelled_b",
+            "train",
+            (*alone, "data.labels=llm", "data.labels_from={labels_b}"),
+            ("heal", "labels_b", "slm"),
+            rate_of="slm",
+            title="SLM alone, trained on the answers of B",
+        ),
+        store("reps_a", pair_a, offsets, *ask),
+        hybrid(
+            "a_cross_attention",
+            pair_a,
+            "reps_a",
+            "hybrid of A, `cross_attention`",
+            offsets,
+            *ask,
+            "model.conditioning=cross_attention",
+            rate_of="cross_attention",
+        ),
+        store("reps_a_tokens", pair_a, "model.tokenizers=llm_tokens", *ask),
+        hybrid(
+            "a_tokens",
+            pair_a,
+            "reps_a_tokens",
+            "hybrid of A, its tokens read by the SLM",
+            "model.tokenizers=llm_tokens",
+            *ask,
+            rate_of="cross_attention",
+        ),
+        Run("labels_a", "label", ("model.llm.name={llm_a_model}", "split=train", *ask, *data)),
+        Run(
+            "labelled_a",
+            "train",
+            (*alone, "data.labels=llm", "data.labels_from={labels_a}"),
+            ("heal", "labels_a", "slm"),
+            rate_of="slm",
+            title="SLM alone, trained on the answers of A",
+        ),
+    )
 
 
-PLAN = (
-    Run(
-        "heal",
-        "train",
-        (
-            *("model=slm", "model.slm.name={smol}", "model.slm.layers=6", "model.slm.vocab=corpus"),
-            *("model.llm.name={smol}", "model.llm.dtype=bfloat16", *HEAL),
-        ),
-    ),
-    Run(
-        "llm_b",
-        "train",
-        (
-            *("model=llm", "model.llm.name={smol}", "model.llm.tune=lora", "optim.lr=1e-3", *SHORT, *FIT),
-            *("trainer.max_steps=250", "trainer.val_every=50"),
-        ),
-        title="LLM B: SmolLM2-135M, LoRA",
-    ),
-    Run("slm", "train", (*ALONE, *SHORT, *FIT, *STEPS), ("heal",), RATES, "SLM alone"),
-    Run("reps_kv", "encode", (*LOADED_B, "model.conditioning=kv", "encode.dtype=bfloat16", *SHORT), ("llm_b", "heal")),
-    hybrid("kv", "reps_kv", "`kv`"),
-    Run("reps", "encode", (*LOADED_B, "encode.dtype=bfloat16", *SHORT), ("llm_b", "heal")),
-    hybrid("add", "reps", "`add`"),
-    hybrid("cross_attention", "reps", "`cross_attention`"),
-    hybrid("prepend", "reps", "`prepend`, pooled", "model.pool=0.25"),
-    *(
-        hybrid("kv", "reps_kv", f"`kv`, control {control}", f"model.control={control}", name=f"kv_{control}")
-        for control in ("shuffled", "constant", "zero")
-    ),
-    Run(
-        "labels_b",
-        "label",
-        ("run={llm_b}", "split=train", *SHORT),
-        ("llm_b",),
-    ),
-    Run(
-        "distilled_b",
-        "train",
-        (*ALONE, *SHORT, *FIT, *STEPS, "data.labels=llm", "data.labels_from={labels_b}"),
-        ("heal", "labels_b"),
-        RATES,
-        "SLM on LLM B's labels",
-    ),
-    Run(
-        "llm_a",
-        "evaluate",
-        (
-            *("run={llm_a_model}", "model.llm.chat=true", "model.llm.dtype=bfloat16", "split=test", *SHORT),
-            "model.llm.prefix='Summarize this chat in one short sentence.\\n\\n'",
-        ),
-        title="LLM A: Qwen2.5-Coder-0.5B-Instruct as it is",
-    ),
-)
+TIMED = ("kv", "cross_attention", "slm", "llm_b")
+"""Systems of the benchmark; the LLM of the first one is timed as well."""
