@@ -193,11 +193,23 @@ def content_of(tokenizer: Any) -> str | None:
     """A hash of all that a fast tokenizer does to a text; None for a slow one."""
     if not tokenizer.is_fast:
         return None
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    # what it does to a text when it is called without either, and not how it was called last
-    del rules["truncation"], rules["padding"]
     options = [tokenizer.split_special_tokens, tokenizer.unk_token, control_tokens(tokenizer)]
+    rules = _rules_hash(tokenizer.backend_tokenizer.to_str())
     return hashlib.sha256(json.dumps([rules, options], sort_keys=True).encode()).hexdigest()
+
+
+def _rules_hash(serialized: str) -> str:
+    key = hashlib.sha256(serialized.encode()).digest()
+    if key not in _RULES:
+        rules = json.loads(serialized)
+        # what it does to a text when it is called without either, and not how it was called last
+        del rules["truncation"], rules["padding"]
+        _RULES[key] = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+    return _RULES[key]
+
+
+_RULES: dict[bytes, str] = {}
+"""Hash of a serialized tokenizer -> hash of its rules: sorting a large vocabulary takes a second, hashing it 20 ms."""
 
 
 def final_special_tokens(tokenizer: Any) -> int:

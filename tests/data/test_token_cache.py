@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm2slm.config import DataConfig
+from llm2slm.data import prompts
 from llm2slm.data.collate import Collator
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.prompts import Frame
@@ -21,6 +22,20 @@ from llm2slm.types import Example, Overlong, UserError
 
 TEXTS = ["The old dog sleeps.", "Two cats", "😀 über\nzwei Zeilen", "", "a b c d e f g h i j k l m n o p"]
 EXAMPLES = [Example(i, text, f"say: {text}", text[::-1]) for i, text in enumerate(TEXTS)]
+
+
+def test_the_rules_of_a_tokenizer_are_read_once(monkeypatch):
+    """Of a vocabulary of 150,000 entries they take 1.5 s; each split asked for them three times."""
+    tokenizer = train_tokenizer(["the old dog sleeps say"], 270)
+    read, loads = [], json.loads
+    monkeypatch.setattr(prompts.json, "loads", lambda text: read.append(1) or loads(text))
+    first = prompts.content_of(tokenizer)
+    assert prompts.content_of(tokenizer) == first
+    assert len(read) == 1
+    tokenizer.backend_tokenizer.enable_truncation(4)  # how it was called last decides nothing
+    assert prompts.content_of(tokenizer) == first
+    tokenizer.add_tokens(["<new>"])
+    assert prompts.content_of(tokenizer) != first
 
 
 @pytest.fixture(scope="module")
