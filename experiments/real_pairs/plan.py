@@ -200,6 +200,21 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             *ask,
             rate_of="cross_attention",
         ),
+        Run(
+            "speed",
+            "benchmark",
+            (
+                *(
+                    "run={kv}",
+                    "systems.slm={slm}",
+                    "systems.llm_b={llm_b}",
+                    "systems.cross_attention={cross_attention}",
+                ),
+                *("benchmark.batch=[1,8]", "benchmark.prompts=16", "benchmark.prompt_tokens=[128]"),
+                *("benchmark.response_tokens=[32,64]", "benchmark.repeats=5", *data),
+            ),
+            ("kv", "slm", "llm_b", "cross_attention"),
+        ),
         Run("labels_a", "label", ("model.llm.name={llm_a_model}", "split=train", *ask, *data)),
         Run(
             "labelled_a",
@@ -210,7 +225,3 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             title="SLM alone, trained on the answers of A",
         ),
     )
-
-
-TIMED = ("kv", "cross_attention", "slm", "llm_b")
-"""Systems of the benchmark; the LLM of the first one is timed as well."""

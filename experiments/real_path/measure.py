@@ -2,8 +2,9 @@
 
     python experiments/real_path/measure.py OUT --llm DIR --slm DIR --data DIR [--threads 2] [NAME ...]
 
-OUT gets a folder and a log for each command, and `result.json`. Each command is a process by itself: seconds are from its
-start to its end, memory is the largest resident set. NAMEs restrict it to some commands; what the others left is used.
+OUT gets a folder and a log for each command, and `result.json`. Each command is a process by itself: seconds are from
+its start to its end, memory is the largest resident set. NAMEs restrict it to some commands; what the others left is
+used.
 """
 
 from __future__ import annotations
@@ -27,12 +28,22 @@ SHORT = (
 CHAT = ("model.llm.chat=true", "model.llm.dtype=bfloat16")
 LLM = ("model.llm.name={llm}", *CHAT)
 PAIR = (*LLM, "model.slm.name={slm}", "model.tokenizers=offsets")
-FIT = ("data.batch_tokens=2048", "trainer.max_steps=10", "trainer.val_every=10", "callbacks.generate_rows=0")
-ROWS = ("data.train_size=1000", "data.validation_size=50", "data.test_size=50")
+FIT = (
+    "data.batch_tokens=2048",
+    "trainer.max_steps=5",
+    "trainer.val_every=5",
+    "trainer.log_every_n_steps=5",
+    "callbacks.generate_rows=0",
+)
+ROWS = ("data.train_size=300", "data.validation_size=40", "data.test_size=40")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "encode": ("encode", *PAIR, *SHORT, *ROWS, "encode.dtype=bfloat16"),
-    "label": ("label", *LLM, *SHORT, "data.train_size=100"),
+    "label": ("label", *LLM, *SHORT, "data.train_size=50"),
     "train_store": ("train", *PAIR, *SHORT, *ROWS, *FIT, "data.reps={out}/encode/reps"),
+    "train_store_small": (
+        *("train", *PAIR, *SHORT, *ROWS, *FIT, "data.reps={out}/encode/reps"),
+        *("data.batch_tokens=512", "trainer.precision=bf16-mixed"),
+    ),
     "train_live": ("train", *PAIR, *SHORT, *ROWS, *FIT),
     "train_live_again": ("train", *PAIR, *SHORT, *ROWS, *FIT),
     "train_slm": ("train", "model=slm", "model.slm.name={slm}", *SHORT, *ROWS, *FIT),
@@ -72,7 +83,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
         command = command.replace(str(path.absolute()), key)
     rate = None
     if (curve := args.out / name / "metrics.csv").is_file():
-        found = re.findall(r"^9,.*?,([\d.]+),\d+,?$", curve.read_text(), re.MULTILINE)
+        found = re.findall(r"^4,.*?,([\d.]+),\d+,?$", curve.read_text(), re.MULTILINE)
         rate = float(found[0]) if found else None
     return {
         "command": command,
