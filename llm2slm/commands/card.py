@@ -32,5 +32,6 @@ def card_of_run(
     config["task"] = config["task"] | {"prefix": prefix, "suffix": suffix}
     own = runs.read_result(home) if (home / "result.json").is_file() else None
     own = own if own is not None and own["verb"] == "train" else None
-    llm = json.loads((model / "config.json").read_text(encoding="utf-8")).get("llm")
-    write_text(model / CARD, model_card(name, config, own, others, license=license, llm=llm))
+    saved = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    llm, slm = saved.get("llm"), saved.get("slm", saved)
+    write_text(model / CARD, model_card(name, config, own, others, license=license, llm=llm, slm=slm))

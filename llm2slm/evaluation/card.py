@@ -40,6 +40,7 @@ def model_card(
     *,
     license: str | None = None,
     llm: Mapping[str, Any] | None = None,
+    slm: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a card.
 
@@ -50,10 +51,17 @@ def model_card(
         others: results of more (a benchmark, a demo) that measured this model among others.
         license: identifier as the Hub knows it (apache-2.0); None: not stated.
         llm: the saved model's record of its LLM; None without one.
+        slm: transformers config of the saved SLM (or of the whole plain model); None: it is not known.
     """
     name = " ".join(name.split())
     system = {} if own is None else own["systems"][0]
-    parts = [f"# {name}", _purpose(config, system, llm), _use(name, config, llm), _data(config, system)]
+    parts = [
+        f"# {name}",
+        _purpose(config, system, llm),
+        _cuts(slm or {}),
+        _use(name, config, llm),
+        _data(config, system),
+    ]
     parts += ["" if own is None else _training(own, system), _measured(own, others), _rights(config, system, license)]
     header = _metadata(name, config, system, license)
     return f"---\n{header}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
@@ -146,6 +154,21 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
         f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The part of the LLM that reads is in the "
         "folder `llm`, if there is one here; else the LLM is found by its name, or where `llm=` says. Its weights are "
         f"checked by the fingerprint `{llm['fingerprint']}`."
+    )
+
+
+def _cuts(config: Mapping[str, Any]) -> str:
+    """What a model keeps of the pretrained one that it was cut from, by its config; "" where it was not cut."""
+    facts = []
+    if blocks := config.get("llm2slm_cut"):
+        sides = {"": blocks} if "blocks" in blocks else blocks
+        for side, cut in sides.items():
+            kept = ", ".join(map(str, cut["blocks"]))
+            facts.append(f"{side} blocks {kept} of {cut['depth']}".strip())
+    if vocabulary := config.get("llm2slm_vocab"):
+        facts.append(f"{vocabulary['kept']:,} of {vocabulary['of']:,} vocabulary entries")
+    return (
+        f"The small model was cut from the one that it started from; it keeps {' and '.join(facts)}." if facts else ""
     )
 
 

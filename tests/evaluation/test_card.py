@@ -77,6 +77,22 @@ def test_a_control_is_told_first(config: dict[str, Any]) -> None:
         assert len(new.splitlines()) == 2  # all else is as it was
 
 
+def test_a_cut_is_described(config: dict[str, Any]) -> None:
+    plain = model_card("m", config, trained(), llm=LLM, slm={"model_type": "llama"})
+    one = {
+        "llm2slm_cut": {"blocks": [1, 3, 6], "depth": 6},
+        "llm2slm_vocab": {"kept": 14926, "of": 49152, "sha256": "0"},
+    }
+    two = {"llm2slm_cut": {"encoder": {"blocks": [1, 4], "depth": 4}, "decoder": {"blocks": [2], "depth": 3}}}
+    for slm, kept in [
+        (one, "blocks 1, 3, 6 of 6 and 14,926 of 49,152 vocabulary entries"),
+        (two, "encoder blocks 1, 4 of 4 and decoder blocks 2 of 3"),
+    ]:
+        card = model_card("m", config, trained(), llm=LLM, slm=slm)
+        line = f"The small model was cut from the one that it started from; it keeps {kept}."
+        assert card.replace(f"{line}\n\n", "") == plain and line in card
+
+
 def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
     text = model_card("me/model", config, trained(), [timed()], license="apache-2.0", llm=LLM)
     for said in (
