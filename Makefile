@@ -48,7 +48,7 @@ builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.
 	$(BIN)/llm2slm tokenizer data.corpus=mixture data.train_size=30000 task=mixture vocab_size=2048 \
 	  out=outputs/builtin_llm_tokenizer
 	$(BIN)/llm2slm train experiment=builtin_llm hydra.run.dir=outputs/builtin_llm $(ARGS)
-	$(BIN)/python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
+	$(BIN)/python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin/llm
 
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

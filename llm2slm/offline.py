@@ -16,12 +16,12 @@ from rich.text import Text
 from torch import Tensor
 
 from llm2slm.data.collate import Encoded
-from llm2slm.data.reps_files import key_of
-from llm2slm.data.reps_store import llm_prompt, progress_bar
-from llm2slm.data.reps_writer import SHARD_BYTES, StoreWriter
+from llm2slm.data.reps.files import key_of
+from llm2slm.data.reps.store import llm_prompt, progress_bar
+from llm2slm.data.reps.writer import SHARD_BYTES, StoreWriter
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.stored import identity, reader_facts
+from llm2slm.models.stored_encoder import encoder_facts, identity
 from llm2slm.types import StoreDtype, UserError
 
 EMBEDDED = 4096
@@ -117,7 +117,7 @@ def open_writer(
     """
     encoder = _encoder(model)
     known = identity(model.config.llm or {}, encoder.layers, model.collator, keys_values=encoder.kv_blocks is not None)
-    return StoreWriter(folder, known, reader_facts(encoder), dtype, shard_bytes)
+    return StoreWriter(folder, known, encoder_facts(encoder), dtype, shard_bytes)
 
 
 class _Rate(ProgressColumn):

@@ -131,7 +131,7 @@ LOWER_IS_BETTER = frozenset({"loss", "perplexity", "repetition", "ter"})
 
 @dataclass
 class Bucket:
-    """Quality on the rows of like length (see evaluation/buckets.py); lengths in words, both ends included."""
+    """Quality on the rows of like length (see evaluation/metrics/buckets.py); lengths in words, both ends included."""
 
     by: str
     """Whose words are counted: prompt (without the task's prefix) or response (the reference, not the answer)."""

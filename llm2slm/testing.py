@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from llm2slm.config import LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Batch, Conditioning, Example, Start, SystemKind, Tokenizers
 

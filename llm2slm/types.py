@@ -77,7 +77,7 @@ class Conditioning(StrEnum):
 
 
 class Control(StrEnum):
-    """What a hybrid is told in place of what the LLM says of its prompt (`models/control.py`)."""
+    """What a hybrid is told in place of what the LLM says of its prompt (`models/ablation.py`)."""
 
     none = "none"  # nothing in place of it: the hybrid itself
     constant = "constant"  # the same for every prompt
@@ -123,7 +123,7 @@ class Labels(StrEnum):
 
 
 class StoreDtype(StrEnum):
-    """How a store keeps the LLM's representations (`data/reps_store.py` says what each costs and loses)."""
+    """How a store keeps the LLM's representations (`data/reps/store.py` says what each costs and loses)."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"

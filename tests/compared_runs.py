@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm2slm import runs
 from llm2slm.config import RunConfig
-from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.metrics.scores import score
 from llm2slm.runs import SpeedRow, Spread, System
 
 METRICS = ("bleu", "chrf", "exact_match")

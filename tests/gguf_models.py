@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.testing import READER_TEXTS
 
 SHAPE: dict[str, Any] = {

@@ -22,7 +22,7 @@ import torch
 from forks import finished, forked
 
 from llm2slm import offline
-from llm2slm.data.reps_store import RepsStore
+from llm2slm.data.reps.store import RepsStore
 from llm2slm.models.build import build_model
 from llm2slm.testing import tiny_model_config
 from llm2slm.types import Example

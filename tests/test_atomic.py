@@ -19,8 +19,8 @@ from tokenizers.models import WordLevel
 from llm2slm import runs
 from llm2slm.atomic import NotWritten, filling, replacing, write_text
 from llm2slm.config import RunConfig
-from llm2slm.evaluation.asking import Reply
-from llm2slm.evaluation.replies import ReplyLog
+from llm2slm.evaluation.judge.client import Reply
+from llm2slm.evaluation.judge.log import ReplyLog
 from llm2slm.resumable import ResumableLines
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.types import UserError

@@ -17,11 +17,11 @@ from llm2slm.cli import VERBS, main
 from llm2slm.cli.completion import complete
 from llm2slm.cli.reads import ADDED
 from llm2slm.cli.schema import SCHEMAS, keys
+from llm2slm.commands.device import ACCELERATORS
 from llm2slm.commands.label import FORMATS
-from llm2slm.commands.place import ACCELERATORS
 from llm2slm.data.tasks import TASKS
-from llm2slm.evaluation.metrics import METRICS
-from llm2slm.models.pretrained import DTYPES
+from llm2slm.evaluation.metrics.scores import METRICS
+from llm2slm.models.loading.pretrained import DTYPES
 from llm2slm.training.fit import MATMUL_PRECISIONS
 from llm2slm.training.optim import OPTIMIZERS, SCHEDULES
 

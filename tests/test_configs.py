@@ -16,7 +16,7 @@ from llm2slm.cli.compose import Composer
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import SCHEMAS, keys, lookup
 from llm2slm.config import RunConfig
-from llm2slm.data.corpora import CORPORA
+from llm2slm.data.sources.corpora import CORPORA
 from llm2slm.data.tasks import TASKS
 from llm2slm.types import Conditioning, SystemKind
 

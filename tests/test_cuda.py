@@ -21,8 +21,8 @@ from llm2slm.commands.encode import run as encode
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
-from llm2slm.data.reps_store import RepsStore, llm_prompt
-from llm2slm.evaluation.benchmark import _peak
+from llm2slm.data.reps.store import RepsStore, llm_prompt
+from llm2slm.evaluation.benchmark.timing import _peak
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.fit import fit
 from llm2slm.types import Control, StoreDtype, Tokenizers

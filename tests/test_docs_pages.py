@@ -11,8 +11,8 @@ from command_line import ROOT
 
 from llm2slm.cli import VERBS
 from llm2slm.cli.compose import Composer, runs_named
-from llm2slm.data.corpora import CORPORA
-from llm2slm.evaluation.metrics import BERTSCORE, METRICS, PERPLEXITY
+from llm2slm.data.sources.corpora import CORPORA
+from llm2slm.evaluation.metrics.scores import BERTSCORE, METRICS, PERPLEXITY
 from llm2slm.types import UserError
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -16,7 +16,7 @@ from llm2slm import runs
 from llm2slm.cli import main
 from llm2slm.commands.demo import system_config
 from llm2slm.config import LanguageModelConfig, RunConfig
-from llm2slm.models.pretrained import load_language_model
+from llm2slm.models.loading.pretrained import load_language_model
 from llm2slm.testing import tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import Init
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from llm2slm import offline
-from llm2slm.data.reps_files import INT8_ERROR
-from llm2slm.data.reps_store import RepsStore, llm_prompt
-from llm2slm.data.reps_writer import StoreWriter
-from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.data.reps.files import INT8_ERROR
+from llm2slm.data.reps.store import RepsStore, llm_prompt
+from llm2slm.data.reps.writer import StoreWriter
+from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.pruning import Layer
-from llm2slm.models.stored import identity as identity_of
-from llm2slm.models.stored import tokenizer_hash
+from llm2slm.models.loading.partial_loading import Layer
+from llm2slm.models.stored_encoder import identity as identity_of
+from llm2slm.models.stored_encoder import tokenizer_hash
 from llm2slm.testing import tiny_model_config
 from llm2slm.types import Batch, Conditioning, Example, StoreDtype, SystemKind, Tokenizers, UserError
 

@@ -16,7 +16,7 @@ from llm2slm.cli.given import check_read, value
 from llm2slm.cli.reads import CORPUS, PART, REFUSED, RUN_KEYS
 from llm2slm.cli.reads_verbs import TABLES, leaves
 from llm2slm.cli.schema import SCHEMAS
-from llm2slm.commands.held import show_held
+from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import CorpusConfig, JudgeConfig, PartConfig, RunConfig
 from llm2slm.types import UserError
 

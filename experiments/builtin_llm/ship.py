@@ -1,6 +1,6 @@
 """Turns a trained run into the built-in LLM: 16-bit weights, tokenizer, and a README with provenance and scores.
 
-    python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin_models/llm
+    python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin/llm
 
 The scores are those of the shipped files, read back, on the test splits of the three built-in corpora.
 """

@@ -1,7 +1,7 @@
 """What each conditioning and each kind of tokenizers costs: `python experiments/mode_costs/measure.py`.
 
 Random weights: speed does not depend on them. For each of two SLMs, the SLM alone and every mode it fits are timed by
-`llm2slm.evaluation.benchmark`, interleaved in rotated order, in this one process. Writes result.json and table.md.
+`llm2slm.evaluation.benchmark.timing`, interleaved in rotated order, in this one process. Writes result.json, table.md.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rich.progress import track
 
 from llm2slm import runs
 from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, RunConfig, SLMConfig
-from llm2slm.data.tokenizer import train_tokenizer
-from llm2slm.evaluation.benchmark import time_systems
-from llm2slm.evaluation.workload import plan
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
+from llm2slm.evaluation.benchmark.timing import time_systems
+from llm2slm.evaluation.benchmark.workload import plan
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Conditioning, Example, Init, SystemKind, Tokenizers

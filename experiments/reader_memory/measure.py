@@ -20,9 +20,9 @@ SHAPE = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads
 LOAD = """
 import json, sys, time, torch
 from transformers import AutoModel
-from llm2slm.evaluation.memory import peak_resident_mb
+from llm2slm.evaluation.benchmark.peak_memory import peak_resident_mb
 from llm2slm.config import LLMConfig
-from llm2slm.models.pretrained import load_encoder
+from llm2slm.models.loading.pretrained import load_encoder
 from llm2slm.testing import tiny_tokenizer
 import transformers.models.t5.modeling_t5
 tokenizer = tiny_tokenizer()

@@ -27,7 +27,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from llm2slm import runs
 from llm2slm.commands import hush
-from llm2slm.commands.place import device_type, place
+from llm2slm.commands.device import device_type, place
 from llm2slm.commands.tokenizer import train as train_tokenizer
 from llm2slm.config import (
     DataConfig,
@@ -40,9 +40,9 @@ from llm2slm.config import (
     TrainerConfig,
 )
 from llm2slm.data.datamodule import DataModule, TrainLoader
-from llm2slm.data.reps_store import RepsStore, llm_prompt
-from llm2slm.data.sources import task_of
-from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.data.reps.store import RepsStore, llm_prompt
+from llm2slm.data.sources.sources import task_of
+from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint

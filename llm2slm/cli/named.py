@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from llm2slm.cli.compose import Composer
-from llm2slm.commands.held import hold_warning
+from llm2slm.commands.deferred_warnings import hold_warning
 from llm2slm.types import UserError
 
 SIDES = ("llm", "slm")

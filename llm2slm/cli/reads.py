@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm.config import CorpusConfig, RunConfig
-from llm2slm.data.corpora import CORPORA
+from llm2slm.data.sources.corpora import CORPORA
 from llm2slm.types import Conditioning, Init, Labels, SystemKind, Tokenizers
 
 

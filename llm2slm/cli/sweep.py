@@ -62,7 +62,7 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
     Scores of one metric whose signatures do not compare are in columns of their own, as in the report.
     """
-    from llm2slm.evaluation.entries import entries
+    from llm2slm.evaluation.report.entries import entries
 
     rows: list[dict[str, Any]] = []
     records = read_records(folder)
@@ -121,7 +121,7 @@ def show_table(rows: list[dict[str, Any]]) -> None:
     own for each job, below."""
     from rich.console import Console
 
-    from llm2slm.evaluation.report import fitted
+    from llm2slm.evaluation.report.report import fitted
 
     names = [name for name in columns_of(rows) if name != "error"]
     names = [n for n in names if n not in PLAIN or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
@@ -158,7 +158,7 @@ def finish_sweep(folder: Path) -> bool:
     print(folder / "sweep.csv")
     finished = [r for r in records if (folder / r.folder / "result.json").is_file()]
     if finished:
-        from llm2slm.evaluation.report import write_report
+        from llm2slm.evaluation.report.report import write_report
 
         configs = [config_text(folder / r.folder) for r in finished]
         results = [runs.read_result(folder / r.folder) for r in finished]

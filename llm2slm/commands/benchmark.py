@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.device import device_type, place
 from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
-from llm2slm.commands.held import show_held
-from llm2slm.commands.place import device_type, place
+from llm2slm.commands.loaded_models import limited, limits, llm_note, load_system, parameters, recorded_llm
 from llm2slm.commands.task_choice import tell_task, with_task
-from llm2slm.commands.writers import limited, limits, llm_note, load_writer, parameters, recorded_llm
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import task_of
-from llm2slm.evaluation.benchmark import time_systems
-from llm2slm.evaluation.memory import folder_memory
+from llm2slm.data.sources.sources import task_of
+from llm2slm.evaluation.benchmark.peak_memory import folder_memory
+from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.pretrained import locate
+from llm2slm.models.loading.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.types import Overlong, SystemKind, UserError
 
@@ -37,7 +37,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     """
     from rich.console import Console
 
-    from llm2slm.evaluation.report import terminal_table, write_report
+    from llm2slm.evaluation.report.report import terminal_table, write_report
 
     started = time.perf_counter()
     runs.refuse_another(folder, "benchmark")
@@ -49,7 +49,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     places: Places = {}
     llms: dict[str, LLMConfig] = {}
     if config.run is not None:
-        writer = load_writer(config.run, config.llm, config.model, config.data, beside=True)
+        writer = load_system(config.run, config.llm, config.model, config.data, beside=True)
         asked, model = config.model.llm, writer.model
         config = replace(config, model=writer.config)
         tell_defaults(given)
@@ -63,7 +63,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         systems = configured(config)
         llms = dict.fromkeys(systems, config.model.llm)
     for name, where in config.systems.items():
-        other = load_writer(where, None, ModelConfig(), recorded=False)
+        other = load_system(where, None, ModelConfig(), recorded=False)
         systems[name], llms[name] = other.model, other.config.llm
         places[name] = (other.place, None)
     for system in systems.values():

@@ -28,7 +28,7 @@ def warn_builtin_llm(names: Iterable[str | None], data: DataConfig) -> None:
         )
 
 
-def warn_builtin_reader(config: RunConfig) -> None:
+def warn_builtin_encoder(config: RunConfig) -> None:
     """As `warn_builtin_llm`, of the LLM that a training reads with, learns from, or trains."""
     reads = config.model.kind is not SystemKind.slm or config.optim.distill > 0
     warn_builtin_llm([config.model.llm.name if reads else None], config.data)

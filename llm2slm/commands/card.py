@@ -22,8 +22,8 @@ def card_of_run(
         name: what the card calls it. home: the run directory in which it was trained.
         others: results that measured it as well.
     """
-    from llm2slm.data.sources import task_of
-    from llm2slm.evaluation.card import model_card
+    from llm2slm.data.sources.sources import task_of
+    from llm2slm.evaluation.report.model_card import model_card
     from llm2slm.models.saving import CARD
 
     config = runs.read_config(home)

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm2slm import runs
-from llm2slm.commands.held import show_held
-from llm2slm.commands.out import check_folder
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import CompareConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.languages import known
-from llm2slm.evaluation.alignment import check_aligned
-from llm2slm.evaluation.compared import Answers, agreed_languages, find, name_apart, read_run, set_speeds
-from llm2slm.evaluation.metrics import check as check_known
-from llm2slm.evaluation.metrics import score
-from llm2slm.evaluation.tokenization import advice, by_row
+from llm2slm.evaluation.compare.same_rows import check_aligned
+from llm2slm.evaluation.compare.systems import Answers, agreed_languages, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.metrics.scores import check as check_known
+from llm2slm.evaluation.metrics.scores import score
+from llm2slm.evaluation.metrics.tokenization import advice, by_row
 from llm2slm.types import UserError
 
 
@@ -33,11 +33,11 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     systems, baseline = read(config)
     from rich.console import Console
 
-    from llm2slm.evaluation.comparison import Settings, compare
-    from llm2slm.evaluation.comparison_page import csv_text, render, terminal_table
-    from llm2slm.evaluation.comparison_rows import rows_csv, terminal_rows
-    from llm2slm.evaluation.page import write_whole
+    from llm2slm.evaluation.compare.page import csv_text, render, terminal_table
+    from llm2slm.evaluation.compare.rows import rows_csv, terminal_rows
+    from llm2slm.evaluation.compare.statistics import Settings, compare
     from llm2slm.evaluation.predict import progress_bar
+    from llm2slm.evaluation.report.page import write_whole
 
     metrics, left_out = metrics_of(config, systems)
     languages, targets = agreed_languages(systems, config.language), [target for _, target, _ in systems[0].rows]
@@ -105,7 +105,7 @@ def read(config: CompareConfig) -> tuple[list[Answers], int]:
 
 def metrics_of(config: CompareConfig, systems: list[Answers]) -> tuple[list[str], list[str]]:
     """The metrics to compare, and what is to be said of those that are not: the user's, else those of the results."""
-    from llm2slm.evaluation.row_statistics import STATISTICS
+    from llm2slm.evaluation.metrics.row_statistics import STATISTICS
 
     if config.metrics is not None:
         check_known(config.metrics)

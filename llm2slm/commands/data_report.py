@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from llm2slm.commands.builtin_llm import warn_builtin_reader
+from llm2slm.commands.builtin_llm import warn_builtin_encoder
 from llm2slm.commands.evaluate import warn_language
 from llm2slm.commands.task_choice import tell_task, warn_task
 from llm2slm.commands.tokens_report import check_lossy, warn_tokens
@@ -77,7 +77,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
 
     tell_task(given.task, given.data)
     warn_task(config)
-    warn_builtin_reader(config)
+    warn_builtin_encoder(config)
     warn_warmup(config)
     warn_language(data.task, data.examples(final))
     data.compare()

@@ -15,18 +15,18 @@ from llm2slm import runs
 from llm2slm.commands import train
 from llm2slm.commands.benchmark import Places, benchmark_systems
 from llm2slm.commands.card import card_of_run
-from llm2slm.commands.evaluate import check_metrics, final_split, judge_system
-from llm2slm.commands.held import show_held
-from llm2slm.commands.place import device_type, place
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.device import device_type, place
+from llm2slm.commands.evaluate import check_metrics, final_split, score_system
+from llm2slm.commands.loaded_models import limited
 from llm2slm.commands.task_choice import tell_task, with_task
-from llm2slm.commands.writers import limited
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import task_of
-from llm2slm.evaluation.metrics import computed_alike
+from llm2slm.data.sources.sources import task_of
+from llm2slm.evaluation.metrics.scores import computed_alike
+from llm2slm.models.ablation import check_control
 from llm2slm.models.build import build_llm
-from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Init, Overlong, UserError
 
@@ -40,7 +40,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     """
     from rich.console import Console
 
-    from llm2slm.evaluation.report import terminal_table, write_report
+    from llm2slm.evaluation.report.report import terminal_table, write_report
 
     started, console = time.perf_counter(), Console()
     given, config = config, with_task(config)
@@ -64,7 +64,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     places[LLM] = (config.model.llm, None)
     data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
     judged = {
-        LLM: judge_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test"),
+        LLM: score_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test"),
         **judged,
     }
     console.print(f"\n[bold]{len(config.systems) + 2}/{len(config.systems) + 2} Timing all, interleaved[/bold]")

@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 
 from llm2slm import runs
-from llm2slm.commands.builtin_llm import warn_builtin_reader
+from llm2slm.commands.builtin_llm import warn_builtin_encoder
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.device import device_type, place
 from llm2slm.commands.evaluate import final_split
-from llm2slm.commands.held import show_held
-from llm2slm.commands.place import device_type, place
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.collate import Encoded
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import task_of
+from llm2slm.data.sources.sources import task_of
 from llm2slm.models.build import build_model
 from llm2slm.offline import encode, open_writer, put_embeddings
 from llm2slm.types import Init, Overlong, SystemKind, Tokenizers, UserError
@@ -52,7 +52,7 @@ def run(config: RunConfig, folder: Path) -> None:
         data.prepare(split)
     tell_task(given.task, given.data)
     warn_task(config)
-    warn_builtin_reader(config)
+    warn_builtin_encoder(config)
     with open_writer(folder / STORE, model, config.encode.dtype) as store:
         show_held()
         runs.write_config(folder, config)

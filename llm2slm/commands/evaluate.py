@@ -11,19 +11,20 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
-from llm2slm.commands.held import show_held
-from llm2slm.commands.place import device_type, place
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.device import device_type, place
+from llm2slm.commands.loaded_models import llm_note, load_system, parameters
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
-from llm2slm.commands.writers import llm_note, load_writer, parameters
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import task_of
+from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation import bertscore, metrics, tokenization
-from llm2slm.evaluation.buckets import quality_by_length
-from llm2slm.evaluation.decoding import asked, in_force, in_words, own_settings
-from llm2slm.evaluation.metrics import BERTSCORE, PERPLEXITY, Measured
-from llm2slm.evaluation.perplexity import perplexity
+from llm2slm.evaluation.decoding_settings import asked, in_force, in_words, own_settings
+from llm2slm.evaluation.metrics import bertscore, tokenization
+from llm2slm.evaluation.metrics import scores as metrics
+from llm2slm.evaluation.metrics.buckets import quality_by_length
+from llm2slm.evaluation.metrics.perplexity import perplexity
+from llm2slm.evaluation.metrics.scores import BERTSCORE, PERPLEXITY, Measured
 from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
@@ -44,7 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
     device_type(config.trainer.accelerator)
-    writer = load_writer(run, config.llm, config.model, config.data)
+    writer = load_system(run, config.llm, config.model, config.data)
     config, model = replace(config, model=writer.config), writer.model
     tell_defaults(given)
     tell_task(given.task, given.data)
@@ -56,7 +57,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     warn_language(task, data.examples(config.split))
     show_held()
     runs.write_config(folder, config)
-    system = judge_system(model, data, task, config=config, folder=folder, split=config.split)
+    system = score_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
     result.device = runs.device_name(model.device.type)
     result.wall_seconds = time.perf_counter() - started
@@ -69,7 +70,7 @@ def show_result(folder: Path) -> None:
     """Prints the table of what a run directory's result.json says, and where it is."""
     from rich.console import Console
 
-    from llm2slm.evaluation.report import terminal_table
+    from llm2slm.evaluation.report.report import terminal_table
 
     console = Console()
     console.print(terminal_table([runs.read_result(folder)]))
@@ -117,7 +118,7 @@ def tell_defaults(config: RunConfig) -> None:
         )
 
 
-def judge_system(
+def score_system(
     model: LLM2SLM,
     data: DataModule,
     task: Task,

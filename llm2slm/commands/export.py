@@ -12,8 +12,8 @@ from llm2slm import runs
 from llm2slm.atomic import STAGE, writing
 from llm2slm.commands import hush
 from llm2slm.commands.card import card_of_run
-from llm2slm.commands.held import show_held
-from llm2slm.commands.out import check_folder
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ExportConfig
 from llm2slm.types import UserError
 
@@ -73,7 +73,7 @@ def check(config: ExportConfig) -> Path:
             f"run={config.run}: records no configuration to write a model card from; give the run directory, or leave "
             "results, license and name out"
         )
-    from llm2slm.models.pretrained import DTYPES
+    from llm2slm.models.loading.pretrained import DTYPES
 
     if config.dtype is not None and config.dtype not in DTYPES:
         raise UserError(f"dtype={config.dtype} is unknown; possible: {', '.join(DTYPES)}")
@@ -129,7 +129,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 def load(config: ExportConfig) -> LLM2SLM:
     """The trained model, its LLM checked."""
-    from llm2slm.commands.writers import model_place
+    from llm2slm.commands.loaded_models import model_place
     from llm2slm.models.hybrid import LLM2SLM
 
     hush()

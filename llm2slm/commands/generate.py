@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2slm import runs
 from llm2slm.commands import hush
-from llm2slm.commands.answering import Answering, answer_file, check_writable, read
-from llm2slm.commands.held import show_held
+from llm2slm.commands.batch_generation import Answering, answer_file, check_writable, read
+from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.types import Control, Overlong, UserError, check_text
@@ -87,7 +87,7 @@ def fields(config: GenerateConfig) -> tuple[str, ...]:
 def defaults(config: GenerateConfig) -> tuple[tuple[str, str] | None, int]:
     """What stands before and after a text (None: not known), and the length of an answer: the user's, else those that
     the run was trained with."""
-    from llm2slm.data.sources import task_of
+    from llm2slm.data.sources.sources import task_of
     from llm2slm.data.templates import fields
 
     around, limit = None if config.prefix is None else (config.prefix, ""), config.max_new_tokens
@@ -138,14 +138,14 @@ def load(config: GenerateConfig) -> LLM2SLM:
     """The model, on the GPU where there is one."""
     import torch
 
-    from llm2slm.commands.place import place
-    from llm2slm.commands.writers import load_writer
+    from llm2slm.commands.device import place
+    from llm2slm.commands.loaded_models import load_system
     from llm2slm.config import ModelConfig
 
     hush()
     torch.manual_seed(config.seed)
     asked = ModelConfig(llm=config.model.llm.named(str(config.run)))
-    model = load_writer(str(config.run), config.llm, asked, recorded=False).model
+    model = load_system(str(config.run), config.llm, asked, recorded=False).model
     model.eval()
     if model.control is not Control.none:
         print(f"llm2slm: warning: {config.run} is a control: {TOLD[model.control]}", file=sys.stderr)
@@ -162,7 +162,7 @@ def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
         "do_sample": config.do_sample,
     }
     if config.do_sample:
-        from llm2slm.evaluation.decoding import sampling
+        from llm2slm.evaluation.decoding_settings import sampling
 
         arguments |= sampling(config.temperature, config.top_p)
     return arguments

@@ -23,14 +23,15 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.atomic import write_text
 from llm2slm.commands import hush
-from llm2slm.commands.held import show_held
-from llm2slm.commands.judged import asked_with, read_rows
-from llm2slm.commands.out import check_folder
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.judge_rows import asked_with, read_rows
+from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import JudgeConfig
 from llm2slm.config.ranges import check_ranges
-from llm2slm.evaluation import judge as judging
-from llm2slm.evaluation.asking import Endpoint, Judge, LocalJudge, Reply, address
-from llm2slm.evaluation.judge import (
+from llm2slm.evaluation.judge import verdicts as judging
+from llm2slm.evaluation.judge.client import Endpoint, Judge, LocalJudge, Reply, address
+from llm2slm.evaluation.judge.log import Record, ReplyLog, ReplyParser, ask_all, open_questions, verdict
+from llm2slm.evaluation.judge.verdicts import (
     Question,
     Row,
     compared,
@@ -44,7 +45,6 @@ from llm2slm.evaluation.judge import (
     winner,
     worst_rated,
 )
-from llm2slm.evaluation.replies import Reader, Record, ReplyLog, ask_all, open_questions, verdict
 from llm2slm.types import UserError
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
     instruction = asked_with(config)
     asked = questions(rows, config.reference, instruction)
     keys = [key(identity, question.prompt) for question in asked]
-    read: Reader = rating if len(config.runs) == 1 else preference
+    read: ReplyParser = rating if len(config.runs) == 1 else preference
     show_held()
     with ReplyLog(out / "replies.jsonl") as log:
         refused = ask(judge, dict(zip(keys, (q.prompt for q in asked), strict=True)), read, log, config)
@@ -88,7 +88,7 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
     write_lines(out / "verdicts.jsonl", verdicts)
     write_lines(out / "lost.jsonl", lost_lines(found["lost"], rows, verdicts))
     write_text(out / "judge.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    from llm2slm.evaluation.judge_table import show
+    from llm2slm.evaluation.judge.table import show
 
     show(result, {row.number: row.source for row in rows})
     print(out / "judge.json")
@@ -155,11 +155,11 @@ def secret(key_env: str | None) -> str | None:
 
 def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
     """The model on this machine, on the GPU where there is one, and what of it decides a reply."""
-    from llm2slm.commands.place import device_type
+    from llm2slm.commands.device import device_type
     from llm2slm.config import LLMConfig
-    from llm2slm.data.tokenizer import load_tokenizer
+    from llm2slm.data.tokenization.tokenizer import load_tokenizer
     from llm2slm.models.hybrid import LLM2SLM
-    from llm2slm.models.pretrained import commit, load_language_model, locate, read_config
+    from llm2slm.models.loading.pretrained import commit, load_language_model, locate, read_config
 
     hush()
     name = str(config.local)
@@ -204,7 +204,9 @@ def check_out(config: JudgeConfig, out: Path) -> None:
         raise UserError(f"out={out}: holds the verdicts of {other[1]} on {', '.join(other[0])}; give another out")
 
 
-def ask(judge: Judge, prompts: Mapping[str, str], read: Reader, log: ReplyLog, config: JudgeConfig) -> dict[str, str]:
+def ask(
+    judge: Judge, prompts: Mapping[str, str], read: ReplyParser, log: ReplyLog, config: JudgeConfig
+) -> dict[str, str]:
     """Asks what is missing, under a progress bar. Returns why questions were refused, by key."""
     from llm2slm.evaluation.predict import progress_bar
 
@@ -240,7 +242,9 @@ def ask(judge: Judge, prompts: Mapping[str, str], read: Reader, log: ReplyLog, c
             raise UserError(f"{error}{kept}") from None
 
 
-def verdict_line(question: Question, records: Sequence[Record], refusal: str | None, read: Reader) -> dict[str, Any]:
+def verdict_line(
+    question: Question, records: Sequence[Record], refusal: str | None, read: ReplyParser
+) -> dict[str, Any]:
     """A line of verdicts.jsonl. Without a verdict it is null, and `why` says what was wrong with the last reply."""
     found = next((record for record in records if verdict(record, read) is not None), None)
     line = {"row": question.row, "order": question.order, "verdict": None, "letter": None, "reply": None, "why": None}
@@ -265,7 +269,11 @@ def summary(config: JudgeConfig, verdicts: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def usage(
-    config: JudgeConfig, records: Mapping[str, Sequence[Record]], refused: Mapping[str, str], read: Reader, asked: int
+    config: JudgeConfig,
+    records: Mapping[str, Sequence[Record]],
+    refused: Mapping[str, str],
+    read: ReplyParser,
+    asked: int,
 ) -> dict[str, Any]:
     """What the verdicts took, those of earlier calls included. Questions of the same words are one."""
     replies = [record for found in records.values() for record in found]

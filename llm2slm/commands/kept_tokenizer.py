@@ -74,11 +74,11 @@ def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: i
 
 def _change(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     """Writes the changed tokenizer, where it is another; what was added and taken out, in a line."""
-    from llm2slm.data.tokenizer import FIRST_ADDED
-    from llm2slm.models.build import load_tokenizers, writer_config
+    from llm2slm.data.tokenization.tokenizer import FIRST_ADDED
+    from llm2slm.models.build import generator_config, load_tokenizers
 
     tokenizer, _ = load_tokenizers(model)
-    cfg = writer_config(model)
+    cfg = generator_config(model)
     if cfg.tokenizer is None:  # it came with the model, which has embeddings of all of it
         tokenizer.init_kwargs.pop(FIRST_ADDED, None)
     name = cfg.tokenizer or cfg.source or tokenizer.name_or_path
@@ -96,7 +96,7 @@ def _change(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
 
 def _extended(model: ModelConfig, tokenizer: Any, examples: Sequence[Example], name: str) -> tuple[Any, str]:
     """The tokenizer with what it loses as tokens, or the same one where there is nothing to add; and that in words."""
-    from llm2slm.data.keeping import count_characters, keeping, rewritten
+    from llm2slm.data.tokenization.keeping import count_characters, keeping, rewritten
 
     side, cfg = _writer(model)
     if _key(side, cfg) is None:
@@ -120,10 +120,10 @@ def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tup
     Raises:
         UserError: it cannot be cut, or a row would be encoded otherwise.
     """
-    from llm2slm.data.cutting import NOT_CUT, cut
-    from llm2slm.data.tokenizer import cut_of
-    from llm2slm.models.pretrained import model_config
-    from llm2slm.models.vocabulary import RECORD, named_ids
+    from llm2slm.data.tokenization.cutting import NOT_CUT, cut
+    from llm2slm.data.tokenization.tokenizer import cut_of
+    from llm2slm.models.loading.pretrained import model_config
+    from llm2slm.models.loading.vocabulary import RECORD, named_ids
 
     _, cfg = _writer(model)
     before = [_ids(model, tokenizer, part) for part in _parts(examples)]
@@ -146,8 +146,8 @@ def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tup
 def _ids(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> list[list[int]]:
     """What the tokenizer of the model that writes makes of each row: prompt (where it reads such) and response."""
     from llm2slm.data.collate import Collator
-    from llm2slm.data.prompts import frame
-    from llm2slm.models.pretrained import model_config
+    from llm2slm.data.tokenization.prompts import frame
+    from llm2slm.models.loading.pretrained import model_config
 
     _, cfg = _writer(model)
     alone = model.kind is SystemKind.llm

@@ -16,6 +16,8 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.device import device_type, place
 from llm2slm.commands.evaluate import (
     check_metrics,
     control_note,
@@ -24,18 +26,16 @@ from llm2slm.commands.evaluate import (
     show_result,
     warn_language,
 )
-from llm2slm.commands.held import show_held
-from llm2slm.commands.place import device_type, place
+from llm2slm.commands.loaded_models import LoadedSystem, llm_note, load_system, parameters, plain_llm
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
-from llm2slm.commands.writers import Writer, llm_note, load_writer, parameters, plain_writer
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.labels import read_labels
-from llm2slm.data.sources import task_of
+from llm2slm.data.sources.labels import read_labels
+from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation.decoding import asked, in_force, sampling
-from llm2slm.evaluation.metrics import of_texts, score
+from llm2slm.evaluation.decoding_settings import asked, in_force, sampling
+from llm2slm.evaluation.metrics.scores import of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
@@ -176,11 +176,11 @@ def flat(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{place}{name}", value
 
 
-def writer(config: RunConfig) -> Writer:
+def writer(config: RunConfig) -> LoadedSystem:
     """The model that writes the labels."""
     if config.run is not None:
-        return load_writer(config.run, config.llm, config.model, config.data)
-    return plain_writer(config.model.llm, config.data)
+        return load_system(config.run, config.llm, config.model, config.data)
+    return plain_llm(config.model.llm, config.data)
 
 
 def decoding_of(config: RunConfig) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule, OverlongRows
 from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation.metrics import of_texts
+from llm2slm.evaluation.metrics.scores import of_texts
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.kv import CacheMap
 from llm2slm.models.projector import Projector
-from llm2slm.models.stored import StoredReader
-from llm2slm.models.virtual import taken
+from llm2slm.models.soft_prompts import taken
+from llm2slm.models.stored_encoder import StoredEncoder
 from llm2slm.training.distill import check_distill
 from llm2slm.training.fit import first_process
 from llm2slm.training.optim import check_optimizer
@@ -53,7 +53,7 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
         if first_process():
             Console().print(table(data.report()))
         raise OverlongRows(overlong[0].first, "; ".join(error.counted for error in overlong))
-    if model.projector is None or not isinstance(model.encoder, StoredReader):
+    if model.projector is None or not isinstance(model.encoder, StoredEncoder):
         return
     store = model.encoder.store
     if first_process():  # first of all: what is damaged may look as if it were missing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm2slm import runs
-from llm2slm.commands.out import check_folder
+from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ReportConfig
 from llm2slm.types import UserError
 
@@ -18,7 +18,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     """
     from rich.console import Console
 
-    from llm2slm.evaluation.report import bucket_table, terminal_table, write_report
+    from llm2slm.evaluation.report.report import bucket_table, terminal_table, write_report
 
     if not config.runs:
         raise UserError("report needs runs: llm2slm report RUN RUN ..., run directories or result.json files")

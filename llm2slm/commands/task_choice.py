@@ -6,8 +6,8 @@ import sys
 from dataclasses import replace
 
 from llm2slm.config import DataConfig, RunConfig, TaskConfig
-from llm2slm.data.corpora import CORPORA
-from llm2slm.data.sources import chosen_task, task_of
+from llm2slm.data.sources.corpora import CORPORA
+from llm2slm.data.sources.sources import chosen_task, task_of
 from llm2slm.data.tasks import LM, TEXT, Task
 
 

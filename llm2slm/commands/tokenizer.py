@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from llm2slm.atomic import filling
-from llm2slm.commands.out import check_folder
+from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.types import Example, Labels, UserError
 
@@ -39,7 +39,7 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every 
 
 def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:
     """Trains a tokenizer on what the models will read and write, saves it, and says in a line how it cuts."""
-    from llm2slm.data.tokenizer import train_tokenizer
+    from llm2slm.data.tokenization.tokenizer import train_tokenizer
 
     examples = training_examples(replace(data, labels=Labels.gold), task, seed)
     texts = [text for example in examples for text in (example.prompt, example.target)]
@@ -53,8 +53,8 @@ def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: P
 
 def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Example]:
     """What the models will read and write of the training split; of streamed rows the first ones."""
-    from llm2slm.data.labels import relabelled
-    from llm2slm.data.sources import read_split, stream_rows, task_of
+    from llm2slm.data.sources.labels import relabelled
+    from llm2slm.data.sources.sources import read_split, stream_rows, task_of
 
     known = task_of(task, data)
     rows = (

@@ -8,8 +8,8 @@ from typing import Any
 
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.round_trip import LLM_PROMPT, PROMPT, RESPONSE, difference
 from llm2slm.data.statistics import USUAL_TOKENS_PER_BYTE
+from llm2slm.data.tokenization.round_trip import LLM_PROMPT, PROMPT, RESPONSE, difference
 from llm2slm.types import SystemKind, Tokenizers, UserError
 
 TOO_FINE = 3.0

@@ -14,9 +14,9 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.data_report import show_data
-from llm2slm.commands.evaluate import check_metrics, final_split, judge_system, show_result
-from llm2slm.commands.held import show_held
-from llm2slm.commands.place import device_type, place
+from llm2slm.commands.deferred_warnings import show_held
+from llm2slm.commands.device import device_type, place
+from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
 from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
 from llm2slm.commands.resume import (
     METRICS,
@@ -34,10 +34,10 @@ from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig, before_zero_start, other_rows
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.sources import task_of
+from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation import tokenization
-from llm2slm.evaluation.metrics import of_texts, score
+from llm2slm.evaluation.metrics import tokenization
+from llm2slm.evaluation.metrics.scores import of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
@@ -46,10 +46,10 @@ from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_whole, read
 from llm2slm.training.checkpoints import Limits, Progress
 from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.fit import Fitted, first_process, fit, load_fitted, set_seed
-from llm2slm.training.frozen import as_begun
+from llm2slm.training.frozen_weights import as_begun
 from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.phases import projector_rate
-from llm2slm.training.quality import Judge
+from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
 
 
@@ -149,7 +149,7 @@ def trained(
         return load_fitted(config, folder, ready.model, begun.progress, ready.teacher), answers
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
-    judge = validation_judge(ready.task, config.data.eval_batch_size, seen)
+    judge = validation_scorer(ready.task, config.data.eval_batch_size, seen)
     given: dict[str, Any] = {}
     if begun is not None:
         given = {"resume": begun.checkpoint, "recorded": begun.recorded}
@@ -162,7 +162,7 @@ def trained(
 def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answers: Sequence[str] | None) -> runs.System:
     """The trained system with its scores on the final split, its curve, and notes on its training."""
     place(ready.model, config.trainer.accelerator)  # Lightning leaves it on the processor
-    system = judge_system(
+    system = score_system(
         ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
     )
     system.curve = read_curve(folder / METRICS)
@@ -232,7 +232,7 @@ def language_seen(examples: Sequence[Example]) -> str:
     return tokenization.seen([example.target for example in examples if example.language is None])
 
 
-def validation_judge(task: Task, batch_size: int, unknown: str | None = None) -> Judge | None:
+def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -> ValidationScorer | None:
     """Scores generated answers during training, by the metrics of texts alone: others would load a model each time, and
     perplexity is exp(val/loss). None where the task has no such metric.
 
@@ -260,7 +260,7 @@ def validation_judge(task: Task, batch_size: int, unknown: str | None = None) ->
         scores = score(names, texts, [example.target for example in examples], languages)
         return {name: found.value for name, found in scores.items()}
 
-    return Judge(answer, judged) if names else None
+    return ValidationScorer(answer, judged) if names else None
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

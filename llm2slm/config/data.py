@@ -12,7 +12,8 @@ class CorpusConfig:
     """Which rows of which corpus."""
 
     name: str = "builtin"
-    """builtin, json, hub, mixture, or a corpus of data/corpora.py: wmt14_en_de, multi30k, xsum, samsum, alpaca, ..."""
+    """builtin, json, hub, mixture, or a known corpus (data/sources/corpora.py): wmt14_en_de, multi30k,
+    xsum, samsum, alpaca, ..."""
     corpus: str = "translation"
     """data=builtin: translation | summarization | instruction | mixture."""
     root: str | None = None
@@ -120,7 +121,7 @@ class TaskConfig:
     which {source} and {target} stand for these columns; None: both, where there is a source column, else the target."""
     metrics: list[str] | None = None
     """bleu | chrf | chrf++ | ter | rouge1 | rouge2 | rougeL | rougeLsum | token_f1 | exact_match | length_ratio |
-    repetition (evaluation/metrics.py), logged while training too; and, in the end only, perplexity of the references
+    repetition (evaluation/metrics), logged while training too; and, in the end only, perplexity of the references
     and bertscore:MODEL[:layer], by any model. The first one is the main one."""
     language: str | None = None
     """Language of the targets, as de, ru, zh, ja, ko, th: by it the metrics tokenize. None: the corpus' own, where it

@@ -158,7 +158,7 @@ class CompareConfig:
     baseline: str | None = None
     """Run (or name of a system in the table) that all are compared with. None: the first."""
     metrics: list[str] | None = None
-    """Names of evaluation/metrics.py; the first one orders the rows that differ. None: those of the runs' results."""
+    """Names of metrics; the first one orders the rows that differ. None: those of the runs' results."""
     language: str | None = None
     """Language of the targets, by which metrics tokenize (as task.language). None: the one that the results state."""
     benchmark: str | None = None

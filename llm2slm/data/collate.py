@@ -18,10 +18,17 @@ import torch
 import transformers
 from torch import Tensor
 
-from llm2slm.data.align import Spans, alignment
-from llm2slm.data.last_token import LastToken
-from llm2slm.data.plain_text import PlainText
-from llm2slm.data.prompts import PROMPT_END, Frame, PromptTokenizer, content_of, final_special_tokens, pad_id
+from llm2slm.data.tokenization.align import Spans, alignment
+from llm2slm.data.tokenization.last_token import LastToken
+from llm2slm.data.tokenization.plain_text import PlainText
+from llm2slm.data.tokenization.prompts import (
+    PROMPT_END,
+    Frame,
+    PromptTokenizer,
+    content_of,
+    final_special_tokens,
+    pad_id,
+)
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
 
 LLM_TOKENIZER = "llm_tokenizer"

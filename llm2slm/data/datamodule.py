@@ -22,14 +22,15 @@ from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
 
 from llm2slm.config import DataConfig
-from llm2slm.data import round_trip, statistics
+from llm2slm.data import statistics
 from llm2slm.data.batches import BatchPlan, drawn
 from llm2slm.data.collate import FOR_ROWS, Collator, Encoded
-from llm2slm.data.labels import relabelled
-from llm2slm.data.sources import read_split, stream_rows
+from llm2slm.data.sources.labels import relabelled
+from llm2slm.data.sources.sources import read_split, stream_rows
 from llm2slm.data.streaming import Place, RowStream, StreamLoader
 from llm2slm.data.tasks import Task
 from llm2slm.data.token_cache import TokenCache, entry_key
+from llm2slm.data.tokenization import round_trip
 from llm2slm.types import Batch, Example, Overlong, UserError
 
 FIRST_ROWS = "train, first rows"

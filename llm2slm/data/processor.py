@@ -18,8 +18,8 @@ from transformers.utils import PROCESSOR_NAME, cached_file
 
 from llm2slm.atomic import filling
 from llm2slm.data.collate import LLM_TOKENIZER, Collator
-from llm2slm.data.prompts import Frame
-from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.data.tokenization.prompts import Frame
+from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.types import INPUTS, Example, Overlong, UserError
 
 

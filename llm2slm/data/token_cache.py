@@ -23,8 +23,8 @@ import safetensors
 import safetensors.numpy
 
 from llm2slm.config import DataConfig
-from llm2slm.data.align import Spans
 from llm2slm.data.collate import Collator, Encoded
+from llm2slm.data.tokenization.align import Spans
 from llm2slm.types import Example
 
 VARIABLE = "LLM2SLM_CACHE"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llm2slm.evaluation.decoding import asked
+from llm2slm.evaluation.decoding_settings import asked
 from llm2slm.types import Example
 
 if TYPE_CHECKING:

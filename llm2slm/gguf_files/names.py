@@ -58,4 +58,4 @@ def commit(path: Path) -> str | None:
 def neutral_folder() -> str:
     """A folder without any file of a model, for arguments of transformers that must be a folder: beside a GGUF file may
     lie config and tokenizer of another model."""
-    return str(files("llm2slm") / "builtin_models")
+    return str(files("llm2slm") / "builtin")

@@ -12,15 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
 from llm2slm.data.processor import LLM2SLMProcessor
-from llm2slm.data.prompts import frame
-from llm2slm.data.tokenizer import first_added, load_tokenizer
+from llm2slm.data.tokenization.prompts import frame
+from llm2slm.data.tokenization.tokenizer import first_added, load_tokenizer
 from llm2slm.gguf_files.names import is_gguf, on_hub
+from llm2slm.models.ablation import check_control
 from llm2slm.models.conditioning import IN_PLACE
-from llm2slm.models.control import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.kv import kv_record
-from llm2slm.models.pretrained import (
+from llm2slm.models.loading.pretrained import (
     BUILTIN,
     commit,
     is_local,
@@ -29,16 +29,16 @@ from llm2slm.models.pretrained import (
     locate,
     model_config,
 )
-from llm2slm.models.published import OF_TOKENS
+from llm2slm.models.loading.published import OF_TOKENS
+from llm2slm.models.loading.vocabulary import adapt, check_trained
 from llm2slm.models.slm import greedy, has_cross_attention
-from llm2slm.models.stored import Reader, StoredReader
+from llm2slm.models.soft_prompts import PREFIX, PROMPT, taken, virtual_tokens
+from llm2slm.models.stored_encoder import PromptEncoder, StoredEncoder
 from llm2slm.models.tuning import FULL, choose_trainable
-from llm2slm.models.virtual import PREFIX, PROMPT, taken, virtual_tokens
-from llm2slm.models.vocabulary import adapt, check_trained
 from llm2slm.types import Conditioning, Init, Start, SystemKind, Tokenizers, UserError
 
 
-def writer_config(cfg: ModelConfig) -> LanguageModelConfig:
+def generator_config(cfg: ModelConfig) -> LanguageModelConfig:
     """The configuration of whoever writes: the LLM itself for kind llm, else the SLM."""
     return cfg.llm if cfg.kind is SystemKind.llm else cfg.slm
 
@@ -123,7 +123,7 @@ def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
         )
 
 
-def projector_record(cfg: ModelConfig, slm: PreTrainedModel, encoder: Reader | None) -> dict[str, Any]:
+def projector_record(cfg: ModelConfig, slm: PreTrainedModel, encoder: PromptEncoder | None) -> dict[str, Any]:
     """Arguments of `Projector`, and how z starts where the configuration leaves it open.
 
     A pretrained SLM starts as itself where z is added to its own prompt embeddings, by a gate at zero: a last layer at
@@ -169,9 +169,9 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: boo
     guided = cfg.kind is SystemKind.llm2slm
     attends = guided and cfg.conditioning is Conditioning.memory
     continues = guided and cfg.conditioning is Conditioning.kv
-    slm = load_language_model(writer_config(cfg), tokenizer, cross_attention=attends, frozen=frozen)
+    slm = load_language_model(generator_config(cfg), tokenizer, cross_attention=attends, frozen=frozen)
     check_pair(cfg, slm)
-    own, key = writer_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
+    own, key = generator_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
     # a tokenizer that came with the model has embeddings in it already
     added = first_added(tokenizer) if own.tokenizer is not None else None
     adapt(slm, tokenizer, added, own, key)
@@ -180,12 +180,12 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: boo
         check_trained(slm, own.tune, key)
     if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
         raise UserError(f"{key}.tune={own.tune} leaves nothing to train of a model without guidance; use full")
-    encoder: Reader | None = None
+    encoder: PromptEncoder | None = None
     kv: dict[str, Any] | None = None
     if guided and llm_tokenizer is not None:
         kv = kv_record(cfg, slm, tokenizer, llm_tokenizer) if continues else None
         blocks = None if kv is None else kv["blocks"]
-        encoder = load_encoder(cfg.llm, llm_tokenizer, blocks) if data.reps is None else StoredReader(data.reps)
+        encoder = load_encoder(cfg.llm, llm_tokenizer, blocks) if data.reps is None else StoredEncoder(data.reps)
     tokens = virtual_tokens(slm)
     config = LLM2SLMConfig(
         slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
@@ -194,7 +194,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: boo
         conditioning=(cfg.conditioning if guided else Conditioning.none).value,
         tokenizers=cfg.tokenizers.value,
         control=cfg.control.value,
-        llm=reader_record(cfg.llm, encoder) if encoder is not None else None,
+        llm=encoder_record(cfg.llm, encoder) if encoder is not None else None,
         projector=projector_record(cfg, slm, encoder) if guided and not continues else None,
         kv=kv,
         pool=cfg.pool,
@@ -208,7 +208,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: boo
     )
     model = LLM2SLM(config, slm, encoder)
     attach_processor(model, tokenizer, llm_tokenizer, own_tokens=_published_with(slm, own, tokenizer))
-    if isinstance(encoder, StoredReader):
+    if isinstance(encoder, StoredEncoder):
         encoder.check(model.config.llm or {}, cfg.llm.layer, model.collator, None if kv is None else kv["blocks"])
     model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
     return model
@@ -280,7 +280,7 @@ def found_as(cfg: LanguageModelConfig) -> dict[str, Any]:
     return found if repository is None else found | {"name": repository[0], "gguf_file": repository[1]}
 
 
-def reader_record(cfg: LLMConfig, encoder: Reader) -> dict[str, Any]:
+def encoder_record(cfg: LLMConfig, encoder: PromptEncoder) -> dict[str, Any]:
     """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
     return (
         found_as(cfg)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from llm2slm.models.gguf import Packed, plain_tensors
 from llm2slm.models.kv_cache import CacheShape, cache_shape, flat
-from llm2slm.models.pruning import Layer, blocks_of, body_of, depth_of, leave_out, reads_both_ways
+from llm2slm.models.loading.gguf import Packed, plain_tensors
+from llm2slm.models.loading.partial_loading import Layer, blocks_of, body_of, depth_of, leave_out, reads_both_ways
 from llm2slm.types import Reps
 
 SAMPLED = 1024

@@ -12,7 +12,7 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel
 
-from llm2slm.models.stored import Reader
+from llm2slm.models.stored_encoder import PromptEncoder
 from llm2slm.types import UserError
 
 PEFT = "peft_config"
@@ -21,13 +21,13 @@ SHOWN = 3
 """Names that a message shows."""
 
 
-class KeepsReaderFrozen(PreTrainedModel):
+class KeepsEncoderFrozen(PreTrainedModel):
     """A model whose `encoder` (None, or a module) is never trained."""
 
-    encoder: Reader | None
+    encoder: PromptEncoder | None
     _own: frozenset[str] = frozenset()
 
-    def remember_reader(self) -> None:
+    def remember_encoder(self) -> None:
         """Notes which modules and parameters the reader has: to be called once it is complete."""
         if self.encoder is not None:
             self._own = frozenset(_names(self.encoder))

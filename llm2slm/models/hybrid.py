@@ -31,16 +31,16 @@ from llm2slm.data.collate import Collator
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.models import conditioning as modes
 from llm2slm.models import kv
-from llm2slm.models import slm as writer
-from llm2slm.models.control import Teller
-from llm2slm.models.crossing import Crossing
+from llm2slm.models import slm as language_model
+from llm2slm.models.ablation import RepsAblation
 from llm2slm.models.encoder import keep_out_of_state_dicts
-from llm2slm.models.frozen import KeepsReaderFrozen
-from llm2slm.models.gguf import weights_in
+from llm2slm.models.frozen import KeepsEncoderFrozen
+from llm2slm.models.gated_cross_attention import CrossAttentionBlocks
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.kv import CacheMap
+from llm2slm.models.loading.gguf import weights_in
 from llm2slm.models.projector import Projector
-from llm2slm.models.stored import Reader, StoredReader
+from llm2slm.models.stored_encoder import PromptEncoder, StoredEncoder
 from llm2slm.types import IGNORE_INDEX, INPUTS, Batch, Conditioning, Control, Reps, SystemKind, Tokenizers, UserError
 
 FROM_AUTO = {"config", "trust_remote_code", "_from_auto", "_commit_hash", "adapter_kwargs"}
@@ -49,11 +49,11 @@ OWN_EMBEDDINGS = (Conditioning.add, Conditioning.prepend, Conditioning.cross_att
 """Ways of conditioning in which the SLM reads embeddings of the prompt's tokens as well."""
 
 
-class LLM2SLM(KeepsReaderFrozen):
+class LLM2SLM(KeepsEncoderFrozen):
     """A frozen LLM's reading guides a small language model's writing.
 
     Attributes:
-        slm: the writer, a transformers model; projector, encoder, teller: None without guidance.
+        slm: the writer, a transformers model; projector, encoder, ablation: None without guidance.
         label: what results call it: its kind, and its control if it is one.
         llm_place: where the LLM was found, if not where the config says.
         card: the model card that it came with, and the fingerprint of the weights that it tells of.
@@ -67,7 +67,7 @@ class LLM2SLM(KeepsReaderFrozen):
     accepts_loss_kwargs = True  # num_items_in_batch
     processor: LLM2SLMProcessor
 
-    def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: Reader | None = None) -> None:
+    def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: PromptEncoder | None = None) -> None:
         super().__init__(config)
         self.slm = slm
         self.working_dtype = str(slm.dtype).removeprefix("torch.")  # weights halved later on are so for storage
@@ -80,11 +80,11 @@ class LLM2SLM(KeepsReaderFrozen):
         attends = self.conditioning is Conditioning.memory
         self.pads_left = not slm.config.is_encoder_decoder and not attends  # prompt and response are one sequence
         self.projector: Projector | CacheMap | None = None
-        self.teller: Teller | None = None
+        self.ablation: RepsAblation | None = None
         if encoder is not None:
             width = encoder.width * len(encoder.layers)
             mapped = bool((config.kv or {}).get("mapped"))
-            self.teller = Teller(self.control, width, in_place=mapped or self.conditioning in modes.IN_PLACE)
+            self.ablation = RepsAblation(self.control, width, in_place=mapped or self.conditioning in modes.IN_PLACE)
             if self.conditioning is Conditioning.kv:
                 self.projector = kv.cache_map(slm, encoder, mapped)
             else:
@@ -95,15 +95,15 @@ class LLM2SLM(KeepsReaderFrozen):
                     embeddings=encoder.embedding_width if llm_tokens else 0,
                     **(config.projector or {}),
                 )
-        self.crossing: Crossing | None = None
+        self.crossing: CrossAttentionBlocks | None = None
         if self.conditioning is Conditioning.cross_attention:
-            self.crossing = Crossing(slm, config.cross_every)
+            self.crossing = CrossAttentionBlocks(slm, config.cross_every)
         if attends and slm.config.is_encoder_decoder:
-            writer.drop_encoder(slm)
+            language_model.drop_encoder(slm)
         elif not attends:
-            writer.embed_scale(slm)  # refuses, before anything is trained, what `embed` cannot serve
+            language_model.embed_scale(slm)  # refuses, before anything is trained, what `embed` cannot serve
         keep_out_of_state_dicts(self)
-        self.remember_reader()
+        self.remember_encoder()
 
     @property
     def collator(self) -> Collator:
@@ -118,16 +118,16 @@ class LLM2SLM(KeepsReaderFrozen):
             raise ValueError("representations were asked of a system, or for a batch, without an LLM")
         return self.encoder(batch.llm_ids_BP, batch.llm_mask_BP)  # type: ignore[no-any-return]
 
-    def read(self, batch: Batch, reps: Reps | None = None) -> writer.Prompt:
+    def read(self, batch: Batch, reps: Reps | None = None) -> language_model.Prompt:
         """Everything before the first response token, up to the writer's own network.
 
         Args:
             reps: the LLM's representations where they are known already; else they are computed. A control acts on
                 them all the same.
         """
-        if self.projector is None or self.teller is None:
-            return writer.Prompt(writer.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)
-        reps, silent_BP = self.teller(batch, reps, self.represent)
+        if self.projector is None or self.ablation is None:
+            return language_model.Prompt(language_model.embed(self.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)
+        reps, silent_BP = self.ablation(batch, reps, self.represent)
         dtype = self.slm.dtype  # the projector keeps float32 beside a bfloat16 SLM
         z_BPD = self.projector(reps.reps_BPE).to(dtype)
         if silent_BP is not None:
@@ -135,28 +135,28 @@ class LLM2SLM(KeepsReaderFrozen):
         if isinstance(self.projector, CacheMap):
             return kv.prompt(self.slm, self.projector, batch, Reps(z_BPD, reps.mask_BP))
         if self.conditioning is Conditioning.memory:
-            return writer.Prompt(z_BPD, reps.mask_BP, encoded=True)
+            return language_model.Prompt(z_BPD, reps.mask_BP, encoded=True)
         embeds_BQD, mask_BQ = self._prompt_embeddings(batch, z_BPD), batch.slm_mask_BQ
         if self.conditioning is Conditioning.cross_attention:
-            return writer.Prompt(embeds_BQD, mask_BQ, beside=Reps(z_BPD, reps.mask_BP))
+            return language_model.Prompt(embeds_BQD, mask_BQ, beside=Reps(z_BPD, reps.mask_BP))
         if self.conditioning is Conditioning.prepend:
             mask_BP, size = reps.mask_BP, self.config.pool
             if size is not None:
                 z_BPD, mask_BP = modes.pool(z_BPD, mask_BP, size)
             joined = modes.prepend(embeds_BQD, mask_BQ, z_BPD, mask_BP, pad_left=self.pads_left)
-            return writer.Prompt(*joined)
+            return language_model.Prompt(*joined)
         mix = modes.add if self.conditioning is Conditioning.add else modes.replace
-        return writer.Prompt(mix(embeds_BQD, modes.align(z_BPD, batch.align_BQP), mask_BQ), mask_BQ)
+        return language_model.Prompt(mix(embeds_BQD, modes.align(z_BPD, batch.align_BQP), mask_BQ), mask_BQ)
 
     def _prompt_embeddings(self, batch: Batch, z_BPD: Tensor) -> Tensor:
         """embeds_BQD of the prompt: the SLM's own, or the LLM's, mapped (tokenizers `llm_tokens`)."""
         if self.config.tokenizers != Tokenizers.llm_tokens:
-            return writer.embed(self.slm, batch.slm_ids_BQ)
+            return language_model.embed(self.slm, batch.slm_ids_BQ)
         if not isinstance(self.projector, Projector) or self.encoder is None or self.projector.tokens is None:
             return torch.zeros_like(z_BPD)  # conditioning `replace`, which leaves nothing of them
         return self.projector.embed(self.encoder.embed(batch.slm_ids_BQ)).to(z_BPD.dtype)
 
-    def _attending(self, prompt: writer.Prompt) -> AbstractContextManager[None]:
+    def _attending(self, prompt: language_model.Prompt) -> AbstractContextManager[None]:
         if self.crossing is None or prompt.beside is None:
             return nullcontext()
         return self.crossing.attending(prompt.beside.reps_BPE, prompt.beside.mask_BP)
@@ -172,7 +172,7 @@ class LLM2SLM(KeepsReaderFrozen):
             self.keep_frozen()
         prompt = self.read(batch, reps)
         with self._attending(prompt):
-            return writer.response_logits(self.slm, prompt, batch.labels_BT)
+            return language_model.response_logits(self.slm, prompt, batch.labels_BT)
 
     def forward(
         self,
@@ -257,7 +257,7 @@ class LLM2SLM(KeepsReaderFrozen):
             arguments.setdefault("tokenizer", self.collator.slm_tokenizer)  # transformers wants to know whose they are
         prompt = self.read(batch, reps)
         with self._attending(prompt):
-            return writer.generate(self.slm, prompt, generation_config, **arguments)
+            return language_model.generate(self.slm, prompt, generation_config, **arguments)
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -298,7 +298,7 @@ class LLM2SLM(KeepsReaderFrozen):
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters: total (the reader included, loaded or not) and trainable."""
         counts = [(number, parameter.requires_grad) for parameter, number in weights_in(self)]
-        unloaded = self.encoder.unloaded if isinstance(self.encoder, StoredReader) else 0
+        unloaded = self.encoder.unloaded if isinstance(self.encoder, StoredEncoder) else 0
         return {"total": sum(n for n, _ in counts) + unloaded, "trainable": sum(n for n, trained in counts if trained)}
 
     def save_pretrained(

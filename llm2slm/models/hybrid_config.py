@@ -17,7 +17,7 @@ class LLM2SLMConfig(PreTrainedConfig):
         projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
         kv: of conditioning kv: `blocks`, for each SLM block the LLM block (1-based) whose keys and values it attends
             to; `mapped`, whether they are mapped and added to the SLM's own.
-        virtual_tokens: tune and arguments of the writer's `VirtualTokens`; None: it has none.
+        virtual_tokens: tune and arguments of the writer's `SoftPrompts`; None: it has none.
         llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
         prefix, suffix: what stood around every text in training; for whoever asks, texts are read as they are given.
         limits: arguments of `Collator` (lengths, overlong).

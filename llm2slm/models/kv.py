@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import ModelConfig
-from llm2slm.data.last_token import is_cut
+from llm2slm.data.tokenization.last_token import is_cut
 from llm2slm.models import conditioning as modes
 from llm2slm.models import slm as language_model
-from llm2slm.models.cut_config import RECORD
 from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape
-from llm2slm.models.pretrained import model_config
-from llm2slm.models.pruning import reads_both_ways
-from llm2slm.models.stored import Reader
+from llm2slm.models.loading.cut_config import RECORD
+from llm2slm.models.loading.partial_loading import reads_both_ways
+from llm2slm.models.loading.pretrained import model_config
+from llm2slm.models.stored_encoder import PromptEncoder
 from llm2slm.types import Batch, Reps, UserError
 
 GEOMETRY = ("model_type", "hidden_size", "num_attention_heads", "head_dim", "rope_parameters", "rope_theta",
@@ -150,7 +150,7 @@ def own_cache(
     return PromptCache(summed, mask_BC)
 
 
-def cache_map(slm: PreTrainedModel, encoder: Reader, mapped: bool) -> CacheMap:
+def cache_map(slm: PreTrainedModel, encoder: PromptEncoder, mapped: bool) -> CacheMap:
     """The (untrained) way of an LLM's keys and values into an SLM.
 
     Args:

@@ -22,16 +22,23 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 from llm2slm.atomic import filling
 from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
 from llm2slm.data.collate import LLM_TOKENIZER
-from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.build import attach_processor, default_limits
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
-from llm2slm.models.gguf import packed_weights
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
-from llm2slm.models.pretrained import load_encoder, load_language_model, load_reader, locate, model_config, read_config
-from llm2slm.models.tuning import merged, restore_virtual_tokens
-from llm2slm.models.virtual import virtual_tokens
+from llm2slm.models.loading.gguf import packed_weights
+from llm2slm.models.loading.pretrained import (
+    load_encoder,
+    load_encoder_layers,
+    load_language_model,
+    locate,
+    model_config,
+    read_config,
+)
+from llm2slm.models.soft_prompts import virtual_tokens
+from llm2slm.models.tuning import merged, restore_soft_prompts
 from llm2slm.types import Init, SystemKind, Tokenizers, UserError, reason_of
 
 WEIGHTS = "model.safetensors"
@@ -108,11 +115,11 @@ def _save_llm(model: LLM2SLM, record: dict[str, Any], folder: Path) -> dict[str,
     """Writes the part of the LLM that reads, as it was before any quantization; returns its record in this folder."""
     if record["init"] == Init.random.value:
         raise UserError("with_llm: the LLM of this system has random weights, which no file holds; it cannot be saved")
-    cfg = _reader_config(record, model.llm_place or record["name"])
+    cfg = _encoder_config(record, model.llm_place or record["name"])
     cfg.quantization = {}
-    reader = load_reader(cfg, model_config(cfg, model.collator.llm_tokenizer), packed=False)
-    reader.config.name_or_path = ""
-    reader.save_pretrained(folder)
+    encoder = load_encoder_layers(cfg, model_config(cfg, model.collator.llm_tokenizer), packed=False)
+    encoder.config.name_or_path = ""
+    encoder.save_pretrained(folder)
     own = Path(str(record["name"]))
     name = own.name if own.is_absolute() else record["name"]  # of a folder of this machine, no more than its name
     origin = {"name": name, "revision": record["revision"], "config": record["config"], "local": own.is_absolute()}
@@ -221,7 +228,7 @@ def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str |
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
     slm = auto.from_config(deepcopy(slm_config))
     if config.virtual_tokens is not None:
-        restore_virtual_tokens(slm, config.virtual_tokens, name)
+        restore_soft_prompts(slm, config.virtual_tokens, name)
     model = cls(config, slm, encoder)
     model.llm_place = llm_place
     _fill(model, place, revision)
@@ -279,7 +286,7 @@ def _load_llm(config: LLM2SLMConfig, name: str, where: str, tokenizer: Any) -> F
     """
     record = dict(config.llm or {})
     try:
-        encoder = load_encoder(_reader_config(record, where), tokenizer, (config.kv or {}).get("blocks"))
+        encoder = load_encoder(_encoder_config(record, where), tokenizer, (config.kv or {}).get("blocks"))
     except UserError as error:
         raise UserError(f"{name}: its LLM is not at hand: {error}; say where it is with llm=PATH") from None
     if encoder.width != record["width"]:
@@ -296,7 +303,7 @@ def _load_llm(config: LLM2SLMConfig, name: str, where: str, tokenizer: Any) -> F
     return encoder
 
 
-def _reader_config(record: dict[str, Any], where: str) -> LLMConfig:
+def _encoder_config(record: dict[str, Any], where: str) -> LLMConfig:
     return LLMConfig(
         name=where,
         revision=record["revision"] if where == record["name"] else None,  # a commit of one place is none of another

@@ -18,8 +18,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.conditioning import positions, prepend
 from llm2slm.models.kv_cache import PromptCache
-from llm2slm.models.published import FORCED_END, OF_TOKENS, drop_others, drop_token_ids
-from llm2slm.models.virtual import PREFIX, PROMPT, virtual_tokens
+from llm2slm.models.loading.published import FORCED_END, OF_TOKENS, drop_others, drop_token_ids
+from llm2slm.models.soft_prompts import PREFIX, PROMPT, virtual_tokens
 from llm2slm.types import IGNORE_INDEX, Reps, UserError
 
 
@@ -133,7 +133,7 @@ def _tried_scale(slm: PreTrainedModel) -> float:
     return best
 
 
-def _with_virtual_tokens(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
+def _with_soft_prompts(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
     """The prompt as the writer reads it: behind the virtual tokens that it may have been given (prompt tuning)."""
     tokens = virtual_tokens(slm)
     if tokens is None or tokens.tune != PROMPT:
@@ -162,7 +162,7 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     Args:
         labels_BT: the response, padded on the right with IGNORE_INDEX.
     """
-    prompt = _with_virtual_tokens(slm, prompt)
+    prompt = _with_soft_prompts(slm, prompt)
     before, cached = _prefixed(slm, len(labels_BT), prompt)
     if prompt.encoded or slm.config.is_encoder_decoder:
         ids_BT = decoder_inputs(slm, labels_BT)
@@ -304,7 +304,7 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
         UserError: the writer has not as many positions as the response may take; or it is to write without a cache,
             or with one of another kind, where a trained prefix stands in its own.
     """
-    prompt = _with_virtual_tokens(slm, prompt)
+    prompt = _with_soft_prompts(slm, prompt)
     starts = prompt.encoded or slm.config.is_encoder_decoder  # else the prompt is the start
     config = _completed(slm, config)
     for name in [name for name in arguments if hasattr(config, name)]:  # arguments come before the config

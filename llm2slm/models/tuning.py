@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from llm2slm.models.pretrained import CROSS_ATTENTION
-from llm2slm.models.virtual import NAME, PREFIX, PROMPT, VirtualTokens, add_virtual_tokens
+from llm2slm.models.loading.pretrained import CROSS_ATTENTION
+from llm2slm.models.soft_prompts import NAME, PREFIX, PROMPT, SoftPrompts, add_soft_prompts
 from llm2slm.types import UserError
 
 FULL, NONE, LORA = "full", "none", "lora"
@@ -44,7 +44,7 @@ def choose_trainable(slm: PreTrainedModel, tune: str, peft: Mapping[str, Any], k
         if tune == LORA:
             _add_adapters(slm, peft, key)
         else:
-            add_virtual_tokens(slm, tune, peft, key)
+            add_soft_prompts(slm, tune, peft, key)
         return
     try:
         pattern = None if tune == NONE else re.compile(tune)
@@ -67,11 +67,11 @@ def _freeze(slm: PreTrainedModel) -> None:
         parameter.requires_grad_(any(new in name for new in CROSS_ATTENTION))
 
 
-def restore_virtual_tokens(slm: PreTrainedModel, record: Mapping[str, Any], name: str) -> None:
+def restore_soft_prompts(slm: PreTrainedModel, record: Mapping[str, Any], name: str) -> None:
     """Gives a writer the virtual tokens of a saved model, yet to be filled, in place; they are what is trained of it.
 
     Args:
-        record: `VirtualTokens.record`. name: of the saved model, for a complaint.
+        record: `SoftPrompts.record`. name: of the saved model, for a complaint.
 
     Raises:
         UserError: peft is missing.
@@ -79,7 +79,7 @@ def restore_virtual_tokens(slm: PreTrainedModel, record: Mapping[str, Any], name
     values = dict(record)
     _freeze(slm)
     try:
-        setattr(slm, NAME, VirtualTokens(values.pop("tune"), values, None))
+        setattr(slm, NAME, SoftPrompts(values.pop("tune"), values, None))
     except ImportError:
         raise UserError(f"{name}: its virtual tokens (tune={record['tune']}) need peft: pip install peft") from None
 

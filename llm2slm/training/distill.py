@@ -14,11 +14,11 @@ from torch import Tensor
 
 from llm2slm.config import ModelConfig, RunConfig
 from llm2slm.data.collate import Collator
-from llm2slm.data.tokenizer import cut_of, original_ids
+from llm2slm.data.tokenization.tokenizer import cut_of, original_ids
 from llm2slm.models.build import build_llm, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.pretrained import model_config
-from llm2slm.models.pruning import reads_both_ways
+from llm2slm.models.loading.partial_loading import reads_both_ways
+from llm2slm.models.loading.pretrained import model_config
 from llm2slm.training.objectives import token_divergence
 from llm2slm.types import IGNORE_INDEX, Batch, Init, SystemKind, UserError
 
@@ -125,7 +125,7 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
 
 def common_tokens(student: Any, teacher: Any) -> list[int]:
     """By id of a student's token the teacher's id of it: the same one, or, where a vocabulary was cut
-    (`data/cutting.py`), that of the same entry of the whole vocabulary.
+    (`data/tokenization/cutting.py`), that of the same entry of the whole vocabulary.
 
     Raises:
         UserError: a token of the student's is another for the teacher, or another token ends a response.

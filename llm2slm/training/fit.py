@@ -25,10 +25,10 @@ from llm2slm.runs import text_hash
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
 from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, better, newest_best
 from llm2slm.training.distill import Teacher
-from llm2slm.training.frozen import MODEL, FrozenParts
+from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
-from llm2slm.training.quality import GenerationQuality, Judge
+from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
@@ -136,7 +136,7 @@ def fit(
     data: DataModule,
     *,
     loggers: list[Logger],
-    judge: Judge | None = None,
+    judge: ValidationScorer | None = None,
     resume: Path | None = None,
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,

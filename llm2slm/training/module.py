@@ -16,7 +16,7 @@ from llm2slm.config import OptimConfig
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.checkpoints import diverged
 from llm2slm.training.distill import Teacher
-from llm2slm.training.frozen import FrozenParts
+from llm2slm.training.frozen_weights import FrozenParts
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
 from llm2slm.training.phases import held_parameters, without_gradients
@@ -201,12 +201,12 @@ class TrainingModule(LightningModule):
     def process_state(self) -> dict[str, Any]:
         """What the next batch depends on in this process alone: its generators, and what a control remembers."""
         state = own_states(self.device)
-        if self.model.teller is not None:
-            state["heard"] = self.model.teller.state()
+        if self.model.ablation is not None:
+            state["heard"] = self.model.ablation.state()
         return state
 
     def restore_process_state(self, state: dict[str, Any]) -> None:
         """Sets this process back to what `process_state` gave."""
         restore_states(state, self.device)
-        if self.model.teller is not None:
-            self.model.teller.restore(state.get("heard", []))
+        if self.model.ablation is not None:
+            self.model.ablation.restore(state.get("heard", []))

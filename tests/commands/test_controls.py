@@ -23,7 +23,7 @@ from llm2slm.commands.preflight import check_room
 from llm2slm.commands.train import run as train
 from llm2slm.config import CompareConfig, RunConfig
 from llm2slm.data.collate import Encoded
-from llm2slm.evaluation import costs
+from llm2slm.evaluation.benchmark import costs
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Control, StoreDtype, UserError

@@ -10,8 +10,8 @@ from tiny_runs import tiny_run
 from llm2slm.commands.data_report import SHOWN, example_lines, visible
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.prompts import Frame, PromptTokenizer
-from llm2slm.data.sources import task_of
+from llm2slm.data.sources.sources import task_of
+from llm2slm.data.tokenization.prompts import Frame, PromptTokenizer
 from llm2slm.models.build import build_model
 from llm2slm.testing import tiny_tokenizer
 

@@ -21,7 +21,7 @@ from llm2slm.commands.encode import run as encode
 from llm2slm.commands.train import run as train
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.reps_store import RepsStore
+from llm2slm.data.reps.store import RepsStore
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import write_tiny_t5
 from llm2slm.types import Init, Overlong, StoreDtype, SystemKind, Tokenizers, UserError
@@ -255,7 +255,7 @@ def test_the_same_command_on_a_finished_store_changes_nothing(
     before = contents()
     shown = capsys.readouterr().out
     assert "there already" not in shown
-    monkeypatch.setattr("llm2slm.data.reps_writer.StoreWriter.append", lambda *_: pytest.fail("it was asked again"))
+    monkeypatch.setattr("llm2slm.data.reps.writer.StoreWriter.append", lambda *_: pytest.fail("it was asked again"))
     encode(config(), tmp_path / "kept")
     assert "; all prompts of 57 rows were there already; train with data.reps=" in capsys.readouterr().out
     assert contents() == before

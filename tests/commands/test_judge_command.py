@@ -20,9 +20,9 @@ from command_line import ROOT, files_of, mistake
 
 from llm2slm.cli import main
 from llm2slm.commands.judge import remote, run
-from llm2slm.commands.judged import read_rows
+from llm2slm.commands.judge_rows import read_rows
 from llm2slm.config import JudgeConfig
-from llm2slm.evaluation.judge import key, questions
+from llm2slm.evaluation.judge.verdicts import key, questions
 from llm2slm.types import UserError
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -418,7 +418,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path, mo
 
 
 def test_interrupted_it_says_how_to_go_on(judge, chat, monkeypatch):
-    from llm2slm.evaluation.replies import ReplyLog
+    from llm2slm.evaluation.judge.log import ReplyLog
 
     append, written = ReplyLog.append, []
 
@@ -624,7 +624,7 @@ def test_hostile_text_survives(judge, chat, place):
 def test_a_local_model_judges(place, capsys, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from llm2slm.evaluation.asking import LocalJudge
+    from llm2slm.evaluation.judge.client import LocalJudge
     from llm2slm.testing import write_tiny_gpt2
 
     folder = write_tiny_gpt2(place / "tiny", seed=4, positions=2048)

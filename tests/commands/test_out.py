@@ -10,7 +10,7 @@ from compared_runs import GOOD, POOR, write_run
 from omegaconf import OmegaConf
 
 from llm2slm.cli import main
-from llm2slm.commands.out import check_folder
+from llm2slm.commands.output_folder import check_folder
 from llm2slm.types import UserError
 
 VERBS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm2slm import runs
-from llm2slm.commands.place import device_type
+from llm2slm.commands.device import device_type
 from llm2slm.types import UserError
 
 

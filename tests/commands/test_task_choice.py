@@ -15,7 +15,7 @@ from llm2slm.cli import main
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.train import run as train
 from llm2slm.config import DataConfig, PartConfig, RunConfig, TaskConfig
-from llm2slm.data.sources import task_of
+from llm2slm.data.sources.sources import task_of
 
 
 def settled(data: dict[str, Any], task: str | None = None) -> RunConfig:

@@ -9,9 +9,9 @@ import pytest
 
 from llm2slm import LLM2SLM
 from llm2slm.cli import main
-from llm2slm.commands.builtin_llm import warn_builtin_llm, warn_builtin_reader
+from llm2slm.commands.builtin_llm import warn_builtin_encoder, warn_builtin_llm
 from llm2slm.config import DataConfig, PartConfig, RunConfig
-from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.testing import write_tiny_t5
 from llm2slm.types import SystemKind
 from tests.data.kinds import KINDS
@@ -208,20 +208,20 @@ def test_a_tokenizer_that_was_not_made_for_a_script_is_warned_of(files, tmp_path
 def test_the_built_in_llm_says_what_it_was_trained_on(capsys) -> None:
     config = RunConfig()
     config.model.llm.name = "builtin/llm"
-    warn_builtin_reader(config)
+    warn_builtin_encoder(config)
     assert capsys.readouterr().err == "", "on its own corpus"
     config.data.name = "json"
-    warn_builtin_reader(config)
+    warn_builtin_encoder(config)
     told = capsys.readouterr().err
     assert told.startswith(
         "llm2slm: warning: builtin/llm was trained on the built-in corpora alone (generated English-"
     )
     assert told.count("\n") == 1 and "knows little of json" in told
     config.model.kind = SystemKind.slm
-    warn_builtin_reader(config)
+    warn_builtin_encoder(config)
     assert capsys.readouterr().err == "", "nothing of it is used"
     config.optim.distill = 0.5
-    warn_builtin_reader(config)
+    warn_builtin_encoder(config)
     assert capsys.readouterr().err == told
     parts = [PartConfig(name="builtin"), PartConfig(name="samsum")]
     warn_builtin_llm([None, "builtin/llm"], DataConfig(name="mixture", parts=parts))

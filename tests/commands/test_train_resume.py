@@ -275,7 +275,7 @@ def test_a_full_disk_after_training_is_one_line_and_the_command(tmp_path, tiny_l
 def scripted(monkeypatch, values):
     """Validations give these values of val/chrf, and no answer is written."""
     left = iter(values)
-    original = train_command.validation_judge
+    original = train_command.validation_scorer
 
     def judge(*arguments):
         found = original(*arguments)
@@ -284,7 +284,7 @@ def scripted(monkeypatch, values):
             lambda examples, texts: {"chrf": next(left)},
         )
 
-    monkeypatch.setattr(train_command, "validation_judge", judge)
+    monkeypatch.setattr(train_command, "validation_scorer", judge)
 
 
 def test_a_training_that_stopped_early_is_finished_until_its_limits_change(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llm2slm.data.align import Spans, alignment
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.align import Spans, alignment
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 
 TEXTS = [f"The cafe sells {n} houses 😀😁 near 한국어 中文.\nEin Bauer, nahe na he 😂." for n in range(60)]
 KINDS = ("bpe", "trimmed", "sentencepiece", "wordpiece", "llama")

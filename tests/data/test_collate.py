@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from llm2slm.data.align import Spans, alignment
 from llm2slm.data.collate import Collator
-from llm2slm.data.prompts import Frame
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.align import Spans, alignment
+from llm2slm.data.tokenization.prompts import Frame
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Example, Overlong, UserError
 
 TEXTS = [f"The {a} farmer sells {n} old houses.\nDer {a} Bauer." for a in ("big", "small", "tall") for n in range(20)]

@@ -11,9 +11,9 @@ from hub_tables import LOCAL, TABLES, text
 
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.folders import conf_folder
-from llm2slm.data.corpora import CORPORA, LANGUAGES, PARQUET
-from llm2slm.data.hub import hub_place
-from llm2slm.data.sources import languages, load_rows, task_of
+from llm2slm.data.sources.corpora import CORPORA, LANGUAGES, PARQUET
+from llm2slm.data.sources.hub import hub_place
+from llm2slm.data.sources.sources import languages, load_rows, task_of
 from llm2slm.types import Overlong, UserError
 
 OPTIONS = {path.stem for path in (conf_folder() / "data").glob("*.yaml")}

@@ -13,8 +13,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llm2slm.config import DataConfig
-from llm2slm.data.rows.csv_rows import records
-from llm2slm.data.sources import load_rows, stream_rows
+from llm2slm.data.sources.rows.csv_rows import records
+from llm2slm.data.sources.sources import load_rows, stream_rows
 from llm2slm.data.tasks import TASKS
 from llm2slm.types import UserError
 

@@ -13,9 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2Tokenizer, T5Config
 
 from llm2slm.data.collate import Collator
-from llm2slm.data.cutting import cut
-from llm2slm.data.keeping import count_characters, keeping
-from llm2slm.data.tokenizer import cut_of, first_added, load_tokenizer, original_ids
+from llm2slm.data.tokenization.cutting import cut
+from llm2slm.data.tokenization.keeping import count_characters, keeping
+from llm2slm.data.tokenization.tokenizer import cut_of, first_added, load_tokenizer, original_ids
 from llm2slm.testing import tiny_tokenizer
 from llm2slm.types import UserError
 from tests.data.kinds import KINDS

@@ -16,7 +16,7 @@ from llm2slm.config import DataConfig
 from llm2slm.data.collate import Collator
 from llm2slm.data.datamodule import BatchPlan, DataModule
 from llm2slm.data.tasks import TASKS
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Overlong, UserError
 
 LENGTHS = [(3 + 7 * i % 41, 2 + 5 * i % 23) for i in range(200)]

@@ -11,8 +11,8 @@ import datasets
 import pytest
 
 from llm2slm.config import DataConfig
-from llm2slm.data.folders import find_files
-from llm2slm.data.sources import load_rows, stream_rows
+from llm2slm.data.sources.folders import find_files
+from llm2slm.data.sources.sources import load_rows, stream_rows
 from llm2slm.data.tasks import TASKS
 from llm2slm.types import UserError
 

@@ -12,8 +12,8 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, MBartConfig, PegasusConfig, T5Config
 
 from llm2slm.data.collate import Collator
-from llm2slm.data.keeping import WHITE_SPACE, count_characters, keeping, rewritten
-from llm2slm.data.tokenizer import first_added, load_tokenizer
+from llm2slm.data.tokenization.keeping import WHITE_SPACE, count_characters, keeping, rewritten
+from llm2slm.data.tokenization.tokenizer import first_added, load_tokenizer
 from llm2slm.types import UserError
 from tests.data.kinds import KINDS, TEXTS
 from tests.data.test_collate import example

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from llm2slm.config import DataConfig
-from llm2slm.data.labels import relabelled
+from llm2slm.data.sources.labels import relabelled
 from llm2slm.types import Labels, UserError
 
 ROWS = [{"source": f" text {i} ", "target": f"gold {i}"} for i in range(200)]

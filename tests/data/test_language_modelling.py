@@ -10,9 +10,9 @@ import pytest
 from llm2slm.config import DataConfig, PartConfig, TaskConfig
 from llm2slm.data.collate import Collator
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.prompts import Frame
-from llm2slm.data.sources import read_split, stream_rows, task_of
+from llm2slm.data.sources.sources import read_split, stream_rows, task_of
 from llm2slm.data.statistics import seen
+from llm2slm.data.tokenization.prompts import Frame
 from llm2slm.testing import tiny_tokenizer
 from llm2slm.types import Labels, Overlong, UserError
 from tests.data.kinds import KINDS

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from llm2slm.cli import main
 from llm2slm.cli.compose import Composer
 from llm2slm.config import DataConfig, PartConfig, TaskConfig
-from llm2slm.data.mixture import drawn, labels, shares
-from llm2slm.data.sources import read_split, task_of
+from llm2slm.data.sources.mixture import drawn, labels, shares
+from llm2slm.data.sources.sources import read_split, task_of
 from llm2slm.types import UserError
 
 

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from llm2slm.data.collate import Collator
-from llm2slm.data.plain_text import PlainText, control_tokens
-from llm2slm.data.prompts import Frame, PromptTokenizer, frame
+from llm2slm.data.tokenization.plain_text import PlainText, control_tokens
+from llm2slm.data.tokenization.prompts import Frame, PromptTokenizer, frame
 from llm2slm.types import UserError
 from tests.data.kinds import KINDS, TEXTS
 from tests.data.test_collate import example

@@ -7,10 +7,10 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from llm2slm.data.align import Spans
 from llm2slm.data.collate import Collator
-from llm2slm.data.prompts import STAND_IN, Frame, PromptTokenizer, frame
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.align import Spans
+from llm2slm.data.tokenization.prompts import STAND_IN, Frame, PromptTokenizer, frame
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Example, Overlong, UserError
 from tests.data.test_collate import TEXTS, example, word_tokenizer
 

@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from llm2slm.data import reps_writer
-from llm2slm.data.reps_files import INT8_ERROR, SET_BY
-from llm2slm.data.reps_store import RepsStore
-from llm2slm.data.reps_writer import FILE_BYTES, StoreWriter
+from llm2slm.data.reps import writer as reps_writer
+from llm2slm.data.reps.files import INT8_ERROR, SET_BY
+from llm2slm.data.reps.store import RepsStore
+from llm2slm.data.reps.writer import FILE_BYTES, StoreWriter
 from llm2slm.types import Reps, StoreDtype, UserError
 
 IDENTITY: dict[str, Any] = {
@@ -680,8 +680,8 @@ def test_a_spawned_process_opens_it_for_itself(tmp_path: Path) -> None:
 MEASURED = """
 import sys
 import torch
-from llm2slm.data.reps_store import RepsStore
-from llm2slm.evaluation.memory import peak_resident_mb
+from llm2slm.data.reps.store import RepsStore
+from llm2slm.evaluation.benchmark.peak_memory import peak_resident_mb
 ROWS = [[i, i + 1, i + 2] for i in (0, 4000)]
 RepsStore(sys.argv[2]).reps_of(ROWS)  # so that code which is loaded on its first use does not count
 peaks = [peak_resident_mb()]

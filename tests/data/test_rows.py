@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2slm.config import DataConfig, TaskConfig
-from llm2slm.data.sources import load_rows, stream_rows, task_of
+from llm2slm.data.sources.sources import load_rows, stream_rows, task_of
 from llm2slm.data.tasks import TASKS
 from llm2slm.types import UserError
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm2slm.config import DataConfig, TaskConfig
-from llm2slm.data.corpora import CORPORA
-from llm2slm.data.sources import BUILTIN, languages, load_rows, target_language, task_of
+from llm2slm.data.sources.corpora import CORPORA
+from llm2slm.data.sources.sources import BUILTIN, languages, load_rows, target_language, task_of
 from llm2slm.types import UserError
 
 ROWS = [
@@ -298,7 +298,7 @@ def fake_corpus(name, split, size, seed):
 
 
 def test_builtin_sizes_and_mixture(monkeypatch):
-    builtin = pytest.importorskip("llm2slm.data.builtin")
+    builtin = pytest.importorskip("llm2slm.builtin.corpora")
     monkeypatch.setattr(builtin, "corpus_rows", fake_corpus)
     assert len(load_rows(DataConfig(), "validation", 1)) == 500
     assert load_rows(DataConfig(train_size=2), "train", 5) == fake_corpus("translation", "train", 2, 5)

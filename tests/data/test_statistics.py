@@ -13,7 +13,7 @@ from rich.console import Console
 from llm2slm.cli import main
 from llm2slm.data import statistics
 from llm2slm.data.collate import Collator, Encoded
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Example, Overlong
 
 

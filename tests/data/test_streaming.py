@@ -20,10 +20,10 @@ from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.batches import shared_batches
 from llm2slm.data.collate import Collator
 from llm2slm.data.datamodule import FIRST_ROWS, DataModule
-from llm2slm.data.sources import load_rows, stream_rows, task_of
+from llm2slm.data.sources.sources import load_rows, stream_rows, task_of
 from llm2slm.data.streaming import Place, RowStream
 from llm2slm.data.tasks import TASKS
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Labels, Overlong, UserError
 
 SPLITS = ("train", "validation", "test")

@@ -11,7 +11,7 @@ from command_line import mistake, tiny_overrides
 from llm2slm.cli import main
 from llm2slm.cli.compose import Composer
 from llm2slm.config import DataConfig, TaskConfig
-from llm2slm.data.sources import load_rows, task_of
+from llm2slm.data.sources.sources import load_rows, task_of
 from llm2slm.data.tasks import resolve
 from llm2slm.data.templates import TEMPLATES, Template, fields, parse
 from llm2slm.models.hybrid import LLM2SLM

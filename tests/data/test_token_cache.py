@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from llm2slm.config import DataConfig
-from llm2slm.data import prompts
 from llm2slm.data.collate import Collator
 from llm2slm.data.datamodule import DataModule
-from llm2slm.data.prompts import Frame
 from llm2slm.data.tasks import TASKS
 from llm2slm.data.token_cache import FORMAT, TokenCache, entry_key
-from llm2slm.data.tokenizer import train_tokenizer
+from llm2slm.data.tokenization import prompts
+from llm2slm.data.tokenization.prompts import Frame
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Example, Overlong, UserError
 
 TEXTS = ["The old dog sleeps.", "Two cats", "😀 über\nzwei Zeilen", "", "a b c d e f g h i j k l m n o p"]

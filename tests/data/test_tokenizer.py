@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from llm2slm.data.tokenizer import load_tokenizer, train_tokenizer
+from llm2slm.data.tokenization.tokenizer import load_tokenizer, train_tokenizer
 from llm2slm.types import UserError
 
 TEXTS = [f"The {a} farmer sells {n} old houses.\nDer {a} Bauer." for a in ("big", "small", "tall") for n in range(30)]

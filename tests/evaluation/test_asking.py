@@ -12,7 +12,7 @@ import pytest
 import torch
 from chat_server import ChatServer, Step
 
-from llm2slm.evaluation.asking import (
+from llm2slm.evaluation.judge.client import (
     LONGEST_WAIT,
     Endpoint,
     LocalJudge,
@@ -266,7 +266,7 @@ def test_one_that_was_there_may_come_back(chat):
 
 
 def test_a_reply_without_end_is_no_reply(chat, ask, monkeypatch):
-    monkeypatch.setattr("llm2slm.evaluation.asking.LARGEST_REPLY", 1000)
+    monkeypatch.setattr("llm2slm.evaluation.judge.client.LARGEST_REPLY", 1000)
     chat.always = Step("body", body=" " * 2000)
     with pytest.raises(UserError, match="a reply of more than 1000 bytes"):
         ask()

@@ -8,8 +8,8 @@ import torch
 from evaluation.fakes import EOS, FakeClock, FakeSystem, Words
 
 from llm2slm.config import BenchmarkConfig
-from llm2slm.evaluation.benchmark import Clock, time_systems
-from llm2slm.evaluation.workload import cut_prompt, plan
+from llm2slm.evaluation.benchmark.timing import Clock, time_systems
+from llm2slm.evaluation.benchmark.workload import cut_prompt, plan
 from llm2slm.types import Example, SystemKind, UserError
 
 

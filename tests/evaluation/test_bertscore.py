@@ -9,9 +9,9 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoModel, RobertaConfig, RobertaModel
 
-from llm2slm.data.tokenizer import load_tokenizer
-from llm2slm.evaluation import bertscore
-from llm2slm.evaluation.bertscore import BertScore, Named, check, greedy_f1, parse
+from llm2slm.data.tokenization.tokenizer import load_tokenizer
+from llm2slm.evaluation.metrics import bertscore
+from llm2slm.evaluation.metrics.bertscore import BertScore, Named, check, greedy_f1, parse
 from llm2slm.testing import tiny_tokenizer, write_tiny
 from llm2slm.types import UserError
 

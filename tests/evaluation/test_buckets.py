@@ -15,10 +15,10 @@ from rich.console import Console
 from test_metrics import corpus
 from test_report import Page, make_result
 
-from llm2slm.evaluation.buckets import SMALLEST, by_length, quality_by_length
-from llm2slm.evaluation.metrics import Measured, measure, score
-from llm2slm.evaluation.report import bucket_table, render, terminal_table
-from llm2slm.evaluation.words import words
+from llm2slm.evaluation.metrics.buckets import SMALLEST, by_length, quality_by_length
+from llm2slm.evaluation.metrics.scores import Measured, measure, score
+from llm2slm.evaluation.metrics.words import words
+from llm2slm.evaluation.report.report import bucket_table, render, terminal_table
 from llm2slm.runs import Bucket, read_result, write_result
 from llm2slm.types import Example
 

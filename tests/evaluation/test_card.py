@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from llm2slm import runs
 from llm2slm.config import RunConfig
-from llm2slm.evaluation.card import model_card
+from llm2slm.evaluation.report.model_card import model_card
 from llm2slm.runs import Score, SpeedRow, Spread, System
 from llm2slm.types import Init, SystemKind
 

@@ -11,8 +11,8 @@ from compared_runs import GOOD, POOR, SOURCES, TARGETS, speed, system, write_dem
 
 from llm2slm import runs
 from llm2slm.config import RunConfig
-from llm2slm.evaluation.alignment import check_aligned
-from llm2slm.evaluation.compared import find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.compare.same_rows import check_aligned
+from llm2slm.evaluation.compare.systems import find, name_apart, read_run, set_speeds
 from llm2slm.runs import System
 from llm2slm.types import UserError
 

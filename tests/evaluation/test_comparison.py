@@ -14,13 +14,14 @@ from sacrebleu.metrics import BLEU
 from test_report import HOSTILE, Page, browser, probe
 
 from llm2slm import runs
-from llm2slm.evaluation import comparison, comparison_page
-from llm2slm.evaluation.compared import name_apart, read_run, set_speeds
-from llm2slm.evaluation.comparison import Settings, compare
-from llm2slm.evaluation.comparison_page import csv_text, probability, render, terminal_table, verdict
-from llm2slm.evaluation.metrics import score
-from llm2slm.evaluation.row_statistics import row_statistics
-from llm2slm.evaluation.significance import bootstrap, bootstrap_p, holm, interval, randomization_p
+from llm2slm.evaluation.compare import page as comparison_page
+from llm2slm.evaluation.compare import statistics as comparison
+from llm2slm.evaluation.compare.page import csv_text, probability, render, terminal_table, verdict
+from llm2slm.evaluation.compare.significance import bootstrap, bootstrap_p, holm, interval, randomization_p
+from llm2slm.evaluation.compare.statistics import Settings, compare
+from llm2slm.evaluation.compare.systems import name_apart, read_run, set_speeds
+from llm2slm.evaluation.metrics.row_statistics import row_statistics
+from llm2slm.evaluation.metrics.scores import score
 
 __all__ = ["browser"]  # a fixture
 

@@ -10,7 +10,7 @@ from compared_runs import GOOD, POOR, TARGETS, write_demo, write_run
 from rich.console import Console
 from test_comparison import compared
 
-from llm2slm.evaluation.comparison_rows import LENGTH, rows_csv, terminal_rows
+from llm2slm.evaluation.compare.rows import LENGTH, rows_csv, terminal_rows
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from llm2slm.evaluation import costs
-from llm2slm.evaluation.benchmark import _flops
-from llm2slm.evaluation.workload import Condition, Request
+from llm2slm.evaluation.benchmark import costs
+from llm2slm.evaluation.benchmark.timing import _flops
+from llm2slm.evaluation.benchmark.workload import Condition, Request
 from llm2slm.models.build import build_model
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.testing import READER_TEXTS, tiny_model_config

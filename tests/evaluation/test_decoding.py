@@ -15,8 +15,8 @@ from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.generate import run as generate
 from llm2slm.commands.train import run as train
 from llm2slm.config import GenerateConfig
-from llm2slm.evaluation.decoding import in_force, own_settings, sampling
-from llm2slm.models.published import NEUTRAL, OF_BEAMS, OF_SAMPLING
+from llm2slm.evaluation.decoding_settings import in_force, own_settings, sampling
+from llm2slm.models.loading.published import NEUTRAL, OF_BEAMS, OF_SAMPLING
 from llm2slm.testing import write_tiny_t5
 from llm2slm.types import UserError
 

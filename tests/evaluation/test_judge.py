@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2slm.evaluation.judge import (
+from llm2slm.evaluation.judge.verdicts import (
     PROMPTS,
     Row,
     compared,

@@ -8,11 +8,11 @@ from rouge_score.rouge_scorer import RougeScorer
 from test_metrics import PERFECT, corpus
 
 from llm2slm.data.languages import NAMES, known
-from llm2slm.evaluation import tokenization
-from llm2slm.evaluation.buckets import quality_by_length
-from llm2slm.evaluation.metrics import METRICS, computed_alike, measure, score
-from llm2slm.evaluation.row_statistics import row_statistics
-from llm2slm.evaluation.words import content_words, script_shares, words
+from llm2slm.evaluation.metrics import tokenization
+from llm2slm.evaluation.metrics.buckets import quality_by_length
+from llm2slm.evaluation.metrics.row_statistics import row_statistics
+from llm2slm.evaluation.metrics.scores import METRICS, computed_alike, measure, score
+from llm2slm.evaluation.metrics.words import content_words, script_shares, words
 from llm2slm.types import Example, UserError
 
 TEXTS = {

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import sacrebleu
 
-from llm2slm.evaluation.metrics import METRICS, measure, of_texts, score
+from llm2slm.evaluation.metrics.scores import METRICS, measure, of_texts, score
 from llm2slm.types import UserError
 
 PREDICTIONS = [

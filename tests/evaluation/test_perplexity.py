@@ -9,9 +9,9 @@ import torch
 from tiny_runs import build, tiny_run
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from llm2slm.evaluation import perplexity as module
-from llm2slm.evaluation.metrics import Measured
-from llm2slm.evaluation.perplexity import perplexity
+from llm2slm.evaluation.metrics import perplexity as module
+from llm2slm.evaluation.metrics.perplexity import perplexity
+from llm2slm.evaluation.metrics.scores import Measured
 from llm2slm.types import Overlong
 
 SYSTEMS = [("llm2slm", "t5", "add"), ("llm2slm", "gpt2", "prepend"), ("slm", "t5", "add"), ("slm", "gpt2", "add")]

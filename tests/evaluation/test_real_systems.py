@@ -8,11 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tasks import Task
-from llm2slm.data.tokenizer import train_tokenizer
-from llm2slm.evaluation.benchmark import time_systems
-from llm2slm.evaluation.memory import folder_memory, peak_memory_mb
+from llm2slm.data.tokenization.tokenizer import train_tokenizer
+from llm2slm.evaluation.benchmark.peak_memory import folder_memory, peak_memory_mb
+from llm2slm.evaluation.benchmark.timing import time_systems
+from llm2slm.evaluation.benchmark.workload import plan
 from llm2slm.evaluation.predict import predict
-from llm2slm.evaluation.workload import plan
 from llm2slm.models.build import build_model
 from llm2slm.types import Conditioning, Example, Init, SystemKind, UserError
 

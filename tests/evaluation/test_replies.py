@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from llm2slm.evaluation.asking import Refused, Reply, Stopped
-from llm2slm.evaluation.judge import rating
-from llm2slm.evaluation.replies import ReplyLog, ask_all, open_questions
+from llm2slm.evaluation.judge.client import Refused, Reply, Stopped
+from llm2slm.evaluation.judge.log import ReplyLog, ask_all, open_questions
+from llm2slm.evaluation.judge.verdicts import rating
 from llm2slm.types import UserError
 
 REPLIES = {

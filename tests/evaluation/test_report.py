@@ -16,10 +16,10 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from llm2slm.evaluation.entries import entries, metric_keys, metric_name
-from llm2slm.evaluation.report import render, terminal_table, write_report
-from llm2slm.evaluation.svg import Box, Scale, place_label, tick_texts, ticks
-from llm2slm.evaluation.tables import best, differences, number, times
+from llm2slm.evaluation.report.entries import entries, metric_keys, metric_name
+from llm2slm.evaluation.report.report import render, terminal_table, write_report
+from llm2slm.evaluation.report.svg import Box, Scale, place_label, tick_texts, ticks
+from llm2slm.evaluation.report.tables import best, differences, number, times
 from llm2slm.runs import Bucket, Result, Score, SpeedRow, Spread, System, read_result, write_result
 from llm2slm.types import UserError
 

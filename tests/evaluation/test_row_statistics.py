@@ -9,8 +9,8 @@ import pytest
 from corpora import noisy, sentences
 from sacrebleu.metrics import BLEU, CHRF
 
-from llm2slm.evaluation.metrics import METRICS, ROUGE, score
-from llm2slm.evaluation.row_statistics import STATISTICS, row_scores, row_statistics
+from llm2slm.evaluation.metrics.row_statistics import STATISTICS, row_scores, row_statistics
+from llm2slm.evaluation.metrics.scores import METRICS, ROUGE, score
 from llm2slm.types import UserError
 
 REFERENCES = [*sentences(20, seed=1), "Ein Satz, mit Komma!", "two\nlines of text", "on and on and on it goes", "x"]

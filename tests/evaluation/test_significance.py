@@ -14,9 +14,8 @@ from corpora import noisy, sentences
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from llm2slm.evaluation import significance
-from llm2slm.evaluation.row_statistics import row_statistics
-from llm2slm.evaluation.significance import (
+from llm2slm.evaluation.compare import significance
+from llm2slm.evaluation.compare.significance import (
     RowStatistics,
     bootstrap,
     bootstrap_p,
@@ -24,6 +23,7 @@ from llm2slm.evaluation.significance import (
     interval,
     randomization_p,
 )
+from llm2slm.evaluation.metrics.row_statistics import row_statistics
 
 SACREBLEU = {"bleu": lambda: BLEU(force=True), "chrf": CHRF}
 SACREBLEU_SEED = 12345

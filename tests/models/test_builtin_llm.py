@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from llm2slm.data.builtin import corpus_rows
+from llm2slm.builtin.corpora import corpus_rows
 from llm2slm.data.tasks import TASKS
-from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.metrics.scores import score
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.pretrained import locate
+from llm2slm.models.loading.pretrained import locate
 
 FOLDER = Path(locate("builtin/llm"))
 README = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm2slm.models.build import build_model
-from llm2slm.models.crossing import Crossing, GatedCrossAttention
+from llm2slm.models.gated_cross_attention import CrossAttentionBlocks, GatedCrossAttention
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
 from llm2slm.types import Conditioning, UserError
@@ -112,7 +112,7 @@ def test_blocks_that_cannot_be_told_apart(build) -> None:
     slm = build("t5", "gpt2", "add").slm
     slm.transformer.twin = torch.nn.ModuleList([torch.nn.Identity() for _ in range(4)])
     with pytest.raises(UserError, match="the blocks of a gpt2 cannot be told apart"):
-        Crossing(slm)
+        CrossAttentionBlocks(slm)
 
 
 def test_a_bfloat16_slm_is_attended_from_in_float32(zoo) -> None:

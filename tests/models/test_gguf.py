@@ -16,16 +16,16 @@ from gguf_models import TEMPLATE, gguf_vocabulary, hidden_states, write_gguf
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm2slm.config import LLMConfig, ModelConfig, SLMConfig
-from llm2slm.data.tokenizer import load_tokenizer
+from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.gguf_files.header import read_header
 from llm2slm.gguf_files.names import find, on_hub
 from llm2slm.models.build import build_llm, build_model, found_as
 from llm2slm.models.encoder import fingerprint
-from llm2slm.models.gguf import plain_tensors, weights_in
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.pretrained import load_encoder, load_language_model, read_config
+from llm2slm.models.loading.gguf import plain_tensors, weights_in
+from llm2slm.models.loading.pretrained import load_encoder, load_language_model, read_config
 from llm2slm.models.saving import own_fingerprint
-from llm2slm.models.stored import settings_hash, weights_hash
+from llm2slm.models.stored_encoder import settings_hash, weights_hash
 from llm2slm.testing import labelled, tiny_tokenizer, write_tiny
 from llm2slm.types import Conditioning, Tokenizers, UserError
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
-from llm2slm.data.last_token import LastToken
-from llm2slm.data.round_trip import counts, marked
+from llm2slm.data.tokenization.last_token import LastToken
+from llm2slm.data.tokenization.round_trip import counts, marked
 from llm2slm.models.build import build_model
-from llm2slm.models.cut_config import RECORD
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.kv import chosen_blocks
 from llm2slm.models.kv_cache import CacheShape, by_block, flat
+from llm2slm.models.loading.cut_config import RECORD
 from llm2slm.offline import encode, open_writer
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny
 from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Control, Example, SystemKind, Tokenizers, UserError

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoProcessor
 
-from llm2slm.models import slm as writer
+from llm2slm.models import slm as language_model
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.projector import Projector
@@ -86,7 +86,7 @@ def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
     """
     prompt = model.read(batch)
     with torch.no_grad(), model._attending(prompt):
-        steps = writer.response_logits(model.slm, prompt, torch.tensor([ids]))[0]
+        steps = language_model.response_logits(model.slm, prompt, torch.tensor([ids]))[0]
     steps[:, model.collator.slm_tokenizer.eos_token_id] = -torch.inf
     return steps.argmax(-1).tolist()
 

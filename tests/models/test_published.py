@@ -10,10 +10,10 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, CompileConfig, GenerationConfig
 
 from llm2slm.config import ModelConfig, SLMConfig
-from llm2slm.data.keeping import keeping
-from llm2slm.models import published
+from llm2slm.data.tokenization.keeping import keeping
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.loading import published
 from llm2slm.testing import tiny_model_config, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import SystemKind, UserError
 from tests.data.kinds import KINDS

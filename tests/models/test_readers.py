@@ -14,8 +14,8 @@ from transformers import AutoModel, PreTrainedModel, T5Config, T5ForConditionalG
 
 from llm2slm.config import LLMConfig
 from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.models.pretrained import load_encoder
-from llm2slm.models.pruning import chosen_layers
+from llm2slm.models.loading.partial_loading import chosen_layers
+from llm2slm.models.loading.pretrained import load_encoder
 from llm2slm.testing import ARCHITECTURES, tiny_tokenizer, write_tiny
 from llm2slm.types import UserError
 
@@ -185,8 +185,8 @@ def test_quantization_that_cannot_be_had(tmp_path, values, message) -> None:
 PEAK = """
 import json, sys
 from llm2slm.config import LLMConfig
-from llm2slm.evaluation.memory import peak_resident_mb
-from llm2slm.models.pretrained import load_encoder
+from llm2slm.evaluation.benchmark.peak_memory import peak_resident_mb
+from llm2slm.models.loading.pretrained import load_encoder
 from llm2slm.testing import tiny_tokenizer
 import transformers.models.t5.modeling_t5, torch
 tokenizer = tiny_tokenizer()

@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from llm2slm.models import slm as writer
-from llm2slm.models.pretrained import read_config
+from llm2slm.models import slm as language_model
+from llm2slm.models.loading.pretrained import read_config
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import IGNORE_INDEX, UserError
 
@@ -49,15 +49,15 @@ def padded(rows: list[list[int]], pad: int, left: bool) -> Tensor:
     return torch.tensor([[pad] * (width - len(r)) + r if left else r + [pad] * (width - len(r)) for r in rows])
 
 
-def prompt_of(slm: PreTrainedModel) -> writer.Prompt:
+def prompt_of(slm: PreTrainedModel) -> language_model.Prompt:
     left = not slm.config.is_encoder_decoder
     mask = padded([[1] * len(row) for row in PROMPTS], 0, left)
-    return writer.Prompt(writer.embed(slm, padded(PROMPTS, 0, left)), mask)
+    return language_model.Prompt(language_model.embed(slm, padded(PROMPTS, 0, left)), mask)
 
 
 @torch.no_grad()
 def test_response_logits_are_those_of_transformers(slm) -> None:
-    logits_BTV = writer.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
+    logits_BTV = language_model.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
     assert logits_BTV.shape == (3, 5, slm.config.vocab_size)
     for b, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         if slm.config.is_encoder_decoder:
@@ -96,12 +96,14 @@ def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
     torch.manual_seed(3)
     slm = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
     slm = slm.to(dtype).train()
-    assert writer.embed_scale(slm) == scale
+    assert language_model.embed_scale(slm) == scale
     assert all(module.training for module in slm.modules())
     slm.eval()
     ids = torch.tensor([PROMPTS[0]])
     labels = torch.tensor([RESPONSES[1]])
-    ours = writer.response_logits(slm, writer.Prompt(writer.embed(slm, ids), torch.ones_like(ids)), labels)
+    ours = language_model.response_logits(
+        slm, language_model.Prompt(language_model.embed(slm, ids), torch.ones_like(ids)), labels
+    )
     if config.is_encoder_decoder:
         own = slm(input_ids=ids, labels=labels).logits
     else:
@@ -126,19 +128,19 @@ def test_training_starts_as_generation_does(config) -> None:
     slm = AutoModelForSeq2SeqLM.from_config(config).eval()
     slm.generation_config.forced_eos_token_id = None
     prompt = prompt_of(slm)
-    told = writer.generate(slm, prompt, **FEATURES, return_dict_in_generate=True, output_logits=True)
+    told = language_model.generate(slm, prompt, **FEATURES, return_dict_in_generate=True, output_logits=True)
     ids = told.sequences
-    logits = writer.response_logits(slm, prompt, ids)
+    logits = language_model.response_logits(slm, prompt, ids)
     torch.testing.assert_close(logits, torch.stack(told.logits, 1), rtol=1e-4, atol=1e-4)
     short = torch.cat([ids[:, :2], torch.full_like(ids[:, 2:], IGNORE_INDEX)], 1)
-    assert torch.equal(writer.response_logits(slm, prompt, short)[:, :2], logits[:, :2])
+    assert torch.equal(language_model.response_logits(slm, prompt, short)[:, :2], logits[:, :2])
 
 
 def test_a_model_without_a_token_to_start_with_is_refused() -> None:
     names = {"decoder_start_token_id": None, "bos_token_id": None}
     slm = AutoModelForSeq2SeqLM.from_config(MBartConfig(**(TINY | ENCODER_DECODER | names)))
     with pytest.raises(UserError, match="SLM mbart: none of decoder_start_token_id, bos_token_id is set"):
-        writer.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
+        language_model.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
 
 
 def test_a_model_that_reads_embeddings_otherwise_is_refused(tmp_path) -> None:
@@ -150,12 +152,12 @@ def test_a_model_that_reads_embeddings_otherwise_is_refused(tmp_path) -> None:
         with_kwargs=True,
     )
     with pytest.raises(UserError, match="SLM gpt2: it reads embeddings otherwise"):
-        writer.embed(slm, torch.tensor([[5]]))
+        language_model.embed(slm, torch.tensor([[5]]))
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generate_is_that_of_transformers(slm, beams) -> None:
-    ours = writer.generate(slm, prompt_of(slm), **FEATURES, num_beams=beams)
+    ours = language_model.generate(slm, prompt_of(slm), **FEATURES, num_beams=beams)
     assert ours.shape == (3, 7)
     for b, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
@@ -171,13 +173,13 @@ def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
     states = slm.encoder(input_ids=padded(PROMPTS, 0, left=False), attention_mask=mask).last_hidden_state
     labels = padded(RESPONSES, IGNORE_INDEX, left=False)
     whole = prompt_of(slm)
-    logits, ids = writer.response_logits(slm, whole, labels), writer.generate(slm, whole, **FEATURES)
+    logits, ids = language_model.response_logits(slm, whole, labels), language_model.generate(slm, whole, **FEATURES)
     names = set(slm.state_dict())
 
-    writer.drop_encoder(slm)
-    memory = writer.Prompt(states, mask, encoded=True)
-    assert torch.equal(writer.response_logits(slm, memory, labels), logits)
-    assert torch.equal(writer.generate(slm, memory, **FEATURES), ids)
+    language_model.drop_encoder(slm)
+    memory = language_model.Prompt(states, mask, encoded=True)
+    assert torch.equal(language_model.response_logits(slm, memory, labels), logits)
+    assert torch.equal(language_model.generate(slm, memory, **FEATURES), ids)
     assert names - set(slm.state_dict()) == {name for name in names if name.startswith("encoder.")}
     with pytest.raises(RuntimeError, match="has no encoder"):
-        writer.response_logits(slm, whole, labels)
+        language_model.response_logits(slm, whole, labels)

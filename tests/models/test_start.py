@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from llm2slm.commands.writers import recorded_projector
+from llm2slm.commands.loaded_models import recorded_projector
 from llm2slm.config import LanguageModelConfig, ModelConfig, OptimConfig, ProjectorConfig, understood
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM

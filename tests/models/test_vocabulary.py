@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
-from llm2slm.data.cutting import cut
-from llm2slm.data.keeping import count_characters, keeping
-from llm2slm.data.tokenizer import cut_of, load_tokenizer
+from llm2slm.data.tokenization.cutting import cut
+from llm2slm.data.tokenization.keeping import count_characters, keeping
+from llm2slm.data.tokenization.tokenizer import cut_of, load_tokenizer
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.vocabulary import grow, named_ids, renumber, select
+from llm2slm.models.loading.vocabulary import grow, named_ids, renumber, select
 from llm2slm.testing import ARCHITECTURES, tiny_tokenizer, write_tiny, write_tiny_t5
 from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
 from tests.data.kinds import KINDS

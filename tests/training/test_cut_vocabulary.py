@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llm2slm.cli import main
 from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
-from llm2slm.data.sources import read_split
+from llm2slm.data.sources.sources import read_split
 from llm2slm.data.tasks import resolve
-from llm2slm.data.tokenizer import cut_of, load_tokenizer
+from llm2slm.data.tokenization.tokenizer import cut_of, load_tokenizer
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.testing import tiny_tokenizer

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.commands.train import run as train
-from llm2slm.data.cutting import cut
-from llm2slm.data.tokenizer import cut_of, original_ids
+from llm2slm.data.tokenization.cutting import cut
+from llm2slm.data.tokenization.tokenizer import cut_of, original_ids
 from llm2slm.testing import tiny_tokenizer
 from llm2slm.training.distill import common_tokens
 from llm2slm.types import IGNORE_INDEX, Overlong, Tokenizers, UserError, Vocab

@@ -23,7 +23,7 @@ from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import better
 from llm2slm.training.fit import TokenBar, build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
-from llm2slm.training.quality import Judge
+from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import UserError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -40,7 +40,7 @@ def fitted(config, folder, judge=None, resume=None):
 
 def judging(values):
     """A judge that answers nothing and gives one value after the other."""
-    return Judge(
+    return ValidationScorer(
         lambda model, examples, share, between: dict.fromkeys(range(len(examples)), ""),
         lambda examples, answers: {"score": next(values)},
     )
@@ -366,7 +366,7 @@ def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
         return dict.fromkeys(range(len(examples)), "")
 
     with pytest.raises(UserError, match=r"training diverged: val/loss is nan at step 3"):
-        judge = Judge(answer, lambda examples, answers: {"score": 1.0})
+        judge = ValidationScorer(answer, lambda examples, answers: {"score": 1.0})
         fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], judge=judge)
     for name in ("last", "best"):
         state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")

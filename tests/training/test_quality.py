@@ -12,16 +12,16 @@ from tiny_runs import build, curve, tiny_run
 
 from llm2slm.commands.evaluate import measure
 from llm2slm.commands.preflight import check_monitor
-from llm2slm.commands.train import language_seen, validation_judge
+from llm2slm.commands.train import language_seen, validation_scorer
 from llm2slm.config import TaskConfig
-from llm2slm.data.sources import task_of
+from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import resolve
-from llm2slm.evaluation.metrics import score
+from llm2slm.evaluation.metrics.scores import score
 from llm2slm.evaluation.predict import answers, predict
 from llm2slm.training.fit import fit
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.training.module import TrainingModule
-from llm2slm.training.quality import Answers, GenerationQuality, Judge
+from llm2slm.training.validation_scores import Answers, GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
 
 METRICS = ["bleu", "chrf++", "rougeL"]
@@ -45,7 +45,7 @@ def validated(folder, rows, judge_of, **trainer):
     config.task.metrics = METRICS
     config.data.eval_batch_size = 2
     model, data = build(config)
-    judge = judge_of(validation_judge(data.task, config.data.eval_batch_size))
+    judge = judge_of(validation_scorer(data.task, config.data.eval_batch_size))
     folder.mkdir()
     quality = GenerationQuality(judge, data.examples("validation")[:rows])
     Trainer(
@@ -72,7 +72,7 @@ def recording(folder):
             (folder / "texts.json").write_text(json.dumps(texts))
             return judge.score(examples, texts)
 
-        return Judge(answer, scored)
+        return ValidationScorer(answer, scored)
 
     return change
 
@@ -127,9 +127,9 @@ def test_the_better_checkpoint_is_kept_for_chinese(tmp_path, language):
     model, data = build(config)
     task = task_of(config.task, config.data)
     data.task = task
-    judge = validation_judge(task, 4, language_seen(data.examples("test")))
+    judge = validation_scorer(task, 4, language_seen(data.examples("test")))
     given = iter([WORSE, BETTER, WORSE])
-    judge = Judge(lambda *_: dict(enumerate(next(given))), judge.score)
+    judge = ValidationScorer(lambda *_: dict(enumerate(next(given))), judge.score)
     done = fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], judge=judge)
     assert torch.load(done.best, weights_only=True)["global_step"] == 2
     logged = [float(row["val/bleu"]) for row in curve(tmp_path) if row.get("val/bleu")]
@@ -144,8 +144,8 @@ def test_validation_is_tokenized_as_the_final_test_where_their_scripts_differ():
     """Validation rows in Latin letters alone, as the first rows of such a corpus may be."""
     task = resolve(TaskConfig(metrics=["rougeL"]))
     latin = [Example(0, "", "", "Füße")]
-    assert validation_judge(task, 4, "und").score(latin, ["f"]) == {"rougeL": 0}
-    assert validation_judge(task, 4, "en").score(latin, ["f"])["rougeL"] > 0  # of f, e: English's tokenizer
+    assert validation_scorer(task, 4, "und").score(latin, ["f"]) == {"rougeL": 0}
+    assert validation_scorer(task, 4, "en").score(latin, ["f"])["rougeL"] > 0  # of f, e: English's tokenizer
     assert language_seen([Example(0, "", "", "книга")]) == "und"
     assert language_seen([Example(0, "", "", "книга", "ru"), *latin]) == "en"
 
@@ -177,9 +177,9 @@ def test_metrics_that_need_a_model_wait_until_the_end(tmp_path):
     task = resolve(config.task)
     with pytest.raises(UserError, match=r"monitor=val/perplexity: this run never logs it; it logs val/loss, val/chrf$"):
         check_monitor(config, task)
-    judge = validation_judge(task, 4)
+    judge = validation_scorer(task, 4)
     assert judge is not None
     examples = build(config)[1].examples("test")
     assert list(judge.score(examples, [""] * len(examples))) == ["chrf"]
     config.task.metrics = ["perplexity"]
-    assert validation_judge(resolve(config.task), 4) is None
+    assert validation_scorer(resolve(config.task), 4) is None

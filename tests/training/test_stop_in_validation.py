@@ -20,7 +20,7 @@ from llm2slm.evaluation.predict import answer_batches
 from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import Limits, Progress
 from llm2slm.training.fit import build_trainer
-from llm2slm.training.quality import Judge
+from llm2slm.training.validation_scores import ValidationScorer
 
 VALIDATIONS, BATCHES = (3, 6, 9, 10), 3
 """Steps that are validated, and batches of each: of 11 rows for the loss, as many of 9 rows for the answers."""
@@ -150,7 +150,7 @@ def test_a_validation_that_ends_training_early_is_repeated_and_ends_it(tmp_path)
     config, calls = tiny_run(tmp_path, max_steps=50, val_every=1), []
     config.callbacks.patience, config.callbacks.generate_rows = 2, 1
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
-    judge = Judge(stopped, lambda examples, answers: {"score": next(values)})
+    judge = ValidationScorer(stopped, lambda examples, answers: {"score": next(values)})
     with pytest.raises(KeyboardInterrupt):
         fitted(config, tmp_path, judge=judge)
     last, limits = tmp_path / "checkpoints" / "last.ckpt", Limits.of(config.trainer, config.callbacks)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm2slm.data.builtin.lexicon import Verb, Word, load_lexicon
-from llm2slm.data.builtin.plan import BE, NP, PP, Both, Clause, Complement, Phrase, Predicate, Pron, Rel, Sentence
+from llm2slm.builtin.corpora.lexicon import Verb, Word, load_lexicon
+from llm2slm.builtin.corpora.plan import BE, NP, PP, Both, Clause, Complement, Phrase, Predicate, Pron, Rel, Sentence
 
 LEXICON = load_lexicon()
 SINGULARS = {"an": "a", "0": "", "these": "this"}

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from llm2slm.data.builtin.reports import KINDS, report
-from llm2slm.data.builtin.story import tell
+from llm2slm.builtin.corpora.reports import KINDS, report
+from llm2slm.builtin.corpora.story import tell
 
 # The test's own reading of number words and weekdays.
 WORDS = [

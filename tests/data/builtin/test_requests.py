@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from llm2slm.data.builtin.lexicon import load_lexicon
-from llm2slm.data.builtin.requests import KINDS, request
-from llm2slm.data.builtin.sentences import Sentence
+from llm2slm.builtin.corpora.lexicon import load_lexicon
+from llm2slm.builtin.corpora.requests import KINDS, request
+from llm2slm.builtin.corpora.sentences import Sentence
 
 VERB = load_lexicon().verb
 EGG = Sentence("the cook", VERB["buy"], "an egg", "in the park")

@@ -6,10 +6,10 @@ import hashlib
 
 import pytest
 
+from llm2slm.builtin.corpora import CORPORA, corpus_row, corpus_rows, split_of
 from llm2slm.cli.compose import Composer
 from llm2slm.config import DataConfig
-from llm2slm.data.builtin import CORPORA, corpus_row, corpus_rows, split_of
-from llm2slm.data.sources import load_rows, read_split, task_of
+from llm2slm.data.sources.sources import load_rows, read_split, task_of
 
 NAMES = (*CORPORA, "mixture")
 SEEDS = (0, 1, 2, 17)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from llm2slm.data.builtin import corpus_row, corpus_rows
-from llm2slm.data.builtin.english_syntax import english_sentence
-from llm2slm.data.builtin.german_syntax import german_sentence
-from llm2slm.data.builtin.lexicon import load_lexicon, parse_nouns, parse_verbs
-from llm2slm.data.builtin.sampling import pick_word
-from llm2slm.data.builtin.translation import sentence_pair
+from llm2slm.builtin.corpora import corpus_row, corpus_rows
+from llm2slm.builtin.corpora.english_syntax import english_sentence
+from llm2slm.builtin.corpora.german_syntax import german_sentence
+from llm2slm.builtin.corpora.lexicon import load_lexicon, parse_nouns, parse_verbs
+from llm2slm.builtin.corpora.sampling import pick_word
+from llm2slm.builtin.corpora.translation import sentence_pair
 from llm2slm.types import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,315 @@
+"""Latency and throughput of several systems, interleaved in one process, so that their ratios mean something.
+
+The words:
+
+    round       every system once under one condition, in a seeded order that rotates from turn to turn. A drift of the
+                machine thus hits all systems alike. Warm-up rounds are run and thrown away.
+    prefill_ms  wall time of generating exactly one token: everything before the first response token is there (both
+                encoders, projector, first decoder step). Tokenization is not timed, for any system.
+    total_ms    wall time of generating exactly T tokens, the first one included.
+    ms_per_token  (total_ms - prefill_ms) / (T - 1): the price of each token after the first.
+    tokens_per_s  batch x T / total: response tokens of all rows.
+    speedup     the LLM's total_ms over this system's, paired within each round. Spread: median, min and max of the
+                rounds' own ratios, which is not the ratio of the medians.
+
+Every system is made to write exactly T tokens (no end before that, greedy, key-value cache), so that a system is not
+called fast for being brief. At lengths="test" each prompt of the test split is timed alone, with the length of its own
+reference; a round's figures are means over prompts (ms_per_token: all of decode over all tokens after the first). At
+lengths="grid" batch, prompt and response length are the same for every row.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from llm2slm.config import BenchmarkConfig
+from llm2slm.evaluation.benchmark import costs
+from llm2slm.evaluation.benchmark.workload import Condition, plan
+from llm2slm.models.conditioning import pool
+from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.slm import end_tokens
+from llm2slm.models.soft_prompts import PROMPT, virtual_tokens
+from llm2slm.runs import SpeedRow, Spread
+from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.kv import CacheMap
+
+Memory = Callable[[str, Sequence[str], int], float | None]
+"""Peak memory in megabytes of (system's name, prompts of one batch, response tokens); None where it cannot be had."""
+
+DECODING = "transformers generate, greedy"
+
+
+@dataclass
+class Timing:
+    """Seconds of one round of one system, summed over the condition's requests."""
+
+    prefill: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class Clock:
+    """Where time comes from; a test puts its own."""
+
+    read: Callable[[], float] = time.perf_counter
+    synchronize: Callable[[], None] = field(
+        default_factory=lambda: torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    )
+
+    def seconds(self) -> float:
+        """Now, with all work that was started also done."""
+        self.synchronize()
+        return self.read()
+
+
+def time_systems(
+    systems: Mapping[str, LLM2SLM],
+    examples: Sequence[Example],
+    cfg: BenchmarkConfig,
+    *,
+    seed: int = 1,
+    memory: Memory | None = None,
+    clock: Clock | None = None,
+    progress: bool = True,
+) -> dict[str, list[SpeedRow]]:
+    """Times all systems on the test's own lengths (where cfg.prompts > 0) and on the grid, one row per condition.
+
+    Args:
+        systems: name -> system. The first one's LLM tokenizer counts prompt and response tokens for all. Speedup is
+            over the first system whose kind is llm; None without one.
+        examples: the test split; the first `cfg.prompts` are timed at their own lengths, all may fill the grid.
+        cfg: conditions, repeats, warm-up and threads.
+        seed: of the order of systems.
+        memory: how to find peak memory on a CPU (`memory.folder_memory`), used where cfg.memory, after all timing and
+            for the first condition's longest answer only (a process per system). On CUDA it is measured here, for
+            every condition.
+        clock: for tests.
+        progress: show a bar with the time left, on the error stream. It is drawn between timings only.
+
+    Returns:
+        name -> rows: the test's own lengths first, then the grid, batch by batch.
+
+    Raises:
+        UserError: no systems, no examples, a length below 2, or a system that wrote another number of tokens.
+    """
+    if not systems:
+        raise UserError("benchmark: no systems to time; give run=DIR, or systems.NAME=DIR")
+    if cfg.repeats < 1 or cfg.warmup < 0:
+        raise UserError(f"benchmark.repeats={cfg.repeats}, benchmark.warmup={cfg.warmup}: give >= 1 and >= 0")
+    clock = clock or Clock()
+    conditions = plan(next(iter(systems.values())), examples, cfg)
+    baseline = next((name for name, model in systems.items() if model.kind == SystemKind.llm), None)
+    order = list(systems)
+    random.Random(seed).shuffle(order)
+    rows: dict[str, list[SpeedRow]] = {name: [] for name in systems}
+    rounds = cfg.warmup + cfg.repeats
+    with _quiet(systems, cfg.threads), _bar(progress) as bar:
+        job = bar.add_task("timing", total=rounds * sum(len(c.requests) for c in conditions))
+
+        def tick() -> None:
+            bar.advance(job)
+            bar.refresh()
+
+        for condition in conditions:
+            timings, peaks = _run(systems, order, condition, rounds, clock=clock, tick=tick)
+            counted = {name: series[cfg.warmup :] for name, series in timings.items()}
+            for name, model in systems.items():
+                row = _row(model, condition, counted[name], cfg)
+                row.peak_memory_mb = peaks.get(name)
+                if baseline is not None:
+                    pairs = zip(counted[baseline], counted[name], strict=True)
+                    row.speedup = spread([llm.total / own.total for llm, own in pairs])
+                rows[name].append(row)
+    if cfg.memory and memory is not None:
+        largest = max(conditions[0].requests, key=lambda r: (r.response_tokens, len(r.prompts[0])))
+        asked = [name for name, own in rows.items() if own[0].peak_memory_mb is None]
+        with ThreadPoolExecutor(max_workers=2) as pool:  # each waits for a process of its own, whose time is not taken
+            found = pool.map(lambda name: memory(name, largest.prompts, largest.response_tokens), asked)
+            for name, peak in zip(asked, found, strict=True):
+                rows[name][0].peak_memory_mb = peak
+    return rows
+
+
+def _run(
+    systems: Mapping[str, LLM2SLM],
+    order: list[str],
+    condition: Condition,
+    rounds: int,
+    *,
+    clock: Clock,
+    tick: Callable[[], None],
+) -> tuple[dict[str, list[Timing]], dict[str, float]]:
+    """All rounds of a condition: name -> one timing per round (warm-up too), and on CUDA name -> peak megabytes."""
+    batches = {
+        name: [model.collator.batch_of_texts(list(r.prompts)).to(model.device) for r in condition.requests]
+        for name, model in systems.items()
+    }
+    timings: dict[str, list[Timing]] = {name: [Timing() for _ in range(rounds)] for name in systems}
+    peaks: dict[str, float] = {}
+    turn = 0
+    for number in range(rounds):
+        for i, request in enumerate(condition.requests):
+            start = turn % len(order)
+            for name in order[start:] + order[:start]:
+                model, batch = systems[name], batches[name][i]
+                with _peak(model, name, peaks):
+                    timing = timings[name][number]
+                    timing.prefill += _timed(name, model, batch, 1, clock)
+                    timing.total += _timed(name, model, batch, request.response_tokens, clock)
+            turn += 1
+            tick()
+    return timings, peaks
+
+
+def _timed(name: str, model: LLM2SLM, batch: Batch, tokens: int, clock: Clock) -> float:
+    """Seconds of writing exactly `tokens` tokens to every row of a batch."""
+    start = clock.seconds()
+    ids_BT = model.generate(batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1)
+    seconds = clock.seconds() - start
+    ends_N = torch.tensor(sorted(end_tokens(model.generation_config)), device=ids_BT.device)
+    if ids_BT.shape[1] != tokens or bool(torch.isin(ids_BT[:, :-1], ends_N).any()):
+        raise UserError(
+            f"{name}: wrote {ids_BT.shape[1]} tokens (or ended within them) where {tokens} were forced, which makes "
+            "the comparison void; remove stopping rules from its generation_config.json"
+        )
+    return seconds
+
+
+def _row(model: LLM2SLM, condition: Condition, timings: list[Timing], cfg: BenchmarkConfig) -> SpeedRow:
+    """One system under one condition, without what needs the other systems."""
+    requests = len(condition.requests)
+    tokens = sum(request.response_tokens for request in condition.requests)
+    return SpeedRow(
+        batch=condition.batch,
+        prompt_tokens=condition.prompt_tokens,
+        response_tokens=condition.response_tokens,
+        lengths=condition.lengths,
+        dtype=str(next(model.slm.parameters()).dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        decoding=DECODING,
+        warmup=cfg.warmup,
+        repeats=cfg.repeats,
+        prefill_ms=spread([1e3 * t.prefill / requests for t in timings]),
+        ms_per_token=spread([1e3 * (t.total - t.prefill) / (tokens - requests) for t in timings]),
+        total_ms=spread([1e3 * t.total / requests for t in timings]),
+        tokens_per_s=spread([condition.batch * tokens / t.total for t in timings]),
+        peak_memory_mb=None,
+        flops=_flops(model, condition),
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, smallest and largest."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def _flops(model: LLM2SLM, condition: Condition) -> float | None:
+    """Analytic FLOPs of one row's answer, mean over all rows; None for a model type that costs.py does not know."""
+    writer, guidance = model.slm.config.to_dict(), _guidance(model)
+    llm = guidance.get("llm_config")
+    if not costs.supported(writer) or (llm is not None and not costs.supported(llm, writes=False)):
+        return None
+    tokens, found = virtual_tokens(model.slm), []
+    virtual: dict[str, Any] = (
+        {} if tokens is None else {"virtual" if tokens.tune == PROMPT else "prefix": tokens.length}
+    )
+    for request in condition.requests:
+        batch = model.collator.batch_of_texts(list(request.prompts))
+        mask_BP = batch.slm_mask_BQ if batch.llm_mask_BP is None else batch.llm_mask_BP
+        own, read, left = batch.slm_mask_BQ.sum(1).tolist(), mask_BP.sum(1).tolist(), _pooled(model, mask_BP)
+        aligned = batch.align_BQP is not None
+        for q, p, n in zip(own, read, left, strict=True):
+            extra = guidance and {**guidance, "llm_tokens": p, "aligned": aligned, "pooled": n}
+            found.append(costs.generation_cost(writer, q, request.response_tokens, **extra, **virtual).flops)
+    return statistics.fmean(found)
+
+
+def _guidance(model: LLM2SLM) -> dict[str, Any]:
+    """What `costs.generation_cost` asks of a hybrid, whatever the prompt; empty without guidance."""
+    if not isinstance(model.encoder, FrozenEncoder) or model.projector is None:
+        return {}
+    if isinstance(model.projector, CacheMap):
+        return {
+            "llm_config": model.encoder.body.config.to_dict(),
+            "llm_layers": model.encoder.blocks if model.ablation is None or model.ablation.runs_llm else 0,
+            "conditioning": model.conditioning,
+            "kv_mapped": None if model.projector.weight is None else tuple(model.projector.weight.shape),
+        }
+    linear = [m for m in model.projector.layers if isinstance(m, torch.nn.Linear)]
+    hidden = linear[0].out_features if len(linear) > 1 else 0
+    tokens = model.projector.tokens
+    return {
+        "llm_config": model.encoder.body.config.to_dict(),
+        "llm_layers": model.encoder.blocks if model.ablation is None or model.ablation.runs_llm else 0,
+        "conditioning": model.conditioning,
+        "projector_shape": (linear[0].in_features, hidden, linear[-1].out_features),
+        "cross_every": model.config.cross_every,
+        "embedding_width": 0 if tokens is None else tokens.in_features,
+    }
+
+
+def _pooled(model: LLM2SLM, mask_BP: Tensor) -> Sequence[float | None]:
+    """Positions of z that pooling leaves of each row, by the function that pools; None where nothing is pooled."""
+    size = model.config.pool
+    if size is None or model.conditioning is not Conditioning.prepend:
+        return [None] * len(mask_BP)
+    counts: list[float] = pool(mask_BP.unsqueeze(-1).float(), mask_BP, size)[1].sum(1).tolist()
+    return counts
+
+
+@contextmanager
+def _peak(model: LLM2SLM, name: str, peaks: dict[str, float]) -> Iterator[None]:
+    """On CUDA, keeps in `peaks` the megabytes a call needs: the system's own weights and what it allocates on top."""
+    if model.device.type != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    yield
+    own = {id(t): t.nbytes for m in (model, model.encoder) if m is not None for t in [*m.parameters(), *m.buffers()]}
+    used = torch.cuda.max_memory_allocated(model.device) - before + sum(own.values())
+    peaks[name] = max(peaks.get(name, 0.0), used / 1e6)
+
+
+@contextmanager
+def _quiet(systems: Mapping[str, LLM2SLM], threads: int | None) -> Iterator[None]:
+    """The timing environment: eval mode, no autograd, no garbage collection, the asked threads; undone after."""
+    threads_before, collecting = torch.get_num_threads(), gc.isenabled()
+    training = {name: model.training for name, model in systems.items()}
+    for model in systems.values():
+        model.eval()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+        torch.set_num_threads(threads_before)
+        for name, model in systems.items():
+            model.train(training[name])
+
+
+def _bar(shown: bool) -> Progress:
+    """Without a drawing thread of its own, which would take processor time from what is timed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not shown)

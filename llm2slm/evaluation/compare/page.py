@@ -1,0 +1,322 @@
+"""A comparison as a table in the terminal, as CSV, and as one self-contained page in the report's style.
+
+All three say what compare.json says; nothing is computed anew.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llm2slm.evaluation.compare.rows import page_parts
+from llm2slm.evaluation.metrics.row_statistics import UNRANKED
+from llm2slm.evaluation.report import svg, tables
+from llm2slm.evaluation.report.entries import Entry, entries, metric_name
+from llm2slm.evaluation.report.page import clean, render_page
+from llm2slm.evaluation.report.plots import Figure
+from llm2slm.evaluation.report.report import MAX_TURNED, fits, rich_table
+from llm2slm.evaluation.report.tables import MISSING, Cell
+from llm2slm.runs import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+COLUMNS = {
+    "value": "Score",
+    "difference": "Difference",
+    "p_bootstrap_holm": "p, bootstrap",
+    "p_randomization_holm": "p, randomization",
+    "kept": "Kept",
+    "speedup": "Speedup",
+    "parameters": "Parameters",
+    "peak_memory_mb": "Peak MB",
+}
+"""Heading of each column of figures."""
+OF_THE_SYSTEM = ("speedup", "parameters", "peak_memory_mb")
+"""Columns that say the same for every metric of a system."""
+SIGNIFICANT = 0.05
+LEAST = 0.001
+"""The smallest p-value that is written out."""
+SENTENCES = 6
+
+
+def flat_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each system and metric with all its figures; None where there is none."""
+    rows = []
+    for system in comparison["systems"]:
+        timed = system["speed"][0] if system["speed"] else {}
+        speedup = timed.get("speedup") or {}
+        for metric, score in system["quality"].items():
+            own = system["compared"][metric]
+            difference, kept = own["difference"] or {}, own["kept"] or {}
+            p_values = [f"p_{test}{holm}" for test in ("bootstrap", "randomization") for holm in ("", "_holm")]
+            rows.append(
+                {
+                    "system": system["name"],
+                    "kind": system["kind"],
+                    "baseline": system["name"] == comparison["baseline"],
+                    "metric": metric,
+                    "value": score["value"],
+                    "low": own["low"],
+                    "high": own["high"],
+                    "difference": difference.get("value"),
+                    "difference_low": difference.get("low"),
+                    "difference_high": difference.get("high"),
+                    **{name: difference.get(name) for name in p_values},
+                    "kept": kept.get("value"),
+                    "kept_low": kept.get("low"),
+                    "kept_high": kept.get("high"),
+                    "speedup": speedup.get("median"),
+                    "speedup_min": speedup.get("min"),
+                    "speedup_max": speedup.get("max"),
+                    "parameters": system["parameters"].get("total"),
+                    "trainable": system["parameters"].get("trainable"),
+                    "peak_memory_mb": timed.get("peak_memory_mb"),
+                    "rows": score["n"],
+                    "signature": score["signature"],
+                    "run": system["run"],
+                }
+            )
+    return rows
+
+
+def csv_text(comparison: Mapping[str, Any]) -> str:
+    """`flat_rows` as CSV; an empty field where there is no figure."""
+    rows = flat_rows(comparison)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def cells(row: Mapping[str, Any], decimals: int) -> dict[str, Cell]:
+    """The columns of figures of one flat row, with intervals as remarks."""
+
+    def plain(value: float | None) -> str:
+        return MISSING if value is None else f"{value:,.{decimals}f}".replace("-", "−")
+
+    def signed(value: float | None) -> str:
+        return MISSING if value is None else f"{value:+,.{decimals}f}".replace("-", "−")
+
+    def ends(name: str, write: Any) -> str:
+        low, high = row[f"{name}low"], row[f"{name}high"]
+        return "" if low is None else f"[{write(low)}, {write(high)}]"
+
+    def cell(key: str, text: str, remark: str = "") -> tuple[str, Cell]:
+        return key, Cell(key, text, row[key], remark)
+
+    def p(test: str) -> tuple[str, Cell]:
+        own, corrected = probability(row[f"p_{test}"]), probability(row[f"p_{test}_holm"])
+        return cell(f"p_{test}_holm", corrected, "" if own == corrected else f"alone {own}")
+
+    speedup = "" if row["speedup"] is None else f"{row['speedup_min']:.2f}–{row['speedup_max']:.2f}"
+    return dict(
+        [
+            cell("value", plain(row["value"]), ends("", plain)),
+            cell("difference", signed(row["difference"]), ends("difference_", signed)),
+            p("bootstrap"),
+            p("randomization"),
+            cell("kept", tables.percent(row["kept"]), ends("kept_", tables.percent)),
+            cell("speedup", tables.times(row["speedup"]), speedup),
+            cell("parameters", tables.count(row["parameters"])),
+            cell("peak_memory_mb", tables.number(row["peak_memory_mb"])),
+        ]
+    )
+
+
+def probability(p: float | None) -> str:
+    """A p-value with three decimals, one that rounds to 0 as a bound."""
+    if p is None:
+        return MISSING
+    return f"<{LEAST}" if p < LEAST else f"{p:.3f}"
+
+
+def decimals_of(rows: Sequence[Mapping[str, Any]], metric: str) -> int:
+    """Decimals of a metric, the same in all its figures: three where none of its values reaches 10, else two."""
+    return 2 if max(abs(row["value"]) for row in rows if row["metric"] == metric) >= 10 else 3
+
+
+Figures = Sequence[Mapping[str, Cell]]
+
+
+def terminal_table(comparison: Mapping[str, Any], width: int | None = None) -> Group:
+    """One row for each system and metric; what is known of none of them is left out.
+
+    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead; of
+    more the table is cut into several, one below the other.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    comparison = clean(comparison)
+    rows = flat_rows(comparison)
+    figures = [cells(row, decimals_of(rows, row["metric"])) for row in rows]
+    known = [key for key in COLUMNS if any(own[key].value is not None for own in figures)]
+    caption = "\n".join(comparison["notes"]).removesuffix(".")
+    wide = rich_table(_wide(rows, figures, known), caption, names=2)
+    if fits(wide, width):
+        return Group(wide)
+    if len(comparison["systems"]) <= MAX_TURNED:
+        return Group(rich_table(_turned(rows, figures, known), caption, names=1))
+    return Group(*_parts(rows, figures, known, width), Text(f"{caption}.\n", style="italic"))
+
+
+def _parts(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str], width: int | None) -> list[Table]:
+    """The columns in as few tables as there is room for; each has one at least."""
+
+    def table(keys: Sequence[str]) -> Table:
+        return rich_table(_wide(rows, figures, keys), "", names=2 - _own_only(keys))
+
+    parts: list[list[str]] = []
+    for key in known:
+        if parts and fits(table([*parts[-1], key]), width):
+            parts[-1].append(key)
+        else:
+            parts.append([key])
+    return [table(keys) for keys in parts]
+
+
+def _own_only(keys: Sequence[str]) -> bool:
+    return all(key in OF_THE_SYSTEM for key in keys)
+
+
+def _wide(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str]) -> list[list[str]]:
+    """Lines of the table with a line for each system and metric; for each system, where no figure is a metric's."""
+    own_only = _own_only(known)
+    lines, last = [["System", *([] if own_only else ["Metric"]), *(COLUMNS[key] for key in known)]], None
+    for row, own in zip(rows, figures, strict=True):
+        first, last = row["system"] != last, row["system"]
+        texts = ["" if key in OF_THE_SYSTEM and not first else " ".join(_texts_of(own[key])) for key in known]
+        if first or not own_only:
+            lines.append([_name(row) if first else "", *([] if own_only else [metric_name(row["metric"])]), *texts])
+    return lines
+
+
+def _turned(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str]) -> list[list[str]]:
+    """Lines of the table with a column for each system: metric by metric, then what is of the system as a whole."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    by_metric = {
+        metric: [own for row, own in zip(rows, figures, strict=True) if row["metric"] == metric] for metric in metrics
+    }
+    lines = [["", *(_name(row) for row in rows if row["metric"] == metrics[0])]]
+    for metric, systems in by_metric.items():
+        for key in [key for key in known if key not in OF_THE_SYSTEM]:
+            texts = [_texts_of(own[key]) for own in systems]
+            heading = metric_name(metric) if key == "value" else f"  {COLUMNS[key].lower()}"
+            lines.append([heading, *(text[0] for text in texts)])
+            if any(len(text) > 1 for text in texts):
+                lines.append(["", *(text[1] if len(text) > 1 else "" for text in texts)])
+    for key in [key for key in known if key in OF_THE_SYSTEM]:
+        lines.append([COLUMNS[key], *(_texts_of(own[key])[0] for own in by_metric[metrics[0]])])
+    return lines
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['system']} (baseline)" if row["baseline"] else str(row["system"])
+
+
+def _texts_of(cell: Cell) -> list[str]:
+    """A figure and, where the terminal has room for it, its interval."""
+    beside = [cell.remark] if cell.remark and cell.key in ("value", "difference") else []
+    return [text.replace("\u00a0", " ") for text in (cell.text, *beside)]
+
+
+def verdict(comparison: Mapping[str, Any]) -> list[str]:
+    """A sentence for each of the first systems: how its first metric differs from the baseline's, and whether both
+    tests say so; and one that counts the others."""
+    rows, baseline = flat_rows(comparison), comparison["baseline"]
+    metric = rows[0]["metric"]
+    decimals = decimals_of(rows, metric)
+    said = []
+    others = [row for row in rows if row["metric"] == metric and not row["baseline"]]
+    for row in others[:SENTENCES]:
+        figure = cells(row, decimals)["difference"]
+        largest = max(row["p_bootstrap_holm"], row["p_randomization_holm"])
+        p = probability(largest) if largest < LEAST else f"= {probability(largest)}"
+        figures = f"{figure.text} {metric_name(metric)} {figure.remark}, p {p}."
+        if largest >= SIGNIFICANT:
+            said.append(f"These rows do not tell {row['system']} from {baseline}: {figures}")
+        elif metric in UNRANKED:
+            said.append(f"{row['system']} differs from {baseline}: {figures}")
+        else:
+            better = (row["difference"] > 0) != (metric in LOWER_IS_BETTER)
+            said.append(f"{row['system']} is {'better' if better else 'worse'} than {baseline}: {figures}")
+    if (more := len(others) - SENTENCES) > 0:
+        said.append(f"Of {more} more system{'s' if more > 1 else ''} the table tells.")
+    return said
+
+
+def render(comparison: Mapping[str, Any]) -> str:
+    """The page as text."""
+    comparison = clean(comparison)
+    rows = flat_rows(comparison)
+    metrics = dict.fromkeys(row["metric"] for row in rows)
+    shown = {entry.label: entry for entry in entries([comparison])}
+    figures = [cells(row, decimals_of(rows, row["metric"])) for row in rows]
+    known = [key for key in COLUMNS if any(own[key].value is not None for own in figures)]
+    groups = [
+        {
+            "entry": entry,
+            "baseline": label == comparison["baseline"],
+            "lines": [
+                {"metric": row["metric"], "cells": [own[key] for key in known]}
+                for row, own in zip(rows, figures, strict=True)
+                if row["system"] == label
+            ],
+        }
+        for label, entry in shown.items()
+    ]
+    return render_page(
+        "comparison_page.html",
+        f"Compared with {comparison['baseline']}",
+        result=comparison,
+        groups=groups,
+        columns=[(key, COLUMNS[key]) for key in known],
+        once=OF_THE_SYSTEM,
+        shown=list(shown.values()),
+        verdict=" ".join(verdict(comparison)),
+        figures=[figure for metric in metrics for figure in plot(rows, metric, shown)],
+        signatures={row["metric"]: row["signature"] for row in rows},
+        texts=page_parts(comparison, shown),
+    )
+
+
+def plot(rows: Sequence[Mapping[str, Any]], metric: str, shown: Mapping[str, Entry]) -> list[Figure]:
+    """Each system's difference to the baseline in one metric, with its interval; none where it is not finite."""
+    own = [row for row in rows if row["metric"] == metric and not row["baseline"]]
+    ends = [row[key] for row in own for key in ("difference_low", "difference_high")]
+    if not all(math.isfinite(end) for end in ends):
+        return []
+    pitch = 46.0
+    floor = 12 + pitch * len(own)
+    x_ticks = svg.ticks(min(0.0, *ends), max(0.0, *ends), 6)
+    x = svg.Scale(x_ticks[0], x_ticks[-1], 12, svg.WIDTH - 12)
+    parts = []
+    for value, label in zip(x_ticks, svg.tick_texts(x_ticks), strict=True):
+        parts.append(
+            svg.element("line", x1=x(value), x2=x(value), y1=4, y2=floor, cls="axis" if value == 0 else "grid")
+        )
+        parts.append(svg.text(label.replace("-", "−"), x(value), floor + 17, "tick", "middle"))
+    parts.append(svg.text(f"{metric_name(metric)} minus the baseline’s", svg.WIDTH - 12, floor + 35, "title", "end"))
+    said, decimals = [], decimals_of(rows, metric)
+    for index, row in enumerate(own):
+        entry, height = shown[row["system"]], 12 + pitch * index + 30
+        figure = cells(row, decimals)["difference"]
+        said.append(f"{entry.label}: {figure.text} {figure.remark}")
+        low, high = x(row["difference_low"]), x(row["difference_high"])
+        parts.append(svg.text(svg.shortened(said[-1], 58), 12, height - 12, "label"))
+        for at in (low, high):
+            parts.append(svg.element("line", x1=at, x2=at, y1=height - 4, y2=height + 4, cls=f"spread {entry.style}"))
+        parts.append(svg.element("line", x1=low, x2=high, y1=height, y2=height, cls=f"spread {entry.style}"))
+        parts.append(svg.marker(entry.kind, x(row["difference"]), height, f"point {entry.style}", said[-1]))
+    drawing = svg.drawing(parts, floor + svg.BOTTOM, f"{metric_name(metric)} minus the baseline’s. " + "; ".join(said))
+    caption = (  # not where an interval leaves 0 out: it knows neither of the other test nor of the other systems
+        "95 % bootstrap intervals, of each system on its own; whether these rows tell it from the baseline is said by "
+        "the larger of the table’s two p-values."
+    )
+    return [Figure(f"{metric_name(metric)}: difference to the baseline", caption, drawing)]

@@ -1,0 +1,102 @@
+"""The rows of a comparison on which systems differ most, texts side by side: for the page, as CSV, in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from llm2slm.evaluation.report import tables
+from llm2slm.evaluation.report.entries import Entry, metric_name
+from llm2slm.evaluation.report.page import clean
+from llm2slm.evaluation.report.svg import shortened
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+DIRECTIONS = ("worse", "better")
+IN_TERMINAL = 6
+"""Rows that the terminal shows at most, but one for each system."""
+LENGTH = 200
+"""Characters of a text that the terminal shows at most."""
+FIELDS = ("row", "source", "target", "baseline_output", "system_output", "baseline_score", "score", "difference")
+
+
+def page_parts(comparison: Mapping[str, Any], shown: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """What the page shows: for each system and direction the baseline's answer and its own, in pieces."""
+    found = []
+    for differing, direction, rows in _parts(comparison):
+        pair = [shown[comparison["baseline"]], shown[differing["system"]]]
+        texts = [
+            {
+                "source": row["source"],
+                "target": row["target"],
+                "remark": f"row {row['row']:,}",
+                "outputs": [tables.differences(row["target"], row[key]) for key in ("baseline", "prediction")],
+                "remarks": [tables.score(row["baseline_score"]), _scored(row)],
+            }
+            for row in rows
+        ]
+        found.append({"direction": direction, "systems": pair, "metric": differing["metric"], "rows": texts})
+    return found
+
+
+def rows_csv(comparison: Mapping[str, Any]) -> str:
+    """The same as CSV, one line for each system and row, the largest difference first; texts whole, as they are."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["system", "baseline", "direction", "metric", *FIELDS])
+    for differing, direction, rows in _parts(comparison):
+        head = [differing["system"], comparison["baseline"], direction, differing["metric"]]
+        for row in rows:
+            outputs = {"baseline_output": row["baseline"], "system_output": row["prediction"]}
+            writer.writerow([*head, *((row | outputs)[name] for name in FIELDS)])
+    return text.getvalue()
+
+
+def terminal_rows(comparison: Mapping[str, Any]) -> Group:
+    """The first rows on which each system is worse than the baseline, texts cut; no table where it is on none."""
+    from rich.console import Group
+
+    comparison = clean(comparison)
+    differing = comparison["row_differences"]
+    most = max(1, IN_TERMINAL // max(1, len(differing)))
+    return Group(*(_table(comparison["baseline"], each, most) for each in differing if each["worse"]))
+
+
+def _table(baseline: str, differing: Mapping[str, Any], most: int) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    system = one_line(differing["system"])
+    table = Table(
+        title=Text(f"{system} worse than {one_line(baseline)}, by {metric_name(differing['metric'])} of the row"),
+        title_justify="left", box=SIMPLE_HEAD, show_lines=True,
+    )  # fmt: skip
+    for heading in ("Row", "Source", "Reference", one_line(baseline), system):
+        table.add_column(Text(heading), overflow="fold", justify="right" if heading == "Row" else "left")
+    for row in differing["worse"][:most]:
+        texts = [Text(shortened(one_line(row[key]), LENGTH)) for key in ("source", "target", "baseline", "prediction")]
+        for text, score in zip(texts[2:], (tables.score(row["baseline_score"]), _scored(row)), strict=True):
+            text.append(f"\n{score}", style="dim")
+        table.add_row(Text(f"{row['row']:,}"), *texts)
+    return table
+
+
+def _parts(comparison: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, list[dict[str, Any]]]]:
+    """Each system that is compared, with each direction and its rows."""
+    for differing in comparison["row_differences"]:
+        for direction in DIRECTIONS:
+            yield differing, direction, differing[direction]
+
+
+def _scored(row: Mapping[str, Any]) -> str:
+    return f"{tables.score(row['score'])} ({row['difference']:+.2f})".replace("-", "−")
+
+
+def one_line(text: str) -> str:
+    """A text without ends of lines."""
+    return " ".join(text.split())

@@ -1,0 +1,91 @@
+"""Whether the systems of a comparison answered the same rows; if not, which row differs and which settings differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llm2slm import runs
+from llm2slm.evaluation.report.svg import shortened
+from llm2slm.types import UserError
+
+if TYPE_CHECKING:
+    from llm2slm.evaluation.compare.systems import Answers
+
+ADVICE = "compare runs over the same rows"
+DECISIVE = ("name", "corpus", "root", "path", "subset", "revision", "source", "target", "parts", "overlong")
+"""Keys of `data` that decide the rows of every split; the split's own (test, test_size) are added to them."""
+LIMITS = ("max_prompt_tokens", "max_response_tokens")
+"""Further keys of `data` that decide them where rows that are too long are cut or left out."""
+
+
+def check_aligned(systems: Sequence[Answers]) -> None:
+    """Sources and targets must be the same in all, in order.
+
+    Raises:
+        UserError: names the first row that differs, the two files, and the settings in which the two runs differ.
+    """
+    first = systems[0]
+    for other in systems[1:]:
+        files = f"{first.folder / 'predictions.jsonl'} and {other.folder / 'predictions.jsonl'}"
+        for number, (one, two) in enumerate(zip(first.rows, other.rows, strict=False), 1):
+            for place, name in enumerate(("source", "target")):
+                if one[place] != two[place]:
+                    texts = _where_they_differ(one[place], two[place])
+                    reason = _reason(first, other)
+                    raise UserError(f"{files}: row {number} differs in its {name}, {texts}{reason}; {ADVICE}")
+        if len(first.rows) != len(other.rows):
+            counts = f"{len(first.rows)} and {len(other.rows)} rows"
+            number = min(len(first.rows), len(other.rows)) + 1
+            reason = _reason(first, other)
+            raise UserError(f"{files}: {counts}, so that row {number} is in one alone{reason}; {ADVICE}")
+
+
+def _where_they_differ(one: str, two: str) -> str:
+    """The two texts, cut to the part where they part."""
+    alike = next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+    start = max(0, alike - 20)
+    parts = [("…" if start else "") + shortened(text[start:], 60) for text in (one, two)]
+    return " and ".join(repr(part) for part in parts)
+
+
+def _reason(first: Answers, other: Answers) -> str:
+    """Why the rows differ, as far as the two configurations show it; empty where they do not."""
+    one, two = (dict(_settings(system)) for system in (first, other))
+    keys = [key for key in one | two if one.get(key) != two.get(key)]
+    told = ", ".join(f"{key} ({_shown(one.get(key))} and {_shown(two.get(key))})" for key in keys if key != "seed")
+    if told:
+        return f"; the two runs differ in {told}"
+    if keys and one.get("data.name") == two.get("data.name") == "builtin":
+        # only the seeds differ, and the rows do not depend on them any more
+        seeds = f"{one['seed']} and {two['seed']}"
+        return (
+            f"; the runs have seeds {seeds}, by which an earlier version drew the evaluation rows of data=builtin: "
+            "evaluate both again (llm2slm evaluate run=RUN)"
+        )
+    return ""
+
+
+def _settings(system: Answers) -> Iterator[tuple[str, Any]]:
+    """What decides the rows that a system answered, by key; and the seed."""
+    places = [place for place in (system.folder, system.run) if (place / "config.yaml").is_file()]
+    if not places:
+        return
+    config = runs.read_config(places[0])
+    split = str(config.get("split") or "test")
+    data, task = (_section(config, name) for name in ("data", "task"))
+    limits = () if data.get("overlong") == "error" else LIMITS
+    for key in (*DECISIVE, *limits, split, f"{split}_size"):
+        yield f"data.{key}", data.get(key)
+    yield "task.template", task.get("template")
+    yield "split", split
+    yield "seed", config.get("seed")
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else shortened(str(value), 60)

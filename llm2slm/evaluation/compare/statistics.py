@@ -1,0 +1,367 @@
+"""Systems on the same rows, compared with one of them: metrics, intervals, p-values, quality kept, telling rows.
+
+Metrics are computed anew from the answers; parameters, speedup and memory are what the results say. What the figures
+mean, and what they do not, is said in `Comparison.notes`, which go wherever the table goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from llm2slm import runs
+from llm2slm.evaluation.compare.significance import (
+    TIE,
+    Advance,
+    Array,
+    RowStatistics,
+    bootstrap,
+    bootstrap_p,
+    holm,
+    interval,
+    randomization_p,
+)
+from llm2slm.evaluation.compare.systems import Answers, Timing
+from llm2slm.evaluation.metrics.row_statistics import UNRANKED, row_scores, row_statistics
+from llm2slm.evaluation.metrics.tokenization import Languages
+from llm2slm.evaluation.report.entries import metric_name
+from llm2slm.evaluation.report.tables import conditions
+
+LEVEL = 0.95
+"""Of every interval."""
+PACKAGES = ("numpy", "rouge-score")
+"""What decides a comparison, beside the packages of every result."""
+
+
+@dataclass
+class Estimate:
+    """A figure, and the interval of its bootstrap resamples; no interval where it is undefined on some of them."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass
+class Difference(Estimate):
+    """A system's metric minus the baseline's, with the two-sided p-values of both tests, plain and after Holm."""
+
+    p_bootstrap: float
+    p_randomization: float
+    p_bootstrap_holm: float = 1.0
+    p_randomization_holm: float = 1.0
+
+
+@dataclass
+class Compared:
+    """One metric of one system."""
+
+    low: float
+    high: float
+    """The interval of the metric; its value is in the system's `quality`."""
+    difference: Difference | None = None
+    """None for the baseline."""
+    kept: Estimate | None = None
+    """The metric over the LLM's; None without an LLM, or where its metric is 0."""
+
+
+@dataclass
+class ComparedSystem:
+    """One system; the first fields are those of a system in result.json."""
+
+    name: str
+    kind: str
+    parameters: dict[str, int]
+    quality: dict[str, runs.Score]
+    quality_kept: dict[str, float]
+    speed: list[Mapping[str, Any]]
+    """The one row that stands for it, where it was timed in the timing run."""
+    run: str
+    compared: dict[str, Compared]
+    origin: dict[str, Any]
+    """Of its result: verb, command, created, git_commit, seed, device."""
+
+
+@dataclass
+class RowDifference:
+    """A row on which a system is better or worse than the baseline, and by how much, in the row's own score."""
+
+    row: int
+    """From 1."""
+    source: str
+    target: str
+    baseline: str
+    prediction: str
+    baseline_score: float
+    score: float
+    difference: float
+
+
+@dataclass
+class RowDifferences:
+    """The rows that differ most between a system and the baseline."""
+
+    system: str
+    metric: str
+    worse: list[RowDifference]
+    better: list[RowDifference]
+
+
+@dataclass
+class Comparison:
+    """What compare.json holds; the fields that a result.json has mean the same here."""
+
+    seed: int
+    baseline: str
+    llm: str | None
+    """The system that quality is kept of."""
+    rows: int
+    resamples: int
+    systems: list[ComparedSystem]
+    row_differences: list[RowDifferences]
+    timed_in: str | None
+    """The run that all speedups and memory figures come from."""
+    conditions: str
+    """Of those timings."""
+    notes: list[str]
+    level: float = LEVEL
+    config_hash: str = ""
+    wall_seconds: float = 0.0
+    verb: str = "compare"
+    schema: int = runs.SCHEMA
+    created: str = field(default_factory=runs.now)
+    command: str = field(default_factory=runs.command)
+    git_commit: str = field(default_factory=runs.git_commit)
+    versions: dict[str, str] = field(
+        default_factory=lambda: runs.versions() | {name: metadata.version(name) for name in PACKAGES}
+    )
+    device: str = field(default_factory=runs.device_name)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compare."""
+
+    metrics: Sequence[str]
+    resamples: int
+    seed: int
+    rows: int
+    """Rows to show on which a system is worse, and as many on which it is better."""
+    languages: Languages = None
+    """Of the targets, as `metrics.measure` takes them."""
+
+
+Progress = Callable[[str, int], Advance]
+"""Opens a progress bar of that name and length; what it returns moves the bar on."""
+
+
+def compare(
+    systems: Sequence[Answers], baseline: int, settings: Settings, timing: Timing, progress: Progress
+) -> Comparison:
+    """Compares all with one of them.
+
+    Args:
+        systems: two or more, over the same rows.
+        baseline: the place of the one that the others are compared with.
+    """
+    llm = next((place for place, system in enumerate(systems) if system.kind == "llm"), None)
+    scored = _score(systems, settings, progress("scoring", len(systems) * len(settings.metrics)))
+    statistics = {metric: [found for _, found in own] for metric, own in scored.items()}
+    tests = len(settings.metrics) * len(systems)  # one bootstrap for each system, one randomization for each but one
+    advance = progress("resampling", settings.resamples * tests)
+    compared: list[dict[str, Compared]] = [{} for _ in systems]
+    for metric, own in statistics.items():
+        kept_of = None if metric in runs.LOWER_IS_BETTER else llm
+        for found, figures in zip(compared, _compare_metric(own, baseline, kept_of, settings, advance), strict=True):
+            found[metric] = figures
+    shown = [
+        _system(answers, {metric: own[place][0] for metric, own in scored.items()}, compared[place])
+        for place, answers in enumerate(systems)
+    ]
+    notes = [*_notes(systems, settings, llm), *_different(systems), *_speed_notes(systems, timing)]
+    notes += _changed(systems, shown)
+    row = next((answers.row for answers in systems if answers.row is not None), None)
+    return Comparison(
+        seed=settings.seed,
+        baseline=systems[baseline].label,
+        llm=None if llm is None else systems[llm].label,
+        rows=len(systems[0].rows),
+        resamples=settings.resamples,
+        systems=shown,
+        row_differences=_row_differences(systems, baseline, statistics, settings.rows),
+        timed_in=None if timing.run is None else str(timing.run),
+        conditions="" if row is None else conditions(row),
+        notes=notes,
+    )
+
+
+def _score(
+    systems: Sequence[Answers], settings: Settings, advance: Advance
+) -> dict[str, list[tuple[runs.Score, RowStatistics]]]:
+    """By metric, each system's score and what its rows add to it."""
+    targets = [target for _, target, _ in systems[0].rows]
+    found: dict[str, list[tuple[runs.Score, RowStatistics]]] = {}
+    for metric in settings.metrics:
+        for answers in systems:
+            scored = row_statistics(metric, answers.predictions, targets, settings.languages)
+            found.setdefault(metric, []).append(scored)
+            advance(1)
+    return found
+
+
+def _compare_metric(
+    statistics: Sequence[RowStatistics], baseline: int, llm: int | None, settings: Settings, advance: Advance
+) -> list[Compared]:
+    """The figures of one metric for each system; `llm` is the place of the one whose quality is kept, if any."""
+    resampled = bootstrap(statistics, settings.resamples, settings.seed, advance)
+    found = []
+    for place, own in enumerate(statistics):
+        figures = Compared(*interval(resampled[place], LEVEL))
+        if llm is not None and statistics[llm].corpus:
+            ratio = own.corpus / statistics[llm].corpus
+            figures.kept = Estimate(ratio, *_ratio_interval(resampled[place], resampled[llm]))
+        if place != baseline:
+            differences_R = resampled[place] - resampled[baseline]
+            figures.difference = Difference(
+                own.corpus - statistics[baseline].corpus,
+                *interval(differences_R, LEVEL),
+                bootstrap_p(differences_R),
+                randomization_p(own, statistics[baseline], settings.resamples, settings.seed, advance),
+            )
+        found.append(figures)
+    others = [figures.difference for figures in found if figures.difference is not None]
+    for difference, adjusted in zip(others, holm([d.p_bootstrap for d in others]), strict=True):
+        difference.p_bootstrap_holm = adjusted
+    for difference, adjusted in zip(others, holm([d.p_randomization for d in others]), strict=True):
+        difference.p_randomization_holm = adjusted
+    return found
+
+
+def _ratio_interval(values_R: Array, llm_R: Array) -> tuple[float | None, float | None]:
+    if not (np.isfinite(llm_R) & (llm_R != 0)).all():
+        return None, None
+    return interval(values_R / llm_R, LEVEL)
+
+
+def _system(answers: Answers, quality: dict[str, runs.Score], compared: dict[str, Compared]) -> ComparedSystem:
+    origin = ("verb", "command", "created", "git_commit", "seed", "device")
+    return ComparedSystem(
+        name=answers.label,
+        kind=answers.kind,
+        parameters=dict(answers.system.get("parameters") or {}),
+        quality=quality,
+        quality_kept={metric: own.kept.value for metric, own in compared.items() if own.kept is not None},
+        speed=[] if answers.row is None else [answers.row],
+        run=str(answers.folder),
+        compared=compared,
+        origin={key: answers.result.get(key) for key in origin},
+    )
+
+
+def _row_differences(
+    systems: Sequence[Answers], baseline: int, statistics: Mapping[str, list[RowStatistics]], limit: int
+) -> list[RowDifferences]:
+    """For each system the rows on which it is worse and better than the baseline, by the first metric that ranks."""
+    metric = next((metric for metric in statistics if metric not in UNRANKED), None)
+    if metric is None or limit == 0:
+        return []
+    scores = [row_scores(metric, own) for own in statistics[metric]]
+    sign = -1 if metric in runs.LOWER_IS_BETTER else 1
+    found = []
+    for place, answers in enumerate(systems):
+        if place == baseline:
+            continue
+        gained = sign * (scores[place] - scores[baseline])
+        worse, better = (
+            [_row(n, answers, systems[baseline], scores[place][n], scores[baseline][n]) for n in _most(lead)[:limit]]
+            for lead in (-gained, gained)
+        )
+        found.append(RowDifferences(answers.label, metric, worse, better))
+    return found
+
+
+def _most(lead: Array) -> list[int]:
+    """The places of all that are above 0, largest first."""
+    return [place for place in np.argsort(-lead, kind="stable").tolist() if lead[place] > TIE]
+
+
+def _row(place: int, answers: Answers, baseline: Answers, score: float, reference: float) -> RowDifference:
+    source, target, prediction = answers.rows[place]
+    before = baseline.rows[place][2]
+    return RowDifference(
+        place + 1, source, target, before, prediction, float(reference), float(score), float(score - reference)
+    )
+
+
+def _notes(systems: Sequence[Answers], settings: Settings, llm: int | None) -> list[str]:
+    """How the figures came about, and what they do not say."""
+    others = len(systems) - 1
+    corrected = (
+        f"after Holm’s correction over the {others} systems compared with the baseline, each metric and test on its own"
+        if others > 1
+        else "of one system compared with the baseline, so that there is nothing to correct"
+    )
+    notes = [
+        f"Brackets: {100 * LEVEL:g} % intervals, percentiles of {settings.resamples:,} bootstrap resamples of the "
+        f"{len(systems[0].rows):,} rows, the same for all systems (seed {settings.seed}).",
+        f"p: two-sided, by paired bootstrap (Koehn 2004) and by approximate randomization (Riezler and Maxwell 2005) "
+        f"with as many resamples, {corrected}.",
+        "Both tell how far the choice of rows may mislead, not what another training seed would have given.",
+    ]
+    if llm is not None:
+        notes.append(f"Kept: the metric over that of {systems[llm].label}.")
+    if len([system for system in systems if system.kind == "llm"]) > 1:
+        notes.append("Of several LLMs, it is the first.")
+    return notes
+
+
+def _different(systems: Sequence[Answers]) -> list[str]:
+    """Where systems decoded differently, or their LLMs were asked differently, which is not what they are compared for;
+    of those whose results say how."""
+    decoding = {answers.label: answers.decoding for answers in systems if answers.decoding is not None}
+    asking = {answers.label: answers.llm for answers in systems if answers.llm is not None}
+    return [
+        *(f"Decoded differently: {each}." for each in _differing(decoding)),
+        *(f"LLMs asked differently: {each}." for each in _differing(asking)),
+    ]
+
+
+def _differing(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Settings of which systems have different values, with the systems of each value."""
+    differing = []
+    for name in dict.fromkeys(name for settings in said.values() for name in settings):
+        by_value: dict[str, list[str]] = {}
+        for label, settings in said.items():
+            value = f"{name}={settings[name]}" if name in settings else f"no {name}"
+            by_value.setdefault(value, []).append(label)
+        if len(by_value) > 1:
+            differing.append("; ".join(f"{value} of {', '.join(labels)}" for value, labels in by_value.items()))
+    return differing
+
+
+def _speed_notes(systems: Sequence[Answers], timing: Timing) -> list[str]:
+    row = next((answers.row for answers in systems if answers.row is not None), None)
+    if row is None:
+        return []
+    said = f"Speedup over the LLM and peak memory are those of one interleaved run, {timing.run}: {conditions(row)}."
+    return [said, *timing.notes]
+
+
+def _changed(systems: Sequence[Answers], shown: Sequence[ComparedSystem]) -> list[str]:
+    """Where a result says another value of the same metric, computed in the same way, than its predictions do."""
+    notes = []
+    for answers, system in zip(systems, shown, strict=True):
+        for metric, score in system.quality.items():
+            stated = (answers.system.get("quality") or {}).get(metric)
+            if stated is None or stated["signature"] != score.signature:
+                continue
+            if stated["n"] != score.n or abs(stated["value"] - score.value) > 1e-6 * max(1.0, abs(score.value)):
+                notes.append(
+                    f"{answers.label}: its result says {metric_name(metric)} {stated['value']:.4f} over {stated['n']} "
+                    f"rows, its predictions {score.value:.4f} over {score.n}; the predictions count."
+                )
+    return notes

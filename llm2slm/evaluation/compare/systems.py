@@ -1,0 +1,269 @@
+"""The systems to compare, read from what runs left behind: answers, kind and parameters, and speeds of one timing run.
+
+A run of one system has `result.json` and `predictions.jsonl` side by side; one of several (a demo) has a folder of
+answers for each, RUN/NAME/predictions.jsonl. All must have answered the same rows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm2slm import runs
+from llm2slm.data.languages import known
+from llm2slm.evaluation.metrics.tokenization import of
+from llm2slm.evaluation.report.entries import headline_row
+from llm2slm.types import UserError
+
+PREDICTIONS = "predictions.jsonl"
+FIELDS = ("source", "target", "prediction")
+ASKED = ("prefix", "chat", "quantization")
+"""Of what a result notes of an LLM (`commands.writers.llm_note`), how it is asked."""
+
+
+@dataclass
+class Answers:
+    """One system: its answers to all rows, and what its result says of it."""
+
+    folder: Path
+    """Where its predictions.jsonl is."""
+    run: Path
+    """The run directory whose result.json tells of it."""
+    result: Mapping[str, Any]
+    system: Mapping[str, Any]
+    """Its entry in `result`."""
+    rows: list[tuple[str, str, str]]
+    """Source, target and prediction."""
+    languages: list[str | None]
+    """Code of each target's language, where its predictions or its result state it."""
+    label: str = ""
+    """What tells it from the others."""
+    place: str = ""
+    """The part of it that is of its folder."""
+    row: Mapping[str, Any] | None = None
+    """The speed row that stands for it, where it was timed in the timing run that all speeds come from."""
+
+    @property
+    def kind(self) -> str:
+        """llm, slm, llm2slm, or whatever its result says."""
+        return str(self.system["kind"])
+
+    @property
+    def control(self) -> str | None:
+        """Of a hybrid that is a control, which (`types.Control`)."""
+        found = (self.system.get("notes") or {}).get("control")
+        return None if found is None else str(found)
+
+    @property
+    def decoding(self) -> Mapping[str, Any] | None:
+        """How it decoded, where its result says so."""
+        found = (self.system.get("notes") or {}).get("decoding")
+        return found if isinstance(found, Mapping) else None
+
+    @property
+    def llm(self) -> Mapping[str, Any] | None:
+        """How its LLM is asked, where it has one and its result says so."""
+        found = (self.system.get("notes") or {}).get("llm")
+        return {key: found.get(key) for key in ASKED} if isinstance(found, Mapping) else None
+
+    @property
+    def predictions(self) -> list[str]:
+        """Its answers, in the order of the rows."""
+        return [prediction for *_, prediction in self.rows]
+
+
+@dataclass
+class Timing:
+    """Where the speeds come from, and what is to be said of those that are left out."""
+
+    run: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_run(place: str) -> list[Answers]:
+    """The systems of a run whose answers are there; of a run directory, or its result.json or predictions.jsonl.
+
+    Raises:
+        UserError: no result, no predictions, or a line of them that is not what it should be.
+    """
+    named = Path(place).parent if Path(place).name == PREDICTIONS else Path(place)
+    result = runs.read_result(named)
+    run = named if named.is_dir() else named.parent
+    systems = result.get("systems")
+    if not isinstance(systems, list) or not all(isinstance(s, dict) and {"name", "kind"} <= s.keys() for s in systems):
+        raise UserError(f"{run / 'result.json'}: has no list of systems with name and kind; write it again")
+    folders = [run] if len(systems) == 1 else [run / str(system["name"]) for system in systems]
+    pairs = zip(folders, systems, strict=True)
+    found = [(folder, system) for folder, system in pairs if (folder / PREDICTIONS).is_file()]
+    if not found and result.get("verb") == "benchmark":
+        raise UserError(f"{run}: is a benchmark, which answers nothing; its speeds are read from benchmark={run}")
+    if not found:
+        missing = run / ("" if len(systems) == 1 else "NAME") / PREDICTIONS
+        raise UserError(f"{missing}: no such file; compare reads the answers that train, evaluate and demo write")
+    return [_answers(folder, run, result, system) for folder, system in found]
+
+
+def _answers(folder: Path, run: Path, result: Mapping[str, Any], system: Mapping[str, Any]) -> Answers:
+    rows, languages = read_predictions(folder / PREDICTIONS)
+    stated = (system.get("notes") or {}).get("language")
+    stated = stated if isinstance(stated, str) else None
+    return Answers(folder, run, result, system, rows, [stated if each is None else each for each in languages])
+
+
+def read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str | None]]:
+    """Source, target and prediction of each row; and the code of its target's language, where the row has one.
+
+    Raises:
+        UserError: no rows, or one without these texts; names the file and the line.
+    """
+    rows, languages = [], []
+    for number, row in runs.read_jsonl(path):
+        for name in FIELDS:
+            if not isinstance(row.get(name), str):
+                raise UserError(f"{path}, line {number}: no text in the field {name}; has: {', '.join(row)}")
+        rows.append((row["source"], row["target"], row["prediction"]))
+        language = row.get("language")
+        languages.append(language if isinstance(language, str) else None)
+    if not rows:
+        raise UserError(f"{path}: holds no rows")
+    return rows, languages
+
+
+def agreed_languages(systems: Sequence[Answers], given: str | None) -> list[str | None]:
+    """The language of each row's target, by which the answers of all systems are scored.
+
+    Args:
+        given: for all rows, whatever the results state.
+
+    Raises:
+        UserError: no such language, or results that state languages which are tokenized differently.
+    """
+    if given is not None:
+        return [known(given, "language")] * len(systems[0].rows)
+    found: list[str | None] = [None] * len(systems[0].rows)
+    stated_by: list[Answers | None] = [None] * len(found)
+    for system in systems:
+        for row, code in enumerate(system.languages):
+            if code is None:
+                continue
+            first, before = stated_by[row], found[row]
+            if first is None or before is None:
+                found[row], stated_by[row] = code, system
+            elif of(before) != of(code):
+                raise UserError(
+                    f"{first.folder} was scored as {before} and {system.folder} as {code}, which metrics tokenize "
+                    f"differently; give language={before} or language={code}"
+                )
+    return found
+
+
+def name_apart(systems: Sequence[Answers]) -> None:
+    """Labels each system by its folder, without what is common to all, and says which of them is a control.
+
+    Raises:
+        UserError: a system is there twice.
+    """
+    folders = [os.path.abspath(system.folder) for system in systems]  # noqa: PTH100  resolve() would follow links
+    common = os.path.commonpath([os.path.dirname(folder) for folder in folders])  # noqa: PTH120
+    for system, folder in zip(systems, folders, strict=True):
+        system.place = os.path.relpath(folder, common)
+        told = system.control is None or system.control in re.findall("[a-z]+", system.place)
+        system.label = system.place if told else f"{system.place}, {system.control}"
+        if folders.count(folder) > 1:
+            raise UserError(f"{system.folder}: named twice; give each run once")
+
+
+def find(systems: Sequence[Answers], name: str) -> int | None:
+    """The place of the system of that label or folder, or of the first one of that run directory; None: no such one."""
+    folder = Path(name).resolve()
+    tests = (
+        lambda s: name in (s.label, s.place),
+        lambda s: s.folder.resolve() == folder,
+        lambda s: s.run.resolve() == folder or s.run.resolve() / "result.json" == folder,
+    )
+    for test in tests:
+        for place, system in enumerate(systems):
+            if test(system):
+                return place
+    return None
+
+
+def set_speeds(systems: Sequence[Answers], baseline: Answers, benchmark: str | None) -> Timing:
+    """Gives each system its speed row, all of one interleaved timing run.
+
+    That is `benchmark`, where one is given; else the run of the baseline, or the first, that was timed. Whoever was
+    timed elsewhere gets none: speeds of different runs must not be compared.
+
+    Raises:
+        UserError: `benchmark` is no timing run, or of none of the systems.
+    """
+    if benchmark is not None:
+        return _from_benchmark(systems, benchmark)
+    timed = [system for system in (baseline, *systems) if _headline(system.result, system.system) is not None]
+    if not timed:
+        return Timing()
+    chosen = Timing(timed[0].run)
+    for system in systems:
+        row = _headline(system.result, system.system)
+        if system.run == chosen.run:
+            system.row = row
+        elif row is not None:
+            chosen.notes.append(f"{system.label} was timed in another run: its speed is left out.")
+    return chosen
+
+
+def _headline(result: Mapping[str, Any], system: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    rows = [row for each in result["systems"] for row in each.get("speed") or []]
+    return headline_row(system, rows)
+
+
+def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
+    """Speeds of a benchmark: a system's are those of the model that it answered with, known by its folder or id."""
+    result = runs.read_result(Path(benchmark))
+    run = Path(benchmark) if Path(benchmark).is_dir() else Path(benchmark).parent
+    models = {_model(place): system for place, system in _timed(run, result)}
+    if all(_headline(result, system) is None for system in result["systems"]):
+        raise UserError(f"benchmark={benchmark}: holds no timing; give the run of `llm2slm benchmark` or of a demo")
+    chosen, untimed = Timing(run), []
+    for answers in systems:
+        timed = models.get(_model(_answered_by(answers)))
+        answers.row = None if timed is None else _headline(result, timed)
+        if answers.row is None:
+            untimed.append(answers.label)
+    if untimed:
+        chosen.notes.append(f"Not timed in {benchmark}: {', '.join(untimed)}.")
+    if all(answers.row is None for answers in systems):
+        raise UserError(f"benchmark={benchmark}: timed {', '.join(models)}, none of the systems that are compared")
+    return chosen
+
+
+def _timed(run: Path, result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The systems of a timing run, each with its model's folder or id: those of a demo are in folders of its own."""
+    config, demo = runs.read_config(run), result.get("verb") == "demo"
+    where = {str(name): str(run / name if demo else place) for name, place in (config.get("systems") or {}).items()}
+    llm = str(((config.get("model") or {}).get("llm") or {}).get("name"))
+    for system in result["systems"]:
+        name = str(system["name"])
+        yield where.get(name, llm if system["kind"] == "llm" else str(config.get("run"))), system
+
+
+def _answered_by(answers: Answers) -> str:
+    """Folder or id of the model that answered: `evaluate` names it; `train` and `demo` leave it in their folder."""
+    if not (answers.folder / "config.yaml").is_file():  # the LLM of a demo
+        config = runs.read_config(answers.run)
+        return str(config["model"]["llm"]["name"])
+    config = runs.read_config(answers.folder)
+    return str(config["run"]) if answers.result.get("verb") == "evaluate" else str(answers.folder)
+
+
+def _model(place: str) -> str:
+    """A model's place in one spelling: of a run directory its model/ folder is no other place; an id stays as it is."""
+    folder = Path(place)
+    if not folder.is_dir():
+        return place
+    folder = folder.resolve()
+    return str(folder.parent if folder.name == "model" else folder)

@@ -1,0 +1,1 @@
+"""Results as tables, plots, one self-contained page, and a model card."""

@@ -1,0 +1,182 @@
+"""The systems of one or several results as a flat list: label, colour, and the speed row that stands for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llm2slm.evaluation.metrics.scores import BERTSCORE, computed_alike
+from llm2slm.types import UserError
+
+KINDS = {"llm": "LLM", "slm": "SLM", "llm2slm": "LLM-to-SLM"}
+METRICS = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "chrf++": "chrF++",
+    "ter": "TER",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "exact_match": "Exact match",
+    "exact": "Exact match",
+    "token_f1": "Token F1",
+    "length_ratio": "Length ratio",
+    "repetition": "Repetition",
+    "loss": "Loss",
+    "perplexity": "Perplexity",
+}
+SHADES = 5
+ANOTHER = re.compile(r"(.+) \((\d+)\)")
+"""Key of a metric that has several signatures among the systems shown, from the second one on: `bleu (2)`."""
+CONTROL = "model.control"
+"""The override that a system's name tells as well."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One system of one result, ready to be shown.
+
+    `label` is its name, with what sets its run apart where there are several; `row` is the speed row that stands for it
+    in tables; `shade` tells systems of one kind apart.
+    """
+
+    label: str
+    kind: str
+    shade: int
+    run: int
+    system: Mapping[str, Any]
+    row: Mapping[str, Any] | None
+
+    @property
+    def style(self) -> str:
+        """Class names of its colour; only names known here, whatever the result says."""
+        return f"k-{self.kind if self.kind in KINDS else 'other'} s{self.shade}"
+
+
+def metric_name(key: str) -> str:
+    """A metric as it is usually written; a model's place in it by the last part alone."""
+    if (another := ANOTHER.fullmatch(key)) is not None:
+        return f"{metric_name(another[1])} ({another[2]})"
+    if key.startswith(BERTSCORE):
+        return f"BERTScore ({key.removeprefix(BERTSCORE).rpartition('/')[2]})"
+    return METRICS.get(key, key)
+
+
+def headline_row(system: Mapping[str, Any], results_rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The speed row that stands for a system: of the test's own lengths if the result has such rows, else of the
+    longest responses; of the smallest batch."""
+    if not results_rows:
+        return None
+    lengths = "test" if any(row["lengths"] == "test" for row in results_rows) else results_rows[0]["lengths"]
+    rows = [row for row in results_rows if row["lengths"] == lengths]
+    batch = min(row["batch"] for row in rows)
+    own = [row for row in system.get("speed", []) if row["lengths"] == lengths and row["batch"] == batch]
+    if lengths != "test":
+        longest = max(row["response_tokens"] for row in rows if row["batch"] == batch)
+        own = [row for row in own if row["response_tokens"] == longest]
+    return own[0] if own else None
+
+
+def _systems(result: Mapping[str, Any], run: int) -> list[dict[str, Any]]:
+    systems = result.get("systems")
+    if not isinstance(systems, list) or not all(isinstance(s, dict) and {"name", "kind"} <= s.keys() for s in systems):
+        raise UserError(f"report: result {run + 1} has no list of systems with name and kind; write it again")
+    return systems
+
+
+def _run_labels(names: Sequence[Sequence[str]], overrides: Sequence[Mapping[str, str]] | None) -> list[str]:
+    """What sets each run apart: the overrides that differ between runs, else its number; "" for a single run, or where
+    the names of its systems tell it already.
+
+    Args:
+        names: of each run's systems.
+    """
+    if len(names) == 1:
+        return [""]
+    chosen = overrides or [{}] * len(names)
+    keys = dict.fromkeys(key for own in chosen for key in own)
+    differing = [key for key in keys if len({own.get(key) for own in chosen}) > 1]
+    if CONTROL in differing and all(_tell(own.get(CONTROL), of_run) for own, of_run in zip(chosen, names, strict=True)):
+        differing.remove(CONTROL)
+        if not differing:
+            return [""] * len(names)
+    labels = []
+    for run, own in enumerate(chosen):
+        said = [
+            f"{key.rpartition('.')[2]}={own[key]}" if _bare(own[key]) else own[key] for key in differing if key in own
+        ]
+        labels.append(" · ".join(said) or f"run {run + 1}")
+    return labels
+
+
+def _tell(control: str | None, names: Sequence[str]) -> bool:
+    """Whether systems are called by the control that a run was asked for."""
+    said = {name.partition(", ")[2] or "none" for name in names}
+    return (control or "none") in said
+
+
+def _bare(value: str) -> bool:
+    """Whether a value says nothing without its key: a number, true, false or null."""
+    return value.lower() in ("true", "false", "null", "") or value.lstrip("+-.")[:1].isdigit()
+
+
+def entries(results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, str]] | None = None) -> list[Entry]:
+    """Every system of every result, with a label of its own.
+
+    Raises:
+        UserError: nothing to report, or a result without readable systems.
+    """
+    if overrides is not None and len(overrides) != len(results):
+        raise UserError(f"report: {len(results)} results, but overrides for {len(overrides)}; give one for each")
+    found: list[Entry] = []
+    named = [[str(system["name"]) for system in _systems(result, run)] for run, result in enumerate(results)]
+    parts, names = _run_labels(named, overrides), {name for of_run in named for name in of_run}
+    for run, result in enumerate(results):
+        systems = _systems(result, run)
+        rows = [row for system in systems for row in system.get("speed", [])]
+        for system in systems:
+            label, kind = str(system["name"]), str(system["kind"])
+            if parts[run]:
+                label = parts[run] if len(names) == 1 else f"{label}: {parts[run]}"
+            shade = sum(entry.kind == kind for entry in found) % SHADES
+            found.append(Entry(label, kind, shade, run, system, headline_row(system, rows)))
+    if not found:
+        raise UserError("report: nothing to report: no result, or none with a system; evaluate or benchmark first")
+    return [_kept_apart(entry, signatures(found)) for entry in found]
+
+
+def signatures(found: Sequence[Entry]) -> dict[str, list[str]]:
+    """By metric the signatures that do not compare, in order of appearance."""
+    known: dict[str, list[str]] = {}
+    for entry in found:
+        for key, score in (entry.system.get("quality") or {}).items():
+            own, signature = known.setdefault(key, []), str(score.get("signature"))
+            if not any(computed_alike(signature, other) for other in own):
+                own.append(signature)
+    return known
+
+
+def _kept_apart(entry: Entry, known: Mapping[str, Sequence[str]]) -> Entry:
+    """The system with a key of its own for each metric whose signature is not the first one of that metric, so that
+    scores which do not compare are in different columns, plots and sentences."""
+    names = {}
+    for key, score in (entry.system.get("quality") or {}).items():
+        place = [computed_alike(str(score.get("signature")), other) for other in known[key]].index(True)
+        names[key] = key if place == 0 else f"{key} ({place + 1})"
+    if all(key == name for key, name in names.items()):
+        return entry
+
+    def renamed(quality: Mapping[str, Any]) -> dict[str, Any]:
+        return {names.get(key, key): value for key, value in quality.items()}
+
+    buckets = [{**bucket, "quality": renamed(bucket["quality"])} for bucket in entry.system.get("buckets") or []]
+    system = {**entry.system, "quality": renamed(entry.system["quality"]), "buckets": buckets}
+    return replace(entry, system=system)
+
+
+def metric_keys(shown: Sequence[Entry]) -> list[str]:
+    """The quality metrics of all entries, in order of appearance."""
+    return list(dict.fromkeys(key for entry in shown for key in entry.system.get("quality", {})))

@@ -1,0 +1,97 @@
+"""What every page of the project shares: one frame, one style, one script, and the rules of what may act in it.
+
+A page asks the network for nothing: style, script and plots are inline, and its Content-Security-Policy allows exactly
+the one style sheet and the one script whose hashes it carries. All text is escaped by the template engine; a page works
+without JavaScript (which only sorts tables).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from llm2slm.atomic import write_text
+from llm2slm.evaluation.report import tables
+from llm2slm.evaluation.report.entries import metric_name
+
+_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+_C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)  # which some terminals obey, and which have no sign of their own
+_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+_VISIBLE = _CONTROL | _C1 | _SURROGATES
+
+
+def clean(value: Any) -> Any:
+    """The same containers with control characters in strings made visible, and lone surrogates replaced."""
+    if isinstance(value, str):
+        return value.replace("\r\n", "\n").translate(_VISIBLE)
+    if isinstance(value, Mapping):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value
+
+
+def render_page(template: str, title: str, **values: Any) -> str:
+    """A page as text.
+
+    Args:
+        template: a file of this folder that extends `page_base.html`.
+        title: of the page; cleaned here, as `values` should be by whoever hands them in.
+        values: what the template shows.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    loader = FunctionLoader(_own_file)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        metric=metric_name, number=tables.number, tokens=tables.length, percent=tables.percent, times=tables.times,
+        count=tables.count, seconds=tables.seconds, spread=tables.spread, fact=_fact, markup=Markup,
+    )  # fmt: skip
+    style, script = _own_file("report_page.css"), _own_file("report_page.js")
+    return environment.get_template(template).render(
+        title=clean(title), policy=_policy(style, script), style=Markup(style), script=Markup(script), **values
+    )
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Writes a file in one step (a reader never sees half of it); makes its folder if need be.
+
+    Half a pair of surrogates, which a JSON file may hold and UTF-8 may not, is written as a question mark.
+    """
+    return write_text(path, text, errors="replace")
+
+
+def _own_file(name: str) -> str:
+    return files("llm2slm.evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing may be loaded; only this very style sheet and this very script may act."""
+
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _fact(value: Any) -> str:
+    """A plain fact of a run's notes as text."""
+    if value is None or isinstance(value, bool):
+        return {None: tables.MISSING, True: "yes", False: "no"}[value]
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_fact(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_fact(item) for item in value)
+    return str(value)

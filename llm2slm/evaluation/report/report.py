@@ -1,0 +1,223 @@
+"""result.json files as a table in the terminal and as one self-contained HTML page; nothing is computed anew.
+
+`page.py` has what the page shares with others: its frame and style, and that it loads nothing and escapes all text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2slm.evaluation.report import plots, tables
+from llm2slm.evaluation.report.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name
+from llm2slm.evaluation.report.page import clean, render_page, write_whole
+from llm2slm.types import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+MAX_TURNED = 4
+"""Systems that are shown as columns where rows would be too wide."""
+_NEEDED = ("verb", "created", "command", "git_commit", "device", "seed", "config_hash", "wall_seconds", "versions")
+
+
+def terminal_table(
+    results: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+) -> Table | Group:
+    """One row for each system: parameters, quality, what is kept of the LLM's, latency, speedup, memory; of these, what
+    is known of any of them.
+
+    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead; of
+    more the table is cut into several, one below the other.
+    `overrides` tell the runs of a sweep apart, as in `write_report`.
+
+    Raises:
+        UserError: no system to show.
+    """
+    shown = entries(clean(list(results)), clean(overrides))
+    metrics = metric_keys(shown)
+    lines = [["System", "Kind", *(heading for _, heading in tables.columns(metrics))]]
+    for entry in shown:
+        figures = [cell.text.replace("\u00a0", " ") for cell in tables.cells(entry, metrics)]
+        lines.append([entry.label, entry.kind, *figures])
+    known = [n for n in range(len(lines[0])) if any(line[n] != tables.MISSING for line in lines[1:])]
+    lines = [[line[n] for n in known] for line in lines]
+    row = next((entry.row for entry in shown if entry.row), None)
+    captions = [tables.conditions(row)] if row else []
+    if any(ANOTHER.fullmatch(key) for key in metrics):
+        captions.append("metrics with a number have other signatures (in result.json), and do not compare")
+    return fitted(lines, "; ".join(captions), width, turn=len(shown) <= MAX_TURNED)
+
+
+def bucket_table(
+    results: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+) -> Table | Group | None:
+    """Quality by length: one row for each bucket of each system; None where no result has buckets.
+
+    Where that is wider than `width`, the buckets of a single system are the columns instead; of several the table is
+    cut into several.
+
+    Raises:
+        UserError: no system to show.
+    """
+    shown = entries(clean(list(results)), clean(overrides))
+    metrics, rows = tables.bucket_rows(shown)
+    lines = [["System", "Length of", "Words", "Rows", *(metric_name(key) for key in metrics)]]
+    for entry, bucket in rows:
+        figures = [cell.text.replace("\u00a0", " ") for cell in tables.bucket_cells(bucket, metrics)]
+        lines.append([entry.label, bucket["by"], *figures])
+    return fitted(lines, "", width, turn=len(shown) == 1, again=3) if rows else None
+
+
+def fitted(
+    lines: Sequence[Sequence[str]], caption: str, width: int | None = None, *, turn: bool, again: int = 1
+) -> Table | Group:
+    """A table with two columns of names, in the shape that there is room for.
+
+    Args:
+        width: in characters; None: the terminal's.
+        turn: its lines may be its columns, where it is too wide.
+        again: where it is cut into several tables, all begin with so many of its columns.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    wide = rich_table(lines, caption, names=2)
+    if fits(wide, width):
+        return wide
+    turned = rich_table([list(line) for line in zip(*lines, strict=True)], caption, names=1)
+    if turn and fits(turned, width):
+        return turned
+
+    def table(columns: Sequence[int]) -> Table:
+        names = sum(column < 2 for column in columns)
+        return rich_table([[line[column] for column in columns] for line in lines], "", names)
+
+    parts: list[list[int]] = [[*range(again)]]
+    for column in range(again, len(lines[0])):
+        if len(parts[-1]) == again or fits(table([*parts[-1], column]), width):
+            parts[-1].append(column)
+        else:
+            parts.append([*range(again), column])
+    note = [Text(f"{caption[:1].upper()}{caption[1:]}.\n", style="italic")] if caption else []
+    return Group(*map(table, parts), *note)
+
+
+def fits(table: Table, width: int | None = None) -> bool:
+    """Whether a table needs no more than `width` characters (None: the terminal's)."""
+    from rich.console import Console
+
+    console = Console(width=width)
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
+
+
+def rich_table(lines: Sequence[Sequence[str]], caption: str, names: int) -> Table:
+    """A table whose first line is its head, its first `names` columns set left and the others right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    note = Text(f"{caption[:1].upper()}{caption[1:]}.") if caption else None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=note, caption_justify="left")
+    for number, heading in enumerate(lines[0]):
+        table.add_column(Text(heading), justify="left" if number < names else "right", overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*(Text(words) for words in line))
+    return table
+
+
+def write_report(
+    results: Sequence[Mapping[str, Any]],
+    folder: Path,
+    title: str,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+    configs: Sequence[str] | None = None,
+) -> Path:
+    """Writes `report.html` into `folder` and returns its path.
+
+    Args:
+        results: what `runs.read_result` returned; several make a report of a sweep.
+        folder: made if it is not there.
+        title: heading of the page.
+        overrides: for each result, the overridden keys and their values: columns of the table of runs.
+        configs: for each result, its resolved configuration as YAML text.
+
+    Raises:
+        UserError: no system to show, or not one of `overrides` for each result.
+    """
+    return write_whole(folder / "report.html", render(results, title, overrides, configs))
+
+
+def render(
+    results: Sequence[Mapping[str, Any]],
+    title: str,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+    configs: Sequence[str] | None = None,
+) -> str:
+    """The page as text; see `write_report`."""
+    results, overrides, configs = clean(list(results)), clean(overrides), clean(configs)
+    shown = entries(results, overrides)
+    for run, result in enumerate(results, 1):
+        if missing := [key for key in _NEEDED if key not in result]:
+            raise UserError(f"report: result {run} lacks {', '.join(missing)}; write it again")
+    bucket_metrics, bucket_rows = tables.bucket_rows(shown)
+    figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
+    return render_page(
+        "report_page.html",
+        title,
+        results=results,
+        configs=configs or [],
+        figures=figures,
+        curves=plots.training_curves(shown),
+        length_figures=plots.by_bucket(shown),
+        bucket_metrics=bucket_metrics,
+        buckets=[(entry, bucket["by"], tables.bucket_cells(bucket, bucket_metrics)) for entry, bucket in bucket_rows],
+        timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
+        kinds=KINDS,
+        **_table(shown, overrides),
+        **_words(shown, len(results) > 1),
+    )
+
+
+def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
+    """The table of systems: the overridden keys of each run (if any) before its figures."""
+    metrics = metric_keys(shown)
+    keys = list(dict.fromkeys(key for chosen in overrides or [] for key in chosen))
+    rows = [
+        {
+            "entry": entry,
+            "overrides": [(overrides or [{}] * (entry.run + 1))[entry.run].get(key, tables.MISSING) for key in keys],
+            "cells": (own := tables.cells(entry, metrics)),
+            "by_key": {cell.key: cell for cell in own},
+        }
+        for entry in shown
+    ]
+    return {"rows": rows, "columns": tables.columns(metrics), "override_keys": keys}
+
+
+def _words(shown: Sequence[Entry], several: bool) -> dict[str, Any]:
+    """What the page says of the systems as a whole."""
+    scores = {
+        (key, score["signature"], score["n"])
+        for entry in shown
+        for key, score in entry.system.get("quality", {}).items()
+    }
+    having, sample_rows = tables.samples(shown)
+    row = next((entry.row for entry in shown if entry.row), None)
+    return {
+        "verdict": tables.best(shown) if several else tables.verdict(shown),
+        "conditions": tables.conditions(row) if row else "",
+        "metrics": metric_keys(shown),
+        "scores": sorted(scores),
+        "sample_systems": having,
+        "samples": sample_rows,
+        "note_keys": list(dict.fromkeys(key for entry in shown for key in entry.system.get("notes") or {})),
+        "shown": shown,
+        "show_kind": not several or len({entry.kind for entry in shown}) > 1,
+    }

@@ -1,0 +1,222 @@
+"""What the report says in words and numbers: figures as text, columns and cells, the verdict, samples side by side.
+
+Nothing is measured or computed anew here: every figure shown is a field of a result.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from llm2slm.evaluation.metrics.words import with_spaces
+from llm2slm.evaluation.report.entries import Entry, metric_keys, metric_name
+from llm2slm.runs import LOWER_IS_BETTER
+
+MISSING = "–"
+MAX_SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: as text, as the number it came from (None where missing), and a remark in small type."""
+
+    key: str
+    text: str
+    value: float | str | None = None
+    remark: str = ""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with at least `digits` significant digits, integers never rounded away; an en dash for None."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return str(value)
+    size = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}")))) if value else 0
+    return f"{value:,.{max(0, digits - 1 - size) if value else 0}f}"
+
+
+def length(value: float) -> str:
+    """A count of rows or tokens: one decimal where it is a mean, none where it is whole."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def score(value: float | None) -> str:
+    """A quality metric: two decimals, three below 1."""
+    if value is None:
+        return MISSING
+    return f"{value:,.{2 if abs(value) >= 1 or value == 0 else 3}f}"
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as a percentage."""
+    return MISSING if ratio is None else f"{100 * ratio:.1f}\u00a0%"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio as a factor."""
+    return MISSING if ratio is None else f"{ratio:.2f}×"
+
+
+def count(value: int | None) -> str:
+    """A number of parameters with its unit."""
+    if value is None:
+        return MISSING
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{number(value / size)}\u00a0{unit}"
+    return str(value)
+
+
+def seconds(value: float | None) -> str:
+    """A duration in s, min or h."""
+    if value is None or not math.isfinite(value) or value < 60:
+        return MISSING if value is None else f"{number(value)}\u00a0s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes}\u00a0min {rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
+
+
+def columns(metrics: Sequence[str]) -> list[tuple[str, str]]:
+    """Key and heading of each column of figures."""
+    return [
+        ("total", "Parameters"),
+        ("trainable", "Trainable"),
+        *((f"quality/{key}", metric_name(key)) for key in metrics),
+        *([("quality_kept", f"{metric_name(metrics[0])} kept")] if metrics else []),
+        ("prefill_ms", "Prefill ms"),
+        ("ms_per_token", "ms per token"),
+        ("total_ms", "Total ms"),
+        ("speedup", "Speedup"),
+        ("peak_memory_mb", "Peak MB"),
+    ]
+
+
+def spread(value: Mapping[str, float] | None, write: Any = number) -> str:
+    """The range of a repeated measurement, from its smallest to its largest value."""
+    return "" if value is None else f"{write(value['min'])}–{write(value['max'])}"
+
+
+def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
+    """The figures of one system, one for each of `columns`."""
+    system, row = entry.system, entry.row or {}
+    parameters, quality, kept = (system.get(key) or {} for key in ("parameters", "quality", "quality_kept"))
+    shown = [Cell(key, count(parameters.get(key)), parameters.get(key)) for key in ("total", "trainable")]
+    for key in metrics:
+        value = quality.get(key, {}).get("value")
+        shown.append(Cell(f"quality/{key}", score(value), value))
+    if metrics:
+        shown.append(Cell("quality_kept", percent(kept.get(metrics[0])), kept.get(metrics[0])))
+    for key in ("prefill_ms", "ms_per_token", "total_ms"):
+        value = row.get(key)
+        shown.append(Cell(key, number(value and value["median"]), value and value["median"], spread(value)))
+    value = row.get("speedup")
+    shown.append(
+        Cell("speedup", times(value and value["median"]), value and value["median"], spread(value, "{:.2f}".format))
+    )
+    peak = row.get("peak_memory_mb")
+    shown.append(Cell("peak_memory_mb", number(peak), peak))
+    return shown
+
+
+def bucket_rows(shown: Sequence[Entry]) -> tuple[list[str], list[tuple[Entry, Mapping[str, Any]]]]:
+    """Quality by length: the metrics that any bucket has, and every bucket with its system."""
+    rows = [(entry, bucket) for entry in shown for bucket in entry.system.get("buckets") or []]
+    return list(dict.fromkeys(key for _, bucket in rows for key in bucket["quality"])), rows
+
+
+def bucket_cells(bucket: Mapping[str, Any], metrics: Sequence[str]) -> list[Cell]:
+    """Length in words, rows, and each metric of one bucket; the length is sorted by its lower end."""
+    low, high = bucket["low"], bucket["high"]
+    shown = [Cell("words", str(low) if low == high else f"{low}–{high}", low)]
+    shown.append(Cell("n", length(bucket["n"]), bucket["n"]))
+    return shown + [
+        Cell(f"quality/{key}", score(bucket["quality"].get(key)), bucket["quality"].get(key)) for key in metrics
+    ]
+
+
+def conditions(row: Mapping[str, Any]) -> str:
+    """The conditions of a speed row in words."""
+    prompt, response = length(row["prompt_tokens"]), length(row["response_tokens"])
+    lengths = (
+        f"the texts' own lengths (on average {prompt} prompt and {response} response tokens)"
+        if row["lengths"] == "test"
+        else f"{prompt} prompt and {response} response tokens"
+    )
+    threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+    rounds = f"median of {row['repeats']} rounds after {row['warmup']} of warm-up"
+    return f"batch {row['batch']}, {lengths}, {row['decoding']} decoding, {row['dtype']}, {threads}, {rounds}"
+
+
+def best(shown: Sequence[Entry]) -> str:
+    """The run with the best value of the first metric, in one sentence."""
+    metrics = metric_keys(shown)
+    values = [
+        (e.system["quality"][metrics[0]]["value"], e)
+        for e in shown
+        if metrics and metrics[0] in e.system.get("quality", {})
+    ]
+    values = [(value, entry) for value, entry in values if math.isfinite(value)]
+    if not values:
+        return ""
+    choose = min if metrics[0] in LOWER_IS_BETTER else max
+    value, entry = choose(values, key=lambda pair: pair[0])
+    return f"Best {metric_name(metrics[0])}: {score(value)}, by {entry.label}."
+
+
+def verdict(shown: Sequence[Entry]) -> str:
+    """One sentence: what the hybrid keeps of the LLM's quality, and how fast; then the others."""
+    metrics = metric_keys(shown)
+    order = {"llm2slm": 0, "slm": 1}
+    said = []
+    for entry in sorted((e for e in shown if e.kind != "llm"), key=lambda e: order.get(e.kind, 2))[:4]:
+        kept = (entry.system.get("quality_kept") or {}).get(metrics[0]) if metrics else None
+        speedup = ((entry.row or {}).get("speedup") or {}).get("median")
+        facts = []
+        if kept is not None:
+            facts.append(f"keeps {percent(kept)} of the LLM’s {metric_name(metrics[0])}")
+        elif metrics and metrics[0] in entry.system.get("quality", {}):
+            value = entry.system["quality"][metrics[0]]["value"]
+            facts.append(f"reaches {score(value)} {metric_name(metrics[0])}")
+        if speedup is not None:
+            facts.append(f"answers {times(speedup)} as fast")
+        if facts:
+            said.append(f"{entry.label} {' and '.join(facts)}")
+    return "; ".join(said) + "." if said else ""
+
+
+def differences(reference: str, prediction: str) -> list[tuple[str, str]]:
+    """A prediction as (state, words): `same` as the reference, `other` than it, or `gap` for words left out.
+
+    Words begin with a space where one separates them from what stands before; characters of a script without spaces are
+    compared one by one.
+    """
+    old, new = with_spaces(reference), with_spaces(prediction)
+    pieces: list[tuple[str, str]] = []
+    words = [word for _, word in old], [word for _, word in new]
+    for change, i1, i2, j1, j2 in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+        state, part = ("gap", old[i1:i2]) if change == "delete" else ("other", new[j1:j2])
+        text = "".join(space + word for space, word in part)
+        if pieces and j1 == 0 and state == "other" and i1 < len(old):
+            text = old[i1][0] + text  # behind words that are left out at the beginning
+        pieces.append(("same" if change == "equal" else state, text))
+    return pieces
+
+
+def samples(shown: Sequence[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
+    """The systems that have sample outputs, and the rows: source, target and each system's prediction in pieces.
+
+    A piece list is None where that system has no output for the row.
+    """
+    having = [entry for entry in shown if entry.system.get("samples")]
+    keys = dict.fromkeys((row["source"], row["target"]) for entry in having for row in entry.system["samples"])
+    answers = [{(row["source"], row["target"]): row["prediction"] for row in e.system["samples"]} for e in having]
+    rows = []
+    for key in list(keys)[:MAX_SAMPLES]:
+        outputs = [differences(key[1], answer[key]) if key in answer else None for answer in answers]
+        rows.append({"source": key[0], "target": key[1], "outputs": outputs})
+    return having, rows

@@ -1,0 +1,191 @@
+"""StoredEncoder: representations that an LLM left in a store, in the LLM's place. The LLM itself is never loaded.
+
+What the representations are of (`identity`) is compared with what a run asks for before anything is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from llm2slm.data.collate import Collator
+from llm2slm.data.reps.store import RepsStore
+from llm2slm.gguf_files.header import read_header
+from llm2slm.gguf_files.names import is_gguf
+from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.kv_cache import CacheShape
+from llm2slm.models.loading.gguf import weights_in
+from llm2slm.models.loading.partial_loading import Layer, chosen_layers
+from llm2slm.models.loading.pretrained import locate
+from llm2slm.types import Reps
+
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+SAVED = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+"""Of config.json, what tells how it was saved, and nothing of what its model computes."""
+SAMPLES, SAMPLE_BYTES = 256, 4096
+"""What is read of each file of weights to tell it from others."""
+
+
+class StoredEncoder(nn.Module):
+    """What `FrozenEncoder` is to a hybrid, out of a store. It has no parameters.
+
+    Args:
+        folder: of the store.
+
+    Attributes:
+        layers, chosen, width, embedding_width, blocks, positions: those of the reader that filled it.
+        unloaded: how many parameters that one has.
+
+    Raises:
+        UserError: no store, or a file of it is missing or cut short; later, a prompt is not in it.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__()
+        self.store = RepsStore(folder)
+        facts = self.store.reader
+        self.layers: list[int] = facts["layers"]
+        self.chosen = facts["chosen"]
+        self.width: int = facts["width"]
+        self.embedding_width: int = facts["embedding_width"]
+        self.blocks: int = facts["blocks"]
+        self.positions: int | None = facts["positions"]
+        self.unloaded: int = facts["parameters"]
+        self.kv_blocks: list[int] | None = facts.get("kv_blocks")
+        shape = facts.get("cache_shape")
+        self.cache_shape = None if shape is None else CacheShape(*shape)
+
+    def forward(self, ids_BP: Tensor, mask_BP: Tensor) -> Reps:
+        """As `FrozenEncoder.forward`, of prompts that are in the store."""
+        return self.store.reps(ids_BP, mask_BP)
+
+    def embed(self, ids_BP: Tensor) -> Tensor:
+        """As `FrozenEncoder.embed`."""
+        return self.store.embed(ids_BP)
+
+    def fingerprint(self) -> str:
+        """That of the LLM which filled the store."""
+        return str(self.store.reader["fingerprint"])
+
+    def check(
+        self, llm: Mapping[str, Any], layer: Layer, collator: Collator, kv_blocks: Sequence[int] | None = None
+    ) -> None:
+        """Refuses representations of another LLM, layer, tokenizer or frame than a model asks for.
+
+        Weights are compared where they are at hand; the same ones may be in another folder by now. Limits on lengths
+        are not: what they cut off is another prompt, and not in the store.
+
+        Args:
+            layer: `model.llm.layer`. kv_blocks: of conditioning kv, whose keys and values it takes.
+
+        Raises:
+            UserError: names every difference.
+        """
+        facts = self.store.reader
+        layers = chosen_layers(layer, facts["depth"], not facts["decoder_only"])
+        if kv_blocks is not None:
+            layers = [block for block in kv_blocks for _ in range(2)]
+        asked = identity(llm, layers, collator, keys_values=kv_blocks is not None)
+        if "weights" in asked and asked["weights"] == self.store.identity.get("weights"):
+            del asked["name"]
+        RepsStore(self.store.folder, asked)
+
+
+PromptEncoder = FrozenEncoder | StoredEncoder
+
+
+def identity(
+    llm: Mapping[str, Any], layers: Sequence[int], collator: Collator, *, keys_values: bool = False
+) -> dict[str, Any]:
+    """What a store's representations are of.
+
+    Args:
+        llm: how a saved hybrid names its LLM (`LLM2SLMConfig.llm`). Without a fingerprint (weights that were not
+            loaded) the identity has none; a store that is opened with it is then not asked for its own. So it is with
+            the files of weights and the config.json, where there are none in a folder of this machine.
+        layers: absolute numbers of those that are read.
+        collator: its tokenizer of the LLM's prompts, and the frame around them.
+        keys_values: keys and values of blocks are read, and not hidden states.
+    """
+    frame = collator.llm_prompts.frame
+    keys = ("name", "revision", "gguf_file", "config", "init", "fingerprint", "dtype", "quantization")
+    place = llm.get("name")
+    found = {} if place is None else {"weights": weights_hash(place), "settings": settings_hash(place)}
+    return {key: llm[key] for key in keys if key in llm} | {
+        **{key: value for key, value in found.items() if value is not None},
+        "layers": list(layers),
+        **({"gives": "keys and values"} if keys_values else {}),
+        "tokenizer": tokenizer_hash(collator.llm_prompts.tokenizer),
+        "frame": {
+            "before": frame.before + frame.prefix,
+            "after": frame.after,
+            "special_tokens": frame.special_tokens,
+        },
+        "prompt_mark": collator.llm_prompts.mark,
+    }
+
+
+def weights_hash(name: str) -> str | None:
+    """Twelve hexadecimal digits that tell files of weights from others, without loading them: names, sizes, and parts
+    spread over each. None where a model is no folder or GGUF file of this machine, or has no such files in it.
+    """
+    place = Path(locate(name))
+    files = sorted({path for pattern in WEIGHT_FILES for path in place.glob(pattern)}) if place.is_dir() else []
+    if is_gguf(name) and place.is_file():
+        files = [place]
+    digest = sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(SAMPLE_BYTES, size // SAMPLES)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:12] if files else None
+
+
+def settings_hash(name: str) -> str | None:
+    """Twelve hexadecimal digits that tell a config.json, or the settings in a GGUF file, from others: the same weights
+    compute something else under another. None as for `weights_hash`."""
+    place = Path(locate(name))
+    if is_gguf(name) and place.is_file():
+        return sha256(json.dumps(read_header(place).settings, sort_keys=True).encode()).hexdigest()[:12]
+    path = place / "config.json"
+    if not path.is_file():
+        return None
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return sha256(json.dumps({k: v for k, v in said.items() if k not in SAVED}, sort_keys=True).encode()).hexdigest()[
+        :12
+    ]
+
+
+def encoder_facts(encoder: FrozenEncoder) -> dict[str, Any]:
+    """The LLM's shapes as a reader, for whoever builds a model without it."""
+    return {
+        "layers": encoder.layers,
+        "chosen": encoder.chosen,
+        "width": encoder.width,
+        "embedding_width": encoder.embedding_width,
+        "blocks": encoder.blocks,
+        "depth": encoder.depth,
+        "decoder_only": encoder.decoder_only,
+        "positions": encoder.positions,
+        "kv_blocks": encoder.kv_blocks,
+        "cache_shape": None if encoder.cache_shape is None else list(astuple(encoder.cache_shape)),
+        "parameters": sum(number for _, number in weights_in(encoder)),
+        "fingerprint": encoder.fingerprint(),
+    }
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Twelve hexadecimal digits that tell a fast tokenizer from others: all that its file says of how text is cut."""
+    said = json.loads(tokenizer.backend_tokenizer.to_str())
+    for setting in ("truncation", "padding"):  # of its last call
+        said.pop(setting, None)
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,106 @@
+"""What a training leaves as it is, and therefore does not save: frozen weights that can be loaded again by name.
+
+A checkpoint names their models and has a fingerprint of their weights, by which a resumed training checks that it found
+the same ones. Frozen weights that were drawn at random are in no other file, so they are saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from llm2slm.config import LanguageModelConfig, ModelConfig, RunConfig
+from llm2slm.models.build import generator_config
+from llm2slm.models.encoder import fingerprint
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.loading.gguf import plain_tensors
+from llm2slm.models.loading.pretrained import BUILTIN, commit, is_local
+from llm2slm.training.distill import Teacher
+from llm2slm.types import Init, UserError
+
+FROZEN = "frozen"
+"""Key of a checkpoint: the record of `FrozenParts`."""
+MODEL = "model."
+"""The model's place in the LightningModule, whose names the checkpoint has."""
+
+
+class FrozenParts:
+    """The frozen parts of a system that is trained: the writer's frozen weights, its LLM, its teacher.
+
+    Args:
+        model: the system, before its first step. cfg: its configuration. teacher: of `optim.distill`.
+
+    Attributes:
+        names: of the writer's tensors that checkpoints leave out, as in the state dict of the model.
+    """
+
+    def __init__(self, model: LLM2SLM, cfg: ModelConfig, teacher: Teacher | None = None) -> None:
+        writer = generator_config(cfg)
+        loadable = writer.source is not None and writer.start is Init.pretrained
+        state = model.state_dict(keep_vars=True)
+        self.names = {
+            name
+            for name, tensor in state.items()
+            if loadable and name.startswith("slm.") and isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        }
+        side = "llm" if writer is cfg.llm else "slm"
+        self.record: dict[str, dict[str, str | None]] = {}
+        if self.names:
+            own = fingerprint((name, state[name].detach()) for name in self.names)
+            self.record["the frozen part of the model that is trained"] = _record(writer, side, own)
+        if model.encoder is not None:
+            self.record["the LLM"] = _record(cfg.llm, "llm", str((model.config.llm or {}).get("fingerprint")))
+        if teacher is not None:
+            own = fingerprint(plain_tensors(teacher.model))
+            self.record["the teacher"] = _record(cfg.llm, "llm", own)
+
+    def leave_out(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the frozen weights out of a checkpoint, and puts the record in."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {n: v for n, v in state.items() if n.removeprefix(MODEL) not in self.names}
+        checkpoint[FROZEN] = self.record
+
+    def complete(self, checkpoint: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a checkpoint with the frozen weights that it leaves out.
+
+        Args:
+            own: the state dict of the module that the checkpoint is loaded into.
+
+        Raises:
+            UserError: a frozen part is not the one that the training began with.
+        """
+        saved: dict[str, Tensor] = dict(checkpoint["state_dict"])
+        for part, then in (checkpoint.get(FROZEN) or {}).items():
+            now = self.record.get(part)
+            if now is not None and now["fingerprint"] != then["fingerprint"]:
+                at = f" at commit {then['revision']}" if then["revision"] else ""
+                raise UserError(
+                    f"{part} ({now['name']}) is not the one that this training began with: its weights (fingerprint "
+                    f"{now['fingerprint']}) are not those recorded in the checkpoint ({then['fingerprint']}); bring "
+                    f"back {then['name']}{at} to resume"
+                )
+        if FROZEN in checkpoint:
+            missing = {MODEL + name for name in self.names} - saved.keys()
+            saved |= {name: own[name] for name in missing if name in own}
+        return saved
+
+
+def as_begun(config: RunConfig, checkpoint: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run, its Hub models at the commits that they had when the training began."""
+    model = replace(config.model)
+    for then in (checkpoint.get(FROZEN) or {}).values():
+        if then["revision"] is not None:
+            setattr(model, then["side"], replace(getattr(model, then["side"]), revision=then["revision"]))
+    return replace(config, model=model)
+
+
+def _record(of: LanguageModelConfig, side: str, found: str) -> dict[str, str | None]:
+    """What a checkpoint has of a frozen part: its model's name and commit (None: a folder), where the configuration
+    names it, and the fingerprint of its weights."""
+    name = of.source
+    here = name is None or name.startswith(BUILTIN) or is_local(name)
+    revision = None if here else commit(str(name), of.revision)
+    return {"side": side, "name": name, "revision": revision, "fingerprint": found}

@@ -1,0 +1,94 @@
+"""`val/<metric>` of generated answers while a model is trained: exact, however many processes share the answering.
+
+Each process answers a part of the rows. What comes together is the texts, not the scores: BLEU of a whole is no mean of
+its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.types import Example
+
+
+@dataclass(frozen=True)
+class ValidationScorer:
+    """How generated answers are judged.
+
+    Attributes:
+        answer: model, examples, share (this process, how many) and `between` -> the share's answers by their examples'
+            positions. The shares together answer every example, and as one process alone would. `between` is to be
+            called before each batch, equally often in every process; it may raise an exception to stop.
+        score: examples and all their answers, in order -> metric -> value.
+    """
+
+    answer: Callable[[LLM2SLM, Sequence[Example], tuple[int, int], Callable[[], None]], Mapping[int, str]]
+    score: Callable[[Sequence[Example], Sequence[str]], dict[str, float]]
+
+
+class Answers(Metric):
+    """Texts by their rows, from all processes; `compute` is the same in each of them.
+
+    As torchmetrics gathers tensors alone, texts are kept as UTF-8 bytes. Call `update` once in every process, with no
+    text too: each has to take part when they are gathered.
+    """
+
+    full_state_update = False
+    rows: list[Tensor]
+    sizes: list[Tensor]
+    data: list[Tensor]
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        for name in ("rows", "sizes", "data"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, texts: Mapping[int, str]) -> None:
+        """Adds texts by their rows."""
+        data = [text.encode("utf-8", "surrogatepass") for text in texts.values()]
+        self.rows.append(torch.tensor(list(texts), dtype=torch.int64, device=self.device))
+        self.sizes.append(torch.tensor([len(one) for one in data], dtype=torch.int64, device=self.device))
+        self.data.append(torch.tensor(list(b"".join(data)), dtype=torch.uint8, device=self.device))
+
+    def compute(self) -> dict[int, str]:
+        """All texts by their rows."""
+        rows, sizes = (dim_zero_cat(state).tolist() for state in (self.rows, self.sizes))
+        data = BytesIO(bytes(dim_zero_cat(self.data).tolist()))
+        return {row: data.read(size).decode("utf-8", "surrogatepass") for row, size in zip(rows, sizes, strict=True)}
+
+
+class GenerationQuality(Callback):
+    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split.
+
+    Args:
+        between: called before each batch of answers; it raises an exception to end the validation.
+    """
+
+    def __init__(
+        self, judge: ValidationScorer, examples: Sequence[Example], between: Callable[[Trainer], None] = lambda _: None
+    ) -> None:
+        self.judge, self.examples, self.between = judge, list(examples), between
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Each process answers its share; the first one scores the answers of all, and tells the others."""
+        if trainer.sanity_checking:
+            return
+        share = (trainer.global_rank, trainer.world_size)
+        answers = Answers().to(pl_module.device)
+        answers.update(self.judge.answer(pl_module.model, self.examples, share, lambda: self.between(trainer)))
+        texts = answers.compute()
+        scores = {}
+        if trainer.is_global_zero:
+            scores = self.judge.score(self.examples, [texts[row] for row in range(len(self.examples))])
+        for metric, value in trainer.strategy.broadcast(scores).items():
+            pl_module.log(f"val/{metric}", value, prog_bar=True, rank_zero_only=False, sync_dist=False)
