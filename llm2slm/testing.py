@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
 from llm2slm.config import LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import Batch, Conditioning, Example, Start, SystemKind, Tokenizers
+from llm2slm.types import Batch, Example, Start, SystemKind, Tokenizers
 
 READER_TEXTS = ("the little dog sees the old house", "the house sees a dog", "two little dogs see it")
 WRITER_TEXTS = ("der kleine Hund sieht das alte Haus", "a sees thee oldest little", "zwei kleine Hunde sehen es")
@@ -188,7 +188,7 @@ def tiny_model_config(
     folder: Path | str,
     llm: str = "t5",
     slm: str = "t5",
-    conditioning: Conditioning = Conditioning.add,
+    conditioning: str = "add",
     tokenizers: Tokenizers = Tokenizers.shared,
     *,
     kind: SystemKind = SystemKind.llm2slm,

@@ -1,4 +1,4 @@
-"""What crosses a boundary between two parts of the package: errors, enumerations, and frozen records of tensors.
+"""Types shared by several parts of the package: errors, enumerations, and frozen records of tensors.
 
 Shape legend, used as name suffixes in the whole code (`reps_BPE`, `logits_BTV`):
 
@@ -7,7 +7,7 @@ Shape legend, used as name suffixes in the whole code (`reps_BPE`, `logits_BTV`)
     Q  prompt tokens, the SLM's tokenizer        V  vocabulary of the SLM
     T  response tokens
 
-Imports nothing heavy: torch is needed for the annotations alone.
+torch is imported for annotations only.
 """
 
 from __future__ import annotations
@@ -24,28 +24,31 @@ IGNORE_INDEX = -100
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one line: the file, row, key or tensor; what is wrong; what to do."""
+    """A mistake of the user, on one line: the file, row, key or tensor; the fault; the remedy."""
 
 
-UNREACHED = "couldn't connect to"  # in what transformers says without a network
+UNREACHED = "couldn't connect to"  # in transformers' message without a network
 
 
 def reason_of(error: BaseException) -> str:
-    """What a library's error of many lines says, in one: its first line, and what follows a line that ends in a colon;
-    beside it what a server answered."""
+    """A library's error message on one line: its first line, the line after one that ends in a colon, and a server's
+    message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if UNREACHED in str(error):
         return "no such folder, and the Hub cannot be reached; give a folder, or download it first"
     end = next((n for n, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
-    said = getattr(error, "server_message", None)
-    return " ".join(lines[: end + 1]) + (f" ({said})" if said and said not in lines[: end + 1] else "")
+    answer = getattr(error, "server_message", None)
+    return " ".join(lines[: end + 1]) + (f" ({answer})" if answer and answer not in lines[: end + 1] else "")
 
 
 def check_text(place: str, text: str) -> None:
-    """Refuses a text that holds half a character (a lone surrogate), which no tokenizer takes.
+    """Refuses a text with a lone surrogate (half a character), which no tokenizer accepts.
+
+    Args:
+        place: where the text is, for the error message.
 
     Raises:
-        UserError: names the place and the half.
+        UserError: with the place and the surrogate.
     """
     if text.isascii():
         return
@@ -57,52 +60,40 @@ def check_text(place: str, text: str) -> None:
 
 
 class SystemKind(StrEnum):
-    """Who reads and who writes. The three are one model class, told apart by data alone."""
+    """Which model encodes the prompt and which generates. All three are one model class."""
 
-    llm2slm = "llm2slm"  # the LLM reads, the SLM writes
-    slm = "slm"  # the SLM reads and writes
-    llm = "llm"  # the LLM reads and writes
-
-
-class Conditioning(StrEnum):
-    """How the projected LLM representations z reach the SLM, always at prompt positions only."""
-
-    none = "none"  # no LLM at all: a plain language model
-    add = "add"  # SLM prompt embedding + z
-    replace = "replace"  # type: ignore[assignment]  # z in place of the SLM prompt embedding (hides str.replace)
-    prepend = "prepend"  # z in front of the SLM prompt embeddings
-    memory = "memory"  # z is what the SLM's cross-attention attends to, in place of its own reading of the prompt
-    cross_attention = "cross_attention"  # the SLM reads its prompt, and gated layers in its blocks attend to z
-    kv = "kv"  # the SLM's cache of the prompt holds keys and values of the LLM's blocks (`models/kv.py`)
+    llm2slm = "llm2slm"  # the LLM encodes the prompt, the SLM generates
+    slm = "slm"  # the SLM alone
+    llm = "llm"  # the LLM alone
 
 
 class Control(StrEnum):
-    """What a hybrid is told in place of what the LLM says of its prompt (`models/ablation.py`)."""
+    """Ablation of the LLM's representations, as a control (`models/ablation.py`)."""
 
-    none = "none"  # nothing in place of it: the hybrid itself
-    constant = "constant"  # the same for every prompt
-    shuffled = "shuffled"  # what the LLM says of another prompt
+    none = "none"  # no ablation
+    constant = "constant"  # the same vector everywhere
+    shuffled = "shuffled"  # the representations of another prompt
     zero = "zero"  # z is 0
 
 
 class Tokenizers(StrEnum):
-    """How the prompt's two token sequences (LLM's and SLM's) are brought into line."""
+    """How the prompt's two token sequences (LLM's and SLM's) are aligned."""
 
     shared = "shared"  # one tokenizer, the LLM's, for both: position i is position i
-    offsets = "offsets"  # each SLM token gets the mean of z over the characters that it covers
-    llm_tokens = "llm_tokens"  # the SLM reads the LLM's tokens: its embeddings of them are the LLM's, mapped linearly
+    offsets = "offsets"  # z of an SLM token: the mean over the LLM tokens that overlap its characters
+    llm_tokens = "llm_tokens"  # the SLM gets the LLM's prompt tokens, with the LLM's embeddings mapped linearly
 
 
 class Start(StrEnum):
-    """What z is before training."""
+    """Initialisation of z."""
 
     zero = "zero"  # the projector's last layer starts at zero
-    random = "random"  # it is drawn as any other
+    random = "random"  # random initialisation
     identity = "identity"  # the last layer starts at zero, and the LLM's representations are added to its output
 
 
 class Init(StrEnum):
-    """Where a model's weights come from."""
+    """Initial weights of a model."""
 
     pretrained = "pretrained"
     random = "random"
@@ -111,19 +102,19 @@ class Init(StrEnum):
 class Vocab(StrEnum):
     """Which entries of a pretrained model's vocabulary are kept."""
 
-    corpus = "corpus"  # those that the training split, special tokens and single bytes need
+    corpus = "corpus"  # the entries used by the training split, special tokens and single bytes
 
 
 class Labels(StrEnum):
-    """Whose answers a model is trained on."""
+    """Source of the training targets."""
 
-    gold = "gold"  # those of the corpus
-    llm = "llm"  # those that the LLM wrote (`llm2slm label`)
-    mix = "mix"  # for a share of the rows the LLM's, for the others the corpus'
+    gold = "gold"  # the corpus
+    llm = "llm"  # responses of the LLM (`llm2slm label`)
+    mix = "mix"  # the LLM's for a share of the rows, the corpus' for the others
 
 
 class StoreDtype(StrEnum):
-    """How a store keeps the LLM's representations (`data/reps/store.py` says what each costs and loses)."""
+    """Storage format of the LLM's representations (sizes and losses: `data/reps/store.py`)."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -131,12 +122,12 @@ class StoreDtype(StrEnum):
 
 
 class Overlong(StrEnum):
-    """What happens to a text of more tokens than allowed. Whatever it is, it is counted and reported."""
+    """Treatment of a text with more tokens than allowed; such texts are counted and reported in any case."""
 
     error = "error"
     truncate = "truncate"
     drop = "drop"
-    split = "split"  # type: ignore[assignment]  # of task=lm: into pieces, each a row (hides str.split)
+    split = "split"  # type: ignore[assignment]  # task=lm only: into several rows (hides str.split)
 
 
 INPUTS = {
@@ -147,16 +138,17 @@ INPUTS = {
     "alignment": "align_BQP",
     "labels": "labels_BT",
 }
-"""What transformers' users and its Trainer call the tensors of a `Batch`."""
+"""transformers' names of the tensors of a `Batch`."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a corpus as a task sees it.
+    """One row of a corpus, prepared by a task.
 
-    `prompt` is what the models read (prefix included), `target` what they should write, `source` the row's own
-    text without the task's prefix, `index` the row's number within its split (counted before any is dropped),
-    `language` the code of the target's language where that is known (data/languages.py).
+    Attributes:
+        index: number of the row within its split, before rows are dropped.
+        source: the row's text without the task's prefix; prompt: the model input, with the prefix.
+        target: the response to learn. language: code of the target's language, if known (data/languages.py).
     """
 
     index: int
@@ -171,17 +163,17 @@ class Batch:
     """Token ids of a batch under both tokenizers. Masks are 1 (or True) at real tokens.
 
     Padding is on the left where prompt and response are one sequence of the SLM (decoder-only), else on the right;
-    labels are always padded on the right with `IGNORE_INDEX`, by length and never by token id, so that a pad token
-    equal to eos loses nothing.
+    labels are always padded on the right with `IGNORE_INDEX`, by length and never by token id, so that no eos is
+    masked where pad and eos are the same token.
 
     Attributes:
         slm_ids_BQ, slm_mask_BQ: the prompt under the SLM's tokenizer (int64).
-        llm_ids_BP, llm_mask_BP: the prompt under the LLM's tokenizer; None where there is no LLM.
-        align_BQP: float weights, each real row summing to 1 (or 0 where nothing is covered): aligned z = align @ z.
-            None where the tokenizers are shared, or where the conditioning needs no alignment.
+        llm_ids_BP, llm_mask_BP: the prompt under the LLM's tokenizer; None without an LLM.
+        align_BQP: float weights; each real row sums to 1, or to 0 if no LLM token overlaps it: aligned z = align @ z.
+            None if the tokenizers are shared, or the conditioning needs no alignment.
         labels_BT: the response with its eos; None at generation.
-        indices: each row's `Example.index`.
-        teacher: the same rows as a teacher reads them, with the same labels; None where there is none (see
+        indices: `Example.index` of each row.
+        teacher: the same rows in the teacher's tokenization, with the same labels; None without a teacher (see
             `Collator.taught_by`).
     """
 
@@ -195,8 +187,8 @@ class Batch:
     teacher: Batch | None = None
 
     def inputs(self) -> dict[str, Tensor]:
-        """Its tensors under the names that transformers uses (`INPUTS`)."""
-        named = {name: getattr(self, own) for name, own in INPUTS.items()}
+        """Its tensors under transformers' names (`INPUTS`)."""
+        named = {name: getattr(self, field) for name, field in INPUTS.items()}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def to(self, device: device | str) -> Batch:
@@ -205,7 +197,7 @@ class Batch:
         return replace(self, **moved)
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by the DataLoader for CUDA)."""
+        """The same batch in page-locked memory (called by the DataLoader)."""
         pinned = {
             f.name: value.pin_memory() for f in fields(self) if hasattr(value := getattr(self, f.name), "pin_memory")
         }
@@ -214,7 +206,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reps:
-    """What the frozen LLM says of a prompt: `reps_BPE` (float) and `mask_BP`, 1 at real tokens."""
+    """The frozen LLM's representations of prompts: `reps_BPE` (float) and `mask_BP`, 1 at real tokens."""
 
     reps_BPE: Tensor
     mask_BP: Tensor

@@ -53,7 +53,10 @@ ROOMS: dict[str, set[str]] = {
 }
 METHOD = (
     "models.projector",
+    "models.sequences",
+    "models.matrix_shapes",
     "models.conditioning",
+    *(f"models.conditioning.{name}" for name in ("none", "add", "replace", "prepend", "memory")),
     "training.objectives",
     "evaluation.metrics.scores",
     "evaluation.benchmark.costs",

@@ -25,19 +25,19 @@ from llm2slm.models.loading.partial_loading import Layer
 from llm2slm.models.stored_encoder import identity as identity_of
 from llm2slm.models.stored_encoder import tokenizer_hash
 from llm2slm.testing import tiny_model_config
-from llm2slm.types import Batch, Conditioning, Example, StoreDtype, SystemKind, Tokenizers, UserError
+from llm2slm.types import Batch, Example, StoreDtype, SystemKind, Tokenizers, UserError
 
 WORDS = ["the", "old", "dog", "sees", "a", "house", "two", "little", "dogs", "see", "it", "no"]
 RNG = random.Random(0)
 TEXTS = [" ".join(RNG.choices(WORDS, k=RNG.randint(1, 12))) for _ in range(60)]
 TEXTS += TEXTS[5:15]  # ten prompts occur twice
 
-SYSTEMS: dict[str, tuple[str, str, Conditioning, Tokenizers, Layer]] = {
-    "encoder": ("t5", "t5", Conditioning.memory, Tokenizers.shared, None),
-    "two layers": ("t5", "t5", Conditioning.add, Tokenizers.offsets, [1, 2]),
-    "middle layer, padded left": ("gpt2", "gpt2", Conditioning.add, Tokenizers.shared, None),
-    "llm tokens, padded left": ("gpt2", "gpt2", Conditioning.add, Tokenizers.llm_tokens, [0, 3]),
-    "scaled embeddings": ("gemma3", "t5", Conditioning.add, Tokenizers.llm_tokens, -1),
+SYSTEMS: dict[str, tuple[str, str, str, Tokenizers, Layer]] = {
+    "encoder": ("t5", "t5", "memory", Tokenizers.shared, None),
+    "two layers": ("t5", "t5", "add", Tokenizers.offsets, [1, 2]),
+    "middle layer, padded left": ("gpt2", "gpt2", "add", Tokenizers.shared, None),
+    "llm tokens, padded left": ("gpt2", "gpt2", "add", Tokenizers.llm_tokens, [0, 3]),
+    "scaled embeddings": ("gemma3", "t5", "add", Tokenizers.llm_tokens, -1),
 }
 
 

@@ -14,8 +14,9 @@ from command_line import ROOT, tiny_overrides
 
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.compose import Composer
+from llm2slm.models import conditioning
 from llm2slm.testing import write_tiny_t5
-from llm2slm.types import Conditioning, UserError
+from llm2slm.types import UserError
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECONDARY = {"logger.mode=online": "needs a network", "llm=PATH": "PATH stands for a place of the reader's"}
@@ -221,5 +222,5 @@ def prepared(composer: Composer, override: str) -> None:
 
 def test_the_table_of_conditionings_is_complete():
     table = re.findall(r"^\| `(\w+)`", README, re.MULTILINE)
-    assert sorted(table) == sorted(mode.value for mode in Conditioning if mode is not Conditioning.none)
+    assert sorted(table) == sorted(set(conditioning.names()) - {"none"})
     assert [verb for span in spans() if span.startswith("train evaluate") for verb in span.split()] == list(VERBS)

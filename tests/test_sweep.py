@@ -15,7 +15,7 @@ from llm2slm import runs
 from llm2slm.cli import main
 from llm2slm.cli.sweep import JobRecord, show_table, table
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import Conditioning, UserError
+from llm2slm.types import UserError
 
 
 def fake_result(config, folder):
@@ -32,13 +32,13 @@ def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monk
     def run(config, folder):
         calls.append((config, folder))
         if config.seed == 2:
-            raise UserError("bad row") if config.model.conditioning is Conditioning.add else ValueError("boom\nmore")
+            raise UserError("bad row") if config.model.conditioning == "add" else ValueError("boom\nmore")
         return fake_result(config, folder)
 
     replace_command(monkeypatch, "train", run)
     arguments = ["train", "-m", "seed=1,2,3", "model.conditioning=add,memory", "trainer=cpu", "hydra.sweep.dir=sweep"]
     assert main(arguments) == 1
-    assert [(c.seed, c.model.conditioning.value) for c, _ in calls] == [
+    assert [(c.seed, c.model.conditioning) for c, _ in calls] == [
         (seed, mode) for seed in (1, 2, 3) for mode in ("add", "memory")
     ]
     sweep = tmp_path / "sweep"
@@ -143,7 +143,7 @@ def test_sweeps_named_in_a_config_are_checked_too(calls, capsys, tmp_path):
     assert main(["train", "-m", "--config-dir", "mine", "experiment=grid"]) == 2
     assert "model.conditioning=memry: expected one of" in capsys.readouterr().err
     assert main(["train", "-m", "experiment=conditioning"]) == 0
-    assert [c.model.conditioning.value for c, _ in calls] == ["add", "replace", "prepend", "memory"]
+    assert [c.model.conditioning for c, _ in calls] == ["add", "replace", "prepend", "memory"]
 
 
 def test_processes_that_lightning_forks_may_be_swept(calls):
@@ -170,7 +170,7 @@ def test_a_sweep_trains_each_job_and_puts_both_into_one_table(monkeypatch, tmp_p
         [system] = json.loads((folder / "result.json").read_text("utf-8"))["systems"]
         assert runs.read_config(folder)["model"]["conditioning"] == row["model.conditioning"]
         model = LLM2SLM.from_pretrained(folder / "model")
-        assert model.conditioning.value == row["model.conditioning"]
+        assert model.conditioning == row["model.conditioning"]
         assert {name: float(row[name]) for name in ("bleu", "chrf")} == {
             name: round(score["value"], 4) for name, score in system["quality"].items()
         }

@@ -22,7 +22,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_model_config, write_tiny_t5
 from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.module import TrainingModule
-from llm2slm.types import Batch, Conditioning, SystemKind
+from llm2slm.types import Batch, SystemKind
 
 WORDS = ("the", "little", "dog", "sees", "old", "house", "two", "dogs", "see", "it")
 SIZES = {"train": 40, "validation": 11, "test": 6}
@@ -47,7 +47,7 @@ def tiny_run(
     if not (folder / "rows").is_dir():
         write_rows(folder / "rows")
     config = RunConfig(seed=5)
-    config.model = tiny_model_config(folder / "zoo", llm, slm, Conditioning(mode), kind=SystemKind(kind))
+    config.model = tiny_model_config(folder / "zoo", llm, slm, mode, kind=SystemKind(kind))
     config.data.name, config.data.source, config.data.target = "json", "source", "target"
     for split in SIZES:
         setattr(config.data, split, str(folder / "rows" / f"{split}.jsonl"))

@@ -26,7 +26,7 @@ from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.evaluation.benchmark.workload import plan
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import Conditioning, Example, Init, SystemKind, Tokenizers
+from llm2slm.types import Example, Init, SystemKind, Tokenizers
 
 PROMPT_TOKENS, RESPONSE_TOKENS, VOCABULARY = 128, 32, 8000
 LLM = {"model_type": "t5", "d_model": 512, "d_kv": 64, "num_heads": 8, "d_ff": 2048, "num_layers": 6}
@@ -41,14 +41,14 @@ TITLES = {
     "gpt2": "Decoder-only SLM (GPT-2, width 256, 4 layers)",
     "t5": "Encoder-decoder SLM (T5, width 256, 4 + 4 layers)",
 }
-MODES: dict[str, tuple[Conditioning, dict[str, Any]]] = {
-    "add": (Conditioning.add, {}),
-    "replace": (Conditioning.replace, {}),
-    "prepend": (Conditioning.prepend, {}),
-    "prepend, pool=16": (Conditioning.prepend, {"pool": 16}),
-    "memory": (Conditioning.memory, {}),
-    "cross_attention, every block": (Conditioning.cross_attention, {"cross_every": 1}),
-    "cross_attention, every 2nd block": (Conditioning.cross_attention, {"cross_every": 2}),
+MODES: dict[str, tuple[str, dict[str, Any]]] = {
+    "add": ("add", {}),
+    "replace": ("replace", {}),
+    "prepend": ("prepend", {}),
+    "prepend, pool=16": ("prepend", {"pool": 16}),
+    "memory": ("memory", {}),
+    "cross_attention, every block": ("cross_attention", {"cross_every": 1}),
+    "cross_attention, every 2nd block": ("cross_attention", {"cross_every": 2}),
 }
 ALONE = "SLM alone"
 

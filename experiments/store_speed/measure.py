@@ -49,7 +49,7 @@ from llm2slm.models.saving import own_fingerprint
 from llm2slm.offline import batches, encode, open_writer
 from llm2slm.training.fit import build_trainer
 from llm2slm.training.module import TrainingModule
-from llm2slm.types import IGNORE_INDEX, Conditioning, Init, Overlong, StoreDtype, SystemKind
+from llm2slm.types import IGNORE_INDEX, Init, Overlong, StoreDtype, SystemKind
 
 LIVE = "live"
 DTYPES = [dtype.value for dtype in (StoreDtype.float32, StoreDtype.bfloat16, StoreDtype.int8)]
@@ -180,7 +180,7 @@ def built(config: RunConfig, conditioning: str, store: Path | None = None) -> tu
     """A hybrid with the start weights of the seed, and its data; `store` in the LLM's place, or the LLM."""
     data = replace(config.data, reps=None if store is None else str(store))
     torch.manual_seed(config.seed)
-    model = build_model(replace(config.model, conditioning=Conditioning(conditioning)), data)
+    model = build_model(replace(config.model, conditioning=conditioning), data)
     return model, DataModule(data, task_of(config.task, data), model.collator, config.seed)
 
 

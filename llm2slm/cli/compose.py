@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.schema import SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
+from llm2slm.cli.schema import CONDITIONING, SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.types import UserError
@@ -216,6 +216,8 @@ class Composer:
             if isinstance(value, str) and "${" in value:
                 continue
             check_entries(name, key, value)
+            if key.name == CONDITIONING and shown not in key.choices:
+                raise UserError(f"{name}={shown}: expected {key.expected}")
             section, _, inner = name.partition(".")  # a copy of all the schema takes ten milliseconds
             tried, place = (blank(self.schema)[section], inner) if inner else (blank(self.schema), name)
             try:

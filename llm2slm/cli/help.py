@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.schema import SCHEMAS, Key, has_groups, keys
+from llm2slm.cli.schema import CONDITIONING, SCHEMAS, Key, has_groups, keys
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
@@ -182,6 +182,8 @@ def describe(key: Key) -> list[str]:
     text = key.help or ""
     if isinstance(key.default, Enum):
         text = f"{text} {' | '.join(type(key.default).__members__)}".strip()
+    elif key.name == CONDITIONING:
+        text = f"{text} {' | '.join(key.choices)}"
     if not text:
         return [head]
     if len(head) > COLUMN - 2:

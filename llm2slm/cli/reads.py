@@ -13,7 +13,7 @@ from typing import Any
 
 from llm2slm.config import CorpusConfig, RunConfig
 from llm2slm.data.sources.corpora import CORPORA
-from llm2slm.types import Conditioning, Init, Labels, SystemKind, Tokenizers
+from llm2slm.types import Init, Labels, SystemKind, Tokenizers
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ ADDED = ("lora", "prompt", "prefix")
 BUILT = When("", lambda verb, config: verb != "benchmark" or config.run is None)
 """The configured model is built, and no saved one used."""
 HYBRID = BUILT & when("model.kind=llm2slm", lambda config: config.model.kind is SystemKind.llm2slm)
-CONTINUES = when("model.conditioning=kv", lambda config: config.model.conditioning is Conditioning.kv)
-PROJECTED = when("a conditioning other than kv", lambda config: config.model.conditioning is not Conditioning.kv)
+CONTINUES = when("model.conditioning=kv", lambda config: config.model.conditioning == "kv")
+PROJECTED = when("a conditioning other than kv", lambda config: config.model.conditioning != "kv")
 WITH_SLM = BUILT & when("model.kind=llm2slm or slm", lambda config: config.model.kind is not SystemKind.llm)
 LLM_ALONE = BUILT & when("model.kind=llm", lambda config: config.model.kind is SystemKind.llm)
 WITH_LLM = BUILT & When(
@@ -161,13 +161,12 @@ MODEL: dict[str, Row] = {
     "projector.gate": row(*BUILD, if_=HYBRID & PROJECTED),
     "projector.start": row(*BUILD, if_=HYBRID & PROJECTED),
     "conditioning": either(
-        row(*BUILD, if_=HYBRID), row(*RUN_VERBS, if_=when("", lambda c: c.model.conditioning is Conditioning.none))
+        row(*BUILD, if_=HYBRID), row(*RUN_VERBS, if_=when("", lambda c: c.model.conditioning == "none"))
     ),
     "pool": row(*BUILD, if_=HYBRID),
     "cross_every": row(
         *BUILD,
-        if_=HYBRID
-        & when("model.conditioning=cross_attention", lambda c: c.model.conditioning is Conditioning.cross_attention),
+        if_=HYBRID & when("model.conditioning=cross_attention", lambda c: c.model.conditioning == "cross_attention"),
     ),
     "kv_blocks": row(*BUILD, if_=HYBRID & CONTINUES),
     "tokenizers": SLM,

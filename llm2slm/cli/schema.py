@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from llm2slm import config
+from llm2slm.models import conditioning
 from llm2slm.types import UserError
 
 SCHEMAS: dict[str, type] = {
@@ -35,6 +36,8 @@ SCHEMAS: dict[str, type] = {
     "tokenizer": config.TokenizerConfig,
 }
 """Verb -> the dataclass that its command gets."""
+CONDITIONING = "model.conditioning"
+"""The key whose values are the modules of `llm2slm/models/conditioning`."""
 OPTION = r"[\w+-]+(?: \([^()]*\))?"
 LISTED = re.compile(rf"(?:^|: )({OPTION}(?: \| {OPTION})+)")
 
@@ -73,6 +76,8 @@ class Key:
     @property
     def choices(self) -> list[str]:
         """Values of a text that the help lists, as "A | B (what it does) | C", at its beginning or behind a colon."""
+        if self.name == CONDITIONING:
+            return conditioning.names()
         found = LISTED.search(self.help) if self.text or self.texts else None
         return [re.sub(r" \(.*", "", option) for option in found[1].split(" | ")] if found else []
 
@@ -95,6 +100,8 @@ class Key:
     @property
     def expected(self) -> str:
         """The type in words."""
+        if self.name == CONDITIONING:
+            return f"one of {', '.join(conditioning.names())}"
         words = " or ".join(_words(t) for t in self.members)
         nullable = type(None) in typing.get_args(self.annotation)
         return words + (" or null" if nullable else "")

@@ -15,7 +15,7 @@ from typing import Any
 from llm2slm.atomic import filling
 from llm2slm.commands.tokenizer import training_examples
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
-from llm2slm.types import Conditioning, Example, SystemKind, Tokenizers, UserError
+from llm2slm.types import Example, SystemKind, Tokenizers, UserError
 
 SHOWN = 12
 """Added tokens that are listed by name."""
@@ -160,7 +160,9 @@ def _ids(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> lis
 
 
 def _attends(model: ModelConfig) -> bool:
-    return model.kind is SystemKind.llm2slm and model.conditioning is Conditioning.memory
+    from llm2slm.models import conditioning
+
+    return model.kind is SystemKind.llm2slm and conditioning.get(model.conditioning).cross_attends
 
 
 def _reads(model: ModelConfig) -> bool:

@@ -12,10 +12,12 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, ProjectorConfig, SLMConfig, recorded_changes
-from llm2slm.models.build import attach_processor, build_llm, found_as
+from llm2slm.models.build import build_llm
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.llm import found_as
+from llm2slm.models.processing import attach_processor
 from llm2slm.models.saving import own_fingerprint, saved_kind
-from llm2slm.types import Conditioning, Control, Init, Start, SystemKind, Tokenizers, UserError
+from llm2slm.types import Control, Init, Start, SystemKind, Tokenizers, UserError
 
 NOT_ASKED = ("name", "layer", "tune", "peft")
 """Keys of `model.llm` that say nothing of how an LLM which writes alone is loaded or asked."""
@@ -89,7 +91,7 @@ def plain_llm(llm: LLMConfig, data: DataConfig | None) -> LoadedSystem:
 
 def alone(llm: LLMConfig) -> ModelConfig:
     """The configuration of an LLM that writes alone."""
-    return ModelConfig(kind=SystemKind.llm, llm=llm, conditioning=Conditioning.none)
+    return ModelConfig(kind=SystemKind.llm, llm=llm, conditioning="none")
 
 
 def model_place(run: str) -> str:
@@ -123,12 +125,12 @@ def described(model: LLM2SLM, place: str, moved: str | None) -> ModelConfig:
         return alone(LLMConfig(name=place))
     config, slm = model.config, SLMConfig(name=place)
     if model.kind is SystemKind.slm:
-        return ModelConfig(kind=SystemKind.slm, slm=slm, conditioning=Conditioning.none)
+        return ModelConfig(kind=SystemKind.slm, slm=slm, conditioning="none")
     return ModelConfig(
         llm=recorded_llm(model, moved, LLMConfig()) or LLMConfig(),
         slm=slm,
         projector=recorded_projector(config.projector or {}),
-        conditioning=Conditioning(config.conditioning),
+        conditioning=config.conditioning,
         pool=config.pool,
         cross_every=config.cross_every,
         kv_blocks=None if config.kv is None else config.kv["blocks"],

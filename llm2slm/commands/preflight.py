@@ -14,7 +14,6 @@ from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics.scores import of_texts
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.kv import CacheMap
 from llm2slm.models.projector import Projector
 from llm2slm.models.soft_prompts import taken
 from llm2slm.models.stored_encoder import StoredEncoder
@@ -22,7 +21,7 @@ from llm2slm.training.distill import check_distill
 from llm2slm.training.fit import first_process
 from llm2slm.training.optim import check_optimizer
 from llm2slm.training.phases import check_phases
-from llm2slm.types import Conditioning, Control, SystemKind, UserError
+from llm2slm.types import Control, SystemKind, UserError
 
 
 def check_possible(config: RunConfig) -> None:
@@ -92,11 +91,7 @@ def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = 
     if model.control is Control.shuffled:  # any of them may be told of the longest
         told = [max(told, default=0)] * len(told)
     for row, before in zip(answered, told, strict=True):
-        read = before_response + (len(row.slm) if model.pads_left else 0)
-        if model.pads_left and model.conditioning is Conditioning.prepend:
-            read += before
-        elif isinstance(model.projector, CacheMap) and not model.projector.mapped:  # their last tokens are `row.slm`
-            read += before - 1
+        read = before_response + (model.mode.positions(model.config, len(row.slm), before) if model.pads_left else 0)
         if read + data.task.max_new_tokens > positions:
             raise UserError(
                 f"task.max_new_tokens={data.task.max_new_tokens} behind the prompt of {split} row {row.index} "

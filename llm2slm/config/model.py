@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm2slm.gguf_files.names import is_gguf
-from llm2slm.types import Conditioning, Control, Init, Start, SystemKind, Tokenizers, UserError, Vocab
+from llm2slm.types import Control, Init, Start, SystemKind, Tokenizers, UserError, Vocab
 
 
 @dataclass
@@ -136,7 +136,8 @@ class ModelConfig:
     llm: LLMConfig = field(default_factory=LLMConfig)
     slm: SLMConfig = field(default_factory=SLMConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
-    conditioning: Conditioning = Conditioning.add
+    conditioning: str = "add"
+    """How z, the projected representations, meets the SLM's prompt: a module of `llm2slm/models/conditioning`."""
     pool: float | None = None
     """prepend: positions of z in front of the SLM's own prompt: at most so many (1 or more), or that fraction of the
     LLM's tokens (below 1); each is the mean of neighbouring ones. None: one for each token."""

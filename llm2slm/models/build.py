@@ -1,57 +1,45 @@
-"""Systems (hybrid, SLM alone, LLM alone) put together from a configuration."""
+"""Builds systems (hybrid, SLM alone, LLM alone) from a configuration."""
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
-from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.tokenization.prompts import frame
 from llm2slm.data.tokenization.tokenizer import first_added, load_tokenizer
-from llm2slm.gguf_files.names import is_gguf, on_hub
+from llm2slm.models import conditioning
 from llm2slm.models.ablation import check_control
-from llm2slm.models.conditioning import IN_PLACE
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
-from llm2slm.models.kv import kv_record
-from llm2slm.models.loading.pretrained import (
-    BUILTIN,
-    commit,
-    is_local,
-    load_encoder,
-    load_language_model,
-    locate,
-    model_config,
-)
+from llm2slm.models.llm import LLM, LLMRecord
+from llm2slm.models.loading.pretrained import load_language_model, locate, model_config
 from llm2slm.models.loading.published import OF_TOKENS
 from llm2slm.models.loading.vocabulary import adapt, check_trained
-from llm2slm.models.slm import greedy, has_cross_attention
-from llm2slm.models.soft_prompts import PREFIX, PROMPT, taken, virtual_tokens
+from llm2slm.models.processing import attach_processor, default_limits
+from llm2slm.models.soft_prompts import virtual_tokens
 from llm2slm.models.stored_encoder import PromptEncoder, StoredEncoder
 from llm2slm.models.tuning import FULL, choose_trainable
-from llm2slm.types import Conditioning, Init, Start, SystemKind, Tokenizers, UserError
+from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 
 
 def generator_config(cfg: ModelConfig) -> LanguageModelConfig:
-    """The configuration of whoever writes: the LLM itself for kind llm, else the SLM."""
+    """The configuration of the generating model: the LLM for kind llm, else the SLM."""
     return cfg.llm if cfg.kind is SystemKind.llm else cfg.slm
 
 
 def load_tokenizers(cfg: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
-    """The writer's tokenizer, and the reader's (the same object where they are shared; None without guidance).
+    """Tokenizers of the generating model and of the LLM encoder (the same object if shared; None without an encoder).
 
     Raises:
-        UserError: one is not named, or two are to be shared that differ.
+        UserError: one is not configured, or two different ones are to be shared.
     """
     llm, slm = cfg.llm, cfg.slm
     shared = cfg.tokenizers is Tokenizers.shared
-    # random weights fit any tokenizer: they take the LLM's, in the hybrid and in the SLM it is compared with alike
+    # an SLM with random weights takes the LLM's tokenizer, in a hybrid and in the SLM that it is compared with
     follows = shared and slm.tokenizer is None and slm.start is Init.random
     if cfg.kind is SystemKind.llm:
         return _tokenizer(llm), None
@@ -78,128 +66,52 @@ def _tokenizer(side: LanguageModelConfig) -> PreTrainedTokenizerBase:
     return load_tokenizer(locate(name), None if side.tokenizer else side.revision)  # the revision is the model's
 
 
-def check_pair(cfg: ModelConfig, slm: PreTrainedModel) -> None:
-    """Refuses a combination that cannot work, and names those that can."""
-    if cfg.kind is not SystemKind.llm2slm:
-        return
-    possible = [Conditioning.add, Conditioning.replace, Conditioning.prepend]
-    if has_cross_attention(slm):
-        possible.append(Conditioning.memory)
-    if not slm.config.is_encoder_decoder:
-        possible.append(Conditioning.cross_attention)
-        possible.append(Conditioning.kv)
-    if cfg.conditioning not in possible:
-        which = slm.config.model_type
-        without = "" if has_cross_attention(slm) else " (it has no cross-attention)"
-        what = f"a {which}{' (it is an encoder-decoder)' if slm.config.is_encoder_decoder else without}"
-        raise UserError(f"model.conditioning={cfg.conditioning} does not fit {what}; possible: {', '.join(possible)}")
-    if cfg.slm.tune == PROMPT and cfg.conditioning is Conditioning.memory:
-        raise UserError(
-            "model.slm.tune=prompt puts virtual tokens in front of the prompt that the SLM reads, and with "
-            "model.conditioning=memory it reads none; use model.slm.tune=prefix, or another conditioning"
-        )
-    if cfg.conditioning is Conditioning.kv and cfg.slm.tune in (PROMPT, PREFIX):
-        raise UserError(
-            f"model.slm.tune={cfg.slm.tune} puts virtual tokens in front of the prompt, whose keys and values are the "
-            "LLM's with model.conditioning=kv; use tune=full, lora or none"
-        )
-    if cfg.conditioning is Conditioning.kv and cfg.tokenizers is Tokenizers.llm_tokens:
-        raise UserError("model.conditioning=kv: use model.tokenizers=shared or offsets; llm_tokens maps embeddings")
-    if cfg.kv_blocks is not None and cfg.conditioning is not Conditioning.kv:
-        raise UserError(f"model.kv_blocks is for model.conditioning=kv; it is {cfg.conditioning}")
-    if cfg.projector.gate and cfg.conditioning is not Conditioning.add:
-        raise UserError(
-            f"model.projector.gate=true starts z at zero, which leaves conditioning={cfg.conditioning} nothing to "
-            "read; use it with model.conditioning=add"
-        )
-    if cfg.projector.start is Start.zero and (cfg.conditioning is not Conditioning.add or cfg.projector.gate):
-        why = f"leaves conditioning={cfg.conditioning} nothing to read; use it with model.conditioning=add"
-        if cfg.conditioning is Conditioning.add:
-            why = "and gate=true starts it at zero as well, so that neither gets a gradient; leave one of them out"
-        raise UserError(f"model.projector.start=zero starts z at zero, {why}")
-    if cfg.pool is not None and (cfg.conditioning is not Conditioning.prepend or cfg.pool <= 0):
-        raise UserError(
-            f"model.pool={cfg.pool}: a number above 0, for model.conditioning=prepend; it is {cfg.conditioning}"
-        )
-
-
-def projector_record(cfg: ModelConfig, slm: PreTrainedModel, encoder: PromptEncoder | None) -> dict[str, Any]:
-    """Arguments of `Projector`, and how z starts where the configuration leaves it open.
-
-    A pretrained SLM starts as itself where z is added to its own prompt embeddings, by a gate at zero: a last layer at
-    zero moves by the whole learning rate in each of its elements, and its z is too large after a step. In the others
-    zero is not the plain SLM: `replace` and `memory` would leave it no prompt, `prepend` puts new positions in front of
-    it, and `cross_attention` has gates at zero, behind which z must not be zero too (nothing would get a gradient).
-    With `memory` a pretrained decoder attends at first to the LLM's representations as they are, if the widths allow:
-    to a decoder that is cut from the LLM's they are what it was trained with.
-
-    Raises:
-        UserError: `model.projector.start=identity` in another mode, or with other widths.
-    """
-    pretrained, memory = cfg.slm.start is Init.pretrained, cfg.conditioning is Conditioning.memory
-    widths = (0, 1) if encoder is None else (encoder.width, slm.get_input_embeddings().embedding_dim)
-    if cfg.projector.start is Start.identity and (not memory or widths[0] != widths[1]):
-        raise UserError(
-            f"model.projector.start=identity is for model.conditioning=memory with an LLM as wide as the SLM; it is "
-            f"{cfg.conditioning}, with widths {widths[0]} and {widths[1]}"
-        )
-    own_prompt = cfg.conditioning is Conditioning.add and cfg.tokenizers is not Tokenizers.llm_tokens
-    start, gate = cfg.projector.start, cfg.projector.gate
-    if gate is None:
-        gate = own_prompt and pretrained and start is None
-    if start is None:
-        warm = memory and pretrained and slm.config.is_encoder_decoder and widths[0] == widths[1]
-        start = Start.identity if warm else Start.random
-    return asdict(cfg.projector) | {"gate": gate, "start": start.value}
-
-
 def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: bool = False) -> LLM2SLM:
-    """A system from its configuration, with its collator; in train mode, pretrained weights or not.
+    """A system with its processor, in train mode.
 
     Args:
-        data: its limits on lengths, and a store of representations (`reps`) in the LLM's place; None: the defaults.
-        frozen: nobody trains the model that writes.
+        data: limits on lengths, and a store of representations (`reps`) that replaces the LLM; None: the defaults.
+        frozen: the generating model is not trained, so that weights of a GGUF file may stay packed.
 
     Raises:
-        UserError: a model or tokenizer that cannot be read, or parts that do not fit together.
+        UserError: a model or tokenizer cannot be read, or parts do not fit together.
     """
     check_control(cfg)
+    guided = cfg.kind is SystemKind.llm2slm
+    mode = conditioning.get(cfg.conditioning if guided else conditioning.NONE)
     data = DataConfig() if data is None else data
     tokenizer, llm_tokenizer = load_tokenizers(cfg)
-    guided = cfg.kind is SystemKind.llm2slm
-    attends = guided and cfg.conditioning is Conditioning.memory
-    continues = guided and cfg.conditioning is Conditioning.kv
-    slm = load_language_model(generator_config(cfg), tokenizer, cross_attention=attends, frozen=frozen)
-    check_pair(cfg, slm)
+    slm = load_language_model(generator_config(cfg), tokenizer, cross_attention=mode.cross_attends, frozen=frozen)
+    if guided:
+        mode = conditioning.check_pair(cfg, slm)
     own, key = generator_config(cfg), "model.llm" if cfg.kind is SystemKind.llm else "model.slm"
-    # a tokenizer that came with the model has embeddings in it already
+    # the tokenizer that belongs to the model has embeddings in it already
     added = first_added(tokenizer) if own.tokenizer is not None else None
     adapt(slm, tokenizer, added, own, key)
     choose_trainable(slm, own.tune, own.peft, key)
     if added is not None:
         check_trained(slm, own.tune, key)
     if not guided and not any(parameter.requires_grad for parameter in slm.parameters()):
-        raise UserError(f"{key}.tune={own.tune} leaves nothing to train of a model without guidance; use full")
+        raise UserError(f"{key}.tune={own.tune} leaves nothing to train in a model without an LLM encoder; use full")
     encoder: PromptEncoder | None = None
-    kv: dict[str, Any] | None = None
-    if guided and llm_tokenizer is not None:
-        kv = kv_record(cfg, slm, tokenizer, llm_tokenizer) if continues else None
-        blocks = None if kv is None else kv["blocks"]
-        encoder = load_encoder(cfg.llm, llm_tokenizer, blocks) if data.reps is None else StoredEncoder(data.reps)
+    own_frame = _frame_record(cfg, tokenizer, llm_tokenizer)
+    record: dict[str, Any] = {}
+    if llm_tokenizer is not None:
+        record = mode.record(cfg, slm, tokenizer, llm_tokenizer)
+        blocks = mode.kv_blocks(LLM2SLMConfig(**record))
+        encoder = LLM.load_encoder(cfg.llm, llm_tokenizer, blocks) if data.reps is None else StoredEncoder(data.reps)
+        record["llm"] = LLMRecord.of(cfg.llm, encoder, own_frame).saved()
+        record["projector"] = mode.projector_settings(cfg, slm, encoder)
     tokens = virtual_tokens(slm)
     config = LLM2SLMConfig(
-        slm=deepcopy(slm.config),  # a record: PreTrainedModel changes the config it is given
+        slm=deepcopy(slm.config),  # PreTrainedModel changes the config it is given
         virtual_tokens=None if tokens is None else tokens.record,
         kind=cfg.kind.value,
-        conditioning=(cfg.conditioning if guided else Conditioning.none).value,
+        conditioning=mode.name,
         tokenizers=cfg.tokenizers.value,
         control=cfg.control.value,
-        llm=encoder_record(cfg.llm, encoder) if encoder is not None else None,
-        projector=projector_record(cfg, slm, encoder) if guided and not continues else None,
-        kv=kv,
-        pool=cfg.pool,
-        cross_every=cfg.cross_every,
-        llm_frame=_frame_record(cfg, tokenizer, llm_tokenizer),
+        llm_frame=own_frame,
+        **record,
         limits={
             "max_prompt_tokens": data.max_prompt_tokens,
             "max_response_tokens": data.max_response_tokens,
@@ -209,16 +121,15 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: boo
     model = LLM2SLM(config, slm, encoder)
     attach_processor(model, tokenizer, llm_tokenizer, own_tokens=_published_with(slm, own, tokenizer))
     if isinstance(encoder, StoredEncoder):
-        encoder.check(model.config.llm or {}, cfg.llm.layer, model.collator, None if kv is None else kv["blocks"])
-    model.train()  # transformers hands pretrained weights over in eval mode, and Lightning leaves the mode alone
+        encoder.check(model.config.llm or {}, cfg.llm.layer, model.collator, mode.kv_blocks(config))
+    model.train()  # transformers loads in eval mode, and Lightning keeps the mode
     return model
 
 
 def _published_with(slm: PreTrainedModel, cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the token ids in a model's published settings stand for the same tokens in this tokenizer.
+    """Whether token ids in a model's published generation settings denote the same tokens in this tokenizer.
 
-    The published tokenizer is read only where there are such settings; where none is published, the one in use counts
-    as the model's own.
+    The published tokenizer is read only if there are token ids in the settings. If none is published: True.
     """
     config = slm.generation_config
     ids = any(getattr(config, name, None) is not None for name in OF_TOKENS) or isinstance(config.eos_token_id, list)
@@ -232,12 +143,10 @@ def _published_with(slm: PreTrainedModel, cfg: LanguageModelConfig, tokenizer: P
 
 
 def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
-    """An LLM as it is, writing alone: every command that lets one answer builds it here.
-
-    No weight counts as trainable: `tune` and `peft` are not read, nor is `layer`. All other keys are.
+    """An LLM that generates alone, without training: `tune`, `peft` and `layer` are ignored.
 
     Args:
-        data: its limits on lengths; None: `default_limits`.
+        data: limits on lengths; None: `default_limits`.
 
     Raises:
         UserError: as `build_model`.
@@ -251,108 +160,10 @@ def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
     return model
 
 
-def default_limits(config: PreTrainedConfig) -> dict[str, Any]:
-    """Limits on lengths of a model that records none: the defaults, its response at most half of its positions."""
-    data, positions = DataConfig(), getattr(config.get_text_config(), "max_position_embeddings", None)
-    response = data.max_response_tokens if positions is None else min(data.max_response_tokens, positions // 2)
-    return {"max_prompt_tokens": data.max_prompt_tokens, "max_response_tokens": response}
-
-
 def _frame_record(
     cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, llm_tokenizer: PreTrainedTokenizerBase | None
 ) -> dict[str, Any] | None:
-    """What stands around a prompt for the LLM, in words: a chat template may say something else another day."""
+    """The text around a prompt in the LLM's input, resolved: a chat template may change later."""
     if cfg.kind is SystemKind.slm or not (cfg.llm.prefix or cfg.llm.chat):
         return None
     return asdict(frame(llm_tokenizer or tokenizer, cfg.llm.prefix, cfg.llm.chat))
-
-
-def found_as(cfg: LanguageModelConfig) -> dict[str, Any]:
-    """Name, revision and file (`gguf_file`, of a GGUF file on the Hub alone) that find a model again: the absolute path
-    of a local folder or file, the commit of a Hub id."""
-    name, revision = cfg.source, cfg.revision
-    if name is None or name.startswith(BUILTIN):
-        return {"name": name, "revision": revision}
-    if is_local(name):
-        return {"name": str(Path(locate(name)).resolve()), "revision": revision}
-    repository = on_hub(name) if is_gguf(name) else None
-    found: dict[str, Any] = {"name": name, "revision": commit(name, revision) or revision}
-    return found if repository is None else found | {"name": repository[0], "gguf_file": repository[1]}
-
-
-def encoder_record(cfg: LLMConfig, encoder: PromptEncoder) -> dict[str, Any]:
-    """How a saved hybrid names its LLM: enough to load it again. Local folders by absolute path, Hub ids by commit."""
-    return (
-        found_as(cfg)
-        | {"layer": encoder.chosen, "dtype": cfg.dtype, "config": cfg.config}
-        | {"prefix": cfg.prefix, "chat": cfg.chat, "attn_implementation": cfg.attn_implementation}
-        | {"quantization": cfg.quantization, "width": encoder.width, "init": cfg.start.value}
-        | {"fingerprint": encoder.fingerprint()}
-    )
-
-
-def attach_processor(
-    model: LLM2SLM,
-    tokenizer: PreTrainedTokenizerBase,
-    llm_tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    own_tokens: bool = True,
-) -> None:
-    """Gives a model its tokenizers, with limits no longer than its position embeddings.
-
-    Args:
-        own_tokens: the SLM was published with this tokenizer, or one that is a part of it.
-    """
-    config, limits = model.config, dict(model.config.limits or {})
-    limits["max_prompt_tokens"] = min(limits["max_prompt_tokens"], _prompt_room(model, limits["max_response_tokens"]))
-    as_it_is = model.conditioning is Conditioning.kv and not (config.kv or {})["mapped"]
-    mixed = model.conditioning in IN_PLACE or (model.conditioning is Conditioning.kv and not as_it_is)
-    eos = tokenizer.eos_token_id
-    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    if dropped := greedy(model.slm, pad, eos, own_tokens=own_tokens):
-        told = ", ".join(f"{name}={value}" for name, value in dropped.items())
-        name = model.slm.config.name_or_path or model.config.name_or_path or model.slm.config.model_type
-        print(f"llm2slm: {name}: not used of its generation_config.json: {told}", file=sys.stderr)
-    model.processor = LLM2SLMProcessor(
-        tokenizer,
-        llm_tokenizer,
-        align=mixed and config.tokenizers != Tokenizers.llm_tokens.value,
-        llm_prompts=config.tokenizers == Tokenizers.llm_tokens.value and llm_tokenizer is not None,
-        llm_frame=config.llm_frame,
-        decoder_only=model.pads_left,
-        **({"last_token": True} if as_it_is else {}),
-        **limits,
-    )
-
-
-def _prompt_room(model: LLM2SLM, response_tokens: int) -> int:
-    """The longest prompt that both models have positions for, in tokens.
-
-    Raises:
-        UserError: the response leaves no room for a prompt.
-    """
-    room = sys.maxsize
-    positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
-    before_prompt, before_response = taken(model.slm)
-    virtual = f" ({max(before_prompt, before_response)} are taken by virtual tokens)" if any(taken(model.slm)) else ""
-    if positions is not None and model.pads_left:
-        room = positions - response_tokens - before_prompt
-        room = room // 2 if model.conditioning is Conditioning.prepend else room  # both readings of the prompt
-        if room < 1:
-            raise UserError(
-                f"the SLM has {positions} positions for prompt and response together{virtual}, and "
-                f"data.max_response_tokens={response_tokens} leaves none for the prompt; lower it"
-            )
-    elif positions is not None:
-        if response_tokens + before_response > positions:
-            raise UserError(
-                f"the SLM has {positions} positions for a response{virtual}, "
-                f"data.max_response_tokens={response_tokens} asks for more; lower it"
-            )
-        if model.conditioning is not Conditioning.memory:  # else the SLM reads no prompt of its own
-            room = positions - before_prompt
-            room = room // 2 if model.conditioning is Conditioning.prepend else room
-    if model.encoder is not None:
-        read = model.encoder.positions
-        room = room if read is None else min(room, read)
-    return room

@@ -1,8 +1,8 @@
-"""The LLM beside an SLM is frozen whoever trains the model: peft, transformers' Trainer, or a loop of the user's own.
+"""Keeps the LLM of a hybrid frozen under peft, transformers' Trainer, or a user's own training loop.
 
-Other tools do not know that a part of the model must not be trained. peft puts adapters into every linear layer, some
-loops switch gradients on for all parameters. Gradients of the LLM's own parameters are switched off again; anything new
-inside the LLM that is to be trained is refused.
+Such tools do not know that part of the model must not be trained: peft puts adapters into every linear layer, some
+loops enable gradients of all parameters. Gradients of the LLM's parameters are disabled again; new trainable modules
+inside the LLM are refused.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from llm2slm.models.stored_encoder import PromptEncoder
 from llm2slm.types import UserError
 
 PEFT = "peft_config"
-"""Attribute by which peft marks a model into which it has put adapters."""
+"""Attribute that peft sets on a model with adapters."""
 SHOWN = 3
-"""Names that a message shows."""
+"""Number of names in an error message."""
 
 
 class KeepsEncoderFrozen(PreTrainedModel):
     """A model whose `encoder` (None, or a module) is never trained."""
 
     encoder: PromptEncoder | None
-    _own: frozenset[str] = frozenset()
+    _encoder_names: frozenset[str] = frozenset()
 
     def remember_encoder(self) -> None:
-        """Notes which modules and parameters the reader has: to be called once it is complete."""
+        """Records the names of the encoder's modules and parameters; to be called once it is complete."""
         if self.encoder is not None:
-            self._own = frozenset(_names(self.encoder))
+            self._encoder_names = frozenset(_names(self.encoder))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == PEFT and self.encoder is not None:
-            new = [name for name in _names(self.encoder) if name not in self._own]
+            new = [name for name in _names(self.encoder) if name not in self._encoder_names]
             if new:
                 raise UserError(_refusal(new))
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As torch does, but for the reader, whose parameters never require gradients."""
+        """As torch does, except that the encoder's parameters never require gradients."""
         super().requires_grad_(requires_grad)
         self.keep_frozen()
         return self
 
     def keep_frozen(self) -> None:
-        """Switches off gradients of the reader's own parameters, which some tools switch on for a whole model.
+        """Disables gradients of the encoder's parameters, which some tools enable for a whole model.
 
         Raises:
-            UserError: the reader holds parameters that are new and to be trained, as adapters are.
+            UserError: the encoder contains new trainable parameters, as those of adapters.
         """
         if self.encoder is None:
             return
         trained = [(name, parameter) for name, parameter in self.encoder.named_parameters() if parameter.requires_grad]
-        new = [name for name, _ in trained if name not in self._own]
+        new = [name for name, _ in trained if name not in self._encoder_names]
         if new:
             raise UserError(_refusal(new))
         for _, parameter in trained:
@@ -69,6 +69,6 @@ def _names(module: nn.Module) -> list[str]:
 def _refusal(new: list[str]) -> str:
     shown = ", ".join(f"encoder.{name}" for name in new[:SHOWN]) + (", ..." if len(new) > SHOWN else "")
     return (
-        f"the LLM is frozen, and something that is to be trained was put into it ({shown}); build or load the model "
-        r"again and leave the LLM out: with peft by exclude_modules=r'encoder\..*'"
+        f"the LLM is frozen, and trainable modules were added to it ({shown}); build or load the model again and "
+        r"exclude the LLM: with peft by exclude_modules=r'encoder\..*'"
     )

@@ -1,4 +1,4 @@
-"""LLM2SLMConfig: what a saved hybrid says of itself in its config.json."""
+"""LLM2SLMConfig: config.json of a saved hybrid."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from transformers import AutoConfig, PreTrainedConfig
 
 
 class LLM2SLMConfig(PreTrainedConfig):
-    """What a saved model says of itself.
+    """The configuration of a saved model.
 
     Attributes:
-        slm: config of the writer.
-        kind: a `SystemKind`; conditioning: a `Conditioning`; tokenizers: a `Tokenizers`; control: a `Control`.
-        llm: name, revision, config (changes to it), layer, dtype and width of the reader; None without guidance.
-        projector: arguments of `Projector` but for the widths. pool, cross_every: as in `ModelConfig`.
+        slm: config of the SLM.
+        kind: a `SystemKind`; conditioning: its name; tokenizers: a `Tokenizers`; control: a `Control`.
+        llm: an `LLMRecord` (`models/llm.py`) as plain values; None without an LLM.
+        projector: arguments of `Projector` except the widths. pool, cross_every: as in `ModelConfig`.
         kv: of conditioning kv: `blocks`, for each SLM block the LLM block (1-based) whose keys and values it attends
-            to; `mapped`, whether they are mapped and added to the SLM's own.
-        virtual_tokens: tune and arguments of the writer's `SoftPrompts`; None: it has none.
-        llm_frame: what stands around a prompt when the LLM reads it (fields of `Frame`); None: nothing.
-        prefix, suffix: what stood around every text in training; for whoever asks, texts are read as they are given.
+            to; `mapped`, whether they are mapped and added to the SLM's.
+        virtual_tokens: tune and arguments of the SLM's `SoftPrompts`; None: it has none.
+        llm_frame: text around a prompt in the LLM's input (fields of `Frame`); None: none.
+        prefix, suffix: text around every prompt in training; a record only, inputs are processed without it.
         limits: arguments of `Collator` (lengths, overlong).
-        trained: number of the parameters that `llm2slm train` trained; None: it was not trained by that command.
+        trained: number of parameters that `llm2slm train` trained; None: it was not trained by that command.
     """
 
     model_type = "llm2slm"

@@ -1,4 +1,4 @@
-"""Keys and values of a prompt outside of a model: their layout as representations, and the cache that a model reads."""
+"""Keys and values of a prompt: their layout as representations, and the cache that a model attends to."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class CacheShape:
 
 @dataclass(frozen=True)
 class PromptCache:
-    """Keys and values of prompt tokens that a decoder-only model does not read itself.
+    """Keys and values of prompt tokens that a decoder-only model attends to without processing them.
 
     Attributes:
-        layers: per block of the model keys and values, each (B, heads, C, width).
+        layers: keys and values of each block of the model, each (B, heads, C, width).
         mask_BC: 1 at real tokens.
     """
 
@@ -40,10 +40,10 @@ class PromptCache:
     mask_BC: Tensor
 
     def new(self, rows: int) -> DynamicCache:
-        """A cache of transformers that holds them, for `forward` or `generate` to append to.
+        """A transformers cache with these keys and values, for `forward` or `generate` to append to.
 
         Args:
-            rows: of the batch; a multiple of B, as beams and samples of a prompt are rows one after the other.
+            rows: batch size; a multiple of B, as beams and samples of a prompt are consecutive rows.
         """
         copies = rows // len(self.mask_BC)
         cache = DynamicCache()
@@ -54,13 +54,13 @@ class PromptCache:
 
 
 def flat(cache: Any, blocks: Sequence[int]) -> Tensor:
-    """Keys and values of some blocks (1-based) in a cache of transformers as reps_BPE."""
+    """Keys and values of blocks (1-based) in a transformers cache as reps_BPE."""
     parts = [part for block in blocks for part in (cache.layers[block - 1].keys, cache.layers[block - 1].values)]
     return torch.cat([part.transpose(1, 2).flatten(2) for part in parts], dim=-1)
 
 
 def by_block(reps_BPE: Tensor, shape: CacheShape) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The inverse of `flat`: per block keys and values (B, heads, P, width)."""
+    """The inverse of `flat`: keys and values (B, heads, P, width) of each block."""
     parts_BPNHW = reps_BPE.unflatten(-1, (-1, shape.heads, shape.width))
     parts = parts_BPNHW.permute(2, 0, 3, 1, 4).unbind()
     return tuple(zip(parts[::2], parts[1::2], strict=True))
@@ -68,13 +68,13 @@ def by_block(reps_BPE: Tensor, shape: CacheShape) -> tuple[tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def cache_shape(model: PreTrainedModel, name: str) -> CacheShape:
-    """Shape of what each block of a decoder-only model caches for a token, found by trying it on two tokens.
+    """Shape of a block's cached keys and values in a decoder-only model, from a forward pass on two tokens.
 
     Args:
-        name: how a message calls the model, as "LLM".
+        name: of the model in an error message, as "LLM".
 
     Raises:
-        UserError: it does not cache keys and values of one shape in every block.
+        UserError: it does not cache keys and values of the same shape in every block.
     """
     ids_BQ = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     was_training, cache = model.training, DynamicCache()

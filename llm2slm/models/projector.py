@@ -1,6 +1,6 @@
 """The projector: a small MLP that maps LLM representations (width E) to SLM inputs (width D). torch only.
 
-Linear, ReLU, Linear as in Bergner et al. 2024 (arXiv 2402.16844); the normalisation in front of it is ours.
+Linear, ReLU, Linear as in Bergner et al. 2024 (arXiv 2402.16844), here with a normalisation of its input.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from torch.nn.functional import layer_norm
 
 
 class Projector(nn.Module):
-    """z = Linear(ReLU(Linear(norm(reps)))), applied to every position alone.
+    """z = Linear(ReLU(Linear(norm(reps)))), applied to every position independently.
 
     Args:
         width_in: E, the LLM's width.
         width_out: D, the SLM's width.
-        hidden: width of the hidden layer; None: D; 0: one Linear layer and nothing else.
-        norm: RMS-normalise each representation first. LLM layers differ in scale by orders of magnitude; without
-            this, the scale decides the learning rate.
+        hidden: width of the hidden layer; None: D; 0: a single Linear layer.
+        norm: RMS-normalise each representation. LLM layers differ in scale by orders of magnitude; without
+            normalisation, the scale determines the effective learning rate.
         gate: multiply z by a scalar parameter that starts at 0.
-        start: "zero": the last layer starts at zero, so that z does; "identity": it starts at zero, and the
-            representations are added to its output (E = D), so that z starts as them; else it is drawn.
-        layers: how many layers of width E stand side by side in reps_BPE. More than one are mixed first, as in Peters
-            et al. 2018 (arXiv 1802.05365): each normalised, then summed with learned weights that sum to 1.
-        embeddings: width of the LLM's embeddings, where the SLM is to read the LLM's tokens (Bergner et al. 2024); 0:
-            it reads its own.
+        start: "zero": the last layer starts at zero, and so does z; "identity": it starts at zero, and the
+            representations are added to its output (E = D), so that z starts equal to them; else random.
+        layers: number of LLM layers of width E that are concatenated in reps_BPE. More than one are mixed as in Peters
+            et al. 2018 (arXiv 1802.05365): each is normalised, then summed with learned weights that sum to 1.
+        embeddings: width of the LLM's embeddings, which `embed` maps to width D (Bergner et al. 2024); 0: no such map.
+
+    Attributes:
+        shape: (E, hidden, D); hidden 0: a single Linear layer. embedding_width: as `embeddings`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Projector(nn.Module):
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers)) if layers > 1 else None
         hidden = width_out if hidden is None else hidden
+        self.shape, self.embedding_width = (width_in, hidden, width_out), embeddings
         steps: list[nn.Module] = [nn.RMSNorm(width_in)] if norm else []
         if hidden:
             steps += [nn.Linear(width_in, hidden), nn.ReLU(), nn.Linear(hidden, width_out)]
@@ -52,7 +55,7 @@ class Projector(nn.Module):
         self.skips = start == "identity"
         if self.skips and width_in != width_out:
             raise ValueError(f"start=identity: E={width_in} and D={width_out} differ")
-        if start in ("zero", "identity"):  # drawn first: whatever is drawn next is what it would be otherwise
+        if start in ("zero", "identity"):  # after random initialisation: the random state does not depend on `start`
             for parameter in steps[-1].parameters():
                 nn.init.zeros_(parameter)
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
@@ -70,8 +73,8 @@ class Projector(nn.Module):
         return z_BPD if self.gate is None else z_BPD * self.gate
 
     def embed(self, embeds_BPE: Tensor) -> Tensor:
-        """The LLM's embeddings of its tokens as the SLM's: embeds_BPE -> embeds_BPD."""
+        """Maps the LLM's token embeddings to the SLM's width: embeds_BPE -> embeds_BPD."""
         if self.tokens is None:
-            raise ValueError("this projector maps no embeddings; give `embeddings`")
+            raise ValueError("this projector has no map of embeddings; construct it with `embeddings`")
         embeds_BPD: Tensor = self.tokens(embeds_BPE.to(self.tokens.weight.dtype))
         return embeds_BPD

@@ -1,8 +1,8 @@
-"""What is kept of a system, and how it comes back: save, load, push.
+"""Save, load and push a model.
 
-A hybrid's folder holds SLM and projector, both tokenizers and a model card; its LLM is named, with a fingerprint of its
-weights, or (with_llm) its used part stands in a folder inside. An unguided system is a plain transformers folder; or,
-with virtual tokens, which no plain model has, a folder as a hybrid's without an LLM.
+A hybrid's folder holds SLM and projector, both tokenizers and a model card; its LLM is recorded by name and
+fingerprint, or (with_llm) its used part is in a folder inside. A system without an LLM is a plain transformers folder;
+with virtual tokens, which no plain model has, it is a hybrid's folder without an LLM.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,42 +21,47 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.atomic import filling
-from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
+from llm2slm.config import LanguageModelConfig
 from llm2slm.data.collate import LLM_TOKENIZER
 from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.gguf_files.names import is_gguf
-from llm2slm.models.build import attach_processor, default_limits
+from llm2slm.models import conditioning
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
-from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
+from llm2slm.models.llm import LLMRecord
 from llm2slm.models.loading.gguf import packed_weights
 from llm2slm.models.loading.pretrained import (
-    load_encoder,
     load_encoder_layers,
     load_language_model,
     locate,
     model_config,
     read_config,
 )
+from llm2slm.models.parts import Parts
+from llm2slm.models.processing import attach_processor, default_limits
 from llm2slm.models.soft_prompts import virtual_tokens
 from llm2slm.models.tuning import merged, restore_soft_prompts
-from llm2slm.types import Init, SystemKind, Tokenizers, UserError, reason_of
+from llm2slm.types import SystemKind, Tokenizers, UserError, reason_of
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 INSIDE = "./llm"
-"""The recorded name of an LLM whose used part stands in the model's own folder."""
+"""Recorded name of an LLM whose used part is in the saved model's folder."""
 
 SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-"""Names of a saved model's weights."""
+"""Names of a saved model's weight files."""
 
-ModelT = TypeVar("ModelT", bound=LLM2SLM)
+ModelT = TypeVar("ModelT", bound=Parts)
 
 
-def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
-    """What `LLM2SLM.save_pretrained` does."""
+def save(model: Parts, folder: Path, *, with_llm: bool = False) -> None:
+    """Implements `LLM2SLM.save_pretrained`.
+
+    Raises:
+        UserError: with_llm, and there is no LLM, or one with random weights.
+    """
     if with_llm and model.encoder is None:
-        raise UserError(f"with_llm: this system ({model.kind}) has no LLM beside it; save it without")
+        raise UserError(f"with_llm: this system ({model.kind}) has no LLM encoder; save it without")
     with filling(folder, last="config.json") as stage:
         tuned, model.slm = model.slm, merged(model.slm)
         try:
@@ -65,70 +71,79 @@ def save(model: LLM2SLM, folder: Path, *, with_llm: bool = False) -> None:
                 _save_hybrid(model, stage, with_llm=with_llm)
         finally:
             model.slm = tuned
-        for path in stage.rglob("*.safetensors"):  # which safetensors leaves to its owner alone, whatever the umask
+        for path in stage.rglob("*.safetensors"):  # safetensors ignores the umask
             path.chmod((stage / "config.json").stat().st_mode & 0o777)
         text, weights = model.card or ("", "")
-        if weights == own_fingerprint(model) and not (folder / CARD).exists():  # a card that is there may be newer
+        if weights == own_fingerprint(model) and not (folder / CARD).exists():  # an existing card may be newer
             (stage / CARD).write_text(text, encoding="utf-8")
         written = {path.name for path in stage.iterdir()}
-    for path in folder.iterdir():  # as transformers does; it would read shards of an earlier save
+    for path in folder.iterdir():  # transformers would read shards of an earlier save
         if SHARD.fullmatch(path.name) and path.name not in written:
             path.unlink()
 
 
-def _save_plain(model: LLM2SLM, folder: Path) -> None:
-    own = model.config
+def _save_plain(model: Parts, folder: Path) -> None:
+    config = model.config
     model.slm.config.llm2slm = {
         "kind": model.kind.value,
-        "limits": own.limits,
+        "limits": config.limits,
         "dtype": model.working_dtype,
-        "prefix": own.prefix,
-        "suffix": own.suffix,
-        "frame": own.llm_frame,
-        "trained": own.trained,
+        "prefix": config.prefix,
+        "suffix": config.suffix,
+        "frame": config.llm_frame,
+        "trained": config.trained,
     }
     model.slm.save_pretrained(folder)
     model.collator.save(folder)
 
 
-def _save_hybrid(model: LLM2SLM, folder: Path, *, with_llm: bool) -> None:
+def _save_hybrid(model: Parts, folder: Path, *, with_llm: bool) -> None:
     config = deepcopy(model.config)
     config.architectures = [type(model).__name__]
     if isinstance(config.slm, PreTrainedConfig):
-        config.slm.name_or_path = ""  # where it came from is no matter of where it goes
-    record = dict(config.llm or {})
-    if with_llm:
-        config.llm = _save_llm(model, record, folder / INSIDE)
-    elif record.get("name") == INSIDE:  # it came with its LLM, and is saved without
-        origin = dict(record.pop("origin"))
-        if origin.pop("local"):  # nobody else has it: it is where it was found
-            origin = {"name": str(Path(str(model.llm_place)).resolve())}
-        config.llm = record | origin
+        config.slm.name_or_path = ""  # a local path is of no use elsewhere
+    if config.llm is not None:
+        config.llm = _saved_record(model, folder, with_llm=with_llm).saved()
     config.save_pretrained(folder)
     model.processor.save_pretrained(folder)
     model.slm.generation_config.save_pretrained(folder)
-    own = {name: p.detach().contiguous() for name, p in own_tensors(model)}
-    save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+    tensors = {name: p.detach().contiguous() for name, p in own_tensors(model)}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def _save_llm(model: LLM2SLM, record: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Writes the part of the LLM that reads, as it was before any quantization; returns its record in this folder."""
-    if record["init"] == Init.random.value:
+def _saved_record(model: Parts, folder: Path, *, with_llm: bool) -> LLMRecord:
+    """The LLM's record in a saved folder; with_llm: also writes the LLM there."""
+    record = LLMRecord.read(model.config)
+    if with_llm:
+        return _save_llm(model, record, folder / INSIDE)
+    if record.name != INSIDE or record.origin is None:
+        return record
+    origin = dict(record.origin)  # it was loaded with its LLM, and is saved without
+    if origin.pop("local"):  # only this machine has it, at the path where it was found
+        origin = {"name": str(Path(str(model.llm_path)).resolve())}
+    return replace(record, **origin, origin=None)
+
+
+def _save_llm(model: Parts, record: LLMRecord, folder: Path) -> LLMRecord:
+    """Writes the used part of the LLM, unquantized; returns its record in this folder."""
+    if record.random:
         raise UserError("with_llm: the LLM of this system has random weights, which no file holds; it cannot be saved")
-    cfg = _encoder_config(record, model.llm_place or record["name"])
+    cfg = record.located(model.llm_path or record.name)
     cfg.quantization = {}
     encoder = load_encoder_layers(cfg, model_config(cfg, model.collator.llm_tokenizer), packed=False)
     encoder.config.name_or_path = ""
     encoder.save_pretrained(folder)
-    own = Path(str(record["name"]))
-    name = own.name if own.is_absolute() else record["name"]  # of a folder of this machine, no more than its name
-    origin = {"name": name, "revision": record["revision"], "config": record["config"], "local": own.is_absolute()}
-    if (file := record.pop("gguf_file", None)) is not None:  # what is written here is no such file
-        origin["gguf_file"] = file
-    return record | {"name": INSIDE, "revision": None, "config": {}, "origin": record.get("origin", origin)}
+    path = Path(str(record.name))
+    name = path.name if path.is_absolute() else record.name  # of a local path, only the last part
+    origin: dict[str, Any] = {"name": name, "revision": record.revision, "config": record.config}
+    origin["local"] = path.is_absolute()
+    if record.gguf_file is not None:
+        origin["gguf_file"] = record.gguf_file
+    origin = record.origin or origin
+    return replace(record, name=INSIDE, revision=None, config={}, gguf_file=None, origin=origin)
 
 
-def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
+def own_tensors(model: Parts) -> list[tuple[str, Tensor]]:
     """Parameters and persistent buffers of SLM and projector, each once (tied weights under one name)."""
     kept = model.state_dict(keep_vars=True)
     first: dict[int, str] = {}
@@ -138,7 +153,7 @@ def own_tensors(model: LLM2SLM) -> list[tuple[str, Tensor]]:
 
 
 def saved_kind(name: str, revision: str | None = None) -> SystemKind | None:
-    """The kind of system that a Hub id or folder holds as `save` wrote it; None for a plain model of somebody else's.
+    """The kind of system in a Hub id or folder that `save` wrote; None for any other transformers model.
 
     Raises:
         UserError: it cannot be read.
@@ -149,8 +164,8 @@ def saved_kind(name: str, revision: str | None = None) -> SystemKind | None:
     return None if kind is None else SystemKind(kind)
 
 
-def own_fingerprint(model: LLM2SLM) -> str:
-    """Names the weights of SLM and projector: a card, and a result, are of these and no others."""
+def own_fingerprint(model: Parts) -> str:
+    """Identifies the weights of SLM and projector, in model cards and results."""
     packed = packed_weights(model)
     return fingerprint((name, packed.get(id(tensor)) or tensor.detach()) for name, tensor in own_tensors(model))
 
@@ -164,10 +179,10 @@ def push(
     message: str | None = None,
     token: bool | str | None = None,
 ) -> str:
-    """Puts a saved model into a repository of the Hub; returns the commit's address.
+    """Uploads a saved model to a repository of the Hub; returns the commit's address.
 
     Raises:
-        UserError: it needs an LLM that only this machine has; the Hub cannot be reached, or refuses.
+        UserError: it needs an LLM that exists on this machine only; the Hub cannot be reached, or refuses.
     """
     record = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("llm") or {}
     name = record.get("name")
@@ -184,7 +199,7 @@ def push(
         done = hub.upload_folder(
             repo_id=repo, folder_path=folder, revision=revision, commit_message=message or "Upload LLM2SLM"
         )
-    except Exception as error:  # of the Hub's client or of its HTTP library, which is not always the same one
+    except Exception as error:  # of the Hub's client, or of its HTTP library, which differs by version
         raise UserError(f"{repo_id}: cannot be pushed to the Hub: {reason_of(error)}") from error
     return str(done.commit_url)
 
@@ -193,17 +208,17 @@ def push(
 
 
 def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
-    """What `LLM2SLM.from_pretrained` does."""
+    """Implements `LLM2SLM.from_pretrained`."""
     config = read_config(name, revision)
     if llm is not None and not (isinstance(config, LLM2SLMConfig) and config.llm is not None):
-        raise UserError(f"llm={llm}: {name} has no LLM beside it, which could be at another place; leave it out")
+        raise UserError(f"llm={llm}: {name} has no LLM encoder; leave it out")
     model: ModelT
     if isinstance(config, LLM2SLMConfig):
         model = _load_hybrid(cls, config, name, llm, revision)
     else:
         model = _load_plain(cls, config, name, revision)
     path = None
-    if not is_gguf(name):  # which is a file, without others beside it
+    if not is_gguf(name):
         path = cached_file(
             locate(name), CARD, revision=revision,
             _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
@@ -214,15 +229,17 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) ->
 
 
 def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None) -> ModelT:
-    place = locate(name)
-    tokenizer = load_tokenizer(place, revision)
-    llm_tokenizer = tokenizer
-    if config.llm is not None and config.tokenizers != Tokenizers.shared.value:
-        llm_tokenizer = load_tokenizer(place, revision, subfolder=LLM_TOKENIZER)
-    llm_place, encoder = None, None
+    path = locate(name)
+    tokenizer = load_tokenizer(path, revision)
+    llm_tokenizer = None
+    llm_path: str | None = None
+    encoder: FrozenEncoder | None = None
     if config.llm is not None:
-        llm_place = _llm_place(config, name, llm, revision)
-        encoder = _load_llm(config, name, llm_place, llm_tokenizer)
+        shared = config.tokenizers == Tokenizers.shared.value
+        llm_tokenizer = tokenizer if shared else load_tokenizer(path, revision, subfolder=LLM_TOKENIZER)
+        record, kv_blocks = LLMRecord.read(config), conditioning.get(config.conditioning).kv_blocks(config)
+        llm_path = _llm_path(record, name, llm, revision)
+        encoder = record.load(name, llm_path, llm_tokenizer, kv_blocks)
     slm_config = config.slm
     assert isinstance(slm_config, PreTrainedConfig)
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
@@ -230,21 +247,21 @@ def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str |
     if config.virtual_tokens is not None:
         restore_soft_prompts(slm, config.virtual_tokens, name)
     model = cls(config, slm, encoder)
-    model.llm_place = llm_place
-    _fill(model, place, revision)
-    if cached_file(place, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
-        model.slm.generation_config = GenerationConfig.from_pretrained(place, revision=revision)
-    attach_processor(model, tokenizer, llm_tokenizer if encoder is not None else None)
+    model.llm_path = llm_path
+    _fill(model, path, revision)
+    if cached_file(path, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
+        model.slm.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
+    attach_processor(model, tokenizer, llm_tokenizer)
     return model
 
 
 def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision: str | None) -> ModelT:
-    """An unguided system: any language model of transformers."""
+    """A system without an LLM encoder: any language model of transformers."""
     extra = dict(getattr(config, "llm2slm", None) or {})
     tokenizer = load_tokenizer(locate(name), revision)
-    # the file may be narrower than its use (builtin/llm is stored in float16): its own dtype does not decide
-    writer = LanguageModelConfig(name=name, revision=revision, dtype=extra.get("dtype", "float32"))
-    slm = load_language_model(writer, tokenizer)
+    # the stored dtype may be narrower than the working one: builtin/llm is stored in float16
+    generator = LanguageModelConfig(name=name, revision=revision, dtype=extra.get("dtype", "float32"))
+    slm = load_language_model(generator, tokenizer)
     own = LLM2SLMConfig(
         slm=deepcopy(slm.config),
         kind=extra.get("kind", SystemKind.llm.value),
@@ -260,75 +277,40 @@ def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision
     return model
 
 
-def _llm_place(config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None) -> str:
-    """Where a saved hybrid's LLM is: at the user's word, in the hybrid's own folder, or by its recorded name.
+def _llm_path(record: LLMRecord, name: str, llm: str | None, revision: str | None) -> str:
+    """Path or Hub id of a saved hybrid's LLM: the given one, a folder inside the hybrid's, or the recorded name.
 
     Raises:
-        UserError: nowhere.
+        UserError: its weights were random.
     """
-    record = dict(config.llm or {})
-    where: str | None = llm or record["name"]
-    if where is None or record["init"] == Init.random.value:
+    found = llm or record.name
+    if found is None or record.random:
         raise UserError(f"{name}: was built on an LLM with random weights, which no file holds; it cannot be loaded")
-    if where != INSIDE:
-        return where
-    place = locate(name)
-    if not Path(place).is_dir():
-        place = snapshot_download(place, revision=revision, allow_patterns=f"{Path(INSIDE).name}/*")
-    return str(Path(place) / INSIDE)
+    if found != INSIDE:
+        return found
+    path = locate(name)
+    if not Path(path).is_dir():
+        path = snapshot_download(path, revision=revision, allow_patterns=f"{Path(INSIDE).name}/*")
+    return str(Path(path) / INSIDE)
 
 
-def _load_llm(config: LLM2SLMConfig, name: str, where: str, tokenizer: Any) -> FrozenEncoder:
-    """The LLM that a saved hybrid reads with.
+def _fill(model: Parts, name: str, revision: str | None) -> None:
+    """Loads SLM and projector from a saved hybrid.
 
     Raises:
-        UserError: it is not at hand, or not the one that the hybrid was trained with.
+        UserError: no weights, or a tensor is missing, unexpected, or of another shape.
     """
-    record = dict(config.llm or {})
-    try:
-        encoder = load_encoder(_encoder_config(record, where), tokenizer, (config.kv or {}).get("blocks"))
-    except UserError as error:
-        raise UserError(f"{name}: its LLM is not at hand: {error}; say where it is with llm=PATH") from None
-    if encoder.width != record["width"]:
-        raise UserError(
-            f"{name}: was trained on an LLM of width {record['width']}, {where} has {encoder.width}; "
-            "give the right one with llm=PATH"
-        )
-    known, found = record.get("fingerprint"), encoder.fingerprint()
-    if known is not None and found != known:
-        raise UserError(
-            f"{name}: the LLM at {where} is not the one it was trained with: its weights (fingerprint {found}) are "
-            f"not those recorded ({known}); give the right one with llm=PATH"
-        )
-    return encoder
-
-
-def _encoder_config(record: dict[str, Any], where: str) -> LLMConfig:
-    return LLMConfig(
-        name=where,
-        revision=record["revision"] if where == record["name"] else None,  # a commit of one place is none of another
-        gguf_file=record.get("gguf_file") if where == record["name"] else None,
-        config=recorded_changes(where, record.get("config") or {}),
-        dtype=record["dtype"],
-        attn_implementation=record.get("attn_implementation"),
-        layer=record["layer"],
-        quantization=record.get("quantization") or {},
-    )
-
-
-def _fill(model: LLM2SLM, name: str, revision: str | None) -> None:
-    """Fills SLM and projector from a saved hybrid, every tensor of it and nothing else."""
     path = cached_file(name, WEIGHTS, revision=revision, _raise_exceptions_for_missing_entries=False)
     if path is None:
         raise UserError(f"{name}: has no {WEIGHTS}; save the model again, or give the folder that holds it")
-    saved, own = load_file(path), dict(own_tensors(model))
-    for tensor in sorted(saved.keys() ^ own.keys()):
-        state = "missing from" if tensor in own else "unexpected in"
+    saved, tensors = load_file(path), dict(own_tensors(model))
+    for tensor in sorted(saved.keys() ^ tensors.keys()):
+        state = "missing from" if tensor in tensors else "unexpected in"
         raise UserError(f"{path}: tensor {tensor} is {state} the file; config.json and weights do not belong together")
     for tensor, value in saved.items():
-        if value.shape != own[tensor].shape:
+        if value.shape != tensors[tensor].shape:
             raise UserError(
                 f"{path}: tensor {tensor} has shape {tuple(value.shape)}, config.json (and the LLM) ask for "
-                f"{tuple(own[tensor].shape)}"
+                f"{tuple(tensors[tensor].shape)}"
             )
-        own[tensor].data.copy_(value)
+        tensors[tensor].data.copy_(value)

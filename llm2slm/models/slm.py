@@ -1,7 +1,7 @@
-"""The writer: one face over transformers' encoder-decoder and decoder-only language models.
+"""One interface to transformers' encoder-decoder and decoder-only language models (the SLM).
 
-The rest of the package hands over a `Prompt` (vectors and a mask) and gets logits, or what `generate` needs. Whether
-the vectors go through an encoder, stand in for one, or are the left part of a causal sequence is decided here alone.
+Input is a `Prompt` (vectors and a mask); output are logits or generated ids. Only this module distinguishes prompts
+that an encoder processes, that replace an encoder's output, or that are the left part of a causal sequence.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from llm2slm.models.conditioning import positions, prepend
 from llm2slm.models.kv_cache import PromptCache
 from llm2slm.models.loading.published import FORCED_END, OF_TOKENS, drop_others, drop_token_ids
+from llm2slm.models.sequences import concatenate, positions
 from llm2slm.models.soft_prompts import PREFIX, PROMPT, virtual_tokens
 from llm2slm.types import IGNORE_INDEX, Reps, UserError
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the writer reads: `states` (B, length, D) with their mask.
+    """The input of the SLM before the response.
 
-    `encoded`: the states are what cross-attention attends to (conditioning `memory`). An encoder-decoder's own encoder
-    is passed by; a decoder-only model (with cross-attention layers) has only its start token before the response.
-    `beside`: z and its mask, which gated layers attend to beside the states (conditioning `cross_attention`).
-    `cache`: keys and values of what stands before the states, which a decoder-only model does not read (conditioning
-    `kv`).
+    Attributes:
+        states_BQD, mask_BQ: vectors, and 1 at real positions.
+        cross_attended: the states are cross-attention states: an encoder-decoder's encoder is not run on them, and a
+            decoder-only model (with cross-attention layers) starts the response from its start token alone.
+        gated_states: z and its mask, which gated cross-attention layers attend to in addition.
+        cache: keys and values of the positions before the states, of a decoder-only model.
     """
 
     states_BQD: Tensor
     mask_BQ: Tensor
-    encoded: bool = False
-    beside: Reps | None = None
+    cross_attended: bool = False
+    gated_states: Reps | None = None
     cache: PromptCache | None = None
 
     @property
@@ -46,55 +47,28 @@ class Prompt:
         return self.mask_BQ if self.cache is None else torch.cat([self.cache.mask_BC, self.mask_BQ], dim=1)
 
 
-class NoEncoder(nn.Module):
-    """Where the encoder of an encoder-decoder SLM was: with conditioning `memory` the LLM's reading takes its place."""
-
-    main_input_name = "input_ids"
-
-    def forward(self, *_: Any, **__: Any) -> None:
-        """Never called by `generate`, which is handed the encoder's output."""
-        raise RuntimeError("this SLM has no encoder: it reads the LLM's representations (conditioning=memory)")
-
-
-def drop_encoder(slm: PreTrainedModel) -> None:
-    """Takes the encoder out of an encoder-decoder, in place. What it shares with the decoder stays with the decoder."""
-    encoder = slm.get_encoder()
-    path = next(name for name, module in slm.named_modules() if module is encoder)
-    parent, _, name = path.rpartition(".")
-    setattr(slm.get_submodule(parent), name, NoEncoder())
-    for module in slm.modules():
-        if tied := getattr(module, "all_tied_weights_keys", None):
-            for key in [key for key in tied if key.startswith(("encoder.", f"{path}."))]:
-                del tied[key]
-
-
-def has_cross_attention(slm: PreTrainedModel) -> bool:
-    """Whether the model's decoder can attend to an encoder's output."""
-    return bool(slm.config.is_encoder_decoder) or any("crossattention" in name for name, _ in slm.named_modules())
-
-
 def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
-    """Input embeddings of token ids: ids_BQ -> embeds_BQD, which the model reads as it would read the ids."""
+    """Input embeddings of token ids: ids_BQ -> embeds_BQD, equivalent to the ids as model input."""
     embeds_BQD: Tensor = slm.get_input_embeddings()(ids_BQ)
     scale = embed_scale(slm)
     return embeds_BQD if scale == 1 else embeds_BQD * scale
 
 
 def embed_scale(slm: PreTrainedModel) -> float:
-    """The factor that a model puts on the embeddings of ids but not on embeddings it is given; most have none.
+    """The factor that a model applies to embeddings of ids but not to `inputs_embeds`; 1 for most models.
 
-    Marian and Pegasus do so (their encoder's `embed_scale`), BART and T5 do not. No config says it, so it is found by
-    trying, on two tokens, and kept with the model.
+    Marian and Pegasus scale (their encoder's `embed_scale`), BART and T5 do not. No config records it, so it is
+    determined by a forward pass on two tokens, and cached on the model.
 
     Raises:
-        UserError: no factor makes the model read embeddings as it reads ids.
+        UserError: no factor makes ids and embeddings equivalent.
     """
     known: float | None = getattr(slm, "llm2slm_embed_scale", None)
     if known is None:
         was_training = slm.training
         slm.eval()
         try:
-            known = _tried_scale(slm)
+            known = _measured_scale(slm)
         finally:
             slm.train(was_training)
         slm.llm2slm_embed_scale = known
@@ -102,52 +76,52 @@ def embed_scale(slm: PreTrainedModel) -> float:
 
 
 @torch.no_grad()
-def _tried_scale(slm: PreTrainedModel) -> float:
+def _measured_scale(slm: PreTrainedModel) -> float:
     table, config = slm.get_input_embeddings(), slm.config.get_text_config()
     special = {getattr(config, name, None) for name in ("pad_token_id", "bos_token_id")}
     ids_BQ = torch.tensor([[i for i in range(2, 8) if i not in special][:2]], device=table.weight.device)
     embeds_BQD = table(ids_BQ)
-    reader = slm.get_encoder() if slm.config.is_encoder_decoder else slm
+    body = slm.get_encoder() if slm.config.is_encoder_decoder else slm
 
-    def read(**inputs: Tensor) -> Tensor:
-        output: Tensor = reader(**inputs, attention_mask=torch.ones_like(ids_BQ), return_dict=True)[0]
+    def run(**inputs: Tensor) -> Tensor:
+        output: Tensor = body(**inputs, attention_mask=torch.ones_like(ids_BQ), return_dict=True)[0]
         return output.float()
 
-    own = read(input_ids=ids_BQ)
-    tolerance = (1e-4 if table.weight.dtype == torch.float32 else 1e-2) * float(own.norm())
+    expected = run(input_ids=ids_BQ)
+    tolerance = (1e-4 if table.weight.dtype == torch.float32 else 1e-2) * float(expected.norm())
     best, distance = 1.0, float("inf")
     for scale in (1.0, float(embeds_BQD.shape[-1]) ** 0.5):
         try:
-            found = float((read(inputs_embeds=embeds_BQD * scale) - own).norm())
+            found = float((run(inputs_embeds=embeds_BQD * scale) - expected).norm())
         except (TypeError, ValueError, NotImplementedError) as error:
-            raise UserError(f"SLM {config.model_type}: it reads token ids only, no embeddings ({error})") from None
+            raise UserError(f"SLM {config.model_type}: it takes token ids only, no embeddings ({error})") from None
         if found < distance:
             best, distance = scale, found
         if found == 0:
             break
     if distance > tolerance:
         raise UserError(
-            f"SLM {config.model_type}: it reads embeddings otherwise than the token ids they belong to, "
-            "so nothing can be mixed into its prompt; use another SLM"
+            f"SLM {config.model_type}: embeddings of token ids give other outputs than the ids, "
+            "so z cannot be mixed into its prompt; use another SLM"
         )
     return best
 
 
 def _with_soft_prompts(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
-    """The prompt as the writer reads it: behind the virtual tokens that it may have been given (prompt tuning)."""
+    """The prompt after the SLM's virtual tokens, if it has any from prompt tuning."""
     tokens = virtual_tokens(slm)
     if tokens is None or tokens.tune != PROMPT:
         return prompt
     states_BQD, mask_BQ = prompt.states_BQD, prompt.mask_BQ
-    own_BVD = tokens.embeddings(len(states_BQD), states_BQD.dtype) * embed_scale(slm)
-    mask_BV = mask_BQ.new_ones(own_BVD.shape[:2])
-    joined = prepend(states_BQD, mask_BQ, own_BVD, mask_BV, pad_left=not slm.config.is_encoder_decoder)
+    virtual_BND = tokens.embeddings(len(states_BQD), states_BQD.dtype) * embed_scale(slm)
+    mask_BN = mask_BQ.new_ones(virtual_BND.shape[:2])
+    joined = concatenate(virtual_BND, mask_BN, states_BQD, mask_BQ, pad_left=not slm.config.is_encoder_decoder)
     return replace(prompt, states_BQD=joined[0], mask_BQ=joined[1])
 
 
 def _prefixed(slm: PreTrainedModel, rows: int, prompt: Prompt) -> tuple[int, dict[str, Any]]:
-    """How many keys and values of every row stand in front of all others: a trained prefix, or those of a prompt; and
-    the arguments that bring them."""
+    """Positions that are cached before the first one processed (a trained prefix, or a prompt's cache), and
+    the cache as arguments of `forward`."""
     if prompt.cache is not None:
         return prompt.cache.mask_BC.shape[1], {"past_key_values": prompt.cache.new(rows), "use_cache": True}
     tokens = virtual_tokens(slm)
@@ -157,25 +131,25 @@ def _prefixed(slm: PreTrainedModel, rows: int, prompt: Prompt) -> tuple[int, dic
 
 
 def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> Tensor:
-    """Teacher-forced logits_BTV: position t has seen the prompt and the response before t.
+    """Teacher-forced logits_BTV: position t is conditioned on the prompt and the response before t.
 
     Args:
         labels_BT: the response, padded on the right with IGNORE_INDEX.
     """
     prompt = _with_soft_prompts(slm, prompt)
     before, cached = _prefixed(slm, len(labels_BT), prompt)
-    if prompt.encoded or slm.config.is_encoder_decoder:
+    if prompt.cross_attended or slm.config.is_encoder_decoder:
         ids_BT = decoder_inputs(slm, labels_BT)
         inputs = {"decoder_input_ids": ids_BT}
         if not slm.config.is_encoder_decoder:
-            inputs = {"input_ids": ids_BT, "attention_mask": _widened(torch.ones_like(ids_BT), before)}
+            inputs = {"input_ids": ids_BT, "attention_mask": _extended(torch.ones_like(ids_BT), before)}
         logits_BTV: Tensor = slm(**inputs, **prompt_arguments(slm, prompt), **cached).logits
         return logits_BTV
     real_BT = labels_BT != IGNORE_INDEX
     response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))
     states = torch.cat([prompt.states_BQD, response_BTD.to(prompt.states_BQD.dtype)], dim=1)
-    read = prompt.whole_mask if prompt.cache is not None else _widened(prompt.mask_BQ, before)
-    mask = torch.cat([read, real_BT.to(prompt.mask_BQ.dtype)], dim=1)
+    before_response = prompt.whole_mask if prompt.cache is not None else _extended(prompt.mask_BQ, before)
+    mask = torch.cat([before_response, real_BT.to(prompt.mask_BQ.dtype)], dim=1)
     length = labels_BT.shape[1] + 1  # the last prompt position predicts the first response token
     keep = {"logits_to_keep": length} if "logits_to_keep" in inspect.signature(slm.forward).parameters else {}
     position_ids = positions(mask)[:, before:]
@@ -183,16 +157,16 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     return logits[:, -length:-1]  # type: ignore[no-any-return]
 
 
-def _widened(mask_BQ: Tensor, before: int) -> Tensor:
-    """A mask with so many real positions in front."""
+def _extended(mask_BQ: Tensor, before: int) -> Tensor:
+    """A mask with `before` real positions added in front."""
     return torch.cat([mask_BQ.new_ones(len(mask_BQ), before), mask_BQ], dim=1)
 
 
 def start_token(slm: PreTrainedModel) -> int:
-    """The token that `generate` starts a response with, where no prompt stands before it.
+    """The first decoder token of `generate` if no prompt precedes the response.
 
     Raises:
-        UserError: the model names none.
+        UserError: the model's configs have none.
     """
     names = ["decoder_start_token_id", "bos_token_id"]
     if not slm.config.is_encoder_decoder:
@@ -209,10 +183,10 @@ def start_token(slm: PreTrainedModel) -> int:
 
 
 def decoder_inputs(slm: PreTrainedModel, labels_BT: Tensor) -> Tensor:
-    """What a decoder reads under teacher forcing: the start token of `generate`, then the labels.
+    """The decoder's input under teacher forcing: the start token of `generate`, then the labels.
 
-    Not the model's own `prepare_decoder_input_ids_from_labels`: mBART's starts with the last label instead (there, the
-    language), so that training and generation would start differently.
+    The model's `prepare_decoder_input_ids_from_labels` is not used: mBART's starts with the last label (the language),
+    so that training and generation would start differently.
 
     Args:
         labels_BT: the response, padded on the right with IGNORE_INDEX.
@@ -220,13 +194,13 @@ def decoder_inputs(slm: PreTrainedModel, labels_BT: Tensor) -> Tensor:
     start = start_token(slm)
     ids_BT = labels_BT.new_full(labels_BT.shape, start)
     ids_BT[:, 1:] = labels_BT[:, :-1]
-    # what stands behind a response is never predicted from: any token will do
+    # positions after a response have no loss: any token serves
     return ids_BT.masked_fill(ids_BT == IGNORE_INDEX, start)
 
 
 def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
-    """The prompt as keyword arguments of the writer's `forward` and `generate`."""
-    if not prompt.encoded:
+    """The prompt as keyword arguments of the SLM's `forward` and `generate`."""
+    if not prompt.cross_attended:
         return {"inputs_embeds": prompt.states_BQD, "attention_mask": prompt.mask_BQ}
     if slm.config.is_encoder_decoder:
         return {
@@ -237,18 +211,17 @@ def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
 
 
 def greedy(slm: PreTrainedModel, pad: int, eos: int | None, *, own_tokens: bool = True) -> dict[str, str]:
-    """Sets, in place, how a model generates where a call does not say it: greedily, up to its end tokens.
+    """Sets a model's default generation settings, in place: greedy decoding up to its end tokens.
 
-    Of the other settings that a model was published with, those of `published.KEPT` stay in force. The end tokens are
-    the tokenizer's eos, and the other published ones where the eos is among them: an instruction model ends its turn
-    with a token that may not be the eos.
+    Other published settings are dropped, except `published.KEPT`. The end tokens are the tokenizer's eos, and all
+    published ones if the eos is among them: an instruction model ends its turn with a token that may not be the eos.
 
     Args:
-        own_tokens: published token ids are of the tokenizer in use; else settings made of them are dropped, except
-            for a forced end that is the eos.
+        own_tokens: published token ids refer to the tokenizer in use; else settings of token ids are dropped, except a
+            forced end that is the eos.
 
     Returns:
-        The published settings that are dropped, each with its value and a reason, as text.
+        The dropped settings, each with its value and a reason, as text.
     """
     config, vocabulary = slm.generation_config, slm.config.get_text_config().vocab_size
     published = config.eos_token_id
@@ -274,16 +247,16 @@ def greedy(slm: PreTrainedModel, pad: int, eos: int | None, *, own_tokens: bool 
 
 
 def end_tokens(config: GenerationConfig) -> frozenset[int]:
-    """The tokens that end an answer."""
+    """The tokens that end a response."""
     ends = config.eos_token_id
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
 def begin_as_trained(slm: PreTrainedModel, eos: int | None) -> None:
-    """Makes answers of a model that is about to be trained begin and end as its labels do, in place.
+    """Makes the generated responses of a model in training begin and end like its labels, in place.
 
-    Some models are published with a first token that `generate` forces on each answer (BART: its bos; mBART: the
-    language), or with several end tokens. Labels have no such first token, and end with the tokenizer's eos.
+    Some models are published with a forced first token (BART: its bos; mBART: the language), or with several end
+    tokens. Labels have no forced first token, and end with the tokenizer's eos.
     """
     slm.generation_config.forced_bos_token_id = None
     slm.generation_config.eos_token_id = eos
@@ -293,27 +266,27 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     """transformers' own `generate` on a prompt of vectors.
 
     Args:
-        config: what the arguments leave open; None: the model's own. `max_length` is one of the response (with the
-            start token, where there is one), as the prompt is not in what comes back.
+        config: values for arguments that are not given; None: the model's. `max_length` counts the response (and a
+            start token, if there is one), as the prompt is not returned.
 
     Returns:
-        ids_BT, response tokens only (without the start token), right-padded; or transformers' output object, its
-        `sequences` likewise, where `return_dict_in_generate` is set.
+        ids_BT, response tokens only (without the start token), right-padded; with `return_dict_in_generate`
+        transformers' output object, with such `sequences`.
 
     Raises:
-        UserError: the writer has not as many positions as the response may take; or it is to write without a cache,
-            or with one of another kind, where a trained prefix stands in its own.
+        UserError: the SLM has too few positions for the response; or a cache is disabled or of another kind while the
+            SLM's cache holds a trained prefix or the prompt.
     """
     prompt = _with_soft_prompts(slm, prompt)
-    starts = prompt.encoded or slm.config.is_encoder_decoder  # else the prompt is the start
+    starts = prompt.cross_attended or slm.config.is_encoder_decoder  # else the response continues the prompt
     config = _completed(slm, config)
-    for name in [name for name in arguments if hasattr(config, name)]:  # arguments come before the config
+    for name in [name for name in arguments if hasattr(config, name)]:  # arguments override the config
         setattr(config, name, arguments.pop(name))
         if name == "max_length":
             config.max_new_tokens = None
     if config.max_new_tokens is None and config.max_length is not None:
         config.max_new_tokens, config.max_length = config.max_length - int(starts), None
-    _require_room(slm, prompt, config.max_new_tokens)
+    _check_positions(slm, prompt, config.max_new_tokens)
     inputs = prompt_arguments(slm, prompt)
     if starts and not slm.config.is_encoder_decoder:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
@@ -331,11 +304,10 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
 def _cache_inputs(
     slm: PreTrainedModel, prompt: Prompt, inputs: dict[str, Any], config: GenerationConfig
 ) -> dict[str, Any]:
-    """What of the inputs of `generate` is otherwise where the cache is not empty: it holds a trained prefix, or keys
-    and values of the prompt.
+    """Inputs of `generate` that differ if the cache holds a trained prefix, or keys and values of the prompt.
 
-    The cache has a row for each beam or sample, as `generate` copies all else but the cache for them. Its positions
-    are in a decoder-only model's mask, and in front of its embeddings, from which `generate` cuts what is cached.
+    The cache has a row for each beam or sample, since `generate` repeats all inputs but the cache. Its positions are
+    part of a decoder-only model's mask, and of its embeddings, from which `generate` removes the cached ones.
     """
     tokens = virtual_tokens(slm)
     prefix = tokens is not None and tokens.tune == PREFIX
@@ -352,15 +324,15 @@ def _cache_inputs(
         return found
     if "inputs_embeds" in inputs:
         states_BQD = inputs["inputs_embeds"]
-        cut_BCD = states_BQD.new_zeros(len(states_BQD), length, states_BQD.shape[2])
-        found["inputs_embeds"] = torch.cat([cut_BCD, states_BQD], dim=1)
+        cached_BCD = states_BQD.new_zeros(len(states_BQD), length, states_BQD.shape[2])
+        found["inputs_embeds"] = torch.cat([cached_BCD, states_BQD], dim=1)
     if prompt.cache is not None:
         return found | {"attention_mask": prompt.whole_mask}
-    return found | {"attention_mask": _widened(inputs["attention_mask"], length)}
+    return found | {"attention_mask": _extended(inputs["attention_mask"], length)}
 
 
 def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> GenerationConfig:
-    """A generation config with the special tokens that it leaves open, a decoder's start as in training."""
+    """A copy of a generation config with missing special tokens filled in, the decoder start token as in training."""
     own = slm.generation_config
     config = deepcopy(own if config is None else config)
     for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
@@ -371,14 +343,20 @@ def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> Generat
     return config
 
 
-def _require_room(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) -> None:
-    """Refuses what would run past the position embeddings: in the midst of an answer that is an index error."""
+def _check_positions(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) -> None:
+    """Refuses a response that exceeds the position embeddings, which would be an index error during generation.
+
+    Raises:
+        UserError: with the numbers of positions and tokens.
+    """
     positions = getattr(slm.config.get_text_config(), "max_position_embeddings", None)
     if positions is None or new_tokens is None:
         return
-    read = 0 if prompt.encoded or slm.config.is_encoder_decoder else int(prompt.whole_mask.sum(1).max())
+    read = 0 if prompt.cross_attended or slm.config.is_encoder_decoder else int(prompt.whole_mask.sum(1).max())
     tokens = virtual_tokens(slm)
-    read += tokens.length if tokens is not None and tokens.tune == PREFIX else 0  # else they are in the mask
+    read += (
+        tokens.length if tokens is not None and tokens.tune == PREFIX else 0
+    )  # those of prompt tuning are in the mask
     if read + new_tokens > positions:
         raise UserError(
             f"max_new_tokens={new_tokens} behind a prompt of {read} tokens exceeds the SLM's {positions} positions; "

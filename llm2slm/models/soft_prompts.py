@@ -1,8 +1,8 @@
-"""Virtual tokens: trained vectors that a frozen writer reads as if they were tokens, in place of training the writer.
+"""Virtual tokens: trained vectors in the input of a frozen generating model, as an alternative to training the model.
 
-`prompt` (Lester et al. 2021, arXiv 2104.08691): embeddings in front of the prompt's own. `prefix` (Li and Liang 2021,
-arXiv 2101.00190): keys and values in front of those of every self-attention layer of whoever writes. Parameters and
-their initialisation are peft's own modules; where they enter the writer is in `slm`, for all systems alike.
+`prompt` (Lester et al. 2021, arXiv 2104.08691): embeddings in front of the prompt's. `prefix` (Li and Liang 2021,
+arXiv 2101.00190): keys and values in front of those of every self-attention layer. Parameters and initialisation are
+peft's modules; `slm` inserts them into the model's input, in the same way for all systems.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ from llm2slm.types import UserError
 
 PROMPT, PREFIX = "prompt", "prefix"
 NAME = "virtual_tokens"
-"""The module of a writer that holds them."""
+"""Attribute of a transformers model that holds its `SoftPrompts`."""
 DEFAULTS: dict[str, dict[str, Any]] = {
-    PROMPT: {"num_virtual_tokens": 20, "prompt_tuning_init": "SAMPLE_VOCAB"},  # peft's own, N(0, 1), fits few models
+    PROMPT: {
+        "num_virtual_tokens": 20,
+        "prompt_tuning_init": "SAMPLE_VOCAB",
+    },  # peft's default, N(0, 1), fits few models
     PREFIX: {"num_virtual_tokens": 20},
 }
 SHAPES = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
-"""Arguments of peft's configs that the writer decides."""
+"""Arguments of peft's configs that the model determines."""
 INITIAL = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
-"""Arguments that decide only how they start."""
+"""Arguments that concern initialisation only."""
 
 
 class SoftPrompts(nn.Module):
-    """The virtual tokens of one writer.
+    """The virtual tokens of a generating model.
 
     Args:
         tune: prompt or prefix.
-        arguments: of peft's config class, those of `SHAPES` included.
-        words: the writer's embedding matrix, which they may start from; None: they are about to be filled.
+        arguments: of peft's config class, including `SHAPES`.
+        words: the model's embedding matrix, for initialisation; None: the parameters will be loaded.
 
     Attributes:
-        length: how many there are.
-        record: tune and arguments, enough to build the module again.
+        length: number of virtual tokens.
+        record: tune and arguments, from which the module can be built again.
     """
 
     def __init__(self, tune: str, arguments: Mapping[str, Any], words: nn.Module | None) -> None:
@@ -56,20 +59,20 @@ class SoftPrompts(nn.Module):
             self.part = PromptEmbedding(PromptTuningConfig(**(kept if words is None else arguments)), words)
 
     def _all(self) -> Tensor:
-        """What peft's module makes of all virtual tokens."""
+        """The output of peft's module for all virtual tokens."""
         vectors: Tensor = self.part(torch.arange(self.length, device=next(self.parameters()).device))
         return vectors
 
     def embeddings(self, rows: int, dtype: torch.dtype) -> Tensor:
-        """Of prompt tuning: (rows, length, D), unscaled as the rows of an embedding matrix are."""
+        """Of prompt tuning: embeddings (rows, length, D), unscaled like those of an embedding matrix."""
         return self._all().to(dtype).expand(rows, -1, -1)
 
     def cache(self, slm: PreTrainedModel, rows: int) -> DynamicCache | EncoderDecoderCache:
-        """Of prefix tuning: keys and values of so many rows, in a cache as the writer's own `generate` makes it."""
+        """Of prefix tuning: keys and values for a batch of `rows`, in a cache of the type that `generate` creates."""
         layers, heads = self.shape
         own = slm.config.get_text_config(decoder=True)
         found = DynamicCache(config=own)
-        # (length, layers, keys and values, heads, head width), in the order in which peft cuts a prefix up
+        # (length, layers, keys and values, heads, head width), in the order of peft's prefix
         vectors = self._all().to(slm.dtype).view(self.length, layers, 2, heads, -1)
         for number, layer in enumerate(vectors.permute(1, 2, 3, 0, 4)):
             keys, values = layer.unsqueeze(1).expand(-1, rows, -1, -1, -1)
@@ -80,24 +83,24 @@ class SoftPrompts(nn.Module):
 
 
 def virtual_tokens(slm: PreTrainedModel) -> SoftPrompts | None:
-    """A writer's virtual tokens, if it has any."""
+    """The virtual tokens of a model, if it has any."""
     found: SoftPrompts | None = getattr(slm, NAME, None)
     return found
 
 
 def add_soft_prompts(slm: PreTrainedModel, tune: str, given: Mapping[str, Any], key: str) -> None:
-    """Gives a writer new virtual tokens, in place.
+    """Adds new virtual tokens to a model, in place.
 
     Args:
-        given: arguments of peft's config class; what they leave open: `DEFAULTS`, else peft's own.
-        key: where the writer stands in the configuration, for a complaint.
+        given: arguments of peft's config class; defaults are `DEFAULTS`, then peft's.
+        key: configuration key of the model, for error messages.
 
     Raises:
-        UserError: peft is missing or refuses the arguments, or the writer cannot have such tokens.
+        UserError: peft is missing or refuses the arguments, or the model cannot have such tokens.
     """
     own = [name for name in given if name in (*SHAPES, "peft_type", "task_type", "inference_mode", "modules_to_save")]
     if own:
-        raise UserError(f"{key}.peft.{own[0]}: the model decides it; leave it out")
+        raise UserError(f"{key}.peft.{own[0]}: the model determines it; leave it out")
     values = DEFAULTS[tune] | dict(given)
     number = values["num_virtual_tokens"]
     if not isinstance(number, int) or number < 1:
@@ -113,19 +116,15 @@ def add_soft_prompts(slm: PreTrainedModel, tune: str, given: Mapping[str, Any], 
         setattr(slm, NAME, SoftPrompts(tune, values, words))
     except ImportError:
         raise UserError(f"{key}.tune={tune} needs peft: pip install peft") from None
-    except (
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:  # OSError: no tokenizer for prompt_tuning_init_text
+    except (TypeError, ValueError, OSError) as error:  # OSError: no tokenizer for prompt_tuning_init_text
         raise UserError(f"{key}.peft: {str(error).splitlines()[0]}") from None
 
 
 @torch.no_grad()
 def _cached_shape(slm: PreTrainedModel, key: str) -> tuple[int, int, int]:
-    """Layers, heads and head width of the keys and values that a writer keeps: found by trying, on two tokens.
+    """Layers, heads and head width of a model's cached keys and values, from a forward pass on two tokens.
 
-    peft goes by the config instead, which for T5 counts the encoder's layers and takes d_model for the heads' width.
+    peft derives them from the config, where T5 has the encoder's number of layers, and d_model is not the heads' width.
     """
     ids_BQ = torch.zeros((1, 2), dtype=torch.int64, device=slm.device)
     names = ["input_ids", *(["decoder_input_ids"] if slm.config.is_encoder_decoder else [])]
@@ -144,16 +143,16 @@ def _cached_shape(slm: PreTrainedModel, key: str) -> tuple[int, int, int]:
     shape = next(iter(shapes)) if len(shapes) == 1 else None
     if shape is None:
         raise UserError(
-            f"{key}.tune=prefix: a {slm.config.model_type} does not keep keys and values of one shape in all layers, "
-            "in front of which a prefix could stand; use prompt or lora"
+            f"{key}.tune=prefix: a {slm.config.model_type} does not cache keys and values of the same shape in "
+            "all layers, as a prefix needs; use prompt or lora"
         )
     return len(layers), *shape
 
 
 def taken(slm: PreTrainedModel) -> tuple[int, int]:
-    """Positions that virtual tokens take: of those for the prompt, and of those for the response.
+    """Positions that virtual tokens take: of the prompt's, and of the response's.
 
-    To a decoder-only model they are the same ones.
+    In a decoder-only model prompt and response share their positions, so both numbers are equal.
     """
     tokens = virtual_tokens(slm)
     if tokens is None:

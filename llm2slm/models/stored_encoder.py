@@ -1,6 +1,6 @@
-"""StoredEncoder: representations that an LLM left in a store, in the LLM's place. The LLM itself is never loaded.
+"""StoredEncoder: representations from a store in place of the LLM, which is not loaded.
 
-What the representations are of (`identity`) is compared with what a run asks for before anything is trained.
+`identity` describes what the representations were computed from; it is compared with the configuration before training.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from llm2slm.types import Reps
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 SAVED = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
-"""Of config.json, what tells how it was saved, and nothing of what its model computes."""
+"""Keys of config.json that do not affect what the model computes."""
 SAMPLES, SAMPLE_BYTES = 256, 4096
-"""What is read of each file of weights to tell it from others."""
+"""Number and size of the parts of a weight file that enter its hash."""
 
 
 class StoredEncoder(nn.Module):
-    """What `FrozenEncoder` is to a hybrid, out of a store. It has no parameters.
+    """Serves a hybrid like `FrozenEncoder`, from a store. It has no parameters.
 
     Args:
         folder: of the store.
 
     Attributes:
-        layers, chosen, width, embedding_width, blocks, positions: those of the reader that filled it.
-        unloaded: how many parameters that one has.
+        layers, chosen, width, embedding_width, blocks, positions, kv_blocks, cache_shape: of the `FrozenEncoder` that
+            wrote the store. unloaded: the number of its parameters.
 
     Raises:
-        UserError: no store, or a file of it is missing or cut short; later, a prompt is not in it.
+        UserError: no store, or a file is missing or truncated; later, a prompt is not in it.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -62,7 +62,7 @@ class StoredEncoder(nn.Module):
         self.cache_shape = None if shape is None else CacheShape(*shape)
 
     def forward(self, ids_BP: Tensor, mask_BP: Tensor) -> Reps:
-        """As `FrozenEncoder.forward`, of prompts that are in the store."""
+        """As `FrozenEncoder.forward`, for prompts that are in the store."""
         return self.store.reps(ids_BP, mask_BP)
 
     def embed(self, ids_BP: Tensor) -> Tensor:
@@ -70,19 +70,19 @@ class StoredEncoder(nn.Module):
         return self.store.embed(ids_BP)
 
     def fingerprint(self) -> str:
-        """That of the LLM which filled the store."""
+        """That of the LLM that the store was computed with."""
         return str(self.store.reader["fingerprint"])
 
     def check(
         self, llm: Mapping[str, Any], layer: Layer, collator: Collator, kv_blocks: Sequence[int] | None = None
     ) -> None:
-        """Refuses representations of another LLM, layer, tokenizer or frame than a model asks for.
+        """Refuses representations of another LLM, layer, tokenizer or frame than configured.
 
-        Weights are compared where they are at hand; the same ones may be in another folder by now. Limits on lengths
-        are not: what they cut off is another prompt, and not in the store.
+        Weights are compared if they are available, as the same ones may have been moved to another folder. Limits on
+        lengths are not compared: a truncated prompt is another prompt, and not in the store.
 
         Args:
-            layer: `model.llm.layer`. kv_blocks: of conditioning kv, whose keys and values it takes.
+            llm: as for `identity`. layer: `model.llm.layer`. kv_blocks: blocks whose keys and values are needed.
 
         Raises:
             UserError: names every difference.
@@ -91,10 +91,10 @@ class StoredEncoder(nn.Module):
         layers = chosen_layers(layer, facts["depth"], not facts["decoder_only"])
         if kv_blocks is not None:
             layers = [block for block in kv_blocks for _ in range(2)]
-        asked = identity(llm, layers, collator, keys_values=kv_blocks is not None)
-        if "weights" in asked and asked["weights"] == self.store.identity.get("weights"):
-            del asked["name"]
-        RepsStore(self.store.folder, asked)
+        expected = identity(llm, layers, collator, keys_values=kv_blocks is not None)
+        if "weights" in expected and expected["weights"] == self.store.identity.get("weights"):
+            del expected["name"]
+        RepsStore(self.store.folder, expected)
 
 
 PromptEncoder = FrozenEncoder | StoredEncoder
@@ -103,15 +103,14 @@ PromptEncoder = FrozenEncoder | StoredEncoder
 def identity(
     llm: Mapping[str, Any], layers: Sequence[int], collator: Collator, *, keys_values: bool = False
 ) -> dict[str, Any]:
-    """What a store's representations are of.
+    """What the representations in a store were computed from.
 
     Args:
-        llm: how a saved hybrid names its LLM (`LLM2SLMConfig.llm`). Without a fingerprint (weights that were not
-            loaded) the identity has none; a store that is opened with it is then not asked for its own. So it is with
-            the files of weights and the config.json, where there are none in a folder of this machine.
-        layers: absolute numbers of those that are read.
-        collator: its tokenizer of the LLM's prompts, and the frame around them.
-        keys_values: keys and values of blocks are read, and not hidden states.
+        llm: a saved `LLMRecord` (`LLM2SLMConfig.llm`). A value that is missing (the fingerprint of weights that were
+            not loaded, the hashes of files that are not on this machine) is not compared.
+        layers: absolute numbers of the layers that are read.
+        collator: has the LLM's tokenizer, and the frame around its prompts.
+        keys_values: keys and values of blocks are read instead of hidden states.
     """
     frame = collator.llm_prompts.frame
     keys = ("name", "revision", "gguf_file", "config", "init", "fingerprint", "dtype", "quantization")
@@ -132,8 +131,8 @@ def identity(
 
 
 def weights_hash(name: str) -> str | None:
-    """Twelve hexadecimal digits that tell files of weights from others, without loading them: names, sizes, and parts
-    spread over each. None where a model is no folder or GGUF file of this machine, or has no such files in it.
+    """Twelve hexadecimal digits that identify weight files without loading them: a hash of names, sizes, and evenly
+    spaced parts. None if the model is not a local folder with weights, nor a local GGUF file.
     """
     place = Path(locate(name))
     files = sorted({path for pattern in WEIGHT_FILES for path in place.glob(pattern)}) if place.is_dir() else []
@@ -151,22 +150,20 @@ def weights_hash(name: str) -> str | None:
 
 
 def settings_hash(name: str) -> str | None:
-    """Twelve hexadecimal digits that tell a config.json, or the settings in a GGUF file, from others: the same weights
-    compute something else under another. None as for `weights_hash`."""
+    """Twelve hexadecimal digits that identify a config.json, or the settings in a GGUF file: with other settings the same
+    weights compute something else. None as for `weights_hash`."""
     place = Path(locate(name))
     if is_gguf(name) and place.is_file():
         return sha256(json.dumps(read_header(place).settings, sort_keys=True).encode()).hexdigest()[:12]
     path = place / "config.json"
     if not path.is_file():
         return None
-    said = json.loads(path.read_text(encoding="utf-8"))
-    return sha256(json.dumps({k: v for k, v in said.items() if k not in SAVED}, sort_keys=True).encode()).hexdigest()[
-        :12
-    ]
+    settings = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in SAVED}
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def encoder_facts(encoder: FrozenEncoder) -> dict[str, Any]:
-    """The LLM's shapes as a reader, for whoever builds a model without it."""
+    """The attributes of an encoder that a store records, so that `StoredEncoder` needs no LLM."""
     return {
         "layers": encoder.layers,
         "chosen": encoder.chosen,
@@ -184,8 +181,8 @@ def encoder_facts(encoder: FrozenEncoder) -> dict[str, Any]:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Twelve hexadecimal digits that tell a fast tokenizer from others: all that its file says of how text is cut."""
-    said = json.loads(tokenizer.backend_tokenizer.to_str())
+    """Twelve hexadecimal digits that identify a fast tokenizer: a hash of its file, without settings of calls."""
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
     for setting in ("truncation", "padding"):  # of its last call
-        said.pop(setting, None)
-    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+        settings.pop(setting, None)
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
-"""What training changes of the writer: all of it, nothing, some of its parameters, or what is added to it.
+"""Which parameters of the generating model are trained: all, none, some, or added ones.
 
-What is added is peft's: low-rank adapters in its layers, or virtual tokens in front of what it reads (`virtual`).
+Added parameters are peft's: low-rank adapters in the layers, or virtual tokens in the input (`soft_prompts`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ WORDS = ", ".join((FULL, NONE, *ADDED))
 def choose_trainable(slm: PreTrainedModel, tune: str, peft: Mapping[str, Any], key: str = "model.slm") -> None:
     """Marks, in place, the parameters that training may change.
 
-    Cross-attention layers that a model was given for conditioning `memory` are always among them: they are new.
+    Cross-attention layers that were added for conditioning `memory` are always among them: their weights are random.
 
     Args:
-        tune: full, none, lora (Hu et al. 2021, arXiv 2106.09685), prompt or prefix (see `virtual`), or a regular
-            expression that is looked for in the names of parameters.
-        peft: arguments of peft's config of that tune: LoraConfig, PromptTuningConfig, PrefixTuningConfig.
-        key: where both stand in the configuration, for a complaint.
+        tune: full, none, lora (Hu et al. 2021, arXiv 2106.09685), prompt or prefix (see `soft_prompts`), or a regular
+            expression that is searched for in the names of parameters.
+        peft: arguments of peft's config class for `tune`: LoraConfig, PromptTuningConfig, PrefixTuningConfig.
+        key: configuration key of the model, for error messages.
 
     Raises:
         UserError: no parameter's name matches, or peft is missing or refuses its arguments.
@@ -62,16 +62,16 @@ def choose_trainable(slm: PreTrainedModel, tune: str, peft: Mapping[str, Any], k
 
 
 def _freeze(slm: PreTrainedModel) -> None:
-    """All that was there before the training; new cross-attention layers were not."""
+    """Freezes all parameters except those of added cross-attention layers."""
     for name, parameter in slm.named_parameters():
         parameter.requires_grad_(any(new in name for new in CROSS_ATTENTION))
 
 
 def restore_soft_prompts(slm: PreTrainedModel, record: Mapping[str, Any], name: str) -> None:
-    """Gives a writer the virtual tokens of a saved model, yet to be filled, in place; they are what is trained of it.
+    """Adds the virtual tokens of a saved model, without their values, in place; they are the trained parameters.
 
     Args:
-        record: `SoftPrompts.record`. name: of the saved model, for a complaint.
+        record: `SoftPrompts.record`. name: of the saved model, for error messages.
 
     Raises:
         UserError: peft is missing.
@@ -96,7 +96,7 @@ def _add_adapters(slm: PreTrainedModel, peft: Mapping[str, Any], key: str) -> No
 
 
 def merged(slm: PreTrainedModel) -> PreTrainedModel:
-    """The writer as a plain model of its class: a copy with its adapters added in, or itself where it has none."""
+    """The model without adapters: a copy with the adapters merged into its weights, or itself if it has none."""
     if not any("lora_" in name for name, _ in slm.named_parameters()):
         return slm
     from peft.tuners.lora import LoraLayer

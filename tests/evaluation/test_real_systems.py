@@ -14,7 +14,7 @@ from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.evaluation.benchmark.workload import plan
 from llm2slm.evaluation.predict import predict
 from llm2slm.models.build import build_model
-from llm2slm.types import Conditioning, Example, Init, SystemKind, UserError
+from llm2slm.types import Example, Init, SystemKind, UserError
 
 TEXT = "the quick brown fox jumps over the lazy dog and away"
 LLM = {
@@ -47,7 +47,7 @@ def build(tokenizer, kind, slm=T5, mode="none", llm=LLM):
             kind=SystemKind(kind),
             llm=LLMConfig(init=Init.random, config=llm, tokenizer=tokenizer),
             slm=SLMConfig(init=Init.random, config=slm, tokenizer=tokenizer),
-            conditioning=Conditioning(mode),
+            conditioning=mode,
         )
     )
     for body in (model.slm, *((model.encoder.body,) if model.encoder is not None else ())):

@@ -14,7 +14,7 @@ from llm2slm.config import ModelConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config
-from llm2slm.types import Batch, Conditioning, Tokenizers
+from llm2slm.types import Batch, Tokenizers
 
 COMBINATIONS = [
     (llm, slm, mode, tokenizers)
@@ -62,7 +62,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", params=COMBINATIONS, ids="-".join)
 def system(request: pytest.FixtureRequest, zoo: Path) -> System:
     llm, slm, mode, tokenizers = request.param
-    cfg = tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers))
+    cfg = tiny_model_config(zoo, llm, slm, mode, Tokenizers(tokenizers))
     model = lively(cfg)
     batch = labelled(model, [0, 1, 2])
     lengths = batch.slm_mask_BQ.sum(1).tolist()
@@ -75,6 +75,6 @@ def build(zoo: Path) -> Callable[..., LLM2SLM]:
     """Builds a seeded system from names: build("t5", "gpt2", "add", "shared", kind=..., gate=...)."""
 
     def built(llm: str = "t5", slm: str = "t5", mode: str = "add", tokenizers: str = "shared", **more: Any) -> LLM2SLM:
-        return lively(tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers), **more))
+        return lively(tiny_model_config(zoo, llm, slm, mode, Tokenizers(tokenizers), **more))
 
     return built

@@ -18,7 +18,7 @@ from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Conditioning, SystemKind, Tokenizers, UserError
+from llm2slm.types import IGNORE_INDEX, SystemKind, Tokenizers, UserError
 
 TEXTS = [row["source"] for row in tiny_rows()]
 HOMES = (ROOT, ROOT / "tests", ROOT / "tests" / "models")
@@ -27,7 +27,7 @@ EIGHT = {"max_new_tokens": 8, "min_new_tokens": 8}
 
 def hybrid(folder: Path, slm: str = "t5", mode: str = "add", tokenizers: str = "offsets") -> LLM2SLM:
     set_seed(3)
-    return build_model(tiny_model_config(folder, "t5", slm, Conditioning(mode), Tokenizers(tokenizers)))
+    return build_model(tiny_model_config(folder, "t5", slm, mode, Tokenizers(tokenizers)))
 
 
 def collate(model: LLM2SLM) -> Any:

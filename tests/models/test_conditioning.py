@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm2slm.models import conditioning as modes
+from llm2slm.models.conditioning.add import add
+from llm2slm.models.conditioning.prepend import pool
+from llm2slm.models.conditioning.replace import replace
+from llm2slm.models.sequences import align, concatenate, positions
 
 D = 3
 Q_LENGTHS, P_LENGTHS = [4, 2, 1], [3, 5, 1]
@@ -33,7 +36,7 @@ def left(request: pytest.FixtureRequest) -> bool:
 def test_add_and_replace(left: bool) -> None:
     mask = padded_mask(Q_LENGTHS, left)
     embeds, z = numbered(1, 3, 4), numbered(1000, 3, 4)
-    added, replaced = modes.add(embeds, z, mask), modes.replace(embeds, z, mask)
+    added, replaced = add(embeds, z, mask), replace(embeds, z, mask)
     for b in range(3):
         for q in range(4):
             e, other = embeds[b, q].tolist(), z[b, q].tolist()
@@ -45,7 +48,7 @@ def test_add_and_replace(left: bool) -> None:
 def test_prepend_leaves_no_gap(left: bool) -> None:
     mask_BQ, mask_BP = padded_mask(Q_LENGTHS, left), padded_mask(P_LENGTHS, left)
     embeds, z = numbered(1, 3, 4), numbered(1000, 3, 5)
-    states, mask = modes.prepend(embeds, mask_BQ, z, mask_BP, pad_left=left)
+    states, mask = concatenate(z, mask_BP, embeds, mask_BQ, pad_left=left)
     for b in range(3):
         expected = [v for v, m in zip(z[b].tolist(), mask_BP[b].tolist(), strict=True) if m]
         expected += [v for v, m in zip(embeds[b].tolist(), mask_BQ[b].tolist(), strict=True) if m]
@@ -59,11 +62,11 @@ def test_align_is_a_weighted_mean_of_z() -> None:
     weights = torch.tensor([[[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.0, 0.0, 0.0]]])
     first, second = z[0, 0].tolist(), z[0, 1].tolist()
     expected = [first, [0.25 * a + 0.75 * b for a, b in zip(first, second, strict=True)], [0.0] * D]
-    assert modes.align(z, weights)[0].tolist() == expected
-    assert modes.align(z, None) is z
+    assert align(z, weights)[0].tolist() == expected
+    assert align(z, None) is z
 
 
-@pytest.mark.parametrize("mode", [modes.add, modes.replace])
+@pytest.mark.parametrize("mode", [add, replace], ids=["add", "replace"])
 @pytest.mark.parametrize("length", [1, 5])  # 1 would broadcast
 def test_sequences_that_do_not_line_up_are_refused(mode, length) -> None:
     with pytest.raises(ValueError, match=rf"\(3, 4, 3\).*\(3, {length}, 3\)"):
@@ -72,13 +75,13 @@ def test_sequences_that_do_not_line_up_are_refused(mode, length) -> None:
 
 def test_positions_count_real_tokens_only() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 0, 1]])
-    assert modes.positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 0, 1, 1, 2]]
+    assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 0, 1, 1, 2]]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 99, 0.4, 0.01, 0.999])
 def test_pool_is_the_mean_of_neighbours_cut_as_evenly_as_can_be(left: bool, size: float) -> None:
     mask, z = padded_mask(P_LENGTHS, left), numbered(1, 3, 5)
-    pooled, pooled_mask = modes.pool(z, mask, size)
+    pooled, pooled_mask = pool(z, mask, size)
     for b, length in enumerate(P_LENGTHS):
         tokens = [v for v, m in zip(z[b].tolist(), mask[b].tolist(), strict=True) if m]
         n = min(length, int(size)) if size >= 1 else math.ceil(length * size)

@@ -17,7 +17,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Control, Reps, SystemKind, Tokenizers, UserError
+from llm2slm.types import IGNORE_INDEX, Batch, Control, Reps, SystemKind, Tokenizers, UserError
 
 SYSTEMS = [
     ("t5", "add", "shared"), ("t5", "replace", "offsets"), ("t5", "prepend", "offsets"), ("t5", "memory", "shared"),
@@ -35,7 +35,7 @@ def make(zoo: Path) -> Make:
     """A seeded model: the same weights, whatever its control is. Its z is strong, and its gates are open."""
 
     def made(control: str, slm: str = "t5", mode: str = "add", tokenizers: str = "shared", **more: Any) -> LLM2SLM:
-        cfg = tiny_model_config(zoo, "t5", slm, Conditioning(mode), Tokenizers(tokenizers), **more)
+        cfg = tiny_model_config(zoo, "t5", slm, mode, Tokenizers(tokenizers), **more)
         cfg.control = Control(control)
         torch.manual_seed(7)
         model = build_model(cfg).eval()
@@ -56,7 +56,7 @@ def told_of(model: LLM2SLM, own: int, other: int) -> Batch:
     """Row `own` alone, with the LLM's prompt of row `other`; its alignment by hand where z is mixed into its prompt."""
     batch, source = labelled(model, [own]), labelled(model, [other])
     align = None
-    if model.conditioning.value in IN_PLACE:
+    if model.conditioning in IN_PLACE:
         p, p_other = batch.llm_ids_BP.shape[1], source.llm_ids_BP.shape[1]
         by_own = torch.eye(p) if batch.align_BQP is None else batch.align_BQP[0]
         align = torch.zeros(1, len(by_own), p_other)
@@ -166,7 +166,7 @@ def test_constant_memory_tells_the_same_of_all_prompts(make: Make, slm: str) -> 
     batch = Batch(ids_BP, torch.ones_like(ids_BP), ids_BP, torch.ones_like(ids_BP), None, labels_BT)
     one, other = model.logits(batch)
     assert torch.equal(one, other)
-    states = model.read(batch).states_BQD
+    states = model.prefill(batch).states_BQD
     assert torch.equal(states, states[:1, :1].expand_as(states)) and states.abs().max() > 0
     expected = model.projector(torch.ones(24))
     close(states[0, 0], expected)
@@ -193,7 +193,7 @@ def test_zero_with_add_is_the_slm_alone(make: Make, slm: str, tokenizers: str) -
 def test_zero_is_zero_at_the_positions_that_the_hybrid_has(make: Make, mode: str) -> None:
     model, plain = (make(control, "gpt2", mode) for control in ("zero", "none"))
     batch = labelled(model, [0, 1, 2])
-    found, expected = model.read(batch), plain.read(batch)
+    found, expected = model.prefill(batch), plain.prefill(batch)
     assert torch.equal(found.mask_BQ, expected.mask_BQ)
     if mode == "prepend":
         real = found.mask_BQ.bool()
@@ -232,7 +232,7 @@ def test_representations_that_are_given_are_controlled_too(make: Make, control: 
     reps = model.represent(batch)
     without = replace(batch, llm_ids_BP=None, llm_mask_BP=None)  # then prompts are told apart by the SLM's tokens
     for given in (batch, without):
-        assert torch.equal(model.read(given, reps).states_BQD, model.read(batch).states_BQD)
+        assert torch.equal(model.prefill(given, reps).states_BQD, model.prefill(batch).states_BQD)
         assert torch.equal(model.generate(given, reps=reps, **EIGHT), model.generate(batch, **EIGHT))
 
 

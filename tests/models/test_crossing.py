@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from llm2slm.models.build import build_model
-from llm2slm.models.gated_cross_attention import CrossAttentionBlocks, GatedCrossAttention
+from llm2slm.models.conditioning.cross_attention import CrossAttentionBlocks, GatedCrossAttention
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import Conditioning, UserError
+from llm2slm.types import UserError
 
 B, Q, P, D, E = 2, 3, 5, 8, 6
 
@@ -78,7 +78,7 @@ def examples() -> list[object]:
 
 @pytest.mark.parametrize(("every", "layers"), [(1, 4), (2, 2), (3, 1), (4, 1)])
 def test_every_kth_block(zoo, every, layers) -> None:
-    cfg = tiny_model_config(zoo, "t5", "gpt2", Conditioning.cross_attention)
+    cfg = tiny_model_config(zoo, "t5", "gpt2", "cross_attention")
     cfg.cross_every = every
     model = build_model(cfg)
     assert len(model.crossing.layers) == layers
@@ -87,15 +87,15 @@ def test_every_kth_block(zoo, every, layers) -> None:
 
 
 def test_more_blocks_than_there_are(zoo) -> None:
-    cfg = tiny_model_config(zoo, "t5", "gpt2", Conditioning.cross_attention)
+    cfg = tiny_model_config(zoo, "t5", "gpt2", "cross_attention")
     cfg.cross_every = 5
     with pytest.raises(UserError, match=r"model.cross_every=5: the SLM has 4 blocks; give 1 to 4"):
         build_model(cfg)
 
 
 def test_an_encoder_decoder_is_refused_with_what_is_possible(zoo) -> None:
-    with pytest.raises(UserError, match=r"cross_attention does not fit .*possible: add, replace, prepend, memory"):
-        build_model(tiny_model_config(zoo, "t5", "t5", Conditioning.cross_attention))
+    with pytest.raises(UserError, match=r"cross_attention does not fit .*possible: add, memory, prepend, replace"):
+        build_model(tiny_model_config(zoo, "t5", "t5", "cross_attention"))
 
 
 def test_out_of_it_the_slm_is_as_it_was(build) -> None:
@@ -108,19 +108,19 @@ def test_out_of_it_the_slm_is_as_it_was(build) -> None:
     assert torch.equal(model.slm(ids).logits, before)
 
 
-def test_blocks_that_cannot_be_told_apart(build) -> None:
+def test_an_slm_whose_blocks_cannot_be_identified_is_refused(build) -> None:
     slm = build("t5", "gpt2", "add").slm
     slm.transformer.twin = torch.nn.ModuleList([torch.nn.Identity() for _ in range(4)])
-    with pytest.raises(UserError, match="the blocks of a gpt2 cannot be told apart"):
+    with pytest.raises(UserError, match="the blocks of a gpt2 cannot be identified"):
         CrossAttentionBlocks(slm)
 
 
 def test_a_bfloat16_slm_is_attended_from_in_float32(zoo) -> None:
-    config = tiny_model_config(zoo, "t5", "gpt2", Conditioning.cross_attention)
+    config = tiny_model_config(zoo, "t5", "gpt2", "cross_attention")
     config.slm.dtype = "bfloat16"
     torch.manual_seed(0)
     model = build_model(config).eval()
-    exact = build_model(tiny_model_config(zoo, "t5", "gpt2", Conditioning.cross_attention)).eval()
+    exact = build_model(tiny_model_config(zoo, "t5", "gpt2", "cross_attention")).eval()
     exact.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
     for one in (model, exact):
         for layer in one.crossing.layers:

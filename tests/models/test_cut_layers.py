@@ -24,7 +24,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.loading.cut_config import chosen_blocks
 from llm2slm.models.loading.pretrained import load_language_model, read_config
 from llm2slm.testing import ARCHITECTURES, tiny_model_config, tiny_rows, tiny_tokenizer
-from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 
 DEPTH = 6
 SIDED = {"encoder_layers": 4, "decoder_layers": DEPTH}
@@ -496,7 +496,7 @@ def test_a_system_with_a_cut_slm_is_built_saved_and_loaded(tmp_path, kind, slm) 
 
 def test_memory_without_its_encoder_and_new_cross_attention(tmp_path) -> None:
     """Layers that are new have no saved weights; each kept block gets them."""
-    cfg = tiny_model_config(tmp_path, slm="gpt2", conditioning=Conditioning.memory, tokenizers=Tokenizers.offsets)
+    cfg = tiny_model_config(tmp_path, slm="gpt2", conditioning="memory", tokenizers=Tokenizers.offsets)
     cfg.slm.layers = [2, 4]
     slm = build_model(cfg).slm
     assert [

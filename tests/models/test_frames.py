@@ -10,7 +10,7 @@ import torch
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_model_config, tiny_tokenizer
-from llm2slm.types import Conditioning, Example, SystemKind, Tokenizers
+from llm2slm.types import Example, SystemKind, Tokenizers
 
 TEXTS = ["the old dog sees a house.", "two dogs"]
 MOMENT = "{% for m in messages %}{{ strftime_now('%S%f') }} {{ m['content'] }} answer:{% endfor %}"
@@ -18,7 +18,7 @@ MOMENT = "{% for m in messages %}{{ strftime_now('%S%f') }} {{ m['content'] }} a
 
 
 def hybrid(folder: Path, mode: str = "add", cut: str = "shared", kind: str = "llm2slm", **llm: object) -> LLM2SLM:
-    config = tiny_model_config(folder, "t5", "gpt2", Conditioning(mode), Tokenizers(cut))
+    config = tiny_model_config(folder, "t5", "gpt2", mode, Tokenizers(cut))
     config.kind = SystemKind(kind)
     for key, value in llm.items():
         setattr(config.llm, key, value)

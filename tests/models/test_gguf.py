@@ -19,15 +19,16 @@ from llm2slm.config import LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.gguf_files.header import read_header
 from llm2slm.gguf_files.names import find, on_hub
-from llm2slm.models.build import build_llm, build_model, found_as
+from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.encoder import fingerprint
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.llm import found_as
 from llm2slm.models.loading.gguf import plain_tensors, weights_in
 from llm2slm.models.loading.pretrained import load_encoder, load_language_model, read_config
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.models.stored_encoder import settings_hash, weights_hash
 from llm2slm.testing import labelled, tiny_tokenizer, write_tiny
-from llm2slm.types import Conditioning, Tokenizers, UserError
+from llm2slm.types import Tokenizers, UserError
 
 ROWS = [[5, 9, 40, 200, 7, 1], [33, 1], [70, 71, 72, 73]]
 FILES = [("llama", "Q8_0"), ("llama", "Q4_0"), ("llama", "F16"), ("qwen2", "Q8_0"), ("qwen2", "BF16")]
@@ -174,7 +175,7 @@ def test_in_python_it_is_a_model_as_any_other(written) -> None:
 
 
 def hybrid_config(llm: LLMConfig, slm: str) -> ModelConfig:
-    return ModelConfig(llm=llm, slm=SLMConfig(name=slm), conditioning=Conditioning.add, tokenizers=Tokenizers.offsets)
+    return ModelConfig(llm=llm, slm=SLMConfig(name=slm), conditioning="add", tokenizers=Tokenizers.offsets)
 
 
 @pytest.fixture

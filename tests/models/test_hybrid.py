@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_rows
-from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Reps, SystemKind, UserError
+from llm2slm.types import IGNORE_INDEX, Batch, Reps, SystemKind, UserError
 
 PROJECTOR = {f"projector.layers.{name}" for name in ("0.weight", "1.weight", "1.bias", "3.weight", "3.bias")}
 TEXTS = [row["source"] for row in tiny_rows()]
@@ -31,7 +31,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 def slm_names(system) -> set[str]:
     """Parameters of the SLM as transformers itself names them; with memory, those that it attends with: no encoder."""
-    return names_by_transformers(system.slm, system.cfg.slm.name, system.cfg.conditioning is Conditioning.memory)
+    return names_by_transformers(system.slm, system.cfg.slm.name, system.cfg.conditioning == "memory")
 
 
 @cache
@@ -105,9 +105,9 @@ def expected_slots(system, model: LLM2SLM, batch: Batch, row: int) -> list[list[
     real_q = [q for q, real in enumerate(batch.slm_mask_BQ[row].tolist()) if real]
     embeds = [table[batch.slm_ids_BQ[row, q]] for q in real_q]
     mode = system.cfg.conditioning
-    if mode is Conditioning.memory:
+    if mode == "memory":
         return [v.tolist() for v in z]
-    if mode is Conditioning.prepend:
+    if mode == "prepend":
         return [v.tolist() for v in [*z, *embeds]]
     if batch.align_BQP is None:
         aligned = z
@@ -117,7 +117,7 @@ def expected_slots(system, model: LLM2SLM, batch: Batch, row: int) -> list[list[
             weights = [w for w, real in zip(batch.align_BQP[row, q], batch.llm_mask_BP[row], strict=True) if real]
             aligned.append(sum(w * v for w, v in zip(weights, z, strict=True)))
     assert len(aligned) == len(embeds)
-    if mode is Conditioning.replace:
+    if mode == "replace":
         return [v.tolist() for v in aligned]
     return [(e + v).tolist() for e, v in zip(embeds, aligned, strict=True)]
 
@@ -136,7 +136,7 @@ def test_each_slot_of_the_prompt_holds_what_the_mode_says(system) -> None:
     assert len(generated) == 8
 
     for keywords in (trained, generated[0]):
-        memory = system.cfg.conditioning is Conditioning.memory
+        memory = system.cfg.conditioning == "memory"
         if memory and system.slm == "gpt2":
             assert keywords.get("inputs_embeds") is None
             response = keywords["input_ids"]
@@ -146,7 +146,7 @@ def test_each_slot_of_the_prompt_holds_what_the_mode_says(system) -> None:
         elif memory:
             states = keywords["encoder_outputs"].last_hidden_state
         elif system.slm == "t5" and "encoder_outputs" in keywords:  # generate ran the SLM's own encoder on the prompt
-            prompt = model.read(batch)
+            prompt = model.prefill(batch)
             own = model.slm.encoder(inputs_embeds=prompt.states_BQD, attention_mask=prompt.mask_BQ).last_hidden_state
             close(keywords["encoder_outputs"].last_hidden_state, own)
             states = prompt.states_BQD
@@ -357,7 +357,7 @@ def test_streamer_gets_the_answer_token_by_token(system) -> None:
     ids = system.model.generate(alone, **EIGHT, streamer=pieces)[0].tolist()
     own = system.model.slm.config
     start = [own.decoder_start_token_id] if system.slm == "t5" else []
-    if system.slm == "gpt2" and system.cfg.conditioning is Conditioning.memory:
+    if system.slm == "gpt2" and system.cfg.conditioning == "memory":
         start = [own.bos_token_id]
     assert pieces.ids == start + ids
     assert pieces.ended

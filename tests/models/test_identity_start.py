@@ -13,12 +13,12 @@ from llm2slm.config import ModelConfig, ProjectorConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config
-from llm2slm.types import IGNORE_INDEX, Conditioning, Start, UserError
+from llm2slm.types import IGNORE_INDEX, Start, UserError
 
 
 def config(zoo: Path, family: str, layers: list[int] | None = None) -> ModelConfig:
     """The LLM is also the SLM, its decoder cut to some blocks."""
-    cfg = tiny_model_config(zoo, family, family, Conditioning.memory)
+    cfg = tiny_model_config(zoo, family, family, "memory")
     layered = None if layers is None else {"decoder": layers}
     slm = replace(cfg.slm, name=cfg.llm.name, tokenizer=cfg.llm.tokenizer, layers=layered)
     return replace(cfg, slm=slm, projector=ProjectorConfig())
@@ -63,9 +63,9 @@ def test_it_learns_from_the_first_step(zoo: Path) -> None:
 
 
 def test_other_widths_start_at_random_and_are_refused(zoo: Path) -> None:
-    cfg = replace(tiny_model_config(zoo, "t5", "t5", Conditioning.memory), projector=ProjectorConfig())
+    cfg = replace(tiny_model_config(zoo, "t5", "t5", "memory"), projector=ProjectorConfig())
     assert build_model(cfg).config.projector["start"] == "random"  # 24 and 16 wide
     with pytest.raises(UserError, match=r"start=identity is for .*memory, with widths 24 and 16"):
         build_model(replace(cfg, projector=ProjectorConfig(start=Start.identity)))
     with pytest.raises(UserError, match="it is add"):
-        build_model(replace(cfg, conditioning=Conditioning.add, projector=ProjectorConfig(start=Start.identity)))
+        build_model(replace(cfg, conditioning="add", projector=ProjectorConfig(start=Start.identity)))

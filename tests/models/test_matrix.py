@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoProcessor
 
+from llm2slm.models import conditioning
 from llm2slm.models import slm as language_model
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.projector import Projector
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Reps, Tokenizers
+from llm2slm.types import IGNORE_INDEX, Batch, Reps, Tokenizers
 
 READERS = ("t5", "flan", "umt5", "bart", "t5gemma", "bert", "modernbert")
 LLMS = (*READERS, "gpt2", "pythia", "llama", "qwen2", "gemma2", "opt")
@@ -41,7 +42,7 @@ def fits(llm: str, slm: str, mode: str, tokenizers: str) -> bool:
 
 
 def all_cells() -> list[Cell]:
-    modes = [mode.value for mode in Conditioning if mode is not Conditioning.none]
+    modes = [mode for mode in conditioning.names() if mode != "none"]
     every = itertools.product(LLMS, ENCODER_DECODERS + DECODERS, modes, [t.value for t in Tokenizers])
     return [cell for cell in every if fits(*cell)]
 
@@ -84,8 +85,8 @@ def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
 
     If it is `ids` again, then these are what a plain greedy loop says.
     """
-    prompt = model.read(batch)
-    with torch.no_grad(), model._attending(prompt):
+    prompt = model.prefill(batch)
+    with torch.no_grad(), model.attending(prompt):
         steps = language_model.response_logits(model.slm, prompt, torch.tensor([ids]))[0]
     steps[:, model.collator.slm_tokenizer.eos_token_id] = -torch.inf
     return steps.argmax(-1).tolist()
@@ -95,7 +96,7 @@ def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
 def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
     llm, slm, mode, tokenizers = cell
     torch.manual_seed(7)
-    model = build_model(tiny_model_config(zoo, llm, slm, Conditioning(mode), Tokenizers(tokenizers)))
+    model = build_model(tiny_model_config(zoo, llm, slm, mode, Tokenizers(tokenizers)))
     if isinstance(model.projector, Projector):
         model.projector.layers[-1].weight.data.mul_(4)
     elif model.projector.weight is not None:  # it starts at zero

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from llm2slm.models import slm as language_model
+from llm2slm.models.conditioning.memory import drop_encoder
 from llm2slm.models.loading.pretrained import read_config
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import IGNORE_INDEX, UserError
@@ -176,8 +177,8 @@ def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
     logits, ids = language_model.response_logits(slm, whole, labels), language_model.generate(slm, whole, **FEATURES)
     names = set(slm.state_dict())
 
-    language_model.drop_encoder(slm)
-    memory = language_model.Prompt(states, mask, encoded=True)
+    drop_encoder(slm)
+    memory = language_model.Prompt(states, mask, cross_attended=True)
     assert torch.equal(language_model.response_logits(slm, memory, labels), logits)
     assert torch.equal(language_model.generate(slm, memory, **FEATURES), ids)
     assert names - set(slm.state_dict()) == {name for name in names if name.startswith("encoder.")}

@@ -17,14 +17,14 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import build_optimizer
-from llm2slm.types import Conditioning, Init, Start, SystemKind, Tokenizers, UserError
+from llm2slm.types import Init, Start, SystemKind, Tokenizers, UserError
 
 
 def config(
     root: Path, slm: str = "gpt2", mode: str = "add", tokenizers: str = "shared", **projector: Any
 ) -> ModelConfig:
     """Of a pretrained SLM, with all that the configuration leaves open."""
-    made = tiny_model_config(root, "t5", slm, Conditioning(mode), Tokenizers(tokenizers))
+    made = tiny_model_config(root, "t5", slm, mode, Tokenizers(tokenizers))
     return replace(made, projector=ProjectorConfig(**projector))
 
 

@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Conditioning, Example, SystemKind, UserError
+from llm2slm.types import IGNORE_INDEX, Example, SystemKind, UserError
 
 
 def tuned(zoo, slm="gpt2", mode="add", kind=SystemKind.llm2slm, **values) -> LLM2SLM:
     torch.manual_seed(3)
-    cfg = tiny_model_config(zoo, "t5", slm, Conditioning(mode), kind=kind)
+    cfg = tiny_model_config(zoo, "t5", slm, mode, kind=kind)
     return build_model(replace(cfg, slm=replace(cfg.slm, **values)))
 
 

@@ -18,7 +18,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.loading.pretrained import read_config
 from llm2slm.models.slm import start_token
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import IGNORE_INDEX, Batch, Conditioning, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import IGNORE_INDEX, Batch, Init, SystemKind, Tokenizers, UserError
 
 peft = pytest.importorskip("peft")
 
@@ -34,7 +34,7 @@ def system(
 ) -> LLM2SLM:
     torch.manual_seed(3)
     mixed = Tokenizers.shared if {llm, slm} <= {"t5", "gpt2"} else Tokenizers.offsets
-    cfg = tiny_model_config(zoo, llm, slm, Conditioning(mode), mixed, kind=SystemKind(kind))
+    cfg = tiny_model_config(zoo, llm, slm, mode, mixed, kind=SystemKind(kind))
     peft = {"num_virtual_tokens": VIRTUAL} | values
     model = build_model(replace(cfg, slm=replace(cfg.slm, tune=tune, peft=peft))).eval()
     if tune == "prefix":  # strong enough for its place to matter

@@ -18,7 +18,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.loading.vocabulary import grow, named_ids, renumber, select
 from llm2slm.testing import ARCHITECTURES, tiny_tokenizer, write_tiny, write_tiny_t5
-from llm2slm.types import Conditioning, Init, SystemKind, Tokenizers, UserError
+from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 from tests.data.kinds import KINDS
 from tests.data.test_collate import example
 
@@ -53,7 +53,7 @@ def config(parts, kind=SystemKind.slm, **slm) -> ModelConfig:
     named = {"name": str(write_tiny("t5", folder / "llm", seed=1))} if kind is SystemKind.llm2slm else {}
     llm = LLMConfig(**named)
     own = SLMConfig(name=str(t5), tokenizer=str(kept), **slm)
-    return ModelConfig(kind, llm, own, conditioning=Conditioning.memory, tokenizers=Tokenizers.offsets)
+    return ModelConfig(kind, llm, own, conditioning="memory", tokenizers=Tokenizers.offsets)
 
 
 def train(model: LLM2SLM, steps: int, lr: float) -> None:
@@ -235,7 +235,7 @@ def cut_config(tmp_path, name="gpt2", kind=SystemKind.slm, **slm) -> ModelConfig
         write_tiny("t5", tmp_path / "llm", seed=1)
     own = SLMConfig(name=str(folder), tokenizer=str(tmp_path / "cut"), **slm)
     llm = LLMConfig(name=str(tmp_path / "llm")) if kind is SystemKind.llm2slm else LLMConfig()
-    return ModelConfig(kind, llm, own, conditioning=Conditioning.add, tokenizers=Tokenizers.offsets)
+    return ModelConfig(kind, llm, own, conditioning="add", tokenizers=Tokenizers.offsets)
 
 
 @pytest.mark.parametrize("kind", [SystemKind.slm, SystemKind.llm2slm])

@@ -113,8 +113,9 @@ def peak_resident_mb() -> float:
 
 def _load(source: str | dict[str, Any], llm: str | None, limits: dict[str, Any] | None) -> LLM2SLM:
     """The system that a request names."""
-    from llm2slm.models.build import attach_processor, build_llm
+    from llm2slm.models.build import build_llm
     from llm2slm.models.hybrid import LLM2SLM
+    from llm2slm.models.processing import attach_processor
 
     model: LLM2SLM
     if isinstance(source, dict):

@@ -38,16 +38,15 @@ from torch import Tensor
 from llm2slm.config import BenchmarkConfig
 from llm2slm.evaluation.benchmark import costs
 from llm2slm.evaluation.benchmark.workload import Condition, plan
-from llm2slm.models.conditioning import pool
+from llm2slm.models.conditioning.prepend import pool
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.slm import end_tokens
 from llm2slm.models.soft_prompts import PROMPT, virtual_tokens
 from llm2slm.runs import SpeedRow, Spread
-from llm2slm.types import Batch, Conditioning, Example, SystemKind, UserError
+from llm2slm.types import Batch, Example, SystemKind, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.kv import CacheMap
 
 Memory = Callable[[str, Sequence[str], int], float | None]
 """Peak memory in megabytes of (system's name, prompts of one batch, response tokens); None where it cannot be had."""
@@ -241,33 +240,21 @@ def _flops(model: LLM2SLM, condition: Condition) -> float | None:
 
 
 def _guidance(model: LLM2SLM) -> dict[str, Any]:
-    """What `costs.generation_cost` asks of a hybrid, whatever the prompt; empty without guidance."""
+    """Arguments of `costs.generation_cost` that describe a hybrid, independent of the prompt; empty without an LLM."""
     if not isinstance(model.encoder, FrozenEncoder) or model.projector is None:
         return {}
-    if isinstance(model.projector, CacheMap):
-        return {
-            "llm_config": model.encoder.body.config.to_dict(),
-            "llm_layers": model.encoder.blocks if model.ablation is None or model.ablation.runs_llm else 0,
-            "conditioning": model.conditioning,
-            "kv_mapped": None if model.projector.weight is None else tuple(model.projector.weight.shape),
-        }
-    linear = [m for m in model.projector.layers if isinstance(m, torch.nn.Linear)]
-    hidden = linear[0].out_features if len(linear) > 1 else 0
-    tokens = model.projector.tokens
     return {
         "llm_config": model.encoder.body.config.to_dict(),
         "llm_layers": model.encoder.blocks if model.ablation is None or model.ablation.runs_llm else 0,
         "conditioning": model.conditioning,
-        "projector_shape": (linear[0].in_features, hidden, linear[-1].out_features),
-        "cross_every": model.config.cross_every,
-        "embedding_width": 0 if tokens is None else tokens.in_features,
+        **model.mode.cost_settings(model),
     }
 
 
 def _pooled(model: LLM2SLM, mask_BP: Tensor) -> Sequence[float | None]:
-    """Positions of z that pooling leaves of each row, by the function that pools; None where nothing is pooled."""
+    """Positions of each row's z after pooling; None without pooling."""
     size = model.config.pool
-    if size is None or model.conditioning is not Conditioning.prepend:
+    if size is None:
         return [None] * len(mask_BP)
     counts: list[float] = pool(mask_BP.unsqueeze(-1).float(), mask_BP, size)[1].sum(1).tolist()
     return counts

@@ -1,0 +1,69 @@
+"""Conditioning `prepend`: z in front of the SLM prompt embeddings, as the soft prompt of LLaVA-like models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llm2slm.config import ModelConfig
+from llm2slm.models.conditioning import Conditioning
+from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
+from llm2slm.models.sequences import concatenate
+from llm2slm.models.slm import Prompt
+from llm2slm.types import Batch, Reps, UserError
+
+
+def pool(z_BPD: Tensor, mask_BP: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Means over neighbouring positions, which shorten z to fewer positions for the SLM.
+
+    Args:
+        size: number of groups of a row: at most `size` (1 or more), or that fraction of its tokens (below 1; rounded
+            up). The groups of a row differ in length by at most one token.
+
+    Returns:
+        z (B, N, D), zero after a row's last group, and its mask (B, N).
+    """
+    real_BP = mask_BP.long()
+    length_B = real_BP.sum(1)
+    groups_B = (length_B * size).ceil().long() if size < 1 else length_B.clamp(max=int(size))
+    rank_BP = real_BP.cumsum(1) - 1
+    group_BP = rank_BP * groups_B.unsqueeze(1) // length_B.clamp(min=1).unsqueeze(1)
+    numbers_N = torch.arange(int(groups_B.max()), device=z_BPD.device)
+    member_BNP = (group_BP.unsqueeze(1) == numbers_N[None, :, None]) & real_BP.unsqueeze(1).bool()
+    share_BNP = member_BNP.to(z_BPD.dtype) / member_BNP.sum(2, keepdim=True).clamp(min=1).to(z_BPD.dtype)
+    return share_BNP @ z_BPD, (numbers_N[None, :] < groups_B.unsqueeze(1)).to(mask_BP.dtype)
+
+
+class Mode(Conditioning):
+    """Fits every SLM that takes embeddings. The SLM processes the positions of z and those of its own prompt."""
+
+    options: ClassVar[tuple[str, ...]] = ("pool",)
+    prompt_copies: ClassVar[int] = 2
+
+    def check(self, cfg: ModelConfig) -> None:
+        """`model.pool` is above 0."""
+        if cfg.pool is not None and cfg.pool <= 0:
+            raise UserError(f"model.pool={cfg.pool}: must be a number above 0")
+
+    def prompt(self, model: Any, batch: Batch, z: Reps) -> Prompt:
+        """z (pooled with `model.pool`), followed by the embeddings."""
+        z_BPD, mask_BP = z.reps_BPE, z.mask_BP
+        if model.config.pool is not None:
+            z_BPD, mask_BP = pool(z_BPD, mask_BP, model.config.pool)
+        embeds_BQD = model.prompt_embeddings(batch, z)
+        return Prompt(*concatenate(z_BPD, mask_BP, embeds_BQD, batch.slm_mask_BQ, pad_left=model.pads_left))
+
+    def positions(self, config: Any, own: int, llm: int) -> int:
+        """One position for each token under either tokenizer, the upper bound with pooling."""
+        del config
+        return own + llm
+
+    def cost(self, shapes: HybridShapes) -> PromptCost:
+        """The SLM processes the positions of z as well; pooling is a product with all P."""
+        cost, pooled = super().cost(shapes), shapes.options["pooled"]
+        if pooled is None:
+            return replace(cost, read=cost.read + shapes.llm_tokens)
+        return replace(cost, read=cost.read + pooled, flops=2 * pooled * shapes.llm_tokens * shapes.width_z)
