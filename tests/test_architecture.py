@@ -216,6 +216,37 @@ def test_package_keeps_the_rule(rule: Rule) -> None:
     assert [fault for source in SOURCES.values() for fault in rule(source)] == []
 
 
+def cycles(sources: dict[str, Source]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or by way of others; imports within functions count."""
+    graph: dict[str, set[str]] = {name: set() for name in sources}
+    for name, source in sources.items():
+        for full in imports(source):
+            inner = full.removeprefix("llm2slm.")
+            target = next((t for t in (inner, inner.rpartition(".")[0]) if t in sources), None)
+            if target is not None and target != name:
+                graph[name].add(target)
+    reached = {name: _reached(graph, name) for name in graph}
+    groups = {frozenset(n for n in reached[name] if name in reached[n]) for name in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def _reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    found, new = set(), set(graph[start])
+    while new:
+        found |= new
+        new = set().union(*(graph[name] for name in new)) - found
+    return found
+
+
+def test_modules_of_models_do_not_import_each_other_in_a_circle() -> None:
+    assert cycles({name: source for name, source in SOURCES.items() if source.room == "models"}) == []
+
+
+def test_the_circle_check_sees_one_within_functions() -> None:
+    texts = {"models.a": "from llm2slm.models.b import x", "models.b": "def f():\n    from llm2slm.models import a"}
+    assert cycles({name: Source(name, text) for name, text in texts.items()}) == [["models.a", "models.b"]]
+
+
 def test_method_modules_exist() -> None:
     """A renamed file must not slip out of the rule that names it."""
     assert [name for name in (*METHOD, "data.datamodule", "data.collate") if name not in SOURCES] == []

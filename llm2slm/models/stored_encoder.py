@@ -150,8 +150,8 @@ def weights_hash(name: str) -> str | None:
 
 
 def settings_hash(name: str) -> str | None:
-    """Twelve hexadecimal digits that identify a config.json, or the settings in a GGUF file: with other settings the same
-    weights compute something else. None as for `weights_hash`."""
+    """Twelve hexadecimal digits that identify a config.json, or the settings in a GGUF file: with other settings the
+    same weights compute something else. None as for `weights_hash`."""
     place = Path(locate(name))
     if is_gguf(name) and place.is_file():
         return sha256(json.dumps(read_header(place).settings, sort_keys=True).encode()).hexdigest()[:12]

@@ -20,7 +20,7 @@ from tests.data.kinds import KINDS
 
 AUTO = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
 TEXTS = ["two little dogs see it", "it", "the old house"]
-SAID = "not used of its generation_config.json: "
+SAID = "settings of its generation_config.json not used: "
 
 DROPPED: dict[str, Any] = {
     "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True, "output_logits": True,

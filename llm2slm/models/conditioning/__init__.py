@@ -3,7 +3,7 @@
 Every module of this package implements one way, named like the module (`model.conditioning=NAME`), as a subclass of
 `Conditioning` called `Mode`. It defines how z meets the prompt, which SLMs it fits, how many positions it takes and
 what it costs; nothing else in the code depends on a single way. To add one: a module here, an option in
-conf/model/conditioning, and a row in docs/conditioning.md. `register` adds one at run time.
+conf/model/conditioning, and a row in the table of the documentation. `register` adds one at run time.
 
 In every way z enters at prompt positions only, in training as in generation. This module imports neither torch nor
 transformers.
@@ -103,8 +103,8 @@ class Conditioning(ABC):
         same = widths[0] == widths[1]
         if given.start is Start.identity and not (self.starts_as_llm and same):
             raise UserError(
-                f"model.projector.start=identity is for model.conditioning=memory with an LLM as wide as the SLM; it "
-                f"is {self.name}, with widths {widths[0]} and {widths[1]}"
+                f"model.projector.start=identity is for model.conditioning={_ways('starts_as_llm')} with an LLM as "
+                f"wide as the SLM; it is {self.name}, with widths {widths[0]} and {widths[1]}"
             )
         start, gate = given.start, given.gate
         if gate is None:
@@ -216,6 +216,11 @@ def get(name: str) -> Conditioning:
     return found
 
 
+def _ways(attribute: str) -> str:
+    """Names of the ways with a true attribute, for an error message."""
+    return " or ".join(name for name in names() if getattr(get(name), attribute))
+
+
 def check_pair(cfg: ModelConfig, slm: Any) -> Conditioning:
     """The configured way of conditioning, for a hybrid of this SLM.
 
@@ -230,7 +235,8 @@ def check_pair(cfg: ModelConfig, slm: Any) -> Conditioning:
     mode.check(cfg)
     _check_options(cfg, mode)
     start, gate, zero = cfg.projector.start, cfg.projector.gate, "starts z at zero"
-    lost = f"which leaves conditioning={mode.name} nothing to read; use it with model.conditioning=add"
+    lost = f"which leaves conditioning={mode.name} nothing to read; use it with "
+    lost += f"model.conditioning={_ways('plain_at_zero')}"
     if gate and not mode.plain_at_zero:
         raise UserError(f"model.projector.gate=true {zero}, {lost}")
     if start is Start.zero and not mode.plain_at_zero:
