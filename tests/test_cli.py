@@ -101,7 +101,7 @@ WRONG = {
     "truth": (["train", "trainer.progress=maybe"], "trainer.progress=maybe: expected true or false"),
     "enum": (
         ["train", "model.conditioning=ad"],
-        "model.conditioning=ad: expected one of none, add, replace, prepend, memory, cross_attention",
+        "model.conditioning=ad: expected one of add, cross_attention, kv, memory, none, prepend, replace",
     ),
     "list": (["train", "benchmark.batch=[1,x]"], "benchmark.batch=[1, 'x']: expected a list of integers, [A,B]"),
     "section": (["train", "optim=adam"], "optim=adam: optim holds keys of its own; set optim.KEY=VALUE"),

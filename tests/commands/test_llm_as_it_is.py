@@ -250,9 +250,7 @@ def test_a_place_of_an_llm_that_is_not_there_is_refused(
         assert (
             main([verb, f"run={run}", f"llm={instructed}", *more.get(verb, [f"hydra.run.dir={tmp_path / 'out'}"])]) == 2
         )
-        assert mistake(capsys) == (
-            f"llm={instructed}: {run} has no LLM beside it, which could be at another place; leave it out"
-        )
+        assert mistake(capsys) == (f"llm={instructed}: {run} has no LLM encoder; leave it out")
 
 
 def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(

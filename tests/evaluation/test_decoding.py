@@ -144,7 +144,7 @@ def test_every_verb_writes_as_if_breaking_settings_were_not_there(tmp_path, caps
         side.name = published(place, "model", **settings)
         capsys.readouterr()
         train(config, place / "run")
-        told = [line for line in capsys.readouterr().err.splitlines() if "not used of its generation_config" in line]
+        told = [line for line in capsys.readouterr().err.splitlines() if "generation_config.json not used" in line]
         assert len(told) == bool(settings)
         config.run = str(place / "run")
         evaluate(config, place / "evaluated")

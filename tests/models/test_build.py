@@ -1,4 +1,4 @@
-"""Models from configurations: what is built, and every mistake that is refused, in one line."""
+"""Models from configurations: what is built, and the errors, each on one line."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_random_slm_follows_its_config_and_the_tokenizer_of_the_llm(zoo, config)
 
 
 def test_everything_is_trained_in_train_mode(zoo) -> None:
-    """transformers hands pretrained models over in eval mode; trained so, their dropout would be off."""
+    """transformers loads pretrained models in eval mode, in which dropout would be off."""
     model = build_model(tiny_model_config(zoo))
     assert model.training and all(m.training for m in model.slm.modules())
     assert not any(m.training for m in model.encoder.modules())
 
 
 @pytest.mark.parametrize("kind", [SystemKind.llm, SystemKind.slm])
-def test_unguided_systems_hold_one_model_and_all_of_it_is_trained(zoo, kind) -> None:
+def test_systems_without_an_encoder_have_one_model_and_train_all_of_it(zoo, kind) -> None:
     cfg = tiny_model_config(zoo, "t5", "gpt2", kind=kind)
     model = build_model(cfg)
     own = cfg.llm if kind is SystemKind.llm else cfg.slm
@@ -86,7 +86,7 @@ def test_unguided_systems_hold_one_model_and_all_of_it_is_trained(zoo, kind) -> 
 
 @pytest.mark.parametrize("init", list(Init))
 def test_a_name_and_a_whole_config_are_two_models(zoo, init) -> None:
-    """One of them would be dropped, and the user's values with it."""
+    """One of them would be ignored silently."""
     cfg = tiny_model_config(zoo)
     with pytest.raises(UserError, match=r"model\.slm\.name=.*model\.slm\.config\.model_type=gpt2 describe two models"):
         build_model(with_slm(cfg, init=init, config=dict(MINI_GPT2)))
@@ -131,7 +131,7 @@ def test_dtype(zoo, tmp_path, family) -> None:
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 @pytest.mark.parametrize("kind", [SystemKind.llm, SystemKind.slm])
-def test_dtype_of_an_unguided_system_survives_saving(zoo, tmp_path, kind, family) -> None:
+def test_dtype_of_a_system_without_an_encoder_survives_saving(zoo, tmp_path, kind, family) -> None:
     cfg = tiny_model_config(zoo, family, family, kind=kind)
     cfg = replace(with_slm(cfg, dtype="bfloat16"), llm=replace(cfg.llm, dtype="bfloat16"))
     build_model(cfg).save_pretrained(tmp_path)
@@ -226,7 +226,7 @@ def test_quantization_survives_saving(zoo, tmp_path) -> None:
     assert not torch.equal(first, third)
 
 
-def test_an_llm_that_writes_is_quantized_as_the_one_that_reads(zoo) -> None:
+def test_a_generating_llm_is_quantized_like_an_encoder(zoo) -> None:
     pytest.importorskip("optimum.quanto")
     cfg = tiny_model_config(zoo, kind=SystemKind.llm)
     cfg = replace(cfg, llm=replace(cfg.llm, quantization={"quant_method": "quanto", "weights": "int8"}))
@@ -289,7 +289,7 @@ def test_memory_needs_cross_attention(zoo) -> None:
     refused(cfg, message)
 
 
-def test_cross_attention_is_new_in_a_pretrained_decoder_and_all_else_is_read(zoo) -> None:
+def test_only_cross_attention_is_new_in_a_pretrained_decoder(zoo) -> None:
     alone = build_model(tiny_model_config(zoo, slm="gpt2", kind=SystemKind.slm)).slm.state_dict()
     guided = build_model(tiny_model_config(zoo, slm="gpt2", conditioning="memory")).slm.state_dict()
     assert all(torch.equal(guided[name], value) for name, value in alone.items())
@@ -299,7 +299,7 @@ def test_cross_attention_is_new_in_a_pretrained_decoder_and_all_else_is_read(zoo
     assert not any("cross" in name for name in alone), "an SLM alone has nothing to attend to"
 
 
-def test_cross_attention_with_a_tensor_missing_is_not_filled_by_chance(zoo, tmp_path) -> None:
+def test_cross_attention_with_a_missing_tensor_is_refused(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo, slm="gpt2", conditioning="memory")
     slm = build_model(cfg).slm
     slm.save_pretrained(tmp_path / "whole")
@@ -324,7 +324,7 @@ def test_a_flag_in_a_config_is_no_cross_attention(zoo, tmp_path) -> None:
 
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
 def test_a_hybrid_starts_its_answers_after_loading_as_before(zoo, tmp_path, slm) -> None:
-    """generation_config.json of a pretrained SLM may say other than its config.json, and training has gone by it."""
+    """generation_config.json of a pretrained SLM may differ from its config.json, and training used it."""
     cfg = tiny_model_config(zoo, slm=slm, conditioning="memory")
     folder = tmp_path / "slm"
     shutil.copytree(cfg.slm.name, folder)
@@ -353,7 +353,7 @@ def test_a_start_token_and_the_answer_are_all_that_memory_leaves_in_the_position
     cfg = tiny_model_config(zoo, slm="gpt2", conditioning="memory")
     model = build_model(cfg, DataConfig(max_prompt_tokens=4 * positions)).eval()
     assert model.slm.config.n_positions == positions
-    text = "ö" * positions  # the prompt is the LLM's affair: it may be longer than the SLM has positions
+    text = "ö" * positions  # only the LLM processes the prompt: it may exceed the SLM's positions
     answer = model.generate(model.collator.batch_of_texts([text]), max_new_tokens=positions, min_new_tokens=positions)
     assert answer.shape == (1, positions)
     with pytest.raises(UserError, match=f"max_new_tokens={positions + 1} behind a prompt of 0 tokens"):
@@ -463,7 +463,7 @@ def test_a_tokenizer_named_for_the_slm_is_not_ignored(zoo) -> None:
 
 
 def test_random_slm_alone_has_the_tokenizer_of_its_hybrid(zoo) -> None:
-    """A name that gives the shape only: both write with the LLM's tokenizer, else they are not comparable."""
+    """With init=random both use the LLM's tokenizer, so that they are comparable."""
     writer = tiny_model_config(zoo, tokenizers=Tokenizers.offsets).slm.name
     cfg = with_slm(tiny_model_config(zoo), name=writer, init=Init.random)
     hybrid, alone = build_model(cfg), build_model(replace(cfg, kind=SystemKind.slm))
@@ -511,8 +511,8 @@ def test_absolute_positions_of_the_llm_survive_a_decoder_only_slm(zoo, bart, mod
         torch.testing.assert_close(logits[row], single, rtol=1e-5, atol=1e-5)
 
 
-def test_absolute_positions_are_read_right_where_a_decoder_only_slm_pads_on_the_left(zoo, bart) -> None:
-    """One tokenizer makes one padding for both; the LLM gets its prompts without the padding in front."""
+def test_absolute_positions_are_right_with_a_decoder_only_slm_that_pads_on_the_left(zoo, bart) -> None:
+    """With one tokenizer both models get the same padding; the LLM's is moved to the right."""
     model = build_model(replace(tiny_model_config(zoo, "t5", "gpt2"), llm=LLMConfig(name=str(bart)))).eval()
     own = AutoModelForSeq2SeqLM.from_pretrained(bart).eval().get_encoder()
     texts = ["the old dog sees a house", "a"]
@@ -530,14 +530,14 @@ def test_no_such_layer(zoo) -> None:
     refused(replace(cfg, llm=replace(cfg.llm, layer=3)), r"model\.llm\.layer=3: the LLM has layers 0 to 2")
 
 
-def test_a_hybrid_on_random_llm_weights_cannot_come_back(zoo, tmp_path) -> None:
+def test_a_hybrid_on_random_llm_weights_cannot_be_loaded(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo)
     build_model(replace(cfg, llm=replace(cfg.llm, init=Init.random))).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="built on an LLM with random weights"):
         LLM2SLM.from_pretrained(tmp_path)
 
 
-def test_incomplete_weights_are_not_filled_by_chance(zoo, tmp_path) -> None:
+def test_incomplete_weights_are_refused(zoo, tmp_path) -> None:
     from safetensors.torch import save_file
 
     folder = write_tiny_t5(tmp_path)
@@ -561,7 +561,7 @@ def test_a_changed_llm_is_refused_before_anything_is_generated(zoo, tmp_path) ->
     save_file(tensors | {name: tensors[name] + 1e-3}, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"is not the one it was trained with: its weights \(fingerprint \w{12}\)"):
         LLM2SLM.from_pretrained(tmp_path / "model", llm=copy)
-    name = "decoder.block.1.layer.2.DenseReluDense.wo.weight"  # which is not read
+    name = "decoder.block.1.layer.2.DenseReluDense.wo.weight"  # not used by the encoder
     save_file(tensors | {name: tensors[name] + 1e-3}, copy / "model.safetensors", metadata={"format": "pt"})
     LLM2SLM.from_pretrained(tmp_path / "model", llm=copy)
 
@@ -584,7 +584,7 @@ def test_llm_tokens_are_embedded_by_the_llm_and_mapped(zoo) -> None:
     assert [row.response for row in rows] == [[*i, model.collator.eos_id] for i in ids]
 
 
-def test_replace_with_llm_tokens_has_no_embeddings_of_its_own(zoo) -> None:
+def test_replace_with_llm_tokens_has_no_embedding_map(zoo) -> None:
     model = build_model(tiny_model_config(zoo, "t5", "gpt2", "replace", Tokenizers.llm_tokens))
     assert model.projector.tokens is None
     assert all("tokens" not in name for name in model.trainable_names())
@@ -600,4 +600,4 @@ def test_pool_is_for_prepend(zoo, tmp_path) -> None:
     pooled.save_pretrained(tmp_path)
     assert torch.equal(LLM2SLM.from_pretrained(tmp_path).prefill(batch).states_BQD, pooled.prefill(batch).states_BQD)
     refused(replace(cfg, pool=2.0, conditioning="add"), "model.pool=2.0 is for model.conditioning=prepend; it is add")
-    refused(replace(cfg, pool=0.0), "model.pool=0.0: a number above 0")
+    refused(replace(cfg, pool=0.0), "model.pool=0.0: must be a number above 0")

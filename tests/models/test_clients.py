@@ -123,9 +123,7 @@ def test_seq2seq_trainer_evaluates_saves_and_resumes(zoo: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
 @pytest.mark.parametrize("tokenizers", ["shared", "offsets", "llm_tokens"])
-def test_a_processor_says_in_tensors_what_the_collator_says(
-    zoo: Path, tmp_path: Path, slm: str, tokenizers: str
-) -> None:
+def test_the_processor_gives_the_tensors_of_the_collator(zoo: Path, tmp_path: Path, slm: str, tokenizers: str) -> None:
     model = hybrid(zoo, slm, "add", tokenizers).eval()
     model.save_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
@@ -142,7 +140,7 @@ def test_a_processor_says_in_tensors_what_the_collator_says(
         )
 
 
-def test_what_a_processor_cannot_do_is_said(zoo: Path, tmp_path: Path) -> None:
+def test_unsupported_processor_arguments_are_refused(zoo: Path, tmp_path: Path) -> None:
     model = hybrid(zoo)
     with pytest.raises(ValueError, match="2 texts, but 1 targets"):
         model.processor(TEXTS[:2], ["a"])
@@ -215,7 +213,7 @@ def test_accelerate_launches_it_in_two_processes(
     monkeypatch.setattr(sys, "argv", [str(script), str(zoo), str(tmp_path / "one"), "6"])
     exec(compile(SCRIPT, script, "exec"), {})
     counts, losses = (
-        [line.split() for line in said.splitlines()[-2:]] for said in (two.stdout, capsys.readouterr().out)
+        [line.split() for line in message.splitlines()[-2:]] for message in (two.stdout, capsys.readouterr().out)
     )
     assert (counts[0][1], losses[0][1]) == ("2", "1")
     found, expected = ([float(value) for value in lines[1][1:]] for lines in (counts, losses))
@@ -229,7 +227,7 @@ def test_accelerate_launches_it_in_two_processes(
     ("slm", "mode"),
     [("t5", "add"), ("t5", "memory"), ("gpt2", "add"), ("gpt2", "memory"), ("llama", "cross_attention")],
 )
-def test_generation_configs_are_heeded(zoo: Path, slm: str, mode: str) -> None:
+def test_generation_configs_are_used(zoo: Path, slm: str, mode: str) -> None:
     model = hybrid(zoo, slm, mode).eval()
     batch = model.collator.batch_of_texts(TEXTS)
     greedy = model.generate(batch, **EIGHT)
@@ -241,8 +239,8 @@ def test_generation_configs_are_heeded(zoo: Path, slm: str, mode: str) -> None:
     cut = 1 + greedy[0].tolist().index(int(greedy[0, 1]))
     assert ended[0, :cut].tolist() == greedy[0, :cut].tolist()
     assert set(ended[0, cut:].tolist()) <= {model.collator.pad_id}
-    told = model.generate(batch, return_dict_in_generate=True, output_scores=True, **EIGHT)
-    assert torch.equal(told.sequences, greedy) and len(told.scores) == 8
+    generated = model.generate(batch, return_dict_in_generate=True, output_scores=True, **EIGHT)
+    assert torch.equal(generated.sequences, greedy) and len(generated.scores) == 8
     start = slm == "t5" or mode == "memory"  # transformers counts the start token
     assert model.generate(batch, max_length=9, min_new_tokens=9 - start).shape[1] == 9 - start
     with pytest.raises(UserError, match="exceeds the SLM's 512 positions") if slm != "t5" else nullcontext():
@@ -275,11 +273,11 @@ def test_a_plain_slm_is_trained_and_resumed_too_and_lora_is_refused(zoo: Path, t
 
     trainer(lora(), tmp_path / "lora").train()
     assert LLM2SLM.from_pretrained(tmp_path / "lora" / "checkpoint-4").generate_text(TEXTS, **EIGHT)
-    with pytest.raises(ValueError, match="LoRA adapters cannot go on from saved weights"):
+    with pytest.raises(ValueError, match="LoRA adapters cannot continue from saved weights"):
         trainer(lora(), tmp_path / "lora").train(resume_from_checkpoint=str(tmp_path / "lora" / "checkpoint-2"))
 
 
-def test_what_saving_and_loading_do_not_do_is_said(zoo: Path, tmp_path: Path) -> None:
+def test_unsupported_arguments_of_saving_and_loading_are_refused(zoo: Path, tmp_path: Path) -> None:
     model = hybrid(zoo)
     with pytest.raises(TypeError, match="not push_to_hub"):
         model.save_pretrained(tmp_path / "a", push_to_hub=True)
@@ -287,6 +285,6 @@ def test_what_saving_and_loading_do_not_do_is_said(zoo: Path, tmp_path: Path) ->
     assert not (tmp_path / "a").exists()
     model.save_pretrained(tmp_path / "a")
     (tmp_path / "a" / "processor_config.json").unlink()
-    for place, said in ((tmp_path / "a", "gets one when it is saved again"), (tmp_path / "b", "no such folder")):
-        with pytest.raises(UserError, match=said):
+    for place, message in ((tmp_path / "a", "gets one when it is saved again"), (tmp_path / "b", "no such folder")):
+        with pytest.raises(UserError, match=message):
             LLM2SLMProcessor.from_pretrained(place)

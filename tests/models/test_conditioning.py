@@ -1,4 +1,4 @@
-"""Conditioning slot by slot: every vector of every row is looked up in plain Python, no tensor operation shared."""
+"""Conditioning position by position: every vector is computed in plain Python, without tensor operations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def padded_mask(lengths: list[int], left: bool) -> Tensor:
 
 
 def numbered(start: float, rows: int, length: int) -> Tensor:
-    """Vectors that all differ, so that a slot tells where its vector came from."""
+    """Vectors that all differ, so that each identifies its origin."""
     return start + torch.arange(rows * length * D, dtype=torch.float32).view(rows, length, D)
 
 

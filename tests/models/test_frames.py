@@ -14,7 +14,7 @@ from llm2slm.types import Example, SystemKind, Tokenizers
 
 TEXTS = ["the old dog sees a house.", "two dogs"]
 MOMENT = "{% for m in messages %}{{ strftime_now('%S%f') }} {{ m['content'] }} answer:{% endfor %}"
-"""A chat template that never says the same twice, as those that name the day do not for long."""
+"""A chat template with a different result at each call, like templates that contain the date."""
 
 
 def hybrid(folder: Path, mode: str = "add", cut: str = "shared", kind: str = "llm2slm", **llm: object) -> LLM2SLM:

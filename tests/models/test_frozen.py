@@ -46,7 +46,7 @@ ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
 def test_peft_is_refused_where_it_would_train_the_llm(zoo: Path, slm: str, adapters: str) -> None:
     model = hybrid(zoo, slm)
     with pytest.raises(
-        UserError, match=r"^the LLM is frozen, .* was put into it \(encoder\.body\..*exclude_modules=r'"
+        UserError, match=r"^the LLM is frozen, .* were added to it \(encoder\.body\..*exclude_modules=r'"
     ):
         get_peft_model(model, ADAPTERS[adapters]())
     with pytest.raises(UserError, match="the LLM is frozen"):  # whoever goes on with it all the same
@@ -54,7 +54,7 @@ def test_peft_is_refused_where_it_would_train_the_llm(zoo: Path, slm: str, adapt
 
 
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
-def test_peft_trains_what_is_left_as_the_message_says(zoo: Path, tmp_path: Path, slm: str) -> None:
+def test_peft_trains_the_other_modules_with_the_arguments_of_the_message(zoo: Path, tmp_path: Path, slm: str) -> None:
     for config in (LoraConfig(target_modules="all-linear", exclude_modules=OUT), LoraConfig(target_modules=r"slm\..*")):
         if config.target_modules != "all-linear":
             config.target_modules = r"slm\..*(q|c_attn)"

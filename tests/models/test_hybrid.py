@@ -73,7 +73,7 @@ def test_training_moves_projector_and_slm_and_nothing_else(system) -> None:
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == expected
     first, second = model.represent(system.batch), model.represent(system.batch)
-    assert torch.equal(first.reps_BPE, second.reps_BPE), "the reader's dropout is on"
+    assert torch.equal(first.reps_BPE, second.reps_BPE), "the encoder's dropout is on"
 
 
 def test_parameter_counts(system) -> None:
@@ -123,7 +123,7 @@ def expected_slots(system, model: LLM2SLM, batch: Batch, row: int) -> list[list[
 
 
 @torch.no_grad()
-def test_each_slot_of_the_prompt_holds_what_the_mode_says(system) -> None:
+def test_each_prompt_position_holds_the_vector_of_the_mode(system) -> None:
     model, batch = system.build(), system.batch
     model.projector.layers = nn.Linear(24, 16, bias=False)  # z: the first 16 values of the 24, as they are
     model.projector.layers.weight.copy_(torch.eye(16, 24))
@@ -211,7 +211,7 @@ def test_the_response_reaches_the_llm_neither_in_training_nor_in_generation(syst
 
 
 @torch.no_grad()
-def test_no_writer_is_left_to_guess_its_mask(system, monkeypatch) -> None:
+def test_every_slm_gets_an_explicit_mask(system, monkeypatch) -> None:
     """transformers warns of ids that may be padded, where a decoder-only model gets no mask."""
     model, batch = system.model, system.batch
 

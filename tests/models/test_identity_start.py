@@ -1,4 +1,4 @@
-"""Conditioning `memory` with a decoder of the LLM's own: before training it attends to the LLM's encoder as it is."""
+"""Conditioning `memory` with the LLM's decoder as SLM: before training it attends to the unchanged LLM states."""
 
 from __future__ import annotations
 

@@ -238,32 +238,32 @@ def test_blocks(zoo: Path, given: Any, cut: Any, llm_depth: int, expected: list[
     assert chosen_blocks(given, config, llm_depth) == expected
 
 
-@pytest.mark.parametrize(("given", "said"), [
+@pytest.mark.parametrize(("given", "message"), [
     ([1], "names 1 blocks of the LLM, and the SLM has 2"),
     ([0, 1], "0 is no block of the LLM; give 1 to 4"),
     ([1, 5], "5 is no block of the LLM; give 1 to 4"),
 ])  # fmt: skip
-def test_wrong_blocks(zoo: Path, given: list[int], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_wrong_blocks(zoo: Path, given: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build_model(config_of(zoo / "kv_llama", shallow(zoo), kv_blocks=given))
 
 
-@pytest.mark.parametrize(("change", "said"), [
+@pytest.mark.parametrize(("change", "message"), [
     ({"tune": "prefix"}, "model.slm.tune=prefix puts virtual tokens in front of the prompt"),
     ({"tune": "prompt"}, "model.slm.tune=prompt puts virtual tokens in front of the prompt"),
 ])  # fmt: skip
-def test_what_does_not_fit(zoo: Path, change: dict[str, Any], said: str) -> None:
+def test_what_does_not_fit(zoo: Path, change: dict[str, Any], message: str) -> None:
     cfg = config_of(zoo / "kv_llama", shallow(zoo))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         build_model(replace(cfg, slm=replace(cfg.slm, **change)))
 
 
-@pytest.mark.parametrize(("llm", "slm", "said"), [
+@pytest.mark.parametrize(("llm", "slm", "message"), [
     ("t5", "gpt2", "takes keys and values of a decoder-only LLM; a t5 is none"),
     ("gpt2", "t5", "model.conditioning=kv does not fit a t5.*possible: add"),
 ])  # fmt: skip
-def test_encoder_decoders_are_refused(zoo: Path, llm: str, slm: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_encoder_decoders_are_refused(zoo: Path, llm: str, slm: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build_model(tiny_model_config(zoo, llm, slm, "kv"))
 
 
@@ -338,7 +338,7 @@ def test_a_bfloat16_llm_beside_a_float32_slm(zoo: Path, precision: torch.dtype) 
     assert model.encoder.body.dtype is precision
 
 
-def test_a_prompt_of_which_the_slm_reads_one_token_is_not_counted_as_lost(zoo: Path) -> None:
+def test_a_prompt_of_which_the_slm_gets_one_token_is_not_counted_as_lost(zoo: Path) -> None:
     model = build_model(config_of(zoo / "kv_llama", shallow(zoo)))
     examples = [Example(i, row["source"], row["source"], row["target"]) for i, row in enumerate(tiny_rows())]
     assert counts(marked(model.collator, model.collator.tokenized(examples), examples)) == {

@@ -52,7 +52,7 @@ def pairs(cell: Cell) -> set[tuple[tuple[int, str], ...]]:
 
 
 def covering(cells: list[Cell]) -> list[Cell]:
-    """Greedy: again and again the cell in which most pairs meet for the first time."""
+    """A greedy cover: repeatedly the cell with the most pairs that no chosen cell has."""
     shuffled = list(cells)
     random.Random(0).shuffle(shuffled)
     missing, chosen = set().union(*map(pairs, cells)), []
@@ -83,7 +83,7 @@ def loss_of(model: LLM2SLM, batch: Batch) -> Tensor:
 def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
     """The next token after each beginning of `ids`, without a cache, by teacher-forced logits alone; one row.
 
-    If it is `ids` again, then these are what a plain greedy loop says.
+    If the result is `ids`, they are the output of a plain greedy loop.
     """
     prompt = model.prefill(batch)
     with torch.no_grad(), model.attending(prompt):
@@ -126,7 +126,7 @@ def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
     assert not any(module.training for module in model.encoder.modules())
     assert all(p.grad is not None for p in model.projector.parameters())
 
-    # z reaches the answer; what stands at padding does not; a padded batch is its rows one by one
+    # z affects the response; vectors at padding do not; a padded batch equals its rows one by one
     model.eval()
     real = batch.labels_BT != IGNORE_INDEX
     together, reps = logits(model, batch), model.represent(batch)
@@ -138,7 +138,7 @@ def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
         alone = logits(model, labelled(model, [row]))
         torch.testing.assert_close(together[row][real[row]], alone[0], rtol=1e-3, atol=1e-3)
 
-    # saved and loaded is before; generation with a cache is the loop without one
+    # the loaded model equals the saved one; generation with a cache equals a loop without
     texts = [row["source"] for row in tiny_rows()]
     length = {"max_new_tokens": 6, "min_new_tokens": 6}
     model.save_pretrained(tmp_path)
@@ -149,9 +149,9 @@ def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
         assert row == likeliest(model, model.collator.batch_of_texts([text]), row), text
     assert model.generate_text(texts, **length) == model.collator.decode(ids)
 
-    # beams carry their prompt along: each answer has the log-probability that generate gives it
-    told = {"num_beams": 2, "length_penalty": 0.0, "output_scores": True, "return_dict_in_generate": True}
-    beams = model.generate(batch, **told, **length)
+    # beams keep their prompt: each response has the log-probability that generate reports
+    settings = {"num_beams": 2, "length_penalty": 0.0, "output_scores": True, "return_dict_in_generate": True}
+    beams = model.generate(batch, **settings, **length)
     scores = logits(model, replace(batch, labels_BT=beams.sequences)).log_softmax(-1)
     totals = scores.gather(2, beams.sequences.unsqueeze(-1)).sum((1, 2))
     torch.testing.assert_close(totals, beams.sequences_scores, rtol=1e-3, atol=1e-3)

@@ -91,5 +91,5 @@ def test_embeddings_of_the_llm_are_mapped_by_one_matrix() -> None:
     assert dict(projector.named_parameters())["tokens.weight"].shape == (D, 3)
     embeds = torch.randn(B, P, 3, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(projector.embed(embeds), embeds @ projector.tokens.weight.T)
-    with pytest.raises(ValueError, match="maps no embeddings"):
+    with pytest.raises(ValueError, match="has no map of embeddings"):
         Projector(E, D).embed(embeds)

@@ -1,4 +1,4 @@
-"""A hybrid's folder: with the used part of its LLM inside, without it, with its card; what it cannot do is said."""
+"""A hybrid's folder: with the used part of its LLM inside, without it, with its card; errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_folder_that_needs_nothing_else(tmp_path: Path, llm: str, reader: dict
     expected = logits(model)
     model.save_pretrained(tmp_path / "saved", with_llm=True)
     found = numbers(tmp_path / "saved" / "llm" / "model.safetensors")
-    assert not [tensor for tensor in found if gone in tensor]  # what is not read is not written
+    assert not [tensor for tensor in found if gone in tensor]  # unused parts are not written
     own = {id(p): p.numel() for p in model.encoder.parameters()}
     final = (
         "norm.",
@@ -75,15 +75,15 @@ def test_a_folder_that_needs_nothing_else(tmp_path: Path, llm: str, reader: dict
     again = LLM2SLM.from_pretrained(moved)
     assert torch.equal(logits(again), expected)
     assert again.generate_text(TEXTS, **EIGHT) == model.generate_text(TEXTS, **EIGHT)
-    again.save_pretrained(tmp_path / "third", with_llm=True)  # from inside a folder into another
+    again.save_pretrained(tmp_path / "third", with_llm=True)  # from one folder with an LLM into another
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "third")), expected)
     again.save_pretrained(tmp_path / "without")
     record = json.loads((tmp_path / "without" / "config.json").read_text())["llm"]
     assert record == model.config.llm | {"name": str(Path(moved).resolve() / "llm"), "config": {}}
-    assert not (tmp_path / "without" / "llm").exists()  # it is where it was found
+    assert not (tmp_path / "without" / "llm").exists()  # the recorded path is that of the LLM that was found
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "without")), expected)
     shutil.rmtree(moved)
-    with pytest.raises(UserError, match=r"its LLM is not at hand.*llm=PATH"):
+    with pytest.raises(UserError, match=r"its LLM cannot be loaded.*llm=PATH"):
         LLM2SLM.from_pretrained(tmp_path / "without")
     loaded = AutoModel.from_pretrained(tmp_path / "without", llm=str(tmp_path / "third" / "llm"))
     assert torch.equal(logits(loaded), expected)
@@ -128,13 +128,13 @@ def test_another_llm_inside_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was trained on an LLM of width 24"):
         LLM2SLM.from_pretrained(tmp_path / "a")
     shutil.rmtree(tmp_path / "a" / "llm")
-    with pytest.raises(UserError, match="its LLM is not at hand"):
+    with pytest.raises(UserError, match="its LLM cannot be loaded"):
         LLM2SLM.from_pretrained(tmp_path / "a")
 
 
 def test_there_is_no_llm_to_write(zoo: Path, tmp_path: Path) -> None:
     alone = build_model(tiny_model_config(zoo, kind=SystemKind.slm))
-    with pytest.raises(UserError, match=r"this system \(slm\) has no LLM beside it"):
+    with pytest.raises(UserError, match=r"this system \(slm\) has no LLM encoder"):
         alone.save_pretrained(tmp_path / "a", with_llm=True)
     assert not (tmp_path / "a").exists()
 
@@ -143,7 +143,7 @@ def test_the_card_goes_where_the_model_goes(zoo: Path, tmp_path: Path) -> None:
     for kind in ("llm2slm", "slm"):
         folder = tmp_path / kind
         build_model(tiny_model_config(zoo, kind=SystemKind(kind))).save_pretrained(folder / "first")
-        assert not (folder / "first" / "README.md").exists()  # nothing is made up
+        assert not (folder / "first" / "README.md").exists()  # no card is invented
         (folder / "first" / "README.md").write_text("# a card\n")
         model = LLM2SLM.from_pretrained(folder / "first")
         model.save_pretrained(folder / "second")
@@ -156,16 +156,16 @@ def test_the_card_goes_where_the_model_goes(zoo: Path, tmp_path: Path) -> None:
         assert (folder / "second" / "README.md").read_text() == "# a newer one\n"
         next(model.slm.parameters()).data.add_(1.0)
         model.save_pretrained(folder / "third")
-        assert not (folder / "third" / "README.md").exists()  # it tells of other weights
+        assert not (folder / "third" / "README.md").exists()  # the card describes other weights
 
 
-def test_what_only_this_machine_has_is_not_pushed(zoo: Path) -> None:
+def test_a_hybrid_with_a_local_llm_is_not_pushed(zoo: Path) -> None:
     with pytest.raises(UserError, match=r"me/model: not pushed: its LLM is the folder .*with_llm"):
         build_model(tiny_model_config(zoo)).push_to_hub("me/model")
 
 
-def test_no_path_of_this_machine_goes_along(tmp_path: Path) -> None:
-    """The LLM and the SLM were folders here; whoever gets the folder with the LLM in it is not told where."""
+def test_no_local_path_is_saved(tmp_path: Path) -> None:
+    """LLM and SLM were local folders; a folder saved with the LLM does not contain their paths."""
     model = hybrid(tmp_path / "zoo")
     model.save_pretrained(tmp_path / "saved", with_llm=True)
     for path in (tmp_path / "saved").rglob("*.json"):
@@ -173,7 +173,7 @@ def test_no_path_of_this_machine_goes_along(tmp_path: Path) -> None:
             assert str(tmp_path) not in path.read_text("utf-8"), path
 
 
-def test_weights_can_be_read_by_whom_the_umask_lets(zoo: Path, tmp_path: Path) -> None:
+def test_weight_files_have_the_permissions_of_the_umask(zoo: Path, tmp_path: Path) -> None:
     for kind, files in (("llm2slm", 2), ("slm", 1)):
         model = build_model(tiny_model_config(zoo, kind=SystemKind(kind)))
         model.save_pretrained(tmp_path / kind, with_llm=kind == "llm2slm")

@@ -1,4 +1,4 @@
-"""The one face over both SLM kinds, against transformers' own forward and generate on token ids."""
+"""The common interface of both SLM kinds, against transformers' own forward and generate on token ids."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ FAMILIES = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
-    """Some models scale the embeddings of ids only: given bare embeddings, they read something else without a word."""
+    """Some models scale the embeddings of ids only: given bare embeddings, the result differs silently."""
     config, scale = FAMILIES[family]
     torch.manual_seed(3)
     slm = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
@@ -124,15 +124,15 @@ def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
     ids=["mbart", "bart", "no start token"],
 )
 def test_training_starts_as_generation_does(config) -> None:
-    """Teacher-forced on its own greedy answer, a model sees what `generate` saw, from the very first token on."""
+    """Teacher-forced on its own greedy answer, a model has the inputs of `generate` from the first token on."""
     torch.manual_seed(3)
     slm = AutoModelForSeq2SeqLM.from_config(config).eval()
     slm.generation_config.forced_eos_token_id = None
     prompt = prompt_of(slm)
-    told = language_model.generate(slm, prompt, **FEATURES, return_dict_in_generate=True, output_logits=True)
-    ids = told.sequences
+    generated = language_model.generate(slm, prompt, **FEATURES, return_dict_in_generate=True, output_logits=True)
+    ids = generated.sequences
     logits = language_model.response_logits(slm, prompt, ids)
-    torch.testing.assert_close(logits, torch.stack(told.logits, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, torch.stack(generated.logits, 1), rtol=1e-4, atol=1e-4)
     short = torch.cat([ids[:, :2], torch.full_like(ids[:, 2:], IGNORE_INDEX)], 1)
     assert torch.equal(language_model.response_logits(slm, prompt, short)[:, :2], logits[:, :2])
 
@@ -144,7 +144,7 @@ def test_a_model_without_a_token_to_start_with_is_refused() -> None:
         language_model.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
 
 
-def test_a_model_that_reads_embeddings_otherwise_is_refused(tmp_path) -> None:
+def test_a_model_whose_embeddings_are_not_equivalent_to_ids_is_refused(tmp_path) -> None:
     slm = load(write_tiny_gpt2(tmp_path))
     slm.register_forward_pre_hook(
         lambda _, __, given: (
@@ -152,7 +152,7 @@ def test_a_model_that_reads_embeddings_otherwise_is_refused(tmp_path) -> None:
         ),
         with_kwargs=True,
     )
-    with pytest.raises(UserError, match="SLM gpt2: it reads embeddings otherwise"):
+    with pytest.raises(UserError, match="SLM gpt2: embeddings of token ids give other outputs"):
         language_model.embed(slm, torch.tensor([[5]]))
 
 
@@ -168,7 +168,7 @@ def test_generate_is_that_of_transformers(slm, beams) -> None:
 
 @torch.no_grad()
 def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
-    """With the encoder taken out, its own output handed over gives its own answers."""
+    """Without its encoder, the model given the encoder's output generates the same responses."""
     slm = load(write_tiny_t5(tmp_path))
     mask = padded([[1] * len(row) for row in PROMPTS], 0, left=False)
     states = slm.encoder(input_ids=padded(PROMPTS, 0, left=False), attention_mask=mask).last_hidden_state

@@ -125,7 +125,7 @@ def test_z_moves_a_cross_attending_slm(zoo: Path) -> None:
     assert all(layer.gate.grad.abs() > 0 for layer in model.crossing.layers)  # type: ignore[union-attr, operator]
 
 
-def test_a_saved_model_says_how_it_started(zoo: Path, tmp_path: Path) -> None:
+def test_a_saved_model_records_its_start(zoo: Path, tmp_path: Path) -> None:
     model = built(config(zoo))
     model.projector.gate.data.fill_(0.7)  # type: ignore[union-attr]
     model.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Controls of a hybrid against the uncontrolled model, given by hand what the control is to tell it."""
+"""Controls (ablated hybrids) against the plain hybrid, with the ablated representations constructed by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Make = Callable[..., LLM2SLM]
 
 @pytest.fixture
 def make(zoo: Path) -> Make:
-    """A seeded model: the same weights, whatever its control is. Its z is strong, and its gates are open."""
+    """A seeded model: the same weights for every control, with a large z and open gates."""
 
     def made(control: str, slm: str = "t5", mode: str = "add", tokenizers: str = "shared", **more: Any) -> LLM2SLM:
         cfg = tiny_model_config(zoo, "t5", slm, mode, Tokenizers(tokenizers), **more)
@@ -52,7 +52,7 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def told_of(model: LLM2SLM, own: int, other: int) -> Batch:
+def with_prompt_of(model: LLM2SLM, own: int, other: int) -> Batch:
     """Row `own` alone, with the LLM's prompt of row `other`; its alignment by hand where z is mixed into its prompt."""
     batch, source = labelled(model, [own]), labelled(model, [other])
     align = None
@@ -74,14 +74,14 @@ def of_row(logits_BTV: Tensor, batch: Batch, row: int) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("slm", "mode", "tokenizers"), SYSTEMS)
-def test_shuffled_is_the_hybrid_that_is_given_the_row_before(make: Make, slm: str, mode: str, tokenizers: str) -> None:
+def test_shuffled_is_the_hybrid_with_the_previous_rows_prompt(make: Make, slm: str, mode: str, tokenizers: str) -> None:
     model, plain = make("shuffled", slm, mode, tokenizers), make("none", slm, mode, tokenizers)
     batch = labelled(model, [0, 1, 2])
     assert len(set(batch.llm_mask_BP.sum(1).tolist())) == 3  # longer than the row's own, and shorter
     logits, own = model.logits(batch), plain.logits(batch)
     answers, beams = model.generate(batch, **EIGHT), model.generate(batch, num_beams=3, **EIGHT)
     for row, other in enumerate([2, 0, 1]):
-        given = told_of(plain, row, other)
+        given = with_prompt_of(plain, row, other)
         close(of_row(logits, batch, row), plain.logits(given)[0])
         assert not torch.allclose(of_row(logits, batch, row), of_row(own, batch, row), atol=1e-2)
         assert torch.equal(answers[row], plain.generate(given, **EIGHT)[0])
@@ -90,17 +90,17 @@ def test_shuffled_is_the_hybrid_that_is_given_the_row_before(make: Make, slm: st
 
 
 @torch.no_grad()
-def test_shuffled_never_tells_a_row_of_its_own_prompt(make: Make) -> None:
+def test_shuffled_never_gives_a_row_its_own_prompt(make: Make) -> None:
     model, plain = make("shuffled"), make("none")
     batch = labelled(model, [0, 1, 1, 2])
     logits = model.logits(batch)
     for row, (own, other) in enumerate([(0, 2), (1, 0), (1, 0), (2, 1)]):
-        close(of_row(logits, batch, row), plain.logits(told_of(plain, own, other))[0])
+        close(of_row(logits, batch, row), plain.logits(with_prompt_of(plain, own, other))[0])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("slm", "mode", "tokenizers"), SYSTEMS)
-def test_a_batch_of_one_is_told_of_the_last_other_prompt(make: Make, slm: str, mode: str, tokenizers: str) -> None:
+def test_a_batch_of_one_gets_the_last_other_prompt(make: Make, slm: str, mode: str, tokenizers: str) -> None:
     model, plain = make("shuffled", slm, mode, tokenizers), make("none", slm, mode, tokenizers)
     zero = make("zero", slm, mode, tokenizers)
     for rows, other in [
@@ -109,16 +109,16 @@ def test_a_batch_of_one_is_told_of_the_last_other_prompt(make: Make, slm: str, m
     ]:  # fmt: skip
         batch = labelled(model, rows)
         logits = model.logits(batch)
-        if other == -1:  # more than one prompt: they tell each other
+        if other == -1:  # several prompts: rows get each other's
             continue
-        given = labelled(zero, rows[:1]) if other is None else told_of(plain, rows[0], other)
+        given = labelled(zero, rows[:1]) if other is None else with_prompt_of(plain, rows[0], other)
         expected = (zero if other is None else plain).logits(given)[0]
         for row in range(len(rows)):
             close(of_row(logits, batch, row), expected)
 
 
 @pytest.mark.parametrize("mode", ["add", "memory"])
-def test_what_was_heard_in_inference_can_be_trained_on(make: Make, mode: str) -> None:
+def test_prompts_kept_in_inference_mode_can_be_trained_on(make: Make, mode: str) -> None:
     model = make("shuffled", mode=mode, norm=False).train()  # the first layer keeps what it reads, for its gradient
     with torch.inference_mode():
         model.generate(labelled(model, [0]), **EIGHT)
@@ -126,7 +126,7 @@ def test_what_was_heard_in_inference_can_be_trained_on(make: Make, mode: str) ->
     assert model.projector.layers[-1].weight.grad.abs().max() > 0
 
 
-def test_what_was_heard_is_in_no_state_and_not_saved(make: Make, tmp_path: Path) -> None:
+def test_kept_prompts_are_not_in_the_state_dict_and_not_saved(make: Make, tmp_path: Path) -> None:
     model = make("shuffled")
     before = set(model.state_dict())
     with torch.no_grad():
@@ -152,14 +152,14 @@ def test_the_llms_prompt_makes_no_difference_and_is_not_read(
     other = replace(batch, llm_ids_BP=(batch.llm_ids_BP.flip(1) + 1) % 250)
     assert torch.equal(model.logits(batch), model.logits(other))
     assert torch.equal(model.generate(batch, **EIGHT), model.generate(other, **EIGHT))
-    if tokenizers != "llm_tokens":  # else it is the SLM that reads by the LLM's embeddings
+    if tokenizers != "llm_tokens":  # else the SLM gets the LLM's embeddings
         plain = make("none", slm, mode, tokenizers)
         assert not torch.allclose(plain.logits(batch), plain.logits(other), atol=1e-2)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
-def test_constant_memory_tells_the_same_of_all_prompts(make: Make, slm: str) -> None:
+def test_constant_memory_is_the_same_for_all_prompts(make: Make, slm: str) -> None:
     model = make("constant", slm, "memory", norm=False)
     ids_BP = torch.arange(5, 15).reshape(2, 5)
     labels_BT = torch.tensor([[4, 9, 1]]).expand(2, 3)
@@ -183,7 +183,7 @@ def test_zero_with_add_is_the_slm_alone(make: Make, slm: str, tokenizers: str) -
     model, alone = make("zero", slm, "add", tokenizers), make("none", slm, "none", tokenizers, kind=SystemKind.slm)
     batch, own = labelled(model, [0, 1, 2]), labelled(alone, [0, 1, 2])
     for parameter in model.projector.parameters():
-        parameter.fill_(torch.nan)  # whatever it says
+        parameter.fill_(torch.nan)  # its output must not matter
     assert torch.equal(model.logits(batch), alone.logits(own))
     assert torch.equal(model.generate(batch, **EIGHT), alone.generate(own, **EIGHT))
 
@@ -212,7 +212,7 @@ def test_zero_is_zero_at_the_positions_that_the_hybrid_has(make: Make, mode: str
 @pytest.mark.parametrize("control", ["constant", "shuffled", "zero"])
 @pytest.mark.parametrize(("slm", "mode", "tokenizers"), SYSTEMS)
 def test_every_parameter_has_a_gradient(make: Make, control: str, slm: str, mode: str, tokenizers: str) -> None:
-    """Else DDP would wait for it."""
+    """DDP waits for the gradient of every parameter."""
     model, plain = (make(name, slm, mode, tokenizers) for name in (control, "none"))
     for each in (model, plain):
         each.train().logits(labelled(each, [0, 1, 2])).square().mean().backward()
@@ -226,11 +226,11 @@ def test_every_parameter_has_a_gradient(make: Make, control: str, slm: str, mode
 @torch.no_grad()
 @pytest.mark.parametrize("control", ["constant", "shuffled", "zero"])
 @pytest.mark.parametrize(("slm", "mode"), [("t5", "memory"), ("gpt2", "add")])
-def test_representations_that_are_given_are_controlled_too(make: Make, control: str, slm: str, mode: str) -> None:
+def test_given_representations_are_ablated_too(make: Make, control: str, slm: str, mode: str) -> None:
     model = make(control, slm, mode, "offsets")
     batch = labelled(model, [0, 1, 2])
     reps = model.represent(batch)
-    without = replace(batch, llm_ids_BP=None, llm_mask_BP=None)  # then prompts are told apart by the SLM's tokens
+    without = replace(batch, llm_ids_BP=None, llm_mask_BP=None)  # then prompts are identified by the SLM's tokens
     for given in (batch, without):
         assert torch.equal(model.prefill(given, reps).states_BQD, model.prefill(batch).states_BQD)
         assert torch.equal(model.generate(given, reps=reps, **EIGHT), model.generate(batch, **EIGHT))
@@ -239,7 +239,7 @@ def test_representations_that_are_given_are_controlled_too(make: Make, control: 
 @torch.no_grad()
 def test_a_batch_without_an_llms_prompt_is_refused(make: Make) -> None:
     model = make("zero")
-    with pytest.raises(ValueError, match="a control was asked of a batch without the LLM's prompts"):
+    with pytest.raises(ValueError, match="this batch has no LLM prompts"):
         model.logits(replace(labelled(model, [0]), llm_ids_BP=None, llm_mask_BP=None))
 
 
@@ -255,7 +255,7 @@ def test_saved_and_loaded_again_it_is_what_it_was(make: Make, control: str, tmp_
     assert torch.equal(loaded.logits(batch), model.logits(batch))
     written = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert written.pop("control") == control
-    (tmp_path / "saved" / "config.json").write_text(json.dumps(written))  # as it was before there were controls
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(written))  # as written by a version without controls
     older, plain = LLM2SLM.from_pretrained(tmp_path / "saved"), make("none", "gpt2", "add", "offsets")
     assert (older.control, older.label) == (Control.none, "llm2slm")
     assert torch.equal(older.logits(batch), plain.logits(batch))
@@ -263,7 +263,7 @@ def test_saved_and_loaded_again_it_is_what_it_was(make: Make, control: str, tmp_
 
 
 @pytest.mark.parametrize("kind", ["slm", "llm"])
-def test_without_a_pair_there_is_nothing_to_control(make: Make, kind: str) -> None:
+def test_a_control_needs_an_llm_encoder(make: Make, kind: str) -> None:
     with pytest.raises(UserError, match=rf"^model\.control=zero: .* model\.kind={kind} .*use model\.control=none$"):
         make("zero", kind=SystemKind(kind))
 

@@ -30,7 +30,7 @@ def by_hand(layer: GatedCrossAttention, states: Tensor, z: Tensor) -> Tensor:
     return states + torch.tanh(layer.gate) * (torch.cat(found, -1) @ layer.out.weight.T)
 
 
-def test_layer_is_its_formula_and_does_not_see_padding() -> None:
+def test_a_layer_is_its_formula_and_ignores_padding() -> None:
     torch.manual_seed(0)
     layer = GatedCrossAttention(D, E, heads=2)
     layer.gate.data.fill_(0.7)

@@ -37,7 +37,7 @@ def system(
     cfg = tiny_model_config(zoo, llm, slm, mode, mixed, kind=SystemKind(kind))
     peft = {"num_virtual_tokens": VIRTUAL} | values
     model = build_model(replace(cfg, slm=replace(cfg.slm, tune=tune, peft=peft))).eval()
-    if tune == "prefix":  # strong enough for its place to matter
+    if tune == "prefix":  # large enough for its position to matter
         for parameter in model.slm.virtual_tokens.parameters():
             parameter.data.mul_(1.5)
     return model
@@ -113,8 +113,8 @@ def test_logits_and_answers_are_those_of_peft(zoo: Path, slm: str, tune: str) ->
         torch.testing.assert_close(ours[row, : labels.shape[1]], theirs, rtol=1e-4, atol=1e-4)
         assert (theirs - without).abs().max() > 0.05  # the virtual tokens matter
         for beams, found in answers.items():
-            told = reference.generate(input_ids=ids, attention_mask=mask, num_beams=beams, **length)[0]
-            assert found[row].tolist() == told[-6:].tolist(), (row, beams)
+            generated = reference.generate(input_ids=ids, attention_mask=mask, num_beams=beams, **length)[0]
+            assert found[row].tolist() == generated[-6:].tolist(), (row, beams)
 
 
 @pytest.mark.parametrize("tune", TUNES)
@@ -126,9 +126,9 @@ def test_padded_is_alone_and_cached_is_uncached_in_every_family(zoo: Path, slm: 
     for row, (_, labels) in enumerate(own_rows(batch)):
         alone = logits(model, labelled(model, [row]))[0]
         torch.testing.assert_close(together[row, : labels.shape[1]], alone, rtol=1e-4, atol=1e-4)
-    told = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
-    again = logits(model, replace(batch, labels_BT=told.sequences))
-    torch.testing.assert_close(again, torch.stack(told.logits, 1), rtol=1e-3, atol=1e-3)
+    generated = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
+    again = logits(model, replace(batch, labels_BT=generated.sequences))
+    torch.testing.assert_close(again, torch.stack(generated.logits, 1), rtol=1e-3, atol=1e-3)
     one_by_one = [model.generate(model.collator.batch_of_texts([text]), num_beams=3, **SIX)[0] for text in TEXTS]
     assert torch.equal(model.generate(batch, num_beams=3, **SIX), torch.stack(one_by_one))
     assert model.generate(batch, do_sample=True, num_return_sequences=2, **SIX).shape == (6, 6)
@@ -172,9 +172,9 @@ def test_only_virtual_tokens_are_trained_saved_and_loaded(
     for row, (_, labels) in enumerate(own_rows(batch)):
         alone = logits(model, labelled(model, [row]))[0]
         torch.testing.assert_close(together[row, : labels.shape[1]], alone, rtol=1e-3, atol=1e-3)
-    told = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
-    again = logits(model, replace(batch, labels_BT=told.sequences))
-    torch.testing.assert_close(again, torch.stack(told.logits, 1), rtol=1e-3, atol=1e-3)
+    generated = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
+    again = logits(model, replace(batch, labels_BT=generated.sequences))
+    torch.testing.assert_close(again, torch.stack(generated.logits, 1), rtol=1e-3, atol=1e-3)
 
     model.save_pretrained(tmp_path)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
@@ -182,7 +182,7 @@ def test_only_virtual_tokens_are_trained_saved_and_loaded(
     assert loaded.kind == kind and loaded.parameter_counts()["total"] == model.parameter_counts()["total"]
     assert loaded.trainable_names() == model.trainable_names()
     assert torch.equal(logits(loaded, batch), together)
-    assert torch.equal(loaded.generate(**AutoProcessor.from_pretrained(tmp_path)(TEXTS), **SIX), told.sequences)
+    assert torch.equal(loaded.generate(**AutoProcessor.from_pretrained(tmp_path)(TEXTS), **SIX), generated.sequences)
     beams = SIX | {"num_beams": 2}
     assert loaded.generate_text(TEXTS, **beams) == model.generate_text(TEXTS, **beams)
 
@@ -213,13 +213,13 @@ def test_a_prompt_of_a_frozen_model_starts_from_its_words(zoo: Path) -> None:
     drawn = system(zoo, "gpt2", "prompt", prompt_tuning_init="RANDOM").slm.virtual_tokens.part.embedding.weight
     assert not any((words == token).all(1).any() for token in drawn)
     text = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "two dogs"}
-    told = system(zoo, "gpt2", "prompt", tokenizer_name_or_path=str(zoo / "slm_gpt2_reader"), **text)
-    ids = told.collator.slm_tokenizer("two dogs")["input_ids"]
+    generated = system(zoo, "gpt2", "prompt", tokenizer_name_or_path=str(zoo / "slm_gpt2_reader"), **text)
+    ids = generated.collator.slm_tokenizer("two dogs")["input_ids"]
     expected = words[torch.tensor((ids * VIRTUAL)[:VIRTUAL])]
-    assert torch.equal(told.slm.virtual_tokens.part.embedding.weight, expected)
+    assert torch.equal(generated.slm.virtual_tokens.part.embedding.weight, expected)
 
 
-def test_twenty_of_them_unless_told_otherwise(zoo: Path) -> None:
+def test_the_default_is_twenty_virtual_tokens(zoo: Path) -> None:
     for tune in TUNES:
         cfg = tiny_model_config(zoo, "t5", "t5", kind=SystemKind.slm)
         model = build_model(replace(cfg, slm=replace(cfg.slm, tune=tune)))
@@ -262,7 +262,7 @@ def test_virtual_tokens_take_positions(zoo: Path) -> None:
     [
         ("prompt", {"tokens": 3}, "model.slm.peft: .*tokens"),
         ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens=0: give a whole number, 1 or more"),
-        ("prefix", {"num_layers": 2}, "model.slm.peft.num_layers: the model decides it; leave it out"),
+        ("prefix", {"num_layers": 2}, "model.slm.peft.num_layers: the model determines it; leave it out"),
         ("prompt", {"prompt_tuning_init": "TEXT"}, "model.slm.peft: .*tokenizer_name_or_path"),
     ],
 )
@@ -271,7 +271,7 @@ def test_arguments_that_do_not_fit(zoo: Path, tune: str, values: dict[str, Any],
         system(zoo, "gpt2", tune, **values)
 
 
-def test_what_has_virtual_tokens_is_no_part_of_another_model(zoo: Path, tmp_path: Path) -> None:
+def test_a_model_with_virtual_tokens_cannot_be_part_of_another(zoo: Path, tmp_path: Path) -> None:
     system(zoo, "gpt2", "prefix").save_pretrained(tmp_path)
     cfg = tiny_model_config(zoo, "t5", "gpt2")
     for side in ("llm", "slm"):
