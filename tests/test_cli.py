@@ -51,7 +51,7 @@ def test_details_show_groups_keys_and_help(capsys, tmp_path):
         assert key.name in text
     assert "model/conditioning  add, cross_attention, kv, memory, none, prepend, replace" in text
     assert "json, mine, mixture, multi30k" in " ".join(text.split())
-    assert "none | add | replace | prepend | memory" in text
+    assert "add | cross_attention | kv | memory | none | prepend | replace" in " ".join(text.split())
     assert "trainer.max_steps=1000                Optimizer steps." in text
     main(["generate", "--help"])
     generate = capsys.readouterr().out

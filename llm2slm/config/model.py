@@ -137,7 +137,7 @@ class ModelConfig:
     slm: SLMConfig = field(default_factory=SLMConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     conditioning: str = "add"
-    """How z, the projected representations, meets the SLM's prompt: a module of `llm2slm/models/conditioning`."""
+    """How z, the projected LLM representations, meets the SLM's prompt."""
     pool: float | None = None
     """prepend: positions of z in front of the SLM's own prompt: at most so many (1 or more), or that fraction of the
     LLM's tokens (below 1); each is the mean of neighbouring ones. None: one for each token."""

@@ -156,8 +156,8 @@ def encoder_view(llm: PreTrainedModel, layer: Layer) -> tuple[PreTrainedModel, l
     """The part of an LLM that an encoder of `layer` runs, as a shallow copy: same tensors, fewer modules.
 
     Returns:
-        The encoder of an encoder-decoder, else the model, without pooler and without blocks above the highest layer;
-        and the absolute numbers of the layers that are read.
+        The encoder of an encoder-decoder, else the model, without pooler and without blocks above the highest layer
+        (the given object if it has neither); and the absolute numbers of the layers that are read.
 
     Raises:
         UserError: no such layer, or one below the last of a model whose stack of blocks cannot be identified.
@@ -165,28 +165,30 @@ def encoder_view(llm: PreTrainedModel, layer: Layer) -> tuple[PreTrainedModel, l
     body = body_of(llm)
     depth = depth_of(body)
     read = chosen_layers(layer, depth, reads_both_ways(llm.config))
-    view = _shallow(body)
-    if view._modules.get("pooler") is not None:
-        view._modules["pooler"] = None
-    if read == [depth]:
-        return view, read
-    blocks = blocks_of(body)
-    if blocks is None:
+    whole, used = read == [depth], max(1, *read)  # of layer 0 one block is used: its input is read
+    blocks = None if whole else blocks_of(body)
+    if not whole and blocks is None:
         raise UserError(
-            f"model.llm.layer={layer}: the blocks of a {llm.config.model_type} cannot be identified; only its last "
+            f"model.llm.layer={layer}: the blocks of a {llm.config.model_type} cannot be told apart; only its last "
             "layer can be read (model.llm.layer=-1)"
         )
-    path = next(name for name, module in body.named_modules() if module is blocks)
-    *parents, last = path.split(".")
-    owner: nn.Module = view
-    for name in parents:
-        child = owner._modules[name]
-        assert child is not None
-        owner._modules[name] = _shallow(child)
-        owner = owner._modules[name]  # type: ignore[assignment]
-    fewer = nn.ModuleList(list(blocks)[: max(1, *read)])  # of layer 0 one block stays: its input is read
-    vars(fewer)["full_length"] = depth
-    owner._modules[last] = fewer
+    pooler = body._modules.get("pooler") is not None
+    if blocks is not None and len(blocks) <= used:  # the others were not loaded
+        blocks = None
+    if blocks is None and not pooler:
+        return body, read
+    view = _shallow(body)
+    if pooler:
+        view._modules["pooler"] = None
+    if blocks is not None:
+        path = next(name for name, module in body.named_modules() if module is blocks)
+        *parents, last = path.split(".")
+        owner = view
+        for name in parents:
+            owner._modules[name] = _shallow(owner._modules[name])
+            owner = owner._modules[name]
+        owner._modules[last] = fewer = nn.ModuleList(list(blocks)[:used])
+        vars(fewer)["full_length"] = depth
     return view, read
 
 
