@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from llm2slm.models.kv_cache import CacheShape, cache_shape, flat
 from llm2slm.models.loading.gguf import Packed, plain_tensors
-from llm2slm.models.loading.partial_loading import Layer, blocks_of, body_of, depth_of, leave_out, reads_both_ways
+from llm2slm.models.loading.partial_loading import Layer, blocks_of, body_of, depth_of, is_bidirectional, remove_unread
 from llm2slm.types import Reps
 
 SAMPLED = 1024
@@ -50,7 +50,7 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         self.kv_blocks = None if kv_blocks is None else list(kv_blocks)
         layer = layer if self.kv_blocks is None else max(self.kv_blocks)
-        read = leave_out(llm, layer)
+        read = remove_unread(llm, layer)
         self.chosen = layer
         self.body = body_of(llm)
         self.width: int = self.body.config.get_text_config().hidden_size
@@ -63,7 +63,7 @@ class FrozenEncoder(nn.Module):
         self.positions: int | None = getattr(self.body.config.get_text_config(), "max_position_embeddings", None)
         self.depth = depth_of(self.body)
         self.blocks = max(1, *read) if read != [self.depth] else self.depth
-        self.decoder_only = not reads_both_ways(llm.config)
+        self.decoder_only = not is_bidirectional(llm.config)
         self._read: dict[int, Tensor] = {}
         for number in read if self.kv_blocks is None else ():
             self._listen(number)
