@@ -1,4 +1,4 @@
-"""The header of a GGUF file: metadata (config values, tokenizer) and the tensor table, checked against the file size."""
+"""The header of a GGUF file: metadata (config values, tokenizer) and tensor table, checked against the file size."""
 
 from __future__ import annotations
 

@@ -58,12 +58,14 @@ def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, caps
     assert "prompts that the SLM's tokens cannot spell 1 0 0" in lines
     told = warnings(shown)
     assert told[0] == (
-        "llm2slm: warning: responses cannot be represented by the SLM's tokens, so no prediction can equal them "
-        "(train 2 of 4, validation 1 of 2); train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return 1'; "
-        "model.slm.keep_whitespace=true model.slm.keep_characters=256 add the missing tokens to the tokenizer"
+        "llm2slm: warning: responses cannot be represented by the SLM's tokens, so no prediction can equal "
+        "them (train 2 of 4, validation 1 of 2); train row 1 (from 0): 'if x:\\n\\treturn {1}' is "
+        "read back as 'if x: return 1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add the missing "
+        "tokens to the tokenizer"
     )
     assert told[1] == (
-        "llm2slm: warning: prompts lose text in the SLM's tokens (train 1 of 4); train row 2 (from 0): 'b\\tc' is read back as 'b c'"
+        "llm2slm: warning: prompts lose text in the SLM's tokens (train 1 of 4); train row 2 (from 0): 'b\\tc' is read "
+        "back as 'b c'"
     )
     [system] = json.loads(Path("run/result.json").read_text("utf-8"))["systems"]
     assert system["notes"]["data"]["train"]["lost_responses"] == 2
