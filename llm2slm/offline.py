@@ -1,7 +1,4 @@
-"""What the LLM does once for a whole corpus, before training: it fills a store of its representations.
-
-Every loop here can be ended at any moment, and goes on where it stopped.
-"""
+"""Precomputation of the LLM's representations of a corpus into a store; interruptible at any time and resumable."""
 
 from __future__ import annotations
 
@@ -11,26 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import ProgressColumn, Task, TextColumn
-from rich.text import Text
-from torch import Tensor
+from rich.progress import TextColumn
 
 from llm2slm.data.collate import Encoded
+from llm2slm.data.padding import padded
 from llm2slm.data.reps.files import key_of
-from llm2slm.data.reps.store import llm_prompt, progress_bar
+from llm2slm.data.reps.store import llm_prompt
 from llm2slm.data.reps.writer import SHARD_BYTES, StoreWriter
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.stored_encoder import encoder_facts, identity
+from llm2slm.progress import Rate, progress_bar
 from llm2slm.types import StoreDtype, UserError
 
 EMBEDDED = 4096
-"""Rows of the embedding matrix read at once."""
+"""Rows of the embedding matrix per forward pass."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What `encode` did: rows asked for, different prompts among them, those that were new, their tokens, seconds."""
+    """Statistics of `encode`: rows, distinct prompts, new prompts, tokens of new prompts, seconds."""
 
     rows: int
     prompts: int
@@ -42,45 +39,46 @@ class Filled:
 def encode(
     model: LLM2SLM, rows: Sequence[Encoded], store: StoreWriter, batch_tokens: int = 8192, progress: bool = True
 ) -> Filled:
-    """Fills a store from a split: every prompt that is not there yet is read by the LLM, and kept.
+    """Fills a store with the LLM's representations of all prompts of a split that it lacks.
 
-    Batches are made of all prompts of the split, less those of earlier, finished fillings. One that is partly there (a
-    shard ended in it) is read once more as a whole: so its values are the same to the last bit as without the
-    interruption, given the same batch_tokens, device and number of threads.
+    Batches are formed from all prompts of the split except those of earlier completed fills. A partly stored batch (a
+    shard ended in it) is encoded again as a whole, so that the values are bit-identical to those of an uninterrupted
+    fill with the same batch_tokens, device and number of threads.
 
     Args:
-        rows: of a data module: `data.encoded("train")`.
-        batch_tokens: padded tokens read at once.
-        progress: show a bar with the rate and the time left, on the error stream.
+        rows: rows of a data module: `data.encoded("train")`.
+        batch_tokens: maximum number of tokens of a batch, padding included.
+        progress: show a progress bar with rate and remaining time on the error stream.
 
     Raises:
-        UserError: too little room on the disk, a representation that is not finite, or a model without an LLM.
+        UserError: the disk space is too small, a representation is not finite, or the model has no LLM encoder.
     """
     encoder = _encoder(model)
     prompts = [llm_prompt(row) for row in rows]
     plan = list(batches(store.unsettled(prompts), batch_tokens))
     missing = [[row for row in batch if not store.holds(row)] for batch in plan]
     new, tokens = sum(map(len, missing)), _tokens(missing)
-    store.check_room(store.bytes_of(new, tokens))
+    store.check_free_space(store.bytes_of(new, tokens))
     pad, device = model.collator.llm_prompts.pad_id, next(encoder.parameters()).device
     started = time.perf_counter()
     done = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
-    with progress_bar(progress, done, _Rate()) as bar:
+    with progress_bar(progress, done, Rate("tokens")) as bar:
         total = _tokens(plan)
         job = bar.add_task("encoding", total=total, completed=total - tokens)
         for batch, lacking in zip(plan, missing, strict=True):
             if lacking:
-                store.append(batch, encoder(*_padded(batch, pad, device)))
+                ids_BP, mask_BP = padded(batch, pad)
+                store.append(batch, encoder(ids_BP.to(device), mask_BP.to(device)))
                 bar.advance(job, _tokens([lacking]))
-    if plan:  # else all of it was finished before, and what is not is another split's
+    if plan:  # else the store has all prompts, and an unfinished fill belongs to another split
         store.finish()
     return Filled(len(rows), len({key_of(row) for row in prompts}), new, tokens, time.perf_counter() - started)
 
 
 def batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[Sequence[int]]]:
-    """Prompts by length, longest first (too large a batch fails at once), as many together as the budget allows."""
+    """Batches of prompts within a budget of padded tokens, longest first (so that out-of-memory errors come early)."""
     batch: list[Sequence[int]] = []
-    for row in sorted(rows, key=len, reverse=True):  # rows of one length stay in order
+    for row in sorted(rows, key=len, reverse=True):  # stable for rows of equal length
         if batch and (len(batch) + 1) * len(batch[0]) > batch_tokens:
             yield batch
             batch = []
@@ -90,8 +88,8 @@ def batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[S
 
 
 def put_embeddings(model: LLM2SLM, store: StoreWriter) -> None:
-    """Adds the LLM's embedding matrix to a store, for model.tokenizers=llm_tokens: what `FrozenEncoder.embed` gives of
-    each token (which is not always the bare matrix: some models scale it)."""
+    """Adds the LLM's embedding matrix to a store, for model.tokenizers=llm_tokens: `FrozenEncoder.embed` of each token
+    (some models scale their embedding weights)."""
     if store.has_embeddings:
         return
     encoder = _encoder(model)
@@ -110,35 +108,20 @@ def open_writer(
     dtype: StoreDtype = StoreDtype.float32,
     shard_bytes: int = SHARD_BYTES,
 ) -> StoreWriter:
-    """A store of what a hybrid's LLM says of prompts, begun or gone on with.
+    """A new or continued store for the representations of a hybrid's LLM.
 
     Raises:
-        UserError: as `StoreWriter`; a model without an LLM.
+        UserError: as `StoreWriter`; the model has no LLM encoder.
     """
     encoder = _encoder(model)
     known = identity(model.config.llm or {}, encoder.layers, model.collator, keys_values=encoder.kv_blocks is not None)
     return StoreWriter(folder, known, encoder_facts(encoder), dtype, shard_bytes)
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} tokens/s")
-
-
 def _encoder(model: LLM2SLM) -> FrozenEncoder:
     if not isinstance(model.encoder, FrozenEncoder):
-        raise UserError(f"a store is filled by an LLM that reads beside an SLM; this system ({model.kind}) has none")
+        raise UserError(f"a store is filled by the LLM encoder of a hybrid; this system ({model.kind}) has none")
     return model.encoder
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask, padded on the right."""
-    ids_BP = torch.full((len(rows), max(map(len, rows))), pad)
-    mask_BP = torch.zeros_like(ids_BP)
-    for b, row in enumerate(rows):
-        ids_BP[b, : len(row)] = torch.tensor(row)
-        mask_BP[b, : len(row)] = 1
-    return ids_BP.to(device), mask_BP.to(device)
 
 
 def _tokens(plan: Sequence[Sequence[Sequence[int]]]) -> int:

@@ -1,7 +1,7 @@
-"""The test kit: seeded tiny LLMs, SLMs and tokenizers in real transformers format, and a task of three rows.
+"""The test kit: seeded tiny LLMs, SLMs and tokenizers in transformers format, and a task of three rows.
 
-Every model is written to a folder and named by it, so that tests go through the code that loads a Hub id. Weights are
-drawn wide enough that prompts, positions and padding mistakes show in the logits. Imported by tests only.
+Models are saved to folders and loaded by name, like Hub models. Weights have a large variance, so that prompts,
+positions and padding errors change the logits visibly. Imported by tests only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Batch, Example, Start, SystemKind, Tokenizers
 
-READER_TEXTS = ("the little dog sees the old house", "the house sees a dog", "two little dogs see it")
-WRITER_TEXTS = ("der kleine Hund sieht das alte Haus", "a sees thee oldest little", "zwei kleine Hunde sehen es")
+LLM_TEXTS = ("the little dog sees the old house", "the house sees a dog", "two little dogs see it")
+SLM_TEXTS = ("der kleine Hund sieht das alte Haus", "a sees thee oldest little", "zwei kleine Hunde sehen es")
 
 
 _T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2}
@@ -50,7 +50,7 @@ _BERT: dict[str, Any] = {
 }  # fmt: skip
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    # name -> model_type, what makes it tiny, where its dropout is
+    # name -> model_type, config of the tiny model, dropout keys
     "t5": ("t5", _T5, ("dropout_rate",)),
     "flan": ("t5", _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, ("dropout_rate",)),
     "mt5": ("mt5", _T5, ("dropout_rate",)),
@@ -71,11 +71,11 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "opt": ("opt", {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
                     "max_position_embeddings": 512, "word_embed_proj_dim": 16, "init_std": 0.3}, ("dropout",)),
 }  # fmt: skip
-"""Model families in a size that a test builds in milliseconds."""
+"""Model families with configs that are built in milliseconds."""
 
 
 def tiny_rows() -> list[dict[str, str]]:
-    """Three rows of a translation task; their lengths differ under every tokenizer of this kit."""
+    """Three rows of a translation task, with different lengths under each tokenizer of this module."""
     return [
         {"source": "the old dog sees a house.", "target": "der alte Hund sieht ein Haus."},
         {"source": "two dogs", "target": "zwei Hunde"},
@@ -84,14 +84,14 @@ def tiny_rows() -> list[dict[str, str]]:
 
 
 def labelled(model: LLM2SLM, rows: list[int]) -> Batch:
-    """Rows of the tiny task as a batch of a model's, with labels."""
+    """Rows of the tiny task as a batch with labels."""
     examples = [Example(i, row["source"], row["source"], row["target"]) for i, row in enumerate(tiny_rows())]
     return model.collator(model.collator.encode([examples[i] for i in rows]))
 
 
-def tiny_tokenizer(which: str = "reader") -> PreTrainedTokenizerFast:
-    """One of two byte-level tokenizers that cut the same text differently: reader or writer."""
-    texts, size = (READER_TEXTS, 300) if which == "reader" else (WRITER_TEXTS, 280)
+def tiny_tokenizer(which: str = "llm") -> PreTrainedTokenizerFast:
+    """One of two byte-level tokenizers with different tokenizations: llm or slm."""
+    texts, size = (LLM_TEXTS, 300) if which == "llm" else (SLM_TEXTS, 280)
     return train_tokenizer(texts, vocab_size=size)
 
 
@@ -105,7 +105,7 @@ def write_tiny_t5(
     decoder_layers: int = 3,
     dropout: float = 0.1,
 ) -> Path:
-    """Writes a T5 with its tokenizer. By default deeper in the decoder than in the encoder, and with dropout."""
+    """Saves a T5 and its tokenizer; by default with dropout, and a decoder deeper than the encoder."""
     tokenizer = tiny_tokenizer() if tokenizer is None else tokenizer
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -133,7 +133,7 @@ def write_tiny_gpt2(
     positions: int = 512,
     dropout: float = 0.1,
 ) -> Path:
-    """Writes a GPT-2 with its tokenizer. `positions`: the longest sequence, in tokens."""
+    """Saves a GPT-2 and its tokenizer. `positions`: maximum sequence length in tokens."""
     tokenizer = tiny_tokenizer() if tokenizer is None else tokenizer
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -153,14 +153,14 @@ def write_tiny_gpt2(
 
 
 def write_tiny(
-    architecture: str, folder: Path | str, seed: int = 0, *, cut: str = "reader", dropout: float = 0.1
+    architecture: str, folder: Path | str, seed: int = 0, *, vocabulary: str = "llm", dropout: float = 0.1
 ) -> Path:
-    """Writes a model of one of `ARCHITECTURES` with its tokenizer, in the format of a Hub id.
+    """Saves a model of one of `ARCHITECTURES` and its tokenizer, in the format of a Hub repository.
 
     Args:
-        cut: its tokenizer, reader or writer.
+        vocabulary: its tokenizer, llm or slm (`tiny_tokenizer`).
     """
-    tokenizer = tiny_tokenizer(cut)
+    tokenizer = tiny_tokenizer(vocabulary)
     model_type, values, dropouts = ARCHITECTURES[architecture]
     special = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -168,7 +168,7 @@ def write_tiny(
         "bos_token_id": tokenizer.eos_token_id,
     }
     own = special | {"vocab_size": len(tokenizer)} | values | dict.fromkeys(dropouts, dropout)
-    if model_type == "t5gemma":  # two configs, of unequal depth and width
+    if model_type == "t5gemma":  # two configs of different depth and width
         halves = {"encoder": {"num_hidden_layers": 2}, "decoder": {"num_hidden_layers": 3, "hidden_size": 24}}
         half = own | {"cross_attention_hidden_size": own["hidden_size"]}
         own = special | {name: half | changes for name, changes in halves.items()} | {"vocab_size": len(tokenizer)}
@@ -195,34 +195,34 @@ def tiny_model_config(
     kv_blocks: list[int] | None = None,
     **projector: Any,
 ) -> ModelConfig:
-    """The configuration of a system of two tiny pretrained models, which are written under `folder` once.
+    """The configuration of a system of two tiny pretrained models, which are saved under `folder` once.
 
     Args:
         llm, slm: names of `ARCHITECTURES`.
-        tokenizers: shared: both models have the reader tokenizer; else the SLM has the writer tokenizer.
-        projector: fields of `ProjectorConfig`; z starts at random unless they say otherwise, so that it shows.
+        tokenizers: shared: both models have the llm tokenizer; else the SLM has the slm tokenizer.
+        projector: fields of `ProjectorConfig`; by default z starts at random, so that it affects the output.
     """
-    cut = "reader" if tokenizers is Tokenizers.shared else "writer"
-    llm_folder, slm_folder = Path(folder) / f"llm_{llm}", Path(folder) / f"slm_{slm}_{cut}"
+    vocabulary = "llm" if tokenizers is Tokenizers.shared else "slm"
+    llm_folder, slm_folder = Path(folder) / f"llm_{llm}", Path(folder) / f"slm_{slm}_{vocabulary}"
     sized: dict[str, Callable[..., Path]] = {"t5": write_tiny_t5, "gpt2": write_tiny_gpt2}
     if not llm_folder.is_dir() and llm in sized:
         sized[llm](llm_folder, seed=1, width=24)
     elif not llm_folder.is_dir():
         write_tiny(llm, llm_folder, seed=1)
     if not slm_folder.is_dir() and slm in sized:
-        sized[slm](slm_folder, seed=2, tokenizer=tiny_tokenizer(cut))
+        sized[slm](slm_folder, seed=2, tokenizer=tiny_tokenizer(vocabulary))
     elif not slm_folder.is_dir():
-        write_tiny(slm, slm_folder, seed=2, cut=cut)
-    # by name: a few families (Qwen2) load any tokenizer.json as a class of their own, which adds tokens to it
-    own = {cut: Path(folder) / f"tokenizer_{cut}" for cut in ("reader", cut)}
-    for name, place in own.items():
-        if not place.is_dir():
-            tiny_tokenizer(name).save_pretrained(place)
+        write_tiny(slm, slm_folder, seed=2, vocabulary=vocabulary)
+    # separate folders: a few families (Qwen2) load any tokenizer.json with a class that adds tokens
+    saved = {name: Path(folder) / f"tokenizer_{name}" for name in ("llm", vocabulary)}
+    for name, path in saved.items():
+        if not path.is_dir():
+            tiny_tokenizer(name).save_pretrained(path)
     named = not {llm, slm} <= {"t5", "gpt2"}
     return ModelConfig(
         kind=kind,
-        llm=LLMConfig(name=str(llm_folder), tokenizer=str(own["reader"]) if named else None),
-        slm=SLMConfig(name=str(slm_folder), tokenizer=str(own[cut]) if named else None),
+        llm=LLMConfig(name=str(llm_folder), tokenizer=str(saved["llm"]) if named else None),
+        slm=SLMConfig(name=str(slm_folder), tokenizer=str(saved[vocabulary]) if named else None),
         projector=ProjectorConfig(**{"start": Start.random} | projector),
         conditioning=conditioning,
         tokenizers=tokenizers,
@@ -234,7 +234,7 @@ def _written(kind: type[Any], config: Any, tokenizer: PreTrainedTokenizerFast, f
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config)
-        if config.model_type in ("t5", "mt5", "umt5"):  # else its own last token outweighs all that its blocks say
+        if config.model_type in ("t5", "mt5", "umt5"):  # else the last token's embedding dominates the logits
             model.shared.weight.data.mul_(0.3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
-from llm2slm.testing import READER_TEXTS
+from llm2slm.testing import LLM_TEXTS
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -38,7 +38,7 @@ TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}{% endfor
 
 def gguf_vocabulary() -> PreTrainedTokenizerFast:
     """The byte-level tokenizer whose pieces and merges go into the files."""
-    return train_tokenizer(READER_TEXTS, vocab_size=300)
+    return train_tokenizer(LLM_TEXTS, vocab_size=300)
 
 
 def write_gguf(

@@ -20,11 +20,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llm2slm"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic", "gguf_files"}
+BASE = {"types", "config", "runs", "atomic", "gguf_files", "nearest_names", "progress"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 ROOMS: dict[str, set[str]] = {
     # room -> what it may import, beside itself: rooms, or single modules of a room ("data.collate")
     "types": set(),
+    "nearest_names": set(),
+    "progress": set(),
     "atomic": {"types"},
     "gguf_files": {"types"},
     "config": {"types", "gguf_files"},

@@ -42,8 +42,8 @@ def test_a_reader_types_the_page_from_top_to_bottom(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_tiny("t5", "google/flan-t5-base", seed=1)
-    write_tiny("llama", "HuggingFaceTB/SmolLM2-135M", seed=2, cut="writer")
-    tiny_tokenizer("writer").save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    write_tiny("llama", "HuggingFaceTB/SmolLM2-135M", seed=2, vocabulary="slm")
+    tiny_tokenizer("slm").save_pretrained("HuggingFaceTB/SmolLM2-135M")
     [row] = re.findall(r"^ {4}(\{.*\})$", PAGE, re.MULTILINE)
     for name in ("train", "dev"):
         rows = [json.loads(row) | {"question": f"{name} {i}: {json.loads(row)['question']}"} for i in range(4)]

@@ -1,4 +1,4 @@
-"""A warning about the built-in LLM where it is used on texts that it was not trained on."""
+"""A warning about the built-in LLM on corpora outside of its training data."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ NAME = "builtin/llm"
 
 
 def warn_builtin_llm(names: Iterable[str | None], data: DataConfig) -> None:
-    """Says what the built-in LLM was trained on, where it is among the models that are used on another corpus.
+    """Warns if the built-in LLM is among the models and the corpus is not a built-in one.
 
     Args:
-        names: of the models, as the configuration has them.
+        names: names of the models in the configuration.
     """
     parts = data.parts if data.name == "mixture" else [data]
     others = list(dict.fromkeys(part.name for part in parts if part.name != "builtin"))
     if NAME in names and others:
         print(
-            f"llm2slm: warning: {NAME} was trained on the built-in corpora alone (generated English-German sentences, "
-            f"English reports with their summaries, and requests in English), and knows little of {', '.join(others)}; "
-            "name another LLM by model.llm.name= or model/llm=",
+            f"llm2slm: warning: {NAME} was trained only on the built-in corpora (generated English-German sentences, "
+            f"English reports with their summaries, and requests in English), and does not suit {', '.join(others)}; "
+            "choose another LLM with model.llm.name= or model/llm=",
             file=sys.stderr,
         )
 
 
 def warn_builtin_encoder(config: RunConfig) -> None:
-    """As `warn_builtin_llm`, of the LLM that a training reads with, learns from, or trains."""
-    reads = config.model.kind is not SystemKind.slm or config.optim.distill > 0
-    warn_builtin_llm([config.model.llm.name if reads else None], config.data)
+    """`warn_builtin_llm` for the LLM of a training: encoder, teacher or trained model."""
+    used = config.model.kind is not SystemKind.slm or config.optim.distill > 0
+    warn_builtin_llm([config.model.llm.name if used else None], config.data)

@@ -1,8 +1,8 @@
-"""`llm2slm encode`: the LLM reads a corpus once, and its representations are kept for training (`data.reps=DIR`).
+"""`llm2slm encode`: stores the LLM's representations of a corpus for training (`data.reps=DIR`).
 
-They are what a hybrid with the same LLM, layer, tokenizers and frame would compute anew in every epoch. Ended at any
-moment, the same command with the same run directory goes on. Training rows that are streamed are encoded as they are
-read, a chunk after the other.
+They replace the representations that a hybrid with the same LLM, layer, tokenizers and frame computes in every epoch.
+After an interruption, the same command with the same run directory continues. Streamed training rows are encoded in
+chunks.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ STORE = "reps"
 
 
 def run(config: RunConfig, folder: Path) -> None:
-    """Fills a store with the train, validation and test split (so that training, and its test, need no LLM).
+    """Fills a store with the train, validation and test split, so that training and its test need no LLM.
 
     Raises:
-        UserError: no hybrid, an LLM of random weights, or the folder holds something else.
+        UserError: as `check_config`; the folder has other content.
     """
-    checked(config, folder)
+    check_config(config, folder)
     given, config = config, with_task(config)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -48,7 +48,7 @@ def run(config: RunConfig, folder: Path) -> None:
     model = place(build_model(config.model, replace(config.data, reps=None)), config.trainer.accelerator).eval()
     data = DataModule(config.data, task, model.collator, config.seed)
     splits = list(dict.fromkeys(("train", "validation", final_split(config.data))))
-    for split in splits:  # bad data is found before anything is written
+    for split in splits:  # finds errors in the data before anything is written
         data.prepare(split)
     tell_task(given.task, given.data)
     warn_task(config)
@@ -57,14 +57,14 @@ def run(config: RunConfig, folder: Path) -> None:
         show_held()
         runs.write_config(folder, config)
         try:
-            if config.model.tokenizers is Tokenizers.llm_tokens:  # first: else its lack of room shows after hours
+            if config.model.tokenizers is Tokenizers.llm_tokens:  # first, so that a lack of disk space shows early
                 put_embeddings(model, store)
             filled = [
                 encode(model, rows, store, config.encode.batch_tokens, config.trainer.progress)
-                for rows in fillings(data, splits)
+                for rows in row_chunks(data, splits)
             ]
         except KeyboardInterrupt:
-            print(f"llm2slm: to go on, give the same command with hydra.run.dir={folder}", file=sys.stderr)
+            print(f"llm2slm: to continue, run the same command with hydra.run.dir={folder}", file=sys.stderr)
             raise
         prompts = len(store)
     size = sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()) / 1e6
@@ -72,29 +72,31 @@ def run(config: RunConfig, folder: Path) -> None:
     if new:
         found = f"{prompts} prompts, {size:.1f} MB; {new} of them new, of {rows} rows, in {seconds:.1f} s"
     else:
-        found = f"{prompts} prompts, {size:.1f} MB; all prompts of {rows} rows were there already"
+        found = f"{prompts} prompts, {size:.1f} MB; the store already had all prompts of {rows} rows"
     print(f"{folder / STORE}: {found}; train with data.reps={folder / STORE}")
 
 
-def checked(config: RunConfig, folder: Path) -> None:
-    """What is wrong is said before the LLM is loaded."""
+def check_config(config: RunConfig, folder: Path) -> None:
+    """Checks the configuration and the folder before the LLM is loaded.
+
+    Raises:
+        UserError: the model is no hybrid, its LLM has random weights, or a setting does not apply to `encode`.
+    """
     if config.model.kind is not SystemKind.llm2slm:
-        raise UserError(f"encode keeps what an LLM says beside an SLM; model.kind={config.model.kind}: use llm2slm")
+        raise UserError(f"encode needs a hybrid; model.kind={config.model.kind}: use llm2slm")
     if config.model.llm.start is Init.random:
-        raise UserError(
-            "model.llm has random weights, which no file holds: nobody could ask it again; name a trained one"
-        )
+        raise UserError("model.llm has random weights, which are saved nowhere; name a pretrained LLM")
     if (folder / "config.yaml").exists() and not (folder / STORE).is_dir():
-        raise UserError(f"{folder}: holds a run already; keep the store in another folder by hydra.run.dir=DIR")
+        raise UserError(f"{folder}: already holds a run; write the store to another folder with hydra.run.dir=DIR")
     if config.data.overlong is Overlong.split and config.data.streaming:
-        raise UserError("data.overlong=split: streamed texts are not encoded in pieces; use truncate or drop")
+        raise UserError("data.overlong=split: encode does not split streamed texts; use truncate or drop")
     if config.split != RunConfig().split:
-        raise UserError(f"split={config.split}: encode keeps what the LLM says of all splits; leave it out")
+        raise UserError(f"split={config.split}: encode stores all splits; leave it out")
     device_type(config.trainer.accelerator)
 
 
-def fillings(data: DataModule, splits: list[str]) -> Iterator[list[Encoded]]:
-    """The rows of all splits at once, so that batches are made of all of them; streamed ones by the chunk."""
+def row_chunks(data: DataModule, splits: list[str]) -> Iterator[list[Encoded]]:
+    """The rows of all splits in one list, so that batches may mix splits; streamed rows in chunks."""
     if data.config.streaming:
         yield from chain.from_iterable(map(data.once, splits))
     else:

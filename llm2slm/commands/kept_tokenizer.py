@@ -1,113 +1,111 @@
-"""The tokenizer of the model that writes, changed for the training texts: `model.slm.keep_whitespace`,
-`keep_characters` (what it loses becomes tokens of it) and `vocab` (entries that are not needed are taken out).
+"""Adapts the generating model's tokenizer to the training texts: `model.slm.keep_whitespace` and `keep_characters` add
+tokens for lost text, `vocab` removes unused entries.
 
-The changed tokenizer is written into the run directory and named in the configuration, as a trained one is.
+The changed tokenizer is saved in the run directory and set in the configuration, like a trained one.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llm2slm.atomic import filling
-from llm2slm.commands.tokenizer import training_examples
+from llm2slm.commands.tokenizer import first_local_process, training_examples
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
 from llm2slm.types import Example, SystemKind, Tokenizers, UserError
 
 SHOWN = 12
-"""Added tokens that are listed by name."""
+"""Added tokens shown in the message."""
 PART = 1_000
-"""Rows tokenized at once."""
+"""Rows per tokenizer call."""
 
 
 def check_keeping(model: ModelConfig, data: DataConfig) -> None:
-    """Refuses keep_whitespace, keep_characters and vocab where they cannot be obeyed.
+    """Checks that keep_whitespace, keep_characters and vocab fit the model and the data.
 
     Raises:
-        UserError: the LLM would get the new ids, or a vocabulary would be cut to rows that are streamed.
+        UserError: the LLM would get the new ids, or the vocabulary would be cut to streamed rows.
     """
-    side, writer = _writer(model)
+    side, cfg = _generator(model)
     shared = model.kind is SystemKind.llm2slm and model.tokenizers is Tokenizers.shared
-    key = _key(side, writer)
+    key = _key(side, cfg)
     if key is not None and shared:
         raise UserError(
-            f"{key} adds tokens that the LLM does not know, and with model.tokenizers=shared it would read them; set "
-            "model.tokenizers=offsets"
+            f"{key} adds tokens that the LLM does not have, and model.tokenizers=shared uses one tokenizer for both "
+            "models; set model.tokenizers=offsets"
         )
-    if writer.vocab is None:
+    if cfg.vocab is None:
         return
     if shared:
         raise UserError(
-            f"model.{side}.vocab={writer.vocab} gives the SLM another vocabulary than the LLM has, and with "
-            "model.tokenizers=shared both read the same tokens; set model.tokenizers=offsets or llm_tokens"
+            f"model.{side}.vocab={cfg.vocab} reduces the SLM's vocabulary, and model.tokenizers=shared uses one "
+            "tokenizer for both models; set model.tokenizers=offsets or llm_tokens"
         )
     if data.streaming:
         raise UserError(
-            f"model.{side}.vocab={writer.vocab} looks at every training row first, and with data.streaming=true they "
-            "are read while training; set data.streaming=false, or name a tokenizer that another run has cut: "
+            f"model.{side}.vocab={cfg.vocab} needs every training row before training, and data.streaming=true reads "
+            "rows during training; set data.streaming=false, or use the cut tokenizer of another run: "
             f"model.{side}.tokenizer=RUN/tokenizers/{side}_kept"
         )
 
 
 def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
-    """Changes the tokenizer of the model that writes as its configuration orders, and names it there.
+    """Changes the generating model's tokenizer as configured, and sets the new one in the configuration.
 
     Raises:
-        UserError: the tokenizer or the corpus cannot be read, the tokenizer cannot be made to keep what it loses, or
-            its vocabulary cannot be cut.
+        UserError: the tokenizer or the corpus cannot be read, lost text cannot be represented by added tokens, or the
+            vocabulary cannot be cut.
     """
-    side, language_model = _writer(model)
+    side, cfg = _generator(model)
     out = folder / "tokenizers" / f"{side}_kept"
-    # a run that goes on names it already
-    nothing = _key(side, language_model) is None and language_model.vocab is None
-    if nothing or language_model.tokenizer == str(out.resolve()):
+    unchanged = _key(side, cfg) is None and cfg.vocab is None
+    if unchanged or cfg.tokenizer == str(out.resolve()):  # a resumed run has it set
         return
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the other processes after the first got here
-        needed = language_model.keep_characters or language_model.vocab
+    if first_local_process():
+        needed = cfg.keep_characters or cfg.vocab
         print(_change(model, training_examples(data, task, seed) if needed else [], out))
     if out.is_dir():
-        language_model.tokenizer = str(out.resolve())
+        cfg.tokenizer = str(out.resolve())
 
 
 def _change(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
-    """Writes the changed tokenizer, where it is another; what was added and taken out, in a line."""
+    """Saves the tokenizer if it changed; returns a one-line report of added and removed entries."""
     from llm2slm.data.tokenization.tokenizer import FIRST_ADDED
     from llm2slm.models.build import generator_config, load_tokenizers
 
     tokenizer, _ = load_tokenizers(model)
     cfg = generator_config(model)
-    if cfg.tokenizer is None:  # it came with the model, which has embeddings of all of it
+    if cfg.tokenizer is None:  # the tokenizer comes with the model, which has all embeddings
         tokenizer.init_kwargs.pop(FIRST_ADDED, None)
     name = cfg.tokenizer or cfg.source or tokenizer.name_or_path
-    kept, told = _extended(model, tokenizer, examples, name)
+    kept, report = _extended(model, tokenizer, examples, name)
     if cfg.vocab is not None:
-        kept, taken = _cut(model, kept, examples)
-        told = "; ".join(filter(None, (told, taken)))
+        kept, removed = _cut(model, kept, examples)
+        report = "; ".join(filter(None, (report, removed)))
     if kept is tokenizer:
-        shutil.rmtree(out, ignore_errors=True)  # of an earlier training that did not begin
-        return f"tokenizer {name}: {told}"
+        shutil.rmtree(out, ignore_errors=True)  # from an earlier training that failed before its start
+        return f"tokenizer {name}: {report}"
     with filling(out, last="tokenizer.json") as stage:
         kept.save_pretrained(stage)
-    return f"{out}: {told}"
+    return f"{out}: {report}"
 
 
 def _extended(model: ModelConfig, tokenizer: Any, examples: Sequence[Example], name: str) -> tuple[Any, str]:
-    """The tokenizer with what it loses as tokens, or the same one where there is nothing to add; and that in words."""
+    """The tokenizer with added tokens for lost text (the same object if there are none), and a report."""
     from llm2slm.data.tokenization.keeping import count_characters, keeping, rewritten
 
-    side, cfg = _writer(model)
+    side, cfg = _generator(model)
     if _key(side, cfg) is None:
         return tokenizer, ""
     found = count_characters(_texts(model, examples) if cfg.keep_characters else [])
     kept = keeping(tokenizer, cfg.keep_whitespace, found, cfg.keep_characters)
     impossible = rewritten(tokenizer, found)
-    left_out = f"; left out, since its decoder rewrites it: {', '.join(map(repr, impossible))}" if impossible else ""
+    left_out = f"; not added, since the decoder rewrites it: {', '.join(map(repr, impossible))}" if impossible else ""
     if kept is tokenizer:
-        other = "else " if impossible else ""
-        return kept, f"loses nothing {other}that is asked for: no token is added{left_out}"
+        other = "other " if impossible else ""
+        return kept, f"loses none of the {other}requested text: no token is added{left_out}"
     new = [str(token) for token in kept.convert_ids_to_tokens(list(range(len(tokenizer), len(kept))))]
     more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
     shown = ", ".join(map(repr, new[:SHOWN]))
@@ -115,17 +113,17 @@ def _extended(model: ModelConfig, tokenizer: Any, examples: Sequence[Example], n
 
 
 def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tuple[Any, str]:
-    """The tokenizer cut to what the rows need, which keep their tokens, and what was taken out in words.
+    """The tokenizer cut to the entries that the rows need, and a report.
 
     Raises:
-        UserError: it cannot be cut, or a row would be encoded otherwise.
+        UserError: the tokenizer cannot be cut, or the cut changes the tokenization of a row.
     """
     from llm2slm.data.tokenization.cutting import NOT_CUT, cut
     from llm2slm.data.tokenization.tokenizer import cut_of
     from llm2slm.models.loading.pretrained import model_config
     from llm2slm.models.loading.vocabulary import RECORD, named_ids
 
-    _, cfg = _writer(model)
+    _, cfg = _generator(model)
     before = [_ids(model, tokenizer, part) for part in _parts(examples)]
     used = {token for part in before for row in part for token in row}
     own, done = cut_of(tokenizer), getattr(model_config(cfg, tokenizer), RECORD, None)
@@ -138,18 +136,18 @@ def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tup
             if [names[i] for i in ids] != [entries[i] for i in was]:
                 raise UserError(
                     f"tokenizer {tokenizer.name_or_path!r}: {NOT_CUT} training row {example.index} would be encoded "
-                    "otherwise"
+                    "differently"
                 )
-    return kept, f"{len(kept)} of {len(tokenizer)} entries kept, which {len(examples)} training rows need"
+    return kept, f"{len(kept)} of {len(tokenizer)} entries kept for {len(examples)} training rows"
 
 
 def _ids(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> list[list[int]]:
-    """What the tokenizer of the model that writes makes of each row: prompt (where it reads such) and response."""
+    """Token ids of each row: prompt (if encoded with this tokenizer) and response."""
     from llm2slm.data.collate import Collator
     from llm2slm.data.tokenization.prompts import frame
     from llm2slm.models.loading.pretrained import model_config
 
-    _, cfg = _writer(model)
+    _, cfg = _generator(model)
     alone = model.kind is SystemKind.llm
     collator = Collator(
         tokenizer,
@@ -166,7 +164,7 @@ def _attends(model: ModelConfig) -> bool:
 
 
 def _reads(model: ModelConfig) -> bool:
-    """Whether the model that writes reads prompts by its own tokenizer; else it reads them as the LLM's tokens."""
+    """Whether prompts are encoded with the generating model's tokenizer, and not with the LLM's only."""
     return model.kind is not SystemKind.llm2slm or model.tokenizers is not Tokenizers.llm_tokens
 
 
@@ -179,13 +177,13 @@ def _parts(examples: Sequence[Example]) -> list[Sequence[Example]]:
     return [examples[start : start + PART] for start in range(0, len(examples), PART)]
 
 
-def _writer(model: ModelConfig) -> tuple[str, LanguageModelConfig]:
-    """Which model writes, and its configuration."""
+def _generator(model: ModelConfig) -> tuple[str, LanguageModelConfig]:
+    """Configuration side ("llm" or "slm") and configuration of the generating model."""
     return ("llm", model.llm) if model.kind is SystemKind.llm else ("slm", model.slm)
 
 
 def _key(side: str, cfg: LanguageModelConfig) -> str | None:
-    """The key that asks for added tokens; None where none does."""
+    """The configuration setting that requests added tokens; None if there is none."""
     if cfg.keep_whitespace:
         return f"model.{side}.keep_whitespace=true"
     return f"model.{side}.keep_characters={cfg.keep_characters}" if cfg.keep_characters else None

@@ -1,4 +1,4 @@
-"""`llm2slm tokenizer`: a tokenizer trained on the train split of a corpus: prompts, prefix included, and targets.
+"""`llm2slm tokenizer`: trains a tokenizer on the prompts (with prefix) and targets of a corpus' training split.
 
 `model.slm.tokenizer=train:8000` does the same as the first step of `train`.
 """
@@ -16,29 +16,28 @@ from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskCon
 from llm2slm.types import Example, Labels, UserError
 
 TRAIN = "train:"
-"""Prefix of a tokenizer that is no name but an order: train one with so many entries."""
-
+"""Prefix of a tokenizer setting that requests training, followed by the vocabulary size."""
 
 STREAMED = 200_000
-"""Rows of a streamed corpus that a tokenizer is trained on, from the first."""
+"""Number of leading rows of a streamed corpus that a tokenizer is trained on."""
 
 
-def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
-    """Trains the tokenizer and writes it to `config.out`.
+def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - all verbs have the same signature
+    """Trains the tokenizer and saves it to `config.out`.
 
     Raises:
-        UserError: `out` is no folder, the corpus cannot be read, or the vocabulary is too small.
+        UserError: `out` is not a folder, the corpus cannot be read, or the vocabulary is too small.
     """
     from llm2slm.commands.task_choice import tell_task
 
     check_folder("out", Path(config.out))
-    told = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
+    report = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
     tell_task(config.task, config.data)
-    print(told)
+    print(report)
 
 
 def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: Path) -> str:
-    """Trains a tokenizer on what the models will read and write, saves it, and says in a line how it cuts."""
+    """Trains a tokenizer on prompts and targets, saves it, and returns a one-line report."""
     from llm2slm.data.tokenization.tokenizer import train_tokenizer
 
     examples = training_examples(replace(data, labels=Labels.gold), task, seed)
@@ -52,7 +51,7 @@ def train(data: DataConfig, task: TaskConfig, seed: int, vocab_size: int, out: P
 
 
 def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Example]:
-    """What the models will read and write of the training split; of streamed rows the first ones."""
+    """The examples of the training split; of streamed rows the first `STREAMED`."""
     from llm2slm.data.sources.labels import relabelled
     from llm2slm.data.sources.sources import read_split, stream_rows, task_of
 
@@ -65,13 +64,18 @@ def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Exa
     return [known.example(row, index) for index, row in enumerate(rows)]
 
 
-def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
-    """Trains the tokenizers that the model's configuration orders (`train:8000`) and names them in their place.
+def first_local_process() -> bool:
+    """Whether this process writes files shared by the node's processes. Lightning starts the others afterwards."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
-    Then adds what the model that writes is to keep, and cuts its vocabulary (`keep_ordered`).
+
+def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:
+    """Trains the tokenizers that the model's configuration requests (`train:8000`), and sets them there.
+
+    Then adds tokens to the generating model's tokenizer, and cuts its vocabulary (`keep_ordered`).
 
     Raises:
-        UserError: what follows `train:` is no number; as `keep_ordered`.
+        UserError: `train:` is not followed by a number; as `keep_ordered`.
     """
     from llm2slm.commands.kept_tokenizer import check_keeping, keep_ordered
 
@@ -85,7 +89,7 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
         if not size.isdigit():
             raise UserError(f"model.{side}.tokenizer={order}: give the number of entries, as {TRAIN}8000")
         out = folder / "tokenizers" / side
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the other processes after the first got here
+        if first_local_process():
             print(train(data, task, seed, int(size), out))
         language_model.tokenizer = str(out.resolve())
     keep_ordered(model, data, task, seed, folder)

@@ -1,1 +1,1 @@
-"""GGUF files, llama.cpp's format of a model in one file: their names, their headers, and reading a part of one."""
+"""GGUF files (llama.cpp's single-file model format): names, headers, tokenizers and partial reading."""

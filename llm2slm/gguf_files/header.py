@@ -1,7 +1,4 @@
-"""The header of a GGUF file: what stands before the weights. It is read here, and checked against the file's size.
-
-It has the values of the model's config, its tokenizer, and a table of the tensors.
-"""
+"""The header of a GGUF file: metadata (config values, tokenizer) and tensor table, checked against the file size."""
 
 from __future__ import annotations
 
@@ -22,18 +19,18 @@ T = TypeVar("T")
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 STRING, ARRAY = 8, 9
-"""Types of values beside numbers."""
+"""Non-numeric value types."""
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Types of numbers, as `struct` writes them."""
+"""Numeric value types -> `struct` format characters."""
 FLOATS = {0: "float32", 1: "float16", 30: "bfloat16"}
-"""Types of tensors that hold numbers; the others hold blocks of quantized weights."""
+"""Unquantized ggml tensor types; all others hold blocks of quantized weights."""
 NEEDS = ("gguf", "accelerate")
-"""Packages that transformers reads such files with."""
+"""Packages that transformers needs to read GGUF files."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A row of the table. shape: as torch orders it; kind: its ggml type; start, size: in the file, in bytes."""
+    """A row of the tensor table. shape: in torch's order; kind: ggml type; start, size: bytes in the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,12 +41,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Values:
-    """A value of the header, or the values of an array.
+    """A metadata value or array.
 
     Attributes:
-        kind: its type; of an array the type of its elements.
-        array: whether it is one. size: how many values.
-        values: one or more; None for an array of strings or one of the tokenizer, which is not kept.
+        kind: type of the value or of the array's elements.
+        array: whether it is an array.
+        size: number of values.
+        values: the values; None for arrays of strings and of the tokenizer, which are not kept.
     """
 
     kind: int
@@ -60,7 +58,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in a GGUF file before its weights."""
+    """Metadata and tensor table of a GGUF file."""
 
     path: Path
     values: dict[str, Values]
@@ -68,17 +66,17 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of it."""
+        """llama.cpp's name of the architecture."""
         return str(self.one("general.architecture"))
 
     def one(self, key: str) -> Any:
-        """A single value; None where there is none."""
+        """A scalar metadata value; None if the key is missing or an array."""
         found = self.values.get(key)
         return None if found is None or found.array or found.values is None else found.values[0]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides how the model computes: neither its tokenizer nor what it is called."""
+        """The metadata that determines the model's computation: without tokenizer, names and descriptions."""
         return {
             key: found.values
             for key, found in self.values.items()
@@ -87,12 +85,12 @@ class Header:
 
     @property
     def packed(self) -> tuple[Tensor, ...]:
-        """The tensors whose weights are quantized."""
+        """The quantized tensors."""
         return tuple(tensor for tensor in self.tensors if tensor.kind not in FLOATS)
 
 
 def require_packages(name: str) -> None:
-    """Refuses a GGUF file where a package is missing that it is read with."""
+    """Refuses a GGUF file if a package needed to read it is not installed."""
     missing = [package for package in NEEDS if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
@@ -102,7 +100,7 @@ def require_packages(name: str) -> None:
 
 
 def once_per_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
-    """A function of a GGUF file that is computed once for a file that stays the same (by size and time of change)."""
+    """Caches a function of a GGUF file until the file changes (size or modification time)."""
 
     @lru_cache(maxsize=8)
     def known(path: Path, size: int, changed: int) -> T:
@@ -111,7 +109,7 @@ def once_per_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
 
     @wraps(read)
     def found(path: Path) -> T:
-        read_header(path)  # refuses what cannot be read
+        read_header(path)  # raises for an unreadable file
         stat = path.stat()
         return known(path, stat.st_size, stat.st_mtime_ns)
 
@@ -119,10 +117,10 @@ def once_per_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file, checked against the file's size. Read once for a file that stays the same.
+    """The header of a file, checked against the file size; cached until the file changes.
 
     Raises:
-        UserError: a package is missing; it is no GGUF file, of another version, cut off, or one of several parts.
+        UserError: a package is missing; the file is not a GGUF file of a known version, is truncated or split.
     """
     require_packages(str(path))
     try:
@@ -134,7 +132,7 @@ def read_header(path: Path) -> Header:
 
 @lru_cache(maxsize=8)
 def _header(path: Path, size: int, changed: int) -> Header:
-    del changed  # a file that is written anew is read anew
+    del changed  # only part of the cache key
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise UserError(f"{path}: is no GGUF file (it does not begin with the letters GGUF)")
@@ -152,7 +150,7 @@ def _header(path: Path, size: int, changed: int) -> Header:
 
 
 class _Cursor:
-    """Reads values one after the other."""
+    """Reads consecutive little-endian values."""
 
     def __init__(self, data: mmap) -> None:
         self.data, self.at = data, 0

@@ -1,4 +1,4 @@
-"""How a GGUF file is named, and found: a path of this machine, or OWNER/REPOSITORY/FILE.gguf on the Hub."""
+"""Names of GGUF files: a local path, or OWNER/REPOSITORY/FILE.gguf on the Hub."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ SUFFIX = ".gguf"
 
 
 def is_gguf(name: str | None) -> bool:
-    """Whether a model's name is that of a GGUF file: on this machine, or in a repository of the Hub."""
+    """Whether a model's name is that of a GGUF file, local or on the Hub."""
     return name is not None and name.lower().endswith(SUFFIX)
 
 
 def on_hub(name: str) -> tuple[str, str] | None:
-    """Repository and file of OWNER/REPOSITORY/FILE.gguf; None where the name is that of a file here, or can only be."""
+    """Repository and file of OWNER/REPOSITORY/FILE.gguf; None for the name of a local file."""
     parts = name.split("/")
     local = name.startswith((".", "/", "~")) or Path(name).is_file() or Path(name).parent.is_dir()
     return None if local or len(parts) < 3 else ("/".join(parts[:2]), "/".join(parts[2:]))
 
 
 def find(name: str, revision: str | None = None) -> Path:
-    """The absolute path of a GGUF file; one of the Hub is downloaded if it is not in the cache.
+    """The absolute path of a GGUF file; a Hub file is downloaded unless it is cached.
 
     Raises:
-        UserError: no such file.
+        UserError: the file does not exist or cannot be downloaded.
     """
     repository = on_hub(name)
     if repository is None:
         try:
             path = Path(name).expanduser()
-        except RuntimeError:  # ~someone that this machine does not know
+        except RuntimeError:  # ~user without a known home folder
             path = Path(name)
         if not path.is_file():
             raise UserError(
-                f"model {name!r}: no such file; give a GGUF file, or beside a Hub id or a folder the file's name by "
-                "gguf_file"
+                f"model {name!r}: no such file; give a GGUF file, or a Hub id or folder together with the file's name "
+                "in gguf_file"
             )
         return path.resolve()
     from transformers.utils import cached_file
@@ -46,16 +46,16 @@ def find(name: str, revision: str | None = None) -> Path:
         found = cached_file(*repository, revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(f"model {name!r} cannot be read: {reason_of(error)}") from error
-    return Path(str(found)).absolute()  # not resolved: the cache links from a commit's folder to a file without suffix
+    return Path(str(found)).absolute()  # not resolved: the cache's links lead to files without suffix
 
 
 def commit(path: Path) -> str | None:
-    """The commit that a file in the Hub's cache is of."""
+    """The commit of a file in the Hub's cache; None for other files."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 
 
 def neutral_folder() -> str:
-    """A folder without any file of a model, for arguments of transformers that must be a folder: beside a GGUF file may
-    lie config and tokenizer of another model."""
+    """A folder without model files, for transformers arguments that must be a folder. (The folder of a GGUF file may
+    hold the config and tokenizer of another model.)"""
     return str(files("llm2slm") / "builtin")

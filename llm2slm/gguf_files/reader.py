@@ -1,7 +1,7 @@
-"""What transformers' older loader of GGUF files reads with: the header at once, and of the tensors only what is needed.
+"""A replacement of `gguf.GGUFReader` for transformers' older GGUF loader, restricted to the needed tensors.
 
-The reader of the package gguf, which that loader takes, reads the header one value after the other (seconds for a large
-vocabulary), and the loader unpacks every tensor that the reader has.
+`gguf.GGUFReader` parses the header value by value (seconds for a large vocabulary), and the loader dequantizes every
+tensor of the reader.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 from llm2slm.gguf_files.header import ARRAY, FLOATS, NUMBERS, STRING, Tensor, Values, read_header
 
 VOCABULARY = "tokenizer.ggml.tokens"
-"""The array whose length transformers takes for the size of the vocabulary."""
+"""The array whose length transformers uses as vocabulary size."""
 
 
 class PartReader:
-    """What transformers' older loader uses of `gguf.GGUFReader`, for a part of the tensors.
+    """The interface of `gguf.GGUFReader` that transformers' older loader uses, for a subset of the tensors.
 
     Attributes:
-        fields: the header's values, laid out as there; the tokenizer's arrays are empty, but for the length of
-            the vocabulary.
-        tensors: those that are not left out; the data is read from disk when it is used.
+        fields: metadata in the layout of `gguf.GGUFReader`; the tokenizer's arrays are empty, except that the
+            vocabulary has its length.
+        tensors: the tensors for which `unread` is False, memory-mapped.
     """
 
     def __init__(self, path: str, *, unread: Callable[[str], bool]) -> None:
@@ -73,11 +73,11 @@ def _tensor(data: Any, found: Tensor) -> SimpleNamespace:
 
 @contextmanager
 def reading_part(unread: Callable[[str], bool]) -> Iterator[None]:
-    """Within the block, transformers' older loader reads GGUF files by `PartReader`, shows no progress bar, and makes
-    the table of names once (otherwise it does so for every module of a model).
+    """Within the block, transformers' older loader uses `PartReader`, shows no progress bar, and builds the table of
+    tensor names once (instead of once per module).
 
     Args:
-        unread: whether a tensor of that name is left out.
+        unread: GGUF name of a tensor -> whether it is skipped.
     """
     import gguf
     from transformers import modeling_gguf_pytorch_utils as loader
@@ -87,7 +87,7 @@ def reading_part(unread: Callable[[str], bool]) -> Iterator[None]:
         (gguf, "get_tensor_name_map"): lru_cache(gguf.get_tensor_name_map),
         (loader, "tqdm"): lambda rows, **_: rows,
     }
-    before = {place: getattr(*place) for place in swapped if hasattr(*place)}
+    before = {target: getattr(*target) for target in swapped if hasattr(*target)}
     for (module, name), value in swapped.items():
         setattr(module, name, value)
     try:

@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file, with its chat template."""
+"""Loading of the tokenizer and chat template from a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from llm2slm.gguf_files.names import neutral_folder
 from llm2slm.gguf_files.reader import reading_part
 from llm2slm.types import UserError, reason_of
 
+REMEDY = "name the folder or Hub id of its tokenizer by model.slm.tokenizer= (model.llm.tokenizer= for the LLM)"
 SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
-"""Special tokens, and what the header calls their ids."""
+"""Special token -> its name in the keys of the header."""
 
 
 def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in a GGUF file. Read once for a file that stays the same.
+    """The tokenizer of a GGUF file; cached until the file changes.
 
     Raises:
-        UserError: as `read_header`; it has none, or one that transformers does not know.
+        UserError: as `read_header`; the file has no tokenizer, or one that transformers does not support.
     """
     return deepcopy(_tokenizer(path))
 
@@ -32,29 +33,26 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
 def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
     header = read_header(path)
     if "tokenizer.ggml.tokens" not in header.values:
-        raise UserError(f"tokenizer {path}: the file has no vocabulary; name the folder or Hub id of its tokenizer by "
-                        "model.slm.tokenizer= (model.llm.tokenizer= for the LLM)")  # fmt: skip
-    # an older transformers takes the vocabulary, too, from the reader that is swapped for one without it
+        raise UserError(f"tokenizer {path}: the file has no vocabulary; {REMEDY}")
+    # older versions of transformers read the vocabulary with `GGUFReader`, and `PartReader` has none
     with reading_part(lambda name: True) if _reads_vocabulary_itself() else nullcontext():  # noqa: ARG005
         try:
             tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(neutral_folder(), gguf_file=str(path))
-        except Exception as error:  # of many kinds, by what the file lacks
+        except Exception as error:  # of many types, depending on the file
             raise UserError(
                 f"tokenizer {path}: transformers cannot read the tokenizer of a GGUF file of architecture "
-                f"{header.architecture!r} ({reason_of(error)}); name the folder or Hub id of its tokenizer by "
-                "model.slm.tokenizer= (model.llm.tokenizer= for the LLM)"
+                f"{header.architecture!r} ({reason_of(error)}); {REMEDY}"
             ) from error
     tokenizer.name_or_path = str(path)
     _drop_beyond(tokenizer, header.values["tokenizer.ggml.tokens"].size)
-    for name, key in SPECIAL.items():  # older versions of transformers (5.17) take those of the tokenizer's class
+    for name, key in SPECIAL.items():  # transformers 5.17 and older use the defaults of the tokenizer class
         number = header.one(f"tokenizer.ggml.{key}_token_id")
         setattr(tokenizer, f"{name}_token", None if number is None else tokenizer.convert_ids_to_tokens(number))
     return tokenizer
 
 
 def _drop_beyond(tokenizer: PreTrainedTokenizerFast, size: int) -> None:
-    """Removes tokens that transformers adds to the vocabulary of a file as defaults of the tokenizer's class: the model
-    has no embeddings for them."""
+    """Removes tokens from `size` on: transformers adds defaults of the tokenizer class, without embeddings."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     own = [token for token in state["added_tokens"] if token["id"] < size]
     if len(own) < len(state["added_tokens"]):
@@ -62,7 +60,7 @@ def _drop_beyond(tokenizer: PreTrainedTokenizerFast, size: int) -> None:
 
 
 def _reads_vocabulary_itself() -> bool:
-    """Whether transformers' newer reader reads the tokenizer of every architecture."""
+    """Whether this version of transformers reads GGUF tokenizers of all architectures without `GGUFReader`."""
     try:
         from transformers.integrations.gguf import gguf_tokenizer_mapping as newer
     except ImportError:

@@ -25,7 +25,7 @@ from llm2slm.models.loading.partial_loading import (
     body_of,
     chosen_layers,
     depth_of,
-    reads_both_ways,
+    is_bidirectional,
 )
 from llm2slm.types import Reps, UserError
 
@@ -73,7 +73,7 @@ class FrozenEncoder(nn.Module):
         self.positions: int | None = getattr(self.body.config.get_text_config(), "max_position_embeddings", None)
         self.depth = depth_of(self.body)
         self.blocks = max(1, *read) if read != [self.depth] else self.depth
-        self.decoder_only = not reads_both_ways(llm.config)
+        self.decoder_only = not is_bidirectional(llm.config)
         self._states: dict[int, Tensor] | None = None  # of a forward pass of this encoder
         for number in read if self.kv_blocks is None else ():
             self._hook(number)
@@ -164,7 +164,7 @@ def encoder_view(llm: PreTrainedModel, layer: Layer) -> tuple[PreTrainedModel, l
     """
     body = body_of(llm)
     depth = depth_of(body)
-    read = chosen_layers(layer, depth, reads_both_ways(llm.config))
+    read = chosen_layers(layer, depth, is_bidirectional(llm.config))
     whole, used = read == [depth], max(1, *read)  # of layer 0 one block is used: its input is read
     blocks = None if whole else blocks_of(body)
     if not whole and blocks is None:

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.models.kv_cache import PromptCache
-from llm2slm.models.loading.published import FORCED_END, OF_TOKENS, drop_others, drop_token_ids
+from llm2slm.models.loading.published import FORCED_END, OF_TOKENS, drop_token_ids, drop_unsupported
 from llm2slm.models.sequences import concatenate, positions
 from llm2slm.models.soft_prompts import PREFIX, PROMPT, virtual_tokens
 from llm2slm.types import IGNORE_INDEX, Reps, UserError
@@ -226,7 +226,7 @@ def greedy(slm: PreTrainedModel, pad: int, eos: int | None, *, own_tokens: bool 
     config, vocabulary = slm.generation_config, slm.config.get_text_config().vocab_size
     published = config.eos_token_id
     replaced = {} if own_tokens else drop_token_ids(config, lambda name, ids: name == FORCED_END and ids == [eos])
-    dropped = drop_others(config, vocabulary)
+    dropped = drop_unsupported(config, vocabulary)
     outside = {name: dropped.pop(name) for name in OF_TOKENS if name in dropped}
     config.do_sample, config.pad_token_id, config.eos_token_id = False, pad, eos
     if isinstance(published, list) and len(published) > 1:

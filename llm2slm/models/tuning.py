@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from llm2slm.models.loading.pretrained import CROSS_ATTENTION
+from llm2slm.models.loading.cross_attention import CROSS_ATTENTION
 from llm2slm.models.soft_prompts import NAME, PREFIX, PROMPT, SoftPrompts, add_soft_prompts
 from llm2slm.types import UserError
 

@@ -17,7 +17,7 @@ from llm2slm.data.collate import Collator
 from llm2slm.data.tokenization.tokenizer import cut_of, original_ids
 from llm2slm.models.build import build_llm, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.loading.partial_loading import reads_both_ways
+from llm2slm.models.loading.partial_loading import is_bidirectional
 from llm2slm.models.loading.pretrained import model_config
 from llm2slm.training.objectives import token_divergence
 from llm2slm.types import IGNORE_INDEX, Batch, Init, SystemKind, UserError
@@ -115,7 +115,7 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
         tokenizer, _ = load_tokenizers(ModelConfig(kind=SystemKind.llm, llm=config.model.llm))
         ids = common_tokens(student.slm_tokenizer, tokenizer)
         llm = model_config(config.model.llm, tokenizer)
-        if reads_both_ways(llm) and not llm.is_encoder_decoder:
+        if is_bidirectional(llm) and not llm.is_encoder_decoder:
             raise UserError(f"a {llm.model_type} only reads, it predicts no next token; use another LLM")
         model = build_llm(config.model.llm, config.data)
     except UserError as error:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from llm2slm.config import ModelConfig, OptimConfig, RunConfig
-from llm2slm.models.loading.pretrained import CROSS_ATTENTION
+from llm2slm.models.loading.cross_attention import CROSS_ATTENTION
 from llm2slm.models.tuning import NONE
 from llm2slm.types import Init, SystemKind, UserError
 

@@ -97,7 +97,7 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: setattr(c.model.llm, "layer", 1), r"model\.llm\.layer is \[2\] in the store, \[1\] is asked for"),
+        (lambda c: setattr(c.model.llm, "layer", 1), r"model\.llm\.layer is \[2\] in the store, \[1\] is required"),
         (
             lambda c: setattr(c.model.llm, "dtype", "bfloat16"),
             r"model\.llm\.dtype is 'float32' in the store, 'bfloat16'",
@@ -117,7 +117,7 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
         ),
         (lambda c: other_row(c, "test"), r"1 of 6 prompts of test are not in this store, the first is that of row 2 "),
         (lambda c: cut(c.data), r"\d+ of 40 prompts of train are not in this store"),
-        (lambda c: setattr(c.model, "tokenizers", Tokenizers.llm_tokens), "holds no embedding matrix of the LLM"),
+        (lambda c: setattr(c.model, "tokenizers", Tokenizers.llm_tokens), "has no embedding matrix of the LLM"),
         (lambda c: flip(c.data.reps, key=True), r"shard-00000\.safetensors is not as written \(sha256 differs"),
         (lambda c: flip(c.data.reps), r"shard-00000\.safetensors is not as written \(sha256 differs"),
     ],
@@ -177,7 +177,7 @@ def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None
     with (moved / "model.safetensors").open("r+b") as file:
         file.seek(-40, 2)
         file.write(b"other weights")
-    with pytest.raises(UserError, match=r"name is '.*llm_t5' in the store, '.*moved' is asked for; weights is"):
+    with pytest.raises(UserError, match=r"name is '.*llm_t5' in the store, '.*moved' is required; weights is"):
         train(config, tmp_path / "never")
 
 
@@ -229,9 +229,9 @@ def test_a_run_in_the_folder_stays_as_it_was(tmp_path: Path) -> None:
     train(encoding(tmp_path), tmp_path / "run")
     encode(encoding(tmp_path), tmp_path / "kept")
     before = [(tmp_path / name / "config.yaml").read_bytes() for name in ("run", "kept")]
-    with pytest.raises(UserError, match="run: holds a run already; keep the store in another folder"):
+    with pytest.raises(UserError, match="run: already holds a run; write the store to another folder"):
         encode(encoding(tmp_path, dtype="int8"), tmp_path / "run")
-    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is asked for"):
+    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is required"):
         encode(encoding(tmp_path, dtype="int8"), tmp_path / "kept")
     assert [(tmp_path / name / "config.yaml").read_bytes() for name in ("run", "kept")] == before
     encode(encoding(tmp_path), tmp_path / "kept")  # the same goes on
@@ -254,10 +254,10 @@ def test_the_same_command_on_a_finished_store_changes_nothing(
     encode(config(), tmp_path / "kept")
     before = contents()
     shown = capsys.readouterr().out
-    assert "there already" not in shown
+    assert "already had" not in shown
     monkeypatch.setattr("llm2slm.data.reps.writer.StoreWriter.append", lambda *_: pytest.fail("it was asked again"))
     encode(config(), tmp_path / "kept")
-    assert "; all prompts of 57 rows were there already; train with data.reps=" in capsys.readouterr().out
+    assert "; the store already had all prompts of 57 rows; train with data.reps=" in capsys.readouterr().out
     assert contents() == before
 
 
@@ -301,6 +301,6 @@ def test_mistakes(tmp_path: Path) -> None:
 def test_a_split_is_not_chosen(tmp_path: Path) -> None:
     config = encoding(tmp_path)
     config.split = "train"
-    with pytest.raises(UserError, match=r"^split=train: encode keeps what the LLM says of all splits; leave it out"):
+    with pytest.raises(UserError, match=r"^split=train: encode stores all splits; leave it out"):
         encode(config, tmp_path / "never")
     assert not (tmp_path / "never").exists()

@@ -58,13 +58,14 @@ def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, caps
     assert "prompts that the SLM's tokens cannot spell 1 0 0" in lines
     told = warnings(shown)
     assert told[0] == (
-        "llm2slm: warning: responses cannot be written in the SLM's tokens, so that no answer can equal them (train 2 "
-        "of 4, validation 1 of 2); train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return 1'; "
-        "model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer"
+        "llm2slm: warning: responses cannot be represented by the SLM's tokens, so no prediction can equal "
+        "them (train 2 of 4, validation 1 of 2); train row 1 (from 0): 'if x:\\n\\treturn {1}' is "
+        "read back as 'if x: return 1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add the missing "
+        "tokens to the tokenizer"
     )
     assert told[1] == (
-        "llm2slm: warning: prompts are not whole in the SLM's tokens: it reads them without what is lost (train 1 of "
-        "4); train row 2 (from 0): 'b\\tc' is read back as 'b c'"
+        "llm2slm: warning: prompts lose text in the SLM's tokens (train 1 of 4); train row 2 (from 0): 'b\\tc' is read "
+        "back as 'b c'"
     )
     [system] = json.loads(Path("run/result.json").read_text("utf-8"))["systems"]
     assert system["notes"]["data"]["train"]["lost_responses"] == 2
@@ -79,9 +80,9 @@ def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer,
     assert "responses that the SLM's tokens cannot spell" in shown.out
     errors = [line for line in shown.err.splitlines() if line.startswith("llm2slm: error")]
     assert errors == [
-        "llm2slm: error: data=json, train: 2 of 4 responses cannot be written in the writer's tokens, more than "
+        "llm2slm: error: data=json, train: 2 of 4 responses cannot be represented by the SLM's tokens, more than "
         "data.max_lossy_share=0.4 allows; train row 1 (from 0): 'if x:\\n\\treturn {1}' is read back as 'if x: return "
-        "1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add what is missing to the tokenizer, or "
+        "1'; model.slm.keep_whitespace=true model.slm.keep_characters=256 add the missing tokens to the tokenizer, or "
         "raise data.max_lossy_share"
     ]
     assert not Path("run/config.yaml").exists() and not Path("run/checkpoints").exists()
@@ -115,14 +116,14 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
 
 @pytest.mark.parametrize(
     ("target", "added"),
-    [("▁{", "1 tokens added to the 308 of {}: '{{'"), ("▁", "tokenizer {}: loses nothing else that")],
+    [("▁{", "1 tokens added to the 308 of {}: '{{'"), ("▁", "tokenizer {}: loses none of the other requested text")],
 )
 def test_a_character_that_no_token_can_hold_is_left_out_and_named(files, writer, capsys, target, added) -> None:
     Path("train.jsonl").write_text(json.dumps({"source": "a", "target": target}) + "\n")
     assert train(writer, "model.slm.keep_characters=9") == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "not added" in line]
     assert added.format(writer) in line
-    assert line.endswith("; left out, since its decoder rewrites it: '▁'")
+    assert line.endswith("; not added, since the decoder rewrites it: '▁'")
 
 
 def example_of(text: str):
@@ -136,16 +137,16 @@ def example_of(text: str):
     [
         (
             ["model=llm2slm", "model.slm.keep_whitespace=true"],
-            "model.slm.keep_whitespace=true adds tokens that the LLM does not know, and with model.tokenizers=shared "
-            "it would read them; set model.tokenizers=offsets",
+            "model.slm.keep_whitespace=true adds tokens that the LLM does not have, and model.tokenizers=shared uses "
+            "one tokenizer for both models; set model.tokenizers=offsets",
         ),
         (["model.slm.keep_characters=-1"], "model.slm.keep_characters=-1: must be at least 0"),
         (
             ["model.slm.keep_characters=9", "model.slm.tune=none", "model=llm2slm", "model.tokenizers=offsets",
              "model.conditioning=add"],
-            "model.slm.tune=none does not train shared.weight, where the tokens that model.slm.keep_whitespace and "
-            "model.slm.keep_characters add have embeddings to be learned; use model.slm.tune=full, or a regular "
-            "expression that names them too",
+            "model.slm.tune=none does not train shared.weight, which hold the new embeddings of the tokens added by "
+            "model.slm.keep_whitespace and model.slm.keep_characters; use model.slm.tune=full, or a regular expression "
+            "that matches them too",
         ),
     ],
 )  # fmt: skip
@@ -174,7 +175,7 @@ def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, c
     whole = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "whole")
     assert train(whole, "model.slm.keep_whitespace=true") == 0
     shown = capsys.readouterr()
-    assert f"tokenizer {whole}: loses nothing that is asked for: no token is added" in shown.out
+    assert f"tokenizer {whole}: loses none of the requested text: no token is added" in shown.out
     assert not Path("run/tokenizers").exists()
     assert not any("cannot be written" in line for line in warnings(shown))
 
@@ -201,8 +202,8 @@ def test_a_tokenizer_that_was_not_made_for_a_script_is_warned_of(files, tmp_path
     Path("train.jsonl").write_text("\n".join(map(json.dumps, texts)))
     assert train(letters) == 0
     [told] = [line for line in warnings(capsys.readouterr()) if "tokens per byte" in line]
-    assert told.startswith(f"llm2slm: warning: the SLM's tokenizer ({letters}) cuts this corpus into 0.")
-    assert "tokens per byte (UTF-8), at least 3 times as many as the 0.22 that are usual" in told
+    assert told.startswith(f"llm2slm: warning: the SLM's tokenizer ({letters}) encodes this corpus with 0.")
+    assert "tokens per byte (UTF-8), at least 3 times the usual 0.22:" in told
 
 
 def test_the_built_in_llm_says_what_it_was_trained_on(capsys) -> None:
@@ -213,10 +214,8 @@ def test_the_built_in_llm_says_what_it_was_trained_on(capsys) -> None:
     config.data.name = "json"
     warn_builtin_encoder(config)
     told = capsys.readouterr().err
-    assert told.startswith(
-        "llm2slm: warning: builtin/llm was trained on the built-in corpora alone (generated English-"
-    )
-    assert told.count("\n") == 1 and "knows little of json" in told
+    assert told.startswith("llm2slm: warning: builtin/llm was trained only on the built-in corpora (generated English-")
+    assert told.count("\n") == 1 and "does not suit json" in told
     config.model.kind = SystemKind.slm
     warn_builtin_encoder(config)
     assert capsys.readouterr().err == "", "nothing of it is used"
@@ -225,7 +224,7 @@ def test_the_built_in_llm_says_what_it_was_trained_on(capsys) -> None:
     assert capsys.readouterr().err == told
     parts = [PartConfig(name="builtin"), PartConfig(name="samsum")]
     warn_builtin_llm([None, "builtin/llm"], DataConfig(name="mixture", parts=parts))
-    assert "knows little of samsum;" in capsys.readouterr().err
+    assert "does not suit samsum;" in capsys.readouterr().err
 
 
 def test_the_built_in_llm_is_warned_of_by_a_verb_that_uses_it(files, capsys) -> None:

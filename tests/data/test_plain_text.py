@@ -180,7 +180,7 @@ def test_a_slow_tokenizer() -> None:
 def test_a_text_that_can_only_be_control_tokens_is_refused_in_one_line() -> None:
     core = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="</s>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="</s>")
-    with pytest.raises(UserError, match=r"cannot write '</s>' in a text but as its control token") as caught:
+    with pytest.raises(UserError, match=r"encodes '</s>' in a text only as its control token") as caught:
         PlainText(tokenizer)(["</s>"])
     assert "\n" not in str(caught.value)
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llm2slm.data.collate import Collator
 from llm2slm.data.tokenization.align import Spans
-from llm2slm.data.tokenization.prompts import STAND_IN, Frame, PromptTokenizer, frame
+from llm2slm.data.tokenization.prompts import PLACEHOLDER, Frame, PromptTokenizer, frame
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Example, Overlong, UserError
 from tests.data.test_collate import TEXTS, example, word_tokenizer
@@ -125,14 +125,14 @@ def test_truncation_takes_from_the_prompt_and_leaves_the_frame() -> None:
     [
         (None, "has no chat template"),
         ("{{ raise_exception('roles!') }}", "fails: roles!"),
-        ("{{ messages[0]['content'] }} {{ messages[0]['content'] }}", "does not say the prompt once"),
-        ("hello", "does not say the prompt once"),
-        ("{{ messages[0]['content'] | tojson }}", "does not say the prompt once, as it is"),
-        ("{{ messages[0]['content'] | length }}", "does not say the prompt once, as it is"),
+        ("{{ messages[0]['content'] }} {{ messages[0]['content'] }}", "does not contain the prompt exactly once"),
+        ("hello", "does not contain the prompt exactly once"),
+        ("{{ messages[0]['content'] | tojson }}", "does not contain the prompt exactly once, unchanged"),
+        ("{{ messages[0]['content'] | length }}", "does not contain the prompt exactly once, unchanged"),
         ("{{ 1 / 0 }}", "fails: division by zero"),
     ],
 )
 def test_a_template_that_cannot_frame_is_refused_in_a_line(template: str | None, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint) as caught:
         frame(chat_tokenizer(template), "", chat=True)
-    assert "\n" not in str(caught.value) and STAND_IN not in str(caught.value)
+    assert "\n" not in str(caught.value) and PLACEHOLDER not in str(caught.value)

@@ -203,7 +203,7 @@ def test_prompts_that_are_not_there_are_named(tmp_path: Path) -> None:
             store.reps(ids, mask, indices=(12, 4711))
     empty = fill(tmp_path / "empty", rows=[])
     assert empty.missing([known]) == [0]
-    with pytest.raises(UserError, match=r"row 0 .* never finished"):
+    with pytest.raises(UserError, match=r"row 0 .* is incomplete"):
         empty.reps_of([known])
 
 
@@ -217,7 +217,7 @@ def test_others_can_read_the_files(tmp_path: Path) -> None:
 def test_embedding_matrix(tmp_path: Path) -> None:
     matrix = torch.randn(99, 6).bfloat16()
     ids = torch.tensor([[4, 98, 0], [1, 1, 7]])
-    with pytest.raises(UserError, match="holds no embedding matrix"):
+    with pytest.raises(UserError, match="has no embedding matrix"):
         fill(tmp_path / "without").embed(ids)
     for _ in range(2):
         with writer(tmp_path / "with") as store:
@@ -250,11 +250,11 @@ def test_another_identity_is_refused_by_name(tmp_path: Path, key: str, opened: A
     said = str(refused.value)
     assert "\n" not in said
     if not isinstance(CHANGES[key], dict):
-        assert f"{SET_BY.get(key, key)} is {IDENTITY[key]!r} in the store, {CHANGES[key]!r} is asked for" in said
+        assert f"{SET_BY.get(key, key)} is {IDENTITY[key]!r} in the store, {CHANGES[key]!r} is required" in said
     elif key == "frame":
-        assert "frame.before is 'read: ' in the store, 'read:' is asked for" in said
+        assert "frame.before is 'read: ' in the store, 'read:' is required" in said
     else:
-        assert "model.llm.quantization.quant_method is None in the store, 'quanto' is asked for" in said
+        assert "model.llm.quantization.quant_method is None in the store, 'quanto' is required" in said
     assert [other for other in CHANGES if other != key and f"{SET_BY.get(other, other)} is" in said] == []
     assert contents(tmp_path) == before
 
@@ -270,19 +270,19 @@ def test_what_an_identity_leaves_out_is_not_compared(tmp_path: Path) -> None:
     fill(tmp_path)
     known = {key: value for key, value in IDENTITY.items() if key != "fingerprint"}
     assert RepsStore(tmp_path, known).identity["fingerprint"] == "0123456789ab"
-    with pytest.raises(UserError, match="heads is None in the store, 4 is asked for"):
+    with pytest.raises(UserError, match="heads is None in the store, 4 is required"):
         RepsStore(tmp_path, known | {"heads": 4})
-    with pytest.raises(UserError, match=r"fingerprint is '0123456789ab' in the store, None is asked for"):
+    with pytest.raises(UserError, match=r"fingerprint is '0123456789ab' in the store, None is required"):
         StoreWriter(tmp_path, known, READER, shard_bytes=SHARD)
 
 
 def test_a_writer_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
     fill(tmp_path)
-    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is asked for"):
+    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is required"):
         writer(tmp_path, StoreDtype.int8)
-    with pytest.raises(UserError, match="shard_bytes is 2000 in the store, 2001 is asked for"):
+    with pytest.raises(UserError, match="shard_bytes is 2000 in the store, 2001 is required"):
         writer(tmp_path, shard_bytes=2001)
-    with pytest.raises(UserError, match=r"reader\.width is 8 in the store, 9 is asked for"):
+    with pytest.raises(UserError, match=r"reader\.width is 8 in the store, 9 is required"):
         StoreWriter(tmp_path, IDENTITY, READER | {"width": 9}, shard_bytes=SHARD)
 
 
@@ -290,7 +290,7 @@ def test_folders_that_are_no_store(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no store of representations \(no store\.json\)"):
         RepsStore(tmp_path / "nowhere")
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds something that is no store \(thesis\.txt\)"):
+    with pytest.raises(UserError, match=r"has content other than a store \(thesis\.txt\)"):
         writer(tmp_path)
     assert contents(tmp_path).keys() == {"thesis.txt"}
     with pytest.raises(UserError, match=r"thesis\.txt: cannot be written to \(.*File exists"):
@@ -299,9 +299,7 @@ def test_folders_that_are_no_store(tmp_path: Path) -> None:
         fill(tmp_path / name)
         before = contents(tmp_path / name)
         (tmp_path / name / name).unlink()
-        said = (
-            "holds something that is no store" if name == "store.json" else r"does not know of shard-0\d+\.safet.* lost"
-        )
+        said = "has content other than a store" if name == "store.json" else r"has no entry of shard-0\d+\.safet.* lost"
         with pytest.raises(UserError, match=said):
             writer(tmp_path / name)
         assert contents(tmp_path / name).items() >= {key: before[key] for key in before if key != name}.items()
@@ -411,9 +409,9 @@ def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: 
     store = writer(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(reps_writer.shutil, "disk_usage", lambda path: usage._replace(free=3_500_000_000))
-    store.check_room(3_500_000_000)
+    store.check_free_space(3_500_000_000)
     with pytest.raises(UserError, match=r"12\.30 GB are to be written \(as float32\), 3\.50 GB are free on this disk"):
-        store.check_room(12_300_000_000)
+        store.check_free_space(12_300_000_000)
     monkeypatch.setattr(reps_writer.shutil, "disk_usage", lambda path: usage._replace(free=1234))
     with pytest.raises(UserError, match="1,234 bytes are free"):
         store.put_embeddings(torch.zeros(100, 6))
@@ -422,7 +420,9 @@ def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: 
 
 def test_a_disk_that_is_full_at_a_line_of_the_index(tmp_path: Path) -> None:
     """The shard is there, and its line is not (nor is it tried once more on closing): it is written anew."""
-    said = pytest.raises(UserError, match=r"cannot be written \(.*No space left on device.*\); make room, and go on")
+    said = pytest.raises(
+        UserError, match=r"cannot be written \(.*No space left on device.*\); free disk space, and continue"
+    )
     with said, writer(tmp_path / "store") as store:
         store.append(DIFFERENT[:4], spoken(DIFFERENT[:4]))
         store._log.close()
@@ -463,7 +463,9 @@ def test_a_disk_that_is_full_at_the_record(tmp_path: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        with pytest.raises(UserError, match=r"store: cannot be written to \(.*No space left.*\); make room, and go on"):
+        with pytest.raises(
+            UserError, match=r"store: cannot be written to \(.*No space left.*\); free disk space, and continue"
+        ):
             writer(tmp_path / "store")
     with writer(tmp_path / "store") as store:  # nobody holds its lock
         assert len(store) == 0

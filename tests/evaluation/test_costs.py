@@ -22,7 +22,7 @@ from llm2slm.evaluation.benchmark.timing import _flops
 from llm2slm.evaluation.benchmark.workload import Condition, Request
 from llm2slm.models.build import build_model
 from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.testing import READER_TEXTS, tiny_model_config
+from llm2slm.testing import LLM_TEXTS, tiny_model_config
 from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 
 P, T = 7, 6
@@ -252,7 +252,7 @@ def system(folder, llm: str, slm: str, mode: str, tokenizers: Tokenizers, layer=
 
 def require_torchs_count(model) -> None:
     """Of prefill alone (one token) and of a whole answer, by what the benchmark asks of the cost model."""
-    prompt = READER_TEXTS[0]
+    prompt = LLM_TEXTS[0]
     batch = model.collator.batch_of_texts([prompt])
     for tokens in (1, T):
         condition = Condition("grid", 1, P, (Request((prompt,), tokens),))

@@ -16,6 +16,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    BertLMHeadModel,
     GenerationConfig,
     GPT2LMHeadModel,
     T5ForConditionalGeneration,
@@ -24,6 +26,7 @@ from transformers import (
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.models.build import build_model, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.loading.cross_attention import can_add_cross_attention
 from llm2slm.models.loading.pretrained import locate
 from llm2slm.models.slm import start_token
 from llm2slm.testing import tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
@@ -185,7 +188,7 @@ def test_a_hybrid_keeps_the_commit_of_its_llm(zoo, hub, tmp_path) -> None:
 def test_home_folder(zoo, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("HOME", str(zoo))
     cfg = tiny_model_config(zoo)
-    model = build_model(replace(with_slm(cfg, name="~/slm_t5_reader"), llm=LLMConfig(name="~/llm_t5")))
+    model = build_model(replace(with_slm(cfg, name="~/slm_t5_llm"), llm=LLMConfig(name="~/llm_t5")))
     assert model.config.llm["name"] == str((zoo / "llm_t5").resolve())
     model.save_pretrained(tmp_path / "saved")
     assert LLM2SLM.from_pretrained(tmp_path / "saved", llm="~/llm_t5").encoder.width == 24
@@ -299,6 +302,19 @@ def test_only_cross_attention_is_new_in_a_pretrained_decoder(zoo) -> None:
     assert not any("cross" in name for name in alone), "an SLM alone has nothing to attend to"
 
 
+def test_optional_cross_attention_is_found_by_interface(zoo) -> None:
+    """GPT-BigCode appears nowhere in the package; BERT's class can add such layers only as a decoder."""
+    cfg = tiny_model_config(zoo, conditioning="memory")
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    cfg.slm = SLMConfig(init=Init.random, config={"model_type": "gpt_bigcode", **sizes})
+    model = build_model(cfg)
+    assert sum("crossattention." in name for name, _ in model.slm.named_parameters()) > 0
+    texts = model.generate_text([row["source"] for row in tiny_rows()], max_new_tokens=4)
+    assert len(texts) == len(tiny_rows())
+    bert = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    assert not can_add_cross_attention(BertLMHeadModel, bert)
+
+
 def test_cross_attention_with_a_missing_tensor_is_refused(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo, slm="gpt2", conditioning="memory")
     slm = build_model(cfg).slm
@@ -409,7 +425,7 @@ def test_wrong_values_of_a_config(zoo) -> None:
     refused(mini(d_model="wide"), r"model 'model\.slm\.config' cannot be read: .*d_model")
     gpt2 = {**MINI_GPT2, "n_head": 3}
     refused(with_slm(mini(), config=gpt2), r"model 'model\.slm\.config' cannot be read: .*divisible")
-    refused(with_slm(mini(), config={"model_type": "vit"}), "a vit cannot write text")
+    refused(with_slm(mini(), config={"model_type": "vit"}), "a vit cannot generate text")
     refused(with_slm(tiny_model_config(zoo), config={"dropout": 0.0}), "config.dropout: .*nearest: dropout_rate")
     refused(with_slm(tiny_model_config(zoo), dtype="float8"), r"model\.slm\.dtype=float8.*float32, bfloat16, float16")
 
@@ -446,8 +462,8 @@ def test_shared_tokenizers_must_be_the_same(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo, tokenizers=Tokenizers.offsets)
     refused(replace(cfg, tokenizers=Tokenizers.shared), "vocabularies of .* differ; use model.tokenizers=offsets")
     model = build_model(cfg)
-    assert model.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("writer").get_vocab()
-    assert model.collator.llm_tokenizer.get_vocab() == tiny_tokenizer("reader").get_vocab()
+    assert model.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("slm").get_vocab()
+    assert model.collator.llm_tokenizer.get_vocab() == tiny_tokenizer("llm").get_vocab()
 
 
 def test_a_tokenizer_named_for_the_slm_is_not_ignored(zoo) -> None:
@@ -459,7 +475,7 @@ def test_a_tokenizer_named_for_the_slm_is_not_ignored(zoo) -> None:
         refused(with_slm(cfg, init=init, tokenizer=other), message)
         assert build_model(with_slm(cfg, init=init, tokenizer=cfg.slm.name)).collator.shared
     alone = with_slm(replace(cfg, kind=SystemKind.slm), init=Init.random, tokenizer=other)
-    assert build_model(alone).collator.slm_tokenizer.get_vocab() == tiny_tokenizer("writer").get_vocab()
+    assert build_model(alone).collator.slm_tokenizer.get_vocab() == tiny_tokenizer("slm").get_vocab()
 
 
 def test_random_slm_alone_has_the_tokenizer_of_its_hybrid(zoo) -> None:
@@ -467,17 +483,17 @@ def test_random_slm_alone_has_the_tokenizer_of_its_hybrid(zoo) -> None:
     writer = tiny_model_config(zoo, tokenizers=Tokenizers.offsets).slm.name
     cfg = with_slm(tiny_model_config(zoo), name=writer, init=Init.random)
     hybrid, alone = build_model(cfg), build_model(replace(cfg, kind=SystemKind.slm))
-    assert hybrid.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("reader").get_vocab()
-    assert alone.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("reader").get_vocab()
+    assert hybrid.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("llm").get_vocab()
+    assert alone.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("llm").get_vocab()
     assert alone.slm.config.vocab_size == hybrid.slm.config.vocab_size
     without_llm = build_model(replace(cfg, kind=SystemKind.slm, llm=LLMConfig()))
-    assert without_llm.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("writer").get_vocab()
+    assert without_llm.collator.slm_tokenizer.get_vocab() == tiny_tokenizer("slm").get_vocab()
 
 
 @pytest.fixture(scope="module")
 def bart(tmp_path_factory):
     """An encoder-decoder LLM whose encoder counts positions from the first slot."""
-    folder, tokenizer = tmp_path_factory.mktemp("bart"), tiny_tokenizer("reader")
+    folder, tokenizer = tmp_path_factory.mktemp("bart"), tiny_tokenizer("llm")
     config = BartConfig(
         vocab_size=len(tokenizer), d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=128, init_std=0.3,

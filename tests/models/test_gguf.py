@@ -144,7 +144,7 @@ def test_tokenizer_and_chat_template(written) -> None:
 
 
 def test_a_tokenizer_of_another_model_beside_the_file_is_not_taken(file: Path) -> None:
-    other = write_tiny("gpt2", file.parent.parent / "other", cut="writer")
+    other = write_tiny("gpt2", file.parent.parent / "other", vocabulary="slm")
     for path in other.iterdir():
         shutil.copy(path, file.parent / path.name)
     assert load_tokenizer(str(file)).get_vocab() == gguf_vocabulary().get_vocab()
@@ -180,7 +180,7 @@ def hybrid_config(llm: LLMConfig, slm: str) -> ModelConfig:
 
 @pytest.fixture
 def slm(tmp_path: Path) -> str:
-    return str(write_tiny("gpt2", tmp_path / "slm", seed=3, cut="writer"))
+    return str(write_tiny("gpt2", tmp_path / "slm", seed=3, vocabulary="slm"))
 
 
 def logits(model: LLM2SLM) -> torch.Tensor:

@@ -189,7 +189,7 @@ def test_the_maps_add_aligned_keys_and_values(zoo: Path) -> None:
     model.projector.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     batch = labelled(model, [0])
     llm = AutoModelForCausalLM.from_pretrained(zoo / "llm_gpt2").eval()
-    slm = AutoModelForCausalLM.from_pretrained(zoo / "slm_llama_writer").eval()
+    slm = AutoModelForCausalLM.from_pretrained(zoo / "slm_llama_slm").eval()
     read, own = DynamicCache(), DynamicCache()
     llm(batch.llm_ids_BP, past_key_values=read, use_cache=True)
     slm(batch.slm_ids_BQ[:, :-1], past_key_values=own, use_cache=True)

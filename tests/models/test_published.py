@@ -130,7 +130,7 @@ def test_a_kept_setting_does_what_it_does_in_transformers(
 
 def test_a_file_that_transformers_refuses_is_one_line(zoo: Path) -> None:
     config = GenerationConfig(compile_config=CompileConfig())
-    assert published.drop_others(config, 9).keys() == {UNREADABLE} and config.compile_config is None
+    assert published.drop_unsupported(config, 9).keys() == {UNREADABLE} and config.compile_config is None
     path = folder(zoo, "t5", **{UNREADABLE: DROPPED[UNREADABLE]})
     with pytest.raises(UserError, match=rf"^model '{path}' cannot be read: .*compile_config"):
         LLM2SLM.from_pretrained(path)
@@ -192,9 +192,9 @@ def in_force(model: LLM2SLM) -> set[str]:
 
 def test_token_ids_mean_nothing_under_another_tokenizer(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = folder(zoo, "t5", **OF_TOKENS, **PLAIN, eos_token_id=[1, 9])
-    tiny_tokenizer("writer").save_pretrained(zoo / "writer")
-    tiny_tokenizer("reader").save_pretrained(zoo / "reader")
-    assert tiny_tokenizer("writer").eos_token_id == 1  # among the published ends, by chance
+    tiny_tokenizer("slm").save_pretrained(zoo / "writer")
+    tiny_tokenizer("llm").save_pretrained(zoo / "reader")
+    assert tiny_tokenizer("slm").eos_token_id == 1  # among the published ends, by chance
     told(capsys)
     model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
     [line] = told(capsys)
@@ -222,7 +222,7 @@ def test_token_ids_stay_where_tokens_are_only_added(zoo: Path, capsys: pytest.Ca
 
 def test_the_end_that_is_forced_may_be_the_end_of_both(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = folder(zoo, "t5", forced_eos_token_id=1)
-    tiny_tokenizer("writer").save_pretrained(zoo / "writer")
+    tiny_tokenizer("slm").save_pretrained(zoo / "writer")
     told(capsys)
     model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
     assert told(capsys) == [] and model.slm.generation_config.forced_eos_token_id == 1
@@ -234,7 +234,7 @@ def test_ids_that_happen_to_be_the_new_end_are_dropped_too(
 ) -> None:
     value = 1 if name == "forced_bos_token_id" else [1]
     place = folder(zoo, "t5", **{name: value})
-    tiny_tokenizer("writer").save_pretrained(zoo / "writer")
+    tiny_tokenizer("slm").save_pretrained(zoo / "writer")
     told(capsys)
     model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
     assert getattr(model.slm.generation_config, name) is None and name in told(capsys)[0]

@@ -116,12 +116,12 @@ def test_only_what_is_read_is_built_and_its_weights_are_the_saved_ones(named, la
 )
 def test_layers_that_do_not_exist(layer, message) -> None:
     with pytest.raises(UserError, match=message):
-        chosen_layers(layer, 4, both_ways=False)
+        chosen_layers(layer, 4, bidirectional=False)
 
 
 def test_layers_by_fraction() -> None:
-    assert chosen_layers([0.0, 0.25, 0.6, 1.0], 8, both_ways=True) == [0, 2, 5, 8]
-    assert chosen_layers(1, 8, both_ways=True) == [1]  # a whole number is a number, never all of it
+    assert chosen_layers([0.0, 0.25, 0.6, 1.0], 8, bidirectional=True) == [0, 2, 5, 8]
+    assert chosen_layers(1, 8, bidirectional=True) == [1]  # a whole number is a number, never all of it
 
 
 def test_a_reader_with_a_missing_tensor_is_refused(tmp_path) -> None:

@@ -45,7 +45,7 @@ def system(
 
 def plain(zoo: Path, slm: str) -> PreTrainedModel:
     """The SLM of such a system, by transformers alone."""
-    cut = "reader" if slm in ("t5", "gpt2") else "writer"
+    cut = "llm" if slm in ("t5", "gpt2") else "slm"
     place = zoo / f"slm_{slm}_{cut}"
     config = read_config(str(place))
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -213,7 +213,7 @@ def test_a_prompt_of_a_frozen_model_starts_from_its_words(zoo: Path) -> None:
     drawn = system(zoo, "gpt2", "prompt", prompt_tuning_init="RANDOM").slm.virtual_tokens.part.embedding.weight
     assert not any((words == token).all(1).any() for token in drawn)
     text = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "two dogs"}
-    generated = system(zoo, "gpt2", "prompt", tokenizer_name_or_path=str(zoo / "slm_gpt2_reader"), **text)
+    generated = system(zoo, "gpt2", "prompt", tokenizer_name_or_path=str(zoo / "slm_gpt2_llm"), **text)
     ids = generated.collator.slm_tokenizer("two dogs")["input_ids"]
     expected = words[torch.tensor((ids * VIRTUAL)[:VIRTUAL])]
     assert torch.equal(generated.slm.virtual_tokens.part.embedding.weight, expected)

@@ -112,7 +112,7 @@ def test_a_hybrid_keeps_them_too_and_its_llm_reads_its_own_tokens(parts, tmp_pat
 
 @pytest.mark.parametrize("tune", ["none", "lora", "prefix", r"\.block\."])
 def test_embeddings_that_would_stay_as_they_are_are_refused(parts, tune):
-    with pytest.raises(UserError, match=r"model.slm.tune=.* does not train shared.weight, where .*tune=full") as caught:
+    with pytest.raises(UserError, match=r"model.slm.tune=.* does not train shared.weight, which .*tune=full") as caught:
         build_model(config(parts, SystemKind.llm2slm, tune=tune), DataConfig())
     assert "\n" not in str(caught.value)
     build_model(config(parts, tune="shared"), DataConfig())

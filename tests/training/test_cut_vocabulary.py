@@ -37,7 +37,7 @@ def test_training_rows_keep_their_tokens_and_the_saved_folder_is_a_plain_one(tmp
     shown = capsys.readouterr()
     tokenizer, whole = load_tokenizer(str(tmp_path / "run" / "tokenizers" / "slm_kept")), tiny_tokenizer()
     kept = cut_of(tokenizer)
-    line = f"slm_kept: {len(kept.ids)} of {len(whole)} entries kept, which 40 training rows need"
+    line = f"slm_kept: {len(kept.ids)} of {len(whole)} entries kept for 40 training rows"
     assert line in shown.out and len(kept.ids) < len(whole)
     assert f"model.slm.vocab: {len(kept.ids)} of {len(whole)} vocabulary entries are kept" in shown.err
     task = resolve(config.task)
@@ -95,10 +95,13 @@ def test_a_hybrid_whose_llm_reads_its_own_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["model.slm.vocab=corpus"], "model.slm.vocab=corpus gives the SLM another vocabulary than the LLM has, and "),
+        (
+            ["model.slm.vocab=corpus"],
+            "model.slm.vocab=corpus reduces the SLM's vocabulary, and model.tokenizers=shared ",
+        ),
         (
             ["model=slm", "model.slm.vocab=corpus", "data=json", "data.streaming=true", "data.overlong=drop"],
-            "model.slm.vocab=corpus looks at every training row first, and with data.streaming=true they ",
+            "model.slm.vocab=corpus needs every training row before training, and data.streaming=true ",
         ),
     ],
 )

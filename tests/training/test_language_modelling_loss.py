@@ -53,7 +53,7 @@ def losses_of_transformers(folder, limit):
 def test_the_loss_is_that_of_transformers_on_the_same_ids(tmp_path, slm):
     config = plain_run(tmp_path, slm)
     model, data = build(config)
-    found = losses_of_transformers(tmp_path / "zoo" / f"slm_{slm}_reader", 40)
+    found = losses_of_transformers(tmp_path / "zoo" / f"slm_{slm}_llm", 40)
     rows = data.encoded("train")
     assert len(rows) == 3 * len(found) > 3 * len(TEXTS)
     batch = batch_of(data, list(range(len(found))))

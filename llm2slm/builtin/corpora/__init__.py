@@ -1,8 +1,8 @@
 """The corpora that the project generates itself: endless, seeded, offline.
 
 Row `index` of a training split is a function of corpus, seed and index; row `index` of a validation or test split is a
-function of corpus, split and index alone, so that runs of different seeds are judged on the same rows. The splits are a
-partition of all source texts by a hash, so no source of the test or validation split can be in the training split of
+function of corpus, split and index only, so that runs with different seeds are evaluated on the same rows. A hash
+partitions all source texts into the splits, so no source of the test or validation split is in the training split of
 any seed.
 """
 
@@ -38,7 +38,7 @@ def generator(corpus: str) -> Generator:
 
 
 def split_of(source: str) -> str:
-    """The split that a source text belongs to: 2 % test, 2 % validation, the rest train."""
+    """The split of a source text: 2 % test, 2 % validation, the rest train."""
     bucket = zlib.crc32(source.encode("utf-8")) % 50
     return {0: "test", 1: "validation"}.get(bucket, "train")
 

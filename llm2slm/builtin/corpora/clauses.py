@@ -34,7 +34,7 @@ from llm2slm.builtin.corpora.sampling import (
 
 
 def draw_determiner(rng: random.Random, noun: Noun, plural: bool, definite: bool) -> str | Word:
-    """The determiner of a noun phrase; only what can be owned has an owner."""
+    """The determiner of a noun phrase; only ownable nouns get a possessive."""
     ix = index()
     det: str | Word
     draw = rng.random()
@@ -207,7 +207,7 @@ def draw_clause(
 
 
 def draw_objects(rng: random.Random, clause: Clause, depth: int) -> Clause:
-    """Adds what the verb's frame asks for."""
+    """Adds the objects required by the verb's frame."""
     verb, frame, subject = clause.verb, clause.verb.frame, clause.subject
     acc: Phrase | None = None
     dat: Phrase | None = None
@@ -232,7 +232,7 @@ def draw_objects(rng: random.Random, clause: Clause, depth: int) -> Clause:
 
 
 def draw_company(rng: random.Random, clause: Clause) -> Clause:
-    """Adds `with`, `without` or `for` a person where the verb and the object leave room for it."""
+    """Adds `with`, `without` or `for` a person if it fits the verb and the object."""
     subject, frame, acc = clause.subject, clause.verb.frame, clause.acc
     human = not isinstance(subject, NP) or subject.noun.semantic_class == "person"
     if not human or clause.manner is not None or clause.verb.key in STATES or frame not in ("trans", "intr", "motion"):

@@ -1,4 +1,4 @@
-"""The synchronous grammar's plans: what a sentence says, in a form that `english_syntax` and `german_syntax` render.
+"""The synchronous grammar's plans: sentence structures that `english_syntax` and `german_syntax` render.
 
 Each plan renders to exactly one English and one German sentence, and the conventions below make German a function of
 English: `you` is `ihr`; past is Präteritum, present perfect is Perfekt, past perfect is Plusquamperfekt, `will` is
@@ -31,7 +31,7 @@ class Pron:
 
 @dataclass(frozen=True, slots=True)
 class Rel:
-    """A relative clause. `role` is the part that the pronoun plays: subject, acc, dat, object (of the verb's
+    """A relative clause. `role` is the syntactic role of the pronoun: subject, acc, dat, object (of the verb's
     preposition), place or whose (the clause's subject then lacks its determiner)."""
 
     role: str
@@ -111,9 +111,9 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence. `question` is "" for a statement, `yes/no`, or the part asked for: subject, acc, dat, place, goal,
+    """A sentence. `question` is "" for a statement, `yes/no`, or the questioned part: subject, acc, dat, place, goal,
     time, reason, which. `sub` is an adverbial clause, in front if `sub_first`. `joined` is a second main clause;
-    without a subject of its own it shares the first one's."""
+    without a subject it shares that of the first."""
 
     clause: Clause
     question: str = ""

@@ -1,8 +1,8 @@
 """Built-in summarization corpus: short English reports whose summary needs several of their sentences.
 
-Each kind draws the facts of one small event (a match, a vote, a delayed train ...), tells them in varied order
-and words among sentences that do not matter, and states the one summary that follows from them: a difference,
-a sum, a changed date, the last owner. The summary is a function of the report's text, and no single sentence of
+Each kind draws the facts of one small event (a match, a vote, a delayed train ...), renders them in varied order
+and wording among irrelevant sentences, and derives the summary from them: a difference, a sum, a changed date,
+the last owner. The summary is a function of the report's text, and no single sentence of
 the report holds all of it.
 """
 

@@ -1,6 +1,6 @@
-"""What the instruction corpus can ask: for each kind the draw of its arguments, their display and the answer.
+"""The request kinds of the instruction corpus: random arguments, display of the arguments, and answer of each kind.
 
-An answer is computed from the arguments alone, so it can be checked with arguments written by hand.
+Answers are computed from the arguments only, so tests can check them with hand-written arguments.
 """
 
 import json
@@ -149,7 +149,7 @@ def show_having(name: str, has: int, things: str, action: str, change: int) -> S
 
 
 def draw_story(rng: random.Random) -> Args:
-    """Draws two sentences, a question word and which of the two is asked about."""
+    """Draws two sentences, a question word and the index of the questioned sentence."""
     return (*draw_pair(rng), rng.choice(("who", "what", "where")), rng.randint(0, 1))
 
 

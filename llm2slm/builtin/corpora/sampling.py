@@ -1,4 +1,4 @@
-"""What the sampler of plans draws from: lookups over the lexicon, and which nouns can be owned or are kin."""
+"""Random choice of words for the plans: lookups over the lexicon, and sets of ownable and kinship nouns."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def pick_word(rng: random.Random, words: Sequence[T]) -> T:
     """One lexeme, by Zipf's law as Mandelbrot wrote it: the word of rank r (from 0, in the lexicon's order, of n) is
     drawn about in proportion to 1 / (r + n / 10), the first one thus eleven times as often as the last.
 
-    Words are not equally common in any language; rare ones are what a model that has read more knows better.
+    As in natural language, word frequencies differ; a model with more training data predicts rare words better.
     """
     return words[int(len(words) * FLATNESS * (((1 + FLATNESS) / FLATNESS) ** rng.random() - 1))]
 

@@ -1,4 +1,4 @@
-"""Simple English sentences over the lexicon, and the forms that the instruction corpus asks for."""
+"""Simple English sentences over the lexicon, and the transformed forms that the instruction corpus requests."""
 
 import random
 from typing import NamedTuple

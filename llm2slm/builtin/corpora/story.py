@@ -1,4 +1,4 @@
-"""Parts shared by the report kinds: names, numbers in words, and the telling of a story in varied order."""
+"""Parts shared by the report kinds: names, numbers in words, and rendering of a story in varied order."""
 
 import random
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ MIN_WORDS, MAX_WORDS, MAX_SENTENCES = 36, 66, 7
 
 
 class Story(NamedTuple):
-    """The parts of one report: opening and facts, each in several wordings, and sentences that do not matter.
+    """The parts of one report: opening and facts, each in several wordings, and irrelevant sentences.
 
     `ordered` keeps the facts in the order in which they happened.
     """
@@ -38,7 +38,7 @@ def count(n: int, unit: str, plural: str = "") -> str:
 
 
 def tell(rng: random.Random, story: Story) -> str:
-    """Joins a story's facts with sentences that do not matter into one report of 4 to 7 sentences."""
+    """Joins a story's facts and irrelevant sentences to a report of 4 to 7 sentences."""
     opening = rng.choice(story.opening)
     facts = [rng.choice(wordings) for wordings in story.facts]
     if not story.ordered:

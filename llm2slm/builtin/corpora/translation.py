@@ -1,7 +1,7 @@
-"""English-German sentence pairs: draws a plan at random and renders it in both languages with `grammar`.
+"""English-German sentence pairs: random plans, rendered by `english_syntax` and `german_syntax`.
 
-The plans respect the semantic classes of the lexicon, so that most sentences make sense. `sentence_pair` is the one
-entry; `draw_sentence` gives the plan. Conventions of the translation are listed in `grammar`.
+Plans respect the semantic classes of the lexicon, so that most sentences make sense. `sentence_pair` is the entry
+point; `draw_sentence` returns the plan. `plan` documents the conventions of the translation.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Stores of LLM representations: their files, how they are written, and how they are read."""
+"""Stores of LLM representations: file format, writer and reader."""

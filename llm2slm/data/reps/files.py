@@ -1,6 +1,6 @@
-"""What a store of representations consists of: its record and index, the keys of prompts, and how values are kept.
+"""File format of a store of representations: record, index, prompt keys and value encoding.
 
-`data/reps/store.py` says what the files hold; it reads them, `data/reps/writer.py` writes them.
+`data/reps/store.py` documents and reads the files; `data/reps/writer.py` writes them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ FORMAT = 2
 RECORD, INDEX, EMBEDDINGS = "store.json", "index.jsonl", "embeddings.safetensors"
 KEY_BYTES = 16
 PROMPT_BYTES = KEY_BYTES + 8
-"""What a prompt takes beside its tokens: its key, and where it starts."""
+"""Bytes per prompt in addition to its tokens: key and start offset."""
 INT8_ERROR = 1 / 253
-"""Bound of int8's error: 1 / 254 of the largest magnitude by rounding, the rest for float32's own."""
+"""Bound of int8's error relative to the largest magnitude: 1 / 254 from rounding, the rest from float32 arithmetic."""
 SET_BY = {key: f"model.llm.{key}" for key in ("name", "revision", "config", "init", "dtype", "quantization")}
-"""Keys of an identity that a key of the configuration sets. (`dtype` is the LLM's, not what `encode.dtype` keeps.)"""
+"""Identity key -> configuration key that sets it. (`dtype` is the LLM's, not the stored `encode.dtype`.)"""
 SET_BY["layers"] = "model.llm.layer"
 INT8_FLOOR = 1e-30
-"""No scale is below it (float32 would lose its digits there): smaller values are read back as zeros."""
+"""Smallest scale, above float32's subnormal range; smaller values become zeros."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished file, as the index knows it (no prompts and tokens: the embedding matrix)."""
+    """Index entry of a finished file (the embedding matrix has 0 prompts and tokens)."""
 
     file: str
     prompts: int
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """Finished files in order; how many of them were there when a filling last finished; the length of whole lines."""
+    """Entries in order; their number at the end of the last completed fill; length of the complete lines in bytes."""
 
     entries: list[Entry]
     settled: int
@@ -53,7 +53,7 @@ class Index:
 
     @property
     def finished(self) -> bool:
-        """Whether every prompt is of a filling that came to its end."""
+        """Whether all prompts belong to completed fills."""
         return not any(entry.prompts for entry in self.entries[self.settled :])
 
 
@@ -61,19 +61,19 @@ class Index:
 
 
 def key_of(ids: Sequence[int] | np.ndarray[Any, Any]) -> bytes:
-    """The key of a prompt's token ids (without padding)."""
+    """The key (16 bytes) of a prompt's token ids without padding."""
     return blake2b(np.asarray(ids, dtype="<i8").tobytes(), digest_size=KEY_BYTES).digest()
 
 
 def token_bytes(dtype: StoreDtype, width: int, layers: int) -> int:
-    """What a token takes. width: of one layer."""
+    """Bytes per token; `width` is that of one layer."""
     each = {StoreDtype.float32: 4, StoreDtype.bfloat16: 2, StoreDtype.int8: 1}[dtype]
     return each * width * layers + (4 * layers if dtype is StoreDtype.int8 else 0)
 
 
 def pack(reps_NE: Tensor, dtype: StoreDtype, layers: int) -> dict[str, Tensor]:
-    """A prompt's representations as they are kept: `values`, and `scales` for int8, one for each token and layer
-    (layers stand side by side in E and differ in scale by orders of magnitude)."""
+    """The stored form of a prompt's representations: `values`, and for int8 `scales` per token and layer (layers are
+    concatenated in E, and their scales differ by orders of magnitude)."""
     if dtype is not StoreDtype.int8:
         return {"values": reps_NE.to(getattr(torch, dtype.value)).contiguous()}
     parts_NLW = reps_NE.float().unflatten(1, (layers, -1))
@@ -83,7 +83,7 @@ def pack(reps_NE: Tensor, dtype: StoreDtype, layers: int) -> dict[str, Tensor]:
 
 
 def unpack(values_NE: Tensor, scales_NL: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """What `pack` was given, but for its error."""
+    """The inverse of `pack`, up to its rounding error."""
     if scales_NL is None:
         return values_NE.to(dtype)
     parts_NLW = values_NE.unflatten(1, (scales_NL.shape[1], -1)).float()
@@ -91,45 +91,40 @@ def unpack(values_NE: Tensor, scales_NL: Tensor | None, dtype: torch.dtype) -> T
     return reps_NE
 
 
-# What the folder says of itself
+# Record and index
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as they are once written to a file and read again."""
-    return dict(json.loads(json.dumps(dict(values), ensure_ascii=False)))
-
-
-def differ(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Compares two plain records, into nested ones.
+def check_equal(folder: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compares two records of plain values recursively.
 
     Raises:
-        UserError: names each key that differs, with both values.
+        UserError: with each differing key and both values.
     """
-    found = list(_differences(stored, asked))
+    found = list(_differences(stored, expected))
     if found:
         raise UserError(
-            f"{folder}: is a store of something else: {'; '.join(found)}; use the same settings, or another folder"
+            f"{folder}: is a store with other settings: {'; '.join(found)}; use the same settings, or another folder"
         )
 
 
-def _differences(stored: Any, asked: Any, path: str = "") -> Iterable[str]:
-    if isinstance(stored, Mapping) and isinstance(asked, Mapping):
-        for key in {**stored, **asked}:
-            yield from _differences(stored.get(key), asked.get(key), f"{path}.{key}" if path else key)
-    elif stored != asked:
+def _differences(stored: Any, expected: Any, path: str = "") -> Iterable[str]:
+    if isinstance(stored, Mapping) and isinstance(expected, Mapping):
+        for key in {**stored, **expected}:
+            yield from _differences(stored.get(key), expected.get(key), f"{path}.{key}" if path else key)
+    elif stored != expected:
         first, dot, rest = path.removeprefix("identity.").partition(".")
-        yield f"{SET_BY.get(first, first)}{dot}{rest} is {stored!r} in the store, {asked!r} is asked for"
+        yield f"{SET_BY.get(first, first)}{dot}{rest} is {stored!r} in the store, {expected!r} is required"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """`store.json`.
+    """The content of `store.json`.
 
     Raises:
-        UserError: none, or not of this format.
+        UserError: the file is missing, damaged, or of another format version.
     """
     path = folder / RECORD
     if not path.is_file():
-        inside = next((path.parent for path in sorted(folder.glob(f"*/{RECORD}"))), None)  # of a run directory
+        inside = next((path.parent for path in sorted(folder.glob(f"*/{RECORD}"))), None)  # in a run directory
         given = "give the folder of one, or fill it" if inside is None else f"give the one in it, {inside}"
         raise UserError(f"{folder}: is no store of representations (no {RECORD}); {given}")
     try:
@@ -143,10 +138,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_index(folder: Path) -> Index:
-    """The index, without a last line that is half of one.
+    """The index, without an incomplete last line.
 
     Raises:
-        UserError: another line makes no sense.
+        UserError: another line is damaged.
     """
     path = folder / INDEX
     content = path.read_bytes() if path.is_file() else b""
@@ -165,12 +160,12 @@ def read_index(folder: Path) -> Index:
 
 
 def check_size(path: Path, size: int) -> None:
-    """Sees to it that a file has its recorded size.
+    """Checks that a file has its recorded size.
 
     Raises:
-        UserError: it does not, or is not there.
+        UserError: the file is missing, or has another size.
     """
     found = path.stat().st_size if path.is_file() else None
     if found != size:
-        said = "is missing" if found is None else f"has {found} bytes, {size} were written"
-        raise UserError(f"{path}: {said}; remove the folder and fill the store again, or fetch the file anew")
+        reason = "is missing" if found is None else f"has {found} bytes, {size} were written"
+        raise UserError(f"{path}: {reason}; remove the folder and fill the store again, or fetch the file anew")

@@ -1,23 +1,22 @@
-"""RepsStore: the frozen LLM's representations of a corpus, computed once, read back in place of the LLM.
+"""RepsStore: precomputed representations of the frozen LLM, which replace the LLM in training.
 
-A store is a folder that `data/reps/writer.py` writes:
+A store is a folder, written by `data/reps/writer.py`:
 
-    store.json               how values are kept, what the LLM is (`identity`), its shapes (`reader`)
-    index.jsonl              a line for each finished file (size, sha256); a line for each finished filling
-    shard-00000.safetensors  prompts one after the other: values [tokens, E], scales [tokens, layers] (int8 only),
+    store.json               value encoding, the LLM and its settings (`identity`), its shapes (`reader`)
+    index.jsonl              a line per finished file (size, sha256) and per completed fill
+    shard-00000.safetensors  concatenated prompts: values [tokens, E], scales [tokens, layers] (int8 only),
                              keys [prompts, 16], starts [prompts + 1]
-    embeddings.safetensors   the LLM's embedding matrix, if it was asked for
+    embeddings.safetensors   the LLM's embedding matrix (optional)
 
-A prompt's key is a hash of the token ids that the LLM reads: text, tokenizer and frame are all in them. A prompt is
-stored once, however often it occurs. Files are mapped into memory: opening reads no values, and reading a batch touches
-the rows of that batch alone.
+A prompt's key is a hash of its LLM token ids, which depend on text, tokenizer and frame. Equal prompts are stored once.
+Files are memory-mapped: opening a store reads no values, and a batch reads only its own rows.
 
-Kept as        bytes per token       each value, read back
-float32        4 E                   the same
-bfloat16       2 E                   rounded to 8 significant bits: off by at most its 256th part
-int8           E + 4 layers          off by at most the 253rd part of the largest magnitude in its token and layer
+Encoding       bytes per token       error of a value
+float32        4 E                   0
+bfloat16       2 E                   at most 1/256 of the value (8 significant bits)
+int8           E + 4 layers          at most 1/253 of the largest magnitude in its token and layer
 
-and beside it 24 bytes per prompt (E: width of all layers that are read).
+plus 24 bytes per prompt (E: total width of the stored layers).
 """
 
 from __future__ import annotations
@@ -30,44 +29,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, TransferSpeedColumn
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llm2slm.data.collate import Encoded
+from llm2slm.data.padding import padded
 from llm2slm.data.reps.files import (
     EMBEDDINGS,
     INDEX,
     KEY_BYTES,
+    check_equal,
     check_size,
-    differ,
     key_of,
-    plain,
     read_index,
     read_record,
     unpack,
 )
+from llm2slm.progress import progress_bar
+from llm2slm.runs import plain
 from llm2slm.types import Reps, StoreDtype, UserError
 
 REFILL = "fill it from the same rows, with the same task prefix, frame and limits"
 BLOCK = 1 << 20
-"""Bytes read at once for a checksum."""
+"""Bytes per read of a checksum."""
 
 Keys = np.ndarray[Any, np.dtype[np.bytes_]]
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Where each prompt is, sorted by key: number of the shard among `files`, first row in it, tokens."""
+    """Location of each prompt, sorted by key: index of the shard in `files`, first row in it, number of tokens."""
 
     files: list[str]
     keys: Keys
@@ -77,29 +69,31 @@ class _Table:
 
 
 def llm_prompt(row: Encoded) -> list[int]:
-    """The token ids that the LLM reads of a row."""
+    """The LLM's prompt token ids of a row."""
     return row.slm if row.llm is None else row.llm
 
 
 class RepsStore:
-    """Reads a store; takes the place of the LLM's `FrozenEncoder` in training.
+    """Reads a store; replaces the LLM's `FrozenEncoder` in training.
 
-    It can be handed to other processes, forked or spawned, and used by several threads: each process maps the files for
-    itself when it first needs them, and nothing is ever changed.
+    Read-only; safe for threads and for forked or spawned processes, each of which maps the files on first use.
 
     Args:
-        folder: of the store.
-        identity: what the representations must be of, as plain values. Keys that it leaves out are not compared (the
-            fingerprint of an LLM that was not loaded).
+        folder: folder of the store.
+        identity: required identity of the representations, as plain values; missing keys are not compared (the
+            fingerprint of an LLM that is not loaded).
 
     Attributes:
-        identity, reader: what the writer recorded. dtype: how values are kept.
-        layers: numbers of the layers that are read; width: that of one of them, E / len(layers).
-        embedding_width: of the LLM's embedding matrix (`embed`).
-        finished: the last filling came to its end.
+        identity, reader: recorded by the writer.
+        dtype: value encoding.
+        layers: numbers of the stored layers.
+        width: width of one layer, E / len(layers).
+        embedding_width: width of the LLM's embedding matrix (`embed`).
+        finished: the last fill was completed.
 
     Raises:
-        UserError: no store, one of another identity (names every difference), or a file of it is missing or cut short.
+        UserError: the folder is no store, its identity differs (with every difference), or a file is missing or
+            truncated.
     """
 
     def __init__(self, folder: Path | str, identity: Mapping[str, Any] | None = None) -> None:
@@ -107,8 +101,8 @@ class RepsStore:
         self.record = read_record(self.folder)
         self.identity: dict[str, Any] = self.record["identity"]
         self.reader: dict[str, Any] = self.record["reader"]
-        asked = plain(identity or {})
-        differ(self.folder, {key: self.identity.get(key) for key in asked}, asked)
+        expected = plain(dict(identity or {}))
+        check_equal(self.folder, {key: self.identity.get(key) for key in expected}, expected)
         self.dtype = StoreDtype(self.record["kept_as"])
         self.layers: list[int] = self.reader["layers"]
         self.width: int = self.reader["width"]
@@ -121,44 +115,44 @@ class RepsStore:
         self._table: _Table | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}, "_table": None}  # another process maps the files for itself
+        return self.__dict__ | {"_mapped": {}, "_table": None}  # each process maps the files
 
     def __len__(self) -> int:
-        """Prompts."""
+        """Number of prompts."""
         return sum(entry.prompts for entry in self.index.entries)
 
     @property
     def tokens(self) -> int:
-        """Of all prompts."""
+        """Number of tokens of all prompts."""
         return sum(entry.tokens for entry in self.index.entries)
 
     @property
     def nbytes(self) -> int:
-        """On the disk."""
+        """Size on disk in bytes."""
         return sum(entry.bytes for entry in self.index.entries)
 
     def keys(self, start: int = 0, stop: int | None = None) -> list[bytes]:
-        """The keys of the prompts in the finished files numbered so, in order."""
+        """The keys of the prompts in the files `start` to `stop` of the index, in order."""
         shards = [entry for entry in self.index.entries[start:stop] if entry.prompts]
         return [key for shard in shards for key in map(bytes, self._tensors(shard.file)["keys"].numpy())]
 
     def missing(self, rows: Iterable[Sequence[int]]) -> list[int]:
-        """Positions of those prompts (token ids) that are not in the store."""
+        """Indices of the prompts (token ids) that are not in the store."""
         table, keys = self._sorted(), _as_keys([key_of(row) for row in rows])
         return np.flatnonzero(~_found(table, keys)[1]).tolist()
 
-    def check_rows(self, rows: Sequence[Encoded], place: str) -> None:
-        """Sees to it that the prompts of rows are there.
+    def check_rows(self, rows: Sequence[Encoded], name: str) -> None:
+        """Checks that the store has the prompts of all rows.
 
         Args:
-            place: what a complaint calls the rows, as "train".
+            name: name of the rows in an error message, as "train".
 
         Raises:
-            UserError: one is not; says how many, and names the first row.
+            UserError: prompts are missing; with their number and the first row.
         """
         if lacking := self.missing([llm_prompt(row) for row in rows]):
             raise UserError(
-                f"{self.folder}: {len(lacking):,} of {len(rows):,} prompts of {place} are not in this store"
+                f"{self.folder}: {len(lacking):,} of {len(rows):,} prompts of {name} are not in this store"
                 f"{self._unfinished}, the first is that of row {rows[lacking[0]].index} (from 0); {REFILL}"
             )
 
@@ -170,16 +164,17 @@ class RepsStore:
         dtype: torch.dtype = torch.float32,
         indices: Sequence[int] = (),
     ) -> Reps:
-        """What `FrozenEncoder.forward` gives: the representations of a batch of prompts, padded on either side.
+        """The representations of a batch of prompts, padded on either side, like `FrozenEncoder.forward`.
 
         Args:
-            dtype: of the values that are given. indices: what a complaint calls the rows (`Batch.indices`).
+            dtype: dtype of the result.
+            indices: row numbers for an error message (`Batch.indices`).
 
         Returns:
             reps_BPE, zero at padding, on the device of the ids, and the mask.
 
         Raises:
-            UserError: a prompt is not in the store; names the row.
+            UserError: a prompt is not in the store; with its row.
         """
         ids, real = ids_BP.cpu().numpy(), mask_BP.bool().cpu()
         rows = [row[there] for row, there in zip(ids, real.numpy(), strict=True)]
@@ -190,41 +185,40 @@ class RepsStore:
         return Reps(reps_BPE.to(ids_BP.device), mask_BP)
 
     def reps_of(self, rows: Sequence[Sequence[int]], *, dtype: torch.dtype = torch.float32) -> Reps:
-        """The same of rows of token ids, padded on the right to the longest of them."""
-        lengths = torch.tensor([len(row) for row in rows])
-        mask_BP = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long()
-        ids_BP = torch.zeros_like(mask_BP)
-        ids_BP[mask_BP.bool()] = torch.tensor([token for row in rows for token in row])
-        return self.reps(ids_BP, mask_BP, dtype=dtype)
+        """The representations of rows of token ids, padded on the right."""
+        return self.reps(*padded(rows, 0), dtype=dtype)
 
     def embed(self, ids_BP: Tensor) -> Tensor:
-        """What `FrozenEncoder.embed` gives: rows of the LLM's embedding matrix, in the LLM's dtype.
+        """Rows of the LLM's embedding matrix, in the LLM's dtype, like `FrozenEncoder.embed`.
 
         Raises:
-            UserError: the store was written without it.
+            UserError: the store has no embedding matrix.
         """
         if not self.has_embeddings:
             raise UserError(
-                f"{self.folder}: holds no embedding matrix of the LLM, which model.tokenizers=llm_tokens reads; fill "
-                "it with that set"
+                f"{self.folder}: has no embedding matrix of the LLM, which model.tokenizers=llm_tokens needs; fill the "
+                "store with this setting"
             )
         matrix_VE = self._tensors(EMBEDDINGS)["embeddings"]
         return matrix_VE[ids_BP.cpu()].to(ids_BP.device)
 
     @property
     def _unfinished(self) -> str:
-        return "" if self.finished else " (it was never finished: go on filling it)"
+        return "" if self.finished else " (the store is incomplete: continue to fill it)"
 
     @property
     def has_embeddings(self) -> bool:
-        """Whether the LLM's embedding matrix is there."""
+        """Whether the store has the LLM's embedding matrix."""
         return any(entry.file == EMBEDDINGS for entry in self.index.entries)
 
     def verify(self, progress: bool = True) -> None:
-        """Reads every file and compares it with its checksum, under a progress bar.
+        """Compares every file with its checksum.
+
+        Args:
+            progress: show a progress bar.
 
         Raises:
-            UserError: names the files that are not as they were written.
+            UserError: files were changed; with their names.
         """
         bad = []
         with progress_bar(progress, DownloadColumn(), TransferSpeedColumn()) as bar:
@@ -240,13 +234,13 @@ class RepsStore:
             )
 
     def _tensors(self, file: str) -> dict[str, Tensor]:
-        """The tensors of a file, mapped. Two threads may both do it once; that does no harm."""
+        """The memory-mapped tensors of a file. (Two threads may map a file twice, which is harmless.)"""
         known = self._mapped.get(file)
         if known is None:
             path = self.folder / file
             try:
                 with safe_open(path, "pt") as opened:
-                    known = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no dict
+                    known = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dict
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: cannot be read ({error}); check the store with verify()") from None
             self._mapped[file] = known
@@ -272,22 +266,19 @@ class RepsStore:
     def _slices(
         self, rows: Sequence[np.ndarray[Any, Any]], names: Sequence[str]
     ) -> Iterable[tuple[Tensor, Tensor | None]]:
-        """Values and scales of each prompt, as they are kept."""
+        """Stored values and scales of each prompt."""
         table = self._sorted()
-        places, there = _found(table, _as_keys([key_of(row) for row in rows]))
-        for row, name, place, known in zip(rows, names, places, there, strict=True):
-            if not known or table.lengths[place] != len(row):
-                raise UserError(self._stranger(name, len(row)))
-            tensors, start = self._tensors(table.files[table.shards[place]]), int(table.starts[place])
+        positions, there = _found(table, _as_keys([key_of(row) for row in rows]))
+        for row, name, at, known in zip(rows, names, positions, there, strict=True):
+            if not known or table.lengths[at] != len(row):
+                raise UserError(
+                    f"{self.folder}: the prompt of {name}, {len(row)} tokens of the LLM, is not in this store"
+                    f"{self._unfinished}; {REFILL}"
+                )
+            tensors, start = self._tensors(table.files[table.shards[at]]), int(table.starts[at])
             scales = tensors.get("scales")
             stop = start + len(row)
             yield tensors["values"][start:stop], None if scales is None else scales[start:stop]
-
-    def _stranger(self, name: str, tokens: int) -> str:
-        return (
-            f"{self.folder}: the prompt of {name}, {tokens} tokens of the LLM, is not in this store{self._unfinished}; "
-            f"{REFILL}"
-        )
 
 
 def _as_keys(keys: Sequence[bytes]) -> Keys:
@@ -295,22 +286,16 @@ def _as_keys(keys: Sequence[bytes]) -> Keys:
 
 
 def _found(table: _Table, keys: Keys) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """For each key its place in the table, and whether it is there at all."""
-    places = np.searchsorted(table.keys, keys).clip(max=max(0, len(table.keys) - 1))
-    return places, table.keys[places] == keys if len(table.keys) else np.zeros(len(keys), bool)
+    """The position of each key in the table, and whether the table has it."""
+    at = np.searchsorted(table.keys, keys).clip(max=max(0, len(table.keys) - 1))
+    return at, table.keys[at] == keys if len(table.keys) else np.zeros(len(keys), bool)
 
 
 def checksum(path: Path, seen: Callable[[int], object]) -> str:
-    """The sha256 of a file, read block by block (`seen` is told of the bytes of each)."""
+    """The sha256 of a file, read in blocks; `seen` is called with the number of bytes of each."""
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
             seen(len(block))
     return digest.hexdigest()
-
-
-def progress_bar(shown: bool, *columns: ProgressColumn) -> Progress:
-    """A bar on the error stream: what is done of all and its rate (`columns`), the time left."""
-    named = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
-    return Progress(*named, console=Console(stderr=True), disable=not shown)

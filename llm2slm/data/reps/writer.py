@@ -1,9 +1,9 @@
-"""StoreWriter: writes a store of representations (`data/reps/store.py`) so that it can be ended at any moment.
+"""StoreWriter: writes a store of representations (`data/reps/store.py`), safe against interruption at any time.
 
-Prompts go into the shard that is being gathered in memory; a full one is written under another name, brought to the
-disk, renamed, and then entered in the index. What the index does not know is not there: it is removed and written anew.
-So a process that is killed loses the shard it was gathering, and one that goes on with the same sequence of prompts
-ends with the very files of one that was never disturbed: that sequence alone decides which prompts share a shard.
+Prompts are collected in a shard in memory. A full shard is written under a temporary name, synced, renamed, and then
+entered in the index; files that are not in the index are removed and written again. A killed process loses only its
+current shard. Resumed with the same sequence of prompts, it produces the same files as without interruption, since the
+sequence alone determines the shards.
 """
 
 from __future__ import annotations
@@ -32,36 +32,37 @@ from llm2slm.data.reps.files import (
     PROMPT_BYTES,
     RECORD,
     Entry,
-    differ,
+    check_equal,
     key_of,
     pack,
-    plain,
     read_record,
     token_bytes,
 )
 from llm2slm.data.reps.store import RepsStore
+from llm2slm.runs import plain
 from llm2slm.types import Reps, StoreDtype, UserError, reason_of
 
 SHARD_BYTES = 64 * 2**20
-"""Of one file, at most (unless a single prompt is larger). It bounds what an interruption loses, and what the writer
-holds in memory (about four times as much, while it writes)."""
+"""Maximum size of a shard (unless a single prompt is larger). It bounds the loss at an interruption, and the writer's
+memory (about four times as much while it writes)."""
 FILE_BYTES = 1024
-"""What a file takes beside its prompts, at most: its header, its line in the index."""
+"""Upper bound of the overhead of a file: its header and its index line."""
 READER_KEYS = ("layers", "width", "embedding_width")
 
 
 class StoreWriter:
-    """Begins a store, or goes on with one. Only one process at a time can.
+    """Creates a store, or continues one. A lock excludes other writing processes.
 
     Args:
-        folder: of the store; made if it is not there.
-        identity: what the representations are of, as plain values; the same whenever the store is written.
-        reader: the LLM's shapes as a reader: layers, width and embedding_width, and whatever else training will ask.
-        dtype: how values are kept. shard_bytes: size of a file at most.
+        folder: folder of the store; created if missing.
+        identity: identity of the representations, as plain values; equal for all writers of a store.
+        reader: shapes of the LLM encoder: layers, width and embedding_width; further values are kept for training.
+        dtype: value encoding.
+        shard_bytes: maximum size of a shard.
 
     Raises:
-        UserError: the store there has another identity, shape, dtype or size of files; the folder holds something
-            else; another process writes to it.
+        UserError: the existing store has another identity, shape, dtype or shard size; the folder has other content;
+            another process writes to it.
     """
 
     def __init__(
@@ -83,27 +84,29 @@ class StoreWriter:
             )
         except OSError as error:
             self.close()
-            raise UserError(f"{self.folder}: cannot be written to ({reason_of(error)}); make room, and go on") from None
+            raise UserError(
+                f"{self.folder}: cannot be written to ({reason_of(error)}); free disk space, and continue"
+            ) from None
         except BaseException:
             self.close()
             raise
 
     def _open(self) -> BinaryIO:
-        """The index, opened to append, and locked."""
+        """The index, opened for appending, and locked."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.folder.iterdir()}
             others = sorted(names - {f"{RECORD}.part", INDEX})
             if RECORD not in names and others:
-                raise UserError(f"{self.folder}: holds something that is no store ({others[0]}); give another folder")
-            log = (self.folder / INDEX).open("ab", buffering=0)  # else closing would try a failed line once more
+                raise UserError(f"{self.folder}: has content other than a store ({others[0]}); give another folder")
+            log = (self.folder / INDEX).open("ab", buffering=0)  # a buffer would write a failed line again on close
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to ({reason_of(error)}); give another folder") from None
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.close()
-            raise UserError(f"{self.folder}: another process is writing to this store; wait for its end") from None
+            raise UserError(f"{self.folder}: another process is writing to this store; wait until it ends") from None
         except OSError as error:
             log.close()
             raise UserError(
@@ -111,21 +114,21 @@ class StoreWriter:
             ) from None
         return log
 
-    def _begin(self, asked: Mapping[str, Any]) -> None:
-        """Writes the record, or compares it; clears away what an interrupted writer left; reads what is there."""
-        path, asked = self.folder / RECORD, {"format": FORMAT} | plain(asked)
+    def _begin(self, expected: Mapping[str, Any]) -> None:
+        """Writes or compares the record, removes remains of an interrupted writer, and reads the index."""
+        path, expected = self.folder / RECORD, {"format": FORMAT} | plain(expected)
         if path.is_file():
-            differ(self.folder, read_record(self.folder), asked)
+            check_equal(self.folder, read_record(self.folder), expected)
         elif self._log.tell():
-            raise UserError(f"{self.folder}: has an {INDEX} but no {RECORD}; bring it back, or remove the folder")
+            raise UserError(f"{self.folder}: has an {INDEX} but no {RECORD}; restore it, or remove the folder")
         else:
             part = path.with_name(path.name + ".part")
-            part.write_text(json.dumps(asked, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            self._place(part, path)
+            part.write_text(json.dumps(expected, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            self._rename(part, path)
         store = RepsStore(self.folder)
         index = store.index
         self._files = list(index.entries)
-        self._clear_away()
+        self._remove_unindexed()
         if self._log.tell() != index.length:
             self._log.truncate(index.length)
         self.has_embeddings = store.has_embeddings
@@ -134,18 +137,18 @@ class StoreWriter:
         self._marked = index.finished
         self._clear()
 
-    def _clear_away(self) -> None:
-        """Removes half a file, and one that an interrupted writer had no time to enter in the index.
+    def _remove_unindexed(self) -> None:
+        """Removes partial files, and a finished file that an interrupted writer did not enter in the index.
 
         Raises:
-            UserError: the index does not know of more files than that: a part of it is lost.
+            UserError: more files are missing from the index, so a part of the index is lost.
         """
         known = {entry.file for entry in self._files}
         unknown = {path.name for path in self.folder.glob("*.safetensors") if _ours(path.name)} - known
         if lost := sorted(unknown - {EMBEDDINGS, self._next_shard()}):
             raise UserError(
-                f"{self.folder}: {INDEX} does not know of {lost[0]}, so a part of it is lost; bring it back, or remove "
-                "the folder and fill the store again"
+                f"{self.folder}: {INDEX} has no entry of {lost[0]}, so a part of it is lost; restore it, or remove the "
+                "folder and fill the store again"
             )
         for path in [path for path in self.folder.glob("*.part") if _ours(path.name)]:
             path.unlink()
@@ -156,7 +159,7 @@ class StoreWriter:
         return f"shard-{sum(entry.prompts > 0 for entry in self._files):05d}.safetensors"
 
     def _clear(self) -> None:
-        """Begins a new shard in memory."""
+        """Starts an empty shard in memory."""
         self._parts: dict[str, list[Tensor]] = {}
         self._keys: list[bytes] = []
         self._starts, self._size = [0], 0
@@ -165,26 +168,26 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes, and does not finish: after an error, half a shard would end where an undisturbed one goes on."""
+        """Closes without `finish`: after an error, an incomplete shard would change the shard boundaries."""
         self.close()
 
     def close(self) -> None:
-        """Lets others write. The shard that is being gathered is lost, unless `finish` was called."""
+        """Releases the lock. The shard in memory is lost unless `finish` was called."""
         self._log.close()
 
-    # What is there
+    # Content
 
     def __len__(self) -> int:
-        """Prompts."""
+        """Number of prompts, with the shard in memory."""
         return len(self._known)
 
     def holds(self, ids: Sequence[int]) -> bool:
-        """Whether a prompt (token ids) is there, or in the shard that is being gathered."""
+        """Whether a prompt (token ids) is in the store or in the shard in memory."""
         return key_of(ids) in self._known
 
     def unsettled(self, rows: Iterable[Sequence[int]]) -> list[Sequence[int]]:
-        """Each different prompt once, in order, but for those of fillings that were finished before: all that this
-        filling has to do with, the same whether it was interrupted meanwhile or not."""
+        """The distinct prompts of this fill, in order, without those of earlier completed fills: the same list whether
+        or not this fill was interrupted."""
         kept: dict[bytes, Sequence[int]] = {}
         for row in rows:
             key = key_of(row)
@@ -192,40 +195,40 @@ class StoreWriter:
                 kept.setdefault(key, row)
         return list(kept.values())
 
-    # Room
+    # Disk space
 
     def bytes_of(self, prompts: int, tokens: int) -> int:
-        """What so many prompts take on the disk at most (hardly less)."""
+        """A close upper bound of the disk space of new prompts, in bytes."""
         size = tokens * token_bytes(self.dtype, self._width, self._layers) + prompts * PROMPT_BYTES
         return size + (1 + 2 * size // self.shard_bytes) * FILE_BYTES
 
-    def check_room(self, size: int) -> None:
-        """Compares what is to be written with the free space of the disk.
+    def check_free_space(self, size: int) -> None:
+        """Compares a size in bytes with the free disk space.
 
         Raises:
-            UserError: it is too little; says both.
+            UserError: the free space is too small; with both sizes.
         """
         free = shutil.disk_usage(self.folder).free
         if size > free:
             raise UserError(
                 f"{self.folder}: {_amount(size)} are to be written (as {self.dtype}), {_amount(free)} are free on this "
-                "disk; keep values in fewer bytes (bfloat16, int8), read fewer layers, or give another folder"
+                "disk; use a smaller encode.dtype (bfloat16, int8), fewer layers, or another folder"
             )
 
     # Writing
 
     def append(self, rows: Sequence[Sequence[int]], reps: Reps) -> int:
-        """Adds a batch of prompts, in order; those that are there already are passed over.
+        """Adds the new prompts of a batch, in order.
 
         Args:
             rows: token ids of each prompt, without padding.
-            reps: what the LLM says of them, padded on either side.
+            reps: the LLM's representations of the prompts, padded on either side.
 
         Returns:
-            How many were new.
+            The number of new prompts.
 
         Raises:
-            UserError: a representation is infinite or no number, or the disk is full.
+            UserError: a representation is infinite or NaN, or the disk is full.
         """
         reps_BPE, mask_BP = reps.reps_BPE.detach().cpu(), reps.mask_BP.bool().cpu()
         before = len(self._known)
@@ -253,19 +256,19 @@ class StoreWriter:
         return len(self._known) - before
 
     def put_embeddings(self, embeddings_VE: Tensor) -> None:
-        """Adds the LLM's embedding matrix, if it is not there.
+        """Adds the LLM's embedding matrix, unless the store has it.
 
         Raises:
-            UserError: no room for it.
+            UserError: the free disk space is too small.
         """
         if not self.has_embeddings:
-            self.check_room(embeddings_VE.nbytes + FILE_BYTES)
+            self.check_free_space(embeddings_VE.nbytes + FILE_BYTES)
             self._write(EMBEDDINGS, {"embeddings": embeddings_VE.detach().cpu().contiguous()})
             self.has_embeddings = True
 
     def finish(self) -> None:
-        """Writes the last shard, and marks the filling as finished: to be called only by the one whose prompts they
-        are (`unsettled`), lest another's half be taken for a whole. Done twice, it does nothing more."""
+        """Writes the last shard, and marks the fill as completed; idempotent. Call it only after all prompts of
+        `unsettled` were appended."""
         if self._keys:
             self._write_shard()
         if not self._marked:
@@ -282,22 +285,22 @@ class StoreWriter:
         self._write(self._next_shard(), tensors, prompts, tokens)
 
     def _write(self, file: str, tensors: dict[str, Tensor], prompts: int = 0, tokens: int = 0) -> None:
-        """A file, and then its line in the index."""
+        """Writes a file, and then its index line."""
         path = self.folder / file
         part = path.with_name(file + ".part")
         try:
-            content = save(tensors)  # its own `save_file` would leave files of random names behind when it is killed
+            content = save(tensors)  # a killed `save_file` leaves files with random names
             part.write_bytes(content)
-            self._place(part, path)
+            self._rename(part, path)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({reason_of(error)}); make room, and go on") from error
+            raise UserError(f"{path}: cannot be written ({reason_of(error)}); free disk space, and continue") from error
         entry = Entry(file, prompts, tokens, len(content), sha256(content).hexdigest())
         self._enter(asdict(entry))
         self._files.append(entry)
         self._marked = self._marked and not prompts
 
-    def _place(self, part: Path, path: Path) -> None:
-        """Gives a finished file its name; afterwards both are on the disk."""
+    def _rename(self, part: Path, path: Path) -> None:
+        """Renames a finished file; content and name are synced to disk."""
         to_disk(part)
         part.replace(path)
         to_disk(self.folder)
@@ -309,11 +312,12 @@ class StoreWriter:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._log.fileno())
         except OSError as error:
-            raise UserError(f"{self._log.name}: cannot be written ({reason_of(error)}); make room, and go on") from None
+            reason = reason_of(error)
+            raise UserError(f"{self._log.name}: cannot be written ({reason}); free disk space, and continue") from None
 
 
 def _ours(name: str) -> bool:
-    """Whether a file may be a writer's."""
+    """Whether a file name is one that a writer uses."""
     name = name.removesuffix(".part")
     return name in (RECORD, INDEX, EMBEDDINGS) or (name.startswith("shard-") and name.endswith(".safetensors"))
 

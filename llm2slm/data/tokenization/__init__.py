@@ -1,1 +1,1 @@
-"""Tokenizers and what is done with them: prompts, alignment, added tokens, cut vocabularies, round trips."""
+"""Tokenizers: training and loading, prompts, alignment, added tokens, cut vocabularies, round trips."""

@@ -1,13 +1,13 @@
-"""A tokenizer cut to the entries that some texts need: they keep their tokens, and any other text can be encoded too.
+"""Reduction of a tokenizer's vocabulary to the entries that given texts need.
 
-What is kept: the entries that the texts are encoded into; all added and special tokens; single bytes (of byte-level BPE
-the alphabet of 256 characters, with byte fallback the 256 pieces <0x..>), else single ASCII characters and those of the
-texts; and what these are made of. Ids keep their order.
+The texts keep their tokenization, and any other text can still be encoded. Kept are: the entries used by the texts; all
+added and special tokens; single bytes (byte-level BPE: the alphabet of 256 characters; byte fallback: the 256 pieces
+<0x..>), else single ASCII characters and the characters of the texts; and the parts of these entries. Ids keep their
+order.
 
-Why the texts keep their tokens: BPE applies the merge of the lowest rank again and again. Of each entry that is kept,
-all parts that BPE makes on the way to it are kept too, so every merge that was applied to the texts is there, and the
-lowest of a subset that holds it is the same. Unigram takes the best of all ways to cut a text, WordPiece the longest
-entry that fits, and both stay so where others are gone.
+Why the tokenization of the texts is unchanged: BPE repeatedly applies the merge of the lowest rank. All intermediate
+parts of each kept entry are kept, so every merge applied to the texts remains, and stays the lowest one in the reduced
+set. Unigram selects the best segmentation and WordPiece the longest match; removing unselected entries changes neither.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ KINDS = ("BPE", "Unigram", "WordPiece", "WordLevel")
 def cut(
     tokenizer: PreTrainedTokenizerFast, used: Iterable[int], characters: Iterable[str], whole_model: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer of the entries that are used, and of all that must be there (see the module).
+    """A tokenizer with only the used and the required entries (see the module).
 
-    `original_ids` of the new tokenizer has the id of each entry in the whole vocabulary.
+    `original_ids` of the new tokenizer gives the id of each entry in the whole vocabulary.
 
     Args:
-        used: ids that the texts are encoded into.
-        characters: of the texts.
-        whole_model: the tokenizer is a cut one, its model is not cut yet.
+        used: ids used by the texts.
+        characters: characters of the texts.
+        whole_model: the tokenizer is already a cut one, but the model has the whole vocabulary.
 
     Raises:
-        UserError: this kind of tokenizer cannot be cut.
+        UserError: a tokenizer of this type cannot be cut.
     """
     if not tokenizer.is_fast:
         raise UserError(f"tokenizer {tokenizer.name_or_path!r}: {NOT_CUT} it has no fast implementation")
@@ -59,7 +59,7 @@ def cut(
     end = len(tokenizer) if added is None else added
     ids = [i for i in kept if i < end] if before is None else [before.ids[i] for i in kept if i < len(before.ids)]
     rows = kept
-    if before is not None and whole_model:  # what was added after the first cut follows its rows
+    if before is not None and whole_model:  # tokens added after the first cut follow its rows
         known = [*before.rows, *range(before.rows[-1] + 1, before.rows[-1] + 1 + len(tokenizer) - len(before.rows))]
         rows = [known[i] for i in kept]
     made.init_kwargs[CUT] = {"of": end if before is None else before.of, "ids": ids}
@@ -75,14 +75,14 @@ NOT_CUT = "its vocabulary cannot be cut (model.slm.vocab=corpus):"
 def _needed(
     tokenizer: PreTrainedTokenizerFast, rules: Mapping[str, Any], used: set[int], characters: set[str]
 ) -> set[int]:
-    """The ids that are kept."""
+    """The ids to keep."""
     model, vocab = rules["model"], _vocabulary(rules["model"])
     found = used | {token["id"] for token in rules["added_tokens"]} | set(tokenizer.all_special_ids)
     unknown = model.get("unk_token")
     found |= {vocab[unknown]} if unknown in vocab else set()
     if model["type"] == "Unigram":
         found |= set() if model.get("unk_id") is None else {model["unk_id"]}
-        # an unknown character costs 10 more than the worst entry does
+        # the score of an unknown character is 10 below the lowest score
         found |= {min(range(len(model["vocab"])), key=lambda i: model["vocab"][i][1])} if model["vocab"] else set()
     parts = [rules[name] for name in ("normalizer", "pre_tokenizer", "decoder")]
     if any(step["type"] == "ByteLevel" for part in parts for step in steps(part)):
@@ -98,7 +98,7 @@ def _needed(
 
 
 def _affixes(model: Mapping[str, Any]) -> tuple[str, str]:
-    """What an entry begins with that goes on with a word, and what one ends with that ends it."""
+    """Prefix of word-continuing entries and suffix of word-final entries ("" if unused)."""
     return model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
 
 
@@ -113,7 +113,7 @@ def _pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _parts(model: Mapping[str, Any], kept: set[int]) -> set[int]:
-    """The ids of all that BPE makes on the way to some entries."""
+    """The ids of all intermediate parts from which BPE builds the kept entries."""
     vocab = model["vocab"]
     names = {i: name for name, i in vocab.items()}
     ranks = {pair: rank for rank, pair in reversed(list(enumerate(_pairs(model))))}
@@ -127,7 +127,7 @@ def _parts(model: Mapping[str, Any], kept: set[int]) -> set[int]:
 
 
 def _made(entry: str, ranks: Mapping[tuple[str, str], int], prefix: str, suffix: str) -> list[str]:
-    """The parts of an entry in the order in which BPE makes them of its characters; the characters come first."""
+    """The characters of an entry, then its parts in the order in which BPE merges them."""
     start = prefix if prefix and entry.startswith(prefix) else ""
     end = suffix if suffix and entry.endswith(suffix) else ""
     word = list(entry[len(start) : len(entry) - len(end)])
@@ -139,17 +139,18 @@ def _made(entry: str, ranks: Mapping[tuple[str, str], int], prefix: str, suffix:
     while len(word) > 1:
         best = min(range(len(word) - 1), key=lambda n: ranks.get((word[n], word[n + 1]), len(ranks)))
         if (word[best], word[best + 1]) not in ranks:
-            break  # an entry that is taken whole (ignore_merges)
+            break  # an entry without merges (ignore_merges)
         word[best : best + 2] = [word[best] + word[best + 1].removeprefix(prefix)]
         made.append(word[best])
     return made
 
 
 def _renumbered(rules: Mapping[str, Any], new: Mapping[int, int], entries: Mapping[int, str]) -> dict[str, Any]:
-    """A tokenizer.json with the entries that are kept, under their new ids.
+    """The content of tokenizer.json with the kept entries under their new ids.
 
     Args:
-        new: by old id. entries: by old id what the entry is.
+        new: old id -> new id.
+        entries: old id -> entry.
     """
     model = dict(rules["model"])
     if isinstance(model["vocab"], dict):

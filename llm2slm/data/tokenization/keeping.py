@@ -1,9 +1,8 @@
-"""Added tokens for what a tokenizer loses: white space, and characters that its vocabulary lacks.
+"""Added tokens for text that a tokenizer loses: white space, and characters missing from its vocabulary.
 
-Tokenizers in the way of SentencePiece (T5, mBART, ...) write a space as ▁ in front of each word, fold all white space
-into it, and have no piece for some characters. Here such a tokenizer gets those as added tokens, and the rules that put
-a space where none was are taken out: a word right behind an added token has no ▁. Words between single spaces keep
-their ids.
+SentencePiece-style tokenizers (T5, mBART, ...) encode a space as ▁ at the start of each word, fold all white space into
+it, and lack pieces for some characters. `keeping` adds tokens for these, and removes the rules that insert or fold
+spaces: a word directly after an added token has no ▁. Words separated by single spaces keep their ids.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from llm2slm.data.tokenization.tokenizer import FIRST_ADDED, rebuilt, steps
 from llm2slm.types import UserError
 
 WHITE_SPACE = ("\n", "\t", "\r", *(" " * n for n in (2, 4, 8, 16)))
-"""What `keep_whitespace` adds, as far as it is lost."""
+"""The white space that `keep_whitespace` adds, if the tokenizer loses it."""
 
 CONTEXTS = ("a{}b", "a {} b", "a{0}{0}b", "{}b")
-"""Texts that must be read back, whatever stands for {}."""
+"""Contexts in which a text must survive encoding and decoding."""
 
 
 def count_characters(texts: Iterable[str]) -> Counter[str]:
-    """How often each character occurs, but for the space, which every tokenizer writes in its own way."""
+    """Frequency of each character except the space, which tokenizers represent in different ways."""
     found: Counter[str] = Counter()
     for text in texts:
         found.update(text)
@@ -41,15 +40,15 @@ def count_characters(texts: Iterable[str]) -> Counter[str]:
 def keeping(
     tokenizer: PreTrainedTokenizerFast, whitespace: bool, characters: Mapping[str, int], limit: int
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer that reads back what this one loses; the same object where it loses nothing of it.
+    """A tokenizer with added tokens for the text that this one loses; the same object if it loses nothing.
 
     Args:
         whitespace: add white space (`WHITE_SPACE`).
-        characters: of the texts that are to be kept, and how often each occurs.
-        limit: characters to add at most, the most frequent ones first. Those that the decoder rewrites are left out.
+        characters: character -> frequency in the texts.
+        limit: maximum number of added characters, by descending frequency; without those that the decoder rewrites.
 
     Raises:
-        UserError: this kind of tokenizer cannot be made to keep them.
+        UserError: the tokenizer loses text even with added tokens.
     """
     left_out = rewritten(tokenizer, characters)
     found = [character for character in characters if character not in left_out]
@@ -63,20 +62,18 @@ def keeping(
     still = _lost(kept, added)
     if still:
         raise UserError(
-            f"tokenizer {tokenizer.name_or_path!r} loses {min(still, key=added.index)!r} even as an added token: one "
-            f"that joins words by other rules than spaces written as ▁ cannot keep all of a text; {REMEDY}"
+            f"tokenizer {tokenizer.name_or_path!r} loses {min(still, key=added.index)!r} even as an added token: only "
+            f"tokenizers that encode spaces as ▁ can keep all text; {REMEDY}"
         )
     return kept
 
 
-REMEDY = "train a tokenizer that does: model.slm.tokenizer=train:8000 model.slm.init=random"
+REMEDY = "train a lossless tokenizer: model.slm.tokenizer=train:8000 model.slm.init=random"
 
 
 def rewritten(tokenizer: PreTrainedTokenizerFast, characters: Iterable[str]) -> list[str]:
-    """The lost characters that the tokenizer's decoder replaces in added tokens too, so that none can hold them.
-
-    SentencePiece's decoder writes each ▁ as a space.
-    """
+    """The lost characters that the decoder replaces even in added tokens (SentencePiece's decoder turns ▁ into a
+    space), so that no token can represent them."""
     decoder = tokenizer.backend_tokenizer.decoder
     if decoder is None:
         return []
@@ -85,7 +82,7 @@ def rewritten(tokenizer: PreTrainedTokenizerFast, characters: Iterable[str]) -> 
 
 
 def _lost(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> set[str]:
-    """Those of the texts that are not read back, in some context."""
+    """The texts that encoding and decoding change in at least one context."""
     pairs = [(text, context.format(text)) for text in texts for context in CONTEXTS]
     rows = PlainText(tokenizer, special_tokens=False)([context for _, context in pairs])
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -97,7 +94,7 @@ def _lost(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> set[str]:
 
 
 def _extended(tokenizer: PreTrainedTokenizerFast, added: list[str]) -> PreTrainedTokenizerFast:
-    """A copy with added tokens, whose rules add and fold no spaces."""
+    """A copy with added tokens, without the rules that insert or fold spaces."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     first = len(tokenizer)
     if any(step["type"] == "Metaspace" for step in steps(rules["decoder"])):
@@ -115,7 +112,7 @@ def _extended(tokenizer: PreTrainedTokenizerFast, added: list[str]) -> PreTraine
 
 
 def _without(rules: Any, out: Any) -> Any:
-    """The same without some of its steps; None where none is left."""
+    """The rules without the steps for which `out` is True; None if none remains."""
     if rules is None:
         return None
     for name in ("normalizers", "pretokenizers"):
@@ -126,12 +123,12 @@ def _without(rules: Any, out: Any) -> Any:
 
 
 def _folds(step: dict[str, Any]) -> bool:
-    """Whether a step of a normalizer takes white space away."""
+    """Whether a normalizer step removes white space."""
     if step["type"] != "Replace":
         return bool(step["type"] == "Strip")
     pattern = step["pattern"]
-    said = pattern.get("Regex", re.escape(pattern.get("String", "")))
+    regex = pattern.get("Regex", re.escape(pattern.get("String", "")))
     try:
-        return re.fullmatch(said, "  ") is not None
-    except re.error:  # Oniguruma knows more than re
+        return re.fullmatch(regex, "  ") is not None
+    except re.error:  # Oniguruma syntax that `re` lacks
         return False

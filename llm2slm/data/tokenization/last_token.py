@@ -1,4 +1,4 @@
-"""The last token of an LLM's prompt in the vocabulary of an SLM that is cut from the LLM's (conditioning `kv`)."""
+"""Mapping of the LLM's last prompt token to an SLM vocabulary that is a subset of the LLM's (conditioning `kv`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from llm2slm.types import UserError
 
 
 class LastToken:
-    """The last token of an LLM's prompt in the vocabulary of an SLM whose vocabulary is the LLM's, or a cut of it.
+    """Maps the LLM's last prompt token to the SLM's vocabulary.
 
     Raises:
-        UserError: the SLM's vocabulary is neither.
+        UserError: the SLM's vocabulary is not a subset of the LLM's.
     """
 
     def __init__(self, llm_tokenizer: Any, slm_tokenizer: Any) -> None:
@@ -20,12 +20,12 @@ class LastToken:
         self.vocabulary: dict[str, int] = slm_tokenizer.get_vocab()
         if not is_cut(slm_tokenizer, llm_tokenizer):
             raise UserError(
-                "model.conditioning=kv: the SLM's vocabulary has entries that the LLM's has not, so the LLM's last "
-                "prompt token is none of the SLM's; use the LLM's tokenizer, or one cut from it"
+                "model.conditioning=kv: the SLM's vocabulary has entries that are not in the LLM's, so the LLM's last "
+                "prompt token cannot be mapped to it; use the LLM's tokenizer, or one cut from it"
             )
 
     def __call__(self, ids: Sequence[int]) -> list[int]:
-        """The SLM's tokens of the last of the LLM's token ids; several where the SLM's vocabulary lacks it."""
+        """The SLM's ids of the last of the LLM's token ids; several if the SLM's vocabulary lacks it."""
         name = self.llm_tokenizer.convert_ids_to_tokens(ids[-1])
         if name in self.vocabulary:
             return [self.vocabulary[name]]
@@ -34,6 +34,6 @@ class LastToken:
 
 
 def is_cut(slm_tokenizer: Any, llm_tokenizer: Any) -> bool:
-    """Whether every entry of an SLM's vocabulary is one of the LLM's, tokens added since aside."""
+    """Whether the SLM's vocabulary, except its added tokens, is a subset of the LLM's."""
     added, known = set(slm_tokenizer.get_added_vocab()), set(llm_tokenizer.get_vocab())
     return set(slm_tokenizer.get_vocab()) - added <= known

@@ -1,8 +1,8 @@
-"""Content as plain text: whatever a text holds, its token ids hold no control token.
+"""Encoding of content as plain text, without control tokens.
 
-A tokenizer turns a literal `</s>` or `<|im_end|>` in a text into the control token of that name. Here only the frame
-(a chat template, the special tokens that the tokenizer adds) brings control tokens; content is spelled out from plain
-pieces. Text without control tokens is encoded by the tokenizer in one pass: its ids are exactly the tokenizer's.
+A tokenizer turns a literal `</s>` or `<|im_end|>` in a text into the control token of that name. `PlainText` accepts
+control tokens only from the frame (chat template, special tokens added by the tokenizer); in content, their names are
+encoded with ordinary pieces. Content without such names gets exactly the ids of the tokenizer.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from llm2slm.data.tokenization.align import Spans
 from llm2slm.types import UserError
 
 HARMLESS = "a"
-"""A content that holds no control token, to see what a frame itself brings."""
+"""A content without control tokens, to count the control tokens of a frame."""
 
 ROLES = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-"""Of a control token, none of which may stand for an unknown character as well."""
+"""Roles of control tokens; an unknown token with one of them is a control token too."""
 
 Coded = tuple[list[int], Spans | None]
-"""Token ids of a text, and where they lie in its content."""
+"""Token ids of a text, and their spans in its content."""
 
 
 def _templates(tokenizer: Any) -> list[str]:
@@ -35,17 +35,16 @@ def _templates(tokenizer: Any) -> list[str]:
 
 
 class PlainText:
-    """Encodes contents, each inside of the same frame.
+    """Encodes contents, each in the same frame.
 
-    A control token is one that the tokenizer marks as special, or an added one that the frame or (where there is a
-    frame) the chat template uses, also in a branch that a user's turn does not reach. The token
-    of unknown characters may stand in a content (but not where the content has it as text). Added tokens that are not
-    marked as special are ordinary vocabulary.
+    Control tokens are the tokens marked as special, and added tokens that occur in the frame or, if there is a frame,
+    in any branch of the chat template. The unknown token may result from an unknown character of the content, but not
+    from its literal name. Other added tokens are ordinary vocabulary.
 
     Args:
         tokenizer: a transformers tokenizer.
-        before, after: text around each content, in which control tokens are control tokens (of a fast tokenizer).
-        special_tokens: let the tokenizer add its special tokens.
+        before, after: text around each content, in which a fast tokenizer encodes control tokens as such.
+        special_tokens: add the tokenizer's special tokens.
     """
 
     def __init__(self, tokenizer: Any, before: str = "", after: str = "", special_tokens: bool = True) -> None:
@@ -69,12 +68,12 @@ class PlainText:
         return sorted(self._names)
 
     def __call__(self, contents: Sequence[str], spans: bool = False) -> list[Coded]:
-        """Token ids of each content in its frame; with `spans` also where they lie in the content.
+        """Token ids of each content in the frame, with `spans` also the tokens' character spans in the content.
 
-        Spans count characters of the content; tokens of the frame count as special.
+        Tokens of the frame count as special.
 
         Raises:
-            UserError: the tokenizer has no plain pieces for a content.
+            UserError: the tokenizer has no ordinary pieces for a content.
         """
         if not contents:
             return []
@@ -83,14 +82,14 @@ class PlainText:
         rows = self._in_one_pass(contents, spans)
         for i, content in enumerate(contents):
             if self._count(rows[i][0]) != self._own or (self._unknown and self._unknown in content):
-                rows[i] = self._spelled_out(content, spans)
+                rows[i] = self._without_control_tokens(content, spans)
         return rows
 
     def _count(self, ids: Iterable[int]) -> int:
         return sum(map(self._control.__contains__, ids))
 
     def _in_one_pass(self, contents: Sequence[str], spans: bool) -> list[Coded]:
-        """As the tokenizer encodes them, control tokens in the contents among the others (but for a slow tokenizer)."""
+        """The tokenizer's encoding; a fast tokenizer also encodes control tokens in contents."""
         found = self.tokenizer(
             [f"{self.before}{content}{self.after}" for content in contents],
             add_special_tokens=self.special_tokens,
@@ -104,29 +103,29 @@ class PlainText:
         rows: list[list[int]] = found["input_ids"]
         if not spans:
             return [(ids, None) for ids in rows]
-        places = zip(rows, found["offset_mapping"], found["special_tokens_mask"], contents, strict=True)
-        return [(ids, self._within(Spans.of(*place), len(self.before), content)) for ids, *place, content in places]
+        parts = zip(rows, found["offset_mapping"], found["special_tokens_mask"], contents, strict=True)
+        return [(ids, self._within(Spans.of(*where), len(self.before), content)) for ids, *where, content in parts]
 
     def _within(self, spans: Spans, start: int, content: str) -> Spans:
         return spans.within(start, len(content)) if self.before or self.after else spans
 
-    def _spelled_out(self, content: str, spans: bool) -> Coded:
-        """The content from ordinary pieces, in its frame.
+    def _without_control_tokens(self, content: str, spans: bool) -> Coded:
+        """The content, encoded with ordinary pieces, in the frame.
 
         Raises:
-            UserError: the tokenizer has none for it.
+            UserError: the tokenizer has no ordinary pieces for it.
         """
-        ids, places = self._plain(content, spans)
+        ids, found = self._plain(content, spans)
         if self._count(ids) != self._own:
             name = next((name for name in self._names if name in content), content[:40])
             raise UserError(
-                f"tokenizer {self.tokenizer.name_or_path!r}: cannot write {name!r} in a text but as its control token "
-                "of that name; take it out of the text, or use another tokenizer"
+                f"tokenizer {self.tokenizer.name_or_path!r}: encodes {name!r} in a text only as its control token of "
+                "that name; remove it from the text, or use another tokenizer"
             )
-        return ids, places
+        return ids, found
 
     def _plain(self, content: str, spans: bool) -> Coded:
-        if not self.tokenizer.is_fast:  # it splits by itself
+        if not self.tokenizer.is_fast:  # its encoding splits control tokens already
             return self._in_one_pass([content], spans)[0]
         if self._escaped is None:
             self._escaped = _Escaped(self.tokenizer, self._names, self.before, self.after)
@@ -134,20 +133,20 @@ class PlainText:
             if framed != self._in_one_pass([HARMLESS], spans=False)[0][0]:
                 raise UserError(
                     f"tokenizer {self.tokenizer.name_or_path!r}: a text that holds one of its control tokens cannot be "
-                    f"encoded as plain text ({content[:40]!r}); take it out of the text, or use another tokenizer"
+                    f"encoded as plain text ({content[:40]!r}); remove it from the text, or use another tokenizer"
                 )
         found = self._escaped.encode(content, self.special_tokens)
         if not spans:
             return found.ids, None
-        places = Spans.of(found.offsets, found.special_tokens_mask)
-        return found.ids, self._within(places, len(self._escaped.before), content)
+        where = Spans.of(found.offsets, found.special_tokens_mask)
+        return found.ids, self._within(where, len(self._escaped.before), content)
 
 
 class _Escaped:
-    """A tokenizer whose control tokens have names that no text holds, and the same ids; the frame written with them.
+    """A copy of a tokenizer whose control tokens have random names and the same ids; the frame uses the new names.
 
-    So one pass over frame and content cuts both as the tokenizer itself does, and a control token's literal name is
-    text like any other. Vocabularies that hold that name as a piece (Unigram ones do) have it renamed too.
+    One pass encodes frame and content like the original tokenizer, but a control token's original name in the content
+    is ordinary text. Vocabulary pieces of that name (in Unigram vocabularies) are renamed too.
     """
 
     def __init__(self, tokenizer: Any, control: dict[str, int], before: str, after: str) -> None:
@@ -161,7 +160,7 @@ class _Escaped:
         self._rename_pieces(rules["model"])
         self.tokenizer = Tokenizer.from_str(json.dumps(rules))
         self.tokenizer.encode_special_tokens = tokenizer.split_special_tokens
-        known = set() if tokenizer.split_special_tokens else set(added)  # else a frame has no control tokens either
+        known = set() if tokenizer.split_special_tokens else set(added)  # else the frame has no control tokens
         self.before, self.after = (self._renamed(text, known) for text in (before, after))
 
     def encode(self, content: str, special_tokens: bool) -> Any:
@@ -186,14 +185,14 @@ class _Escaped:
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
-    """The control tokens of a tokenizer, each with its id: all that it marks as special."""
+    """The tokens that a tokenizer marks as special -> their ids."""
     marked = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
     return marked | {str(token): number for token, number in named}
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern[str] | None:
-    """Finds names as a tokenizer does: the leftmost first, of several there the longest."""
+    """Matches names like a tokenizer: leftmost, then longest."""
     ordered = sorted(filter(None, names), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None
 

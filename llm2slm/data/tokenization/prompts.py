@@ -1,8 +1,7 @@
-"""Prompts under one tokenizer: text to token ids and spans, whole or cut to a length.
+"""Tokenization of prompts: token ids and spans, optionally truncated.
 
-An LLM may be asked in words of its own (an instruction in front, a chat template around): that is a `Frame`, which
-only the LLM reads. Spans always count characters of the prompt itself, so that they stay comparable between two
-tokenizers of which one reads more than the other.
+The LLM's prompt may have a `Frame` (an instruction prefix, a chat template) that the SLM's prompt lacks. Spans count
+characters of the prompt without frame, so that the spans of both tokenizers are comparable.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from llm2slm.data.tokenization.plain_text import PlainText, control_tokens
 from llm2slm.types import UserError
 
 PROMPT_END = "\n"
-"""Ends the prompt of a decoder-only writer whose tokenizer adds nothing there: without a mark, the model could not tell
-whether the prompt or the answer goes on."""
+"""End mark of the prompt of a decoder-only SLM whose tokenizer appends no special token: it separates prompt and
+response."""
 
-STAND_IN = "llm2slm5prompt"
-"""Takes the prompt's place while a chat template is rendered; of no meaning to any template."""
+PLACEHOLDER = "llm2slm5prompt"
+"""The prompt while a chat template is rendered; without meaning in any template."""
 
 PROBE = 'He said "no" <b>&amp;\\n</b> {{x}}\n\n it\'s é😀'
-"""A prompt that a template must say as it is (white space at its ends aside, of which prompts have none)."""
+"""A prompt that a template must render unchanged (prompts have no white space at their ends)."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around a prompt when it is read.
+    """The text around a prompt.
 
     Attributes:
-        before, after: text of a chat template, in which control tokens are control tokens.
-        special_tokens: the tokenizer adds its special tokens around all of it.
-        prefix: the user's text between `before` and the prompt, which is plain text like the prompt.
+        before, after: text of a chat template, in which control tokens are encoded as such.
+        special_tokens: the tokenizer adds its special tokens around the whole text.
+        prefix: plain text between `before` and the prompt.
     """
 
     before: str = ""
@@ -45,7 +44,7 @@ class Frame:
     prefix: str = ""
 
     def around(self, text: str) -> str:
-        """The text as it is read."""
+        """The text inside the frame."""
         return f"{self.before}{self.prefix}{text}{self.after}"
 
     def __bool__(self) -> bool:
@@ -54,48 +53,48 @@ class Frame:
 
 
 def frame(tokenizer: Any, prefix: str, chat: bool) -> Frame:
-    """The frame of a prompt to an LLM.
+    """The frame of the LLM's prompts.
 
     Args:
-        prefix: plain text in front of every prompt; with `chat` it is part of the user's turn.
-        chat: let the tokenizer's chat template make the prompt a user's turn that is to be answered.
+        prefix: plain text before every prompt; with `chat` part of the user turn.
+        chat: render the prompt as a user turn with the tokenizer's chat template and its generation prompt.
 
     Raises:
-        UserError: the tokenizer has no chat template, or one that does not say the prompt once.
+        UserError: the tokenizer has no chat template, or one that does not contain the prompt exactly once, unchanged.
     """
     if not chat:
         return Frame(prefix=prefix)
     name = f"model.llm.chat=true: the tokenizer {tokenizer.name_or_path!r}"
     if not tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; use model.llm.prefix, or another model.llm.tokenizer")
-    before, _, after = (rendered := _rendered(tokenizer, prefix + STAND_IN, name)).partition(STAND_IN)
-    if rendered.count(STAND_IN) != 1 or _rendered(tokenizer, prefix + PROBE, name).count(PROBE) != 1:
+    before, _, after = (rendered := _rendered(tokenizer, prefix + PLACEHOLDER, name)).partition(PLACEHOLDER)
+    if rendered.count(PLACEHOLDER) != 1 or _rendered(tokenizer, prefix + PROBE, name).count(PROBE) != 1:
         raise UserError(
-            f"{name} has a chat template that does not say the prompt once, as it is; use model.llm.prefix instead"
+            f"{name} has a chat template that does not contain the prompt exactly once, unchanged; use model.llm.prefix"
         )
-    shown = prefix if before.endswith(prefix) else prefix.lstrip()  # a template may strip what it is given
-    return Frame(before.removesuffix(shown), after, special_tokens=False, prefix=shown)  # they are in the template
+    shown = prefix if before.endswith(prefix) else prefix.lstrip()  # a template may strip the content
+    return Frame(before.removesuffix(shown), after, special_tokens=False, prefix=shown)  # the template has them
 
 
 def _rendered(tokenizer: Any, text: str, name: str) -> str:
-    """What a chat template makes of a user's turn that is to be answered."""
+    """A user turn with generation prompt, rendered by the chat template."""
     try:
         rendered: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
-    except Exception as error:  # a template is a program, and may fail like one
+    except Exception as error:  # templates are programs and raise any exception
         raise UserError(f"{name} has a chat template that fails: {str(error).partition(chr(10))[0]}") from None
     return rendered
 
 
 class PromptTokenizer:
-    """A tokenizer as prompts are read with it.
+    """Tokenizes prompts.
 
     Args:
         tokenizer: a transformers tokenizer.
-        frame: what stands around each prompt.
-        mark: text that ends each prompt, inside of the frame.
-        spans: say where each token lies in the prompt (needs a fast tokenizer).
+        frame: frame of each prompt.
+        mark: end mark of each prompt, inside of the frame.
+        spans: return the tokens' spans in the prompt (requires a fast tokenizer).
     """
 
     def __init__(self, tokenizer: Any, frame: Frame | None = None, mark: str = "", spans: bool = False) -> None:
@@ -108,22 +107,22 @@ class PromptTokenizer:
         self._encode = PlainText(tokenizer, self.frame.before, self.frame.after, self.frame.special_tokens)
 
     def rendered(self, prompt: str) -> str:
-        """The prompt as it is tokenized: with the end mark and what stands around it."""
+        """The tokenized text: the prompt with end mark and frame."""
         return self.frame.around(self._marked(prompt))
 
     def _marked(self, prompt: str) -> str:
-        """The prompt with the end mark; an empty one without a frame has no end to mark."""
+        """The prompt with the end mark; an empty prompt without a frame has none."""
         return prompt + self.mark if prompt or self.frame else prompt
 
     def __call__(self, prompts: Sequence[str]) -> list[tuple[list[int], Spans | None]]:
-        """Token ids of each prompt, and where they lie in it.
+        """Token ids of each prompt, and their spans in the prompt.
 
-        Control tokens come from the frame alone, whatever a prompt (or the frame's prefix) holds. An empty prompt
-        without a frame is what the tokenizer adds to any text, without the end mark; where that is nothing, its bos, or
-        else its eos: something must stand before the first token of the response.
+        Only the frame yields control tokens, not the prompt and the frame's prefix. An empty prompt without a frame
+        consists of the tokenizer's special tokens, without end mark; if there are none, of bos or else eos, since the
+        first token of the response needs a predecessor.
 
         Raises:
-            UserError: the tokenizer has no plain pieces for a prompt.
+            UserError: the tokenizer has no ordinary pieces for a prompt.
         """
         prefix = self.frame.prefix
         texts = [self._marked(prompt) for prompt in prompts]
@@ -137,30 +136,30 @@ class PromptTokenizer:
 
     @property
     def _start(self) -> tuple[list[int], Spans | None]:
-        """A prompt of no text under a tokenizer that adds nothing; no token where there is neither bos nor eos."""
+        """An empty prompt under a tokenizer without special tokens: bos or else eos; no token if it has neither."""
         found = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         ids = [token for token in found if token is not None][:1]
         return ids, Spans.of([(0, 0)] * len(ids), [1] * len(ids)) if self._spans else None
 
     @cached_property
     def overhead(self) -> int:
-        """Tokens of what stands around each prompt."""
+        """Number of tokens of the frame, end mark and special tokens of each prompt."""
         plain = PlainText(self.tokenizer, special_tokens=False)
-        return len(self([STAND_IN])[0][0]) - len(plain([STAND_IN])[0][0])
+        return len(self([PLACEHOLDER])[0][0]) - len(plain([PLACEHOLDER])[0][0])
 
     def fingerprint(self) -> list[Any] | None:
-        """All that decides what a prompt becomes, as plain values; None where the tokenizer does not tell."""
+        """All settings that determine the tokenization, as plain values; None for a slow tokenizer."""
         content = content_of(self.tokenizer)
         if content is None:
             return None
         return [content, *vars(self.frame).values(), self.mark, self._spans, self._encode.control_names]
 
     def shortened(self, ids: list[int], spans: Spans | None, limit: int) -> tuple[list[int], Spans | None]:
-        """Cut to a number of tokens, from the end of the prompt; what is behind it (final special token, end mark, end
-        of the frame) stays.
+        """Truncates to `limit` tokens at the end of the prompt; final special token, end mark and the end of the frame
+        stay.
 
         Raises:
-            UserError: the frame alone takes as many.
+            UserError: the frame alone has `limit` tokens or more.
         """
         if len(ids) <= limit:
             return ids, spans
@@ -169,8 +168,8 @@ class PromptTokenizer:
             tail = spans.behind
         if spans is not None and self.frame and tail + spans.leading >= limit:
             raise UserError(
-                f"what stands around a prompt for the LLM (model.llm.prefix, chat) takes {tail + spans.leading} tokens,"
-                f" and at most {limit} are allowed: nothing would be left of the prompt; raise data.max_prompt_tokens"
+                f"the frame of the LLM's prompts (model.llm.prefix, chat) takes {tail + spans.leading} tokens, and at "
+                f"most {limit} are allowed: nothing would be left of the prompt; raise data.max_prompt_tokens"
             )
         head = max(limit - tail, 0)
         keep = [*range(head), *range(len(ids) - (limit - head), len(ids))]
@@ -178,7 +177,7 @@ class PromptTokenizer:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """The token to pad with; masks tell padding from text, so eos will do.
+    """The padding token's id: pad, or else eos (padding is recognized by masks).
 
     Raises:
         UserError: the tokenizer has neither.
@@ -190,7 +189,7 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def content_of(tokenizer: Any) -> str | None:
-    """A hash of all that a fast tokenizer does to a text; None for a slow one."""
+    """A hash of all rules and options of a fast tokenizer that affect an encoding; None for a slow one."""
     if not tokenizer.is_fast:
         return None
     options = [tokenizer.split_special_tokens, tokenizer.unk_token, control_tokens(tokenizer)]
@@ -202,7 +201,7 @@ def _rules_hash(serialized: str) -> str:
     key = hashlib.sha256(serialized.encode()).digest()
     if key not in _RULES:
         rules = json.loads(serialized)
-        # what it does to a text when it is called without either, and not how it was called last
+        # state of the last call
         del rules["truncation"], rules["padding"]
         _RULES[key] = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
     return _RULES[key]
@@ -213,7 +212,7 @@ _RULES: dict[bytes, str] = {}
 
 
 def final_special_tokens(tokenizer: Any) -> int:
-    """How many special tokens the tokenizer puts behind every text."""
+    """Number of special tokens that the tokenizer appends to every text."""
     with_special = tokenizer("a", verbose=False)["input_ids"]
     plain = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     for behind in range(len(with_special) - len(plain) + 1):

@@ -1,7 +1,7 @@
-"""Which texts a tokenizer gives back: what is decoded from their ids is the text again, or something was lost.
+"""Detection of texts that a tokenizer loses: texts that differ from the decoding of their ids.
 
-A response that is not given back cannot be written by the model that is trained on it. White space at both ends does
-not count: sources and targets have none, and answers are stripped where they are compared.
+A model cannot generate a lost response. White space at both ends is ignored: sources and targets have none, and
+predictions are stripped before a comparison.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from llm2slm.types import Example
 
 RESPONSE, PROMPT, LLM_PROMPT = "response", "prompt", "llm_prompt"
 TEXTS = {RESPONSE: 1, PROMPT: 2, LLM_PROMPT: 4}
-"""The texts of a row, each with its bit in `Encoded.lost`: the response and the prompt under the SLM's tokenizer, and
-the prompt under the LLM's where that is another."""
+"""Text of a row -> its bit in `Encoded.lost`: response and prompt under the SLM's tokenizer, and the prompt under the
+LLM's tokenizer if it is another one."""
 
 AROUND = 16
-"""Characters that are shown on each side of the place where two texts begin to differ."""
+"""Characters shown on each side of the first difference of two texts."""
 
 
 def marked(collator: Collator, rows: Sequence[Encoded], examples: Sequence[Example]) -> list[Encoded]:
-    """The rows, each with `lost` set.
+    """The rows with `lost` set.
 
     Args:
-        rows: as `Collator.tokenized` gives them for the examples; none of them cut.
+        rows: result of `Collator.tokenized` for the examples, not truncated.
     """
     decoded = {name: read_back(collator, rows, name) for name in TEXTS}
     found = []
@@ -40,10 +40,10 @@ def marked(collator: Collator, rows: Sequence[Encoded], examples: Sequence[Examp
 
 
 def read_back(collator: Collator, rows: Sequence[Encoded], name: str) -> list[str] | None:
-    """What is decoded from the ids of a text of each row, as predictions are decoded; None where rows have no such."""
+    """The decoding of one text of each row, decoded like predictions; None if the rows do not have this text."""
     if name == RESPONSE:
         return collator.decode([row.response for row in rows])
-    if name == PROMPT and collator.last_token is not None:  # of the prompt the SLM reads that token alone
+    if name == PROMPT and collator.last_token is not None:  # the SLM gets only the prompt's last token
         return None
     if name == PROMPT:
         return [_decoded(collator.slm_prompts, row.slm, row.slm_spans) for row in rows]
@@ -53,7 +53,7 @@ def read_back(collator: Collator, rows: Sequence[Encoded], name: str) -> list[st
 
 
 def _decoded(prompts: PromptTokenizer, ids: list[int], spans: Spans | None) -> str:
-    """The text of a prompt's ids, without what only the frame has."""
+    """The decoded prompt, without tokens that belong only to the frame."""
     if spans is not None:
         ids = [token for token, special in zip(ids, spans.special, strict=True) if not special]
     return str(prompts.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -63,30 +63,30 @@ def _survives(collator: Collator, example: Example, name: str, decoded: str) -> 
     if name == RESPONSE:
         return decoded.strip() == example.target.strip()
     prompts = collator.slm_prompts if name == PROMPT else collator.llm_prompts
-    if prompts.frame:  # a token may hold the last characters of the frame and the first ones of the prompt
+    if prompts.frame:  # a token may cover the end of the frame and the start of the prompt
         return example.prompt.strip() in decoded
     return decoded.strip() == (example.prompt + prompts.mark).strip()
 
 
 def difference(collator: Collator, example: Example, name: str) -> str:
-    """Where a text and what is read back of it begin to differ, in words, as "'a {b' is read back as 'a b'"."""
+    """The first difference of a text and its decoding, as "'a {b' is read back as 'a b'"."""
     (decoded,) = read_back(collator, collator.tokenized([example]), name) or [""]
     text, decoded = (example.target if name == RESPONSE else example.prompt).strip(), decoded.strip()
     pairs = enumerate(zip(text, decoded, strict=False))
-    place = next((i for i, (a, b) in pairs if a != b), min(len(text), len(decoded)))
-    return f"{_excerpt(text, place)} is read back as {_excerpt(decoded, place)}"
+    first = next((i for i, (a, b) in pairs if a != b), min(len(text), len(decoded)))
+    return f"{_excerpt(text, first)} is read back as {_excerpt(decoded, first)}"
 
 
-def _excerpt(text: str, place: int) -> str:
-    start, end = max(0, place - AROUND), min(len(text), place + AROUND)
+def _excerpt(text: str, center: int) -> str:
+    start, end = max(0, center - AROUND), min(len(text), center + AROUND)
     return f"{'...' * (start > 0)}{text[start:end]!r}{'...' * (end < len(text))}"
 
 
 def counts(rows: Sequence[Encoded]) -> dict[str, int]:
-    """How many rows lost which text."""
+    """Number of rows that lost each text."""
     return {name: sum(bool(row.lost & bit) for row in rows) for name, bit in TEXTS.items()}
 
 
 def first_lost(rows: Sequence[Encoded], name: str) -> int | None:
-    """The number of the first row that lost that text."""
+    """The index of the first row that lost the text."""
     return next((row.index for row in rows if row.lost & TEXTS[name]), None)

@@ -1,4 +1,4 @@
-"""Tokenizers: load one that exists, or train one from text. Always the fast kind: alignment needs its offsets."""
+"""Loading and training of tokenizers; only fast ones, since alignment needs character offsets."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm2slm.gguf_files.names import find, is_gguf
-from llm2slm.gguf_files.tokenizer import gguf_tokenizer
+from llm2slm.gguf_files.tokenizer import REMEDY, gguf_tokenizer
 from llm2slm.types import UserError, reason_of
 
 ONE_TOKEN = (str, AddedToken)
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-"""One printable character for each of the 256 bytes; in order, so that training is reproducible."""
-
+"""One printable character for each of the 256 bytes; sorted, so that training is reproducible."""
 
 FIRST_ADDED = "llm2slm_first_added"
-"""In tokenizer_config.json: the id of the first token that was added to a published tokenizer (`keeping`)."""
+"""Key of tokenizer_config.json: id of the first token added to a pretrained tokenizer (`keeping`)."""
 
 CUT = "llm2slm_vocab"
-"""In tokenizer_config.json of a tokenizer whose vocabulary was cut (`cutting`): a `Cut` as plain values."""
+"""Key of tokenizer_config.json: the `Cut` of a cut vocabulary (`cutting`), as plain values."""
 
 FILES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
     "tekken.json",
 )  # fmt: skip
-"""Those that hold the vocabularies of transformers' tokenizers, in part or whole."""
+"""Vocabulary files of transformers' tokenizers."""
 
 
 def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") -> PreTrainedTokenizerFast:
     """The tokenizer of a Hub id, a local folder or a GGUF file.
 
     Raises:
-        UserError: nothing there, no file with a vocabulary, or it has no fast implementation.
+        UserError: no tokenizer is found, it has no vocabulary file, or no fast implementation.
     """
     if is_gguf(name):
         return gguf_tokenizer(find(name, revision))
@@ -54,7 +53,7 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
         check = "check the name or path" if revision is None else f"check the name, and the revision {revision}"
         raise UserError(f"tokenizer {name}: {where} gave no tokenizer ({reason_of(error)}); {check}") from None
     if len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()) <= 1:  # at most the space
-        # transformers builds such a one, without a warning, where it finds no vocabulary
+        # transformers silently builds an empty tokenizer if it finds no vocabulary
         raise UserError(_no_vocabulary(name, subfolder, sorted(tokenizer.vocab_files_names.values())))
     if not tokenizer.is_fast:
         raise UserError(
@@ -66,23 +65,20 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
 
 
 def first_added(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The id of the first token that was added to a tokenizer here, from which on its model has no embeddings yet.
-
-    None where none was added.
-    """
+    """The id of the first token added by this package, from which on the model has no embeddings; None if none was."""
     found: int | None = tokenizer.init_kwargs.get(FIRST_ADDED)
     return found
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Which entries of a vocabulary are kept.
+    """The kept entries of a vocabulary.
 
     Attributes:
-        of: entries of the whole vocabulary.
-        ids: by new id the id in the whole vocabulary, ascending. Tokens that were added here follow, and have none.
-        rows: by new id the row in the embeddings of the model that was cut last; other than `ids` where that model's
-            vocabulary was a cut one already, or has tokens that were added here.
+        of: number of entries of the whole vocabulary.
+        ids: new id -> id in the whole vocabulary, ascending. Tokens added by this package follow without an id.
+        rows: new id -> embedding row of the model before its last cut; differs from `ids` if that model had a cut
+            vocabulary or tokens added by this package.
     """
 
     of: int
@@ -91,32 +87,31 @@ class Cut:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the config of a model with this vocabulary holds: entries kept, of how many, and a hash of their ids."""
+        """The record in a model's config: number of kept and of all entries, and a hash of the kept ids."""
         digits = hashlib.sha256(json.dumps([self.ids, len(self.rows)]).encode()).hexdigest()[:12]
         return {"kept": len(self.rows), "of": self.of, "sha256": digits}
 
 
 def cut_of(tokenizer: Any) -> Cut | None:
-    """Which entries a tokenizer keeps of the vocabulary that it was cut from; None where it was not cut."""
+    """The cut of a tokenizer's vocabulary; None if it was not cut."""
     found = tokenizer.init_kwargs.get(CUT)
     return None if found is None else Cut(found["of"], found["ids"], found.get("rows", found["ids"]))
 
 
 def original_ids(tokenizer: Any) -> list[int]:
-    """By id of a tokenizer the id in the vocabulary that it was cut from: its own where it was not cut; shorter than
-    the vocabulary where tokens were added to a cut one."""
+    """Id -> id in the whole vocabulary, the identity without a cut; without the tokens added after a cut."""
     cut = cut_of(tokenizer)
     return list(range(len(tokenizer))) if cut is None else cut.ids
 
 
 def rebuilt(tokenizer: PreTrainedTokenizerFast, rules: Mapping[str, Any], **more: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer of other rules with the settings, special tokens and chat template of this one.
+    """A tokenizer with new rules and the settings, special tokens and chat template of a given one.
 
-    It is of no model's own class: those build their own rules when they are loaded.
+    Its class is the generic one, since model-specific tokenizer classes replace the rules when they are loaded.
 
     Args:
-        rules: the content of a tokenizer.json.
-        more: other arguments.
+        rules: content of a tokenizer.json.
+        more: further arguments of the tokenizer's constructor.
     """
     named = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, ONE_TOKEN)}
     settings = {
@@ -137,7 +132,7 @@ def rebuilt(tokenizer: PreTrainedTokenizerFast, rules: Mapping[str, Any], **more
 
 
 def steps(rules: Any) -> list[dict[str, Any]]:
-    """The steps of a normalizer, pre-tokenizer, post-processor or decoder, those within sequences included."""
+    """The flattened steps of a normalizer, pre-tokenizer, post-processor or decoder."""
     if rules is None:
         return []
     names = ("normalizers", "pretokenizers", "processors", "decoders")
@@ -149,8 +144,7 @@ def _no_vocabulary(name: str, subfolder: str, files: Iterable[str]) -> str:
     where = "the folder" if Path(name).is_dir() else "the repository"
     where += f" {subfolder} in it" if subfolder else ""
     return (
-        f"tokenizer {name}: {where} has no vocabulary (a file as {', '.join(files)}); add the missing file, or name "
-        "the folder or Hub id of its tokenizer by model.slm.tokenizer= (model.llm.tokenizer= for the LLM)"
+        f"tokenizer {name}: {where} has no vocabulary (a file as {', '.join(files)}); add the missing file, or {REMEDY}"
     )
 
 
@@ -159,18 +153,17 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Trains a lossless tokenizer: `decode(encode(text)) == text` for any Unicode text.
 
-    Text is read as UTF-8 bytes, cut as GPT-2 does (Radford et al. 2019), digits one by one; pad has id 0, eos id 1, and
-    eos ends every text, as for T5. The words "<pad>" and "</s>" within a text are ordinary text.
+    UTF-8 bytes, pre-tokenized as by GPT-2 (Radford et al. 2019) with single digits; pad has id 0, eos id 1, and eos is
+    appended to every text, as by T5. A literal "<pad>" or "</s>" in a text is ordinary text.
 
     Args:
-        texts: what to learn the pieces from.
-        vocab_size: entries in all, the 256 bytes and the special tokens included.
-        kind: bpe (Sennrich et al. 2016), the same each time; or unigram (Kudo 2018), whose trainer is not so to the
-            last bit.
-        progress: show the trainer's own progress bars.
+        texts: training texts.
+        vocab_size: number of entries, with the 256 bytes and the special tokens.
+        kind: bpe (Sennrich et al. 2016), deterministic; or unigram (Kudo 2018), whose trainer is not bit-reproducible.
+        progress: show the trainer's progress bars.
 
     Raises:
-        UserError: unknown kind, or a vocabulary too small for the 256 bytes.
+        UserError: the kind is unknown, or the vocabulary too small for the 256 bytes.
     """
     if kind not in ("bpe", "unigram"):
         raise UserError(f"tokenizer kind {kind!r} is unknown; use bpe or unigram")
@@ -203,5 +196,5 @@ def train_tokenizer(
         eos_token=EOS,
         **({"unk_token": UNK} if UNK in special else {}),
         clean_up_tokenization_spaces=False,
-        split_special_tokens=True,  # a text cannot smuggle in an end of sequence
+        split_special_tokens=True,  # a literal </s> in a text is no end of sequence
     )

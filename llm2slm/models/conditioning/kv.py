@@ -31,7 +31,7 @@ from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape
 from llm2slm.models.loading.cut_config import RECORD
-from llm2slm.models.loading.partial_loading import reads_both_ways
+from llm2slm.models.loading.partial_loading import is_bidirectional
 from llm2slm.models.loading.pretrained import model_config
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
 from llm2slm.models.sequences import align, positions
@@ -178,7 +178,7 @@ class Mode(Conditioning):
             UserError: the LLM is not decoder-only, or `model.kv_blocks` does not fit.
         """
         llm = model_config(cfg.llm, llm_tokenizer)
-        if reads_both_ways(llm):
+        if is_bidirectional(llm):
             raise UserError(
                 f"model.conditioning=kv takes keys and values of a decoder-only LLM; a {llm.model_type} is none: use "
                 "memory with the LLM's encoder, or another conditioning"

@@ -1,1 +1,1 @@
-"""Pretrained models: found by name, loaded in part or whole, cut to fewer blocks, fitted to a tokenizer."""
+"""Loading of pretrained models: resolving names, partial loading, layer cuts, vocabulary changes, GGUF weights."""

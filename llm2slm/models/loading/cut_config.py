@@ -1,8 +1,8 @@
-"""Which blocks of a pretrained model `model.slm.layers` keeps, and the transformers config of the model cut so.
+"""Block selection of `model.slm.layers`, and the transformers config of the resulting cut model.
 
-A config holds its depth under other names in each family, values per block (as `layer_types`), numbers of blocks (as
-`mlp_only_layers`) and counts of first blocks (as `first_k_dense_replace`). All of them are cut along. What else a model
-derives from a block's number is compared by `cutting`, which refuses a cut that would compute something else.
+Model families name their depth differently, and hold per-block values (`layer_types`), block indices
+(`mlp_only_layers`) and counts of leading blocks (`first_k_dense_replace`). `cut_config` adapts all of them. `cutting`
+compares the remaining values that a model derives from a block's index, and refuses a cut that changes a block.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from llm2slm.types import UserError
 
 KEY = "model.slm.layers"
 RECORD = "llm2slm_cut"
-"""Attribute of a cut model's config: {"blocks": 1-based numbers in the original model, "depth": of that}, or one such
-record for each side of an encoder-decoder."""
+"""Config attribute of a cut model: {"blocks": 1-based numbers in the original model, "depth": depth of the original
+model}; for an encoder-decoder one record per side."""
 ENCODER, DECODER = "encoder", "decoder"
 DEPTHS = {ENCODER: ("encoder_layers", "num_encoder_layers"), DECODER: ("decoder_layers", "num_decoder_layers")}
-"""Under which names an encoder-decoder with one config holds its depths, beside `num_hidden_layers` (the encoder's)."""
-WHOLE = re.compile(r"token_ids?$|tokens$|multipliers$|limit$|shape$|dims?$|^lang|^architectures$|^bandwidths$|^mtp_")
-"""Lists of a config that are not one value per block, even where they are as long as the model is deep by chance."""
-NUMBERS = re.compile(r"_only_layers$|_idxs$|_indices$|_layer_ids$|^moe_layers$|^cross_attention_layers$")
-"""Lists of 0-based numbers of blocks."""
-FIRST = re.compile(r"^first_k_dense_replace$|^num_dense_layers$|^max_window_layers$|^moe_layer_start_index$")
-"""Counts of the first blocks, which differ from the others. (`max_window_layers` is not used once there are
-`layer_types`, as in every config of transformers 5; other programs read it.)"""
-LAST = re.compile(r"^moe_layer_end_index$")
-"""0-based numbers of the last block of some kind; negative: the last of all."""
-REFUSED = ("num_kv_shared_layers", "per_layer_config", "n_layers_per_attn_res_block")
-"""What ties blocks together, or is applied in a way that cannot be compared: no cut where it is set."""
+"""Depth keys of an encoder-decoder with a flat config, in addition to `num_hidden_layers` (the encoder's)."""
+NOT_PER_BLOCK = re.compile(
+    r"token_ids?$|tokens$|multipliers$|limit$|shape$|dims?$|^lang|^architectures$|^bandwidths$|^mtp_"
+)
+"""Config lists that do not hold one value per block, even if their length happens to equal the depth."""
+BLOCK_INDICES = re.compile(r"_only_layers$|_idxs$|_indices$|_layer_ids$|^moe_layers$|^cross_attention_layers$")
+"""Lists of 0-based block indices."""
+LEADING_COUNTS = re.compile(r"^first_k_dense_replace$|^num_dense_layers$|^max_window_layers$|^moe_layer_start_index$")
+"""Counts of leading blocks that differ from the others. (transformers 5 ignores `max_window_layers` where a config has
+`layer_types`; other programs read it.)"""
+LAST_INDEX = re.compile(r"^moe_layer_end_index$")
+"""0-based index of the last block of one kind; negative: the last block."""
+UNSUPPORTED = ("num_kv_shared_layers", "per_layer_config", "n_layers_per_attn_res_block")
+"""Settings that couple blocks, or whose effect `cutting` cannot compare: a config with one of them is not cut."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Side:
     """A stack of blocks as a config describes it.
 
     Attributes:
-        name: encoder, decoder, or "" of a decoder-only model.
-        path: names of the sub-configs that lead to the depth; () where it is in the config itself.
-        keys: names of the depth there; all of them are set.
+        name: encoder, decoder, or "" for a decoder-only model.
+        path: names of the nested sub-configs that contain the depth; () for the config itself.
+        keys: depth keys of that config; a cut sets all of them.
         depth: number of blocks.
     """
 
@@ -54,10 +56,10 @@ class Side:
 
 
 def sides(config: PreTrainedConfig) -> list[Side]:
-    """The stacks of a model that generates: one, or encoder and decoder.
+    """The block stacks of a generating model: one, or encoder and decoder.
 
     Raises:
-        UserError: the config does not hold the depth under a name that is known.
+        UserError: the config has no known depth key.
     """
     if not config.is_encoder_decoder:
         return [_whole(config, "", ())]
@@ -70,13 +72,13 @@ def sides(config: PreTrainedConfig) -> list[Side]:
         if not keys and name == ENCODER:
             keys = (config.attribute_map.get("num_hidden_layers", "num_layers"),)
         if not keys or not isinstance(getattr(config, keys[0], None), int):
-            raise UserError(f"{KEY}: a {config.model_type} cannot be cut: its config does not tell the {name}'s depth")
+            raise UserError(f"{KEY}: a {config.model_type} cannot be cut: its config has no depth of the {name}")
         found.append(Side(name, (), keys, int(getattr(config, keys[0]))))
     return found
 
 
 def _whole(config: PreTrainedConfig, name: str, path: tuple[str, ...]) -> Side:
-    """The stack of a config that has one, which may stand in a sub-config."""
+    """The stack of a config with a single stack, possibly described in a sub-config."""
     text = config.get_text_config()
     inner = () if text is config else tuple(key for key, value in vars(config).items() if value is text)[:1]
     key = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
@@ -87,18 +89,18 @@ def _whole(config: PreTrainedConfig, name: str, path: tuple[str, ...]) -> Side:
 
 
 def depth_keys(config: PreTrainedConfig) -> set[str]:
-    """Names under which a user may change the depth of a named model."""
+    """Config keys that set the depth of a named model."""
     return {"num_hidden_layers", *(key for side in sides(config) for key in side.keys)}
 
 
 def chosen_blocks(layers: Any, config: PreTrainedConfig) -> dict[str, list[int]]:
-    """1-based numbers of the blocks that are kept, in ascending order, by name of the side.
+    """Name of each side -> ascending 1-based numbers of its kept blocks.
 
     Args:
         layers: `model.slm.layers`, not None.
 
     Raises:
-        UserError: a value that names no blocks of this model.
+        UserError: the value selects no blocks of this model.
     """
     stacks = sides(config)
     if not isinstance(layers, Mapping):
@@ -121,7 +123,7 @@ def chosen_blocks(layers: Any, config: PreTrainedConfig) -> dict[str, list[int]]
 
 
 def _chosen(value: Any, side: Side, key: str) -> list[int]:
-    """The blocks of one side that a number, a fraction or a list names."""
+    """Kept blocks of one side, from a number, a fraction or a list."""
     depth, of = side.depth, f"the {side.name} has" if side.name else "the SLM has"
     if isinstance(value, list | tuple):
         return _listed(list(value), depth, key, of)
@@ -137,8 +139,8 @@ def _chosen(value: Any, side: Side, key: str) -> list[int]:
 
 
 def _even(count: int, depth: int) -> list[int]:
-    """So many numbers of 1 to depth, evenly spaced from the first to the last, halves rounded up. Of one block, the
-    first: no other has learnt to read embeddings (so chose Shleifer and Rush 2020, too)."""
+    """`count` numbers from 1 to depth, evenly spaced and including both ends, halves rounded up. A single block is the
+    first one, the only block trained on embeddings as input (as in Shleifer and Rush 2020)."""
     if count == 1:
         return [1]
     return [1 + (2 * i * (depth - 1) + count - 1) // (2 * (count - 1)) for i in range(count)]
@@ -157,13 +159,13 @@ def _listed(numbers: list[Any], depth: int, key: str, of: str) -> list[int]:
 
 
 def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) -> PreTrainedConfig:
-    """The config of the model that has only these blocks; it records them under `llm2slm_cut`.
+    """The config of the model with only the given blocks, recorded under `llm2slm_cut`.
 
     Args:
-        blocks: as `chosen_blocks` returns them.
+        blocks: result of `chosen_blocks`.
 
     Raises:
-        UserError: a setting of the config that cannot be cut; transformers refuses the cut config.
+        UserError: the config has an unsupported setting, or transformers rejects the cut config.
     """
     values = config.to_dict()
     stacks = sides(config)
@@ -171,49 +173,54 @@ def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) ->
         kept, inner = [number - 1 for number in blocks[side.name]], values
         for name in side.path:
             inner = inner[name]
-        for key in REFUSED:
+        for key in UNSUPPORTED:
             if inner.get(key):
                 raise UserError(f"{KEY}: a {config.model_type} with {key}={inner[key]} cannot be cut")
         _check_attention(inner.get("layer_types"), kept, config)
         for key, value in inner.items():
-            # a flat config of an encoder-decoder: what is not named after the decoder is the encoder's (LED's windows)
+            # flat encoder-decoder config: keys without the decoder prefix describe the encoder (LED's windows)
             if side.path or not side.name or key.startswith(DECODER) == (side.name == DECODER):
                 inner[key] = _cut_value(key, value, kept, side.depth)
-        if isinstance(inner.get("attention_types"), list | tuple):  # GPT-Neo's attention_layers, written shorter
+        if isinstance(inner.get("attention_types"), list | tuple):  # GPT-Neo: compact form of attention_layers
             inner["attention_types"] = [[[kind], 1] for kind in inner["attention_layers"]]
         inner |= dict.fromkeys(side.keys, len(kept))
     try:
         cut = type(config).from_dict(values)
-    except (TypeError, ValueError, KeyError, IndexError) as error:  # what else must be as long as the model is deep
-        reason = str(error).replace("\n", " ")
-        raise UserError(f"{KEY}: a {config.model_type} cannot be cut so: {reason}") from error
+    except (TypeError, ValueError, KeyError, IndexError) as error:  # another value must match the depth
+        raise rejected(config, error) from error
     setattr(cut, RECORD, _record(config, stacks, blocks))
     return cut
 
 
+def rejected(config: PreTrainedConfig, error: Exception) -> UserError:
+    """The error for a cut that transformers rejects."""
+    reason = str(error).replace("\n", " ")
+    return UserError(f"{KEY}: a {config.model_type} cannot be cut so: {reason}")
+
+
 def _check_attention(kinds: Any, kept: Sequence[int], config: PreTrainedConfig) -> None:
-    """Refuses a cut of a model with linear attention (or other recurrent blocks) that leaves no block whose cache
-    counts positions: transformers fails when it generates."""
+    """Refuses a cut of a model with linear attention (or other recurrent blocks) that keeps no full-attention block:
+    transformers needs the position count of such a block's cache to generate."""
     if not isinstance(kinds, list | tuple):
         return
     counting = [i for i, kind in enumerate(kinds) if "attention" in str(kind) and "linear" not in str(kind)]
     if counting and not set(counting) & set(kept):
         raise UserError(
-            f"{KEY}: no kept block of this {config.model_type} has full attention, and it could not generate; keep one "
-            f"of {', '.join(str(i + 1) for i in counting)}"
+            f"{KEY}: no kept block of this {config.model_type} has full attention, so the cut model cannot generate; "
+            f"keep one of {', '.join(str(i + 1) for i in counting)}"
         )
 
 
 def _cut_value(key: str, value: Any, kept: Sequence[int], depth: int) -> Any:
-    """A value of a config as it is after a cut to `kept`, 0-based."""
+    """A config value after a cut to the blocks `kept` (0-based)."""
     number = isinstance(value, int) and not isinstance(value, bool)
-    if number and FIRST.search(key):
+    if number and LEADING_COUNTS.search(key):
         return sum(i < value for i in kept)
-    if number and LAST.search(key) and value >= 0:
+    if number and LAST_INDEX.search(key) and value >= 0:
         return sum(i <= value for i in kept) - 1
-    if not isinstance(value, list | tuple) or WHOLE.search(key):
+    if not isinstance(value, list | tuple) or NOT_PER_BLOCK.search(key):
         return value
-    if NUMBERS.search(key):
+    if BLOCK_INDICES.search(key):
         return [kept.index(i) for i in value if i in kept]
     return [value[i] for i in kept] if len(value) == depth else value
 
@@ -221,7 +228,7 @@ def _cut_value(key: str, value: Any, kept: Sequence[int], depth: int) -> Any:
 def _record(
     config: PreTrainedConfig, stacks: Sequence[Side], blocks: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[str, Any]] | dict[str, Any]:
-    """What was kept of the original model, through earlier cuts."""
+    """The kept blocks in the numbering of the original model, earlier cuts included."""
     before = getattr(config, RECORD, None) or {}
     records: dict[str, dict[str, Any]] = {}
     for side in stacks:

@@ -1,11 +1,11 @@
-"""A shallow SLM cut from a pretrained one (shrink and fine-tune, Shleifer and Rush 2020): some of its blocks, all else.
+"""Layer cut of a pretrained SLM to some of its blocks (shrink and fine-tune, Shleifer and Rush 2020).
 
-Only the tensors of the cut model are read: transformers' own `from_pretrained` fills a model of the whole depth with
-empty modules in place of the blocks that are not kept (so all names are those of the files). Its tensors are then put
-into a model built from the cut config, where each block's number, and what follows from it, is right by construction.
+Only the tensors of the cut model are read: `from_pretrained` fills a model of the full depth in which empty modules
+replace the dropped blocks, so that tensor names match the files. The tensors then move into a model built from the cut
+config, in which every block has its new index by construction.
 
-The plan of a cut names, for each tensor of the cut model, the one of the whole model. It is made from models without
-weights, and compares them module by module: a cut after which a block would compute something else is refused.
+A `Plan` maps each tensor of the cut model to its tensor in the whole model. `plan_cut` builds both models on the meta
+device and compares them module by module: a cut that changes the computation of a block is refused.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from llm2slm.models.loading.cut_config import DECODER, ENCODER, KEY, cut_config, sides
+from llm2slm.models.loading.cut_config import DECODER, ENCODER, KEY, cut_config, rejected, sides
 from llm2slm.models.loading.partial_loading import blocks_of
 from llm2slm.types import UserError
 
 POSITION = frozenset({"layer_idx", "layer_id", "layer_index", "layer_number", "block_idx"})
-"""Attributes of modules that hold the block's number: a key of the cache, which the cut model counts anew."""
+"""Module attributes that hold the block's index (the key of its cache entry); they differ in the cut model."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model is cut.
+    """A layer cut.
 
     Attributes:
-        kind: its class.
-        config: of the cut model.
-        kept: path of each stack of blocks -> 0-based numbers of those that are kept.
-        source: name of each parameter and buffer of the cut model -> its name in the whole one.
+        kind: model class.
+        config: config of the cut model.
+        kept: module path of each block stack -> 0-based indices of its kept blocks.
+        source: name of each parameter and buffer of the cut model -> its name in the whole model.
     """
 
     kind: type[PreTrainedModel]
@@ -46,26 +46,25 @@ class Plan:
 
 
 def plan_cut(kind: type[PreTrainedModel], config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) -> Plan:
-    """The cut of a model to some of its blocks.
+    """Plans the cut of a model to some of its blocks.
 
     Args:
-        kind: transformers' class for the config, with a head.
-        blocks: as `chosen_blocks` returns them.
+        kind: transformers' class for the config, with a language-modelling head.
+        blocks: result of `chosen_blocks`.
 
     Raises:
-        UserError: the model cannot be cut, or would compute something else.
+        UserError: the model cannot be cut, or the cut changes the computation of a block.
     """
     smaller = cut_config(config, blocks)
     try:
         with torch.device("meta"):
             whole, cut = (kind._from_config(deepcopy(each)) for each in (config, smaller))
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = str(error).replace("\n", " ")
-        raise UserError(f"{KEY}: a {config.model_type} cannot be cut so: {reason}") from error
+        raise rejected(config, error) from error
     before, after = stack_paths(whole, config), stack_paths(cut, smaller)
     kept = {before[name]: [number - 1 for number in blocks[name]] for name in before}
     if before != after:
-        raise UserError(f"{KEY}: the blocks of a {config.model_type} cannot be told apart")
+        raise UserError(f"{KEY}: the blocks of a {config.model_type} cannot be identified")
     plan = Plan(kind, smaller, kept, _sources(whole, cut, kept))
     for path, numbers in kept.items():
         for new, old in enumerate(numbers):
@@ -74,26 +73,26 @@ def plan_cut(kind: type[PreTrainedModel], config: PreTrainedConfig, blocks: Mapp
 
 
 def stack_paths(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, str]:
-    """Name of each side -> path of its blocks in the model.
+    """Name of each side -> module path of its block stack.
 
     Raises:
-        UserError: a side has no list of blocks as long as the config says.
+        UserError: a side has no module list of the configured depth.
     """
     found = {}
     for side in sides(config):
         body = {ENCODER: model.get_encoder, DECODER: model.get_decoder}[side.name]() if side.name else model
         stack = blocks_of(body, side.depth)
-        if stack is None and not side.name:  # the blocks of an image encoder may be as many
+        if stack is None and not side.name:  # an image encoder may have the same depth
             stack = blocks_of(model.get_decoder(), side.depth)
         path = None if stack is None else next(name for name, module in model.named_modules() if module is stack)
         if path is None:
-            raise UserError(f"{KEY}: the {side.name or 'model'}'s blocks of a {config.model_type} cannot be told apart")
+            raise UserError(f"{KEY}: the {side.name or 'model'}'s blocks of a {config.model_type} cannot be identified")
         found[side.name] = path
     return found
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, also buffers that no file has; a shared one under each of its names."""
+    """All parameters and buffers by name, non-persistent buffers included; a tied tensor under each of its names."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -101,7 +100,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _sources(whole: PreTrainedModel, cut: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """`Plan.source`. What only the first block has, and serves all (T5's relative positions), goes to the new first."""
+    """`Plan.source`. A tensor that only the first block has (T5's relative positions) moves to the new first block."""
     old, new, found = tensors(whole), tensors(cut), {}
     for name, tensor in new.items():
         source = name
@@ -123,12 +122,12 @@ def _sources(whole: PreTrainedModel, cut: PreTrainedModel, kept: Mapping[str, Se
 
 
 def _compare(whole: PreTrainedModel, cut: PreTrainedModel, plan: Plan, place: tuple[str, int, int]) -> None:
-    """Refuses a cut in which a block is another than it was: its modules, their classes, their plain attributes.
+    """Refuses a cut that changes a block's modules, their classes, tensors or plain attributes.
 
-    The modules that hold a tensor which only the first block has are compared with the first block's.
+    Modules whose tensors come from the first block are compared with those of the first block.
 
     Args:
-        place: path of the stack, the block's 0-based number in the whole model and in the cut one.
+        place: module path of the stack; 0-based index of the block in the whole model and in the cut model.
     """
     path, old, new = place
     block, first = whole.get_submodule(f"{path}.{old}"), whole.get_submodule(f"{path}.0")
@@ -144,7 +143,7 @@ def _compare(whole: PreTrainedModel, cut: PreTrainedModel, plan: Plan, place: tu
             then[name] = module
     what = None
     if then.keys() != now.keys():
-        what = f"{min(then.keys() ^ now.keys())}: is in one of them only"
+        what = f"{min(then.keys() ^ now.keys())}: exists in one of them only"
     for name in then.keys() & now.keys():
         before, after = _plain(then[name]), _plain(now[name])
         if type(then[name]) is not type(now[name]):
@@ -160,20 +159,20 @@ def _compare(whole: PreTrainedModel, cut: PreTrainedModel, plan: Plan, place: tu
             what = f"{name}: has other tensors"
     if what is not None:
         raise UserError(
-            f"{KEY}: block {old + 1} of a {whole.config.model_type} would not be the same as block {new + 1} of the "
-            f"cut model: {what}; keep other blocks"
+            f"{KEY}: block {old + 1} of a {whole.config.model_type} differs from block {new + 1} of the cut model: "
+            f"{what}; keep other blocks"
         )
 
 
 def _same(before: Any, after: Any, kept: Sequence[int]) -> bool:
-    """Whether a value is the same, or a list with a value per block, of the kept ones."""
+    """Whether two values are equal, or the second holds the kept blocks' entries of a per-block list."""
     if isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) > max(kept):
         return before == after or list(after) == [before[i] for i in kept]
     return bool(before == after)
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module that are plain values, but for its block's number."""
+    """The plain-valued public attributes of a module, except its block's index."""
     return {
         key: value
         for key, value in vars(module).items()
@@ -188,7 +187,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def partial_class(plan: Plan) -> type[PreTrainedModel]:
-    """The model's class, with empty modules in place of the blocks that are not kept: what `from_pretrained` fills."""
+    """A subclass of the model's class with empty modules in place of dropped blocks, for `from_pretrained`."""
     whole = plan.kind
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
@@ -203,14 +202,14 @@ def partial_class(plan: Plan) -> type[PreTrainedModel]:
 
     members = {
         "__init__": __init__,
-        "__module__": whole.__module__,  # where transformers looks for the kinds of attention that it has
-        "_keys_to_ignore_on_load_unexpected": [".*"],  # what is not kept is no surprise
+        "__module__": whole.__module__,  # where transformers looks up the supported attention implementations
+        "_keys_to_ignore_on_load_unexpected": [".*"],  # the dropped blocks
     }
     return type(whole.__name__, (whole,), members)
 
 
 def _only(block: nn.Module, prefix: str, needed: set[str]) -> nn.Module:
-    """A module with nothing but the needed tensors of a block, under their names."""
+    """A module with only the needed tensors of a block, under unchanged names."""
     left = nn.Module()
     for name in tensors(block):
         if prefix + name in needed:
@@ -227,13 +226,13 @@ def _only(block: nn.Module, prefix: str, needed: set[str]) -> nn.Module:
 
 
 def cut_model(partial: PreTrainedModel, plan: Plan) -> PreTrainedModel:
-    """The cut model, with the tensors (the same objects, not copies) of a filled model of `partial_class`.
+    """The cut model, which shares the tensors (no copies) of a loaded model of `partial_class`.
 
     Raises:
-        UserError: a buffer that is saved in no file follows from the block's number, and would be another.
+        UserError: a non-persistent buffer depends on the block's index.
     """
     own, config = tensors(partial), plan.config
-    with no_init_weights():  # memory of parameters that are replaced below is never touched
+    with no_init_weights():  # the parameters are replaced below
         cut = plan.kind._from_config(
             config, dtype=partial.config.dtype, attn_implementation=partial.config._attn_implementation
         )
@@ -245,8 +244,8 @@ def cut_model(partial: PreTrainedModel, plan: Plan) -> PreTrainedModel:
             continue
         if leaf in module._non_persistent_buffers_set and not torch.equal(getattr(module, leaf), tensor):
             raise UserError(
-                f"{KEY}: a {config.model_type} cannot be cut so: {source} follows from the number of its block, and "
-                "would be another in the cut model"
+                f"{KEY}: a {config.model_type} cannot be cut so: {source} depends on the index of its block, and would "
+                "differ in the cut model"
             )
         module._buffers[leaf] = tensor
     cut.config.name_or_path = cut.name_or_path = partial.name_or_path

@@ -1,8 +1,8 @@
-"""Models in GGUF files, loaded by transformers: config and weights; packed where that is possible.
+"""Loading of config and weights from GGUF files with transformers; weights stay quantized where possible.
 
-For most architectures transformers has only an older loader, which unpacks all weights; it is made to read the needed
-part of a file alone (`reading_part`). For a few it has a newer one, which reads a tensor when it is needed, and can
-leave weights packed in their blocks.
+For most architectures transformers has only its older loader, which dequantizes all weights; `reading_part` restricts
+it to the needed tensors. A few architectures have a newer, lazy loader that can keep weights in their quantized blocks
+("packed").
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from llm2slm.gguf_files.reader import reading_part
 from llm2slm.types import UserError, reason_of
 
 BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.")
-"""In a tensor's name, the number of its block."""
+"""Block index in a GGUF tensor's name."""
 
 
 def gguf_config(path: Path) -> PreTrainedConfig:
     """The transformers config of a GGUF file.
 
     Raises:
-        UserError: as `read_header`; transformers does not know the architecture.
+        UserError: as `read_header`; or transformers does not support the architecture.
     """
     return deepcopy(_config(path))
 
@@ -45,7 +45,7 @@ def _config(path: Path) -> PreTrainedConfig:
     try:
         with reading_part(lambda name: False):  # noqa: ARG005
             config: PreTrainedConfig = AutoConfig.from_pretrained(neutral_folder(), gguf_file=str(path))
-    except Exception as error:  # KeyError, ValueError, NotImplementedError, ...: by what the architecture lacks
+    except Exception as error:  # KeyError, ValueError, NotImplementedError, ..., depending on the architecture
         raise UserError(_unsupported(header, error)) from error
     config.name_or_path = str(path)
     return config
@@ -61,11 +61,12 @@ def _unsupported(header: Header, error: Exception) -> str:
 def gguf_weights(
     auto: Any, path: Path, config: PreTrainedConfig, *, packed: bool, **more: Any
 ) -> tuple[PreTrainedModel, Any]:
-    """A model of a class, its weights from a GGUF file, and transformers' report of what was missing.
+    """A model with weights from a GGUF file, and transformers' loading report.
 
     Args:
-        auto: one of transformers' Auto classes, or a model class. config: of the model, or a changed one.
-        packed: the weights stay as they are, so they may stay in their blocks.
+        auto: one of transformers' Auto classes, or a model class.
+        config: the file's config, possibly changed.
+        packed: the weights are not trained, and may stay quantized.
         more: arguments of `from_pretrained`.
 
     Raises:
@@ -89,13 +90,13 @@ def gguf_weights(
         raise UserError(_unsupported(header, error)) from error
     model.config.name_or_path = str(path)
     if packed and header.packed and reason:
-        _tell_unpacked(header, model, reason)
+        _report_unpacked(header, model, reason)
     return model, report
 
 
 def named_with_head(path: Path) -> bool:
-    """Whether transformers finds the quantized weights of a file only in a model with a language-modelling head: its
-    newer loader knows them by their names there.
+    """Whether transformers loads the file's quantized weights only into a model with a language-modelling head, whose
+    tensor names its newer loader uses.
 
     Raises:
         UserError: as `read_header`.
@@ -108,7 +109,7 @@ def named_with_head(path: Path) -> bool:
 
 
 def _setting(*, dequantize: bool) -> Any:
-    """transformers' setting of how the blocks are loaded; None in a version that always unpacks them."""
+    """transformers' GGUF quantization config; None in a version that always dequantizes."""
     try:
         from transformers.utils.quantization_config import GgufConfig
     except ImportError:
@@ -117,7 +118,7 @@ def _setting(*, dequantize: bool) -> Any:
 
 
 def _unpacked_because(header: Header) -> str:
-    """Why weights cannot stay in their blocks; "": they can."""
+    """The reason why weights cannot stay packed; "" if they can."""
     try:
         from transformers.integrations.gguf.kernels import get_gguf_kernel
         from transformers.integrations.gguf.utils import is_gguf_arch_supported
@@ -132,8 +133,8 @@ def _unpacked_because(header: Header) -> str:
     return ""
 
 
-def _tell_unpacked(header: Header, model: PreTrainedModel, reason: str) -> None:
-    """Prints that weights were unpacked, and what that costs."""
+def _report_unpacked(header: Header, model: PreTrainedModel, reason: str) -> None:
+    """Prints that weights were dequantized, and their memory."""
     from gguf import GGMLQuantizationType
 
     sizes: dict[int, int] = {}
@@ -144,22 +145,24 @@ def _tell_unpacked(header: Header, model: PreTrainedModel, reason: str) -> None:
     dtype = str(model.dtype).removeprefix("torch.")
     print(
         f"llm2slm: {header.path.name}: its {kind} weights were unpacked to {dtype}, because {reason}: "
-        f"{held / 1e6:,.0f} MB in memory for what is read of a file of {header.path.stat().st_size / 1e6:,.0f} MB"
+        f"{held / 1e6:,.0f} MB in memory for the part read from a file of {header.path.stat().st_size / 1e6:,.0f} MB"
         + ("; model.llm.dtype=bfloat16 halves that" if dtype == "float32" else ""),
         file=sys.stderr,
     )
 
 
 def _unread(config: PreTrainedConfig, read: int | None, name: str) -> bool:
-    """Whether a tensor of the file is in no part of the model that is built, as far as its name shows that.
+    """Whether a tensor's name shows that it belongs to no part of the model.
 
     Args:
-        config: of the model. read: how many blocks are built of one that only reads; None: it is a whole model.
+        config: config of the model.
+        read: number of blocks of a partial encoder; None for a whole model.
+        name: GGUF name of the tensor.
     """
     if read is not None and name.startswith(("output.", "dec.")):
         return True
     number, depth = BLOCK.search(name), getattr(config, "num_hidden_layers", None) if read is None else read
-    both_sides = read is None and bool(config.is_encoder_decoder)  # of unequal depth
+    both_sides = read is None and bool(config.is_encoder_decoder)  # the depths may differ
     return number is not None and depth is not None and not both_sides and int(number.group(1)) >= depth
 
 
@@ -168,10 +171,13 @@ def _unread(config: PreTrainedConfig, read: int | None, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Packed:
-    """A weight of one of transformers' packed layers, in the blocks of its file.
+    """A quantized weight of one of transformers' packed layers.
 
     Attributes:
-        kind: its ggml type. shape, dtype: of the weight itself. order: of its columns, where it is not the file's.
+        blocks: quantized blocks, as in the file.
+        kind: ggml type.
+        shape, dtype: of the dequantized weight.
+        order: column permutation, if the layer's columns are not in the file's order.
     """
 
     blocks: Tensor
@@ -181,7 +187,7 @@ class Packed:
     order: Tensor | None = None
 
     def unpacked(self) -> Tensor:
-        """The weight, as it is where the file is unpacked while it is loaded."""
+        """The dequantized weight, equal to the one that transformers' dequantizing load gives."""
         from transformers.integrations.gguf.dequant import dequantize
 
         plain: Tensor = dequantize(self.blocks.detach().cpu(), self.kind, self.dtype).reshape(self.shape)
@@ -189,7 +195,7 @@ class Packed:
 
 
 def packed_weights(model: nn.Module) -> dict[int, Packed]:
-    """The packed weights of a model, by the identity of the parameter."""
+    """`id` of each packed parameter of a model -> its weight."""
     dtype, found = getattr(model, "dtype", torch.float32), {}
     layer: Any
     for layer in model.modules():
@@ -209,14 +215,14 @@ def packed_weights(model: nn.Module) -> dict[int, Packed]:
 
 
 def plain_tensors(model: nn.Module) -> list[tuple[str, Tensor | Packed]]:
-    """A model's state dict, with packed weights as `Packed`."""
+    """A model's state dict as pairs, with packed weights as `Packed`."""
     packed = packed_weights(model)
     named = {name: packed.get(id(weight)) for name, weight in model.named_parameters(remove_duplicate=False)}
     return [(name, named.get(name) or tensor) for name, tensor in model.state_dict().items()]
 
 
 def weights_in(model: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
-    """Every parameter, and of how many weights it is, packed or not."""
+    """Each parameter with its number of weights, counted after dequantization."""
     packed = packed_weights(model)
     for parameter in model.parameters():
         found = packed.get(id(parameter))

@@ -1,8 +1,8 @@
-"""Only what is read of an LLM is built: no decoder beside an encoder, no block above the layers that are read.
+"""Partial loading of an LLM as an encoder: without decoder, and without the blocks above the layers that are read.
 
-`encoder_class` makes, of the class that transformers has for a config, one that leaves the rest out while it is built.
-`from_pretrained` then builds on no memory, and reads from safetensors only the tensors that are left: what is not read
-costs neither memory nor time. What a model consists of is found by its interface and its modules, not by its name.
+`encoder_class` subclasses transformers' class for a config and drops the unused modules on construction.
+`from_pretrained` constructs on the meta device and reads only the remaining tensors from safetensors, so the dropped
+modules cost neither memory nor time. Modules are found by interface and structure, not by model name.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ Layer = int | float | list[int | float] | None
 
 
 def body_of(llm: PreTrainedModel) -> PreTrainedModel:
-    """The part that reads: the encoder of an encoder-decoder, else the model itself."""
+    """The encoding part: the encoder of an encoder-decoder, else the model itself."""
     return llm.get_encoder() if llm.config.is_encoder_decoder else llm
 
 
-def reads_both_ways(config: PreTrainedConfig) -> bool:
-    """Whether each token's representation has seen the whole text: an encoder, on its own or before a decoder."""
+def is_bidirectional(config: PreTrainedConfig) -> bool:
+    """Whether attention is bidirectional: an encoder-only model, or the encoder of an encoder-decoder."""
     return bool(config.is_encoder_decoder) or (
         type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     )
 
 
 def depth_of(body: PreTrainedModel) -> int:
-    """Number of blocks that the body's config tells of (whether or not some were left out)."""
+    """Number of blocks in the body's config (dropped ones included)."""
     return int(body.config.get_text_config().num_hidden_layers)
 
 
-def chosen_layers(layer: Layer, depth: int, both_ways: bool) -> list[int]:
-    """Absolute numbers, 0 (the embeddings) to depth, of the layers that `model.llm.layer` names.
+def chosen_layers(layer: Layer, depth: int, bidirectional: bool) -> list[int]:
+    """Absolute numbers, 0 (the embeddings) to depth, of the layers selected by `model.llm.layer`.
 
     Args:
-        layer: a number, negative from the end (-1 the last); a fraction of the depth, as 0.5; several of them; None:
-            the last layer of an encoder, the middle one of a decoder-only model, whose last layers serve the
-            prediction of the next token (Bergner et al. 2024).
+        layer: a number, negative from the end (-1 the last); a fraction of the depth, as 0.5; a list of them; None:
+            the last layer of an encoder, the middle one of a decoder-only model, whose last layers are specialized
+            in next-token prediction (Bergner et al. 2024).
 
     Raises:
-        UserError: no such layer, or one twice.
+        UserError: a layer does not exist, or is selected twice.
     """
     if layer is None:
-        return [depth if both_ways else depth // 2]
+        return [depth if bidirectional else depth // 2]
     several = list(layer) if isinstance(layer, list | tuple) else [layer]
     chosen: list[int] = []
     for one in several:
@@ -68,10 +68,10 @@ def chosen_layers(layer: Layer, depth: int, both_ways: bool) -> list[int]:
 
 
 def blocks_of(body: PreTrainedModel, depth: int | None = None) -> nn.ModuleList | None:
-    """The stack of blocks, where one is plain to see: the outermost list of modules as long as the model is deep.
+    """The stack of blocks: the only outermost module list of the model's depth; None if there is not exactly one.
 
     Args:
-        depth: None: as the body's config says. (An encoder-decoder's config may say the encoder's to both halves.)
+        depth: number of blocks; None: from the body's config (which may give the encoder's depth for both halves).
     """
     depth = depth_of(body) if depth is None else depth
     stacks = [m for m in body.modules() if isinstance(m, nn.ModuleList) and getattr(m, "full_length", len(m)) == depth]
@@ -80,18 +80,18 @@ def blocks_of(body: PreTrainedModel, depth: int | None = None) -> nn.ModuleList 
     return outer[0] if len(outer) == 1 else None
 
 
-def leave_out(llm: PreTrainedModel, layer: Layer) -> list[int]:
-    """Takes out of a model, in place, what a reader of `layer` does not use. Done twice, it does nothing more.
+def remove_unread(llm: PreTrainedModel, layer: Layer) -> list[int]:
+    """Removes the modules that an encoder of `layer` does not use, in place; idempotent.
 
     Returns:
         The numbers of the layers that are read.
 
     Raises:
-        UserError: no such layer, or one below the last of a model whose blocks cannot be told apart.
+        UserError: a layer does not exist, or is not the last one and the model's blocks cannot be identified.
     """
     body = body_of(llm)
     depth = depth_of(body)
-    chosen = chosen_layers(layer, depth, reads_both_ways(llm.config))
+    chosen = chosen_layers(layer, depth, is_bidirectional(llm.config))
     for name in [name for name, _ in llm.named_children() if name in ("decoder", "pooler")]:
         if getattr(llm, name) is not body and (name == "pooler" or llm.config.is_encoder_decoder):
             setattr(llm, name, None)
@@ -100,16 +100,16 @@ def leave_out(llm: PreTrainedModel, layer: Layer) -> list[int]:
         blocks = blocks_of(body)
         if blocks is None:
             raise UserError(
-                f"model.llm.layer={layer}: the blocks of a {llm.config.model_type} cannot be told apart; only its last "
+                f"model.llm.layer={layer}: the blocks of a {llm.config.model_type} cannot be identified; only its last "
                 "layer can be read (model.llm.layer=-1)"
             )
         vars(blocks)["full_length"] = depth
-        del blocks[max(1, *chosen) :]  # of layer 0, one block stays: its input is what is read
+        del blocks[max(1, *chosen) :]  # layer 0 is the first block's input, so one block stays
     return chosen
 
 
 def _untie(llm: PreTrainedModel, prefix: str) -> None:
-    """Forgets that tensors under a prefix, which are gone, share others' memory."""
+    """Removes the weight-tying entries of the dropped tensors under a prefix."""
     for name in ("all_tied_weights_keys", "_tied_weights_keys"):
         tied = getattr(llm, name, None)
         if tied:
@@ -117,35 +117,35 @@ def _untie(llm: PreTrainedModel, prefix: str) -> None:
 
 
 def encoder_class(config: PreTrainedConfig, layer: Layer, *, head: bool = False) -> type[PreTrainedModel]:
-    """transformers' own class for a config, without what a reader of `layer` does not use.
+    """A subclass of transformers' class for a config, without the modules that an encoder of `layer` does not use.
 
     Args:
-        head: with the language-modelling head of a decoder-only model; its `base_model` reads.
+        head: keep the language-modelling head of a decoder-only model; its `base_model` is the encoder.
 
     Raises:
-        UserError: transformers has no such model; on building: as `leave_out`.
+        UserError: transformers has no such model; on construction: as `remove_unread`.
     """
     mapping = MODEL_FOR_CAUSAL_LM_MAPPING if head else MODEL_MAPPING
     if type(config) not in mapping:
-        raise UserError(f"model {config.model_type!r}: transformers has no such model that reads text")
+        raise UserError(f"model {config.model_type!r}: transformers has no text encoder of this type")
     whole: type[PreTrainedModel] = _get_model_class(config, mapping)
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         whole.__init__(self, config, *args, **kwargs)
-        leave_out(self.base_model if head else self, layer)
+        remove_unread(self.base_model if head else self, layer)
 
     members = {
         "__init__": __init__,
-        "__module__": whole.__module__,  # where transformers looks for the kinds of attention that it has
+        "__module__": whole.__module__,  # where transformers looks up the supported attention implementations
         "from_config": whole._from_config,
-        "_keys_to_ignore_on_load_unexpected": [".*"],  # what was left out is no surprise
+        "_keys_to_ignore_on_load_unexpected": [".*"],  # the dropped modules
         "blocks_read": staticmethod(partial(_blocks_read, layer)),
     }
     return type(whole.__name__, (whole,), members)
 
 
 def _blocks_read(layer: Layer, config: PreTrainedConfig) -> int:
-    """How many blocks a reader of `layer` has, from the first on."""
+    """Number of leading blocks that an encoder of `layer` has."""
     depth = int(config.get_text_config().num_hidden_layers)
-    chosen = chosen_layers(layer, depth, reads_both_ways(config))
+    chosen = chosen_layers(layer, depth, is_bidirectional(config))
     return depth if chosen == [depth] else max(1, *chosen)

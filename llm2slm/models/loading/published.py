@@ -1,9 +1,9 @@
-"""What stays in force of the decoding settings that a model was published with, in its generation_config.json.
+"""Filter of a pretrained model's decoding settings (generation_config.json).
 
-transformers' `generate` obeys every field of that file whenever a call does not name it. Some of them (several answers
-for one prompt, an output object in place of ids, another decoding algorithm, another cache) break whoever asked for one
-text per prompt, or need inputs that a model which reads vectors has not. So a field stays in force only if it is listed
-here; all others are dropped, and named. What a caller hands to `generate` is not touched.
+transformers' `generate` applies every field of that file that a call does not set. Some fields (several sequences per
+prompt, output objects instead of ids, other decoding algorithms or caches) break the contract of one text per prompt,
+or need prompt token ids, which a model with embedding inputs does not get. Only the fields listed here are kept; the
+others are dropped and reported. Arguments of a `generate` call are not filtered.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ NEUTRAL: dict[str, Any] = {
     "forced_eos_token_id": None,
     "watermarking_config": None,
 }
-"""Settings that change what is written, and the value at which each does nothing."""
+"""Kept settings that change the output, each with its neutral value."""
 OF_TOKENS = (
     "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "forced_bos_token_id",
     "forced_eos_token_id",
 )  # fmt: skip
-"""Those of them that are made of token ids."""
+"""The settings of `NEUTRAL` that consist of token ids."""
 FORCED_END = "forced_eos_token_id"
 OF_BEAMS: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
-"""The same of beam search."""
+"""Kept settings of beam search, with neutral values."""
 OF_SAMPLING: dict[str, Any] = {
     "temperature": 1.0,
     "top_k": 0,
@@ -47,33 +47,33 @@ OF_SAMPLING: dict[str, Any] = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
-"""The same of sampling."""
+"""Kept settings of sampling, with neutral values."""
 OTHERS = (
     "num_beams", "max_length", "max_new_tokens", "renormalize_logits", "remove_invalid_values", "pad_token_id",
     "eos_token_id", "bos_token_id", "decoder_start_token_id",
 )  # fmt: skip
-"""Also kept: how many beams, how long, and special tokens."""
+"""Also kept: number of beams, lengths and special tokens."""
 GREEDY = ("do_sample", "temperature", "top_k", "top_p")
-"""Dropped, though a call may sample: answers are greedy unless somebody asks for others."""
+"""Dropped: decoding is greedy by default, and a call must request sampling."""
 DROPPED = (
-    # several answers, or no ids
+    # several sequences, or outputs other than ids
     "num_return_sequences", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
     "output_hidden_states",
-    # other algorithms, and what belongs to them
+    # other algorithms and their settings
     "penalty_alpha", "dola_layers", "low_memory", "num_beam_groups", "diversity_penalty", "constraints",
     "force_words_ids", "guidance_scale", "prompt_lookup_num_tokens", "max_matching_ngram_size", "speculation_type",
     "use_mtp", "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
     "assistant_confidence_threshold", "assistant_early_exit", "assistant_ensemble_weight", "assistant_lookbehind",
     "target_lookbehind",
-    # what needs the token ids of the prompt
+    # settings that need the prompt's token ids
     "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "token_healing",
-    # other ends than the eos; max_time makes an answer depend on the machine
+    # stopping criteria other than eos; max_time makes the output depend on the machine
     "stop_strings", "max_time",
-    # how it is computed
+    # computation
     "use_cache", "cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile",
     "prefill_chunk_size", "continuous_batching_config",
 )  # fmt: skip
-"""Known to transformers and dropped. A field that is in no list here is dropped as well."""
+"""Dropped fields known to transformers. A field in no list is dropped as well."""
 IDLE: dict[str, Any] = {
     "num_return_sequences": 1,
     "num_beam_groups": 1,
@@ -83,20 +83,20 @@ IDLE: dict[str, Any] = {
     "top_p": 1.0,
     "use_cache": True,
 }
-"""Values of dropped fields that change nothing, beside 0, False and nothing at all: it need not be said."""
+"""Neutral values of dropped fields other than 0, False and empty values; a neutral field is dropped silently."""
 KEPT = frozenset((*NEUTRAL, *OF_BEAMS, *OF_SAMPLING, *OTHERS)) - frozenset(GREEDY)
 
 
-def drop_others(config: GenerationConfig, vocabulary: int) -> dict[str, Any]:
-    """Takes every field out of a model's own generation config, in place, that is not to stay in force.
+def drop_unsupported(config: GenerationConfig, vocabulary: int) -> dict[str, Any]:
+    """Removes the fields outside of `KEPT` from a generation config, in place.
 
-    Of a field made of token ids, entries with an id outside the vocabulary are taken out: `generate` fails on them.
+    Also removes entries with token ids outside of the vocabulary, on which `generate` fails.
 
     Args:
-        vocabulary: the number of tokens that the model can write.
+        vocabulary: number of output tokens of the model.
 
     Returns:
-        The fields whose values would have changed something, and the entries that were taken out.
+        The removed fields with non-neutral values, and the removed entries, by field.
     """
     fields = {name: value for name, value in vars(config).items() if not name.startswith("_")}
     found = {name: value for name, value in fields.items() if name not in KEPT and name != "transformers_version"}
@@ -107,13 +107,13 @@ def drop_others(config: GenerationConfig, vocabulary: int) -> dict[str, Any]:
 
 
 def drop_token_ids(config: GenerationConfig, keep: Callable[[str, list[int]], bool]) -> dict[str, Any]:
-    """Takes entries out of the fields made of token ids, in place.
+    """Removes entries from the fields that consist of token ids, in place.
 
     Args:
-        keep: whether an entry of a field with these ids stays.
+        keep: (field, ids of an entry) -> whether the entry stays.
 
     Returns:
-        The entries that were taken out, by field.
+        The removed entries, by field.
     """
     dropped: dict[str, Any] = {}
     for name in OF_TOKENS:
@@ -131,7 +131,7 @@ def drop_token_ids(config: GenerationConfig, keep: Callable[[str, list[int]], bo
 
 
 def _ids(entry: Any) -> list[int]:
-    """The token ids of an entry: one id, a list of them, or a pair of such a list and its bias; -1 for what is none."""
+    """The token ids of an entry: an id, a list of ids, or a pair of a list and its bias; -1 for other values."""
     inner = entry if isinstance(entry, list | tuple) else [entry]
     inner = inner[0] if inner and isinstance(inner[0], list | tuple) else inner
     return [token if isinstance(token, int) else -1 for token in inner] or [-1]

@@ -1,6 +1,6 @@
-"""Embeddings and output rows of a pretrained model, made to fit a tokenizer that was changed after its training.
+"""Adapts a pretrained model's embeddings and output layer to a changed tokenizer.
 
-Tokens were added to it (`data/tokenization/keeping.py`), or entries were taken out (`data/tokenization/cutting.py`).
+Tokens were added to the tokenizer (`data/tokenization/keeping.py`), or removed (`data/tokenization/cutting.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from llm2slm.models.loading.pretrained import locate, model_config
 from llm2slm.types import Init, UserError
 
 RECORD = "llm2slm_vocab"
-"""In the config of a model with a cut vocabulary: `data.tokenizer.Cut.record`."""
+"""Config attribute of a model with a cut vocabulary: `data.tokenization.tokenizer.Cut.record`."""
 
 SINGLE = ("_token_id", "_token_ids", "_token_index")
-"""Ends of the names by which configs call a token, or several."""
+"""Suffixes of config keys that hold one or several token ids."""
 LISTS = ("suppress_tokens", "begin_suppress_tokens")
 SEQUENCES = ("bad_words_ids", "force_words_ids")
 
@@ -31,26 +31,28 @@ SEQUENCES = ("bad_words_ids", "force_words_ids")
 def adapt(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, added: int | None, cfg: LanguageModelConfig, key: str
 ) -> None:
-    """Makes a model fit its tokenizer, in place, and prints what a cut vocabulary saves.
+    """Adapts a model to its tokenizer, in place, and prints the parameters saved by a vocabulary cut.
 
     Args:
-        added: id of the first token that the model has no embedding of; None: there is none.
-        cfg: where the model comes from. key: of the model in the configuration, as model.slm.
+        added: id of the first token without an embedding; None if all tokens have one.
+        cfg: source of the model.
+        key: configuration key of the model, as model.slm.
 
     Raises:
-        UserError: the model's vocabulary is cut and the tokenizer's is not; or as `select`.
+        UserError: the model's vocabulary is cut and the tokenizer's is not; as `select`.
     """
     cut, own = cut_of(tokenizer), getattr(model.config, RECORD, None)
     if own is not None and cut is None:
         raise UserError(
             f"{key}.name={cfg.name}: its vocabulary is cut to {own['kept']} of {own['of']} entries, and the tokenizer "
-            f"{tokenizer.name_or_path} has {len(tokenizer)}; leave {key}.tokenizer out, its own is in its folder"
+            f"{tokenizer.name_or_path} has {len(tokenizer)}; leave {key}.tokenizer out: the model's folder has its "
+            "tokenizer"
         )
     if cut is None:
         if added is not None and cfg.start is Init.pretrained:
             grow(model, len(tokenizer), added)
         return
-    named = cfg.start is Init.pretrained and cfg.tokenizer is not None  # else it came with the model, which fits it
+    named = cfg.start is Init.pretrained and cfg.tokenizer is not None  # else the tokenizer comes with the model
     if named and own != cut.record:
         if added is not None and added < len(cut.rows):
             grow(model, cut.rows[-1] + 1, cut.rows[added])
@@ -60,22 +62,21 @@ def adapt(
         now = model.num_parameters()
         print(
             f"llm2slm: {key}.vocab: {len(cut.rows):,} of {total:,} vocabulary entries are kept, "
-            f"{(before - now) / 1e6:.1f} M of {before / 1e6:.1f} M parameters are left out",
+            f"{(before - now) / 1e6:.1f} M of {before / 1e6:.1f} M parameters are removed",
             file=sys.stderr,
         )
         if dropped:
-            print(f"llm2slm: {key}: names entries that are not kept, left out: {', '.join(dropped)}", file=sys.stderr)
-    if named and len(tokenizer) > len(cut.rows):  # added to it after it was cut
+            print(f"llm2slm: {key}: settings with removed entries are dropped: {', '.join(dropped)}", file=sys.stderr)
+    if named and len(tokenizer) > len(cut.rows):  # tokens added after the cut
         grow(model, len(tokenizer), len(cut.rows))
     setattr(model.config, RECORD, cut.record)
 
 
 @torch.no_grad()
 def grow(model: PreTrainedModel, size: int, first: int) -> None:
-    """Gives a model embeddings of the tokens from `first` to `size`, in place: each the mean of those before it.
+    """Initializes the embeddings of the tokens from `first` to `size` with the mean of the earlier ones, in place.
 
-    So it is for the rows of the output layer, where they are others. Rows that a model holds beyond its vocabulary (T5
-    has some) are used first.
+    The same holds for the rows of an untied output layer. Surplus rows of the model (T5 has some) are used first.
     """
     if size > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(size, mean_resizing=False)
@@ -85,16 +86,16 @@ def grow(model: PreTrainedModel, size: int, first: int) -> None:
 
 @torch.no_grad()
 def select(model: PreTrainedModel, rows: Sequence[int]) -> list[str]:
-    """Keeps some rows of a model's embeddings and output layer, in place, and renumbers the ids in its configs.
+    """Keeps only the given rows of a model's embeddings and output layer, in place, and renumbers ids in its configs.
 
     Args:
-        rows: ascending.
+        rows: ascending row indices.
 
     Returns:
-        What of the configs named tokens that are gone, and is left out, as "bad_words_ids=[[7]]".
+        The config settings dropped because of removed tokens, as "bad_words_ids=[[7]]".
 
     Raises:
-        UserError: the model has not so many rows, or further tables with a row for each token.
+        UserError: the model has fewer rows, or further tables with one row per token.
     """
     total, config = model.get_input_embeddings().weight.shape[0], model.config
     if rows[-1] >= total:
@@ -127,10 +128,10 @@ def select(model: PreTrainedModel, rows: Sequence[int]) -> list[str]:
 
 
 def renumber(config: PreTrainedConfig | GenerationConfig, new: Mapping[int, int]) -> list[str]:
-    """Gives the token ids in a config their new numbers, in place; without those that are gone, which it returns.
+    """Renumbers the token ids in a config, in place; removes settings of removed tokens, and returns them.
 
     Args:
-        new: by old id.
+        new: old id -> new id.
     """
     dropped = []
     for name, value in list(vars(config).items()):
@@ -154,7 +155,7 @@ def renumber(config: PreTrainedConfig | GenerationConfig, new: Mapping[int, int]
 
 
 def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
-    """One id or a list of such; None where nothing is left of it. What is no id stays as it is."""
+    """An id or a list of ids in new numbers; None if nothing is left. Other values are returned unchanged."""
     if isinstance(value, int):
         return value if value < 0 else new.get(value)
     if not isinstance(value, list) or not all(isinstance(i, int) for i in value):
@@ -163,48 +164,48 @@ def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
 
 
 def _whole(ids: Sequence[Any], new: Mapping[int, int]) -> list[Any] | None:
-    """A sequence of ids, or of such sequences, in new numbers; None where one of them is gone."""
+    """A (nested) sequence of ids in new numbers; None if one of them was removed."""
     found = [_whole(one, new) if isinstance(one, list | tuple) else new.get(one) for one in ids]
     return None if None in found else found
 
 
 def named_ids(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that a pretrained model's config and generation config name by role (`bos_token_id` and the like)."""
+    """Token ids in the role keys (`bos_token_id`, ...) of a pretrained model's config and generation config."""
     if cfg.name is None or cfg.start is Init.random:
         return set()
-    place, configs = locate(cfg.name), list(_configs(model_config(cfg, tokenizer)))
+    source, configs = locate(cfg.name), list(_configs(model_config(cfg, tokenizer)))
     path = cached_file(
-        place, GENERATION_CONFIG_NAME, revision=cfg.revision,
+        source, GENERATION_CONFIG_NAME, revision=cfg.revision,
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
     if path is not None:
-        configs.append(GenerationConfig.from_pretrained(place, revision=cfg.revision))
+        configs.append(GenerationConfig.from_pretrained(source, revision=cfg.revision))
     values = [value for one in configs for name, value in vars(one).items() if name.endswith(SINGLE)]
     ids = [i for value in values for i in (value if isinstance(value, list) else [value])]
     return {i for i in ids if isinstance(i, int) and 0 <= i < len(tokenizer)}
 
 
 def check_trained(model: PreTrainedModel, tune: str, key: str) -> None:
-    """Refuses to train a model whose new embeddings would stay as they are.
+    """Refuses to train a model whose new embeddings are frozen.
 
     Args:
-        key: of the model in the configuration, as model.slm.
+        key: configuration key of the model, as model.slm.
 
     Raises:
-        UserError: its embeddings, or the rows of its output layer, are not trained.
+        UserError: the embeddings or the output layer are not trained.
     """
     frozen = [layer.weight for layer in _layers(model) if not layer.weight.requires_grad]
     if frozen:
         names = [name for name, parameter in model.named_parameters() if any(parameter is one for one in frozen)]
         raise UserError(
-            f"{key}.tune={tune} does not train {' and '.join(names)}, where the tokens that {key}.keep_whitespace and "
-            f"{key}.keep_characters add have embeddings to be learned; use {key}.tune=full, or a regular expression "
-            "that names them too"
+            f"{key}.tune={tune} does not train {' and '.join(names)}, which hold the new embeddings of the tokens "
+            f"added by {key}.keep_whitespace and {key}.keep_characters; use {key}.tune=full, or a regular expression "
+            "that matches them too"
         )
 
 
 def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A config and those within it."""
+    """A config and its sub-configs."""
     yield config
     for name in config.sub_configs:
         inner = getattr(config, name, None)
@@ -213,7 +214,7 @@ def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers with a row for each token: embeddings, and the output layer where it has weights of its own."""
+    """The layers with one row per token: embeddings, and the output layer unless its weights are tied."""
     found = [model.get_input_embeddings(), model.get_output_embeddings()]
     if model.config.is_encoder_decoder:
         found += [half.get_input_embeddings() for half in (model.get_encoder(), model.get_decoder())]
@@ -222,6 +223,6 @@ def _layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _tables(model: PreTrainedModel) -> Iterator[nn.Parameter]:
-    """The parameters with a row for each token: weights, and biases where there are such."""
+    """The parameters with one row per token: weights and biases."""
     for layer in _layers(model):
         yield from layer.parameters()
