@@ -145,6 +145,8 @@ def keeps_frameworks_in_their_rooms(source: Source) -> Iterator[str]:
             yield f"{source.name} imports {library}"
         if library == "hydra" and source.room != "cli":
             yield f"{source.name} imports hydra"
+        if within(full, "hydra._internal") and source.name != "cli.hydra_internals":
+            yield f"{source.name} imports {full}; only cli.hydra_internals may"
         if library in ("transformers", "lightning", "pytorch_lightning", "hydra") and source.name in METHOD:
             yield f"{source.name}, part of the method, imports {library}"
 
@@ -245,6 +247,8 @@ BAD: list[tuple[Rule, str, str]] = [
     (keeps_frameworks_in_their_rooms, "commands.train", "def f():\n    import hydra"),
     (keeps_frameworks_in_their_rooms, "config", "from hydra.core.config_store import ConfigStore"),
     (keeps_frameworks_in_their_rooms, "training.objectives", "import lightning"),
+    (keeps_frameworks_in_their_rooms, "cli.launch", "from hydra._internal.hydra import Hydra"),
+    (keeps_frameworks_in_their_rooms, "cli.launch", "from hydra import _internal"),
     *((keeps_frameworks_in_their_rooms, name, "from transformers import T5Config") for name in METHOD),
     (says_what_it_is_for, "config", "import os\n'''late'''"),
     (says_what_it_is_for, "config", "'''   '''"),

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
@@ -29,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from llm2slm.cli import hydra_internals
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
@@ -36,7 +32,6 @@ from llm2slm.config.ranges import check_ranges
 from llm2slm.types import UserError
 
 SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "compare", "tokenizer")}
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 FREE_TEXT = ("prompt",)
 """Keys whose value is never read as Hydra syntax."""
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
@@ -59,30 +54,13 @@ def register_schema(verb: str) -> None:
 
 def search_path(main: Path, extra: str | None) -> ConfigSearchPath:
     """Where configs are looked for: Hydra's own, `main`, the user's `extra` folder, the schemas."""
-    path = create_config_search_path(str(main))
+    path = hydra_internals.search_path(str(main))
     if extra is not None:
         folder = Path(extra).expanduser().resolve()
         if not folder.is_dir():
             raise UserError(f"--config-dir {extra}: no such folder")
         path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     return path
-
-
-class Repository(ConfigRepository):
-    """The configs of a verb, for which a plain key of its own is no group, whatever the other verbs have by that name
-    (`model` is a group of train's, and text for judge)."""
-
-    def __init__(self, path: ConfigSearchPath, schema: type) -> None:
-        super().__init__(path)
-        self.plain = {name for name in keys(schema) if "." not in name and not has_groups(schema, name)}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Repository:
-        """Hydra copies it whenever it is asked anything, so as to add folders to the copy; its sources are only read,
-        and among them is all that the `ConfigStore` holds."""
-        return copy(self)
-
-    def group_exists(self, config_path: str) -> bool:
-        return config_path not in self.plain and bool(super().group_exists(config_path))
 
 
 class Composer:
@@ -99,8 +77,8 @@ class Composer:
         self.config_name = config_name or verb
         self._defaults: DictConfig | None = None
         self.path = search_path(Path(main).resolve() if main else conf_folder(), extra)
-        self.loader = ConfigLoaderImpl(config_search_path=self.path)
-        self.loader.repository = Repository(self.path, self.schema)
+        plain = {name for name in keys(self.schema) if "." not in name and not has_groups(self.schema, name)}
+        self.loader = hydra_internals.config_loader(self.path, plain)
         primary = Path(self.config_name).stem
         if primary not in self.loader.get_group_options("", ObjectType.CONFIG):
             raise UserError(f"--config-name {self.config_name}: no such config in {main or 'conf/'} or --config-dir")
@@ -244,16 +222,16 @@ class Composer:
     def jobs(self, composed: DictConfig) -> list[list[str]]:
         """The overrides of each job of a sweep, checked; [] where another sweeper than Hydra's own decides."""
         sweeper = composed.hydra.sweeper
-        if sweeper.get("_target_") != BASIC_SWEEPER:
+        if sweeper.get("_target_") != hydra_internals.BASIC_SWEEPER:
             return []
         params = [self.prepare(f"{key}={value}", sweeping=True) for key, value in (sweeper.params or {}).items()]
         task = list(composed.hydra.overrides.task)
         hydra = [o for o in composed.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
         try:
-            batches = BasicSweeper.split_arguments([self.parse(o) for o in [*params, *task]], None)
+            jobs = hydra_internals.cross_product([self.parse(o) for o in [*params, *task]])
         except HydraException as error:
             raise UserError(one_line(error)) from None
-        return [[*hydra, *job] for job in batches[0]]
+        return [[*hydra, *job] for job in jobs]
 
     def typed(self, composed: DictConfig) -> Any:
         """The verb's dataclass from a composed configuration (with or without Hydra's part)."""

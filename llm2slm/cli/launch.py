@@ -14,8 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -25,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.atomic import REFUSED, write_text
+from llm2slm.cli import hydra_internals
 from llm2slm.cli.compose import Composer, one_line, quote, runs_named, values
 from llm2slm.cli.given import check_read
 from llm2slm.cli.named import with_named_models
@@ -36,8 +35,6 @@ from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
 
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-
 
 class Parser(argparse.ArgumentParser):
     """Makes argparse's complaints ours."""
@@ -48,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 def launch(verb: str, arguments: list[str]) -> int:
     """Parses what follows the verb, checks all of it, and runs the command. Returns the exit code."""
-    parser = get_args_parser()
+    parser = hydra_internals.argument_parser()
     parser.__class__ = Parser
     args = parser.parse_intermixed_args(arguments)
     composer = Composer(verb, args.config_name, args.config_path, args.config_dir)
@@ -72,9 +69,9 @@ def launch(verb: str, arguments: list[str]) -> int:
 
 def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
     """Hydra's own questions: --cfg, --info, --hydra-help."""
-    hydra = start(verb, composer)
+    hydra = hydra_internals.application(verb, composer.loader)
     if args.hydra_help:
-        hydra.hydra_help(config_name=composer.config_name, args_parser=get_args_parser(), args=args)
+        hydra.hydra_help(config_name=composer.config_name, args_parser=hydra_internals.argument_parser(), args=args)
     else:
         words = runs_named(composer.schema, args.overrides)
         overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
@@ -84,13 +81,6 @@ def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
         else:
             hydra.show_info(args.info, config_name=composer.config_name, overrides=overrides)
     return 0
-
-
-def start(verb: str, composer: Composer) -> Hydra:
-    """A Hydra application whose job is named like the verb."""
-    hydra: Hydra = Hydra.create_main_hydra2(task_name=verb, config_search_path=composer.path)
-    hydra.config_loader.repository = composer.loader.repository
-    return hydra
 
 
 def resume_in_place(overrides: list[str], composer: Composer) -> list[str]:
@@ -219,7 +209,7 @@ def release() -> None:
 
 def run_once(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
     """One run of what was composed already, to be checked. Its exceptions come through as they are."""
-    command, hydra = Command(verb, composer), start(verb, composer)
+    command, hydra = Command(verb, composer), hydra_internals.application(verb, composer.loader)
     hydra.config_loader.load_configuration = lambda *_, **__: composed
     given = Path(os.path.normpath(str(composed.hydra.run.dir)))
     folder = given.absolute()
@@ -248,7 +238,7 @@ def remove_empty(folders: list[Path]) -> None:
 
 def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
     """All jobs of a sweep, each checked before the first one starts, then their table; 1 where any failed."""
-    basic = composed.hydra.launcher.get("_target_") == BASIC_LAUNCHER
+    basic = composed.hydra.launcher.get("_target_") == hydra_internals.BASIC_LAUNCHER
     jobs = composer.jobs(composed)
     for job in jobs:
         config = composer.typed(composer.compose(job))
@@ -260,7 +250,7 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: Dic
     command = Command(verb, composer, len(jobs) or None)
     make_folder("hydra.sweep.dir", folder)
     try:
-        start(verb, composer).multirun(composer.config_name, command, overrides)
+        hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     except OSError as error:  # of Hydra's own files and folders: those of a job are in its record
