@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECKED := llm2slm tests experiments
 
-.PHONY: help setup demo test matrix lint format builtin-llm wheel clean
+.PHONY: help setup demo test test-all matrix lint format builtin-llm wheel clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1|\2/' | \
@@ -24,16 +24,20 @@ setup: $(STAMP) ## Create .venv and install the project with the exact versions 
 demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offline; the report lands in outputs/demo
 	$(BIN)/llm2slm demo $(ARGS)
 
-test: $(STAMP) ## Run the tests on JOBS processes (2)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
 
-# also what else tests a covering subset by default
+test: $(STAMP) ## Run every kind of test on JOBS processes (2): all but those that are marked slow
+	$(PYTEST) $(ARGS)
+
+test-all: $(STAMP) ## Run all tests, the slow ones included
+	$(PYTEST) --slow $(ARGS)
+
+# the files that test a covering subset of their combinations otherwise
 MATRIX := tests/models/test_matrix.py tests/evaluation/test_costs.py tests/training/test_fit.py \
   tests/commands/test_generate_command.py
 
-matrix: $(STAMP) ## Test every LLM family with every SLM family, conditioning and tokenizer mode (many minutes)
-	LLM2SLM_MATRIX=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -n $(JOBS) $(MATRIX) $(ARGS)
+matrix: $(STAMP) ## Test every combination of LLM and SLM family, conditioning and tokenizers (many minutes)
+	LLM2SLM_MATRIX=1 $(PYTEST) --slow $(MATRIX) $(ARGS)
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check $(CHECKED)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from command_line import mistake, python, replace_command
 from omegaconf import OmegaConf
+from sampling import representatives
 
 from llm2slm import runs
 from llm2slm.cli import VERBS, main
@@ -395,7 +396,7 @@ def test_what_an_llm_wrote_is_no_reference_unless_asked_for(calls):
     assert [config.data.labels for config, _ in calls[:2]] == [Labels.gold, Labels.llm]
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "label", "benchmark"])
+@pytest.mark.parametrize("verb", representatives(["evaluate", "label", "benchmark"], ["evaluate"]))
 def test_a_trained_model_is_not_made_another_by_an_override(calls, capsys, verb):
     """Its result would say that a hybrid answers as well when it is told nothing."""
     runs.write_config(Path("run"), RunConfig())

@@ -55,6 +55,7 @@ def test_what_a_verbs_own_file_sets_is_of_its_default_model(calls: Any) -> None:
     assert composed(calls, "model/slm=t5_small", verb="demo").model.slm.config == {}
 
 
+@pytest.mark.slow
 def test_an_experiments_values_are_dropped_with_a_line_or_hold(calls: Any, capsys: Any, tmp_path: Path) -> None:
     assert composed(calls, "experiment=samsum", "model.slm.name=some/model").model.slm.config == {}
     assert capsys.readouterr().err == (

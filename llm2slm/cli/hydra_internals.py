@@ -75,4 +75,5 @@ def cross_product(overrides: list[Override]) -> list[list[str]]:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Hydra's command-line parser: overrides, -m, --cfg, --info, --config-dir, ..."""
-    return get_args_parser()
+    parser: argparse.ArgumentParser = get_args_parser()
+    return parser

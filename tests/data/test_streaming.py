@@ -10,9 +10,10 @@ import hub_tables
 import pytest
 import torch
 from command_line import mistake, tiny_overrides
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from sampling import examples
 from test_datamodule import Recorder, SaveOnException, train
 
 from llm2slm.cli import main
@@ -29,7 +30,7 @@ from llm2slm.types import Labels, Overlong, UserError
 SPLITS = ("train", "validation", "test")
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=60),
     budget=st.integers(20, 400),

@@ -200,6 +200,7 @@ if trainer.is_world_process_zero():
 """
 
 
+@pytest.mark.slow
 def test_accelerate_launches_it_in_two_processes(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -203,6 +203,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_processes_give_a_validation_up_together(tmp_path):
     """Only the second one is told, in a validation of which it has one batch and the first has two."""
     config = tiny_run(tmp_path)

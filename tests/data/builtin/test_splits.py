@@ -70,6 +70,7 @@ def test_rows_of_seed_1_are_those_of_the_published_results():
     assert found == published
 
 
+@pytest.mark.slow
 def test_a_part_of_a_mixture_follows_the_same_rule():
     overrides = ["data=mixture", "task=mixture", "data.parts=[{name: builtin, corpus: translation, train_size: 20}]"]
     config = composed(*overrides)
