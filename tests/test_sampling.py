@@ -17,7 +17,7 @@ def slow(parameters: list[object]) -> list[object]:
 def test_what_is_not_kept_is_marked_slow_in_its_place() -> None:
     found = representatives(["a", "b", "c"], ["b"])
     assert found[1] == "b" and slow(found) == [("a",), ("c",)]
-    assert [list(mark.name for mark in found[n].marks) for n in (0, 2)] == [["slow"], ["slow"]]
+    assert [[mark.name for mark in found[n].marks] for n in (0, 2)] == [["slow"], ["slow"]]
     pairs = [("a", 1), ("b", 2), ("a", 3)]
     assert slow(representatives(pairs, lambda pair: pair[1] == 1)) == pairs[1:]
     assert slow(representatives(pairs, pairs[:1], whole=True)) == [(("b", 2),), (("a", 3),)]
