@@ -105,10 +105,10 @@ WRONG = {
         "model.conditioning=ad: expected one of none, add, replace, prepend, memory, cross_attention",
     ),
     "list": (["train", "benchmark.batch=[1,x]"], "benchmark.batch=[1, 'x']: expected a list of integers, [A,B]"),
-    "section": (["train", "optim=adam"], "optim=adam: optim holds keys of its own; set optim.KEY=VALUE"),
+    "section": (["train", "optim=adam"], "optim=adam: optim is a section; set optim.KEY=VALUE"),
     "group by its dots": (
         ["train", "model.llm=t5_base"],
-        "model.llm=t5_base: model.llm holds keys of its own; choose model/llm=OPTION or set model.llm.KEY=VALUE",
+        "model.llm=t5_base: model.llm is a section; choose model/llm=OPTION or set model.llm.KEY=VALUE",
     ),
     "syntax": (["train", "trainer.max_steps=[1"], "override 'trainer.max_steps=[1' is malformed"),
     "no value": (["train", "seed"], "override 'seed' is malformed; write KEY=VALUE"),
