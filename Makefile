@@ -1,4 +1,4 @@
-# Every target sets itself up: on a fresh clone `make demo` and `make test` each work as the only command.
+# Every target creates .venv if necessary: on a fresh clone `make demo` and `make test` each work as the only command.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ help: ## This list
 
 setup: $(STAMP) ## Create .venv and install the project with the exact versions of constraints.txt
 
-demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offline; the report lands in outputs/demo
+demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offline; writes outputs/demo/report.html
 	$(BIN)/llm2slm demo $(ARGS)
 
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
@@ -44,11 +44,11 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
 
-format: $(STAMP) ## Reformat and fix what ruff can fix by itself
+format: $(STAMP) ## Format the code and apply ruff's automatic fixes
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.md)
+builtin-llm: $(STAMP) ## Retrain the built-in LLM (about an hour: see experiments/LOG.md)
 	$(BIN)/llm2slm tokenizer data.corpus=mixture data.train_size=30000 task=mixture vocab_size=2048 \
 	  out=outputs/builtin_llm_tokenizer
 	$(BIN)/llm2slm train experiment=builtin_llm hydra.run.dir=outputs/builtin_llm $(ARGS)
@@ -57,7 +57,7 @@ builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
-clean: ## Delete caches and built files (.venv, outputs and multirun stay)
+clean: ## Delete caches and build outputs (not .venv, outputs and multirun)
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find llm2slm tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -72,10 +72,10 @@ $(BIN)/python:
 	echo "no Python >= 3.11 among: $(or $(PYTHON),python3.13 python3.12 python3.11 python3)." \
 	  "Install one, or name it: make $(or $(firstword $(MAKECMDGOALS)),setup) PYTHON=/path/to/python" >&2; exit 1
 
-# Torch first and alone, so that no other requirement decides which build of it is taken.
+# torch first and alone, so that no other requirement selects its build.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(VENV) holds $$($(BIN)/python --version), but Python >= 3.11 is needed: delete it and run make again" >&2; exit 1; }
+	  { echo "$(VENV) has $$($(BIN)/python --version), but Python >= 3.11 is needed: delete it and run make again" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
