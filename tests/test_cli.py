@@ -212,6 +212,7 @@ def test_value_and_group_choose_the_conditioning_alike(calls):
     assert calls[0][0].model.conditioning is Conditioning.replace
 
 
+@pytest.mark.slow
 def test_default_folders(calls, tmp_path):
     for verb in VERBS:
         assert main([verb]) == 0

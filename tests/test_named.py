@@ -83,6 +83,7 @@ def test_two_models_are_refused(calls: Any, capsys: Any) -> None:
     assert calls[-1][0].model.slm.name == "copy/of/it"
 
 
+@pytest.mark.slow
 def test_of_a_demo_each_system(tmp_path: Path) -> None:
     config = RunConfig()
     config.model.slm.config = {"model_type": "t5", "num_layers": 1}

@@ -314,6 +314,7 @@ def test_resuming_after_an_exception_repeats_the_batch_that_was_not_finished(fil
         assert train(make(files, tokenizer), 15, resume=path).seen == whole.seen[stop:]
 
 
+@pytest.mark.slow
 def test_two_processes(files, tokenizer, tmp_path):
     options = {"strategy": "ddp_fork", "devices": 2, "limit_val_batches": 1.0, "num_sanity_val_steps": 0}
     options |= {"val_check_interval": 5, "check_val_every_n_epoch": None}

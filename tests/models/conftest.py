@@ -61,7 +61,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REPRESENTATIVES = [
-    ("t5", "t5", "add", "shared"), ("t5", "gpt2", "add", "offsets"),
+    ("t5", "t5", "add", "shared"), ("gpt2", "gpt2", "add", "offsets"),
     ("gpt2", "gpt2", "replace", "shared"), ("t5", "t5", "replace", "offsets"),
     ("gpt2", "t5", "prepend", "shared"), ("t5", "gpt2", "prepend", "offsets"),
     ("t5", "gpt2", "memory", "shared"), ("gpt2", "t5", "memory", "offsets"),

@@ -170,6 +170,7 @@ print([name for name in ("lightning", "hydra", "datasets", "wandb") if name in s
 """
 
 
+@pytest.mark.slow
 def test_a_process_of_transformers_and_llm2slm_alone(zoo: Path, tmp_path: Path) -> None:
     model = hybrid(zoo, "gpt2").eval()
     model.save_pretrained(tmp_path)

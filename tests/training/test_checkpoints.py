@@ -141,6 +141,7 @@ def test_a_missing_tensor_that_is_not_frozen_is_still_an_error(tmp_path, monkeyp
         resumed(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_holds_the_whole_slm_and_one_random_state_and_still_resumes(tmp_path, monkeypatch):
     config = partly(tmp_path, "lora", max_steps=4, val_every=2)
     train(deepcopy(config), tmp_path / "whole")

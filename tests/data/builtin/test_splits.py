@@ -81,6 +81,7 @@ def test_a_part_of_a_mixture_follows_the_same_rule():
     assert sorted(row["source"] for row in one) != sorted(row["source"] for row in two)
 
 
+@pytest.mark.slow
 def test_what_the_builtin_llm_was_trained_on_holds_no_evaluation_row():
     """Its first rows by its own experiment; the others are in the training split by the same hash."""
     config = composed("experiment=builtin_llm")
