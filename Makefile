@@ -1,4 +1,4 @@
-# Every target sets itself up: on a fresh clone `make demo` and `make test` each work as the only command.
+# Every target creates .venv if necessary: on a fresh clone `make demo` and `make test` each work as the only command.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECKED := llm2slm tests experiments
 
-.PHONY: help setup demo test matrix lint format builtin-llm wheel clean
+.PHONY: help setup demo test test-all matrix lint format builtin-llm wheel clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1|\2/' | \
@@ -21,30 +21,34 @@ help: ## This list
 
 setup: $(STAMP) ## Create .venv and install the project with the exact versions of constraints.txt
 
-demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offline; the report lands in outputs/demo
+demo: $(STAMP) ## Train, evaluate and benchmark LLM, SLM and hybrid on CPU, offline; writes outputs/demo/report.html
 	$(BIN)/llm2slm demo $(ARGS)
 
-test: $(STAMP) ## Run the tests on JOBS processes (2)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
 
-# also what else tests a covering subset by default
+test: $(STAMP) ## Run every kind of test on JOBS processes (2): all but those that are marked slow
+	$(PYTEST) $(ARGS)
+
+test-all: $(STAMP) ## Run all tests, the slow ones included
+	$(PYTEST) --slow $(ARGS)
+
+# the files that test a covering subset of their combinations otherwise
 MATRIX := tests/models/test_matrix.py tests/evaluation/test_costs.py tests/training/test_fit.py \
   tests/commands/test_generate_command.py
 
-matrix: $(STAMP) ## Test every LLM family with every SLM family, conditioning and tokenizer mode (many minutes)
-	LLM2SLM_MATRIX=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -n $(JOBS) $(MATRIX) $(ARGS)
+matrix: $(STAMP) ## Test every combination of LLM and SLM family, conditioning and tokenizers (many minutes)
+	LLM2SLM_MATRIX=1 $(PYTEST) --slow $(MATRIX) $(ARGS)
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
 
-format: $(STAMP) ## Reformat and fix what ruff can fix by itself
+format: $(STAMP) ## Format the code and apply ruff's automatic fixes
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.md)
+builtin-llm: $(STAMP) ## Retrain the built-in LLM (about an hour: see experiments/LOG.md)
 	$(BIN)/llm2slm tokenizer data.corpus=mixture data.train_size=30000 task=mixture vocab_size=2048 \
 	  out=outputs/builtin_llm_tokenizer
 	$(BIN)/llm2slm train experiment=builtin_llm hydra.run.dir=outputs/builtin_llm $(ARGS)
@@ -53,7 +57,7 @@ builtin-llm: $(STAMP) ## Train the built-in LLM anew (long: see experiments/LOG.
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
-clean: ## Delete caches and built files (.venv, outputs and multirun stay)
+clean: ## Delete caches and build outputs (not .venv, outputs and multirun)
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find llm2slm tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -68,10 +72,10 @@ $(BIN)/python:
 	echo "no Python >= 3.11 among: $(or $(PYTHON),python3.13 python3.12 python3.11 python3)." \
 	  "Install one, or name it: make $(or $(firstword $(MAKECMDGOALS)),setup) PYTHON=/path/to/python" >&2; exit 1
 
-# Torch first and alone, so that no other requirement decides which build of it is taken.
+# torch first and alone, so that no other requirement selects its build.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(VENV) holds $$($(BIN)/python --version), but Python >= 3.11 is needed: delete it and run make again" >&2; exit 1; }
+	  { echo "$(VENV) has $$($(BIN)/python --version), but Python >= 3.11 is needed: delete it and run make again" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@

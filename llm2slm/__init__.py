@@ -1,6 +1,6 @@
-"""llm2slm: a frozen LLM reads the prompt once, a small language model writes the answer.
+"""llm2slm: a frozen LLM encodes the prompt once, and a small language model generates the response.
 
-Nothing heavy is imported here: `import llm2slm` is instant, and `LLM2SLM` arrives (with torch) on first use.
+`import llm2slm` loads no heavy library; the first access to `LLM2SLM` imports torch and transformers.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m llm2slm VERB ...`, the same as the console script."""
+"""`python -m llm2slm VERB ...`: the same as the console script."""
 
 import sys
 

@@ -25,6 +25,7 @@ import pytest
 import torch
 from chat_server import ChatServer
 from command_line import tiny_overrides
+from sampling import SLOW
 
 from llm2slm.cli import VERBS, main
 
@@ -38,6 +39,30 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that are marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.slow:  # before any test file is imported, which reads it
+        os.environ[SLOW] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects slow tests unless `--slow`, a `-m` expression or a node id on the command line selects them."""
+    if config.option.slow or config.option.markexpr:
+        return
+    named = tuple(argument for argument in config.invocation_params.args if "::" in str(argument))
+    slow = [item for item in items if item.get_closest_marker("slow") and not _named(item, named)]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
+def _named(item: pytest.Item, node_ids: tuple[str, ...]) -> bool:
+    return any(item.nodeid.startswith(name) or item.nodeid.endswith(name.lstrip("./")) for name in node_ids)
 
 
 def pytest_collection_finish() -> None:

@@ -111,6 +111,7 @@ def test_training_on_bad_input_touches_nothing(files, trained, tiny_llm, capsys,
     assert files_of(files) == before
 
 
+@pytest.mark.slow
 def test_one_line_is_all_that_the_terminal_shows(files, tiny_llm):
     """In a process of its own, with what the libraries write past Python's own streams."""
     data = ["data=json", "data.train=malformed.jsonl", "data.validation=validation.jsonl", "data.test=test.jsonl"]
@@ -222,6 +223,7 @@ def test_numbers_out_of_range(files, capsys, told):
     assert mistake(capsys) == told
 
 
+@pytest.mark.slow
 def test_a_second_training_does_not_mix_with_the_first(files, trained, capsys):
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")

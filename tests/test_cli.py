@@ -11,6 +11,7 @@ import pytest
 import yaml
 from command_line import mistake, python, replace_command
 from omegaconf import OmegaConf
+from sampling import representatives
 
 from llm2slm import runs
 from llm2slm.cli import VERBS, main
@@ -104,10 +105,10 @@ WRONG = {
         "model.conditioning=ad: expected one of add, cross_attention, kv, memory, none, prepend, replace",
     ),
     "list": (["train", "benchmark.batch=[1,x]"], "benchmark.batch=[1, 'x']: expected a list of integers, [A,B]"),
-    "section": (["train", "optim=adam"], "optim=adam: optim holds keys of its own; set optim.KEY=VALUE"),
+    "section": (["train", "optim=adam"], "optim=adam: optim is a section; set optim.KEY=VALUE"),
     "group by its dots": (
         ["train", "model.llm=t5_base"],
-        "model.llm=t5_base: model.llm holds keys of its own; choose model/llm=OPTION or set model.llm.KEY=VALUE",
+        "model.llm=t5_base: model.llm is a section; choose model/llm=OPTION or set model.llm.KEY=VALUE",
     ),
     "syntax": (["train", "trainer.max_steps=[1"], "override 'trainer.max_steps=[1' is malformed"),
     "no value": (["train", "seed"], "override 'seed' is malformed; write KEY=VALUE"),
@@ -211,6 +212,7 @@ def test_value_and_group_choose_the_conditioning_alike(calls):
     assert calls[0][0].model.conditioning == "replace"
 
 
+@pytest.mark.slow
 def test_default_folders(calls, tmp_path):
     for verb in VERBS:
         assert main([verb]) == 0
@@ -395,7 +397,7 @@ def test_what_an_llm_wrote_is_no_reference_unless_asked_for(calls):
     assert [config.data.labels for config, _ in calls[:2]] == [Labels.gold, Labels.llm]
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "label", "benchmark"])
+@pytest.mark.parametrize("verb", representatives(["evaluate", "label", "benchmark"], ["evaluate"]))
 def test_a_trained_model_is_not_made_another_by_an_override(calls, capsys, verb):
     """Its result would say that a hybrid answers as well when it is told nothing."""
     runs.write_config(Path("run"), RunConfig())

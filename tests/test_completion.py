@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT, mistake
+from sampling import representatives
 
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.completion import complete
@@ -84,14 +85,16 @@ LINES = {
 """Keys behind `llm2slm `, and the words that the command gets."""
 
 
-@pytest.mark.parametrize("keys", LINES)
+@pytest.mark.parametrize("keys", representatives(LINES, list(LINES)[:3]))
 def test_bash(place: Path, keys: str) -> None:
     found = typed(["bash", "--norc", "--noprofile", "-i"], 'eval "$(llm2slm -sc install=bash)"', f"llm2slm {keys}")
     assert found == f"<llm2slm>{LINES[keys]}"
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
-@pytest.mark.parametrize("keys", [keys for keys in LINES if "rows of" not in LINES[keys]])
+@pytest.mark.parametrize(
+    "keys", representatives([keys for keys in LINES if "rows of" not in LINES[keys]], list(LINES)[:1])
+)
 def test_zsh(place: Path, keys: str) -> None:
     setup = f'bindkey -e; export HOME={place}; eval "$(llm2slm train -sc install=zsh)"'
     found = typed(["zsh", "-f", "-i"], setup, f"llm2slm {keys}")

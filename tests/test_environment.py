@@ -40,6 +40,7 @@ def test_every_hostile_variable_is_known(name: str) -> None:
     assert own_environment({name: "x"}, "/folder").get(name) != "x"
 
 
+@pytest.mark.slow
 def test_tests_pass_in_a_hostile_environment(tmp_path: Path) -> None:
     """One test for each of the variables that once made some fail."""
     chosen = ["tests/training/test_loggers.py::test_failed_run_is_closed_and_marked", "tests/test_environment.py"]

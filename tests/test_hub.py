@@ -54,6 +54,7 @@ torch.save(found, out)
 """
 
 
+@pytest.mark.slow
 def test_transformers_pushes_and_loads(server, tmp_path) -> None:
     old, new = (write_tiny("t5", tmp_path / name, seed) for seed, name in enumerate(("old", "new"), 1))
     child(PLAIN, old, new, tmp_path / "found.pt", TEXTS[0], **server.environment(tmp_path / "home"))
@@ -110,6 +111,7 @@ print(json.dumps(found))
 """.replace("TEXTS", repr(TEXTS))
 
 
+@pytest.mark.slow
 def test_a_hybrid_keeps_the_commit_of_its_llm(server, tmp_path) -> None:
     """On a machine that has downloaded nothing yet, after main has moved on; and then there without a network."""
     cfg = tiny_model_config(tmp_path / "zoo", tokenizers=Tokenizers.offsets)
@@ -134,6 +136,7 @@ def test_a_hybrid_keeps_the_commit_of_its_llm(server, tmp_path) -> None:
     assert json.loads(child(OURS, saved, "load", "others", **there | {"HF_HUB_OFFLINE": "1"})) == found
 
 
+@pytest.mark.slow
 def test_an_llm_that_does_not_exist_is_told_in_one_line(server, tmp_path) -> None:
     environment = server.environment(tmp_path / "home")
     done = python("-m", "llm2slm", "train", *tiny_overrides("me/none"), cwd=tmp_path, **environment)

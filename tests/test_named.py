@@ -55,6 +55,7 @@ def test_what_a_verbs_own_file_sets_is_of_its_default_model(calls: Any) -> None:
     assert composed(calls, "model/slm=t5_small", verb="demo").model.slm.config == {}
 
 
+@pytest.mark.slow
 def test_an_experiments_values_are_dropped_with_a_line_or_hold(calls: Any, capsys: Any, tmp_path: Path) -> None:
     assert composed(calls, "experiment=samsum", "model.slm.name=some/model").model.slm.config == {}
     assert capsys.readouterr().err == (
@@ -82,6 +83,7 @@ def test_two_models_are_refused(calls: Any, capsys: Any) -> None:
     assert calls[-1][0].model.slm.name == "copy/of/it"
 
 
+@pytest.mark.slow
 def test_of_a_demo_each_system(tmp_path: Path) -> None:
     config = RunConfig()
     config.model.slm.config = {"model_type": "t5", "num_layers": 1}

@@ -47,6 +47,7 @@ def losses(rounds: list[dict[str, Any]]) -> list[float]:
     return [loss for one in rounds for loss in one["losses"]]
 
 
+@pytest.mark.slow
 def test_all_trainings_are_the_same_training(result: tuple[dict[str, Any], str]) -> None:
     found = trained(result[0])
     assert len(found) == 8
@@ -63,6 +64,7 @@ def test_all_trainings_are_the_same_training(result: tuple[dict[str, Any], str])
     assert len(set(one)) == len(one)  # each step has other weights
 
 
+@pytest.mark.slow
 def test_the_table_is_made_of_the_raw_rounds(study: ModuleType, result: tuple[dict[str, Any], str]) -> None:
     """By hand: medians without the round for warming up, ratios paired within rounds, the payback of encoding."""
     raw, told = result

@@ -9,6 +9,7 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
 from command_line import replace_command, tiny_overrides
 
 from llm2slm import runs
@@ -81,6 +82,7 @@ def test_the_table_of_a_sweep_breaks_no_word_on_a_narrow_terminal(monkeypatch, c
     assert lines[-1] == "job 1: model.conditioning=cross_attention: is for decoder-only SLMs"
 
 
+@pytest.mark.slow
 def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     replace_command(monkeypatch, "train", fake_result)
@@ -96,6 +98,7 @@ def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch)
     assert head[0].split(",")[1:4] == ["model.conditioning", "optim.lr", "seed"]  # whole
 
 
+@pytest.mark.slow
 def test_keys_of_the_same_last_part_are_told_apart(calls, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["train", "-m", "optim.lr=0.001,0.002", "model.slm.revision=a,b", "model.llm.revision=a,b"]) == 0

@@ -72,6 +72,7 @@ def test_it_works_from_any_folder(site, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_it_composes_an_experiment_and_the_users_own(site, tmp_path):
     own = tmp_path / "mine" / "experiment"
     own.mkdir(parents=True)
@@ -86,6 +87,7 @@ def test_it_composes_an_experiment_and_the_users_own(site, tmp_path):
     assert config["model"]["slm"]["config"]["model_type"] == "gpt2"
 
 
+@pytest.mark.slow
 def test_without_its_conf_it_says_so(site, tmp_path):
     conf = site / "llm2slm" / "conf"
     conf.rename(tmp_path / "away")

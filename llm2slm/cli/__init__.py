@@ -1,7 +1,7 @@
-"""The command line: `llm2slm VERB [overrides]`. This package alone imports hydra, and only once a verb runs.
+"""The command line: `llm2slm VERB [overrides]`. Only this package imports hydra, and only when a verb runs.
 
-The order of a call: `main` (here) reads the verb; `compose` turns overrides into a checked, typed configuration;
-`launch` runs the verb's command once, or once for each job of a sweep, which `sweep` then puts into one table.
+`main` (here) parses the verb; `compose` checks the overrides and composes the typed configuration; `launch` runs the
+command of the verb once, or once per job of a sweep; `sweep` writes the table of the jobs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from llm2slm.types import UserError
 VERBS = {
     "train": "train a model (LLM-to-SLM, the SLM alone, or the LLM itself), then evaluate it",
     "evaluate": "generate for a split with a trained model, and score it",
-    "generate": "answer a prompt, a file of prompts, or what you type",
-    "label": "let the LLM write the answers of a split, to train on",
-    "encode": "keep what the LLM says of a corpus, to train without loading it",
-    "benchmark": "time a model against its LLM and others, interleaved",
-    "judge": "let another model rate a run's answers, or compare those of two runs",
-    "export": "write a trained model, its card and its LLM's part to a folder or to the Hub",
-    "report": "one page of tables and plots from the results of several runs",
-    "compare": "tell which system is better on the same rows, and how sure that is",
-    "demo": "train SLM and hybrid on built-in data, compare them with the LLM",
+    "generate": "answer a prompt, a file of prompts, or typed prompts",
+    "label": "generate training targets for a split with the LLM",
+    "encode": "store the LLM representations of a corpus, to train without loading the LLM",
+    "benchmark": "time a model, its LLM and other systems in interleaved rounds",
+    "judge": "rate the answers of a run, or compare those of two runs, with another model",
+    "export": "write a trained model, its model card and its part of the LLM to a folder or the Hub",
+    "report": "write one page of tables and plots from the results of several runs",
+    "compare": "compare systems on the same rows, with confidence intervals and significance tests",
+    "demo": "train an SLM and a hybrid on built-in data, and compare them with the LLM",
     "tokenizer": "train a tokenizer on a corpus",
 }
 
@@ -33,11 +33,11 @@ VERBS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0: done; 1: a failure that is not the user's (with its traceback), or failed jobs of a sweep; 2: a mistake of the
-    user's, told in one line; 130: interrupted.
+    0: success; 1: internal error (with traceback), or failed jobs of a sweep; 2: user error, reported on one line;
+    130: interrupted.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal's encoding has not is no failure
+    if isinstance(sys.stdout, io.TextIOWrapper):  # characters outside the encoding of the terminal
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("llm2slm: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    except BrokenPipeError:  # the process that reads standard output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception:

@@ -1,7 +1,7 @@
 """Shell completion of verbs, groups, keys, values and files: `eval "$(llm2slm -sc install=bash)"`.
 
-The shell calls `llm2slm -sc query=SHELL` at each press of the tab key, so nothing heavy is imported here: what can be
-typed comes from the conf folder and the sources alone, as in `help`.
+The shell calls `llm2slm -sc query=SHELL` at each press of the tab key. Candidates come from the conf folder and the
+sources, as in `help`, without importing heavy libraries.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ UNINSTALL = {
     "fish": "complete -c llm2slm -e",
 }
 OUTSIDE = ("hydra.run.dir=", "hydra.sweep.dir=")
-"""Keys of Hydra's that users set."""
+"""Keys of Hydra that users set."""
 
 
 def shell_completion(arguments: list[str], verbs: Iterable[str]) -> str:
-    """What `-sc install=SHELL`, `-sc uninstall=SHELL` and `-sc query=SHELL` print.
+    """The output of `-sc install=SHELL`, `-sc uninstall=SHELL` and `-sc query=SHELL`.
 
     Raises:
-        UserError: another command or shell.
+        UserError: an unknown command or shell.
     """
     given = [argument for argument in arguments if argument not in FLAG]
     command, _, shell = given[0].partition("=") if len(given) == 1 else ("", "", "")
@@ -56,19 +56,19 @@ def shell_completion(arguments: list[str], verbs: Iterable[str]) -> str:
     point = int(os.environ.get("COMP_POINT") or len(line))
     *before, word = f"{line[:point]} ".split(" ")[:-1] or [""]
     found = complete([part for part in before[1:] if part], word, list(verbs))
-    if shell == "fish":  # it sets spaces itself
+    if shell == "fish":  # fish appends spaces
         return "\n".join(candidate.rstrip() for candidate in found)
     breaks = os.environ.get("COMP_WORDBREAKS", "")
-    # bash completes only what stands behind the last of these characters
+    # bash replaces only the part after the last of these characters
     start = max((word.rfind(mark) + 1 for mark in "=:" if mark in breaks), default=0)
     return "\n".join(candidate[start:] for candidate in found)
 
 
 def complete(words: list[str], word: str, verbs: list[str]) -> list[str]:
-    """What the word under the cursor can become, in order; with a space behind it where nothing can follow.
+    """Completions of the word under the cursor, in order; complete words end with a space.
 
     Args:
-        words: those before it, without the program's name.
+        words: the words before it, without the name of the program.
     """
     if not words:
         candidates = [f"{name} " for name in (*verbs, "--help", "--version")]
@@ -97,7 +97,7 @@ def complete(words: list[str], word: str, verbs: list[str]) -> list[str]:
 
 
 def _names(word: str, groups: Iterable[str], schema: type) -> list[str]:
-    """Groups, and the keys of the section that the word is in, each with what follows it: `=`, or `.` of a section."""
+    """Groups, and keys of the section of the word, followed by `=`, or by `.` if they are sections."""
     section = word.rpartition(".")[0]
     found = [] if section else [f"{group}=" for group in groups]
     for key in keys(schema).values():
@@ -107,7 +107,7 @@ def _names(word: str, groups: Iterable[str], schema: type) -> list[str]:
 
 
 def _values(name: str, value: str, groups: dict[str, list[str]], schema: type) -> list[str]:
-    """Values of a group or key. Of several (`A,B`, a sweep or a list) the last one is completed."""
+    """Values of a group or key. Of several values (`A,B`: a sweep or a list) the last one is completed."""
     key = lookup(schema, name)
     if name in groups:
         options = groups[name]
@@ -118,7 +118,7 @@ def _values(name: str, value: str, groups: dict[str, list[str]], schema: type) -
     else:
         return _files(value) if f"{name}=" in OUTSIDE else []
     start = max(value.rfind(","), value.rfind("[")) + 1
-    end = "" if "[" in value else " "  # a list goes on
+    end = "" if "[" in value else " "  # further items may follow in a list
     return [f"{value[:start]}{option}{end}" for option in options if option.startswith(value[start:])]
 
 
@@ -132,7 +132,7 @@ def _choices(key: Key) -> list[str]:
 
 
 def _files(start: str) -> list[str]:
-    """Files and folders whose path starts so; hidden ones where that is asked for."""
+    """Files and folders whose path starts with `start`; hidden ones only if the name starts with a dot."""
     folder, name = os.path.split(start)
     try:
         inside = sorted(Path(folder or ".").expanduser().iterdir())
@@ -140,4 +140,4 @@ def _files(start: str) -> list[str]:
         return []
     named = [path for path in inside if path.name.startswith(name) and (name or not path.name.startswith("."))]
     ends = [(path.name.replace(" ", "\\ "), "/" if path.is_dir() else " ") for path in named]
-    return [f"{os.path.join(folder, path)}{end}" for path, end in ends]  # noqa: PTH118  a path as it is typed
+    return [f"{os.path.join(folder, path)}{end}" for path, end in ends]  # noqa: PTH118  keeps the path as typed

@@ -1,23 +1,18 @@
-"""From overrides to a checked, typed configuration, without running anything.
+"""Checks overrides and composes the typed configuration of a verb.
 
-Hydra composes; what is checked here first, override by override, is what a user gets wrong: the syntax, the key, the
-option of a group, the type of a value. Values of free text need no quoting beyond the shell's.
+Each override is checked before Hydra composes: syntax, key, option of a group, type of the value. Free text needs no
+quotes except those of the shell.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
@@ -29,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from llm2slm.cli import hydra_internals
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import CONDITIONING, SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
 from llm2slm.config import RunConfig
@@ -36,53 +32,39 @@ from llm2slm.config.ranges import check_ranges
 from llm2slm.types import UserError
 
 SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "compare", "tokenizer")}
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 FREE_TEXT = ("prompt",)
-"""Keys whose value is never read as Hydra syntax."""
+"""Keys whose value is never parsed as Hydra syntax."""
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 OVERRIDE = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[\w./@:-]+)(?:=(?P<value>.*))?$", re.DOTALL)
 
 
 @cache
 def blank(schema: type) -> DictConfig:
-    """The schema's defaults as a typed config; what values are tried on."""
+    """The defaults of a schema as a typed config, on which values are type-checked."""
     created: DictConfig = OmegaConf.structured(schema)
     return created
 
 
 @cache
 def register_schema(verb: str) -> None:
-    """Makes the verb's dataclass known to Hydra, under the name that its primary config begins with."""
+    """Registers the dataclass of a verb with Hydra, under the name in the defaults list of its primary config."""
     name = SCHEMA_NAMES.get(verb, "run_schema")
     ConfigStore.instance().store(name=name, node=SCHEMAS[verb], provider="llm2slm")
 
 
 def search_path(main: Path, extra: str | None) -> ConfigSearchPath:
-    """Where configs are looked for: Hydra's own, `main`, the user's `extra` folder, the schemas."""
-    path = create_config_search_path(str(main))
+    """Hydra's search path: Hydra's configs, `main`, the user's `extra` folder, the schemas.
+
+    Raises:
+        UserError: `extra` is not a folder.
+    """
+    path = hydra_internals.search_path(str(main))
     if extra is not None:
         folder = Path(extra).expanduser().resolve()
         if not folder.is_dir():
             raise UserError(f"--config-dir {extra}: no such folder")
         path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     return path
-
-
-class Repository(ConfigRepository):
-    """The configs of a verb, for which a plain key of its own is no group, whatever the other verbs have by that name
-    (`model` is a group of train's, and text for judge)."""
-
-    def __init__(self, path: ConfigSearchPath, schema: type) -> None:
-        super().__init__(path)
-        self.plain = {name for name in keys(schema) if "." not in name and not has_groups(schema, name)}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Repository:
-        """Hydra copies it whenever it is asked anything, so as to add folders to the copy; its sources are only read,
-        and among them is all that the `ConfigStore` holds."""
-        return copy(self)
-
-    def group_exists(self, config_path: str) -> bool:
-        return config_path not in self.plain and bool(super().group_exists(config_path))
 
 
 class Composer:
@@ -99,24 +81,24 @@ class Composer:
         self.config_name = config_name or verb
         self._defaults: DictConfig | None = None
         self.path = search_path(Path(main).resolve() if main else conf_folder(), extra)
-        self.loader = ConfigLoaderImpl(config_search_path=self.path)
-        self.loader.repository = Repository(self.path, self.schema)
+        plain = {name for name in keys(self.schema) if "." not in name and not has_groups(self.schema, name)}
+        self.loader = hydra_internals.config_loader(self.path, plain)
         primary = Path(self.config_name).stem
         if primary not in self.loader.get_group_options("", ObjectType.CONFIG):
             raise UserError(f"--config-name {self.config_name}: no such config in {main or 'conf/'} or --config-dir")
 
     def prepare(self, override: str, sweeping: bool) -> str:
-        """One override as Hydra shall read it, checked: text quoted, keys of open dicts marked as new.
+        """One override, checked and in Hydra's syntax: text quoted, new keys of open dicts marked with `++`.
 
         Raises:
-            UserError: its syntax, key, option or value is wrong; names it and what would be right.
+            UserError: wrong syntax, key, option or value; names it and the valid ones.
         """
         found = OVERRIDE.match(override)
         if found is None or (found["value"] is None and found["prefix"] != "~"):
             raise UserError(f"override {override!r} is malformed; write KEY=VALUE, as trainer.max_steps=100")
         name, value = found["key"], found["value"]
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
-            return self.hydras(name, value or "", override)
+            return self.hydra_key(name, value or "", override)
         options = self.options(name.partition("@")[0])
         key = None if "/" in name else lookup(self.schema, name)
         if options and (key is None or key.section):
@@ -135,8 +117,8 @@ class Composer:
         self.check_value(name, key, self.parse(override), sweeping)
         return override
 
-    def hydras(self, name: str, value: str, override: str) -> str:
-        """An override of Hydra's own keys; Hydra checks it. A folder's name may hold anything."""
+    def hydra_key(self, name: str, value: str, override: str) -> str:
+        """An override of a key under `hydra`, which Hydra checks. Names of folders may contain any character."""
         try:
             self.parse(override)
         except UserError:
@@ -146,17 +128,21 @@ class Composer:
         return override
 
     def parse(self, override: str) -> Override:
-        """Hydra's reading of an override."""
+        """An override as parsed by Hydra.
+
+        Raises:
+            UserError: wrong syntax.
+        """
         try:
             return OverridesParser.create(config_loader=self.loader).parse_override(override)
         except HydraException as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "no override")
             raise UserError(
-                f"override {override!r} is malformed ({reason}); quote the value if it holds any of , : = [ ] {{ }}"
+                f"override {override!r} is malformed ({reason}); quote the value if it contains any of , : = [ ] {{ }}"
             ) from None
 
     def quoted(self, key: Key, value: str, sweeping: bool) -> str:
-        """The value with quotes where it is text that Hydra would read as something else, or a list in brackets."""
+        """The value, quoted if it is text that Hydra would parse as another type, or in brackets if it is a list."""
         if key.text and (value == "" or (key.name in FREE_TEXT and value != "null")):
             return literal(key, value)
         try:
@@ -164,7 +150,7 @@ class Composer:
         except UserError:
             if key.text:
                 return literal(key, value)
-            if key.texts and not value.startswith("["):  # one text of several: a template is full of braces
+            if key.texts and not value.startswith("["):  # one item of a list: templates contain braces
                 return f"[{quote(value)}]"
             raise
         if sweeping or not (key.text or key.many):
@@ -177,13 +163,13 @@ class Composer:
         return value if understood else literal(key, value)
 
     def options(self, group: str) -> list[str]:
-        """The options of a group that this verb has, [] for any other name."""
+        """The options of a group of this verb; [] for any other name."""
         top = group.partition("/")[0]
         belongs = has_groups(self.schema, top) or (top == "experiment" and self.schema is RunConfig)
         return sorted(self.loader.get_group_options(group, ObjectType.CONFIG)) if group and belongs else []
 
     def groups(self, parent: str = "") -> list[str]:
-        """The groups that this verb has, as `model/slm`."""
+        """The groups of this verb, as `model/slm`."""
         found: list[str] = []
         for name in self.loader.list_groups(parent):
             group = f"{parent}/{name}" if parent else name
@@ -192,7 +178,7 @@ class Composer:
         return found
 
     def check_choice(self, group: str, override: Override, options: list[str]) -> None:
-        """Raises UserError where a chosen option (each one of a sweep's) does not exist."""
+        """Raises UserError if a chosen option (of a sweep each one) does not exist."""
         for value in values(override):
             chosen = value if isinstance(value, list) else [value]
             for name in map(str, (c for c in chosen if c is not None)):
@@ -202,7 +188,7 @@ class Composer:
                     raise UserError(f"no option {group}={name}; {hint}{group} has: {', '.join(options)}")
 
     def check_value(self, name: str, key: Key, override: Override, sweeping: bool) -> None:
-        """Raises UserError where a value (each one of a sweep's) has not the key's type."""
+        """Raises UserError if a value (of a sweep each one) does not have the type of the key."""
         if override.is_sweep_override() and not sweeping:
             raise UserError(f"{override.input_line}: several values; add -m to run each of them")
         for value in values(override):
@@ -210,26 +196,24 @@ class Composer:
             if key.section:
                 group = key.name.replace(".", "/")
                 ways = [f"choose {group}=OPTION"] if self.options(group) else []
-                raise UserError(
-                    f"{name}={shown}: {name} holds keys of its own; {' or '.join([*ways, f'set {name}.KEY=VALUE'])}"
-                )
+                raise UserError(f"{name}={shown}: {name} is a section; {' or '.join([*ways, f'set {name}.KEY=VALUE'])}")
             if isinstance(value, str) and "${" in value:
                 continue
             check_entries(name, key, value)
             if key.name == CONDITIONING and shown not in key.choices:
                 raise UserError(f"{name}={shown}: expected {key.expected}")
-            section, _, inner = name.partition(".")  # a copy of all the schema takes ten milliseconds
-            tried, place = (blank(self.schema)[section], inner) if inner else (blank(self.schema), name)
+            section, _, inner = name.partition(".")  # copying the whole schema takes 10 ms
+            tried, key_path = (blank(self.schema)[section], inner) if inner else (blank(self.schema), name)
             try:
-                OmegaConf.update(tried.copy(), place, value, force_add=key.open and name != key.name)
+                OmegaConf.update(tried.copy(), key_path, value, force_add=key.open and name != key.name)
             except OmegaConfBaseException:
                 raise UserError(f"{name}={shown}: expected {key.expected}") from None
 
     def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """The composed configuration, with Hydra's own part under `hydra`.
+        """The composed configuration, with Hydra's part under `hydra`.
 
         Raises:
-            UserError: the files do not fit together; Hydra's message on one line.
+            UserError: composition failed; Hydra's message on one line.
         """
         try:
             composed: DictConfig = self.loader.load_configuration(self.config_name, list(overrides), run_mode=mode)
@@ -238,36 +222,36 @@ class Composer:
         return composed
 
     def defaults(self) -> DictConfig:
-        """The configuration of the verb where nothing is given; composed once."""
+        """The configuration of the verb without overrides; composed once."""
         if self._defaults is None:
             self._defaults = self.compose([])
         return self._defaults
 
     def jobs(self, composed: DictConfig) -> list[list[str]]:
-        """The overrides of each job of a sweep, checked; [] where another sweeper than Hydra's own decides."""
+        """The checked overrides of each job of a sweep; [] for other sweepers than Hydra's basic one."""
         sweeper = composed.hydra.sweeper
-        if sweeper.get("_target_") != BASIC_SWEEPER:
+        if sweeper.get("_target_") != hydra_internals.BASIC_SWEEPER:
             return []
         params = [self.prepare(f"{key}={value}", sweeping=True) for key, value in (sweeper.params or {}).items()]
         task = list(composed.hydra.overrides.task)
         hydra = [o for o in composed.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
         try:
-            batches = BasicSweeper.split_arguments([self.parse(o) for o in [*params, *task]], None)
+            jobs = hydra_internals.cross_product([self.parse(o) for o in [*params, *task]])
         except HydraException as error:
             raise UserError(one_line(error)) from None
-        return [[*hydra, *job] for job in batches[0]]
+        return [[*hydra, *job] for job in jobs]
 
     def typed(self, composed: DictConfig) -> Any:
-        """The verb's dataclass from a composed configuration (with or without Hydra's part)."""
+        """The dataclass of the verb from a composed configuration (with or without Hydra's part)."""
         return typed(self.schema, composed)
 
 
 def runs_named(schema: type, words: list[str]) -> list[str]:
-    """`compare RUN RUN` as `compare runs=[RUN,RUN]`: of a verb that takes runs, words that are no KEY=VALUE, or that
-    are there as files or folders (those of a sweep may be called seed=1).
+    """Rewrites `compare RUN RUN` as `compare runs=[RUN,RUN]`. Runs are words without `=`, and existing files or folders
+    (a job of a sweep may be named seed=1).
 
     Raises:
-        UserError: there is a `runs=` beside them.
+        UserError: `runs=` is given too.
     """
     alone = [word for word in words if lookup(schema, "runs") and word and ("=" not in word or Path(word).exists())]
     if not alone:
@@ -279,34 +263,34 @@ def runs_named(schema: type, words: list[str]) -> list[str]:
 
 
 def check_entries(name: str, key: Key, value: Any) -> None:
-    """Raises UserError where an entry of a list of keys and values has another key, or a value of another type."""
+    """Raises UserError if an entry of a list of mappings has an unknown key or a value of the wrong type."""
     if key.element is None or not isinstance(value, list):
         return
     for number, entry in enumerate(value):
         for inner, given in entry.items() if isinstance(entry, dict) else ():
-            known, place = lookup(key.element, str(inner)), f"{name}[{number}]"
+            known, entry_key = lookup(key.element, str(inner)), f"{name}[{number}]"
             if known is None:
-                raise UserError(f"{place}: {unknown_key(key.element, str(inner), [])}")
+                raise UserError(f"{entry_key}: {unknown_key(key.element, str(inner), [])}")
             try:
                 OmegaConf.update(blank(key.element).copy(), str(inner), given)
             except OmegaConfBaseException:
-                raise UserError(f"{place}.{inner}={given}: expected {known.expected}") from None
+                raise UserError(f"{entry_key}.{inner}={given}: expected {known.expected}") from None
 
 
 def literal(key: Key, value: str) -> str:
-    """The value in quotes, so that Hydra takes it as it is."""
+    """The value in quotes; Hydra does not parse it."""
     if key.name in FREE_TEXT:
         value = value.replace("${", r"\${")
     return quote(value)
 
 
 def quote(value: str) -> str:
-    """The value between quotes, escaped where it must be."""
+    """The value in Hydra's single quotes, escaped."""
     return str(QuotedString(text=value, quote=Quote.single).with_quotes())
 
 
 def values(override: Override) -> Iterator[Any]:
-    """The value, or each of a discrete sweep's; quotes taken off."""
+    """The value, or each value of a discrete sweep, without quotes."""
     if not override.is_sweep_override():
         found = [override.value()]
     elif override.is_discrete_sweep():
@@ -318,10 +302,10 @@ def values(override: Override) -> Iterator[Any]:
 
 
 def typed(schema: type, composed: DictConfig) -> Any:
-    """The dataclass `schema` from a composed configuration, interpolations resolved.
+    """The dataclass `schema` from a composed configuration, with resolved interpolations.
 
     Raises:
-        UserError: a value that does not fit, or an interpolation that does not resolve.
+        UserError: a value of the wrong type or out of range, or an unresolved interpolation.
     """
     try:
         plain = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
@@ -333,13 +317,13 @@ def typed(schema: type, composed: DictConfig) -> Any:
         raise UserError(one_line(error)) from None
     check_ranges(config)
     if isinstance(config, RunConfig):
-        first, second = config.optim.betas  # OmegaConf keeps a tuple as a list
+        first, second = config.optim.betas  # OmegaConf stores a tuple as a list
         config.optim.betas = (first, second)
     return config
 
 
 def one_line(error: BaseException) -> str:
-    """The messages of an error and of its cause, joined."""
+    """The messages of an error and its causes, joined."""
     found: list[str] = []
     while error is not None:
         lines = [line.strip() for line in str(error).splitlines()]

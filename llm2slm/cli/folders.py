@@ -1,4 +1,4 @@
-"""Where the YAML files are: inside an installed package, beside the package in a checkout."""
+"""The folder of the YAML files: within an installed package, or next to the package in a checkout."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def conf_folder() -> Path:
     """The folder of the YAML files.
 
     Raises:
-        UserError: it is in neither place.
+        UserError: neither folder exists.
     """
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "train.yaml").is_file():
             return folder
-    raise UserError(f"{package}: no conf/ folder, neither in the package nor beside it; install llm-to-slm again")
+    raise UserError(f"{package}: no conf/ folder in the package or next to it; install llm-to-slm again")

@@ -1,12 +1,12 @@
-"""Keys that a user gives and the verb does not read, in its mode: printed in one line, or refused.
+"""Warnings of keys that were set and that the verb does not read, and errors for the keys in `reads.REFUSED`.
 
-A warning, since a sweep over several modes, or one list of overrides for several verbs, sets such keys on purpose.
-Refused are those of `reads.REFUSED`, without which the result would be of something else. Combinations that are
-impossible within a mode are refused where the model is built.
+Unread keys are a warning, since a sweep over several modes, or one list of overrides for several verbs, may set them on
+purpose. The keys in `REFUSED` select the model; without them the result would be that of another model. Impossible
+combinations of keys that are read are errors of the code that builds the model.
 
-A key counts as given where its value is not the default of the verb: set on the command line, by a group that is chosen
-there or in a user's own file. What a run directory recorded does not count. An experiment describes a run for several
-verbs, so what it sets is not warned of either; a key that is refused may not stand in it.
+A key counts as set if its value differs from the default of the verb: by the command line, a group, or a file of the
+user. Values recorded in a run directory do not count. An experiment describes a run for several verbs, so keys that it
+sets cause no warning, but the keys in `REFUSED` are errors there too.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ def check_read(
     experiment: Any = None,
     shown: bool = True,
 ) -> None:
-    """Holds a warning (`show_held` prints it) of the given keys that are not read.
+    """Defers a warning (`show_held` prints it) of the keys that are set and not read.
 
     Args:
-        config: what the verb gets, the configuration of a run directory included.
-        default: what the verb gets where nothing is given.
-        experiment: what it gets where nothing but an experiment is chosen; None: none is.
-        names: keys and sections that were given, where others of `config` are recorded ones; None: all may be.
-        shown: warn; else only refuse.
+        config: the configuration of the verb, with recorded values of a run directory.
+        default: the configuration without overrides.
+        names: keys and sections that the command line sets; all others of `config` are recorded. None: none is
+            recorded.
+        experiment: the configuration with only the chosen experiment; None: no experiment is chosen.
+        shown: whether to warn.
 
     Raises:
-        UserError: one is not read that must be.
+        UserError: a key in `REFUSED` is not read.
     """
     found: list[tuple[str, str]] = []
     base = default if experiment is None else experiment
@@ -66,7 +67,7 @@ def check_read(
 
 
 def given(config: Any, default: Any, names: Sequence[str] | None = None) -> list[str]:
-    """Keys with another value than the default's, in the order of the schema."""
+    """Keys whose values differ from the default, in the order of the schema."""
     found = []
     for name in leaves(type(config)):
         own = value(config, name)
@@ -77,22 +78,22 @@ def given(config: Any, default: Any, names: Sequence[str] | None = None) -> list
 
 
 def unread(verb: str, name: str, each: Row, config: Any) -> str:
-    """Where a key is read in place of here, in words; "" where it is read."""
+    """Where a key is read, in words, if this verb does not read it; "" if it does."""
     if not isinstance(config, RunConfig):
-        return "" if each.read(verb, config) else each.told(verb)
+        return "" if each.read(verb, config) else each.where(verb)
     trained = config.run is not None and runs.home(config.run) is not None
-    if trained and name.startswith("model."):  # equal to what was trained, else it has been refused
+    if trained and name.startswith("model."):  # equal to the recorded value: other values are errors
         return ""
     if verb != "demo":
-        return "" if each.read(verb, config) else each.told(verb)
+        return "" if each.read(verb, config) else each.where(verb)
     systems = {key: own for key, own in config.systems.items() if isinstance(own, dict)}
     if systems and all(_sets(own, name) for own in systems.values()):
         return f"each of the systems {', '.join(systems)} sets its own"
-    return "" if any(each.read(verb, one) for one in _configs(config, systems)) else each.told(verb)
+    return "" if any(each.read(verb, one) for one in _configs(config, systems)) else each.where(verb)
 
 
 def _configs(config: RunConfig, systems: Mapping[str, Any]) -> list[RunConfig]:
-    """Those of the systems of a demo; the demo's own where they cannot be had (which it says itself)."""
+    """The configurations of the systems of a demo; that of the demo if they are invalid (the demo raises the error)."""
     found = []
     for own in systems.values():
         try:
@@ -106,7 +107,7 @@ def _configs(config: RunConfig, systems: Mapping[str, Any]) -> list[RunConfig]:
 
 
 def _sets(overrides: Mapping[str, Any], name: str) -> bool:
-    """Whether nested overrides set a key."""
+    """Whether nested overrides contain a key."""
     inner: Any = overrides
     for part in name.split("."):
         if not isinstance(inner, Mapping) or part not in inner:
@@ -116,14 +117,14 @@ def _sets(overrides: Mapping[str, Any], name: str) -> bool:
 
 
 def value(config: Any, name: str) -> Any:
-    """The value of a key by its dotted name."""
+    """The value of a key, by its dotted name."""
     for part in name.split("."):
         config = getattr(config, part)
     return config
 
 
 def _text(found: Any, default: Any = None) -> str:
-    """A value as it would be typed; of keys and values those that are not the default's."""
+    """A value in the syntax of the command line; of a mapping the entries that differ from the default."""
     plain = runs.plain(found)
     if isinstance(plain, dict):
         own = default if isinstance(default, dict) else {}

@@ -1,4 +1,4 @@
-"""`llm2slm --help` and `llm2slm VERB --help`, from the conf folder and the sources alone: nothing heavy is imported."""
+"""`llm2slm --help` and `llm2slm VERB --help`, from the conf folder and the sources, without heavy imports."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from llm2slm.types import UserError
 
 WIDTH = 116
 COLUMN = 42
-"""Where the help of a key begins."""
+"""Column of the help of a key."""
 EXAMPLES = {
     "train": [
         "llm2slm train                                            built-in LLM, mini SLM, built-in translation",
-        "llm2slm train experiment=multi30k_ende data.root=DIR     a corpus with all that belongs to it",
+        "llm2slm train experiment=multi30k_ende data.root=DIR     a corpus with its task and model sizes",
         "llm2slm train model=slm seed=2 hydra.run.dir=runs/slm    the SLM alone, into a folder of your choice",
         "llm2slm train model/llm=t5_base model/slm=t5_small 'task.prefix=translate English to German: '",
         "llm2slm train data=json data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl"
         " data.source=de data.target=en",
         "llm2slm train -m model/slm=t5_mini,gpt2_mini model.conditioning=add,replace     four runs, one table",
-        "llm2slm train run=DIR trainer.max_steps=5000             go on with a run",
+        "llm2slm train run=DIR trainer.max_steps=5000             continue a run",
     ],
     "evaluate": [
-        "llm2slm evaluate run=DIR                                 on the test split that it was trained with",
+        "llm2slm evaluate run=DIR                                 on the test split of its corpus",
         "llm2slm evaluate run=DIR split=validation task.num_beams=4",
         "llm2slm evaluate run=DIR data=multi30k data.root=DIR     on another corpus",
     ],
     "generate": [
         "llm2slm generate run=DIR prompt='The old woman reads a book.'",
         "llm2slm generate run=DIR input=texts.txt output=answers.jsonl num_beams=4",
-        "llm2slm generate run=DIR                                 interactive; an empty line ends it",
+        "llm2slm generate run=DIR                                 interactive; an empty line quits",
     ],
     "label": [
         "llm2slm label data=multi30k data.root=DIR model/llm=flan_t5_large hydra.run.dir=labels",
@@ -51,7 +51,7 @@ EXAMPLES = {
         "llm2slm train data=multi30k data.root=DIR model/llm=flan_t5_large data.reps=encoded/reps",
     ],
     "benchmark": [
-        "llm2slm benchmark run=DIR                                the run's model against its LLM",
+        "llm2slm benchmark run=DIR                                the model of the run and its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
     ],
     "judge": [
@@ -61,13 +61,13 @@ EXAMPLES = {
     ],
     "export": [
         "llm2slm export run=DIR out=my-model                      weights, tokenizers, model card",
-        "llm2slm export run=DIR out=my-model with_llm=true        and the part of the LLM that it reads with",
+        "llm2slm export run=DIR out=my-model with_llm=true        and its part of the LLM",
         "llm2slm export run=DIR out=my-model results=[BENCHMARK_DIR] license=apache-2.0 push=me/my-model",
     ],
     "report": ["llm2slm report outputs/a outputs/b out=outputs/comparison"],
     "compare": [
-        "llm2slm compare runs/slm runs/hybrid                     differences to the first, intervals and p-values",
-        "llm2slm compare outputs/demo baseline=slm                all systems of a demo, against its SLM alone",
+        "llm2slm compare runs/slm runs/hybrid                     differences to the first run, intervals, p-values",
+        "llm2slm compare outputs/demo baseline=slm                all systems of a demo, against the SLM alone",
         "llm2slm compare A B C metrics=[chrf,bleu] benchmark=BENCHMARK_DIR resamples=1000",
     ],
     "demo": ["llm2slm demo", "llm2slm demo seed=2 hydra.run.dir=outputs/demo-2"],
@@ -76,11 +76,11 @@ EXAMPLES = {
 
 
 def overview(verbs: Mapping[str, str]) -> str:
-    """What `llm2slm --help` prints."""
+    """The text of `llm2slm --help`."""
     lines = [
         "usage: llm2slm VERB [KEY=VALUE ...]",
         "",
-        "A frozen LLM reads the prompt once; a small model writes the answer.",
+        "A frozen LLM encodes the prompt once; a small language model generates the response.",
     ]
     lines += ["", "verbs:", *(f"  {verb:10} {line}" for verb, line in verbs.items()), ""]
     lines += ["llm2slm VERB --help lists its keys, groups and options. -m runs every combination of KEY=A,B values."]
@@ -88,7 +88,7 @@ def overview(verbs: Mapping[str, str]) -> str:
 
 
 def details(verb: str, line: str, arguments: list[str]) -> str:
-    """What `llm2slm VERB --help` prints; `arguments` may name a --config-dir, whose options are listed too."""
+    """The text of `llm2slm VERB --help`, with the options of a --config-dir in `arguments`."""
     schema = SCHEMAS[verb]
     lines = [
         f"usage: llm2slm {verb} {'RUN [RUN ...] ' if 'runs' in keys(schema) else ''}[KEY=VALUE ...] [GROUP=OPTION ...]",
@@ -106,7 +106,7 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
     lines += ["", "keys (KEY=VALUE), with their defaults:"]
     own = primary(conf_folder() / f"{verb}.yaml", keys(schema))
     known = [replace(key, default=own.get(name, key.default)) for name, key in keys(schema).items()]
-    for key in sorted(known, key=lambda key: "." in key.name or key.section):  # a verb's own keys first
+    for key in sorted(known, key=lambda key: "." in key.name or key.section):  # keys outside sections first
         lines += describe(key)
     lines += ["", "flags:"]
     lines += [f"  {flag:28} {text}" for flag, text in FLAGS.items()]
@@ -114,7 +114,7 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
 
 
 def primary(path: Path, known: Mapping[str, Key]) -> dict[str, Any]:
-    """What a verb's own file sets, by key: its defaults, where they are not those of the dataclass."""
+    """The values that the primary config of a verb sets, by key: they replace the defaults of the dataclass."""
     found: dict[str, Any] = {}
 
     def collect(values: Mapping[str, Any], before: str) -> None:
@@ -141,10 +141,10 @@ FLAGS = {
 
 
 def config_dirs(arguments: list[str]) -> list[Path]:
-    """The user's folder, where --config-dir names one.
+    """The folder of --config-dir, as a list; [] without the flag.
 
     Raises:
-        UserError: it is no folder.
+        UserError: it is not a folder.
     """
     found: list[Path] = []
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -158,7 +158,7 @@ def config_dirs(arguments: list[str]) -> list[Path]:
 
 
 def group_options(folders: list[Path], schema: type) -> dict[str, list[str]]:
-    """Group -> its options, for the groups that the schema has a place for."""
+    """Group -> its options, for the groups of the schema."""
     found: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):
@@ -170,12 +170,12 @@ def group_options(folders: list[Path], schema: type) -> dict[str, list[str]]:
 
 
 def wrapped(head: str, text: str) -> list[str]:
-    """`text` after `head`, wrapped under its own beginning."""
+    """`text` after `head`, wrapped with a hanging indent."""
     return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
 
 
 def describe(key: Key) -> list[str]:
-    """A key's lines: name=default, then its help; a section's: its own name and help."""
+    """The lines of a key: name=default and help; of a section: name and help."""
     if key.section:
         return ["", *wrapped(f"  {key.name}: ", summary(key))]
     head = f"    {key.name}={shown(key.default)}"
@@ -192,12 +192,12 @@ def describe(key: Key) -> list[str]:
 
 
 def summary(key: Key) -> str:
-    """A section's help: its field's docstring, else its class's."""
+    """The help of a section: the docstring of its field, else of its class."""
     return key.help or re.sub(r"\s+", " ", key.annotation.__doc__ or "").strip()
 
 
 def shown(value: Any) -> str:
-    """A default as it would be typed."""
+    """A default in the syntax of the command line."""
     if value is None:
         return "null"
     if isinstance(value, Enum):

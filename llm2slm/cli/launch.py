@@ -1,4 +1,4 @@
-"""Runs a verb's command: once, or once for each job of a sweep (`-m`), in Hydra's output folder."""
+"""Runs the command of a verb once, or once per job of a sweep (`-m`), in Hydra's output folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -25,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.atomic import REFUSED, write_text
+from llm2slm.cli import hydra_internals
 from llm2slm.cli.compose import Composer, one_line, quote, runs_named, values
 from llm2slm.cli.given import check_read
 from llm2slm.cli.named import with_named_models
@@ -36,19 +35,17 @@ from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
 
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-
 
 class Parser(argparse.ArgumentParser):
-    """Makes argparse's complaints ours."""
+    """Raises UserError instead of exiting."""
 
     def error(self, message: str) -> Any:
         raise UserError(message)
 
 
 def launch(verb: str, arguments: list[str]) -> int:
-    """Parses what follows the verb, checks all of it, and runs the command. Returns the exit code."""
-    parser = get_args_parser()
+    """Parses and checks the arguments after the verb, and runs the command. Returns the exit code."""
+    parser = hydra_internals.argument_parser()
     parser.__class__ = Parser
     args = parser.parse_intermixed_args(arguments)
     composer = Composer(verb, args.config_name, args.config_path, args.config_dir)
@@ -71,10 +68,10 @@ def launch(verb: str, arguments: list[str]) -> int:
 
 
 def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
-    """Hydra's own questions: --cfg, --info, --hydra-help."""
-    hydra = start(verb, composer)
+    """Prints the output of Hydra's flags --cfg, --info and --hydra-help."""
+    hydra = hydra_internals.application(verb, composer.loader)
     if args.hydra_help:
-        hydra.hydra_help(config_name=composer.config_name, args_parser=get_args_parser(), args=args)
+        hydra.hydra_help(config_name=composer.config_name, args_parser=hydra_internals.argument_parser(), args=args)
     else:
         words = runs_named(composer.schema, args.overrides)
         overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
@@ -86,31 +83,24 @@ def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
     return 0
 
 
-def start(verb: str, composer: Composer) -> Hydra:
-    """A Hydra application whose job is named like the verb."""
-    hydra: Hydra = Hydra.create_main_hydra2(task_name=verb, config_search_path=composer.path)
-    hydra.config_loader.repository = composer.loader.repository
-    return hydra
-
-
 def resume_in_place(overrides: list[str], composer: Composer) -> list[str]:
-    """`train run=DIR` continues inside DIR, unless told to write elsewhere."""
+    """`train run=DIR` writes into DIR unless an override sets another output folder."""
     named = [o for o in overrides if o.startswith("run=")]
     elsewhere = any(o.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for o in overrides)
     if not named or elsewhere:
         return overrides
-    for folder in values(composer.parse(named[-1])):  # quotes taken off; one value, except in a sweep
+    for folder in values(composer.parse(named[-1])):  # without quotes; one value, except in a sweep
         if folder is None:
             return overrides
-        runs.read_config(Path(str(folder)))  # a wrong name is refused before Hydra makes a folder of it
+        runs.read_config(Path(str(folder)))  # raises for a wrong name before Hydra creates the folder
     return [*overrides, f"hydra.run.dir={named[-1].partition('=')[2]}"]
 
 
 def check_processes(config: Any) -> None:
-    """Refuses a sweep of distributed runs: Lightning starts the other ranks with the sweep's own arguments.
+    """Refuses a sweep of distributed runs: Lightning would start the other ranks with the arguments of the sweep.
 
     Raises:
-        UserError: several processes would be launched from within a job of this process.
+        UserError: Lightning would start several processes for a job of this process.
     """
     if isinstance(config, RunConfig) and several_processes(config.trainer):
         raise UserError(
@@ -121,7 +111,7 @@ def check_processes(config: Any) -> None:
 
 
 def several_processes(trainer: TrainerConfig) -> bool:
-    """Whether Lightning would start other processes by calling this command again."""
+    """Whether Lightning would start other processes that run this command again."""
     if any(word in trainer.strategy for word in ("spawn", "fork", "notebook")):
         return False
     single = trainer.strategy in ("auto", "single_device") and str(trainer.devices) == "auto"
@@ -129,10 +119,10 @@ def several_processes(trainer: TrainerConfig) -> bool:
 
 
 class Command:
-    """What Hydra calls with each composed configuration: `llm2slm.commands.VERB.run(config, folder)`.
+    """The task function of Hydra, called with each composed configuration: runs `llm2slm.commands.VERB.run`.
 
-    Hydra must not see an exception (it would report it in its own way, and end a sweep): a single run's is kept in
-    `failure`, a job's in its folder.
+    No exception reaches Hydra, which would print it and end a sweep: that of a single run is stored in `failure`, that
+    of a job in its folder.
     """
 
     def __init__(self, verb: str, composer: Composer, jobs: int | None = None) -> None:
@@ -154,8 +144,8 @@ class Command:
             return None
 
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
-        """The command itself; returns its first quality figure, which is what an optimizing sweeper looks at."""
-        first = os.environ.get("LOCAL_RANK", "0") == "0"  # else Lightning started it, and the first one has printed it
+        """Runs the command; returns the first quality score, which an optimizing sweeper uses."""
+        first = os.environ.get("LOCAL_RANK", "0") == "0"  # other ranks print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
             config, names = self.composer.typed(composed), None
@@ -167,7 +157,7 @@ class Command:
             run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
             hush()
             result = run(config, folder)
-        except UserError:  # found before the command's work began, or the warnings are printed already
+        except UserError:  # raised before the work began, or after the warnings were printed
             drop_held()
             raise
         finally:
@@ -176,7 +166,7 @@ class Command:
         return next((score.value for score in scores.values()), None)
 
     def experiment(self, overrides: list[str]) -> Any:
-        """The configuration that the chosen experiment gives by itself; None where none is chosen."""
+        """The configuration with only the chosen experiment; None if none is chosen."""
         chosen = [override for override in overrides if chosen_keys([override]) == ["experiment"]]
         if not chosen:
             return None
@@ -184,11 +174,11 @@ class Command:
             composed = self.composer.compose(chosen)
             with_named_models(self.composer, composed, chosen, shown=False)
             return self.composer.typed(composed)
-        except (UserError, OmegaConfBaseException):  # it is no run without the command line: all keys may be warned of
+        except (UserError, OmegaConfBaseException):  # it needs other overrides: all keys may cause warnings
             return None
 
     def job(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
-        """The command as a job of a sweep: whatever happens, a record is left in its folder, and the next job runs."""
+        """Runs the command as a job of a sweep; writes its record in any case, and raises no exception of the job."""
         started = time.monotonic()
         record = JobRecord(overrides=overrides, status="interrupted")
         value = None
@@ -210,7 +200,7 @@ class Command:
 
 
 def release() -> None:
-    """Frees what a job left behind, so that the next starts from the same memory."""
+    """Frees the memory of a finished job."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -218,12 +208,12 @@ def release() -> None:
 
 
 def run_once(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
-    """One run of what was composed already, to be checked. Its exceptions come through as they are."""
-    command, hydra = Command(verb, composer), start(verb, composer)
+    """Runs the composed configuration once; raises the exception of the command."""
+    command, hydra = Command(verb, composer), hydra_internals.application(verb, composer.loader)
     hydra.config_loader.load_configuration = lambda *_, **__: composed
     given = Path(os.path.normpath(str(composed.hydra.run.dir)))
     folder = given.absolute()
-    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110  raises nothing
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110  raises no OSError
     done = False
     try:
         make_folder("hydra.run.dir", given)
@@ -238,39 +228,39 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Removes those of the folders that hold nothing; the innermost one comes first."""
+    """Removes empty folders, the innermost first."""
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # it holds something, and so do those around it; or it was never made
+        except OSError:  # not empty, or it does not exist
             return
 
 
 def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
-    """All jobs of a sweep, each checked before the first one starts, then their table; 1 where any failed."""
-    basic = composed.hydra.launcher.get("_target_") == BASIC_LAUNCHER
+    """Checks all jobs of a sweep, runs them, and writes their table. Returns 1 if any job failed."""
+    basic = composed.hydra.launcher.get("_target_") == hydra_internals.BASIC_LAUNCHER
     jobs = composer.jobs(composed)
     for job in jobs:
         config = composer.typed(composer.compose(job))
         if basic:
             check_processes(config)
     HydraConfig.instance().set_config(composed)
-    folder = Path(str(composed.hydra.sweep.dir)).absolute()  # once: its name holds the time
+    folder = Path(str(composed.hydra.sweep.dir)).absolute()  # resolved once: its name contains the time
     overrides = [*overrides, f"hydra.sweep.dir={quote(str(folder))}", "hydra.mode=MULTIRUN"]
     command = Command(verb, composer, len(jobs) or None)
     make_folder("hydra.sweep.dir", folder)
     try:
-        start(verb, composer).multirun(composer.config_name, command, overrides)
+        hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
-    except OSError as error:  # of Hydra's own files and folders: those of a job are in its record
-        own = error.errno in REFUSED if error.filename is None else folder in Path(str(error.filename)).parents
-        if not own:
+    except OSError as error:  # of files of Hydra; errors of a job are in its record
+        of_sweep = error.errno in REFUSED if error.filename is None else folder in Path(str(error.filename)).parents
+        if not of_sweep:
             raise
         what = "a file" if error.filename is None else error.filename
         raise UserError(f"hydra.sweep.dir={folder}: {what} cannot be written ({error.strerror})") from None
     finally:
-        with suppress(OSError):  # it is not there, or could not be written
-            (folder / "multirun.yaml").unlink()  # Hydra's; each job's config.yaml says it better
+        with suppress(OSError):  # it does not exist
+            (folder / "multirun.yaml").unlink()  # of Hydra; the config.yaml of each job has the same information
         complete = finish_sweep(folder)
     return 0 if complete else 1

@@ -1,7 +1,7 @@
-"""A model that the command line names takes the place of the one that a group describes; its config is not the group's.
+"""`model.SIDE.config` of a model with a name: entries of a group or experiment for another model are removed.
 
-`model.slm.config` is put together from the chosen group, the verb's own file, an experiment and the command line. What
-holds for a model that is named: entries that stand at the name's own layer or above it.
+`model.slm.config` is composed from the chosen group, the primary config, an experiment and the command line. Only
+entries from the source of the name, and from sources that override it, apply to the named model.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SIDES = ("llm", "slm")
 
 
 def with_named_models(composer: Composer, composed: DictConfig, overrides: list[str], *, shown: bool = True) -> None:
-    """Leaves in `model.llm.config` and `model.slm.config`, of a model that has a name, what is meant for that model.
+    """Removes entries for other models from `model.llm.config` and `model.slm.config` of models with a name.
 
     Args:
         composed: changed in place.
-        overrides: of this job, as `Composer.prepare` gave them.
-        shown: print what an experiment sets for another model.
+        overrides: the overrides of this job, from `Composer.prepare`.
+        shown: whether to warn of removed entries of an experiment.
 
     Raises:
-        UserError: a group chosen on the command line describes one model, and a name another.
+        UserError: the command line chooses both a group that describes a model and a name.
     """
     if "model" not in composed or not OmegaConf.is_dict(composed.model) or "slm" not in composed.model:
         return
@@ -73,12 +73,12 @@ def _config(composed: DictConfig, side: str) -> dict[str, Any]:
 
 
 def _own(composer: Composer, side: str) -> dict[str, Any]:
-    """What the verb's own file sets."""
+    """`model.SIDE.config` of the primary config of the verb."""
     return _config(composer.compose([f"~model/{side}"]), side)
 
 
 def _entries(override: Override, key: str) -> list[str]:
-    """The entries of an open dict that an override sets: one by its name, or those of a whole one."""
+    """The entries of an open dict that an override sets: a single entry, or those of a whole dict."""
     name = override.key_or_group
     if name.startswith(f"{key}."):
         return [name.removeprefix(f"{key}.").partition(".")[0]]

@@ -1,7 +1,7 @@
-"""Which verb reads which key of a run's configuration, and in which mode: a table with a row for every key.
+"""The table of the keys of `RunConfig`: which verb reads which key, and in which mode.
 
-`given.py` warns of a key that is given and not read, or refuses it. A test fails for a key without a row. The tables of
-the verbs that have keys of their own are in `reads_verbs.py`.
+`given.py` warns of keys that are set and not read. A test fails for a key without a row. `reads_verbs.py` has the
+tables of the verbs with other schemas.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from llm2slm.types import Init, Labels, SystemKind, Tokenizers
 
 @dataclass(frozen=True)
 class When:
-    """Configurations in which something is read.
+    """The condition for reading a key.
 
     Attributes:
-        words: the configurations in words, as "model.kind=llm2slm"; "" for all of them.
-        test: the same as a function of verb and configuration.
+        words: the condition in words, as "model.kind=llm2slm"; "" if always true.
+        test: the condition as a function of verb and configuration.
     """
 
     words: str
@@ -34,27 +34,27 @@ class When:
 
 
 def when(words: str, test: Callable[[Any], bool]) -> When:
-    """The configurations that pass a test, whatever the verb."""
+    """A condition that does not depend on the verb."""
     return When(words, lambda verb, config: test(config))  # noqa: ARG005
 
 
 @dataclass(frozen=True)
 class Reads:
-    """Verbs that read a key, and when."""
+    """Verbs that read a key under a condition."""
 
     verbs: tuple[str, ...]
     when: When
 
 
 class Row(tuple[Reads, ...]):
-    """All that reads a key."""
+    """All verbs and conditions under which a key is read."""
 
     def read(self, verb: str, config: Any) -> bool:
         """Whether the verb reads the key under this configuration."""
         return any(verb in each.verbs and each.when.test(verb, config) for each in self)
 
-    def told(self, verb: str) -> str:
-        """Where the key is read, in words: in which modes of this verb, else by which verbs."""
+    def where(self, verb: str) -> str:
+        """Where the key is read, in words: the conditions of this verb, else the verbs."""
         modes = dict.fromkeys(each.when.words for each in self if verb in each.verbs and each.when.words)
         verbs = dict.fromkeys(name for each in self for name in each.verbs)
         return f"read with {' or '.join(modes)}" if modes else f"read by {', '.join(verbs)}"
@@ -64,12 +64,12 @@ ALWAYS = when("", lambda config: True)  # noqa: ARG005
 
 
 def row(*verbs: str, if_: When = ALWAYS) -> Row:
-    """A row of one kind of reading."""
+    """A row of verbs with one condition."""
     return Row((Reads(verbs, if_),))
 
 
 def either(*rows: Row) -> Row:
-    """A row of several kinds."""
+    """The union of rows."""
     return Row(each for one in rows for each in one)
 
 
@@ -85,11 +85,11 @@ STREAM = ("train", "demo", "encode", "tokenizer")
 
 
 def hub_name(name: str | None) -> bool:
-    """Whether a model's name is that of a repository of the Hub, where revisions are read."""
+    """Whether the name of a model is a Hub id, which may have a revision."""
     return name is not None and not name.startswith("builtin/") and not Path(name).expanduser().exists()
 
 
-def _lends(config: RunConfig) -> bool:
+def _lends_tokenizer(config: RunConfig) -> bool:
     model = config.model
     alone = model.kind is SystemKind.slm and model.tokenizers is Tokenizers.shared
     return alone and model.slm.tokenizer is None and model.slm.start is Init.random
@@ -97,9 +97,9 @@ def _lends(config: RunConfig) -> bool:
 
 ADDED = ("lora", "prompt", "prefix")
 BUILT = When("", lambda verb, config: verb != "benchmark" or config.run is None)
-"""The configured model is built, and no saved one used."""
+"""The configured model is built; no saved model is loaded."""
 HYBRID = BUILT & when("model.kind=llm2slm", lambda config: config.model.kind is SystemKind.llm2slm)
-CONTINUES = when("model.conditioning=kv", lambda config: config.model.conditioning == "kv")
+WITH_KV = when("model.conditioning=kv", lambda config: config.model.conditioning == "kv")
 PROJECTED = when("a conditioning other than kv", lambda config: config.model.conditioning != "kv")
 WITH_SLM = BUILT & when("model.kind=llm2slm or slm", lambda config: config.model.kind is not SystemKind.llm)
 LLM_ALONE = BUILT & when("model.kind=llm", lambda config: config.model.kind is SystemKind.llm)
@@ -109,37 +109,39 @@ WITH_LLM = BUILT & When(
         verb == "demo" or config.model.kind is not SystemKind.slm or (verb == "train" and config.optim.distill > 0)
     ),
 )
-LENDS = BUILT & when("an SLM alone that shares its tokenizer", _lends)
+LENDS_TOKENIZER = BUILT & when("an SLM alone that shares its tokenizer", _lends_tokenizer)
 RUN = when("run=LLM", lambda config: config.run is not None)
 NO_RUN = when("no run=", lambda config: config.run is None)
-ASKED = either(row(*BUILD, if_=WITH_LLM), row("label"), row("evaluate", "benchmark", if_=RUN))
-"""How an LLM is loaded and asked: one that is built, or a plain one that `run` names."""
+PROMPTED = either(row(*BUILD, if_=WITH_LLM), row("label"), row("evaluate", "benchmark", if_=RUN))
+"""Loading and prompting of an LLM: of the configured one, or of one that `run` names."""
 LLM_ON_HUB = when("the name of a repository", lambda c: hub_name(c.model.llm.name if c.run is None else c.run))
 SLM_ON_HUB = when("the name of a repository", lambda config: hub_name(config.model.slm.name))
 SLM = row(*BUILD, if_=WITH_SLM)
-"""Which of the two models may have it, the commands say themselves; label refuses it."""
+"""The commands check which of the two models supports the key; `label` refuses it."""
 
 MODEL: dict[str, Row] = {
     "kind": row(*BUILD, if_=BUILT),
-    "llm.name": either(row(*BUILD, if_=WITH_LLM), row(*BUILD, if_=LENDS), row("label", if_=NO_RUN)),
-    "llm.revision": Row(Reads(each.verbs, each.when & LLM_ON_HUB) for each in (*ASKED, Reads(BUILD, LENDS))),
-    "llm.gguf_file": either(ASKED, row(*BUILD, if_=LENDS)),
-    "llm.init": ASKED,
-    "llm.config": ASKED,
-    "llm.tokenizer": either(ASKED, row(*BUILD, if_=LENDS)),
+    "llm.name": either(row(*BUILD, if_=WITH_LLM), row(*BUILD, if_=LENDS_TOKENIZER), row("label", if_=NO_RUN)),
+    "llm.revision": Row(
+        Reads(each.verbs, each.when & LLM_ON_HUB) for each in (*PROMPTED, Reads(BUILD, LENDS_TOKENIZER))
+    ),
+    "llm.gguf_file": either(PROMPTED, row(*BUILD, if_=LENDS_TOKENIZER)),
+    "llm.init": PROMPTED,
+    "llm.config": PROMPTED,
+    "llm.tokenizer": either(PROMPTED, row(*BUILD, if_=LENDS_TOKENIZER)),
     "llm.keep_whitespace": row(*EXTEND, if_=LLM_ALONE),
     "llm.keep_characters": row(*EXTEND, if_=LLM_ALONE),
     "llm.vocab": row(*EXTEND, if_=LLM_ALONE),
-    "llm.dtype": ASKED,
-    "llm.attn_implementation": ASKED,
+    "llm.dtype": PROMPTED,
+    "llm.attn_implementation": PROMPTED,
     "llm.tune": row(*BUILD, if_=LLM_ALONE),
     "llm.peft": row(
         *BUILD, if_=LLM_ALONE & when("model.llm.tune=lora, prompt or prefix", lambda c: c.model.llm.tune in ADDED)
     ),
     "llm.layer": row(*BUILD, if_=HYBRID & PROJECTED),
-    "llm.prefix": ASKED,
-    "llm.chat": ASKED,
-    "llm.quantization": ASKED,
+    "llm.prefix": PROMPTED,
+    "llm.chat": PROMPTED,
+    "llm.quantization": PROMPTED,
     "slm.name": SLM,
     "slm.revision": row(*BUILD, if_=WITH_SLM & SLM_ON_HUB),
     "slm.gguf_file": SLM,
@@ -168,7 +170,7 @@ MODEL: dict[str, Row] = {
         *BUILD,
         if_=HYBRID & when("model.conditioning=cross_attention", lambda c: c.model.conditioning == "cross_attention"),
     ),
-    "kv_blocks": row(*BUILD, if_=HYBRID & CONTINUES),
+    "kv_blocks": row(*BUILD, if_=HYBRID & WITH_KV),
     "tokenizers": SLM,
     "control": row(*BUILD, if_=BUILT),
 }
@@ -206,7 +208,7 @@ CORPUS: dict[str, When] = {
     "validation_size": ALWAYS,
     "test_size": ALWAYS,
 }
-"""Fields of a corpus, of `data` as of a part of a mixture."""
+"""Fields of a corpus: of `data`, and of a part of a mixture."""
 
 PART: dict[str, When] = CORPUS | dict.fromkeys(("weight", "repeat", "task", "prefix", "template", "language"), ALWAYS)
 
@@ -218,7 +220,7 @@ SPLIT_VERBS = {
 
 
 def _of_data(name: str) -> Row:
-    """The row of a field of `CorpusConfig` within `data`."""
+    """The row of `data.NAME`, a field of `CorpusConfig`."""
     own = CORPUS[name]
     inner = When(own.words, lambda verb, config: own.test(verb, config.data))
     split = name.removesuffix("_size")
@@ -264,7 +266,7 @@ TASK: dict[str, Row] = {
     "num_beams": row(*ANSWER),
 }
 
-# how it is trained, timed and kept
+# optim, trainer, logger, callbacks, benchmark, label, encode
 
 DECAYS = when("optim.schedule=cosine or linear", lambda config: config.optim.schedule != "constant")
 DISTILLS = when("optim.distill above 0", lambda config: config.optim.distill > 0)
@@ -276,7 +278,7 @@ OPTIM = dict.fromkeys(
     ("name", "lr", "weight_decay", "betas", "warmup_steps", "schedule", "label_smoothing", "distill"), row(*FIT)
 ) | {
     "projector_lr": row(*FIT, if_=HYBRID),
-    "freeze_slm_steps": row(*FIT),  # train refuses it without an LLM beside the SLM
+    "freeze_slm_steps": row(*FIT),  # train refuses it without an LLM
     "final_lr": row(*FIT, if_=DECAYS),
     "distill_temperature": row(*FIT, if_=DISTILLS),
 }
@@ -314,13 +316,13 @@ RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.item
     "seed": row(*RUN_VERBS),
     "run": row("train", "evaluate", "label", "benchmark"),
     "llm": row("evaluate", "label", "benchmark", if_=when("run=", lambda config: config.run is not None)),
-    "split": row("evaluate", "label", "encode"),  # encode refuses it in its own words
+    "split": row("evaluate", "label", "encode"),  # encode refuses it
     "systems": row("demo", "benchmark"),
 }
-"""Every key of `RunConfig`."""
+"""The row of every key of `RunConfig`."""
 
 REFUSED = {
     ("encode", "run"), ("demo", "run"), ("evaluate", "model.llm.name"), ("label", "model.llm.name"),
     ("benchmark", "model.llm.name"),
 }  # fmt: skip
-"""Verbs and keys that name what is worked on: where the verb does not read the key, it would work on something else."""
+"""(verb, key): an error if the verb does not read the key, which selects the model."""

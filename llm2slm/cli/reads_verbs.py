@@ -1,4 +1,4 @@
-"""Which keys the verbs with keys of their own read, and in which mode; as `reads.py`."""
+"""The tables of the verbs with other schemas than `RunConfig`, in the form of `reads.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm2slm.config import (
 
 
 def leaves(schema: type) -> list[str]:
-    """The keys of a schema that hold a value."""
+    """The keys of a schema that are no sections."""
     return [name for name, key in keys(schema).items() if not key.section]
 
 
@@ -34,7 +34,7 @@ ONE = when("num_beams=1 and no input=", lambda config: config.input is None and 
 ON_HUB = "the name of a repository"
 GENERATE = _named(
     "generate",
-    # the command itself refuses model.llm.* for a trained model, and output without input
+    # the command refuses model.llm.* for a trained model, and output without input
     "run llm model.llm.gguf_file model.llm.dtype model.llm.attn_implementation model.llm.quantization "
     "model.llm.prefix model.llm.chat prompt input output prefix max_new_tokens num_beams do_sample overlong seed",
     {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED}
@@ -44,7 +44,7 @@ EXPORT = _named(
     "export", "run llm out with_llm dtype name license results push",
     {"private": when("push=REPOSITORY", lambda config: config.push is not None)},
 )  # fmt: skip
-JUDGE = _named(  # it refuses itself what is for an endpoint, or for local, alone
+JUDGE = _named(  # the command refuses keys of an endpoint with local, and the reverse
     "judge",
     "runs endpoint model key_env local dtype attn_implementation quantization out rows instruction reference "
     "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
@@ -67,11 +67,11 @@ TABLES: dict[type, dict[str, Row]] = {
     CompareConfig: COMPARE,
     TokenizerConfig: TOKENIZER,
 }
-"""By schema: every key of it that holds a value, with all that reads it."""
+"""Schema -> the row of every key that is no section."""
 
 
 def unread_parts(verb: str, parts: list[Any], default: Any) -> list[tuple[str, str]]:
-    """Keys of the parts of a mixture that are given and not read, with the words where they are."""
+    """Keys of the parts of a mixture that are set and not read, and where they are read."""
     return [
         (f"data.parts[{number}].{name}={getattr(part, name)}", f"read with {each.words}")
         for number, part in enumerate(parts)

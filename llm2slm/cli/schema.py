@@ -1,4 +1,4 @@
-"""The keys of each verb's configuration, read from its dataclass and the source: type, default and help. No hydra."""
+"""The keys of the configuration of each verb, with type, default and help, from the dataclasses and their source."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCHEMAS: dict[str, type] = {
     "demo": config.RunConfig,
     "tokenizer": config.TokenizerConfig,
 }
-"""Verb -> the dataclass that its command gets."""
+"""Verb -> the dataclass of its configuration."""
 CONDITIONING = "model.conditioning"
 """The key whose values are the modules of `llm2slm/models/conditioning`."""
 OPTION = r"[\w+-]+(?: \([^()]*\))?"
@@ -44,7 +44,7 @@ LISTED = re.compile(rf"(?:^|: )({OPTION}(?: \| {OPTION})+)")
 
 @dataclass(frozen=True)
 class Key:
-    """One key that a user can set: its dotted name, its type and default, and its field's docstring."""
+    """A key of the configuration: dotted name, type, default, and the docstring of its field."""
 
     name: str
     annotation: Any
@@ -53,29 +53,29 @@ class Key:
 
     @property
     def section(self) -> bool:
-        """Whether it holds keys of its own (a nested dataclass)."""
+        """Whether it contains keys (a nested dataclass)."""
         return dataclasses.is_dataclass(self.annotation)
 
     @property
     def open(self) -> bool:
-        """Whether any key may be put into it (a dict)."""
+        """Whether it accepts any key (a dict)."""
         return typing.get_origin(self.annotation) is dict
 
     @property
     def members(self) -> tuple[Any, ...]:
-        """The alternatives of a union type without None; a type that is no union is its own only member."""
+        """The types of a union without None; (type,) for any other type."""
         if typing.get_origin(self.annotation) in (Union, types.UnionType):
             return tuple(t for t in typing.get_args(self.annotation) if t is not type(None))
         return (self.annotation,)
 
     @property
     def text(self) -> bool:
-        """Whether the value is a string and nothing else."""
+        """Whether the value is a string."""
         return self.members == (str,)
 
     @property
     def choices(self) -> list[str]:
-        """Values of a text that the help lists, as "A | B (what it does) | C", at its beginning or behind a colon."""
+        """Values of a text that the help lists, as "A | B (explanation) | C", at its start or after a colon."""
         if self.name == CONDITIONING:
             return conditioning.names()
         found = LISTED.search(self.help) if self.text or self.texts else None
@@ -93,7 +93,7 @@ class Key:
 
     @property
     def element(self) -> type | None:
-        """The dataclass whose keys each entry of the list has; None where it is no list of such."""
+        """The dataclass of the items of a list; None for other types."""
         inner = typing.get_args(self.members[0])[:1] if self.many else ()
         return inner[0] if inner and isinstance(inner[0], type) and dataclasses.is_dataclass(inner[0]) else None
 
@@ -171,7 +171,7 @@ def docstrings(schema: type) -> dict[str, str]:
 
 
 def lookup(schema: type, name: str) -> Key | None:
-    """The key of that name; for a name inside an open dict, the dict's; None where there is none."""
+    """The key `name`; for a name within an open dict the key of the dict; None for an unknown name."""
     known = keys(schema)
     if name in known:
         return known[name]
@@ -184,7 +184,7 @@ def lookup(schema: type, name: str) -> Key | None:
 
 
 def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
-    """The candidates that `name` was probably meant to be, best first: same last part, then alike as a whole."""
+    """The candidates most similar to `name`, best first: equal last part, then similar names."""
     pool = list(candidates)
     if "." in name or "/" in name:
         parent, _, last = name.replace("/", ".").rpartition(".")
@@ -202,7 +202,7 @@ def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
 
 
 def unknown_key(schema: type, name: str, groups: Iterable[str]) -> UserError:
-    """The error for a key that does not exist, with the nearest ones that do."""
+    """The error for an unknown key, with the most similar keys."""
     near = nearest(name, [*groups, *keys(schema)])
     if near:
         return UserError(f"unknown key {name!r}; did you mean {' or '.join(near)}?")

@@ -1,6 +1,6 @@
-"""`run=DIR` (or DIR/model): the configuration that a run was made with is the base, and the command line goes on top.
+"""`run=DIR` (or DIR/model): overrides change the recorded configuration of the run, and not the defaults.
 
-So `llm2slm evaluate run=DIR` scores a run on its own test split, and with data=samsum on another one.
+Thus `llm2slm evaluate run=DIR` scores a run on the test split of its corpus, and with data=samsum on another one.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from llm2slm.config import PlainLLMConfig, RunConfig
 from llm2slm.types import Labels, SystemKind, UserError
 
 VERBS = ("train", "evaluate", "label", "benchmark")
-"""Verbs for which `run=DIR` brings DIR's configuration along."""
-BESIDE = tuple(f"model.llm.{key.name}" for key in dataclasses.fields(PlainLLMConfig))
-"""How the LLM is loaded and asked that an SLM without one is timed beside."""
-OWN = ("run", "llm", "split", "systems", "benchmark", "label", "encode")
-"""Keys that belong to one command and are never taken from an earlier run."""
+"""Verbs that use the recorded configuration of `run=DIR`."""
+OF_OTHER_LLM = tuple(f"model.llm.{key.name}" for key in dataclasses.fields(PlainLLMConfig))
+"""Loading and prompting of the LLM that `benchmark` compares with an SLM trained without an LLM."""
+PER_COMMAND = ("run", "llm", "split", "systems", "benchmark", "label", "encode")
+"""Keys of a single command, never taken from the recorded configuration."""
 
 
 def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig:
-    """The configuration stored in `config.run` changed by `overrides`; `config` as it is where none is stored.
+    """The configuration recorded in `config.run`, changed by `overrides`; `config` itself if none is recorded.
 
     Raises:
-        UserError: the stored file is no configuration of this version; names the key.
+        UserError: the recorded configuration has an unknown key, or the overrides change the trained model.
     """
     folder = None if verb not in VERBS or config.run is None else runs.home(config.run)
     if folder is None:
         return config
     stored = runs.read_config(folder)
     chosen = chosen_keys(overrides)
-    if "experiment" in chosen:  # an experiment may set any key: it replaces the stored configuration
+    if "experiment" in chosen:  # an experiment may set any key: it replaces the recorded configuration
         return config
     for name in flat(stored):
         if lookup(RunConfig, name) is None:
@@ -46,11 +46,11 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     composed = OmegaConf.create(runs.plain(config))
     if verb != "train":
         refuse_other_model(
-            folder, merged, composed, [name for name in chosen if not beside(verb, name, merged, config)]
+            folder, merged, composed, [name for name in chosen if not of_other_llm(verb, name, merged, config)]
         )
-        # what an LLM wrote was to be trained on; answers are judged by the corpus' own, whatever the split
+        # generated labels are for training only; answers are scored against the targets of the corpus
         OmegaConf.update(merged, "data.labels", Labels.gold.value, force_add=True)
-    for name in [*OWN, *chosen]:
+    for name in [*PER_COMMAND, *chosen]:
         if lookup(RunConfig, name) is not None:
             OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)
     result: RunConfig = typed(RunConfig, merged)
@@ -58,21 +58,21 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
 
 
 def chosen_keys(overrides: list[str]) -> list[str]:
-    """The keys, sections and groups (with dots) that overrides name."""
+    """The keys, sections and groups (with dots) of overrides."""
     return [o.lstrip("+").partition("=")[0].partition("@")[0].replace("/", ".") for o in overrides]
 
 
-def beside(verb: str, name: str, stored: Any, config: RunConfig) -> bool:
-    """Whether a key is of the LLM that an SLM without one is timed beside (`benchmark run=SLM llm=LLM`)."""
+def of_other_llm(verb: str, name: str, stored: Any, config: RunConfig) -> bool:
+    """Whether a key configures the LLM that an SLM without LLM is compared with (`benchmark run=SLM llm=LLM`)."""
     slm = OmegaConf.select(stored, "model.kind") == SystemKind.slm.value
-    return verb == "benchmark" and slm and config.llm is not None and name in BESIDE
+    return verb == "benchmark" and slm and config.llm is not None and name in OF_OTHER_LLM
 
 
 def refuse_other_model(folder: Path, stored: Any, composed: Any, chosen: list[str]) -> None:
-    """A trained model is used as it is: another value of it would be recorded, and change nothing.
+    """Refuses overrides of a trained model, which would be recorded without any effect.
 
     Raises:
-        UserError: names the first key of the model that is given and is not what it was trained with.
+        UserError: a key under `model` is set to another value than that of the training.
     """
     trained = OmegaConf.merge(OmegaConf.create(runs.plain(RunConfig())), stored)
     for name in chosen:
@@ -86,16 +86,16 @@ def refuse_other_model(folder: Path, stored: Any, composed: Any, chosen: list[st
 
 
 def _differences(name: str, was: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Keys under a name that have two values, with both; a group (model=slm) sets many."""
+    """Keys at or below a name with different values, and both values; a group (model=slm) sets many keys."""
     if OmegaConf.is_dict(was) and OmegaConf.is_dict(given):
         for key in {**was, **given}:
             yield from _differences(f"{name}.{key}", was.get(key), given.get(key))
-    elif given != was and not name.endswith(".tokenizer"):  # train:8000 has become a folder
+    elif given != was and not name.endswith(".tokenizer"):  # train:8000 was replaced by a folder
         yield name, was, given
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the leaves."""
+    """Dotted names of the leaves of nested dicts."""
     found: list[str] = []
     for key, value in values.items():
         found += flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
@@ -103,6 +103,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def unknown_key_in(path: Path, name: str) -> Exception:
-    """The error for a key of a stored configuration that this version does not know."""
+    """The error for an unknown key of a recorded configuration."""
     error = unknown_key(RunConfig, name, [])
     return type(error)(f"{path}: {error}")

@@ -1,8 +1,8 @@
-"""The typed schema of the configuration. Every key a user can override is a field here, with its unit and its default.
+"""The typed schema of the configuration: every key that a user can override is a field here, with unit and default.
 
 `cli` registers these classes with Hydra, so that an unknown key or a wrong type fails before anything is loaded.
-YAML files under `conf/` state only what differs from these defaults. Code below the CLI gets these dataclasses
-(never a DictConfig), so the package works the same from a notebook.
+YAML files under `conf/` contain only values that differ from these defaults. All code below the CLI receives these
+dataclasses, never a DictConfig, and therefore works from a notebook too.
 """
 
 from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig

@@ -1,4 +1,4 @@
-"""Keys under `data` and `task`: which rows, how they become batches, prompts and metrics."""
+"""Keys under `data` and `task`: rows, batches, prompts and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm2slm.types import Labels, Overlong
 
 @dataclass
 class CorpusConfig:
-    """Which rows of which corpus."""
+    """A corpus, and the rows used of it."""
 
     name: str = "builtin"
     """builtin, json, hub, mixture, or a known corpus (data/sources/corpora.py): wmt14_en_de, multi30k,
@@ -17,115 +17,116 @@ class CorpusConfig:
     corpus: str = "translation"
     """data=builtin: translation | summarization | instruction | mixture."""
     root: str | None = None
-    """Folder that holds corpora (multi30k/, samsum/, ...). None: a known corpus comes from the Hub."""
+    """Folder with the folders of corpora (multi30k/, samsum/, ...). None: a known corpus is loaded from the Hub."""
     path: str | None = None
-    """Id of a dataset of the Hub, or a folder with its files (a clone of it, or Parquet, JSON or CSV files named train,
-    validation and test). With a known corpus: in place of the Hub's, with the same columns."""
+    """Hub id of a dataset, or a folder with its files (a clone of the repository, or Parquet, JSON or CSV files named
+    train, validation and test). Of a known corpus: replaces the Hub id; the columns must be the same."""
     subset: str | None = None
-    """Its configuration on the Hub. A known corpus knows its own."""
+    """Configuration of the dataset on the Hub. None: that of the known corpus."""
     revision: str | None = None
-    """Its branch, tag or commit on the Hub."""
+    """Branch, tag or commit of the dataset on the Hub."""
     train: str | None = None
-    """data=json: file (json, jsonl, csv, tsv, parquet; all but parquet also as .gz); else name of the split, or a part
-    of it as train[:1000]. A known corpus knows its own."""
+    """data=json: a file (json, jsonl, csv, tsv or parquet; all but parquet also as .gz); else the name of the split, or
+    a slice of it as train[:1000]. None: that of the known corpus."""
     validation: str | None = None
     test: str | None = None
     source: str | None = None
-    """Column that holds the source text; a field of a nested one by a dotted path, as translation.en."""
+    """Column of the source text; a field of a nested column has a dotted name, as translation.en."""
     target: str | None = None
-    """Column that holds the target text. None: the corpus' own; of json and hub target, with task=lm text."""
+    """Column of the target text. None: that of the known corpus; data=json and data=hub: target, with task=lm text."""
     train_size: int | None = None
-    """Rows of the split at most; for built-in corpora how many to generate. None: all (built-in: a default)."""
+    """Maximum number of rows of the split; of a built-in corpus the number of generated rows. None: all (built-in: a
+    default)."""
     validation_size: int | None = None
     test_size: int | None = None
 
 
 @dataclass
 class PartConfig(CorpusConfig):
-    """A corpus that is part of a mixture, and what is asked of its rows."""
+    """A corpus within a mixture, and the task of its rows."""
 
     name: str = ""
     weight: float = 1.0
-    """Share of the training rows, in proportion to the other parts' weights."""
+    """Share of the training rows, relative to the weights of the other parts."""
     repeat: bool = False
-    """Use its training rows again where its share asks for more than it has; else the whole mixture is as small as to
-    do without."""
+    """Repeat training rows if the share exceeds the number of rows. false: the mixture is limited to the size at which
+    no row is repeated."""
     task: str | None = None
-    """translation | summarization | instruction | text | lm. None: what the corpus is made for, else task.name; text
-    where that is not set either."""
+    """translation | summarization | instruction | text | lm. None: the task of the known corpus, else task.name, else
+    text."""
     prefix: str | None = None
-    """As task.prefix, for these rows; task.prefix itself comes before it."""
+    """As task.prefix, for the rows of this part; follows task.prefix."""
     template: list[str] | None = None
-    """As task.template, which holds where this is None."""
+    """As task.template, for the rows of this part. None: task.template."""
     language: str | None = None
-    """As task.language, which holds where this is None."""
+    """As task.language, for the rows of this part. None: task.language."""
 
 
 @dataclass
 class DataConfig(CorpusConfig):
-    """Which rows, how many, and how they become batches."""
+    """The rows and the batches."""
 
     parts: list[PartConfig] = field(default_factory=list)
-    """data=mixture: the corpora that it mixes, as [{name: samsum, root: DIR, weight: 2}, {name: multi30k, root: DIR}]:
-    keys of `data` that say which rows, and weight, repeat, task, prefix, template,
-    language."""
+    """data=mixture: its corpora, as [{name: samsum, root: DIR, weight: 2}, {name: multi30k, root: DIR}]. Keys: those of
+    `data` that select rows, and weight, repeat, task, prefix, template, language."""
     batch_tokens: int = 2048
-    """Padded tokens in a training batch at most (prompt + response, the longest row times the rows); a row that is
-    longer is a batch of its own."""
+    """Maximum number of tokens of a training batch, padding included: (prompt + response of the longest row) x rows. A
+    longer row is a batch alone."""
     eval_batch_size: int = 32
-    """Rows in a validation or generation batch."""
+    """Rows per batch in validation and generation."""
     max_prompt_tokens: int = 512
-    """Longest prompt, in tokens, of either tokenizer; less where a model takes less."""
+    """Maximum prompt length in tokens, under each tokenizer; less if a model supports less."""
     max_response_tokens: int = 256
-    """Longest target, in tokens, its eos included."""
+    """Maximum target length in tokens, eos included."""
     overlong: Overlong = Overlong.error
-    """What to do with a longer one: error | truncate | drop | split (task=lm: into pieces of max_response_tokens, each
-    a row with the start token before it)."""
+    """Treatment of longer prompts and targets: error | truncate | drop | split (task=lm only: into rows of
+    max_response_tokens, each after the start token)."""
     max_lossy_share: float = 1.0
-    """Share (0 to 1) of a split's responses that may not be read back from the writer's tokens, which lack some of
-    their characters or white space; more stop the training. 1: warn only."""
+    """Maximum share (0 to 1) of a split's responses that the tokenizer of the generating model cannot reproduce, since
+    it lacks some of their characters or white space. A larger share stops the training. 1: warn only."""
     workers: int = 0
     """DataLoader processes."""
     reps: str | None = None
-    """What `llm2slm encode` left: a folder of the LLM's representations. They are read from there, and the LLM is never
-    loaded."""
+    """Folder of LLM representations written by `llm2slm encode`. They replace the LLM, which is not loaded."""
     labels: Labels = Labels.gold
-    """Answers that are trained on: gold (the corpus') | llm (those that the LLM wrote) | mix."""
+    """Training targets: gold (of the corpus) | llm (generated by the LLM) | mix."""
     labels_from: str | None = None
-    """labels=llm or mix: what `llm2slm label` left for the training split: its run directory, or the file."""
+    """labels=llm or mix: run directory of `llm2slm label split=train`, or its file of labels."""
     labels_share: float = 0.5
-    """labels=mix: share of the rows that get the LLM's answer, drawn by the seed."""
+    """labels=mix: share of rows, drawn by the seed, whose target is generated by the LLM."""
     streaming: bool = False
-    """Read training rows while training, over and over, to trainer.max_steps: for a corpus that fits into no memory.
-    Validation and test rows are held in it all the same."""
+    """Read training rows during training, repeatedly, until trainer.max_steps: for a corpus larger than memory.
+    Validation and test rows are held in memory."""
     buffer: int = 10_000
-    """data.streaming: rows that are held, and shuffled, at once."""
+    """data.streaming: size of the shuffle buffer in rows."""
     cache: str | None = "~/.cache/llm2slm"
-    """Folder that keeps tokenized rows for other runs on the same texts and tokenizers ($LLM2SLM_CACHE where that is
-    set and this is not); entries unused for 90 days are removed. None: keep none."""
+    """Folder of the cache of tokenized rows, shared by runs with the same texts and tokenizers ($LLM2SLM_CACHE replaces
+    the default). Entries unused for 90 days are removed. None: no cache."""
 
 
 @dataclass
 class TaskConfig:
-    """What the models are asked, and how the answer is judged. Empty fields: the task's own (data/tasks.py)."""
+    """Prompts, generation length and metrics. None: the default of the task (data/tasks.py)."""
 
     name: str | None = None
     """translation | summarization | instruction | text (no prefix) | lm (plain text: an empty prompt, a loss on every
-    token) | mixture (each row says its own task). None: the task that a known or built-in corpus is made for; text for
-    data=json and data=hub."""
+    token) | mixture (each row has its task). None: the task of the known or built-in corpus; text for data=json and
+    data=hub."""
     prefix: str | None = None
-    """Put in front of every source; T5 models need theirs."""
+    """Text before every source. T5 models need the prefixes of their training."""
     template: list[str] | None = None
-    """Words the source from fields of the row, as "{question} {context}": the first one whose fields all have a text;
-    or the name of such (alpaca). None: the corpus' own; []: the source column as it is. task=lm: words the text, in
-    which {source} and {target} stand for these columns; None: both, where there is a source column, else the target."""
+    """Templates that build the source from columns, as "{question} {context}"; the first template whose columns are all
+    non-empty is used. Or the name of a list of templates (alpaca). None: that of the known corpus; []: the source
+    column unchanged. task=lm: template of the text, with {source} and {target}; None: both columns, or the target
+    alone without a source column."""
     metrics: list[str] | None = None
     """bleu | chrf | chrf++ | ter | rouge1 | rouge2 | rougeL | rougeLsum | token_f1 | exact_match | length_ratio |
-    repetition (evaluation/metrics), logged while training too; and, in the end only, perplexity of the references
-    and bertscore:MODEL[:layer], by any model. The first one is the main one."""
+    repetition (evaluation/metrics), also logged at each validation; and, in the final test only, perplexity of the
+    references and bertscore:MODEL[:layer] with any model. The first metric is the main metric."""
     language: str | None = None
-    """Language of the targets, as de, ru, zh, ja, ko, th: by it the metrics tokenize. None: the corpus' own, where it
-    or its columns' names (de, translation.de) state it; else English for Latin script, and a warning for another."""
+    """Language code of the targets (de, ru, zh, ja, ko, th, ...), which selects the tokenization of the metrics. None:
+    that of the known corpus, or of the column names (de, translation.de); else English for Latin script, and a warning
+    for other scripts."""
     max_new_tokens: int | None = None
-    """Response tokens at most."""
+    """Maximum response length in tokens."""
     num_beams: int = 1

@@ -12,62 +12,63 @@ from llm2slm.types import Control, Init, Start, SystemKind, Tokenizers, UserErro
 
 @dataclass
 class LanguageModelConfig:
-    """A model of the transformers library: the LLM, or the SLM."""
+    """A transformers model: the LLM or the SLM."""
 
     name: str | None = None
-    """Hub id, local folder, GGUF file, or `builtin/llm` (for tests and demonstrations: it was trained on the built-in
-    corpora alone, generated English-German sentences, English reports, and requests). None only with init=random and a
-    full `config`."""
+    """Hub id, local folder, GGUF file, or `builtin/llm` (for tests and demonstrations: trained only on the built-in
+    corpora of generated English-German sentences, English reports, and requests). None requires init=random and a full
+    `config`."""
     revision: str | None = None
     """Hub branch, tag or commit."""
     gguf_file: str | None = None
-    """File of the repository or folder `name` that holds the model in the GGUF format, as model-q4_0.gguf; `name` may
-    also be the path of such a file. Config, tokenizer and weights are read from it. Weights that are trained are
-    unpacked; those of an LLM that is not trained stay packed where transformers has a kernel for that."""
+    """GGUF file in the repository or folder `name`, as model-q4_0.gguf; `name` may also be the path of a GGUF file.
+    Config, tokenizer and weights are read from it. Trained weights are dequantized; those of a frozen LLM stay
+    quantized if transformers has a kernel for them."""
     init: Init | None = None
-    """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained where there is a
-    name, else random."""
+    """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained with a name, else
+    random."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Values of the transformers config. With a `model_type`: a whole new model (init=random), without a `name`. On the
-    command line a `name` replaces a model that a group or an experiment describes so. Without a `model_type`: changes
-    to the named model's config; pretrained weights must still fit (of more layers than it asks for, the first ones are
-    loaded). vocab_size and special token ids always follow the tokenizer when init=random."""
+    """Values of the transformers config. With a `model_type`: a new model without a `name` (init=random); a `name` on
+    the command line replaces such a model of a group or an experiment. Without a `model_type`: changes of the config of
+    `name`; pretrained weights must still fit (of more layers than the config has, the first ones are loaded). With
+    init=random vocab_size and special token ids follow the tokenizer."""
     tokenizer: str | None = None
-    """Hub id or folder of its tokenizer; `train:8000`: train one of so many entries on the training split first. None:
-    that of `name` (with tokenizers=shared the LLM's, for both)."""
+    """Hub id or folder of the tokenizer; `train:8000`: first train one with a vocabulary of 8000 on the training split.
+    None: that of `name` (with tokenizers=shared that of the LLM for both models)."""
     keep_whitespace: bool = False
-    """Of the model that writes: add newline, tab, carriage return and runs of 2, 4, 8 and 16 spaces to its tokenizer,
-    as far as it loses them (T5's does), with embeddings to be trained. Not with tokenizers=shared."""
+    """Generating model: add newline, tab, carriage return and runs of 2, 4, 8 and 16 spaces to the tokenizer if it
+    loses them (as T5's does), with trained embeddings. Not with tokenizers=shared."""
     keep_characters: int = 0
-    """Of the model that writes: add at most so many characters of the training texts that its tokenizer loses, the most
-    frequent first, white space among them, with embeddings to be trained. 0: none. Not with tokenizers=shared."""
+    """Generating model: maximum number of characters of the training texts, white space included, that are added to the
+    tokenizer because it loses them, the most frequent first, with trained embeddings. 0: none. Not with
+    tokenizers=shared."""
     vocab: Vocab | None = None
-    """Of the model that writes: corpus: keep only the entries of its vocabulary, and rows of its embeddings and output
-    layer, that the training split, special tokens and single bytes need; training texts keep their tokens. None: all.
-    Not with tokenizers=shared, nor with data.streaming."""
+    """Generating model: corpus: keep only the vocabulary entries, and rows of embeddings and output layer, that the
+    training split, special tokens and single bytes need; the tokens of training texts do not change. None: keep all.
+    Not with tokenizers=shared or data.streaming."""
     dtype: str = "float32"
-    """float32 | bfloat16 | float16: dtype in which the weights are held."""
+    """float32 | bfloat16 | float16: dtype of the weights."""
     attn_implementation: str | None = None
-    """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    """eager | sdpa | flash_attention_2 | ...: attention implementation of transformers. None: its default."""
     tune: str = "full"
-    """full | none (only what guides it) | lora (adapters, merged when saved) | prompt (embeddings in front of its
-    prompt) | prefix (keys and values in front of its self-attention's): what training changes of the model that writes;
-    or a regular expression looked for in parameters' names, as '\\.[45]\\.'."""
+    """full | none (only projector and layers that attend to z) | lora (adapters, merged when saved) | prompt (trained
+    embeddings before the prompt) | prefix (trained keys and values before those of self-attention): trained parameters
+    of the generating model; or a regular expression that selects parameters by name, as '\\.[45]\\.'."""
     peft: dict[str, Any] = field(default_factory=dict)
-    """Arguments of peft's config of that tune: as {r: 8, lora_alpha: 16} for lora, {num_virtual_tokens: 20} for prompt
+    """Arguments of peft's config for `tune`: as {r: 8, lora_alpha: 16} for lora, {num_virtual_tokens: 20} for prompt
     and prefix."""
 
     @property
     def start(self) -> Init:
-        """What `init` says, or means where it says nothing."""
+        """`init`, or its default."""
         return self.init or (Init.random if self.name is None else Init.pretrained)
 
     @property
     def source(self) -> str | None:
-        """What is loaded: `name`, and the file in it (`gguf_file`).
+        """The model to load: `name`, with `gguf_file` appended.
 
         Raises:
-            UserError: the file is given without a name, or is no GGUF file by its name.
+            UserError: `gguf_file` without a name, or with a name that is a GGUF file, or without the suffix .gguf.
         """
         if self.gguf_file is None:
             return self.name
@@ -84,30 +85,30 @@ class LanguageModelConfig:
 
 @dataclass
 class LLMConfig(LanguageModelConfig):
-    """The LLM, whose weights stay as they are unless it is itself what is trained (model=llm)."""
+    """The LLM; frozen unless it is the trained model (model=llm)."""
 
     layer: Any = None
-    """Layer whose output represents the prompt: None: an encoder's last, or the middle one of a decoder-only LLM;
-    n: after block n (1-based, 0 the embeddings); negative: from the end (-1 the last); 0.5: that fraction of the depth;
-    a list of such: a learned mix of them."""
+    """Layer whose output represents the prompt. None: the last layer of an encoder, the middle layer of a decoder-only
+    LLM; n: after block n (1-based; 0: the embeddings); negative: from the end (-1: the last); 0.5: that fraction of the
+    depth; a list of these: a learned mixture."""
     prefix: str = ""
-    """Put in front of every prompt when the LLM reads it, and only then, as an instruction that it was tuned on."""
+    """Text before every prompt in the input of the LLM only, as an instruction that the LLM was tuned on."""
     chat: bool = False
-    """Put every prompt (with `prefix`) into the LLM's chat template, as a user's turn that is to be answered."""
+    """Format every prompt (with `prefix`) as a user message in the chat template of the LLM."""
     quantization: dict[str, Any] = field(default_factory=dict)
-    """transformers' own quantization_config, for an LLM that is not trained: quant_method (torchao, bitsandbytes,
-    quanto, ...) and what that method takes, as {quant_method: quanto, weights: int8}. Needs its library."""
+    """quantization_config of transformers, for a frozen LLM: quant_method (torchao, bitsandbytes, quanto, ...) and its
+    arguments, as {quant_method: quanto, weights: int8}. Requires the library of the method."""
 
 
 @dataclass
 class SLMConfig(LanguageModelConfig):
-    """The SLM, which alone generates."""
+    """The SLM, which generates the response."""
 
     layers: Any = None
-    """Blocks of a pretrained SLM that are kept; only they are read from disk. None: all; n: so many, evenly spaced, the
-    first and the last among them (of one: the first); 0.5: that fraction of the depth, at least two; [1,4,-1]: these
-    numbers (1-based, negative from the end). An encoder-decoder: of both sides, or {encoder: ..., decoder: ...}.
-    Embeddings, norms and head are kept."""
+    """Blocks of a pretrained SLM that are kept; only these are read from disk. None: all; n: n evenly spaced ones, the
+    first and the last included (n=1: the first); 0.5: that fraction of the depth, at least two; [1,4,-1]: these numbers
+    (1-based, negative from the end). Encoder-decoder: the same for both stacks, or {encoder: ..., decoder: ...}.
+    Embeddings, norms and head are always kept."""
 
 
 @dataclass
@@ -117,20 +118,20 @@ class ProjectorConfig:
     hidden: int | None = None
     """Width of the hidden layer of Linear, ReLU, Linear. None: the SLM's width. 0: one Linear layer alone."""
     norm: bool = True
-    """RMS-normalise the representations first (without it their scale decides the learning rate)."""
+    """Apply RMS normalization to the representations; otherwise the learning rate depends on their scale."""
     gate: bool | None = None
-    """Multiply z by a learned scalar that starts at 0, so that training starts from the plain SLM (add only). None: do
-    so where a pretrained SLM reads its own prompt embeddings with conditioning add and `start` is not set."""
+    """Multiply z by a learned scalar that starts at 0; training then starts from the SLM alone (add only). None: true
+    for a pretrained SLM with its prompt embeddings and conditioning add, if `start` is not set."""
     start: Start | None = None
-    """zero: the last layer starts at zero, and so does z (add only): training starts from the plain SLM, and that layer
-    gets a gradient at the first step. identity: the last layer starts at zero, and the LLM's representations are added
-    to its output (memory only, LLM and SLM of one width). random: it is drawn as any other. None: identity
-    where a pretrained encoder-decoder is as wide as one layer of the LLM with memory; else random."""
+    """zero: the last layer, and therefore z, starts at zero (add only); training starts from the SLM alone, and this
+    layer has a gradient at the first step. identity: the last layer starts at zero, and the LLM representations are
+    added to its output (memory only; LLM and SLM of equal width). random: random initialization. None: identity for a
+    pretrained encoder-decoder of the width of one LLM layer with memory; else random."""
 
 
 @dataclass
 class ModelConfig:
-    """Who reads, who writes, and how the one reaches the other."""
+    """LLM, SLM, projector and conditioning."""
 
     kind: SystemKind = SystemKind.llm2slm
     llm: LLMConfig = field(default_factory=LLMConfig)
@@ -139,46 +140,45 @@ class ModelConfig:
     conditioning: str = "add"
     """How z, the projected LLM representations, meets the SLM's prompt."""
     pool: float | None = None
-    """prepend: positions of z in front of the SLM's own prompt: at most so many (1 or more), or that fraction of the
-    LLM's tokens (below 1); each is the mean of neighbouring ones. None: one for each token."""
+    """prepend: number of positions of z before the prompt embeddings: a maximum (>= 1), or a fraction of the LLM's
+    tokens (< 1); each position is the mean over adjacent tokens. None: one position per token."""
     cross_every: int = 1
-    """cross_attention: in front of every so many blocks of the SLM."""
+    """cross_attention: n: a gated layer before every n-th block of the SLM."""
     kv_blocks: list[int] | None = None
-    """kv: for each block of the SLM the block of the LLM (1-based; negative: from the end) whose keys and values it
-    attends to. None: the blocks that the SLM was cut to (model.slm.layers), else evenly spaced ones."""
+    """kv: for each block of the SLM the LLM block (1-based, negative from the end) whose keys and values it attends to.
+    None: the blocks of model.slm.layers, else evenly spaced blocks."""
     tokenizers: Tokenizers = Tokenizers.shared
     control: Control = Control.none
-    """What the projector gets in place of what the LLM says of the prompt, to see what that is worth: none | constant
-    (the same vector everywhere) | shuffled (what it says of another prompt of the batch) | zero (z is 0). In training
-    as in use."""
+    """Ablation of LLM representations, in training and in inference: none | constant (one vector at all positions) |
+    shuffled (representations of another prompt of the batch) | zero (z is 0)."""
 
 
 @dataclass
 class PlainLLMConfig:
-    """How an LLM that was not trained here is loaded and asked: keys of `LLMConfig` with the same meaning."""
+    """Loading and prompting of an LLM that llm2slm did not train: a subset of the keys of `LLMConfig`."""
 
     revision: str | None = None
     """Hub branch, tag or commit."""
     gguf_file: str | None = None
-    """File of the repository or folder `run` that holds the model in the GGUF format; `run` may also be such a file."""
+    """GGUF file in the repository or folder `run`; `run` may also be the path of a GGUF file."""
     dtype: str = "float32"
-    """float32 | bfloat16 | float16: dtype in which the weights are held."""
+    """float32 | bfloat16 | float16: dtype of the weights."""
     attn_implementation: str | None = None
-    """eager | sdpa | flash_attention_2 | ...: what transformers offers for the model. None: its own choice."""
+    """eager | sdpa | flash_attention_2 | ...: attention implementation of transformers. None: its default."""
     quantization: dict[str, Any] = field(default_factory=dict)
-    """transformers' own quantization_config, as {quant_method: quanto, weights: int8}. Needs its library."""
+    """quantization_config of transformers, as {quant_method: quanto, weights: int8}. Requires its library."""
     prefix: str = ""
-    """Put in front of every prompt; with `chat` it is part of the user's turn."""
+    """Text before every prompt; with `chat` part of the user message."""
     chat: bool = False
-    """Put every prompt into the LLM's chat template, as a user's turn that is to be answered."""
+    """Format every prompt as a user message in the chat template of the LLM."""
 
     def named(self, name: str) -> LLMConfig:
-        """The configuration of the LLM of that name."""
+        """The configuration of the LLM `name` with these keys."""
         return LLMConfig(name=name, **deepcopy(vars(self)))
 
 
 @dataclass
 class PlainModelConfig:
-    """Keys of the model that `generate` accepts: those of a plain LLM."""
+    """Keys under `model` of `generate`."""
 
     llm: PlainLLMConfig = field(default_factory=PlainLLMConfig)

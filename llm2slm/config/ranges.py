@@ -1,7 +1,6 @@
-"""The legal range of every number of the configuration, checked before a library rejects or accepts it in its own way,
-and the texts in it that a model reads, which must be of whole characters.
+"""Checks of values before a library sees them: the range of every numeric key, and valid Unicode in texts for models.
 
-A numeric key that is not in `RANGES` fails a test: whoever adds one states what may be set.
+A test fails for a numeric key that is missing in `RANGES`.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ class Range:
     """The numbers from `least` to `most`, both included unless `above` or `below` is set; never nan or infinite.
 
     Attributes:
-        special: numbers beside them that are legal too.
-        empty: of a list: whether it may hold none.
-        length: of a list: how many numbers it holds; None: any number of them.
+        special: further legal numbers.
+        empty: whether a list may be empty.
+        length: required length of a list; None: any.
     """
 
     least: float
@@ -46,7 +45,7 @@ class Range:
         return low and (value < self.most if self.below or self.most == inf else value <= self.most)
 
     def __str__(self) -> str:
-        """As a message names it, behind "must be"."""
+        """The range in words, for a message after "must be"."""
         low = f"above {self.least:g}" if self.above else f"at least {self.least:g}"
         if self.most == inf:
             words = low
@@ -62,17 +61,17 @@ NOT_NEGATIVE = Range(0)
 COUNT = Range(1)
 SHARE = Range(0, 1)
 BLOCKS = Range(-10_000, 10_000, empty=False)
-"""Numbers of blocks, negative from the end; which of them there are, the model knows."""
+"""Block numbers, negative from the end; the model checks that the blocks exist."""
 SEED = Range(0, 2**32 - 1)
-"""What numpy and Lightning take."""
+"""The range of numpy and Lightning."""
 DAY = 86_400
 
 _CORPUS = {"train_size": COUNT, "validation_size": COUNT, "test_size": COUNT}
-_WRITER = {"keep_characters": NOT_NEGATIVE}
+_LANGUAGE_MODEL = {"keep_characters": NOT_NEGATIVE}
 RANGES: dict[type, dict[str, Range]] = {
-    LanguageModelConfig: _WRITER,
-    LLMConfig: _WRITER,
-    SLMConfig: _WRITER,
+    LanguageModelConfig: _LANGUAGE_MODEL,
+    LLMConfig: _LANGUAGE_MODEL,
+    SLMConfig: _LANGUAGE_MODEL,
     ModelConfig: {"pool": POSITIVE, "cross_every": COUNT, "kv_blocks": BLOCKS},
     ProjectorConfig: {"hidden": NOT_NEGATIVE},
     CorpusConfig: _CORPUS,
@@ -119,7 +118,7 @@ RANGES: dict[type, dict[str, Range]] = {
     BenchmarkConfig: {
         "batch": Range(1, empty=False),
         "prompt_tokens": COUNT,
-        "response_tokens": Range(2),  # the time per token is that behind the first
+        "response_tokens": Range(2),  # ms_per_token is measured after the first token
         "prompts": NOT_NEGATIVE,
         "repeats": COUNT,
         "warmup": NOT_NEGATIVE,
@@ -149,31 +148,30 @@ RANGES: dict[type, dict[str, Range]] = {
         "price_out": NOT_NEGATIVE,
         "seed": SEED,
     },
-    CompareConfig: {"resamples": Range(100), "rows": NOT_NEGATIVE, "seed": SEED},  # fewer give no 95 % interval
+    CompareConfig: {"resamples": Range(100), "rows": NOT_NEGATIVE, "seed": SEED},  # a 95 % interval needs 100
 }
-"""Section -> field -> its range. None, where a field takes it, is always legal; of a list each number must be."""
-READ_BY_MODELS = ("prefix", "template", "prompt", "instruction")
-"""Names of fields that hold a text, or a list of texts, which a model reads."""
+"""Section -> field -> range. None is legal for fields that allow it; of a list each number is checked."""
+MODEL_TEXTS = ("prefix", "template", "prompt", "instruction")
+"""Fields whose text, or list of texts, becomes part of a model's input."""
 
 
-def check_ranges(config: Any, place: str = "") -> None:
-    """Refuses a number outside its legal range, and half a character in a text that a model reads, in a configuration
-    or a section of one.
+def check_ranges(config: Any, section: str = "") -> None:
+    """Checks all numbers and model texts of a configuration or of a section.
 
     Args:
-        place: the section's own key, as "data".
+        section: key of the section, as "data".
 
     Raises:
-        UserError: names key, value and range; or key and half.
+        UserError: a number is out of range, or a text contains a lone surrogate; names key, value and range.
     """
     known = RANGES.get(type(config), {})
     for field in dataclasses.fields(config):
-        key, value = f"{place}.{field.name}" if place else field.name, getattr(config, field.name)
-        for inner, section in _sections(key, value):
-            check_ranges(section, inner)
+        key, value = f"{section}.{field.name}" if section else field.name, getattr(config, field.name)
+        for inner, nested in _sections(key, value):
+            check_ranges(nested, inner)
         if field.name in known:
             _check(key, value, known[field.name])
-        if field.name in READ_BY_MODELS:
+        if field.name in MODEL_TEXTS:
             for text in value if isinstance(value, list) else [value or ""]:
                 check_text(key, text)
 

@@ -1,4 +1,4 @@
-"""`RunConfig`, the keys of the verbs that work on a run, and the sections that single verbs read."""
+"""`RunConfig`, the keys of the verbs that train or test a model, and `TokenizerConfig`."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class BenchmarkConfig:
 
     batch: list[int] = field(default_factory=lambda: [1])
     prompt_tokens: list[int] = field(default_factory=list)
-    """Prompt lengths, in LLM tokens. Empty: prompts of the test split, each with its reference's own length."""
+    """Prompt lengths, in LLM tokens. Empty: prompts of the test split, with the lengths of their references."""
     response_tokens: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
-    """Response lengths, in tokens, forced on every system, for the prompt lengths above (where there are none, for
-    prompts of median length). The rows that are timed at the test's own lengths do not depend on it."""
+    """Response lengths in tokens, forced on every system, for the prompt lengths above (if empty, for prompts of median
+    length). Timings at the lengths of the test split do not depend on them."""
     prompts: int = 32
-    """Prompts of the test split (validation where there is none) that are timed at their own lengths."""
+    """Prompts of the test split (of validation if there is no test split) timed at the lengths of the split."""
     repeats: int = 5
     """Timed rounds; each round runs every system once, in a rotated order."""
     warmup: int = 2
-    """Rounds that are not counted."""
+    """Untimed rounds at the beginning."""
     threads: int | None = None
     memory: bool = True
-    """Also measure each system's peak memory (on CPU in a process of its own)."""
+    """Also measure the peak memory of each system (on CPU in a separate process)."""
 
 
 @dataclass
 class LabelConfig:
-    """How the LLM writes labels, beside `task.max_new_tokens` and `task.num_beams`."""
+    """Generation of labels; `task.max_new_tokens` and `task.num_beams` apply too."""
 
     do_sample: bool = False
-    """Sample with the temperature and top_p below; else take the likeliest token (or beam)."""
+    """Sample with the temperature and top_p below; else greedy or beam search."""
     temperature: float = 1.0
     top_p: float = 1.0
     format: str = "jsonl"
@@ -46,12 +46,12 @@ class LabelConfig:
 
 @dataclass
 class EncodeConfig:
-    """How the LLM's representations are kept."""
+    """Storage of LLM representations."""
 
     dtype: StoreDtype = StoreDtype.bfloat16
-    """float32 (nothing is rounded) | bfloat16 | int8 (with a scale for each token)."""
+    """float32 (exact) | bfloat16 | int8 (with one scale per token)."""
     batch_tokens: int = 8192
-    """Padded prompt tokens that the LLM reads at once."""
+    """Maximum number of prompt tokens per LLM batch, padding included."""
 
 
 @dataclass
@@ -69,16 +69,16 @@ class RunConfig:
     label: LabelConfig = field(default_factory=LabelConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     seed: int = 1
-    """Of the initial weights, of the order of the training rows, and of the training rows of data=builtin. Validation
+    """Seed of the initial weights, of the order of training rows and of the training rows of data=builtin. Validation
     and test rows are the same for every seed."""
     run: str | None = None
-    """Run directory that evaluate, generate, label and benchmark read; for train: a directory to resume."""
+    """evaluate, label, benchmark: run directory of the model; train: run directory to resume."""
     llm: str | None = None
-    """evaluate, generate, benchmark: where the LLM of `run` is now, if it has moved."""
+    """evaluate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
     split: str = "test"
     """evaluate, label: train | validation | test."""
     systems: dict[str, Any] = field(default_factory=dict)
-    """demo: name of a system -> overrides of this config for it; benchmark: name -> folder of another system."""
+    """demo: name of a system -> overrides for it; benchmark: name -> folder of another system."""
 
 
 @dataclass
@@ -87,9 +87,9 @@ class TokenizerConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
-    """Its prefix is part of the prompts that the tokenizer is to cut well."""
+    """Prefix and template determine the prompts that the tokenizer is trained on."""
     vocab_size: int = 4000
-    """Entries of the vocabulary at most, special tokens included."""
+    """Maximum size of the vocabulary, special tokens included."""
     out: str = "outputs/tokenizer"
-    """Folder for it; name it in model.llm.tokenizer or model.slm.tokenizer."""
+    """Folder of the tokenizer, for model.llm.tokenizer or model.slm.tokenizer."""
     seed: int = 1

@@ -182,6 +182,7 @@ def test_the_baseline_is_the_llm_that_the_hybrid_records(root, hub, tmp_path, mo
     assert (llm.parameters["total"], llm.speed[0].dtype) == (size[OLD], "bfloat16")
 
 
+@pytest.mark.slow
 def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tiny_llm, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["benchmark.prompts=1", "benchmark.response_tokens=[]", "benchmark.repeats=1", "benchmark.warmup=0"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command_line import mistake, tiny_overrides
 from safetensors.torch import load_file
+from sampling import representatives
 from tiny_runs import assert_same, build, tiny_run
 
 from llm2slm import runs
@@ -54,7 +55,7 @@ def close(rows: list[dict[str, float]]) -> list[Any]:
     return [pytest.approx(row, rel=1e-5) for row in rows]
 
 
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
 def test_a_control_is_trained_tested_saved_and_gone_on_with(
     control: str, tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,7 +83,7 @@ def test_a_control_is_trained_tested_saved_and_gone_on_with(
     assert runs.read_result(folder)["systems"][0]["notes"]["optimizer_steps"] == 3
 
 
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
 def test_what_goes_on_is_what_would_have_been(control: str, tmp_path: Path) -> None:
     def config(steps: int) -> RunConfig:
         made = controlled(tmp_path, control, mode="memory", max_steps=steps, val_every=2)
@@ -98,7 +99,7 @@ def test_what_goes_on_is_what_would_have_been(control: str, tmp_path: Path) -> N
     assert_same(half, whole)
 
 
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
 def test_a_control_reads_from_a_store_what_it_reads_of_the_llm(control: str, tmp_path: Path) -> None:
     plain = tiny_run(tmp_path, slm="gpt2")
     plain.encode.dtype = StoreDtype.float32
@@ -147,6 +148,7 @@ def test_the_llm_alone_labels_and_is_timed_whatever_the_control(tmp_path: Path) 
     assert plain.speed[0].flops - control.speed[0].flops == pytest.approx(reads)  # it does not run the LLM
 
 
+@pytest.mark.slow
 def test_saved_controls_are_timed_under_their_names(tmp_path: Path) -> None:
     config = controlled(tmp_path, "zero")
     build_model(config.model).save_pretrained(tmp_path / "saved")

@@ -129,6 +129,7 @@ def test_an_earlier_demo_is_taken_away_and_nothing_else(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine", "config.yaml"}
 
 
+@pytest.mark.slow
 def test_where_prompts_are_cut_all_are_judged_and_timed_on_the_same_rows(tmp_path, monkeypatch):
     """Under two tokenizers that make different rows over-long: dropping them would leave each system others."""
     config = demo_config(tmp_path)

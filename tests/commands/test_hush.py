@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from command_line import python
 
 CODE = """
@@ -17,6 +18,7 @@ logging.get_logger("transformers.modeling_utils").warning("another")
 """
 
 
+@pytest.mark.slow
 def test_a_mask_that_transformers_left_out_itself_is_no_news():
     loud, quiet = (python("-c", CODE.replace("HUSH", str(hushed))) for hushed in (False, True))
     assert "We strongly recommend passing in an `attention_mask`" in loud.stderr

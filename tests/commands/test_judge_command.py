@@ -371,6 +371,7 @@ def on_disk(path):
     return [json.loads(line)["key"] for line in whole if json.loads(line)["text"] is not None]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, chat, capsys):
     """Twenty times kill -9, at moments drawn at random; all in all as one that was left in peace."""
     monkeypatch.chdir(tmp_path)

@@ -140,6 +140,7 @@ def test_unfinished_labels_are_gone_on_with_as_they_were_begun(
     assert (tmp_path / "labels.jsonl.part").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
     tests = Path(__file__).resolve().parents[1]
     env = {**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

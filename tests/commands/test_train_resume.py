@@ -13,6 +13,7 @@ import torch
 import yaml
 from command_line import files_of, tiny_overrides
 from lightning import Callback
+from sampling import representatives
 from tiny_runs import assert_same, checkpoint, curve, tiny_run, trained_run, weights
 
 from llm2slm import runs
@@ -89,7 +90,7 @@ AFTER = {
 """What is done after training, in order: where it is called, and what is there by then."""
 
 
-@pytest.mark.parametrize("stage", AFTER)
+@pytest.mark.parametrize("stage", representatives(AFTER, list(AFTER)[:2]))
 def test_what_fails_after_training_leaves_the_rest_and_is_completed(whole, tmp_path, monkeypatch, capsys, stage):
     wanted, config = whole
     owner, name, there = AFTER[stage]
@@ -140,7 +141,7 @@ def no_answer(content):
     return json.dumps(json.loads(line) | {"prediction": None}).encode() + b"\n" + rest
 
 
-@pytest.mark.parametrize("harm", [cut_off, not_text, without_answer, no_answer])
+@pytest.mark.parametrize("harm", representatives([cut_off, not_text, without_answer, no_answer], [cut_off]))
 def test_damaged_answers_are_written_again(whole, tmp_path, monkeypatch, capsys, harm):
     wanted, config = whole
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
@@ -242,7 +243,7 @@ def test_a_checkpoint_that_cannot_be_written_names_the_command_that_is_true(
     assert_complete(folder, wanted)
 
 
-@pytest.mark.parametrize("stage", ["save", "result"])
+@pytest.mark.parametrize("stage", representatives(["save", "result"], ["save"]))
 def test_a_full_disk_after_training_is_one_line_and_the_command(tmp_path, tiny_llm, monkeypatch, capsys, room, stage):
     owner, name, _ = AFTER[stage]
     folder, original = tmp_path / "run", getattr(owner, name)
@@ -423,7 +424,7 @@ def test_a_warm_up_that_never_ends_is_warned_of(root, tmp_path, monkeypatch, cap
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rows", [4, 11, None])
+@pytest.mark.parametrize("rows", representatives([4, 11, None], [4]))
 def test_val_rows_caps_the_rows_of_the_validation_loss(root, tmp_path, capsys, rows):
     """Val/loss of the untrained model (lr 0 would be refused: a tiny one) is that of just the drawn rows, each time."""
     config = tiny_run(root, max_steps=2, val_every=1, val_rows=rows)
@@ -490,7 +491,7 @@ def best_of(folder):
 OTHER_ROWS = "was computed on other validation rows before"
 
 
-@pytest.mark.parametrize(("seed", "others"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("seed", "others"), representatives([(1, False), (2, True)], [(2, True)]))
 def test_a_builtin_run_of_before_is_not_compared_with_validations_on_other_rows(
     root, tmp_path, capsys, monkeypatch, seed, others
 ):

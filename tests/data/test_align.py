@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import example, given, note, settings
+from hypothesis import example, given, note
 from hypothesis import strategies as st
+from sampling import examples
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -171,7 +172,7 @@ def shortened(draw, tokens):
 # Arbitrary text, every pair of tokenizers
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(text=PROMPTS)
 @example(text="")
 def test_every_pair_of_tokenizers_by_characters(tokenizers, text):
@@ -181,7 +182,7 @@ def test_every_pair_of_tokenizers_by_characters(tokenizers, text):
         assert_close(alignment(spans(found[slm]), spans(found[llm])), oracle(found[slm], found[llm]))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(text=PROMPTS, data=st.data())
 def test_every_pair_cut_short_on_either_side_and_on_both(tokenizers, text, data):
     whole, short = {}, {}
@@ -197,7 +198,7 @@ def test_every_pair_cut_short_on_either_side_and_on_both(tokenizers, text, data)
             assert_close(alignment(spans_q, spans_p), oracle(tokens_q, tokens_p, cut))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(text=PROMPTS, data=st.data())
 def test_no_guidance_exactly_where_no_character_was_read(tokenizers, text, data):
     """Rule 5 without the oracle: these LLMs have a token for each character, so one that no kept token has was cut."""
@@ -212,7 +213,7 @@ def test_no_guidance_exactly_where_no_character_was_read(tokenizers, text, data)
                 assert total == pytest.approx(1 if read.intersection(token.chars) else 0)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(text=PROMPTS)
 @example(text="")
 def test_sums_and_columns(tokenizers, text):
@@ -234,7 +235,7 @@ def test_sums_and_columns(tokenizers, text):
         assert not (width_P.any() and align_QP[~special_Q][:, special_P].any())
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(text=PROMPTS)
 def test_one_tokenizer_on_both_sides(tokenizers, text):
     """A token that has its characters to itself gets itself; the bytes of one character share it evenly."""
@@ -263,7 +264,7 @@ def tokenizations(draw, size=12):
     return [*front, *text, *behind] or [Token(range(0), True)]
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(slm=tokenizations(), llm=tokenizations(), data=st.data())
 def test_any_spans_whole_and_cut_short(slm, llm, data):
     assert_close(alignment(spans(slm), spans(llm)), oracle(slm, llm))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -330,7 +331,7 @@ def oracle(tokenizers, text):
     return [*rows, [0.0] * (len(llm_chars) - 1) + [1.0]]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(text=st.text(max_size=40) | st.text(alphabet=" \nTheOLDfarmer12ä😀", max_size=40))
 def test_alignment_against_characters(slm, llm, text):
     align_QP = batch_of(Collator(slm, llm, align=True), example(text)).align_BQP[0]
@@ -340,7 +341,7 @@ def test_alignment_against_characters(slm, llm, text):
     torch.testing.assert_close(align_QP.sum(1), torch.ones(len(expected)))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(text=st.text(alphabet=" \nthe old", max_size=30))
 def test_alignment_with_a_tokenizer_that_drops_white_space(slm, text):
     words = word_tokenizer()

@@ -9,8 +9,9 @@ import re
 
 import pandas as pd
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from sampling import examples
 
 from llm2slm.config import DataConfig
 from llm2slm.data.sources.rows.csv_rows import records
@@ -22,7 +23,7 @@ TASK = TASKS["instruction"]
 PIECES = ["a", "b c", " ", "\t", ",", ",", "\n", "\n", "\r", "\r\n", '"', '""', '"x,y"', '"p\nq"', '" "', "é", "\x0b"]
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(body=st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 @example(body='one,two\n\n  \n""\n" "\nthree,four\r')
 @example(body="\n\n\ta\t\n")

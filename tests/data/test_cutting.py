@@ -7,8 +7,9 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2Tokenizer, T5Config
 
@@ -78,7 +79,7 @@ def test_special_tokens_and_what_stands_around_a_text_stay(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "bytes_bpe"])
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(text=st.text(alphabet=sorted(set("The farmer sells") | set("zé漢🦆\n\t |#</>")), max_size=30))
 def test_any_other_text_comes_back_by_its_bytes(kind: str, text: str) -> None:
     _, made = pair(kind)

@@ -7,10 +7,11 @@ from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from sampling import examples
 
 from llm2slm.config import DataConfig
 from llm2slm.data.collate import Collator
@@ -32,7 +33,7 @@ QUIET = {
 # The plan of batches
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=80),
     budget=st.integers(20, 400),

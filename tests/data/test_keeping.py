@@ -6,8 +6,9 @@ import functools
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, MBartConfig, PegasusConfig, T5Config
 
@@ -34,7 +35,7 @@ def read_back(tokenizer, *texts: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", LOSES)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(text=st.text(alphabet=sorted(set(CODE) | set("The farmer</s>")), max_size=30))
 def test_any_text_of_kept_characters_comes_back(kind: str, text: str) -> None:
     tokenizer, kept = pair(kind)

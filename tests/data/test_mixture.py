@@ -8,8 +8,9 @@ from collections import Counter
 import hub_tables
 import pytest
 from command_line import mistake, tiny_overrides
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from llm2slm.cli import main
 from llm2slm.cli.compose import Composer
@@ -50,7 +51,7 @@ def test_shares(sizes, weights, limit, counts):
     assert shares(sizes, parts(*weights), limit) == list(counts)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.lists(st.tuples(st.integers(1, 500), st.floats(0.5, 4), st.booleans()), min_size=1, max_size=5),
     st.one_of(st.none(), st.integers(60, 1000)),

@@ -7,8 +7,9 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -67,7 +68,7 @@ def test_a_control_tokens_name_is_read_back_from_the_ids(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "bytes_bpe"])  # whose vocabulary has no path to a control token
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(data=st.data())
 def test_ids_are_those_of_transformers_own_split_of_special_tokens(kind: str, data: Any) -> None:
     tokenizer = tokenizer_of(kind)
@@ -81,7 +82,7 @@ def test_ids_are_those_of_transformers_own_split_of_special_tokens(kind: str, da
     assert spans.special == [bool(special) for special in found["special_tokens_mask"]]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(text=st.text(max_size=12) | st.text(alphabet="</s>unkpad▁ \n", max_size=24))
 @pytest.mark.parametrize("kind", ["t5", "xlmr"])
 def test_a_vocabulary_that_holds_them_as_pieces_does_not_choose_them(kind: str, text: str) -> None:

@@ -697,6 +697,7 @@ print(peaks[1] - peaks[0], peaks[2] - peaks[1])
 """
 
 
+@pytest.mark.slow
 def test_reading_a_batch_does_not_load_a_shard(tmp_path: Path) -> None:
     """Peak memory of a fresh process: a batch of 25 kB out of 98 MB, against all of it. (Linux maps what it has in its
     cache in blocks of up to 2 MB.)"""

@@ -12,8 +12,9 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.sources.sources import load_rows, stream_rows, task_of
@@ -154,7 +155,7 @@ def test_a_hub_folder_keeps_texts_that_look_like_something_else(tmp_path):
 TEXTS = st.text(st.sampled_from('ab 01",\n\t\r\\{}[]:é漢😀\u2028\x0b'), max_size=8)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=30),
     extra=st.lists(st.sampled_from([None, 1, "x", [1], {"a": 1}, 1e400, True]), min_size=30, max_size=30),

@@ -6,9 +6,10 @@ import json
 
 import pytest
 from command_line import tiny_overrides
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from sampling import examples
 
 from llm2slm.cli import main
 from llm2slm.data import statistics
@@ -21,7 +22,7 @@ def example(prompt, target="t"):
     return Example(0, prompt, prompt, target)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=120))
 def test_lengths_are_those_of_real_rows(sizes):
     found = statistics.lengths([Encoded(i, [0] * n, None, [0]) for i, n in enumerate(sizes)])

@@ -10,9 +10,10 @@ import hub_tables
 import pytest
 import torch
 from command_line import mistake, tiny_overrides
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from sampling import examples
 from test_datamodule import Recorder, SaveOnException, train
 
 from llm2slm.cli import main
@@ -29,7 +30,7 @@ from llm2slm.types import Labels, Overlong, UserError
 SPLITS = ("train", "validation", "test")
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=60),
     budget=st.integers(20, 400),
@@ -313,6 +314,7 @@ def test_resuming_after_an_exception_repeats_the_batch_that_was_not_finished(fil
         assert train(make(files, tokenizer), 15, resume=path).seen == whole.seen[stop:]
 
 
+@pytest.mark.slow
 def test_two_processes(files, tokenizer, tmp_path):
     options = {"strategy": "ddp_fork", "devices": 2, "limit_val_batches": 1.0, "num_sanity_val_steps": 0}
     options |= {"val_check_interval": 5, "check_val_every_n_epoch": None}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 from transformers import AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -21,7 +22,7 @@ def tokenizer(request):
     return train_tokenizer(TEXTS, 300, request.param)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(text=st.text() | st.text(alphabet=" \n\t0123aä漢😀</s><pad>", max_size=30))
 def test_any_text_comes_back(tokenizer, text):
     ids = tokenizer(text)["input_ids"]

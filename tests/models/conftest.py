@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampling import representatives
 
 from llm2slm.config import ModelConfig
 from llm2slm.models.build import build_model
@@ -59,7 +60,16 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("zoo")
 
 
-@pytest.fixture(scope="session", params=COMBINATIONS, ids="-".join)
+REPRESENTATIVES = [
+    ("t5", "t5", "add", "shared"), ("gpt2", "gpt2", "add", "offsets"),
+    ("gpt2", "gpt2", "replace", "shared"), ("t5", "t5", "replace", "offsets"),
+    ("gpt2", "t5", "prepend", "shared"), ("t5", "gpt2", "prepend", "offsets"),
+    ("t5", "gpt2", "memory", "shared"), ("gpt2", "t5", "memory", "offsets"),
+]  # fmt: skip
+"""Every two values of any two of the four are together in one of them."""
+
+
+@pytest.fixture(scope="session", params=representatives(COMBINATIONS, REPRESENTATIVES, whole=True), ids="-".join)
 def system(request: pytest.FixtureRequest, zoo: Path) -> System:
     llm, slm, mode, tokenizers = request.param
     cfg = tiny_model_config(zoo, llm, slm, mode, Tokenizers(tokenizers))

@@ -168,6 +168,7 @@ print([name for name in ("lightning", "hydra", "datasets", "wandb") if name in s
 """
 
 
+@pytest.mark.slow
 def test_a_process_of_transformers_and_llm2slm_alone(zoo: Path, tmp_path: Path) -> None:
     model = hybrid(zoo, "gpt2").eval()
     model.save_pretrained(tmp_path)
@@ -198,6 +199,7 @@ if trainer.is_world_process_zero():
 """
 
 
+@pytest.mark.slow
 def test_accelerate_launches_it_in_two_processes(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

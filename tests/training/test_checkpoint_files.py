@@ -194,6 +194,7 @@ def two_file_systems(folder: Path) -> Path | None:
     return None
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_with_the_temporary_directory_on_another_file_system(tmp_path):
     """SIGKILL at random moments: every look at last.ckpt finds it whole, and each kill is resumed from it."""
     other = two_file_systems(tmp_path)

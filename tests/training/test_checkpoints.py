@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sampling import representatives
 from stopped_runs import Fails, StopAt, assert_runs_equal, fitted, interrupted, resumed, state_of
 from tiny_runs import assert_same, build, checkpoint, publish, tiny_run
 
@@ -39,7 +40,7 @@ def partly(root: Path, tune: str, **trainer):
 # What they leave out
 
 
-@pytest.mark.parametrize("tune", TUNES)
+@pytest.mark.parametrize("tune", representatives(TUNES, ["lora", "full"]))
 def test_frozen_weights_are_left_out_and_found_again(tmp_path, monkeypatch, tune):
     config = partly(tmp_path, tune, max_steps=6, val_every=2)
     model = build(config)[0]
@@ -140,6 +141,7 @@ def test_a_missing_tensor_that_is_not_frozen_is_still_an_error(tmp_path, monkeyp
         resumed(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_holds_the_whole_slm_and_one_random_state_and_still_resumes(tmp_path, monkeypatch):
     config = partly(tmp_path, "lora", max_steps=4, val_every=2)
     train(deepcopy(config), tmp_path / "whole")

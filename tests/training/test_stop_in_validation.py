@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_line import python
 from lightning import Callback
+from sampling import representatives
 from test_fit import assert_runs_equal, fitted, interrupted
 from tiny_runs import checkpoint, curve, tiny_run, two_processes
 
@@ -83,7 +84,7 @@ def resumed(config, folder):
     return train(again, folder)
 
 
-@pytest.mark.parametrize(("validation", "batch"), [(0, 2), (2, 1), (3, 3)])
+@pytest.mark.parametrize(("validation", "batch"), representatives([(0, 2), (2, 1), (3, 3)], [(2, 1)]))
 def test_given_up_before_a_batch_of_the_loss(whole, tmp_path, monkeypatch, validation, batch):
     stop = StopAtBatch(validation * BATCHES + batch)
     interrupted(deepcopy(whole[1]), tmp_path, monkeypatch, stop)
@@ -95,7 +96,7 @@ def test_given_up_before_a_batch_of_the_loss(whole, tmp_path, monkeypatch, valid
     assert result.systems[0].notes["optimizer_steps"] == 10
 
 
-@pytest.mark.parametrize(("validation", "batch"), [(1, 2), (3, 3)])
+@pytest.mark.parametrize(("validation", "batch"), representatives([(1, 2), (3, 3)], [(1, 2)]))
 def test_given_up_before_a_batch_of_answers(whole, tmp_path, monkeypatch, validation, batch):
     answered = []
 
@@ -203,6 +204,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_processes_give_a_validation_up_together(tmp_path):
     """Only the second one is told, in a validation of which it has one batch and the first has two."""
     config = tiny_run(tmp_path)

@@ -70,6 +70,7 @@ def test_rows_of_seed_1_are_those_of_the_published_results():
     assert found == published
 
 
+@pytest.mark.slow
 def test_a_part_of_a_mixture_follows_the_same_rule():
     overrides = ["data=mixture", "task=mixture", "data.parts=[{name: builtin, corpus: translation, train_size: 20}]"]
     config = composed(*overrides)
@@ -80,6 +81,7 @@ def test_a_part_of_a_mixture_follows_the_same_rule():
     assert sorted(row["source"] for row in one) != sorted(row["source"] for row in two)
 
 
+@pytest.mark.slow
 def test_what_the_builtin_llm_was_trained_on_holds_no_evaluation_row():
     """Its first rows by its own experiment; the others are in the training split by the same hash."""
     config = composed("experiment=builtin_llm")
