@@ -47,7 +47,7 @@ def test_a_demo_is_compared_system_by_system(place, capsys):
     assert list(found["systems"][0]["quality"]) == ["bleu", "chrf", "exact_match"]  # those of its result
     assert [system["speed"][0]["speedup"]["median"] for system in found["systems"]] == [1, 5, 4]
     assert sorted(path.name for path in (place / "out").iterdir()) == [
-        "compare.csv", "compare.html", "compare.json", "compare_rows.csv"
+        "compare.csv", "compare.html", "compare.json", "compare_rows.csv", "plots"
     ]  # fmt: skip
     after = files_of(place)
     assert {name: after[name] for name in before} == before

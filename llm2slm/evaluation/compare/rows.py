@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm2slm.evaluation.report import tables
 from llm2slm.evaluation.report.entries import Entry, metric_name
 from llm2slm.evaluation.report.page import clean
-from llm2slm.evaluation.report.svg import shortened
+from llm2slm.evaluation.report.tables import one_line, shortened
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -95,8 +95,3 @@ def _parts(comparison: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], s
 
 def _scored(row: Mapping[str, Any]) -> str:
     return f"{tables.score(row['score'])} ({row['difference']:+.2f})".replace("-", "−")
-
-
-def one_line(text: str) -> str:
-    """A text without ends of lines."""
-    return " ".join(text.split())

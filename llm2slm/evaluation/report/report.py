@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation.report import plots, tables
+from llm2slm.evaluation.report.drawing import Plot, write_plots
 from llm2slm.evaluation.report.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name
 from llm2slm.evaluation.report.page import clean, render_page, write_whole
 from llm2slm.types import UserError
@@ -138,6 +139,8 @@ def write_report(
     title: str,
     overrides: Sequence[Mapping[str, str]] | None = None,
     configs: Sequence[str] | None = None,
+    *,
+    plots: bool = False,
 ) -> Path:
     """Writes `report.html` into `folder` and returns its path.
 
@@ -147,11 +150,15 @@ def write_report(
         title: heading of the page.
         overrides: for each result, the overridden keys and their values: columns of the table of runs.
         configs: for each result, its resolved configuration as YAML text.
+        plots: also writes each plot as SVG and PDF into `folder`/plots.
 
     Raises:
         UserError: no system to show, or not one of `overrides` for each result.
     """
-    return write_whole(folder / "report.html", render(results, title, overrides, configs))
+    text, drawn = page_and_plots(results, title, overrides, configs)
+    if plots:
+        write_plots(folder / "plots", drawn)
+    return write_whole(folder / "report.html", text)
 
 
 def render(
@@ -161,6 +168,16 @@ def render(
     configs: Sequence[str] | None = None,
 ) -> str:
     """The page as text; see `write_report`."""
+    return page_and_plots(results, title, overrides, configs)[0]
+
+
+def page_and_plots(
+    results: Sequence[Mapping[str, Any]],
+    title: str,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+    configs: Sequence[str] | None = None,
+) -> tuple[str, list[Plot]]:
+    """The page as text, and its plots in their order on the page; see `write_report`."""
     results, overrides, configs = clean(list(results)), clean(overrides), clean(configs)
     shown = entries(results, overrides)
     for run, result in enumerate(results, 1):
@@ -168,14 +185,15 @@ def render(
             raise UserError(f"report: result {run} lacks {', '.join(missing)}; write it again")
     bucket_metrics, bucket_rows = tables.bucket_rows(shown)
     figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
-    return render_page(
+    curves, length_figures = plots.training_curves(shown), plots.by_bucket(shown)
+    text = render_page(
         "report_page.html",
         title,
         results=results,
         configs=configs or [],
         figures=figures,
-        curves=plots.training_curves(shown),
-        length_figures=plots.by_bucket(shown),
+        curves=curves,
+        length_figures=length_figures,
         bucket_metrics=bucket_metrics,
         buckets=[(entry, bucket["by"], tables.bucket_cells(bucket, bucket_metrics)) for entry, bucket in bucket_rows],
         timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
@@ -183,6 +201,7 @@ def render(
         **_table(shown, overrides),
         **_words(shown, len(results) > 1),
     )
+    return text, [*figures, *length_figures, *curves]
 
 
 def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:

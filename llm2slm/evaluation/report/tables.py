@@ -139,6 +139,21 @@ def bucket_cells(bucket: Mapping[str, Any], metrics: Sequence[str]) -> list[Cell
     ]
 
 
+def one_line(text: str) -> str:
+    """`text` with every run of white space as one space."""
+    return " ".join(text.split())
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text` cut to `limit` characters, with an ellipsis where it was cut."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital letter in front and a full stop behind; "" stays empty."""
+    return text and f"{text[0].upper()}{text[1:]}."
+
+
 def conditions(row: Mapping[str, Any]) -> str:
     """The conditions of a speed row in words."""
     prompt, response = length(row["prompt_tokens"]), length(row["response_tokens"])
