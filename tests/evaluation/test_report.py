@@ -20,7 +20,7 @@ from rich.console import Console
 from llm2slm.evaluation.report.entries import entries, metric_keys, metric_name
 from llm2slm.evaluation.report.report import render, terminal_table, write_report
 from llm2slm.evaluation.report.tables import best, differences, number, times
-from llm2slm.runs import Bucket, Result, Score, SpeedRow, Spread, System, read_result, write_result
+from llm2slm.runs import Baseline, Bucket, Result, Score, SpeedRow, Spread, System, plain, read_result, write_result
 from llm2slm.types import UserError
 
 HOSTILE = [
@@ -114,7 +114,14 @@ def make_result(**changes):
         ),
         make_system("Hybrid", "llm2slm", 1_523_712, 96.48, 2.9, 0.42, lambda text: text.rpartition(" ")[0]),
     ]
-    fields = {"verb": "demo", "seed": 1, "config_hash": "0123456789ab", "wall_seconds": 412.7, "systems": systems}
+    fields = {
+        "baseline": Baseline("LLM", "llm"),
+        "verb": "demo",
+        "seed": 1,
+        "config_hash": "0123456789ab",
+        "wall_seconds": 412.7,
+        "systems": systems,
+    }
     stated = {
         "created": "2025-01-31T12:00:00+00:00",
         "git_commit": "c0ffee" * 6 + "c0ff",
@@ -215,12 +222,12 @@ def test_all_timings_are_listed(result):
 
 def test_verdict_quotes_fields_and_leaves_out_what_is_absent(result):
     page = Page(render([result], "t")).text
-    assert "Hybrid keeps 99.1 % of the LLM’s BLEU and answers 3.95× as fast" in page.replace("\u00a0", " ")
+    assert "Hybrid keeps 99.1 % of the BLEU of LLM and generates 3.95× as fast" in page.replace("\u00a0", " ")
     for system in result["systems"]:
         system["quality_kept"], system["speed"] = {}, []
     bare = Page(render([result], "t")).text
     assert "Hybrid reaches 96.48 BLEU" in bare
-    assert "as fast" not in bare.partition("Words")[0]
+    assert "as fast" not in bare.partition("Terms")[0]
 
 
 def drawing(page, title):
@@ -268,6 +275,37 @@ def test_plots_stand_at_the_values_of_the_json(result):
         [row["speedup"]["median"] for row in grid], rel=0.002
     )
     assert {"Where the time goes", "Training loss"} <= set(Page(page).words)
+
+
+def test_data_statistics_are_a_table_with_a_column_for_each_system_and_split(result):
+    test = {"rows": 1000, "overlong": "error", "tokens": {"prompt": {"median": 17, "max": 310}}}
+    for system in result["systems"][1:]:
+        system["notes"]["data"] = {"train": {"rows": 20_000, "repeated": 3}, "test": test}
+    page = Page(render([result], "t"))
+    head, *rows = [[cell["text"].strip() for cell in row] for row in page.tables["data"]]
+    assert head == ["", *["SLM alone"] * 2, *["Hybrid"] * 2]
+    assert [cell["small"] for cell in page.tables["data"][0][1:]] == ["train", "test"] * 2
+    assert {row[0]: row[1:3] for row in rows} == {
+        "rows": ["20,000", "1,000"],
+        "repeated": ["3", "–"],
+        "overlong": ["–", "error"],
+        "tokens, prompt, median": ["–", "17"],
+        "tokens, prompt, max": ["–", "310"],
+    }
+    assert all(row[1:3] == row[3:] for row in rows)
+    assert "data" not in [row[0]["text"] for row in page.tables["notes"]]
+    assert "data" not in Page(render([json.loads(json.dumps(plain(make_result())))], "t")).tables
+
+
+def test_the_baseline_of_ratios_is_named(result):
+    """By the result; where a result of an earlier version names none, it was the first LLM."""
+    result["systems"].insert(0, result["systems"][0] | {"name": "another LLM", "speed": [], "quality_kept": {}})
+    named = "Speedup and quality kept are relative to LLM."
+    assert named in Page(render([result], "t")).text
+    result["baseline"] = {"name": "another", "kind": "slm"}
+    assert named.replace("LLM", "another (SLM)") in Page(render([result], "t")).text
+    del result["baseline"]
+    assert named.replace("LLM", "another LLM (LLM)") in Page(render([result], "t")).text
 
 
 def test_hostile_text_is_text_to_a_parser(result):
@@ -410,7 +448,7 @@ def test_many_systems_are_several_tables_where_one_would_not_fit(result, width):
         assert text.count(heading) == 1
     assert text.count("System5") == tables
     assert text.count("96.48") == text.count("3.95×") == 6
-    assert " ".join(text.split()).endswith("of warm-up.")
+    assert " ".join(text.split()).endswith("of warm-up; speedup and quality kept are relative to LLM.")
 
 
 def test_scores_of_different_signatures_are_never_in_one_column(result):
@@ -436,7 +474,7 @@ def test_scores_of_different_signatures_are_never_in_one_column(result):
     out = io.StringIO()
     Console(file=out, width=200, color_system=None).print(terminal_table([result, other], 200))
     assert "BLEU (2)" in out.getvalue()
-    assert "metrics with a number have other signatures (in result.json), and do not compare" in " ".join(
+    assert "metrics with a number have another signature (see result.json) and are not comparable" in " ".join(
         out.getvalue().split()
     )
     same = copy.deepcopy(result)
