@@ -114,14 +114,8 @@ def make_result(**changes):
         ),
         make_system("Hybrid", "llm2slm", 1_523_712, 96.48, 2.9, 0.42, lambda text: text.rpartition(" ")[0]),
     ]
-    fields = {
-        "baseline": Baseline("LLM", "llm"),
-        "verb": "demo",
-        "seed": 1,
-        "config_hash": "0123456789ab",
-        "wall_seconds": 412.7,
-        "systems": systems,
-    }
+    fields = {"verb": "demo", "seed": 1, "config_hash": "0123456789ab", "wall_seconds": 412.7, "systems": systems}
+    fields["baseline"] = Baseline("LLM", "llm")
     stated = {
         "created": "2025-01-31T12:00:00+00:00",
         "git_commit": "c0ffee" * 6 + "c0ff",

@@ -5,13 +5,11 @@ All three say what compare.json says; nothing is computed anew.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm2slm.evaluation.compare.rows import page_parts
+from llm2slm.evaluation.compare.rows import as_csv, page_parts
 from llm2slm.evaluation.metrics.row_statistics import UNRANKED
 from llm2slm.evaluation.report import tables
 from llm2slm.evaluation.report.drawing import BOTTOM, GRID, SOFT, Plot, canvas, tick_texts, ticks
@@ -85,13 +83,9 @@ def flat_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def csv_text(comparison: Mapping[str, Any]) -> str:
-    """`flat_rows` as CSV; an empty field where there is no figure."""
+    """`flat_rows` as CSV; an empty field for a missing figure."""
     rows = flat_rows(comparison)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return as_csv(list(rows[0]), rows)
 
 
 def cells(row: Mapping[str, Any], decimals: int) -> dict[str, Cell]:

@@ -104,9 +104,8 @@ def _run_labels(names: Sequence[Sequence[str]], overrides: Sequence[Mapping[str,
     chosen = overrides or [{}] * len(names)
     keys = dict.fromkeys(key for own in chosen for key in own)
     differing = [key for key in keys if len({own.get(key) for own in chosen}) > 1]
-    if CONTROL in differing and all(
-        _named_by(own.get(CONTROL), of_run) for own, of_run in zip(chosen, names, strict=True)
-    ):
+    named = [_named_by(own.get(CONTROL), of_run) for own, of_run in zip(chosen, names, strict=True)]
+    if CONTROL in differing and all(named):
         differing.remove(CONTROL)
         if not differing:
             return [""] * len(names)
