@@ -168,7 +168,7 @@ class SpeedRow:
     peak_memory_mb: float | None
     flops: float | None
     speedup: Spread | None = None
-    """The LLM's total_ms over this one's, paired within each round of the same interleaved run."""
+    """The baseline's total_ms over this system's, paired within each round of the same interleaved run."""
 
 
 @dataclass
@@ -182,7 +182,7 @@ class System:
     quality: dict[str, Score] = field(default_factory=dict)
     speed: list[SpeedRow] = field(default_factory=list)
     quality_kept: dict[str, float] = field(default_factory=dict)
-    """Metric over the LLM's, where the result holds the LLM."""
+    """Metric over the baseline's, where the result has a baseline."""
     samples: list[dict[str, str]] = field(default_factory=list)
     """A few rows of predictions: source, target, prediction."""
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -193,6 +193,14 @@ class System:
     """Plain facts of the run worth showing: training seconds, steps, learning rates, truncated rows."""
     weights: str | None = None
     """Fingerprint of what was trained: of SLM and projector, or of a whole plain model."""
+
+
+@dataclass
+class Baseline:
+    """The system that ratios are relative to."""
+
+    name: str
+    kind: str
 
 
 @dataclass
@@ -211,6 +219,8 @@ class Result:
     versions: dict[str, str] = field(default_factory=versions)
     device: str = field(default_factory=device_name)
     """What the models ran on: `device_name` of their device's type. The processor, where it is not stated."""
+    baseline: Baseline | None = None
+    """The system that every `speedup` and `quality_kept` is relative to; None without such a system."""
 
 
 def plain(value: Any) -> Any:

@@ -107,7 +107,7 @@ def measured(slm: str, systems: dict[str, LLM2SLM], prompt: str, cfg: BenchmarkC
     """Every system with its one speed row; `notes` say what it is and what its models read."""
     examples = [Example(0, prompt, prompt, prompt)]
     (condition,) = plan(systems[ALONE], examples, cfg)
-    rows = time_systems(systems, examples, cfg, seed=seed)
+    rows = time_systems(systems, examples, cfg, baseline=None, seed=seed)
     found = []
     for name, model in systems.items():
         (row,) = rows[name]

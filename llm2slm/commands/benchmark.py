@@ -25,15 +25,15 @@ from llm2slm.models.loading.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.types import Overlong, SystemKind, UserError
 
-Places = dict[str, tuple[str | LLMConfig, str | None]]
-"""By system: its folder and where its LLM has moved to; or for an LLM writing alone, its configuration."""
+Sources = dict[str, tuple[str | LLMConfig, str | None]]
+"""System -> its folder (for an LLM that generates alone, its configuration), and the path of its LLM if that moved."""
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
-    """Times systems on prompts of the test split and on the grid of `benchmark.*`.
+    """Times systems on prompts of the test split and on the grid of `benchmark.*`; speedups are relative to the LLM.
 
-    With `run=DIR`: the trained system and the LLM that guides it. Without: the configured model, untrained if its
-    init=random (for timing shapes), and its LLM. `systems.NAME=DIR` adds others.
+    With `run=DIR`: the trained system and its LLM. Without: the configured model, untrained if its init=random (to time
+    shapes), and its LLM. `systems.NAME=DIR` adds others.
     """
     from rich.console import Console
 
@@ -42,40 +42,41 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     started = time.perf_counter()
     runs.refuse_another(folder, "benchmark")
     device_type(config.trainer.accelerator)
-    for name, where in config.systems.items():
-        if not isinstance(where, str):
-            raise UserError(f"systems.{name}: give a run directory or a model's folder or id, as systems.{name}=DIR")
+    for name, path in config.systems.items():
+        if not isinstance(path, str):
+            raise UserError(f"systems.{name}: give a run directory, a model folder or a Hub id, as systems.{name}=DIR")
     given, config = config, with_task(config)
-    places: Places = {}
+    sources: Sources = {}
     llms: dict[str, LLMConfig] = {}
     if config.run is not None:
-        writer = load_system(config.run, config.llm, config.model, config.data, beside=True)
-        asked, model = config.model.llm, writer.model
-        config = replace(config, model=writer.config)
+        loaded = load_system(config.run, config.llm, config.model, config.data, beside=True)
+        given_llm, model = config.model.llm, loaded.model
+        config = replace(config, model=loaded.config)
         tell_defaults(given)
-        places[model.label] = (writer.place, config.llm if model.kind is SystemKind.llm2slm else None)
-        systems, llms[model.label] = {model.label: model}, writer.config.llm
-        reader = recorded_llm(model, config.llm, asked) if model.kind is not SystemKind.llm else None
-        if reader is not None:
-            systems, llms["llm"] = {"llm": build_llm(reader, config.data), **systems}, reader
-            places["llm"] = (reader, None)
+        sources[model.label] = (loaded.place, config.llm if model.kind is SystemKind.llm2slm else None)
+        systems, llms[model.label] = {model.label: model}, loaded.config.llm
+        llm = recorded_llm(model, config.llm, given_llm) if model.kind is not SystemKind.llm else None
+        if llm is not None:
+            systems, llms["llm"] = {"llm": build_llm(llm, config.data), **systems}, llm
+            sources["llm"] = (llm, None)
     else:
         systems = configured(config)
         llms = dict.fromkeys(systems, config.model.llm)
-    for name, where in config.systems.items():
-        other = load_system(where, None, ModelConfig(), recorded=False)
+    for name, path in config.systems.items():
+        other = load_system(path, None, ModelConfig(), recorded=False)
         systems[name], llms[name] = other.model, other.config.llm
-        places[name] = (other.place, None)
-    for system in systems.values():
-        place(limited(system, config.data), config.trainer.accelerator)
+        sources[name] = (other.place, None)
+    for each in systems.values():
+        place(limited(each, config.data), config.trainer.accelerator)
     task = task_of(config.task, config.data)
     tell_task(given.task, given.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
     show_held()
-    timed = benchmark_systems(systems, places, data, config)
-    for found in timed:
-        found.notes |= llm_note(systems[found.name], llms[found.name], found.weights)
+    timed, baseline = benchmark_systems(systems, sources, data, config)
+    for system in timed:
+        system.notes |= llm_note(systems[system.name], llms[system.name], system.weights)
     result = runs.Result("benchmark", config.seed, runs.config_hash(config), time.perf_counter() - started, timed)
+    result.baseline = baseline
     result.device = runs.device_name(next(iter(systems.values())).device.type)
     runs.write_config(folder, config)
     runs.write_result(folder, result)
@@ -95,14 +96,14 @@ def at_batch(result: dict[str, Any], batch: int) -> dict[str, Any]:
 
 
 def configured(config: RunConfig) -> dict[str, LLM2SLM]:
-    """The configured system, and before it its LLM writing alone.
+    """The configured system, preceded by its LLM as a system that generates alone.
 
     Raises:
-        UserError: a store in the LLM's place.
+        UserError: stored representations are configured instead of the LLM.
     """
     kind = config.model.kind
     if config.data.reps is not None:
-        raise UserError(f"data.reps={config.data.reps}: the LLM's reading is a part of what is timed; leave it out")
+        raise UserError(f"data.reps={config.data.reps}: benchmark times the LLM's encoder too; remove the key")
     systems: dict[str, LLM2SLM] = {}
     if kind is SystemKind.llm2slm:
         systems["llm"] = build_llm(config.model.llm, config.data)
@@ -112,31 +113,37 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
 
 def benchmark_systems(
     systems: Mapping[str, LLM2SLM],
-    places: Places,
+    sources: Sources,
     data: DataModule,
     config: RunConfig,
-) -> list[runs.System]:
-    """Times systems, the LLM first, on the test split (validation where a user's own files have none).
+) -> tuple[list[runs.System], runs.Baseline | None]:
+    """Times systems on the test split (the validation split if the user's files have no test split).
 
     Args:
-        places: where each saved system comes from; peak memory on a CPU needs it.
+        sources: of each saved system, to measure its peak memory on a CPU.
+
+    Returns:
+        The systems, LLMs first, and the baseline of their speedups: the first LLM; None without one.
     """
     ordered = sorted(systems, key=lambda name: systems[name].kind is not SystemKind.llm)
     memory = folder_memory(
-        {name: where if isinstance(where, LLMConfig) else locate(where) for name, (where, _) in places.items()},
-        {name: llm for name, (_, llm) in places.items()},
+        {name: path if isinstance(path, LLMConfig) else locate(path) for name, (path, _) in sources.items()},
+        {name: llm for name, (_, llm) in sources.items()},
         config.benchmark.threads,
         limits(config.data),
     )
+    first = systems[ordered[0]]
+    baseline = runs.Baseline(ordered[0], first.kind.value) if first.kind is SystemKind.llm else None
     rows = time_systems(
         {name: systems[name].eval() for name in ordered},
         data.examples(final_split(config.data)),
         config.benchmark,
+        baseline=None if baseline is None else baseline.name,
         seed=config.seed,
-        memory=memory if systems[ordered[0]].device.type == "cpu" else None,
+        memory=memory if first.device.type == "cpu" else None,
         progress=config.trainer.progress,
     )
-    return [
+    timed = [
         runs.System(
             name,
             systems[name].kind.value,
@@ -147,12 +154,13 @@ def benchmark_systems(
         )
         for name in ordered
     ]
+    return timed, baseline
 
 
 def overlong(model: LLM2SLM, data: DataModule) -> dict[str, dict[str, Any]]:
-    """What became of over-long rows. Each system cuts by its own tokenizers and positions; rows are dropped for all."""
+    """Statistics of over-long rows. Each system truncates by its tokenizers and positions; rows are dropped for all."""
     if data.config.overlong is not Overlong.truncate:
         return data.report()
-    own = DataModule(data.config, data.task, model.collator, data.seed)
-    own.encoded(final_split(data.config))
-    return own.report()
+    of_system = DataModule(data.config, data.task, model.collator, data.seed)
+    of_system.encoded(final_split(data.config))
+    return of_system.report()

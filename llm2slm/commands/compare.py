@@ -23,7 +23,7 @@ from llm2slm.types import UserError
 
 
 def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
-    """Reads all runs, compares them, and writes compare.json, .csv and .html and compare_rows.csv into `config.out`.
+    """Compares all runs; writes compare.json, .csv and .html, compare_rows.csv and plots/ into `config.out`.
 
     Raises:
         UserError: fewer than two systems, other rows, or a file that is not what it should be.
@@ -33,10 +33,11 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     systems, baseline = read(config)
     from rich.console import Console
 
-    from llm2slm.evaluation.compare.page import csv_text, render, terminal_table
+    from llm2slm.evaluation.compare.page import csv_text, page_and_plots, terminal_table
     from llm2slm.evaluation.compare.rows import rows_csv, terminal_rows
     from llm2slm.evaluation.compare.statistics import Settings, compare
     from llm2slm.evaluation.predict import progress_bar
+    from llm2slm.evaluation.report.drawing import write_plots
     from llm2slm.evaluation.report.page import write_whole
 
     metrics, left_out = metrics_of(config, systems)
@@ -61,7 +62,9 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     write_whole(out / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     write_whole(out / "compare.csv", csv_text(found))
     write_whole(out / "compare_rows.csv", rows_csv(found))
-    page = write_whole(out / "compare.html", render(found))
+    text, plots = page_and_plots(found)
+    write_plots(out / "plots", plots)
+    page = write_whole(out / "compare.html", text)
     console = Console()
     console.print(terminal_table(found))
     console.print(terminal_rows(found))

@@ -1,4 +1,4 @@
-"""`llm2slm demo`: trains the SLM alone and the hybrid, and compares both with the LLM on quality and speed."""
+"""`llm2slm demo`: trains the SLM alone and the hybrid, and compares the quality and speed of both with the LLM's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.commands import train
-from llm2slm.commands.benchmark import Places, benchmark_systems
+from llm2slm.commands.benchmark import Sources, benchmark_systems
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, place
@@ -34,9 +34,9 @@ LLM = "llm"
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
-    """Trains every system of `config.systems` into a folder of its own, then judges and times all, and the LLM.
+    """Trains every system of `config.systems`, each into its subfolder, then scores and times them and the LLM.
 
-    Each entry of `config.systems` holds the overrides that make it: the systems differ in those and in nothing else.
+    An entry of `config.systems` holds the overrides of a system; the systems differ in nothing else.
     """
     from rich.console import Console
 
@@ -44,40 +44,42 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
     started, console = time.perf_counter(), Console()
     given, config = config, with_task(config)
-    own = check(config)
+    configs = check(config)
     show_held()
     tell_task(given.task, given.data)
-    clear(folder, own)
+    clear(folder, configs)
     runs.write_config(folder, config)
-    judged: dict[str, runs.System] = {}
-    places: Places = {}
+    scored: dict[str, runs.System] = {}
+    sources: Sources = {}
     for number, name in enumerate(config.systems, 1):
         console.print(f"\n[bold]{number}/{len(config.systems) + 2} Training {name}[/bold]")
-        judged[name] = train.run(own[name], folder / name).systems[0]
-        judged[name].name = name
-        places[name] = (str(folder / name / "model"), None)
+        scored[name] = train.run(configs[name], folder / name).systems[0]
+        scored[name].name = name
+        sources[name] = (str(folder / name / "model"), None)
     console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
     systems = {LLM: build_llm(config.model.llm, config.data)}
-    systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in own}
-    for system in systems.values():
-        place(system, config.trainer.accelerator)
-    places[LLM] = (config.model.llm, None)
+    systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in configs}
+    for model in systems.values():
+        place(model, config.trainer.accelerator)
+    sources[LLM] = (config.model.llm, None)
     data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
-    judged = {
+    scored = {
         LLM: score_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test"),
-        **judged,
+        **scored,
     }
     console.print(f"\n[bold]{len(config.systems) + 2}/{len(config.systems) + 2} Timing all, interleaved[/bold]")
-    for timed in benchmark_systems(systems, places, data, config):
-        judged[timed.name].speed = timed.speed
-    for trained in judged.values():
-        trained.quality_kept = quality_kept(trained, judged[LLM])
-    result = runs.Result("demo", config.seed, runs.config_hash(config), 0.0, list(judged.values()))
+    timed, baseline = benchmark_systems(systems, sources, data, config)
+    for system in timed:
+        scored[system.name].speed = system.speed
+    for system in scored.values():
+        system.quality_kept = quality_kept(system, scored[LLM])
+    result = runs.Result("demo", config.seed, runs.config_hash(config), 0.0, list(scored.values()))
+    result.baseline = baseline
     result.device = runs.device_name(systems[LLM].device.type)
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
     written = runs.read_result(folder)
-    for name in own:
+    for name in configs:
         card_of_run(folder / name / "model", f"{folder.name}-{name}", folder / name, [written])
     configuration = yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True)
     page = write_report([written], folder, "llm2slm demo: the LLM reads, the SLM writes", configs=[configuration])
@@ -87,7 +89,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
 
 def check(config: RunConfig) -> dict[str, RunConfig]:
-    """What cannot be compared is refused before the first system is trained. Returns each system's configuration.
+    """Refuses configurations that cannot be compared, before any training. Returns the configuration of each system.
 
     Raises:
         UserError: names the key.
@@ -97,12 +99,12 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
     if config.model.llm.start is not Init.pretrained:
         raise UserError(f"demo compares with a trained LLM; model.llm.init={config.model.llm.start}: use pretrained")
     if LLM in config.systems:
-        raise UserError(f"systems.{LLM}: the LLM itself goes by that name; give this system another")
+        raise UserError(f"systems.{LLM}: this name is reserved for the LLM; choose another")
     if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:
         raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
     device_type(config.trainer.accelerator)
-    own = {name: system_config(config, name) for name in config.systems}
-    for each in (config, *own.values()):
+    configs = {name: system_config(config, name) for name in config.systems}
+    for each in (config, *configs.values()):
         if each.data.overlong is Overlong.drop:
             raise UserError(
                 "demo compares on the same rows; with data.overlong=drop tokenizers may drop different ones: "
@@ -111,46 +113,46 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
         if final_split(each.data) != "test":
             raise UserError("demo compares on the test split: set data.test")
         check_metrics(task_of(each.task, each.data))
-    for name, each in own.items():
+    for name, each in configs.items():
         try:
             check_ranges(each)
             check_control(each.model)
         except UserError as error:
             raise UserError(f"systems.{name}: {error}") from None
-    return own
+    return configs
 
 
 def clear(folder: Path, names: Iterable[str]) -> None:
-    """Takes an earlier demo's systems away. In a folder that is no demo's nothing is touched (and `train` refuses)."""
+    """Removes the systems of an earlier demo. A folder that holds no demo stays unchanged (and `train` refuses it)."""
     if (folder / "config.yaml").is_file() and set(runs.read_config(folder).get("systems") or ()) >= set(names):
         for name in names:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def system_config(config: RunConfig, name: str) -> RunConfig:
-    """The configuration of one system: the common one, changed by its own overrides."""
+    """The configuration of one system: the common one with the system's overrides."""
     overrides = config.systems[name]
     if not isinstance(overrides, dict):
         raise UserError(f"systems.{name}: expected overrides of the configuration, as {{model: {{kind: slm}}}}")
     base = OmegaConf.merge(OmegaConf.structured(RunConfig), runs.plain(config) | {"systems": {}})
     for side in ("llm", "slm"):
         if ((overrides.get("model") or {}).get(side) or {}).get("name") is not None:
-            base.model[side].config = {}  # of the model that this system names another in place of
+            base.model[side].config = {}  # it belongs to the model that this system replaces
     try:
-        own = OmegaConf.to_object(OmegaConf.merge(base, overrides))
+        merged = OmegaConf.to_object(OmegaConf.merge(base, overrides))
     except OmegaConfBaseException as error:
         raise UserError(f"systems.{name}: {str(error).splitlines()[0]}") from None
-    assert isinstance(own, RunConfig)
-    return own
+    assert isinstance(merged, RunConfig)
+    return merged
 
 
-def quality_kept(system: runs.System, llm: runs.System) -> dict[str, float]:
-    """Each metric of which more is better over the LLM's, where both were computed alike over as many rows."""
+def quality_kept(system: runs.System, baseline: runs.System) -> dict[str, float]:
+    """Each metric over the baseline's, if higher is better and both have the same signature and number of rows."""
     return {
-        metric: score.value / llm.quality[metric].value
+        metric: score.value / baseline.quality[metric].value
         for metric, score in system.quality.items()
-        if metric in llm.quality.keys() - runs.LOWER_IS_BETTER
-        and llm.quality[metric].value
-        and llm.quality[metric].n == score.n
-        and computed_alike(llm.quality[metric].signature, score.signature)
+        if metric in baseline.quality.keys() - runs.LOWER_IS_BETTER
+        and baseline.quality[metric].value
+        and baseline.quality[metric].n == score.n
+        and computed_alike(baseline.quality[metric].signature, score.signature)
     }

@@ -11,7 +11,7 @@ from llm2slm.types import UserError
 
 
 def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
-    """Writes `report.html` into `config.out` and prints the table.
+    """Writes `report.html` and its plots (`plots/`, as SVG and PDF) into `config.out`, and prints the table.
 
     Raises:
         UserError: no runs named, or one of them left no result.
@@ -31,7 +31,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
         raise UserError(f"runs: {twice} is there twice; name each run once")
     configs = [path.read_text("utf-8") if (path := home / "config.yaml").is_file() else "" for home in homes]
     names = [{"run": name} for name in config.runs] if len(places) > 1 else None
-    page = write_report(results, Path(config.out), config.title, names, configs)
+    page = write_report(results, Path(config.out), config.title, names, configs, plots=True)
     Console().print(terminal_table(results, overrides=names))
     if config.buckets:
         Console().print(

@@ -69,6 +69,7 @@ def test_a_run_is_timed_with_its_llm_and_others(root):
     assert 0 < trained["trainable"] < trained["total"]
     stored = json.loads((root / "timed" / "result.json").read_text())
     assert stored["verb"] == "benchmark"
+    assert stored["baseline"] == {"name": "llm", "kind": "llm"}
     llm = stored["systems"][0]["speed"]
     for system in stored["systems"]:
         for row, reference in zip(system["speed"], llm, strict=True):
@@ -92,7 +93,7 @@ def test_a_store_in_the_llms_place_is_not_timed(root):
     """A hybrid would look as fast as if its LLM did not have to read."""
     config = config_of(root)
     config.data.reps = str(root / "reps")
-    with pytest.raises(UserError, match=r"^data\.reps=.*reps: the LLM's reading is a part of what is timed; leave"):
+    with pytest.raises(UserError, match=r"^data\.reps=.*reps: benchmark times the LLM's encoder too"):
         benchmark(config, root / "stored")
     assert not (root / "stored").exists()
 

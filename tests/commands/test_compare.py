@@ -47,11 +47,15 @@ def test_a_demo_is_compared_system_by_system(place, capsys):
     assert list(found["systems"][0]["quality"]) == ["bleu", "chrf", "exact_match"]  # those of its result
     assert [system["speed"][0]["speedup"]["median"] for system in found["systems"]] == [1, 5, 4]
     assert sorted(path.name for path in (place / "out").iterdir()) == [
-        "compare.csv", "compare.html", "compare.json", "compare_rows.csv"
+        "compare.csv", "compare.html", "compare.json", "compare_rows.csv", "plots"
     ]  # fmt: skip
     after = files_of(place)
     assert {name: after[name] for name in before} == before
-    assert len(after) == len(before) + 4
+    assert sorted(name for name in after.keys() - before.keys() if "plots" in name) == [
+        f"out/plots/{metric}-difference-to-the-baseline.{form}"
+        for metric in ("bleu", "chrf", "exact-match") for form in ("pdf", "svg")
+    ]  # fmt: skip
+    assert len(after) == len(before) + 4 + 6
 
 
 def test_how_it_was_made_is_recorded(place, monkeypatch):

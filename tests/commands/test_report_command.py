@@ -40,6 +40,8 @@ def test_two_runs_stand_side_by_side(two, capsys):
     assert "Two runs <1>" not in page
     assert page.count("87.5") >= 1
     assert "max_steps: 2" in page  # the configuration of the runs
+    plots = {path.name for path in (two / "page" / "plots").iterdir()}
+    assert {"training-loss.svg", "training-loss.pdf"} <= plots
     assert (files_of(two / "a"), files_of(two / "b")) == before
 
 

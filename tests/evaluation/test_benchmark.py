@@ -35,10 +35,14 @@ class Bench:
         }
 
     def time(self, rows=ROWS, **config):
-        seed, memory = config.pop("seed", 1), config.pop("memory_of", None)
+        seed, memory, engines = config.pop("seed", 1), config.pop("memory_of", None), config.pop("engines", None)
+        baseline = "llm" if "llm" in self.systems else None
         cfg = BenchmarkConfig(**{"response_tokens": [], "repeats": 3, "warmup": 1, **config})
         clock = Clock(self.clock, lambda: None)
-        return time_systems(self.systems, rows, cfg, seed=seed, memory=memory, clock=clock, progress=False)
+        return time_systems(
+            self.systems, rows, cfg, baseline=baseline, engines=engines, seed=seed, memory=memory, clock=clock,
+            progress=False,
+        )  # fmt: skip
 
 
 def all_equal(spread, value: float) -> bool:
@@ -156,17 +160,49 @@ def test_at_test_lengths_systems_alternate_prompt_by_prompt():
 
 @pytest.mark.parametrize("fault", [{"stops_at": 5}, {"ends_at": 3}])
 def test_a_system_that_stops_early_makes_the_comparison_void(fault):
-    with pytest.raises(UserError, match=r"hybrid: wrote .* where 8 were forced"):
+    with pytest.raises(UserError, match=r"hybrid: generated .* where exactly 8 were required"):
         Bench(**fault).time(prompts=0, response_tokens=[8])
     Bench(stops_at=8).time(prompts=0, response_tokens=[8])
     Bench(ends_at=7).time(prompts=0, response_tokens=[8])  # an end in the last place is none too early
 
 
-def test_without_an_llm_there_is_no_speedup():
+def test_without_a_baseline_there_is_no_speedup():
     bench = Bench()
     del bench.systems["llm"]
     (row,) = bench.time(prompts=0, response_tokens=[8])["hybrid"]
     assert row.speedup is None
+
+
+class SteppingEngine:
+    """Prefill of 5 ms and steps of 2 ms, whatever the system; streams token by token."""
+
+    name = "steps"
+
+    def prefill(self, model, batch):
+        model.clock.now += 0.005
+        return torch.full((len(batch.slm_ids_BQ), 1), 7), model
+
+    def step(self, state):
+        state.clock.now += 0.002
+        return torch.full((1, 1), 7)
+
+    def stream(self, model, batch, tokens):
+        first_B1, state = self.prefill(model, batch)
+        yield first_B1
+        for _ in range(tokens - 1):
+            yield self.step(state)
+
+
+def test_a_system_is_timed_with_its_engine():
+    bench = Bench()
+    bench.systems["stepped"] = bench.systems["hybrid"]
+    rows = bench.time(prompts=0, response_tokens=[8], engines={"stepped": SteppingEngine()})
+    (stepped,), (hybrid,) = rows["stepped"], rows["hybrid"]
+    assert (stepped.decoding, hybrid.decoding) == ("steps", "transformers generate, greedy")
+    assert all_equal(stepped.prefill_ms, 5)
+    assert all_equal(stepped.ms_per_token, 2)
+    assert all_equal(stepped.speedup, 38 / 19)
+    assert all_equal(hybrid.total_ms, 19)
 
 
 def test_the_environment_is_set_while_timing_and_restored():
@@ -251,4 +287,4 @@ def test_bad_input_is_told_in_one_line(config, rows, message):
     with pytest.raises(UserError, match=message):
         Bench().time(rows=rows, **config)
     with pytest.raises(UserError, match="no systems"):
-        time_systems({}, ROWS, BenchmarkConfig(), progress=False)
+        time_systems({}, ROWS, BenchmarkConfig(), baseline=None, progress=False)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 from test_metrics import corpus
-from test_report import Page, make_result
+from test_report import Page, drawing, make_result, points, up, value
 
 from llm2slm.evaluation.metrics.buckets import SMALLEST, by_length, quality_by_length
 from llm2slm.evaluation.metrics.scores import Measured, measure, score
@@ -149,19 +149,16 @@ def test_the_page_lists_every_bucket_with_the_figures_of_the_json(result):
 def test_points_of_the_plot_stand_at_the_values_of_the_json(result):
     """Read back through the axis' own ticks: heights are linear in the metric, places linear in the logarithm."""
     page = render([result], "t")
-    figure = re.search(r"<h3>BLEU by prompt length</h3>.*?</figure>", page, re.DOTALL).group()
-    up = re.findall(r'<text x="36" y="([\d.]+)" class="tick"[^>]*>([\d.]+)<', figure)
-    (low_y, low), (high_y, high) = [(float(y) - 4, float(label)) for y, label in (up[0], up[-1])]
-    hybrid = result["systems"][2]
+    svg, hybrid = drawing(page, "BLEU by prompt length"), result["systems"][2]
     wanted = [bucket["quality"]["bleu"] for bucket in hybrid["buckets"] if bucket["by"] == "prompt"]
-    points = [(float(a), float(b)) for a, b in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', figure)]
-    found = [low + (y - low_y) / (high_y - low_y) * (high - low) for _, y in points]
-    assert found == pytest.approx(wanted, abs=0.05)
-    bars = re.findall(r'<line x1="([\d.]+)" x2="([\d.]+)" y1="([\d.]+)" y2="\3" class="spread k-llm2slm', figure)
-    assert [float(y) for *_, y in bars] == [y for _, y in points]
-    (a, b), (c, d) = [tuple(map(float, bars[n][:2])) for n in (0, 2)]
+    found = points(svg, "Hybrid")
+    assert [value(y, up(svg)) for _, y in found] == pytest.approx(wanted, abs=0.05)
+    bars = re.findall(r'<path [^>]*stroke-opacity="0.65"[^>]* d="M ([\d.]+) ([\d.]+) L ([\d.]+) \2"', svg)
+    bars = [(float(a), float(b)) for a, y, b in bars if float(y) in [y for _, y in found]]
+    assert [sum(bar) / 2 for bar in bars] == pytest.approx([x for x, _ in found], abs=0.01)
+    (a, b), _, (c, d) = bars
     assert (b - a) / (d - c) == pytest.approx(math.log(4 / 1) / math.log(30 / 10), abs=0.01)
-    assert "Hybrid: BLEU 87.12 on 26 rows of 1 to 4 words" in figure
+    assert "Hybrid: BLEU 87.12 on 26 rows of 1 to 4 words" in svg
     assert "BLEU by response length" in page
 
 
@@ -181,7 +178,7 @@ def test_figures_that_are_no_numbers_and_lengths_of_zero_do_not_break_the_plot(r
     buckets[1]["quality"]["bleu"] = float("nan")
     del buckets[2]["quality"]["bleu"]
     page = render([result], "t")
-    assert not re.search(r'(points|cx|cy|x1|y1|x|y)="[^"]*(nan|inf)', page)
+    assert not re.search(r'(transform|d|x|y)="[^"]*(nan|inf)', page)
     result["systems"][1]["buckets"] = []
     result["systems"][2]["buckets"] = buckets[1:3]
     assert "BLEU by prompt length" not in render([result], "t")  # no value is left

@@ -11,7 +11,7 @@ import pytest
 from compared_runs import GOOD, METRICS, POOR, SOURCES, TARGETS, speed, write_demo, write_run
 from rich.console import Console
 from sacrebleu.metrics import BLEU
-from test_report import HOSTILE, Page, browser, probe
+from test_report import HOSTILE, Page, across, browser, drawing, probe, value
 
 from llm2slm import runs
 from llm2slm.evaluation.compare import page as comparison_page
@@ -450,18 +450,11 @@ def test_plot_stands_at_the_differences(found):
             difference = system["compared"]["bleu"]["difference"]
             tip = f"{system['name']}: {difference['value']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
             assert f"<title>{tip.replace('-', '−')}</title>" in source
-    [drawing] = re.findall(r'<svg[^>]*aria-label="BLEU minus the baseline’s.*?</svg>', source, re.DOTALL)
-    ticks = re.findall(r'<text x="([\d.]+)"[^>]*class="tick"[^>]*>([−\d.]+)</text>', drawing)
-    points = {float(label.replace("−", "-")): float(x) for x, label in ticks}
-    (low, left), (high, right) = min(points.items()), max(points.items())
-    ends = [float(x) for x in re.findall(r'<line x1="([\d.]+)" x2="\1" y1="[\d.]+" y2="[\d.]+" class="spread', drawing)]
-    expected = [
-        system["compared"]["bleu"]["difference"][end]
-        for system in found["systems"]
-        if system["name"] != "slm"
-        for end in ("low", "high")
-    ]
-    assert ends == pytest.approx([left + (e - low) / (high - low) * (right - left) for e in expected], abs=0.02)
+    svg = drawing(source, "BLEU: difference to the baseline")
+    bars = re.findall(r'<path [^>]*stroke-opacity="0.65"[^>]* d="M ([\d.]+) ([\d.]+) L ([\d.]+) \2"', svg)
+    ends = [value(float(x), across(svg)) for a, _, b in bars for x in (a, b)]
+    differences = [s["compared"]["bleu"]["difference"] for s in found["systems"] if s["name"] != "slm"]
+    assert ends == pytest.approx([each[end] for each in differences for end in ("low", "high")], abs=0.05)
 
 
 @pytest.mark.parametrize("p", [(1.0, "1.000"), (0.0499, "0.050"), (0.001, "0.001"), (0.00099, "<0.001"), (None, "–")])

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from html import escape
 from html.parser import HTMLParser
 
@@ -18,9 +19,8 @@ from rich.console import Console
 
 from llm2slm.evaluation.report.entries import entries, metric_keys, metric_name
 from llm2slm.evaluation.report.report import render, terminal_table, write_report
-from llm2slm.evaluation.report.svg import Box, Scale, place_label, tick_texts, ticks
 from llm2slm.evaluation.report.tables import best, differences, number, times
-from llm2slm.runs import Bucket, Result, Score, SpeedRow, Spread, System, read_result, write_result
+from llm2slm.runs import Baseline, Bucket, Result, Score, SpeedRow, Spread, System, plain, read_result, write_result
 from llm2slm.types import UserError
 
 HOSTILE = [
@@ -115,6 +115,7 @@ def make_result(**changes):
         make_system("Hybrid", "llm2slm", 1_523_712, 96.48, 2.9, 0.42, lambda text: text.rpartition(" ")[0]),
     ]
     fields = {"verb": "demo", "seed": 1, "config_hash": "0123456789ab", "wall_seconds": 412.7, "systems": systems}
+    fields["baseline"] = Baseline("LLM", "llm")
     stated = {
         "created": "2025-01-31T12:00:00+00:00",
         "git_commit": "c0ffee" * 6 + "c0ff",
@@ -215,42 +216,95 @@ def test_all_timings_are_listed(result):
 
 def test_verdict_quotes_fields_and_leaves_out_what_is_absent(result):
     page = Page(render([result], "t")).text
-    assert "Hybrid keeps 99.1 % of the LLM’s BLEU and answers 3.95× as fast" in page.replace("\u00a0", " ")
+    assert "Hybrid keeps 99.1 % of the BLEU of LLM and generates 3.95× as fast" in page.replace("\u00a0", " ")
     for system in result["systems"]:
         system["quality_kept"], system["speed"] = {}, []
     bare = Page(render([result], "t")).text
     assert "Hybrid reaches 96.48 BLEU" in bare
-    assert "as fast" not in bare.partition("Words")[0]
+    assert "as fast" not in bare.partition("Terms")[0]
+
+
+def drawing(page, title):
+    """The SVG of the plot of that title."""
+    return re.search(rf"<h3>{re.escape(title)}</h3>.*?(<svg viewBox.*?</svg>)", page, re.DOTALL)[1]
+
+
+def across(svg):
+    """Tick labels of the x axis: (position, text)."""
+    found = re.findall(r'<text [^>]*text-anchor="middle"[^>]* x="([\d.]+)" y="([\d.]+)">([−\d.,]+)<', svg)
+    level = Counter(y for _, y, _ in found).most_common(1)[0][0]
+    return [(float(x), label.replace("−", "-").replace(",", "")) for x, y, label in found if y == level]
+
+
+def up(svg):
+    """Grid lines of the y axis with the numbers of their labels: (position, value), from the bottom."""
+    grid = re.findall(r'<path [^>]*stroke="var\(--grid\)"[^>]* d="M [\d.]+ ([\d.]+) L [\d.]+ \1"', svg)
+    labels = re.findall(r'<text [^>]*text-anchor="end"[^>]* x="([\d.]+)" y="[\d.]+">([−\d.,]+)×?<', svg)
+    return list(zip(map(float, grid), (float(label.replace("−", "-")) for _, label in labels), strict=True))
+
+
+def value(position, marks):
+    """The value at a position, by the first and last tick of a linear axis."""
+    (a, low), (b, high) = [(at, float(label)) for at, label in (marks[0], marks[-1])]
+    return low + (position - a) / (b - a) * (high - low)
+
+
+def points(svg, name):
+    """Positions of a system's markers."""
+    found = re.findall(rf"<title>{re.escape(name)}: [^<]*</title><path [^>]*translate\(([\d.]+) ([\d.]+)\)", svg)
+    return [(float(x), float(y)) for x, y in found]
 
 
 def test_plots_stand_at_the_values_of_the_json(result):
     """Inverts the scatter plot's axes from its printed ticks, and reads the points back."""
-    page = Page(render([result], "t"))
-    figure = re.search(r"<figure>\s*<h3>Quality against latency.*?</figure>", render([result], "t"), re.DOTALL).group()
-    across = [
-        (float(x), float(words))
-        for x, words in re.findall(r'<text x="([\d.]+)" y="265" class="tick"[^>]*>([\d.]+)<', figure)
-    ]
-    up = [
-        (float(y) - 4, float(words))
-        for y, words in re.findall(r'<text x="36" y="([\d.]+)" class="tick"[^>]*>([\d.]+)<', figure)
-    ]
-
-    def value(position, marks):
-        (a, low), (b, high) = marks[0], marks[-1]
-        return low + (position - a) / (b - a) * (high - low)
-
-    hybrid = re.search(r'<circle cx="([\d.]+)" cy="([\d.]+)"', figure)
-    system = result["systems"][2]
-    assert value(float(hybrid[1]), across) == pytest.approx(system["speed"][0]["total_ms"]["median"], rel=0.002)
-    assert value(float(hybrid[2]), up) == pytest.approx(system["quality"]["bleu"]["value"], rel=0.002)
-    assert {"Quality against latency", "Where the time goes", "Speedup by response length", "Training loss"} <= set(
-        page.words
+    page = render([result], "t")
+    svg = drawing(page, "Quality against latency")
+    for system in result["systems"]:
+        [(x, y)] = points(svg, system["name"])
+        assert value(x, across(svg)) == pytest.approx(system["speed"][0]["total_ms"]["median"], rel=0.002)
+        assert value(y, up(svg)) == pytest.approx(system["quality"]["bleu"]["value"], rel=0.002)
+    svg = drawing(page, "Speedup by response length")
+    grid = [row for row in result["systems"][2]["speed"] if row["lengths"] == "grid"]
+    assert [value(y, up(svg)) for _, y in points(svg, "Hybrid")] == pytest.approx(
+        [row["speedup"]["median"] for row in grid], rel=0.002
     )
+    assert {"Where the time goes", "Training loss"} <= set(Page(page).words)
+
+
+def test_data_statistics_are_a_table_with_a_column_for_each_system_and_split(result):
+    test = {"rows": 1000, "overlong": "error", "tokens": {"prompt": {"median": 17, "max": 310}}}
+    for system in result["systems"][1:]:
+        system["notes"]["data"] = {"train": {"rows": 20_000, "repeated": 3}, "test": test}
+    page = Page(render([result], "t"))
+    head, *rows = [[cell["text"].strip() for cell in row] for row in page.tables["data"]]
+    assert head == ["", *["SLM alone"] * 2, *["Hybrid"] * 2]
+    assert [cell["small"] for cell in page.tables["data"][0][1:]] == ["train", "test"] * 2
+    assert {row[0]: row[1:3] for row in rows} == {
+        "rows": ["20,000", "1,000"],
+        "repeated": ["3", "–"],
+        "overlong": ["–", "error"],
+        "tokens, prompt, median": ["–", "17"],
+        "tokens, prompt, max": ["–", "310"],
+    }
+    assert all(row[1:3] == row[3:] for row in rows)
+    assert "data" not in [row[0]["text"] for row in page.tables["notes"]]
+    assert "data" not in Page(render([json.loads(json.dumps(plain(make_result())))], "t")).tables
+
+
+def test_the_baseline_of_ratios_is_named(result):
+    """By the result; where a result of an earlier version names none, it was the first LLM."""
+    result["systems"].insert(0, result["systems"][0] | {"name": "another LLM", "speed": [], "quality_kept": {}})
+    named = "Speedup and quality kept are relative to LLM."
+    assert named in Page(render([result], "t")).text
+    result["baseline"] = {"name": "another", "kind": "slm"}
+    assert named.replace("LLM", "another (SLM)") in Page(render([result], "t")).text
+    del result["baseline"]
+    assert named.replace("LLM", "another LLM (LLM)") in Page(render([result], "t")).text
 
 
 def test_hostile_text_is_text_to_a_parser(result):
-    page = Page(render([result], HOSTILE[1], configs=[f"a: {HOSTILE[1]}"]))
+    source = render([result], HOSTILE[1], configs=[f"a: {HOSTILE[1]}"])
+    page = Page(source)
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert [tag for tag, _ in page.tags].count("style") == 1
     assert not [tag for tag, _ in page.tags if tag in ("img", "iframe", "object", "form", "b") and tag != "b"]
@@ -261,6 +315,7 @@ def test_hostile_text_is_text_to_a_parser(result):
         values[name] for _, values in page.tags for name in ("src", "href", "xlink:href", "action") if name in values
     ]
     assert loads == ["data:,"]
+    assert not re.search(r"<svg viewBox[^>]*>(?:(?!</svg>).)*( id=| style=|url)", source, re.DOTALL)
 
 
 def test_text_that_is_not_encodable_is_still_written(result, tmp_path):
@@ -291,7 +346,7 @@ def test_figures_that_are_not_numbers_do_not_break_plots(result):
     result["systems"][1]["curve"][3]["train/loss"] = float("nan")
     result["systems"][1]["quality"]["bleu"]["value"] = float("nan")
     page = render([result], "t")
-    assert not re.search(r'(points|cx|cy|x1|y1|x|y)="[^"]*(nan|inf)', page)
+    assert not re.search(r'(transform|d|x|y)="[^"]*(nan|inf)', page)
     assert "nan" in Page(page).text
 
 
@@ -387,7 +442,7 @@ def test_many_systems_are_several_tables_where_one_would_not_fit(result, width):
         assert text.count(heading) == 1
     assert text.count("System5") == tables
     assert text.count("96.48") == text.count("3.95×") == 6
-    assert " ".join(text.split()).endswith("of warm-up.")
+    assert " ".join(text.split()).endswith("of warm-up; speedup and quality kept are relative to LLM.")
 
 
 def test_scores_of_different_signatures_are_never_in_one_column(result):
@@ -413,7 +468,7 @@ def test_scores_of_different_signatures_are_never_in_one_column(result):
     out = io.StringIO()
     Console(file=out, width=200, color_system=None).print(terminal_table([result, other], 200))
     assert "BLEU (2)" in out.getvalue()
-    assert "metrics with a number have other signatures (in result.json), and do not compare" in " ".join(
+    assert "metrics with a number have another signature (see result.json) and are not comparable" in " ".join(
         out.getvalue().split()
     )
     same = copy.deepcopy(result)
@@ -451,30 +506,6 @@ def test_differences_keep_every_word_of_the_prediction():
 )
 def test_numbers_have_three_digits_and_lose_no_integer_part(value, text):
     assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 49.8), (71.04, 97.31), (-3, 0.2), (5, 5), (0, 0), (1e-7, 3e-7), (0, 123456)]
-)
-def test_ticks_are_round_enclose_the_range_and_are_told_apart(low, high):
-    values = ticks(low, high)
-    assert values[0] <= low
-    assert values[-1] >= high
-    assert 2 <= len(values) <= 8
-    assert len(set(tick_texts(values))) == len(values)
-    assert all(
-        float(text.replace(",", "")) == pytest.approx(v, abs=1e-12)
-        for text, v in zip(tick_texts(values), values, strict=True)
-    )
-
-
-def test_scales_and_labels():
-    assert Scale(8, 64, 0, 30, log=True)(16) == pytest.approx(10)
-    assert Scale(0, 10, 100, 0)(2.5) == 75
-    taken, bounds = [], Box(0, 0, 200, 200)
-    assert all(place_label("name", 100, 100, bounds, taken) for _ in range(3))
-    assert not any(a.meets(b) for a in taken for b in taken if a is not b)
-    assert place_label("far too long for this box" * 3, 100, 100, bounds, taken) == ""
 
 
 # A real browser ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Peak memory of a system on a CPU: each is loaded and run once in a fresh process, whose peak is read at its end.
+"""Peak memory of a system on a CPU: a fresh process loads it, generates once, and reports its peak.
 
-In the benchmark's own process the systems sit side by side, so their peaks cannot be told apart there. What is
-reported is the peak of loading the folder and generating once, less the peak after importing torch, transformers and
-this package: weights, temporary copies made by loading, cache and activations.
+In the process of the benchmark all systems are loaded, so their peaks cannot be separated. The reported figure is the
+peak of loading the folder and generating once, minus the peak after importing torch, transformers and this package:
+weights, temporary copies made by loading, cache and activations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import llm2slm
 from llm2slm.config import DataConfig, LLMConfig
+from llm2slm.evaluation.benchmark.engines import GenerateEngine, generated
 from llm2slm.evaluation.benchmark.timing import Memory
 from llm2slm.runs import plain
 from llm2slm.types import Init, UserError
@@ -34,18 +36,18 @@ def peak_memory_mb(
     *,
     limits: dict[str, Any] | None = None,
 ) -> float:
-    """Peak resident memory, in megabytes (1e6 bytes), of loading a system and answering one batch.
+    """Peak resident memory, in megabytes (1e6 bytes), of loading a system and generating for one batch.
 
     Args:
-        folder: what `LLM2SLM.from_pretrained` reads; or the configuration of an LLM that is to write alone.
-        llm: where its LLM is, if not where it says.
+        folder: what `LLM2SLM.from_pretrained` reads; or the configuration of an LLM that generates alone.
+        llm: folder or id of a hybrid's LLM, if it has moved.
         prompts: one batch.
-        response_tokens: tokens forced on every row.
+        response_tokens: tokens generated for every row.
         threads: CPU threads; None: torch's own choice.
-        limits: on lengths, as `LLM2SLMConfig.limits`; None: those that the system was saved with.
+        limits: on lengths, as `LLM2SLMConfig.limits`; None: the saved ones.
 
     Raises:
-        UserError: the process failed; its last line is passed on.
+        UserError: the process failed; the message holds the last line of its stderr.
     """
     request = {
         "folder": plain(folder) if isinstance(folder, LLMConfig) else str(folder),
@@ -55,7 +57,7 @@ def peak_memory_mb(
         "threads": threads,
         "limits": limits,
     }
-    package_home = str(Path(__file__).resolve().parents[2])
+    package_home = str(Path(llm2slm.__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-m", "llm2slm.evaluation.benchmark.peak_memory"],
@@ -79,28 +81,24 @@ def folder_memory(
     threads: int | None = None,
     limits: dict[str, Any] | None = None,
 ) -> Memory:
-    """What `time_systems` takes: peak memory of the systems that have a folder, None for the others.
+    """The `memory` argument of `time_systems`: peak memory of the systems that have a folder, None for the others.
 
-    Measured once per system, prompts and length. The arguments are those of `peak_memory_mb`, by system.
+    The arguments are those of `peak_memory_mb`, by system.
     """
-    known: dict[tuple[str, tuple[str, ...], int], float] = {}
 
     def memory(name: str, prompts: Sequence[str], response_tokens: int) -> float | None:
         if name not in folders:
             return None
-        key = (name, tuple(prompts), response_tokens)
-        if key not in known:
-            llm = (llms or {}).get(name)
-            known[key] = peak_memory_mb(folders[name], llm, prompts, response_tokens, threads, limits=limits)
-        return known[key]
+        llm = (llms or {}).get(name)
+        return peak_memory_mb(folders[name], llm, prompts, response_tokens, threads, limits=limits)
 
     return memory
 
 
 def peak_resident_mb() -> float:
-    """Most memory that this process has held so far, in megabytes.
+    """Peak resident memory of this process so far, in megabytes.
 
-    On Linux VmHWM and not ru_maxrss: the latter survives exec, so a child would start with its parent's peak.
+    On Linux VmHWM instead of ru_maxrss: the latter survives exec, so a child would start at its parent's peak.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -112,7 +110,7 @@ def peak_resident_mb() -> float:
 
 
 def _load(source: str | dict[str, Any], llm: str | None, limits: dict[str, Any] | None) -> LLM2SLM:
-    """The system that a request names."""
+    """Loads the system of a request."""
     from llm2slm.models.build import build_llm
     from llm2slm.models.hybrid import LLM2SLM
     from llm2slm.models.processing import attach_processor
@@ -136,16 +134,15 @@ def _measure() -> None:
     request = json.load(sys.stdin)
     import torch
 
-    import llm2slm.models.build  # noqa: F401  what importing it takes is not the system's
+    import llm2slm.models.build as _  # noqa: F401  imported before the first reading, so that it does not count
 
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     before = peak_resident_mb()
     model = _load(request["folder"], request["llm"], request["limits"])
     batch = model.collator.batch_of_texts(request["prompts"])
-    tokens = request["response_tokens"]
     with torch.inference_mode():
-        model.generate(batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1)
+        generated(GenerateEngine(), model, batch, request["response_tokens"])
     print(json.dumps({"peak_mb": peak_resident_mb() - before}))
 
 

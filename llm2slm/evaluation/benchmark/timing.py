@@ -1,20 +1,20 @@
-"""Latency and throughput of several systems, interleaved in one process, so that their ratios mean something.
+"""Latency and throughput of several systems in one process, interleaved, so that their ratios are meaningful.
 
-The words:
+Terms:
 
-    round       every system once under one condition, in a seeded order that rotates from turn to turn. A drift of the
-                machine thus hits all systems alike. Warm-up rounds are run and thrown away.
-    prefill_ms  wall time of generating exactly one token: everything before the first response token is there (both
-                encoders, projector, first decoder step). Tokenization is not timed, for any system.
+    round       one run of every system under one condition, in a seeded order that rotates from turn to turn, so that
+                a drift of the machine's speed affects all systems alike. Warm-up rounds are discarded.
+    prefill_ms  wall time up to and including the first response token: both encoders, projector, first decoder step.
+                Tokenization is not timed, for any system.
     total_ms    wall time of generating exactly T tokens, the first one included.
-    ms_per_token  (total_ms - prefill_ms) / (T - 1): the price of each token after the first.
+    ms_per_token  (total_ms - prefill_ms) / (T - 1): the cost of each token after the first.
     tokens_per_s  batch x T / total: response tokens of all rows.
-    speedup     the LLM's total_ms over this system's, paired within each round. Spread: median, min and max of the
-                rounds' own ratios, which is not the ratio of the medians.
+    speedup     the baseline's total_ms over the system's, paired within each round. Spread: median, minimum and
+                maximum of the rounds' ratios, which is not the ratio of the medians.
 
-Every system is made to write exactly T tokens (no end before that, greedy, key-value cache), so that a system is not
-called fast for being brief. At lengths="test" each prompt of the test split is timed alone, with the length of its own
-reference; a round's figures are means over prompts (ms_per_token: all of decode over all tokens after the first). At
+Every system generates exactly T tokens (no earlier end, greedy, key-value cache), so that short responses do not count
+as speed. At lengths="test" each prompt of the test split is timed alone, with the length of its reference; a round's
+figures are means over prompts (ms_per_token: decoding time of all prompts over all tokens after the first). At
 lengths="grid" batch, prompt and response length are the same for every row.
 """
 
@@ -37,21 +37,20 @@ from torch import Tensor
 
 from llm2slm.config import BenchmarkConfig
 from llm2slm.evaluation.benchmark import costs
+from llm2slm.evaluation.benchmark.engines import Engine, GenerateEngine, generated
 from llm2slm.evaluation.benchmark.workload import Condition, plan
 from llm2slm.models.conditioning.prepend import pool
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.slm import end_tokens
 from llm2slm.models.soft_prompts import PROMPT, virtual_tokens
 from llm2slm.runs import SpeedRow, Spread
-from llm2slm.types import Batch, Example, SystemKind, UserError
+from llm2slm.types import Example, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
 Memory = Callable[[str, Sequence[str], int], float | None]
-"""Peak memory in megabytes of (system's name, prompts of one batch, response tokens); None where it cannot be had."""
-
-DECODING = "transformers generate, greedy"
+"""(system name, prompts of one batch, response tokens) -> peak memory in megabytes; None where it is unknown."""
 
 
 @dataclass
@@ -64,7 +63,7 @@ class Timing:
 
 @dataclass
 class Clock:
-    """Where time comes from; a test puts its own."""
+    """The source of time; tests replace it."""
 
     read: Callable[[], float] = time.perf_counter
     synchronize: Callable[[], None] = field(
@@ -72,7 +71,7 @@ class Clock:
     )
 
     def seconds(self) -> float:
-        """Now, with all work that was started also done."""
+        """The time in seconds, after all work that was started has finished."""
         self.synchronize()
         return self.read()
 
@@ -82,30 +81,33 @@ def time_systems(
     examples: Sequence[Example],
     cfg: BenchmarkConfig,
     *,
+    baseline: str | None,
+    engines: Mapping[str, Engine] | None = None,
     seed: int = 1,
     memory: Memory | None = None,
     clock: Clock | None = None,
     progress: bool = True,
 ) -> dict[str, list[SpeedRow]]:
-    """Times all systems on the test's own lengths (where cfg.prompts > 0) and on the grid, one row per condition.
+    """Times all systems at the lengths of the test split (if cfg.prompts > 0) and on the grid.
 
     Args:
-        systems: name -> system. The first one's LLM tokenizer counts prompt and response tokens for all. Speedup is
-            over the first system whose kind is llm; None without one.
+        systems: name -> system. The LLM tokenizer of the first one counts prompt and response tokens for all.
         examples: the test split; the first `cfg.prompts` are timed at their own lengths, all may fill the grid.
         cfg: conditions, repeats, warm-up and threads.
+        baseline: name of the system that speedups are relative to; None: no speedups.
+        engines: name -> engine; systems without one use transformers' `generate`.
         seed: of the order of systems.
-        memory: how to find peak memory on a CPU (`memory.folder_memory`), used where cfg.memory, after all timing and
-            for the first condition's longest answer only (a process per system). On CUDA it is measured here, for
-            every condition.
+        memory: measures peak memory on a CPU (`peak_memory.folder_memory`) where cfg.memory is set, after all timing
+            and for the longest response of the first condition only (one process per system). On CUDA, peak memory is
+            measured here, for every condition.
         clock: for tests.
-        progress: show a bar with the time left, on the error stream. It is drawn between timings only.
+        progress: shows a bar with the remaining time on stderr, updated between timings only.
 
     Returns:
-        name -> rows: the test's own lengths first, then the grid, batch by batch.
+        name -> one row per condition: the test split's lengths first, then the grid, batch by batch.
 
     Raises:
-        UserError: no systems, no examples, a length below 2, or a system that wrote another number of tokens.
+        UserError: no systems, no examples, a length below 2, or a system that generated another number of tokens.
     """
     if not systems:
         raise UserError("benchmark: no systems to time; give run=DIR, or systems.NAME=DIR")
@@ -113,7 +115,7 @@ def time_systems(
         raise UserError(f"benchmark.repeats={cfg.repeats}, benchmark.warmup={cfg.warmup}: give >= 1 and >= 0")
     clock = clock or Clock()
     conditions = plan(next(iter(systems.values())), examples, cfg)
-    baseline = next((name for name, model in systems.items() if model.kind == SystemKind.llm), None)
+    used: dict[str, Engine] = {name: GenerateEngine() for name in systems} | dict(engines or {})
     order = list(systems)
     random.Random(seed).shuffle(order)
     rows: dict[str, list[SpeedRow]] = {name: [] for name in systems}
@@ -126,27 +128,28 @@ def time_systems(
             bar.refresh()
 
         for condition in conditions:
-            timings, peaks = _run(systems, order, condition, rounds, clock=clock, tick=tick)
+            timings, peaks = _run(systems, used, order, condition, rounds, clock=clock, tick=tick)
             counted = {name: series[cfg.warmup :] for name, series in timings.items()}
             for name, model in systems.items():
-                row = _row(model, condition, counted[name], cfg)
+                row = _row(model, used[name], condition, counted[name], cfg)
                 row.peak_memory_mb = peaks.get(name)
                 if baseline is not None:
                     pairs = zip(counted[baseline], counted[name], strict=True)
-                    row.speedup = spread([llm.total / own.total for llm, own in pairs])
+                    row.speedup = spread([other.total / timing.total for other, timing in pairs])
                 rows[name].append(row)
     if cfg.memory and memory is not None:
         largest = max(conditions[0].requests, key=lambda r: (r.response_tokens, len(r.prompts[0])))
-        asked = [name for name, own in rows.items() if own[0].peak_memory_mb is None]
-        with ThreadPoolExecutor(max_workers=2) as pool:  # each waits for a process of its own, whose time is not taken
-            found = pool.map(lambda name: memory(name, largest.prompts, largest.response_tokens), asked)
-            for name, peak in zip(asked, found, strict=True):
+        missing = [name for name, of_system in rows.items() if of_system[0].peak_memory_mb is None]
+        with ThreadPoolExecutor(max_workers=2) as executor:  # each thread waits for a process that is not timed
+            found = executor.map(lambda name: memory(name, largest.prompts, largest.response_tokens), missing)
+            for name, peak in zip(missing, found, strict=True):
                 rows[name][0].peak_memory_mb = peak
     return rows
 
 
 def _run(
     systems: Mapping[str, LLM2SLM],
+    engines: Mapping[str, Engine],
     order: list[str],
     condition: Condition,
     rounds: int,
@@ -154,7 +157,7 @@ def _run(
     clock: Clock,
     tick: Callable[[], None],
 ) -> tuple[dict[str, list[Timing]], dict[str, float]]:
-    """All rounds of a condition: name -> one timing per round (warm-up too), and on CUDA name -> peak megabytes."""
+    """All rounds of a condition: name -> one timing per round (warm-up included); on CUDA name -> peak megabytes."""
     batches = {
         name: [model.collator.batch_of_texts(list(r.prompts)).to(model.device) for r in condition.requests]
         for name, model in systems.items()
@@ -166,32 +169,35 @@ def _run(
         for i, request in enumerate(condition.requests):
             start = turn % len(order)
             for name in order[start:] + order[:start]:
-                model, batch = systems[name], batches[name][i]
+                model, engine, batch = systems[name], engines[name], batches[name][i]
                 with _peak(model, name, peaks):
                     timing = timings[name][number]
-                    timing.prefill += _timed(name, model, batch, 1, clock)
-                    timing.total += _timed(name, model, batch, request.response_tokens, clock)
+                    begun = clock.seconds()
+                    first_B1, _ = engine.prefill(model, batch)
+                    prefilled = clock.seconds()
+                    ids_BT = generated(engine, model, batch, request.response_tokens)
+                    end = clock.seconds()
+                timing.prefill += prefilled - begun
+                timing.total += end - prefilled
+                _check_length(name, model, first_B1, 1)
+                _check_length(name, model, ids_BT, request.response_tokens)
             turn += 1
             tick()
     return timings, peaks
 
 
-def _timed(name: str, model: LLM2SLM, batch: Batch, tokens: int, clock: Clock) -> float:
-    """Seconds of writing exactly `tokens` tokens to every row of a batch."""
-    start = clock.seconds()
-    ids_BT = model.generate(batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1)
-    seconds = clock.seconds() - start
+def _check_length(name: str, model: LLM2SLM, ids_BT: Tensor, tokens: int) -> None:
+    """Refuses a response of another length than `tokens`, or with an end token before its last position."""
     ends_N = torch.tensor(sorted(end_tokens(model.generation_config)), device=ids_BT.device)
     if ids_BT.shape[1] != tokens or bool(torch.isin(ids_BT[:, :-1], ends_N).any()):
         raise UserError(
-            f"{name}: wrote {ids_BT.shape[1]} tokens (or ended within them) where {tokens} were forced, which makes "
-            "the comparison void; remove stopping rules from its generation_config.json"
+            f"{name}: generated {ids_BT.shape[1]} tokens (or an end token among them) where exactly {tokens} were "
+            "required, so its time is not comparable; remove stopping rules from its generation_config.json"
         )
-    return seconds
 
 
-def _row(model: LLM2SLM, condition: Condition, timings: list[Timing], cfg: BenchmarkConfig) -> SpeedRow:
-    """One system under one condition, without what needs the other systems."""
+def _row(model: LLM2SLM, engine: Engine, condition: Condition, timings: list[Timing], cfg: BenchmarkConfig) -> SpeedRow:
+    """One system under one condition, without speedup and peak memory."""
     requests = len(condition.requests)
     tokens = sum(request.response_tokens for request in condition.requests)
     return SpeedRow(
@@ -201,7 +207,7 @@ def _row(model: LLM2SLM, condition: Condition, timings: list[Timing], cfg: Bench
         lengths=condition.lengths,
         dtype=str(next(model.slm.parameters()).dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
-        decoding=DECODING,
+        decoding=engine.name,
         warmup=cfg.warmup,
         repeats=cfg.repeats,
         prefill_ms=spread([1e3 * t.prefill / requests for t in timings]),
@@ -214,12 +220,12 @@ def _row(model: LLM2SLM, condition: Condition, timings: list[Timing], cfg: Bench
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, smallest and largest."""
+    """Median, minimum and maximum."""
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def _flops(model: LLM2SLM, condition: Condition) -> float | None:
-    """Analytic FLOPs of one row's answer, mean over all rows; None for a model type that costs.py does not know."""
+    """Analytic FLOPs of one row's response, mean over all rows; None for a model type that costs.py does not know."""
     writer, guidance = model.slm.config.to_dict(), _guidance(model)
     llm = guidance.get("llm_config")
     if not costs.supported(writer) or (llm is not None and not costs.supported(llm, writes=False)):
@@ -252,7 +258,7 @@ def _guidance(model: LLM2SLM) -> dict[str, Any]:
 
 
 def _pooled(model: LLM2SLM, mask_BP: Tensor) -> Sequence[float | None]:
-    """Positions of each row's z after pooling; None without pooling."""
+    """Positions of z per row after pooling, from the function that pools; None where nothing is pooled."""
     size = model.config.pool
     if size is None:
         return [None] * len(mask_BP)
@@ -262,21 +268,22 @@ def _pooled(model: LLM2SLM, mask_BP: Tensor) -> Sequence[float | None]:
 
 @contextmanager
 def _peak(model: LLM2SLM, name: str, peaks: dict[str, float]) -> Iterator[None]:
-    """On CUDA, keeps in `peaks` the megabytes a call needs: the system's own weights and what it allocates on top."""
+    """On CUDA, updates `peaks` by the megabytes of a call: the system's weights, and what the call allocates."""
     if model.device.type != "cuda":
         yield
         return
     torch.cuda.reset_peak_memory_stats(model.device)
     before = torch.cuda.memory_allocated(model.device)
     yield
-    own = {id(t): t.nbytes for m in (model, model.encoder) if m is not None for t in [*m.parameters(), *m.buffers()]}
-    used = torch.cuda.max_memory_allocated(model.device) - before + sum(own.values())
+    parts = [part for part in (model, model.encoder) if part is not None]
+    weights = {id(t): t.nbytes for part in parts for t in [*part.parameters(), *part.buffers()]}
+    used = torch.cuda.max_memory_allocated(model.device) - before + sum(weights.values())
     peaks[name] = max(peaks.get(name, 0.0), used / 1e6)
 
 
 @contextmanager
 def _quiet(systems: Mapping[str, LLM2SLM], threads: int | None) -> Iterator[None]:
-    """The timing environment: eval mode, no autograd, no garbage collection, the asked threads; undone after."""
+    """The timing environment: eval mode, no autograd, no garbage collection, `threads` threads; restored at exit."""
     threads_before, collecting = torch.get_num_threads(), gc.isenabled()
     training = {name: model.training for name, model in systems.items()}
     for model in systems.values():
@@ -297,6 +304,6 @@ def _quiet(systems: Mapping[str, LLM2SLM], threads: int | None) -> Iterator[None
 
 
 def _bar(shown: bool) -> Progress:
-    """Without a drawing thread of its own, which would take processor time from what is timed."""
+    """A bar without a refresh thread, which would compete with what is timed."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not shown)

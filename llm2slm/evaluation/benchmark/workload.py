@@ -1,7 +1,7 @@
-"""What a benchmark times: prompts, batches and response lengths, counted in tokens of one tokenizer for all systems.
+"""The workload of a benchmark: prompts, batches and response lengths, in tokens of one tokenizer for all systems.
 
-At lengths="test" each prompt of the test split is a batch of its own and asks for as many tokens as its reference has.
-At lengths="grid" batch, prompt and response length are the same for every row.
+At lengths="test" each prompt of the test split is one batch, with as many response tokens as its reference has. At
+lengths="grid" batch, prompt and response length are the same for every row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One timed call: the prompts of a batch, and how many tokens every row must get (at least 2)."""
+    """One timed call: the prompts of a batch, and the response tokens of every row (at least 2)."""
 
     prompts: tuple[str, ...]
     response_tokens: int
@@ -28,7 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Condition:
-    """What one speed row stands for: the requests whose times are put together, and how long they are."""
+    """The requests whose times one speed row summarizes."""
 
     lengths: str  # test | grid
     batch: int
@@ -42,41 +42,41 @@ class Condition:
 
 
 class Lengths:
-    """Counts tokens as the first system's LLM does (its writer's tokenizer where it has no other: an LLM alone)."""
+    """Counts tokens by the LLM tokenizer of the first system (by its only tokenizer, if it has no LLM)."""
 
     def __init__(self, model: LLM2SLM) -> None:
         collator = model.collator
         self._tokenizer = collator.slm_tokenizer if collator.llm_tokenizer is None else collator.llm_tokenizer
-        self._most = collator.max_prompt_tokens
+        self._limit = collator.max_prompt_tokens
 
     def prompt(self, text: str) -> int:
-        """Special tokens included."""
+        """Tokens of a prompt, special tokens included."""
         return len(self._tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
 
     def read(self, text: str) -> int:
-        """What is left of a prompt that is cut to the limit (data.overlong=truncate; else none is over it)."""
-        return min(self.prompt(text), self._most)
+        """Tokens of a prompt after truncation (data.overlong=truncate; otherwise none is too long)."""
+        return min(self.prompt(text), self._limit)
 
     def response(self, text: str) -> int:
-        """Its end included, which a model has to write too."""
+        """Tokens of a response, its end token included."""
         found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return len(found["input_ids"]) + 1
 
 
 def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> list[Condition]:
-    """The conditions of a run, in tokens of the first system's LLM (of its own tokenizer where it has no other).
+    """The conditions of a run, in tokens of the first system's LLM (of its only tokenizer, if it has no LLM).
 
     Raises:
         UserError: no examples, or a length of the grid that cannot be timed.
     """
     if not examples:
-        raise UserError("benchmark: the test split is empty; it needs at least one example for its prompts")
+        raise UserError("benchmark: the test split is empty; give at least one example")
     if any(length < 2 for length in cfg.response_tokens):
         raise UserError(f"benchmark.response_tokens={cfg.response_tokens}: give lengths >= 2 (ms_per_token needs two)")
     if any(size < 1 for size in [*cfg.batch, *cfg.prompt_tokens]):
         raise UserError("benchmark.batch and benchmark.prompt_tokens: give numbers >= 1")
     if cfg.prompt_tokens and not any(example.prompt.strip() for example in examples):
-        raise UserError("benchmark.prompt_tokens: all prompts are empty, so none can be made longer; check data.source")
+        raise UserError("benchmark.prompt_tokens: all prompts are empty, so none can be lengthened; check data.source")
     count = Lengths(first)
     conditions = []
     if cfg.prompts > 0:
@@ -102,16 +102,16 @@ def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> l
 
 
 def cut_prompt(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> str:
-    """Texts put together, over and over if need be, and cut to `tokens` tokens, or to the nearest number below.
+    """`texts` joined, repeatedly if needed, and cut to `tokens` tokens, or to the nearest number below.
 
-    `count` must not fall by much as a text grows; tokenizers hold to that but for a token at the cut.
+    `count` must be almost monotonic in the text's length; tokenizers are, up to a token at the cut.
     """
     text = texts[0]
     turn = 1
     while count(text) < tokens:
         text = f"{text} {texts[turn % len(texts)]}"
         turn += 1
-    low, high = 0, len(text)  # longest cut with at most `tokens` tokens
+    low, high = 0, len(text)  # binary search of the longest prefix with at most `tokens` tokens
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if count(text[:middle]) <= tokens else (low, middle - 1)
@@ -124,7 +124,7 @@ def _from(examples: Sequence[Example], start: int) -> list[Example]:
 
 
 def _median_prompts(examples: Sequence[Example], batch: int, count: Callable[[str], int]) -> list[str]:
-    """The prompts nearest the median length (repeated where the split is smaller than the batch)."""
+    """The prompts closest to the median length (repeated if the split is smaller than the batch)."""
     lengths = {example.prompt: count(example.prompt) for example in examples}
     middle = statistics.median(lengths.values())
     nearest = sorted(lengths, key=lambda prompt: abs(lengths[prompt] - middle))

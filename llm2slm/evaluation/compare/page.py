@@ -5,20 +5,18 @@ All three say what compare.json says; nothing is computed anew.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm2slm.evaluation.compare.rows import page_parts
+from llm2slm.evaluation.compare.rows import as_csv, page_parts
 from llm2slm.evaluation.metrics.row_statistics import UNRANKED
-from llm2slm.evaluation.report import svg, tables
+from llm2slm.evaluation.report import tables
+from llm2slm.evaluation.report.drawing import BOTTOM, GRID, SOFT, Plot, canvas, tick_texts, ticks
 from llm2slm.evaluation.report.entries import Entry, entries, metric_name
 from llm2slm.evaluation.report.page import clean, render_page
-from llm2slm.evaluation.report.plots import Figure
 from llm2slm.evaluation.report.report import MAX_TURNED, fits, rich_table
-from llm2slm.evaluation.report.tables import MISSING, Cell
+from llm2slm.evaluation.report.tables import MISSING, Cell, one_line, shortened
 from llm2slm.runs import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -85,13 +83,9 @@ def flat_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def csv_text(comparison: Mapping[str, Any]) -> str:
-    """`flat_rows` as CSV; an empty field where there is no figure."""
+    """`flat_rows` as CSV; an empty field for a missing figure."""
     rows = flat_rows(comparison)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return as_csv(list(rows[0]), rows)
 
 
 def cells(row: Mapping[str, Any], decimals: int) -> dict[str, Cell]:
@@ -253,6 +247,11 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
 
 def render(comparison: Mapping[str, Any]) -> str:
     """The page as text."""
+    return page_and_plots(comparison)[0]
+
+
+def page_and_plots(comparison: Mapping[str, Any]) -> tuple[str, list[Plot]]:
+    """The page as text, and its plots in their order on the page."""
     comparison = clean(comparison)
     rows = flat_rows(comparison)
     metrics = dict.fromkeys(row["metric"] for row in rows)
@@ -271,7 +270,8 @@ def render(comparison: Mapping[str, Any]) -> str:
         }
         for label, entry in shown.items()
     ]
-    return render_page(
+    drawn = [figure for metric in metrics for figure in plot(rows, metric, shown)]
+    text = render_page(
         "comparison_page.html",
         f"Compared with {comparison['baseline']}",
         result=comparison,
@@ -280,43 +280,39 @@ def render(comparison: Mapping[str, Any]) -> str:
         once=OF_THE_SYSTEM,
         shown=list(shown.values()),
         verdict=" ".join(verdict(comparison)),
-        figures=[figure for metric in metrics for figure in plot(rows, metric, shown)],
+        figures=drawn,
         signatures={row["metric"]: row["signature"] for row in rows},
         texts=page_parts(comparison, shown),
     )
+    return text, drawn
 
 
-def plot(rows: Sequence[Mapping[str, Any]], metric: str, shown: Mapping[str, Entry]) -> list[Figure]:
+def plot(rows: Sequence[Mapping[str, Any]], metric: str, shown: Mapping[str, Entry]) -> list[Plot]:
     """Each system's difference to the baseline in one metric, with its interval; none where it is not finite."""
-    own = [row for row in rows if row["metric"] == metric and not row["baseline"]]
-    ends = [row[key] for row in own for key in ("difference_low", "difference_high")]
+    others = [row for row in rows if row["metric"] == metric and not row["baseline"]]
+    ends = [row[key] for row in others for key in ("difference_low", "difference_high")]
     if not all(math.isfinite(end) for end in ends):
         return []
-    pitch = 46.0
-    floor = 12 + pitch * len(own)
-    x_ticks = svg.ticks(min(0.0, *ends), max(0.0, *ends), 6)
-    x = svg.Scale(x_ticks[0], x_ticks[-1], 12, svg.WIDTH - 12)
-    parts = []
-    for value, label in zip(x_ticks, svg.tick_texts(x_ticks), strict=True):
-        parts.append(
-            svg.element("line", x1=x(value), x2=x(value), y1=4, y2=floor, cls="axis" if value == 0 else "grid")
+    pitch, name, decimals = 46.0, metric_name(metric), decimals_of(rows, metric)
+    height, x_ticks = 12 + pitch * len(others), ticks(min(0.0, *ends), max(0.0, *ends), 6)
+    with canvas(height + BOTTOM, left=12, right=12, top=4) as drawn:
+        axes = drawn.axes  # y in points from the top
+        axes.set_ylim(height - 4, 0)
+        axes.set_yticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.vlines(x_ticks, 0, height - 4, [GRID if value else SOFT for value in x_ticks], lw=1, clip_on=False)
+        axes.tick_params(length=0)
+        axes.set_xlabel(f"{name} minus the baseline’s", loc="right")
+        drawn.x_axis(x_ticks[0], x_ticks[-1], list(zip(x_ticks, tick_texts(x_ticks), strict=True)))
+        for index, row in enumerate(others):
+            entry, y = shown[row["system"]], pitch * index + 38
+            figure = cells(row, decimals)["difference"]
+            tip = f"{entry.label}: {figure.text} {figure.remark}"
+            axes.annotate(shortened(one_line(tip), 58), (x_ticks[0], y - 12), weight="bold")
+            drawn.whisker(entry, row["difference_low"], row["difference_high"], y)
+            drawn.point(entry, row["difference"], y, tip)
+        caption = (  # no claim where an interval excludes 0: it covers neither the other test nor the other systems
+            "95 % bootstrap intervals, uncorrected for the number of systems; whether a difference is significant is "
+            "decided by the larger of the table’s two p-values."
         )
-        parts.append(svg.text(label.replace("-", "−"), x(value), floor + 17, "tick", "middle"))
-    parts.append(svg.text(f"{metric_name(metric)} minus the baseline’s", svg.WIDTH - 12, floor + 35, "title", "end"))
-    said, decimals = [], decimals_of(rows, metric)
-    for index, row in enumerate(own):
-        entry, height = shown[row["system"]], 12 + pitch * index + 30
-        figure = cells(row, decimals)["difference"]
-        said.append(f"{entry.label}: {figure.text} {figure.remark}")
-        low, high = x(row["difference_low"]), x(row["difference_high"])
-        parts.append(svg.text(svg.shortened(said[-1], 58), 12, height - 12, "label"))
-        for at in (low, high):
-            parts.append(svg.element("line", x1=at, x2=at, y1=height - 4, y2=height + 4, cls=f"spread {entry.style}"))
-        parts.append(svg.element("line", x1=low, x2=high, y1=height, y2=height, cls=f"spread {entry.style}"))
-        parts.append(svg.marker(entry.kind, x(row["difference"]), height, f"point {entry.style}", said[-1]))
-    drawing = svg.drawing(parts, floor + svg.BOTTOM, f"{metric_name(metric)} minus the baseline’s. " + "; ".join(said))
-    caption = (  # not where an interval leaves 0 out: it knows neither of the other test nor of the other systems
-        "95 % bootstrap intervals, of each system on its own; whether these rows tell it from the baseline is said by "
-        "the larger of the table’s two p-values."
-    )
-    return [Figure(f"{metric_name(metric)}: difference to the baseline", caption, drawing)]
+        return [drawn.finish(f"{name}: difference to the baseline", caption, f"{name} minus the baseline’s.")]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation.report import tables
 from llm2slm.evaluation.report.entries import Entry, metric_name
 from llm2slm.evaluation.report.page import clean
-from llm2slm.evaluation.report.svg import shortened
+from llm2slm.evaluation.report.tables import one_line, shortened
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -21,6 +19,7 @@ IN_TERMINAL = 6
 """Rows that the terminal shows at most, but one for each system."""
 LENGTH = 200
 """Characters of a text that the terminal shows at most."""
+KEYS = ("system", "baseline", "direction", "metric")
 FIELDS = ("row", "source", "target", "baseline_output", "system_output", "baseline_score", "score", "difference")
 
 
@@ -44,16 +43,30 @@ def page_parts(comparison: Mapping[str, Any], shown: Mapping[str, Entry]) -> lis
 
 
 def rows_csv(comparison: Mapping[str, Any]) -> str:
-    """The same as CSV, one line for each system and row, the largest difference first; texts whole, as they are."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["system", "baseline", "direction", "metric", *FIELDS])
+    """The same as CSV, one line for each system and row, largest difference first, with whole texts."""
+    found = []
     for differing, direction, rows in _parts(comparison):
-        head = [differing["system"], comparison["baseline"], direction, differing["metric"]]
+        head = dict(
+            zip(KEYS, (differing["system"], comparison["baseline"], direction, differing["metric"]), strict=True)
+        )
         for row in rows:
-            outputs = {"baseline_output": row["baseline"], "system_output": row["prediction"]}
-            writer.writerow([*head, *((row | outputs)[name] for name in FIELDS)])
-    return text.getvalue()
+            found.append(row | head | {"baseline_output": row["baseline"], "system_output": row["prediction"]})
+    return as_csv([*KEYS, *FIELDS], found)
+
+
+def as_csv(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a header; floats in Python's notation, None as an empty field, lone surrogates as `?`."""
+    import pyarrow as pa
+    from pyarrow.csv import write_csv
+
+    def column(field: str) -> list[str | None]:
+        return [None if row[field] is None else str(row[field]).encode("utf-8", "replace").decode() for row in rows]
+
+    table = pa.table({field: pa.array(column(field), pa.string()) for field in fields})
+    sink = pa.BufferOutputStream()
+    write_csv(table, sink)
+    text: str = sink.getvalue().to_pybytes().decode("utf-8")
+    return text
 
 
 def terminal_rows(comparison: Mapping[str, Any]) -> Group:
@@ -95,8 +108,3 @@ def _parts(comparison: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], s
 
 def _scored(row: Mapping[str, Any]) -> str:
     return f"{tables.score(row['score'])} ({row['difference']:+.2f})".replace("-", "−")
-
-
-def one_line(text: str) -> str:
-    """A text without ends of lines."""
-    return " ".join(text.split())

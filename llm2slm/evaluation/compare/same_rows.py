@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
-from llm2slm.evaluation.report.svg import shortened
+from llm2slm.evaluation.report.tables import shortened
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:

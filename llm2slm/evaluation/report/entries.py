@@ -1,4 +1,4 @@
-"""The systems of one or several results as a flat list: label, colour, and the speed row that stands for each."""
+"""The systems of one or several results as a flat list: label, colour, baseline, and headline speed row of each."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ METRICS = {
 }
 SHADES = 5
 ANOTHER = re.compile(r"(.+) \((\d+)\)")
-"""Key of a metric that has several signatures among the systems shown, from the second one on: `bleu (2)`."""
+"""Key of a metric whose signature is not the first one among the systems shown: `bleu (2)`."""
 CONTROL = "model.control"
-"""The override that a system's name tells as well."""
+"""The override that a system's name states as well."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One system of one result, ready to be shown.
+    """One system of one result, as shown in tables and plots.
 
-    `label` is its name, with what sets its run apart where there are several; `row` is the speed row that stands for it
-    in tables; `shade` tells systems of one kind apart.
+    Attributes:
+        label: its name; of several runs with what distinguishes its run.
+        shade: distinguishes systems of one kind.
+        run: position of its result.
+        row: its headline speed row.
+        baseline: name and kind of the system that its speedup and quality kept are relative to; "": none.
     """
 
     label: str
@@ -49,15 +53,16 @@ class Entry:
     run: int
     system: Mapping[str, Any]
     row: Mapping[str, Any] | None
+    baseline: str = ""
 
     @property
     def style(self) -> str:
-        """Class names of its colour; only names known here, whatever the result says."""
+        """Class names of its colour; safe whatever the result holds."""
         return f"k-{self.kind if self.kind in KINDS else 'other'} s{self.shade}"
 
 
 def metric_name(key: str) -> str:
-    """A metric as it is usually written; a model's place in it by the last part alone."""
+    """The usual spelling of a metric; of a model's path in it the last part alone."""
     if (another := ANOTHER.fullmatch(key)) is not None:
         return f"{metric_name(another[1])} ({another[2]})"
     if key.startswith(BERTSCORE):
@@ -66,8 +71,8 @@ def metric_name(key: str) -> str:
 
 
 def headline_row(system: Mapping[str, Any], results_rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The speed row that stands for a system: of the test's own lengths if the result has such rows, else of the
-    longest responses; of the smallest batch."""
+    """The headline speed row of a system: at the lengths of the test split if the result has such rows, otherwise at
+    the longest responses; at the smallest batch."""
     if not results_rows:
         return None
     lengths = "test" if any(row["lengths"] == "test" for row in results_rows) else results_rows[0]["lengths"]
@@ -88,8 +93,8 @@ def _systems(result: Mapping[str, Any], run: int) -> list[dict[str, Any]]:
 
 
 def _run_labels(names: Sequence[Sequence[str]], overrides: Sequence[Mapping[str, str]] | None) -> list[str]:
-    """What sets each run apart: the overrides that differ between runs, else its number; "" for a single run, or where
-    the names of its systems tell it already.
+    """What distinguishes each run: the overrides that differ between runs, otherwise its number; "" for a single run,
+    or where the names of its systems distinguish it already.
 
     Args:
         names: of each run's systems.
@@ -99,32 +104,32 @@ def _run_labels(names: Sequence[Sequence[str]], overrides: Sequence[Mapping[str,
     chosen = overrides or [{}] * len(names)
     keys = dict.fromkeys(key for own in chosen for key in own)
     differing = [key for key in keys if len({own.get(key) for own in chosen}) > 1]
-    if CONTROL in differing and all(_tell(own.get(CONTROL), of_run) for own, of_run in zip(chosen, names, strict=True)):
+    named = [_named_by(own.get(CONTROL), of_run) for own, of_run in zip(chosen, names, strict=True)]
+    if CONTROL in differing and all(named):
         differing.remove(CONTROL)
         if not differing:
             return [""] * len(names)
     labels = []
     for run, own in enumerate(chosen):
-        said = [
+        parts = [
             f"{key.rpartition('.')[2]}={own[key]}" if _bare(own[key]) else own[key] for key in differing if key in own
         ]
-        labels.append(" · ".join(said) or f"run {run + 1}")
+        labels.append(" · ".join(parts) or f"run {run + 1}")
     return labels
 
 
-def _tell(control: str | None, names: Sequence[str]) -> bool:
-    """Whether systems are called by the control that a run was asked for."""
-    said = {name.partition(", ")[2] or "none" for name in names}
-    return (control or "none") in said
+def _named_by(control: str | None, names: Sequence[str]) -> bool:
+    """Whether the name of a system states the control that its run configured."""
+    return (control or "none") in {name.partition(", ")[2] or "none" for name in names}
 
 
 def _bare(value: str) -> bool:
-    """Whether a value says nothing without its key: a number, true, false or null."""
+    """Whether a value means nothing without its key: a number, true, false or null."""
     return value.lower() in ("true", "false", "null", "") or value.lstrip("+-.")[:1].isdigit()
 
 
 def entries(results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, str]] | None = None) -> list[Entry]:
-    """Every system of every result, with a label of its own.
+    """Every system of every result, with distinct labels.
 
     Raises:
         UserError: nothing to report, or a result without readable systems.
@@ -142,14 +147,27 @@ def entries(results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[st
             if parts[run]:
                 label = parts[run] if len(names) == 1 else f"{label}: {parts[run]}"
             shade = sum(entry.kind == kind for entry in found) % SHADES
-            found.append(Entry(label, kind, shade, run, system, headline_row(system, rows)))
+            found.append(Entry(label, kind, shade, run, system, headline_row(system, rows), baseline_of(result)))
     if not found:
-        raise UserError("report: nothing to report: no result, or none with a system; evaluate or benchmark first")
+        raise UserError("report: nothing to report: no result has a system; evaluate or benchmark first")
     return [_kept_apart(entry, signatures(found)) for entry in found]
 
 
+def baseline_of(result: Mapping[str, Any]) -> str:
+    """Name and kind of the baseline of a result's ratios, as `llm (LLM)`; "" without one.
+
+    Results of earlier versions do not name it: it was their first LLM.
+    """
+    llms = (system for system in result.get("systems", []) if system["kind"] == "llm")
+    named = result.get("baseline") if "baseline" in result else next(llms, None)
+    if not isinstance(named, Mapping):
+        return ""
+    kind = KINDS.get(named["kind"], named["kind"])
+    return str(named["name"]) if named["name"] == kind else f"{named['name']} ({kind})"
+
+
 def signatures(found: Sequence[Entry]) -> dict[str, list[str]]:
-    """By metric the signatures that do not compare, in order of appearance."""
+    """Metric -> its incompatible signatures, in order of appearance."""
     known: dict[str, list[str]] = {}
     for entry in found:
         for key, score in (entry.system.get("quality") or {}).items():
@@ -160,8 +178,8 @@ def signatures(found: Sequence[Entry]) -> dict[str, list[str]]:
 
 
 def _kept_apart(entry: Entry, known: Mapping[str, Sequence[str]]) -> Entry:
-    """The system with a key of its own for each metric whose signature is not the first one of that metric, so that
-    scores which do not compare are in different columns, plots and sentences."""
+    """The entry with a separate key for each metric whose signature is not the first one of that metric, so that
+    incompatible scores are in different columns, plots and sentences."""
     names = {}
     for key, score in (entry.system.get("quality") or {}).items():
         place = [computed_alike(str(score.get("signature")), other) for other in known[key]].index(True)

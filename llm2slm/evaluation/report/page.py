@@ -20,7 +20,7 @@ from llm2slm.evaluation.report.entries import metric_name
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 _C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)  # which some terminals obey, and which have no sign of their own
-_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+_SURROGATES = dict.fromkeys([*range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
 _VISIBLE = _CONTROL | _C1 | _SURROGATES
 
 
@@ -69,7 +69,9 @@ def write_whole(path: Path, text: str) -> Path:
 
 
 def _own_file(name: str) -> str:
-    return files("llm2slm.evaluation").joinpath(name).read_text(encoding="utf-8")
+    """A file of this package, or of `compare`, which has its template next to its code."""
+    folder = "compare" if name.startswith("comparison") else "report"
+    return files("llm2slm.evaluation").joinpath(folder, name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

@@ -1,6 +1,6 @@
-"""result.json files as a table in the terminal and as one self-contained HTML page; nothing is computed anew.
+"""result.json files as a table in the terminal and as one self-contained HTML page; nothing is computed here.
 
-`page.py` has what the page shares with others: its frame and style, and that it loads nothing and escapes all text.
+`page.py` has the frame, style and content security policy that all pages share.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation.report import plots, tables
+from llm2slm.evaluation.report.drawing import Plot, write_plots
 from llm2slm.evaluation.report.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name
 from llm2slm.evaluation.report.page import clean, render_page, write_whole
 from llm2slm.types import UserError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_TURNED = 4
-"""Systems that are shown as columns where rows would be too wide."""
+"""At most so many systems are shown as columns where rows would be too wide."""
 _NEEDED = ("verb", "created", "command", "git_commit", "device", "seed", "config_hash", "wall_seconds", "versions")
 
 
@@ -28,12 +29,10 @@ def terminal_table(
     width: int | None = None,
     overrides: Sequence[Mapping[str, str]] | None = None,
 ) -> Table | Group:
-    """One row for each system: parameters, quality, what is kept of the LLM's, latency, speedup, memory; of these, what
-    is known of any of them.
+    """One row for each system: parameters, quality, quality kept, latency, speedup, memory; without empty columns.
 
-    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead; of
-    more the table is cut into several, one below the other.
-    `overrides` tell the runs of a sweep apart, as in `write_report`.
+    Where that is wider than `width` characters (None: the terminal), up to four systems become the columns; a table of
+    more systems is split into several. `overrides` as in `write_report`.
 
     Raises:
         UserError: no system to show.
@@ -48,8 +47,9 @@ def terminal_table(
     lines = [[line[n] for n in known] for line in lines]
     row = next((entry.row for entry in shown if entry.row), None)
     captions = [tables.conditions(row)] if row else []
+    captions += [text[0].lower() + text[1:-1]] if (text := tables.baselines(shown)) else []
     if any(ANOTHER.fullmatch(key) for key in metrics):
-        captions.append("metrics with a number have other signatures (in result.json), and do not compare")
+        captions.append("metrics with a number have another signature (see result.json) and are not comparable")
     return fitted(lines, "; ".join(captions), width, turn=len(shown) <= MAX_TURNED)
 
 
@@ -60,8 +60,8 @@ def bucket_table(
 ) -> Table | Group | None:
     """Quality by length: one row for each bucket of each system; None where no result has buckets.
 
-    Where that is wider than `width`, the buckets of a single system are the columns instead; of several the table is
-    cut into several.
+    Where that is wider than `width`, the buckets of a single system become the columns; a table of several systems is
+    split into several.
 
     Raises:
         UserError: no system to show.
@@ -78,12 +78,12 @@ def bucket_table(
 def fitted(
     lines: Sequence[Sequence[str]], caption: str, width: int | None = None, *, turn: bool, again: int = 1
 ) -> Table | Group:
-    """A table with two columns of names, in the shape that there is room for.
+    """A table with two columns of names, in a shape that fits.
 
     Args:
         width: in characters; None: the terminal's.
-        turn: its lines may be its columns, where it is too wide.
-        again: where it is cut into several tables, all begin with so many of its columns.
+        turn: whether the table may be transposed.
+        again: the number of leading columns that every part of a split table repeats.
     """
     from rich.console import Group
     from rich.text import Text
@@ -110,7 +110,7 @@ def fitted(
 
 
 def fits(table: Table, width: int | None = None) -> bool:
-    """Whether a table needs no more than `width` characters (None: the terminal's)."""
+    """Whether a table fits into `width` characters (None: the terminal's)."""
     from rich.console import Console
 
     console = Console(width=width)
@@ -118,7 +118,7 @@ def fits(table: Table, width: int | None = None) -> bool:
 
 
 def rich_table(lines: Sequence[Sequence[str]], caption: str, names: int) -> Table:
-    """A table whose first line is its head, its first `names` columns set left and the others right."""
+    """A table with the first line as its head; the first `names` columns are left-aligned, the others right-aligned."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -138,20 +138,26 @@ def write_report(
     title: str,
     overrides: Sequence[Mapping[str, str]] | None = None,
     configs: Sequence[str] | None = None,
+    *,
+    plots: bool = False,
 ) -> Path:
     """Writes `report.html` into `folder` and returns its path.
 
     Args:
-        results: what `runs.read_result` returned; several make a report of a sweep.
-        folder: made if it is not there.
+        results: as `runs.read_result` returns them; several make a report of a sweep.
+        folder: created if missing.
         title: heading of the page.
         overrides: for each result, the overridden keys and their values: columns of the table of runs.
         configs: for each result, its resolved configuration as YAML text.
+        plots: also writes each plot as SVG and PDF into `folder`/plots.
 
     Raises:
         UserError: no system to show, or not one of `overrides` for each result.
     """
-    return write_whole(folder / "report.html", render(results, title, overrides, configs))
+    text, drawn = page_and_plots(results, title, overrides, configs)
+    if plots:
+        write_plots(folder / "plots", drawn)
+    return write_whole(folder / "report.html", text)
 
 
 def render(
@@ -161,6 +167,16 @@ def render(
     configs: Sequence[str] | None = None,
 ) -> str:
     """The page as text; see `write_report`."""
+    return page_and_plots(results, title, overrides, configs)[0]
+
+
+def page_and_plots(
+    results: Sequence[Mapping[str, Any]],
+    title: str,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+    configs: Sequence[str] | None = None,
+) -> tuple[str, list[Plot]]:
+    """The page as text, and its plots in their order on the page; see `write_report`."""
     results, overrides, configs = clean(list(results)), clean(overrides), clean(configs)
     shown = entries(results, overrides)
     for run, result in enumerate(results, 1):
@@ -168,14 +184,15 @@ def render(
             raise UserError(f"report: result {run} lacks {', '.join(missing)}; write it again")
     bucket_metrics, bucket_rows = tables.bucket_rows(shown)
     figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
-    return render_page(
+    curves, length_figures = plots.training_curves(shown), plots.by_bucket(shown)
+    text = render_page(
         "report_page.html",
         title,
         results=results,
         configs=configs or [],
         figures=figures,
-        curves=plots.training_curves(shown),
-        length_figures=plots.by_bucket(shown),
+        curves=curves,
+        length_figures=length_figures,
         bucket_metrics=bucket_metrics,
         buckets=[(entry, bucket["by"], tables.bucket_cells(bucket, bucket_metrics)) for entry, bucket in bucket_rows],
         timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
@@ -183,6 +200,7 @@ def render(
         **_table(shown, overrides),
         **_words(shown, len(results) > 1),
     )
+    return text, [*figures, *length_figures, *curves]
 
 
 def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
@@ -202,22 +220,27 @@ def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None
 
 
 def _words(shown: Sequence[Entry], several: bool) -> dict[str, Any]:
-    """What the page says of the systems as a whole."""
+    """The page's text on the systems as a whole."""
     scores = {
         (key, score["signature"], score["n"])
         for entry in shown
         for key, score in entry.system.get("quality", {}).items()
     }
     having, sample_rows = tables.samples(shown)
+    note_keys = dict.fromkeys(key for entry in shown for key in entry.system.get("notes") or {})
+    data_columns, data_rows = tables.data_statistics(shown)
     row = next((entry.row for entry in shown if entry.row), None)
     return {
         "verdict": tables.best(shown) if several else tables.verdict(shown),
         "conditions": tables.conditions(row) if row else "",
+        "baselines": tables.baselines(shown),
         "metrics": metric_keys(shown),
         "scores": sorted(scores),
         "sample_systems": having,
         "samples": sample_rows,
-        "note_keys": list(dict.fromkeys(key for entry in shown for key in entry.system.get("notes") or {})),
+        "note_keys": [key for key in note_keys if key != tables.DATA],
+        "data_columns": data_columns,
+        "data_rows": data_rows,
         "shown": shown,
         "show_kind": not several or len({entry.kind for entry in shown}) > 1,
     }

@@ -1,12 +1,12 @@
-"""What the report says in words and numbers: figures as text, columns and cells, the verdict, samples side by side.
+"""The text of the report: figures as text, columns and cells, the verdict, samples side by side.
 
-Nothing is measured or computed anew here: every figure shown is a field of a result.json.
+Every figure shown is a field of a result.json; nothing is computed here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -17,11 +17,13 @@ from llm2slm.runs import LOWER_IS_BETTER
 
 MISSING = "–"
 MAX_SAMPLES = 12
+DATA = "data"
+"""The note of a system that holds the statistics of its data, by split."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: as text, as the number it came from (None where missing), and a remark in small type."""
+    """One figure: as text, as a number (None where missing), and a remark in small type."""
 
     key: str
     text: str
@@ -30,7 +32,7 @@ class Cell:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with at least `digits` significant digits, integers never rounded away; an en dash for None."""
+    """A number with at least `digits` significant digits and all integer digits; an en dash for None."""
     if value is None:
         return MISSING
     if not math.isfinite(value):
@@ -40,7 +42,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def length(value: float) -> str:
-    """A count of rows or tokens: one decimal where it is a mean, none where it is whole."""
+    """A count of rows or tokens: one decimal if it is a mean, none if it is an integer."""
     return f"{value:,.1f}".removesuffix(".0")
 
 
@@ -62,7 +64,7 @@ def times(ratio: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """A number of parameters with its unit."""
+    """A number of parameters in k, M or B."""
     if value is None:
         return MISSING
     for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
@@ -97,12 +99,12 @@ def columns(metrics: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def spread(value: Mapping[str, float] | None, write: Any = number) -> str:
-    """The range of a repeated measurement, from its smallest to its largest value."""
+    """The range of a repeated measurement."""
     return "" if value is None else f"{write(value['min'])}–{write(value['max'])}"
 
 
 def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
-    """The figures of one system, one for each of `columns`."""
+    """The figures of one system, in the order of `columns`."""
     system, row = entry.system, entry.row or {}
     parameters, quality, kept = (system.get(key) or {} for key in ("parameters", "quality", "quality_kept"))
     shown = [Cell(key, count(parameters.get(key)), parameters.get(key)) for key in ("total", "trainable")]
@@ -124,13 +126,13 @@ def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
 
 
 def bucket_rows(shown: Sequence[Entry]) -> tuple[list[str], list[tuple[Entry, Mapping[str, Any]]]]:
-    """Quality by length: the metrics that any bucket has, and every bucket with its system."""
+    """Quality by length: all metrics of the buckets, and every bucket with its system."""
     rows = [(entry, bucket) for entry in shown for bucket in entry.system.get("buckets") or []]
     return list(dict.fromkeys(key for _, bucket in rows for key in bucket["quality"])), rows
 
 
 def bucket_cells(bucket: Mapping[str, Any], metrics: Sequence[str]) -> list[Cell]:
-    """Length in words, rows, and each metric of one bucket; the length is sorted by its lower end."""
+    """Length in words (sorted by its lower end), rows, and each metric of one bucket."""
     low, high = bucket["low"], bucket["high"]
     shown = [Cell("words", str(low) if low == high else f"{low}–{high}", low)]
     shown.append(Cell("n", length(bucket["n"]), bucket["n"]))
@@ -139,8 +141,23 @@ def bucket_cells(bucket: Mapping[str, Any], metrics: Sequence[str]) -> list[Cell
     ]
 
 
+def one_line(text: str) -> str:
+    """`text` with every run of white space as one space."""
+    return " ".join(text.split())
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text` cut to `limit` characters, with an ellipsis where it was cut."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital letter in front and a full stop behind; "" stays empty."""
+    return text and f"{text[0].upper()}{text[1:]}."
+
+
 def conditions(row: Mapping[str, Any]) -> str:
-    """The conditions of a speed row in words."""
+    """The conditions of a speed row as text."""
     prompt, response = length(row["prompt_tokens"]), length(row["response_tokens"])
     lengths = (
         f"the texts' own lengths (on average {prompt} prompt and {response} response tokens)"
@@ -153,7 +170,7 @@ def conditions(row: Mapping[str, Any]) -> str:
 
 
 def best(shown: Sequence[Entry]) -> str:
-    """The run with the best value of the first metric, in one sentence."""
+    """One sentence: the run with the best value of the first metric."""
     metrics = metric_keys(shown)
     values = [
         (e.system["quality"][metrics[0]]["value"], e)
@@ -169,31 +186,40 @@ def best(shown: Sequence[Entry]) -> str:
 
 
 def verdict(shown: Sequence[Entry]) -> str:
-    """One sentence: what the hybrid keeps of the LLM's quality, and how fast; then the others."""
+    """One sentence: the quality that each hybrid keeps and its speedup, then those of the other systems."""
     metrics = metric_keys(shown)
     order = {"llm2slm": 0, "slm": 1}
-    said = []
+    clauses = []
     for entry in sorted((e for e in shown if e.kind != "llm"), key=lambda e: order.get(e.kind, 2))[:4]:
         kept = (entry.system.get("quality_kept") or {}).get(metrics[0]) if metrics else None
         speedup = ((entry.row or {}).get("speedup") or {}).get("median")
         facts = []
         if kept is not None:
-            facts.append(f"keeps {percent(kept)} of the LLM’s {metric_name(metrics[0])}")
+            facts.append(f"keeps {percent(kept)} of the {metric_name(metrics[0])} of {entry.baseline}")
         elif metrics and metrics[0] in entry.system.get("quality", {}):
             value = entry.system["quality"][metrics[0]]["value"]
             facts.append(f"reaches {score(value)} {metric_name(metrics[0])}")
         if speedup is not None:
-            facts.append(f"answers {times(speedup)} as fast")
+            facts.append(f"generates {times(speedup)} as fast" + (f" as {entry.baseline}" if kept is None else ""))
         if facts:
-            said.append(f"{entry.label} {' and '.join(facts)}")
-    return "; ".join(said) + "." if said else ""
+            clauses.append(f"{entry.label} {' and '.join(facts)}")
+    return "; ".join(clauses) + "." if clauses else ""
+
+
+def baselines(shown: Sequence[Entry]) -> str:
+    """One sentence: what speedups and quality kept are relative to; "" where there are none."""
+    having = [e for e in shown if e.system.get("quality_kept") or (e.row or {}).get("speedup")]
+    names = dict.fromkeys(entry.baseline for entry in having if entry.baseline)
+    if not names:
+        return ""
+    each = "" if len({entry.run for entry in having}) == 1 else " of the same run"
+    return f"Speedup and quality kept are relative to {', '.join(names)}{each}."
 
 
 def differences(reference: str, prediction: str) -> list[tuple[str, str]]:
-    """A prediction as (state, words): `same` as the reference, `other` than it, or `gap` for words left out.
+    """A prediction as (state, words): `same` as in the reference, `other`, or `gap` for missing words of the reference.
 
-    Words begin with a space where one separates them from what stands before; characters of a script without spaces are
-    compared one by one.
+    Words keep their leading space; scripts without spaces are compared character by character.
     """
     old, new = with_spaces(reference), with_spaces(prediction)
     pieces: list[tuple[str, str]] = []
@@ -207,11 +233,31 @@ def differences(reference: str, prediction: str) -> list[tuple[str, str]]:
     return pieces
 
 
-def samples(shown: Sequence[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
-    """The systems that have sample outputs, and the rows: source, target and each system's prediction in pieces.
+def data_statistics(shown: Sequence[Entry]) -> tuple[list[tuple[Entry, str]], list[tuple[str, list[Any]]]]:
+    """The columns (a system and a split) and the rows (name and a value for each column) of the data statistics."""
+    found = {
+        (n, split): dict(_leaves(facts))
+        for n, entry in enumerate(shown)
+        for split, facts in ((entry.system.get("notes") or {}).get(DATA) or {}).items()
+    }
+    names = dict.fromkeys(name for facts in found.values() for name in facts)
+    rows = [(name, [facts.get(name) for facts in found.values()]) for name in names]
+    return [(shown[n], split) for n, split in found], rows
 
-    A piece list is None where that system has no output for the row.
-    """
+
+def _leaves(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, each named by its path."""
+    for key, value in facts.items():
+        name = f"{above}, {key}" if above else key.replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _leaves(value, name)
+        else:
+            yield name, value
+
+
+def samples(shown: Sequence[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
+    """The systems with sample outputs, and their rows: source, target and each system's prediction in pieces (None
+    where it has none)."""
     having = [entry for entry in shown if entry.system.get("samples")]
     keys = dict.fromkeys((row["source"], row["target"]) for entry in having for row in entry.system["samples"])
     answers = [{(row["source"], row["target"]): row["prediction"] for row in e.system["samples"]} for e in having]
