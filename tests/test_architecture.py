@@ -149,6 +149,13 @@ def keeps_frameworks_in_their_rooms(source: Source) -> Iterator[str]:
             yield f"{source.name}, part of the method, imports {library}"
 
 
+def runs_on_every_system(source: Source) -> Iterator[str]:
+    """No module that only Unix has; locks are `atomic.WriteLock`."""
+    for full in imports(source):
+        if full.partition(".")[0] in ("fcntl", "pwd", "grp", "termios"):
+            yield f"{source.name} imports {full}"
+
+
 def says_what_it_is_for(source: Source) -> Iterator[str]:
     """Every module opens with a docstring."""
     if not (ast.get_docstring(source.tree()) or "").strip():
@@ -200,6 +207,7 @@ Rule = Callable[[Source], Iterator[str]]
 RULES: list[Rule] = [
     goes_one_way,
     keeps_frameworks_in_their_rooms,
+    runs_on_every_system,
     says_what_it_is_for,
     stays_short,
     is_no_utils,
@@ -246,6 +254,7 @@ BAD: list[tuple[Rule, str, str]] = [
     (keeps_frameworks_in_their_rooms, "config", "from hydra.core.config_store import ConfigStore"),
     (keeps_frameworks_in_their_rooms, "training.objectives", "import lightning"),
     *((keeps_frameworks_in_their_rooms, name, "from transformers import T5Config") for name in METHOD),
+    (runs_on_every_system, "resumable", "import fcntl"),
     (says_what_it_is_for, "config", "import os\n'''late'''"),
     (says_what_it_is_for, "config", "'''   '''"),
     (stays_short, "config", "'''x'''\n" + "a = 1\n" * MAX_FILE_LINES),
