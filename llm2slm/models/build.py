@@ -11,9 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
-from llm2slm.data.processor import LLM2SLMProcessor
-from llm2slm.data.tokenization.prompts import frame
-from llm2slm.data.tokenization.tokenizer import first_added, load_tokenizer
+from llm2slm.data.interface import LLM2SLMProcessor, first_added, frame, load_tokenizer
 from llm2slm.gguf_files.names import is_gguf, on_hub
 from llm2slm.models.ablation import check_control
 from llm2slm.models.conditioning import IN_PLACE

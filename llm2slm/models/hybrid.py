@@ -27,8 +27,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from llm2slm.data.collate import Collator
-from llm2slm.data.processor import LLM2SLMProcessor
+from llm2slm.data.interface import Collator, LLM2SLMProcessor
 from llm2slm.models import conditioning as modes
 from llm2slm.models import kv
 from llm2slm.models import slm as language_model

@@ -21,8 +21,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.atomic import filling
 from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
-from llm2slm.data.collate import LLM_TOKENIZER
-from llm2slm.data.tokenization.tokenizer import load_tokenizer
+from llm2slm.data.interface import LLM_TOKENIZER, load_tokenizer
 from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.build import attach_processor, default_limits
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
