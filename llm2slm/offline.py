@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import ProgressColumn, Task, TextColumn
-from rich.text import Text
-from torch import Tensor
+from rich.progress import TextColumn
 
-from llm2slm.data.collate import Encoded
+from llm2slm.data.collate import Encoded, padded
+from llm2slm.data.progress import Rate, progress_bar
 from llm2slm.data.reps.files import key_of
-from llm2slm.data.reps.store import llm_prompt, progress_bar
+from llm2slm.data.reps.store import llm_prompt
 from llm2slm.data.reps.writer import SHARD_BYTES, StoreWriter
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
@@ -65,12 +64,12 @@ def encode(
     pad, device = model.collator.llm_prompts.pad_id, next(encoder.parameters()).device
     started = time.perf_counter()
     done = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
-    with progress_bar(progress, done, _Rate()) as bar:
+    with progress_bar(progress, done, Rate("tokens")) as bar:
         total = _tokens(plan)
         job = bar.add_task("encoding", total=total, completed=total - tokens)
         for batch, lacking in zip(plan, missing, strict=True):
             if lacking:
-                store.append(batch, encoder(*_padded(batch, pad, device)))
+                store.append(batch, encoder(*(ids.to(device) for ids in padded(batch, pad))))
                 bar.advance(job, _tokens([lacking]))
     if plan:  # else all of it was finished before, and what is not is another split's
         store.finish()
@@ -120,25 +119,10 @@ def open_writer(
     return StoreWriter(folder, known, encoder_facts(encoder), dtype, shard_bytes)
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} tokens/s")
-
-
 def _encoder(model: LLM2SLM) -> FrozenEncoder:
     if not isinstance(model.encoder, FrozenEncoder):
         raise UserError(f"a store is filled by an LLM that reads beside an SLM; this system ({model.kind}) has none")
     return model.encoder
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask, padded on the right."""
-    ids_BP = torch.full((len(rows), max(map(len, rows))), pad)
-    mask_BP = torch.zeros_like(ids_BP)
-    for b, row in enumerate(rows):
-        ids_BP[b, : len(row)] = torch.tensor(row)
-        mask_BP[b, : len(row)] = 1
-    return ids_BP.to(device), mask_BP.to(device)
 
 
 def _tokens(plan: Sequence[Sequence[Sequence[int]]]) -> int:

@@ -33,10 +33,10 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     systems, baseline = read(config)
     from rich.console import Console
 
+    from llm2slm.data.progress import progress_bar
     from llm2slm.evaluation.compare.page import csv_text, render, terminal_table
     from llm2slm.evaluation.compare.rows import rows_csv, terminal_rows
     from llm2slm.evaluation.compare.statistics import Settings, compare
-    from llm2slm.evaluation.predict import progress_bar
     from llm2slm.evaluation.report.page import write_whole
 
     metrics, left_out = metrics_of(config, systems)

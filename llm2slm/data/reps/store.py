@@ -30,20 +30,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import (
-    BarColumn,
     DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llm2slm.data.collate import Encoded
+from llm2slm.data.progress import progress_bar
 from llm2slm.data.reps.files import (
     EMBEDDINGS,
     INDEX,
@@ -308,9 +303,3 @@ def checksum(path: Path, seen: Callable[[int], object]) -> str:
             digest.update(block)
             seen(len(block))
     return digest.hexdigest()
-
-
-def progress_bar(shown: bool, *columns: ProgressColumn) -> Progress:
-    """A bar on the error stream: what is done of all and its rate (`columns`), the time left."""
-    named = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
-    return Progress(*named, console=Console(stderr=True), disable=not shown)
