@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 
@@ -18,10 +18,12 @@ def progress_bar(
 
     Args:
         shown: False: nothing is printed.
+        columns: by default the number of steps and the job's field `speed`.
         transient: remove the bar at the end.
         auto_refresh: redraw in a thread (which takes processor time from timed code).
         console: None: the error stream.
     """
+    columns = columns or (MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     named = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
     console = Console(stderr=True) if console is None else console
     return Progress(*named, console=console, disable=not shown, transient=transient, auto_refresh=auto_refresh)

@@ -36,9 +36,9 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     from llm2slm.evaluation.compare.page import csv_text, page_and_plots, terminal_table
     from llm2slm.evaluation.compare.rows import rows_csv, terminal_rows
     from llm2slm.evaluation.compare.statistics import Settings, compare
-    from llm2slm.evaluation.predict import progress_bar
     from llm2slm.evaluation.report.drawing import write_plots
     from llm2slm.evaluation.report.page import write_whole
+    from llm2slm.progress import progress_bar
 
     metrics, left_out = metrics_of(config, systems)
     languages, targets = agreed_languages(systems, config.language), [target for _, target, _ in systems[0].rows]
