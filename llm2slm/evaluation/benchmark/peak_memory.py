@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llm2slm
 from llm2slm.config import DataConfig, LLMConfig
 from llm2slm.evaluation.benchmark.engines import GenerateEngine, generated
 from llm2slm.evaluation.benchmark.timing import Memory
@@ -57,7 +56,7 @@ def peak_memory_mb(
         "threads": threads,
         "limits": limits,
     }
-    package_home = str(Path(llm2slm.__file__).resolve().parents[1])
+    package_home = str(Path(__file__).resolve().parents[3])
     paths = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-m", "llm2slm.evaluation.benchmark.peak_memory"],
