@@ -200,7 +200,7 @@ def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) ->
         f"model = LLM2SLM.from_pretrained({name!r})"
         + ("" if llm is None else "  # llm=... if the LLM has moved")
         + f"\nprint(model.generate_text([{prompt}], max_new_tokens=64))\n```\n\n"
-        "The package is llm2slm (its distribution is called llm-to-slm; `llm2slm` on PyPI is an unrelated project). Prompts "
+        "The package is llm2slm (distribution: llm-to-slm; `llm2slm` on PyPI is an unrelated project). Prompts "
         f"are formatted as in training: {form}"
     )
 
