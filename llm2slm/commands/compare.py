@@ -87,7 +87,7 @@ def check(config: CompareConfig) -> None:
 
 def read(config: CompareConfig) -> tuple[list[Answers], int]:
     """All systems, labelled and over the same rows, and the index of the baseline."""
-    systems = [system for place in config.runs for system in read_run(place)]
+    systems = [system for path in config.runs for system in read_run(path)]
     name_apart(systems)
     baseline = 0
     if config.baseline is not None:

@@ -34,7 +34,7 @@ def device_type(accelerator: str) -> str:
     )
 
 
-def place(model: LLM2SLM, accelerator: str) -> LLM2SLM:
+def move_to_device(model: LLM2SLM, accelerator: str) -> LLM2SLM:
     """Moves a model, its encoder included, to the device of `trainer.accelerator`; returns the model."""
     model.to(device_type(accelerator))  # cuda: the current device, the first one of a training
     return model

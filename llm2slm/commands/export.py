@@ -33,7 +33,7 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     """
     out = check(config)
     home = runs.home(str(config.run))
-    results = [(place, runs.read_result(Path(place))) for place in config.results]
+    results = [(path, runs.read_result(Path(path))) for path in config.results]
     model = load(config)
     check_measured(model, results)
     if config.dtype is not None:
@@ -93,8 +93,8 @@ def held(out: Path) -> bool:
 
 def staging(out: Path) -> Path:
     """A temporary folder next to `out` for the model, so that `out` is complete or missing."""
-    place = out.resolve()
-    found = place.with_name(f".{place.name}.llm2slm-export")
+    whole = out.resolve()
+    found = whole.with_name(f".{whole.name}.llm2slm-export")
     shutil.rmtree(found, ignore_errors=True)  # of an interrupted export
     return found
 
@@ -141,9 +141,9 @@ def check_measured(model: LLM2SLM, results: list[tuple[str, dict[str, Any]]]) ->
     from llm2slm.models.saving import own_fingerprint
 
     own = own_fingerprint(model)
-    for place, result in results:
+    for path, result in results:
         if own not in [system.get("weights") for system in result["systems"]]:
-            raise UserError(f"results={place}: measured other models, none with the weights of this one ({own})")
+            raise UserError(f"results={path}: measured other models, none with the weights of this one ({own})")
 
 
 def narrowed(model: LLM2SLM, dtype: str) -> None:

@@ -29,61 +29,60 @@ class LoadedSystem:
 
     model: LLM2SLM
     config: ModelConfig
-    place: str | LLMConfig
+    source: str | LLMConfig
     """Its folder or Hub id; for an LLM that was not trained here, its configuration."""
 
 
 def load_system(
     run: str,
     moved: str | None,
-    asked: ModelConfig,
+    given: ModelConfig,
     data: DataConfig | None = None,
     *,
     recorded: bool = True,
-    beside: bool = False,
+    comparable: bool = False,
 ) -> LoadedSystem:
     """The model of a run directory, a folder or a Hub id.
 
-    A plain model that was not trained here is loaded and prompted as `asked.llm` configures, and none of its weights
+    A plain model that was not trained here is loaded and prompted as `given.llm` configures, and none of its weights
     counts as trainable. A trained model is loaded as it was saved.
 
     Args:
         run: run directory, model folder or Hub id.
         moved: the folder or id of a hybrid's LLM, if it has moved.
-        asked: the given configuration; of a run directory the recorded one (`recorded`).
+        given: the given configuration; of a run directory the recorded one (`recorded`).
         data: limits on lengths; None: the saved ones.
-        recorded: if `run` is a run directory, `asked` is its recorded configuration.
-        beside: `moved` may also be an LLM to compare an SLM alone with, configured by `asked.llm`.
+        recorded: if `run` is a run directory, `given` is its recorded configuration.
+        comparable: `moved` may also be an LLM to compare an SLM alone with, configured by `given.llm`.
 
     Raises:
-        UserError: it cannot be loaded; or it is a trained model and `asked.llm` changes how it is loaded or prompted.
+        UserError: it cannot be loaded; or it is a trained model and `given.llm` changes how it is loaded or prompted.
     """
-    if asked.llm.gguf_file is not None and moved is None and runs.home(run) is None:
-        run, asked = named_file(run, asked)
-    place, home = model_place(run), runs.home(run)
-    kind = saved_kind(place, asked.llm.revision if home is None else None)
-    if moved is not None and kind is not SystemKind.llm2slm and not (beside and kind is SystemKind.slm):
+    if given.llm.gguf_file is not None and moved is None and runs.home(run) is None:
+        run, given = named_file(run, given)
+    source, home = model_place(run), runs.home(run)
+    kind = saved_kind(source, given.llm.revision if home is None else None)
+    if moved is not None and kind is not SystemKind.llm2slm and not (comparable and kind is SystemKind.slm):
         raise UserError(f"llm={moved}: {run} has no LLM that could have moved; remove the key")
     if home is None and kind is None:
-        llm = replace(asked.llm, name=run)
+        llm = replace(given.llm, name=run)
         return plain_llm(llm, data)
-    model: LLM2SLM = LLM2SLM.from_pretrained(place, llm=moved if kind is SystemKind.llm2slm else None)
-    own = asked if home is not None and recorded else described(model, place, moved)
-    if own is not asked and (
-        model.kind is not SystemKind.slm or moved is None
-    ):  # otherwise `asked.llm` configures that LLM
-        check_unchanged(run, asked.llm, own.llm)
+    model: LLM2SLM = LLM2SLM.from_pretrained(source, llm=moved if kind is SystemKind.llm2slm else None)
+    trained = given if home is not None and recorded else described(model, source, moved)
+    # of an SLM alone, `given.llm` configures the LLM to compare with
+    if trained is not given and (model.kind is not SystemKind.slm or moved is None):
+        check_unchanged(run, given.llm, trained.llm)
     if home is None and model.kind is not SystemKind.llm2slm:
         model.requires_grad_(False)
     if data is not None:
         limited(model, data)
-    return LoadedSystem(model, own, place)
+    return LoadedSystem(model, trained, source)
 
 
-def named_file(run: str, asked: ModelConfig) -> tuple[str, ModelConfig]:
+def named_file(run: str, given: ModelConfig) -> tuple[str, ModelConfig]:
     """The GGUF file of `model.llm.gguf_file` in the folder or repository `run`, and a configuration without the key."""
-    named = replace(asked.llm, name=run)
-    return str(named.source), replace(asked, llm=replace(named, name=None, gguf_file=None))
+    named = replace(given.llm, name=run)
+    return str(named.source), replace(given, llm=replace(named, name=None, gguf_file=None))
 
 
 def plain_llm(llm: LLMConfig, data: DataConfig | None) -> LoadedSystem:
@@ -102,30 +101,30 @@ def model_place(run: str) -> str:
     return str(inside) if inside.is_dir() else run
 
 
-def check_unchanged(run: str, llm: LLMConfig, own: LLMConfig) -> None:
+def check_unchanged(run: str, llm: LLMConfig, trained: LLMConfig) -> None:
     """Refuses keys of `model.llm` that would load or prompt a trained model differently than in training.
 
     Args:
-        own: the configuration of the training.
+        trained: the configuration of the training.
 
     Raises:
         UserError: names the first key of `model.llm` that is set to another value.
     """
     default = LLMConfig()
     for field in fields(LLMConfig):
-        value = getattr(llm, field.name)
-        if field.name not in IRRELEVANT_KEYS and value not in (getattr(default, field.name), getattr(own, field.name)):
+        value, usual = getattr(llm, field.name), (getattr(default, field.name), getattr(trained, field.name))
+        if field.name not in IRRELEVANT_KEYS and value not in usual:
             raise UserError(
                 f"model.llm.{field.name}={str(value).lower() if isinstance(value, bool) else value}: {run} was "
                 "trained by llm2slm and is loaded and prompted as in its training; remove the key"
             )
 
 
-def described(model: LLM2SLM, place: str, moved: str | None) -> ModelConfig:
+def described(model: LLM2SLM, source: str, moved: str | None) -> ModelConfig:
     """The configuration of a saved model without a run directory, from its config.json."""
     if model.kind is SystemKind.llm:
-        return alone(LLMConfig(name=place))
-    config, slm = model.config, SLMConfig(name=place)
+        return alone(LLMConfig(name=source))
+    config, slm = model.config, SLMConfig(name=source)
     if model.kind is SystemKind.slm:
         return ModelConfig(kind=SystemKind.slm, slm=slm, conditioning="none")
     return ModelConfig(
@@ -146,16 +145,16 @@ def recorded_projector(record: dict[str, Any]) -> ProjectorConfig:
     return ProjectorConfig(**record | {"start": Start(record.get("start", Start.random.value))})
 
 
-def recorded_llm(model: LLM2SLM, moved: str | None, asked: LLMConfig) -> LLMConfig | None:
+def recorded_llm(model: LLM2SLM, moved: str | None, given: LLMConfig) -> LLMConfig | None:
     """The LLM to compare a saved model with: the LLM of a hybrid, prompted alike; for another model the LLM `moved`,
-    configured by `asked`; None without either.
+    configured by `given`; None without either.
 
     Args:
         moved: folder or id of the LLM, if it has moved.
     """
     record = model.config.llm
     if record is None:
-        return None if moved is None else replace(asked, name=moved)
+        return None if moved is None else replace(given, name=moved)
     return LLMConfig(
         name=moved or record["name"],
         revision=record.get("revision")

@@ -29,9 +29,9 @@ def check_aligned(systems: Sequence[Answers]) -> None:
     for other in systems[1:]:
         files = f"{first.folder / 'predictions.jsonl'} and {other.folder / 'predictions.jsonl'}"
         for number, (one, two) in enumerate(zip(first.rows, other.rows, strict=False), 1):
-            for place, name in enumerate(("source", "target")):
-                if one[place] != two[place]:
-                    texts = _where_they_differ(one[place], two[place])
+            for field, name in enumerate(("source", "target")):
+                if one[field] != two[field]:
+                    texts = _where_they_differ(one[field], two[field])
                     reason = _reason(first, other)
                     raise UserError(f"{files}: row {number} differs in its {name}, {texts}{reason}; {ADVICE}")
         if len(first.rows) != len(other.rows):
@@ -68,10 +68,10 @@ def _reason(first: Answers, other: Answers) -> str:
 
 def _settings(system: Answers) -> Iterator[tuple[str, Any]]:
     """The settings that determine the rows of a system, by key; and the seed."""
-    places = [place for place in (system.folder, system.run) if (place / "config.yaml").is_file()]
-    if not places:
+    folders = [folder for folder in (system.folder, system.run) if (folder / "config.yaml").is_file()]
+    if not folders:
         return
-    config = runs.read_config(places[0])
+    config = runs.read_config(folders[0])
     split = str(config.get("split") or "test")
     data, task = (_section(config, name) for name in ("data", "task"))
     limits = () if data.get("overlong") == "error" else LIMITS

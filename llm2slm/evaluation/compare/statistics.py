@@ -169,7 +169,7 @@ def compare(
         systems: two or more, over the same rows.
         baseline: index of the system that the others are compared with.
     """
-    llm = next((place for place, system in enumerate(systems) if system.kind == "llm"), None)
+    llm = next((index for index, system in enumerate(systems) if system.kind == "llm"), None)
     scored = _score(systems, settings, progress("scoring", len(systems) * len(settings.metrics)))
     statistics = {metric: [found for _, found in own] for metric, own in scored.items()}
     tests = len(settings.metrics) * len(systems)  # one bootstrap for each system, one randomization for each but one
@@ -180,8 +180,8 @@ def compare(
         for found, figures in zip(compared, _compare_metric(own, baseline, kept_of, settings, advance), strict=True):
             found[metric] = figures
     shown = [
-        _system(answers, {metric: own[place][0] for metric, own in scored.items()}, compared[place])
-        for place, answers in enumerate(systems)
+        _system(answers, {metric: own[index][0] for metric, own in scored.items()}, compared[index])
+        for index, answers in enumerate(systems)
     ]
     notes = [*_notes(systems, settings, llm), *_different(systems), *_speed_notes(systems, timing)]
     notes += _changed(systems, shown)
@@ -220,13 +220,13 @@ def _compare_metric(
     """The figures of one metric for each system; `llm`: index of the system that quality kept is relative to."""
     resampled = bootstrap(statistics, settings.resamples, settings.seed, advance)
     found = []
-    for place, own in enumerate(statistics):
-        figures = Compared(*interval(resampled[place], LEVEL))
+    for index, own in enumerate(statistics):
+        figures = Compared(*interval(resampled[index], LEVEL))
         if llm is not None and statistics[llm].corpus:
             ratio = own.corpus / statistics[llm].corpus
-            figures.kept = Estimate(ratio, *_ratio_interval(resampled[place], resampled[llm]))
-        if place != baseline:
-            differences_R = resampled[place] - resampled[baseline]
+            figures.kept = Estimate(ratio, *_ratio_interval(resampled[index], resampled[llm]))
+        if index != baseline:
+            differences_R = resampled[index] - resampled[baseline]
             figures.difference = Difference(
                 own.corpus - statistics[baseline].corpus,
                 *interval(differences_R, LEVEL),
@@ -273,12 +273,12 @@ def _row_differences(
     scores = [row_scores(metric, own) for own in statistics[metric]]
     sign = -1 if metric in runs.LOWER_IS_BETTER else 1
     found = []
-    for place, answers in enumerate(systems):
-        if place == baseline:
+    for index, answers in enumerate(systems):
+        if index == baseline:
             continue
-        gained = sign * (scores[place] - scores[baseline])
+        gained = sign * (scores[index] - scores[baseline])
         worse, better = (
-            [_row(n, answers, systems[baseline], scores[place][n], scores[baseline][n]) for n in _most(lead)[:limit]]
+            [_row(n, answers, systems[baseline], scores[index][n], scores[baseline][n]) for n in _most(lead)[:limit]]
             for lead in (-gained, gained)
         )
         found.append(RowDifferences(answers.label, metric, worse, better))
@@ -287,14 +287,14 @@ def _row_differences(
 
 def _most(lead: Array) -> list[int]:
     """Indices of the positive values, largest first."""
-    return [place for place in np.argsort(-lead, kind="stable").tolist() if lead[place] > TIE]
+    return [index for index in np.argsort(-lead, kind="stable").tolist() if lead[index] > TIE]
 
 
-def _row(place: int, answers: Answers, baseline: Answers, score: float, reference: float) -> RowDifference:
-    source, target, prediction = answers.rows[place]
-    before = baseline.rows[place][2]
+def _row(index: int, answers: Answers, baseline: Answers, score: float, reference: float) -> RowDifference:
+    source, target, prediction = answers.rows[index]
+    before = baseline.rows[index][2]
     return RowDifference(
-        place + 1, source, target, before, prediction, float(reference), float(score), float(score - reference)
+        index + 1, source, target, before, prediction, float(reference), float(score), float(score - reference)
     )
 
 

@@ -42,7 +42,7 @@ class Answers:
     """Code of each target's language, if its predictions or its result record it."""
     label: str = ""
     """Its unique name."""
-    place: str = ""
+    short_path: str = ""
     """The part of the label that is from its folder."""
     row: Mapping[str, Any] | None = None
     """Its headline speed row, if it was timed in the timing run."""
@@ -85,13 +85,13 @@ class Timing:
     baseline: str = ""
 
 
-def read_run(place: str) -> list[Answers]:
+def read_run(path: str) -> list[Answers]:
     """The systems of a run that have predictions; `place` is a run directory, or its result.json or predictions.jsonl.
 
     Raises:
         UserError: no result, no predictions, or a malformed line.
     """
-    named = Path(place).parent if Path(place).name == PREDICTIONS else Path(place)
+    named = Path(path).parent if Path(path).name == PREDICTIONS else Path(path)
     result = runs.read_result(named)
     run = named if named.is_dir() else named.parent
     systems = result.get("systems")
@@ -171,9 +171,9 @@ def name_apart(systems: Sequence[Answers]) -> None:
     folders = [os.path.abspath(system.folder) for system in systems]  # noqa: PTH100  resolve() would follow links
     common = os.path.commonpath([os.path.dirname(folder) for folder in folders])  # noqa: PTH120
     for system, folder in zip(systems, folders, strict=True):
-        system.place = os.path.relpath(folder, common)
-        stated = system.control is None or system.control in re.findall("[a-z]+", system.place)
-        system.label = system.place if stated else f"{system.place}, {system.control}"
+        system.short_path = os.path.relpath(folder, common)
+        stated = system.control is None or system.control in re.findall("[a-z]+", system.short_path)
+        system.label = system.short_path if stated else f"{system.short_path}, {system.control}"
         if folders.count(folder) > 1:
             raise UserError(f"{system.folder}: named twice; give each run once")
 
@@ -182,14 +182,14 @@ def find(systems: Sequence[Answers], name: str) -> int | None:
     """Index of the system with this label or folder, or of the first one of this run directory; None: not found."""
     folder = Path(name).resolve()
     tests = (
-        lambda s: name in (s.label, s.place),
+        lambda s: name in (s.label, s.short_path),
         lambda s: s.folder.resolve() == folder,
         lambda s: s.run.resolve() == folder or s.run.resolve() / "result.json" == folder,
     )
     for test in tests:
-        for place, system in enumerate(systems):
+        for index, system in enumerate(systems):
             if test(system):
-                return place
+                return index
     return None
 
 
@@ -226,7 +226,7 @@ def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
     """Sets speeds from a benchmark; systems and timed models are matched by model folder or id."""
     result = runs.read_result(Path(benchmark))
     run = Path(benchmark) if Path(benchmark).is_dir() else Path(benchmark).parent
-    models = {_model(place): system for place, system in _timed(run, result)}
+    models = {_model(path): system for path, system in _timed(run, result)}
     if all(_headline(result, system) is None for system in result["systems"]):
         raise UserError(f"benchmark={benchmark}: holds no timing; give the run of `llm2slm benchmark` or of a demo")
     chosen, untimed = Timing(run, baseline=baseline_of(result)), []
@@ -245,11 +245,11 @@ def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
 def _timed(run: Path, result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The systems of a timing run, each with its model's folder or id."""
     config, demo = runs.read_config(run), result.get("verb") == "demo"
-    where = {str(name): str(run / name if demo else place) for name, place in (config.get("systems") or {}).items()}
+    paths = {str(name): str(run / name if demo else path) for name, path in (config.get("systems") or {}).items()}
     llm = str(((config.get("model") or {}).get("llm") or {}).get("name"))
     for system in result["systems"]:
         name = str(system["name"])
-        yield where.get(name, llm if system["kind"] == "llm" else str(config.get("run"))), system
+        yield paths.get(name, llm if system["kind"] == "llm" else str(config.get("run"))), system
 
 
 def _model_of(answers: Answers) -> str:
@@ -261,10 +261,10 @@ def _model_of(answers: Answers) -> str:
     return str(config["run"]) if answers.result.get("verb") == "evaluate" else str(answers.folder)
 
 
-def _model(place: str) -> str:
+def _model(path: str) -> str:
     """A canonical form of a model's path, equal for RUN and RUN/model; an id stays unchanged."""
-    folder = Path(place)
+    folder = Path(path)
     if not folder.is_dir():
-        return place
+        return path
     folder = folder.resolve()
     return str(folder.parent if folder.name == "model" else folder)
