@@ -27,7 +27,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from llm2slm import runs
 from llm2slm.commands import hush
-from llm2slm.commands.device import device_type, place
+from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.tokenizer import train as train_tokenizer
 from llm2slm.config import (
     DataConfig,
@@ -189,7 +189,7 @@ def kept(config: RunConfig, folder: Path) -> dict[str, dict[str, Any]]:
     """Fills a store of each dtype, and says what it takes. The LLM reads once, into float32; its seconds are timed. The
     narrower ones are made of those same values."""
     model, data = built(config, "memory")
-    place(model, config.trainer.accelerator).eval()
+    move_to_device(model, config.trainer.accelerator).eval()
     rows, facts = data.encoded("train"), {}
     for dtype in DTYPES:
         begun = time.perf_counter()

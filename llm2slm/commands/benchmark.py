@@ -10,7 +10,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.deferred_warnings import show_held
-from llm2slm.commands.device import device_type, place
+from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
 from llm2slm.commands.loaded_models import limited, limits, llm_note, load_system, parameters, recorded_llm
 from llm2slm.commands.task_choice import tell_task, with_task
@@ -49,11 +49,11 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     sources: Sources = {}
     llms: dict[str, LLMConfig] = {}
     if config.run is not None:
-        loaded = load_system(config.run, config.llm, config.model, config.data, beside=True)
+        loaded = load_system(config.run, config.llm, config.model, config.data, comparable=True)
         given_llm, model = config.model.llm, loaded.model
         config = replace(config, model=loaded.config)
         tell_defaults(given)
-        sources[model.label] = (loaded.place, config.llm if model.kind is SystemKind.llm2slm else None)
+        sources[model.label] = (loaded.source, config.llm if model.kind is SystemKind.llm2slm else None)
         systems, llms[model.label] = {model.label: model}, loaded.config.llm
         llm = recorded_llm(model, config.llm, given_llm) if model.kind is not SystemKind.llm else None
         if llm is not None:
@@ -65,9 +65,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for name, path in config.systems.items():
         other = load_system(path, None, ModelConfig(), recorded=False)
         systems[name], llms[name] = other.model, other.config.llm
-        sources[name] = (other.place, None)
+        sources[name] = (other.source, None)
     for each in systems.values():
-        place(limited(each, config.data), config.trainer.accelerator)
+        move_to_device(limited(each, config.data), config.trainer.accelerator)
     task = task_of(config.task, config.data)
     tell_task(given.task, given.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)

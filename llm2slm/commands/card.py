@@ -1,4 +1,4 @@
-"""The model card of a run: written where `train` saves its model, and anew where it is exported."""
+"""The model card of a run, written when `train` saves its model and when the model is exported."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def card_of_run(
     """Writes the card of a saved model into its folder.
 
     Args:
-        name: what the card calls it. home: the run directory in which it was trained.
-        others: results that measured it as well.
+        name: the model's name in the card. home: the run directory of its training.
+        others: further results that include the model.
     """
     from llm2slm.data.sources.sources import task_of
     from llm2slm.evaluation.report.model_card import model_card

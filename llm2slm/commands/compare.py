@@ -1,4 +1,4 @@
-"""`llm2slm compare runs=[RUN,...]`: which system is better on the rows that all answered, and how sure that is."""
+"""`llm2slm compare runs=[RUN,...]`: significance of the differences between systems over the same rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     """Compares all runs; writes compare.json, .csv and .html, compare_rows.csv and plots/ into `config.out`.
 
     Raises:
-        UserError: fewer than two systems, other rows, or a file that is not what it should be.
+        UserError: fewer than two systems, different rows, or a malformed file.
     """
     started = time.perf_counter()
     check(config)
@@ -69,12 +69,12 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     console.print(terminal_table(found))
     console.print(terminal_rows(found))
     if found["row_differences"]:
-        print(f"More rows, whole, and those on which a system is better: {out / 'compare_rows.csv'}")
+        print(f"More rows with whole texts, and those on which a system is better: {out / 'compare_rows.csv'}")
     print(page)
 
 
 def check(config: CompareConfig) -> None:
-    """What is wrong is said before anything is read."""
+    """Checks the configuration before anything is read."""
     if config.language is not None:
         known(config.language, "language")
     if not config.runs:
@@ -86,15 +86,15 @@ def check(config: CompareConfig) -> None:
 
 
 def read(config: CompareConfig) -> tuple[list[Answers], int]:
-    """All systems, labelled and over the same rows, and the place of the baseline among them."""
-    systems = [system for place in config.runs for system in read_run(place)]
+    """All systems, labelled and over the same rows, and the index of the baseline."""
+    systems = [system for path in config.runs for system in read_run(path)]
     name_apart(systems)
     baseline = 0
     if config.baseline is not None:
         found = find(systems, config.baseline)
         if found is None and not Path(config.baseline).exists():
             labels = ", ".join(system.label for system in systems)
-            raise UserError(f"baseline={config.baseline}: no such run; systems that are compared: {labels}")
+            raise UserError(f"baseline={config.baseline}: no such run; compared systems: {labels}")
         if found is None:
             systems = [*read_run(config.baseline), *systems]
             name_apart(systems)
@@ -107,7 +107,7 @@ def read(config: CompareConfig) -> tuple[list[Answers], int]:
 
 
 def metrics_of(config: CompareConfig, systems: list[Answers]) -> tuple[list[str], list[str]]:
-    """The metrics to compare, and what is to be said of those that are not: the user's, else those of the results."""
+    """The metrics to compare (given, or those of the results), and notes on omitted metrics."""
     from llm2slm.evaluation.metrics.row_statistics import STATISTICS
 
     if config.metrics is not None:

@@ -1,6 +1,6 @@
-"""Warnings that wait until the checks of a command are done: a user's mistake is then one line, with no warning above.
+"""Warnings that are deferred until a command's checks have passed, so that an error stays a single line.
 
-The command line holds them; a command shows them where its work starts.
+The command line defers them; a command shows them when its work starts.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ _HELD: list[str] = []
 
 
 def hold_warning(line: str) -> None:
-    """Keeps a line for `show_held`."""
+    """Defers a line until `show_held`."""
     _HELD.append(line)
 
 
 def show_held() -> None:
-    """Prints on stderr what is held, once."""
+    """Prints the deferred lines to stderr, once."""
     while _HELD:
         print(f"llm2slm: warning: {_HELD.pop(0)}", file=sys.stderr, flush=True)
 
 
 def drop_held() -> None:
-    """Forgets what is held."""
+    """Discards the deferred lines."""
     _HELD.clear()

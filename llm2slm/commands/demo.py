@@ -16,7 +16,7 @@ from llm2slm.commands import train
 from llm2slm.commands.benchmark import Sources, benchmark_systems
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
-from llm2slm.commands.device import device_type, place
+from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system
 from llm2slm.commands.loaded_models import limited
 from llm2slm.commands.task_choice import tell_task, with_task
@@ -60,7 +60,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     systems = {LLM: build_llm(config.model.llm, config.data)}
     systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in configs}
     for model in systems.values():
-        place(model, config.trainer.accelerator)
+        move_to_device(model, config.trainer.accelerator)
     sources[LLM] = (config.model.llm, None)
     data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
     scored = {

@@ -1,4 +1,4 @@
-"""Where a model runs: one rule for all commands, so that what is timed and judged runs where it was asked to."""
+"""The device of a model: one rule for all commands."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ACCELERATORS = ("auto", "gpu", "cuda", "mps", "cpu")
 
 
 def device_type(accelerator: str) -> str:
-    """The type of device behind `trainer.accelerator`. auto: a CUDA GPU where there is one, else the processor.
+    """The type of device behind `trainer.accelerator`. auto: a CUDA GPU if available, otherwise the CPU.
 
     Raises:
-        UserError: an accelerator that this machine lacks, or that is not known.
+        UserError: an accelerator that is unknown or not available.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if accelerator not in ACCELERATORS:
@@ -30,11 +30,11 @@ def device_type(accelerator: str) -> str:
     if accelerator in ("gpu", "mps") and mps:
         return "mps"
     raise UserError(
-        f"trainer.accelerator={accelerator}: torch finds no such device here; use trainer.accelerator=auto or cpu"
+        f"trainer.accelerator={accelerator}: torch finds no such device; use trainer.accelerator=auto or cpu"
     )
 
 
-def place(model: LLM2SLM, accelerator: str) -> LLM2SLM:
-    """Moves a model, its reader included, to the device of `trainer.accelerator`, and gives it back."""
-    model.to(device_type(accelerator))  # cuda: the current one, which is the first of a training's own
+def move_to_device(model: LLM2SLM, accelerator: str) -> LLM2SLM:
+    """Moves a model, its encoder included, to the device of `trainer.accelerator`; returns the model."""
+    model.to(device_type(accelerator))  # cuda: the current device, the first one of a training
     return model

@@ -18,7 +18,7 @@ import torch
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_encoder
 from llm2slm.commands.deferred_warnings import show_held
-from llm2slm.commands.device import device_type, place
+from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import final_split
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.commands.tokenizer import train_ordered
@@ -45,7 +45,9 @@ def run(config: RunConfig, folder: Path) -> None:
         torch.set_num_threads(config.trainer.threads)
     task = task_of(config.task, config.data)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
-    model = place(build_model(config.model, replace(config.data, reps=None)), config.trainer.accelerator).eval()
+    model = move_to_device(
+        build_model(config.model, replace(config.data, reps=None)), config.trainer.accelerator
+    ).eval()
     data = DataModule(config.data, task, model.collator, config.seed)
     splits = list(dict.fromkeys(("train", "validation", final_split(config.data))))
     for split in splits:  # finds errors in the data before anything is written

@@ -12,7 +12,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.deferred_warnings import show_held
-from llm2slm.commands.device import device_type, place
+from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.loaded_models import llm_note, load_system, parameters
 from llm2slm.commands.task_choice import tell_task, warn_task, with_task
 from llm2slm.config import DataConfig, RunConfig
@@ -51,7 +51,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     tell_task(given.task, given.data)
     warn_task(config)
     warn_builtin_llm([config.run, (model.config.llm or {}).get("name")], config.data)
-    place(model, config.trainer.accelerator)
+    move_to_device(model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written
     warn_language(task, data.examples(config.split))

@@ -1,4 +1,4 @@
-"""`llm2slm export run=DIR out=DIR`: a trained model as a folder to give away, or as a repository of the Hub."""
+"""`llm2slm export run=DIR out=DIR`: a trained model as a folder for distribution, or as a Hub repository."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ ADVICE = "give a folder that does not exist, or an empty one"
 
 
 def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
-    """Loads the model (so that what is given away is known to load), writes it with its card, and pushes it.
+    """Loads the model (which verifies it), writes it with its card, and pushes it.
 
-    The same command again changes nothing in `out`, and pushes again.
+    A repeated command leaves `out` unchanged and pushes again.
 
     Raises:
-        UserError: no model named, `out` holds something else already, or the Hub refuses.
+        UserError: no model given, `out` holds something else, or the Hub refuses.
     """
     out = check(config)
     home = runs.home(str(config.run))
-    results = [(place, runs.read_result(Path(place))) for place in config.results]
+    results = [(path, runs.read_result(Path(path))) for path in config.results]
     model = load(config)
     check_measured(model, results)
     if config.dtype is not None:
         narrowed(model, config.dtype)
     show_held()
-    place = str((model.config.llm or {}).get("name"))
-    if not config.with_llm and config.push is None and Path(place).is_absolute():
-        print(f"llm2slm: others will not have {place}: with_llm=true brings the LLM's part along", file=sys.stderr)
+    llm = str((model.config.llm or {}).get("name"))
+    if not config.with_llm and config.push is None and Path(llm).is_absolute():
+        print(f"llm2slm: the LLM {llm} is local: with_llm=true exports its encoder too", file=sys.stderr)
     name = config.push or config.name or out.resolve().name
     staged = staging(out)
     try:
@@ -65,7 +65,7 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
 
 
 def check(config: ExportConfig) -> Path:
-    """What is wrong is said before the model is loaded. Returns the folder to write."""
+    """Checks the configuration before the model is loaded; returns the output folder."""
     if config.run is None:
         raise UserError("export needs run=DIR: a run directory, or a model's folder or Hub id")
     if runs.home(config.run) is None and (config.results or config.license or config.name):
@@ -87,23 +87,23 @@ def check(config: ExportConfig) -> Path:
 
 
 def held(out: Path) -> bool:
-    """Whether a folder is there and holds more than what a killed process left of a model that it was writing."""
+    """Whether a folder exists and holds more than the partial files of an interrupted export."""
     return out.is_dir() and any(path.name != STAGE for path in out.iterdir())
 
 
 def staging(out: Path) -> Path:
-    """A new folder beside `out`, in which the model is written first: so `out` is whole or not there."""
-    place = out.resolve()
-    found = place.with_name(f".{place.name}.llm2slm-export")
-    shutil.rmtree(found, ignore_errors=True)  # of an export that was killed
+    """A temporary folder next to `out` for the model, so that `out` is complete or missing."""
+    whole = out.resolve()
+    found = whole.with_name(f".{whole.name}.llm2slm-export")
+    shutil.rmtree(found, ignore_errors=True)  # of an interrupted export
     return found
 
 
 def hand_over(staged: Path, out: Path) -> bool:
-    """Gives the finished model its folder; whether the same one is there already, which then stays as it is.
+    """Moves the finished model into `out`; returns whether `out` already held the same model, which then stays.
 
     Raises:
-        UserError: the folder holds something else; names the first file.
+        UserError: `out` holds something else; names the first differing file.
     """
     if not held(out):
         shutil.rmtree(out / STAGE, ignore_errors=True)
@@ -123,12 +123,12 @@ def hand_over(staged: Path, out: Path) -> bool:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """All files of a folder by their place in it."""
+    """All files of a folder by relative path."""
     return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
 
 
 def load(config: ExportConfig) -> LLM2SLM:
-    """The trained model, its LLM checked."""
+    """The trained model, with its LLM verified."""
     from llm2slm.commands.loaded_models import model_place
     from llm2slm.models.hybrid import LLM2SLM
 
@@ -137,17 +137,17 @@ def load(config: ExportConfig) -> LLM2SLM:
 
 
 def check_measured(model: LLM2SLM, results: list[tuple[str, dict[str, Any]]]) -> None:
-    """Refuses a result that measured other models only: its figures would be told of this one."""
+    """Refuses a result that does not include this model."""
     from llm2slm.models.saving import own_fingerprint
 
     own = own_fingerprint(model)
-    for place, result in results:
+    for path, result in results:
         if own not in [system.get("weights") for system in result["systems"]]:
-            raise UserError(f"results={place}: measured other models, none with the weights of this one ({own})")
+            raise UserError(f"results={path}: measured other models, none with the weights of this one ({own})")
 
 
 def narrowed(model: LLM2SLM, dtype: str) -> None:
-    """Rounds what is stored to another dtype; it is still loaded in the one that it was trained in."""
+    """Casts the weights for storage; the model is still loaded in the dtype of its training."""
     import torch
 
     for part in (model.slm, model.projector, model.crossing):

@@ -138,7 +138,7 @@ def load(config: GenerateConfig) -> LLM2SLM:
     """The model, on the GPU if there is one."""
     import torch
 
-    from llm2slm.commands.device import place
+    from llm2slm.commands.device import move_to_device
     from llm2slm.commands.loaded_models import load_system
     from llm2slm.config import ModelConfig
 
@@ -151,7 +151,7 @@ def load(config: GenerateConfig) -> LLM2SLM:
         print(f"llm2slm: warning: {config.run} is a control: {ABLATIONS[model.control]}", file=sys.stderr)
     if config.overlong is not None:
         model.collator.overlong = config.overlong
-    return place(model, "auto")
+    return move_to_device(model, "auto")
 
 
 def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.deferred_warnings import show_held
-from llm2slm.commands.device import device_type, place
+from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import (
     check_metrics,
     control_note,
@@ -65,7 +65,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     task = task_of(config.task, config.data)
     check_metrics(task)
     found = labelling_system(config)
-    config, model = replace(config, model=found.config), place(found.model, config.trainer.accelerator)
+    config, model = replace(config, model=found.config), move_to_device(found.model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     examples = data.examples(config.split)
     tell_task(given.task, given.data)

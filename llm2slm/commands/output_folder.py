@@ -1,4 +1,4 @@
-"""Folders that a verb is to write into: checked before anything is read, loaded or computed."""
+"""Output folders of verbs, checked before anything is read, loaded or computed."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from llm2slm.types import UserError
 
 
 def check_folder(key: str, folder: Path, *, writes: bool = True) -> None:
-    """Refuses a folder that cannot be written to; makes nothing.
+    """Refuses a folder that cannot be written to; creates nothing.
 
     Args:
-        key: what the user sets it by, as "out".
-        writes: whether the verb is certain to write into it.
+        key: its configuration key, as "out".
+        writes: whether to check the permission to write.
 
     Raises:
-        UserError: it is a file, lies below one, may not be looked at, or may not be written to.
+        UserError: it is a file, is below a file, or lacks permissions to read or write.
     """
     try:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
     except OSError as error:
         raise UserError(f"{key}={folder}: cannot be used ({error.strerror}); give another folder") from None
-    if not there.is_dir():
-        raise UserError(f"{key}={folder}: {there} is a file; give a folder")
-    if writes and not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{key}={folder}: no permission to write into {there}; give another folder")
+    if not existing.is_dir():
+        raise UserError(f"{key}={folder}: {existing} is a file; give a folder")
+    if writes and not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{key}={folder}: no permission to write into {existing}; give another folder")
 
 
 def make_folder(key: str, folder: Path) -> None:
-    """Makes a folder, unless it is there.
+    """Creates a folder if missing.
 
     Args:
-        key: what the user sets it by, as "hydra.run.dir".
+        key: its configuration key, as "hydra.run.dir".
 
     Raises:
-        UserError: it cannot be made: it lies below a file, on a read-only file system, or where nobody may write.
+        UserError: it cannot be created: below a file, on a read-only file system, or without permission.
     """
     check_folder(key, folder, writes=False)
     try:

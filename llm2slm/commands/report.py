@@ -1,4 +1,4 @@
-"""`llm2slm report runs=[DIR,...]`: one page, and one table in the terminal, from what several runs left behind."""
+"""`llm2slm report runs=[DIR,...]`: one page, and one table in the terminal, of the results of several runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     """Writes `report.html` and its plots (`plots/`, as SVG and PDF) into `config.out`, and prints the table.
 
     Raises:
-        UserError: no runs named, or one of them left no result.
+        UserError: no runs given, or a run without a result.
     """
     from rich.console import Console
 
@@ -23,14 +23,14 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     if not config.runs:
         raise UserError("report needs runs: llm2slm report RUN RUN ..., run directories or result.json files")
     check_folder("out", Path(config.out))
-    places = [Path(name) for name in config.runs]
-    results = [runs.read_result(place) for place in places]
-    homes = [place if place.is_dir() else place.parent for place in places]
+    paths = [Path(name) for name in config.runs]
+    results = [runs.read_result(path) for path in paths]
+    homes = [path if path.is_dir() else path.parent for path in paths]
     same = [home.resolve() for home in homes]
     if twice := next((name for name, home in zip(config.runs, same, strict=True) if same.count(home) > 1), None):
-        raise UserError(f"runs: {twice} is there twice; name each run once")
+        raise UserError(f"runs: {twice} is given twice; give each run once")
     configs = [path.read_text("utf-8") if (path := home / "config.yaml").is_file() else "" for home in homes]
-    names = [{"run": name} for name in config.runs] if len(places) > 1 else None
+    names = [{"run": name} for name in config.runs] if len(paths) > 1 else None
     page = write_report(results, Path(config.out), config.title, names, configs, plots=True)
     Console().print(terminal_table(results, overrides=names))
     if config.buckets:

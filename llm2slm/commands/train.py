@@ -15,7 +15,7 @@ from llm2slm import runs
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
-from llm2slm.commands.device import device_type, place
+from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
 from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
 from llm2slm.commands.resume import (
@@ -161,7 +161,7 @@ def trained(
 
 def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answers: Sequence[str] | None) -> runs.System:
     """The trained system with its scores on the final split, its curve, and notes on its training."""
-    place(ready.model, config.trainer.accelerator)  # Lightning leaves it on the processor
+    move_to_device(ready.model, config.trainer.accelerator)  # Lightning leaves it on the processor
     system = score_system(
         ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
     )

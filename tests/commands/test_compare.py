@@ -40,7 +40,9 @@ def test_a_demo_is_compared_system_by_system(place, capsys):
     shown = capsys.readouterr().out
     assert "llm (baseline)" in shown
     assert "slm worse than llm, by BLEU of the row" in shown
-    assert shown.endswith("whole, and those on which a system is better: out/compare_rows.csv\nout/compare.html\n")
+    assert shown.endswith(
+        "with whole texts, and those on which a system is better: out/compare_rows.csv\nout/compare.html\n"
+    )
     found = written(place)
     assert [system["name"] for system in found["systems"]] == ["llm", "slm", "llm2slm"]
     assert [system["compared"]["bleu"]["difference"] is None for system in found["systems"]] == [True, False, False]
@@ -172,7 +174,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=a,other": "a/predictions.jsonl and other/predictions.jsonl: row 4 differs in its source, "
         "'das Haus ist alt' and 'x'; compare runs over the same rows",
         "runs=blank,blank2": "nothing to score against: all 1 references are empty",
-        "runs=a,b baseline=c": "baseline=c: no such run; systems that are compared: a, b",
+        "runs=a,b baseline=c": "baseline=c: no such run; compared systems: a, b",
         "runs=a,b baseline=bare": "bare/predictions.jsonl: no such file",
         "runs=a,b baseline=other": "other/predictions.jsonl and a/predictions.jsonl: row 4 differs",
         "runs=a,b metrics=[blue]": "metric 'blue' is unknown; did you mean 'bleu'?",

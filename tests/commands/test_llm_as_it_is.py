@@ -256,7 +256,7 @@ def test_a_place_of_an_llm_that_is_not_there_is_refused(
         assert (
             main([verb, f"run={run}", f"llm={instructed}", *more.get(verb, [f"hydra.run.dir={tmp_path / 'out'}"])]) == 2
         )
-        assert mistake(capsys) == (f"llm={instructed}: {run} has no LLM encoder; leave it out")
+        assert mistake(capsys) == (f"llm={instructed}: {run} has no LLM that could have moved; remove the key")
 
 
 def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(

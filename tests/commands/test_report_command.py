@@ -80,7 +80,7 @@ def test_mistakes_are_told_in_one_line(two, capsys):
         "runs=a,c": "c/result.json: no such file",
         "runs=a,b": "b/result.json, line 2: not JSON",
     }
-    wrong["runs=a,./a/result.json"] = "runs: a is there twice; name each run once"
+    wrong["runs=a,./a/result.json"] = "runs: a is given twice; give each run once"
     for argument, message in wrong.items():
         assert main(["report", argument, "out=page"]) == 2
         assert mistake(capsys).startswith(message)

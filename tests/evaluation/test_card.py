@@ -68,12 +68,12 @@ def test_a_control_is_told_first(config: dict[str, Any]) -> None:
     del config["model"]["control"]  # of a run from before there were any
     plain = model_card("m", config, trained(), llm=LLM)
     assert "control" not in plain
-    for control, told in [("constant", "the same for every prompt"), ("shuffled", "of another prompt of the batch"),
-                          ("zero", "what it is told is zero")]:  # fmt: skip
+    for control, words in [("constant", "constant representations replace"), ("zero", "zeros replace"),
+                           ("shuffled", "of another prompt of the batch replace")]:  # fmt: skip
         config["model"]["control"] = control
         said = model_card("m", config, trained(), llm=LLM)
         new = said.replace(plain.partition("# m\n\n")[2], "").partition("# m\n\n")[2]
-        assert new.startswith(f"**A control (`model.control={control}`), to be compared with") and told in new
+        assert new.startswith(f"**A control (`model.control={control}`) for comparison") and words in new
         assert len(new.splitlines()) == 2  # all else is as it was
 
 
@@ -89,7 +89,7 @@ def test_a_cut_is_described(config: dict[str, Any]) -> None:
         (two, "encoder blocks 1, 4 of 4 and decoder blocks 2 of 3"),
     ]:
         card = model_card("m", config, trained(), llm=LLM, slm=slm)
-        line = f"The small model was cut from the one that it started from; it keeps {kept}."
+        line = f"The small model is cut from its pretrained model; it keeps {kept}."
         assert card.replace(f"{line}\n\n", "") == plain and line in card
 
 
@@ -113,7 +113,7 @@ def test_who_it_was_distilled_from(config: dict[str, Any]) -> None:
     assert "distilled" not in model_card("me/model", config, trained())
     config["optim"] |= {"distill": 0.25, "distill_temperature": 2.0}
     text = model_card("me/model", config, trained())
-    assert "the next-token distribution of `google/flan-t5-base` as well (weight 0.25, temperature 2)" in text
+    assert "the next-token distribution of `google/flan-t5-base` (weight 0.25, temperature 2)" in text
     assert "made with `slm` (a local folder) and `google/flan-t5-base`" in text
     config["model"]["llm"]["name"] = "/home/somebody/private/teacher"
     assert "private" not in model_card("me/model", config, trained())
@@ -180,7 +180,7 @@ def test_the_llm_inside_and_random_weights_and_no_llm_at_all(config: dict[str, A
     fresh = copy.deepcopy(config)
     fresh["model"]["slm"] |= {"init": Init.random.value, "name": "google/t5-small"}
     text = model_card("m", fresh, None, llm=LLM)
-    assert "(started from random weights)" in text and "t5-small" not in text
+    assert "(initialized from random weights)" in text and "t5-small" not in text
     fresh["model"]["kind"] = SystemKind.slm.value
     alone = model_card("m", fresh, None, llm=None)
     assert "The shape of `google/t5-small`, trained alone" in alone and "flan" not in alone

@@ -86,7 +86,7 @@ def test_a_baseline_is_found_by_label_folder_or_run(tmp_path, monkeypatch):
             SOURCES, [*TARGETS[:7], "x" * 100 + "y"], GOOD,
             "row 8 differs in its target, 'he gives her some bread' and 'xxxxxxxxxx",
         ),
-        (SOURCES[:5], TARGETS[:5], GOOD[:5], "8 and 5 rows, so that row 6 is in one alone"),
+        (SOURCES[:5], TARGETS[:5], GOOD[:5], "8 and 5 rows, so row 6 is in only one of them"),
         ([SOURCES[1], SOURCES[0], *SOURCES[2:]], TARGETS, GOOD, "row 1 differs in its source"),
     ],
 )  # fmt: skip
@@ -164,7 +164,7 @@ def test_bad_files_are_told_in_one_line(tmp_path):
             read_run(str(run))
         assert message in str(caught.value)
     predictions.unlink()
-    with pytest.raises(UserError, match=r"a/predictions.jsonl: no such file; compare reads the answers"):
+    with pytest.raises(UserError, match=r"a/predictions.jsonl: no such file; compare reads the predictions"):
         read_run(str(run))
     (run / "result.json").write_text(good.replace('"kind"', '"kin"'), encoding="utf-8")
     with pytest.raises(UserError, match=r"a/result.json: has no list of systems"):
@@ -225,7 +225,7 @@ def test_a_benchmark_gives_its_speeds_to_the_models_that_it_timed(tmp_path, monk
     assert totals(systems) == [30, 30, 10, 90, None]
     assert (timing.run, timing.notes) == (Path("bench"), ["Not timed in bench: untimed."])
     others = read("untimed")
-    with pytest.raises(UserError, match=r"^benchmark=bench: timed some/llm, .*, none of the systems that are compared"):
+    with pytest.raises(UserError, match=r"^benchmark=bench: timed some/llm, .*, but none of the compared systems"):
         set_speeds(others, others[0], "bench")
     with pytest.raises(
         UserError, match=r"^benchmark=slm: holds no timing; give the run of `llm2slm benchmark` or of a"

@@ -117,9 +117,10 @@ def test_notes_say_how_and_what_not(demo, found):
         f"95 % intervals, percentiles of {RESAMPLES} bootstrap resamples of the 8 rows",
         f"(seed {SEED})",
         "after Holm’s correction over the 2 systems compared with the baseline",
-        "not what another training seed would have given",
-        "Kept: the metric over that of llm.",
-        f"of one interleaved run, {demo[0]}: batch 1, ",
+        "not due to the training seed",
+        "Kept: the metric over that of llm (LLM).",
+        "Speedup over llm (LLM) and peak memory are from",
+        f"from one interleaved run, {demo[0]}: batch 1, ",
     ):
         assert words in notes
 
@@ -136,9 +137,9 @@ def test_llms_that_were_asked_differently_are_named(tmp_path):
 
     def told(*names):
         notes = compared(*(tmp_path / name for name in names))["notes"]
-        return [note for note in notes if note.startswith("LLMs asked")]
+        return [note for note in notes if note.startswith("LLMs prompted")]
 
-    assert told("hybrid", "llm", "slm") == ["LLMs asked differently: chat=True of hybrid; chat=False of llm."]
+    assert told("hybrid", "llm", "slm") == ["LLMs prompted differently: chat=True of hybrid; chat=False of llm."]
     assert told("hybrid", "chatting", "slm") == []
 
 
@@ -173,7 +174,7 @@ def test_without_an_llm_nothing_is_kept_and_one_system_needs_no_correction(tmp_p
     difference = found["systems"][1]["compared"]["bleu"]["difference"]
     assert difference["p_bootstrap_holm"] == difference["p_bootstrap"]
     notes = "\n".join(found["notes"])
-    assert "so that there is nothing to correct" in notes
+    assert "so no correction is needed" in notes
     assert "Kept" not in notes and "interleaved" not in notes
 
 
@@ -192,16 +193,16 @@ def test_quality_of_an_llm_that_has_none_is_not_kept(tmp_path):
 def test_a_result_that_says_otherwise_than_its_predictions_is_told(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
     run = write_run(tmp_path / "b", "slm", GOOD)
-    assert not [note for note in compared(tmp_path / "a", run)["notes"] if "its result says" in note]
+    assert not [note for note in compared(tmp_path / "a", run)["notes"] if "in its result" in note]
     result = runs.read_result(run)
     result["systems"][0]["quality"]["bleu"]["value"] += 0.5
     result["systems"][0]["quality"]["chrf"] |= {"value": 0.0, "signature": "another package"}  # not comparable: no word
     (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
-    [note] = [note for note in compared(tmp_path / "a", run)["notes"] if "its result says" in note]
+    [note] = [note for note in compared(tmp_path / "a", run)["notes"] if "in its result" in note]
     value = score(["bleu"], GOOD, TARGETS)["bleu"].value
     assert note == (
-        f"b: its result says BLEU {value + 0.5:.4f} over 8 rows, its predictions {value:.4f} over 8; "
-        "the predictions count."
+        f"b: BLEU is {value + 0.5:.4f} over 8 rows in its result, {value:.4f} over 8 from its predictions; "
+        "the latter is used."
     )
 
 
@@ -415,7 +416,9 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
     assert llm["p_bootstrap_holm"] < 0.05 < llm["p_randomization_holm"]
     said = verdict(found)
     assert len(said) == 2
-    assert said[0].startswith(f"These rows do not tell llm from slm: +{llm['value']:.2f} BLEU [+{llm['low']:.2f}, ")
+    assert said[0].startswith(
+        f"No significant difference between llm and slm: +{llm['value']:.2f} BLEU [+{llm['low']:.2f}, "
+    )
     assert llm["low"] > 0
     assert "leaves 0 out is a difference" not in render(found)  # the plot does not say the contrary of its interval
     many = {"sources": SOURCES * 6, "targets": TARGETS * 6}
@@ -432,7 +435,7 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
     write_run(tmp_path / "a", "slm", GOOD)
     write_run(tmp_path / "b", "slm", GOOD)
     [same] = verdict(compared(tmp_path / "a", tmp_path / "b"))
-    assert same.startswith("These rows do not tell b from a: +0.00 BLEU [+0.00, +0.00], p = 1.000.")
+    assert same.startswith("No significant difference between b and a: +0.00 BLEU [+0.00, +0.00], p = 1.000.")
     [other] = verdict(compared(tmp_path / "c", tmp_path / "d", metrics=["length_ratio"]))
     assert other.startswith("d differs from c: +0.")
     for name in "efghij":
@@ -440,7 +443,7 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
     names = [tmp_path / name for name in "abefghij"]
     assert len(verdict(compared(*names[:7]))) == 6
     said = verdict(compared(*names))
-    assert (len(said), said[-1]) == (7, "Of 1 more system the table tells.")
+    assert (len(said), said[-1]) == (7, "The table has 1 more system.")
 
 
 def test_plot_stands_at_the_differences(found):

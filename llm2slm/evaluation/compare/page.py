@@ -1,6 +1,6 @@
 """A comparison as a table in the terminal, as CSV, and as one self-contained page in the report's style.
 
-All three say what compare.json says; nothing is computed anew.
+Every figure is a field of compare.json; nothing is computed here.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ COLUMNS = {
 }
 """Heading of each column of figures."""
 OF_THE_SYSTEM = ("speedup", "parameters", "peak_memory_mb")
-"""Columns that say the same for every metric of a system."""
+"""Columns with one value for all metrics of a system."""
 SIGNIFICANT = 0.05
 LEAST = 0.001
-"""The smallest p-value that is written out."""
+"""The smallest p-value that is shown as a number."""
 SENTENCES = 6
 
 
 def flat_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each system and metric with all its figures; None where there is none."""
+    """One row for each system and metric with all figures; None where missing."""
     rows = []
     for system in comparison["systems"]:
         timed = system["speed"][0] if system["speed"] else {}
@@ -106,7 +106,7 @@ def cells(row: Mapping[str, Any], decimals: int) -> dict[str, Cell]:
 
     def p(test: str) -> tuple[str, Cell]:
         own, corrected = probability(row[f"p_{test}"]), probability(row[f"p_{test}_holm"])
-        return cell(f"p_{test}_holm", corrected, "" if own == corrected else f"alone {own}")
+        return cell(f"p_{test}_holm", corrected, "" if own == corrected else f"uncorrected {own}")
 
     speedup = "" if row["speedup"] is None else f"{row['speedup_min']:.2f}–{row['speedup_max']:.2f}"
     return dict(
@@ -124,14 +124,14 @@ def cells(row: Mapping[str, Any], decimals: int) -> dict[str, Cell]:
 
 
 def probability(p: float | None) -> str:
-    """A p-value with three decimals, one that rounds to 0 as a bound."""
+    """A p-value with three decimals; a very small one as an upper bound."""
     if p is None:
         return MISSING
     return f"<{LEAST}" if p < LEAST else f"{p:.3f}"
 
 
 def decimals_of(rows: Sequence[Mapping[str, Any]], metric: str) -> int:
-    """Decimals of a metric, the same in all its figures: three where none of its values reaches 10, else two."""
+    """Decimals of a metric in all its figures: three if all its values are below 10, otherwise two."""
     return 2 if max(abs(row["value"]) for row in rows if row["metric"] == metric) >= 10 else 3
 
 
@@ -139,10 +139,10 @@ Figures = Sequence[Mapping[str, Cell]]
 
 
 def terminal_table(comparison: Mapping[str, Any], width: int | None = None) -> Group:
-    """One row for each system and metric; what is known of none of them is left out.
+    """One row for each system and metric, without empty columns.
 
-    Where that is wider than `width` characters (None: the terminal), up to four systems are the columns instead; of
-    more the table is cut into several, one below the other.
+    Where that is wider than `width` characters (None: the terminal), up to four systems become the columns; a table of
+    more systems is split into several.
     """
     from rich.console import Group
     from rich.text import Text
@@ -161,7 +161,7 @@ def terminal_table(comparison: Mapping[str, Any], width: int | None = None) -> G
 
 
 def _parts(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str], width: int | None) -> list[Table]:
-    """The columns in as few tables as there is room for; each has one at least."""
+    """The columns in as few tables as fit; each has at least one."""
 
     def table(keys: Sequence[str]) -> Table:
         return rich_table(_wide(rows, figures, keys), "", names=2 - _own_only(keys))
@@ -180,7 +180,7 @@ def _own_only(keys: Sequence[str]) -> bool:
 
 
 def _wide(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str]) -> list[list[str]]:
-    """Lines of the table with a line for each system and metric; for each system, where no figure is a metric's."""
+    """Lines of the table with one line per system and metric; per system, if no column depends on the metric."""
     own_only = _own_only(known)
     lines, last = [["System", *([] if own_only else ["Metric"]), *(COLUMNS[key] for key in known)]], None
     for row, own in zip(rows, figures, strict=True):
@@ -192,7 +192,7 @@ def _wide(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[s
 
 
 def _turned(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str]) -> list[list[str]]:
-    """Lines of the table with a column for each system: metric by metric, then what is of the system as a whole."""
+    """Lines of the table with a column for each system: metric by metric, then the columns of the whole system."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     by_metric = {
         metric: [own for row, own in zip(rows, figures, strict=True) if row["metric"] == metric] for metric in metrics
@@ -215,18 +215,18 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _texts_of(cell: Cell) -> list[str]:
-    """A figure and, where the terminal has room for it, its interval."""
+    """A figure and, of scores and differences, its interval."""
     beside = [cell.remark] if cell.remark and cell.key in ("value", "difference") else []
     return [text.replace("\u00a0", " ") for text in (cell.text, *beside)]
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
-    """A sentence for each of the first systems: how its first metric differs from the baseline's, and whether both
-    tests say so; and one that counts the others."""
+    """A sentence for each of the first systems: its difference to the baseline in the first metric and whether both
+    tests find it significant; and one that counts the other systems."""
     rows, baseline = flat_rows(comparison), comparison["baseline"]
     metric = rows[0]["metric"]
     decimals = decimals_of(rows, metric)
-    said = []
+    sentences = []
     others = [row for row in rows if row["metric"] == metric and not row["baseline"]]
     for row in others[:SENTENCES]:
         figure = cells(row, decimals)["difference"]
@@ -234,15 +234,15 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
         p = probability(largest) if largest < LEAST else f"= {probability(largest)}"
         figures = f"{figure.text} {metric_name(metric)} {figure.remark}, p {p}."
         if largest >= SIGNIFICANT:
-            said.append(f"These rows do not tell {row['system']} from {baseline}: {figures}")
+            sentences.append(f"No significant difference between {row['system']} and {baseline}: {figures}")
         elif metric in UNRANKED:
-            said.append(f"{row['system']} differs from {baseline}: {figures}")
+            sentences.append(f"{row['system']} differs from {baseline}: {figures}")
         else:
             better = (row["difference"] > 0) != (metric in LOWER_IS_BETTER)
-            said.append(f"{row['system']} is {'better' if better else 'worse'} than {baseline}: {figures}")
+            sentences.append(f"{row['system']} is {'better' if better else 'worse'} than {baseline}: {figures}")
     if (more := len(others) - SENTENCES) > 0:
-        said.append(f"Of {more} more system{'s' if more > 1 else ''} the table tells.")
-    return said
+        sentences.append(f"The table has {more} more system{'s' if more > 1 else ''}.")
+    return sentences
 
 
 def render(comparison: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a comparison on which systems differ most, texts side by side: for the page, as CSV, in the terminal."""
+"""The rows on which systems differ most from the baseline: for the page, as CSV, in the terminal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("worse", "better")
 IN_TERMINAL = 6
-"""Rows that the terminal shows at most, but one for each system."""
+"""Maximum number of rows in the terminal, but at least one for each system."""
 LENGTH = 200
-"""Characters of a text that the terminal shows at most."""
+"""Maximum number of characters of a text in the terminal."""
 KEYS = ("system", "baseline", "direction", "metric")
 FIELDS = ("row", "source", "target", "baseline_output", "system_output", "baseline_score", "score", "difference")
 
 
 def page_parts(comparison: Mapping[str, Any], shown: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """What the page shows: for each system and direction the baseline's answer and its own, in pieces."""
+    """The rows for the page: for each system and direction the predictions of both systems in pieces."""
     found = []
     for differing, direction, rows in _parts(comparison):
         pair = [shown[comparison["baseline"]], shown[differing["system"]]]
@@ -43,12 +43,11 @@ def page_parts(comparison: Mapping[str, Any], shown: Mapping[str, Entry]) -> lis
 
 
 def rows_csv(comparison: Mapping[str, Any]) -> str:
-    """The same as CSV, one line for each system and row, largest difference first, with whole texts."""
+    """The rows as CSV, one line for each system and row, largest difference first, with whole texts."""
     found = []
     for differing, direction, rows in _parts(comparison):
-        head = dict(
-            zip(KEYS, (differing["system"], comparison["baseline"], direction, differing["metric"]), strict=True)
-        )
+        values = differing["system"], comparison["baseline"], direction, differing["metric"]
+        head = dict(zip(KEYS, values, strict=True))
         for row in rows:
             found.append(row | head | {"baseline_output": row["baseline"], "system_output": row["prediction"]})
     return as_csv([*KEYS, *FIELDS], found)
@@ -70,7 +69,7 @@ def as_csv(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def terminal_rows(comparison: Mapping[str, Any]) -> Group:
-    """The first rows on which each system is worse than the baseline, texts cut; no table where it is on none."""
+    """The first rows on which each system is worse than the baseline, with shortened texts; no table without rows."""
     from rich.console import Group
 
     comparison = clean(comparison)
@@ -100,7 +99,7 @@ def _table(baseline: str, differing: Mapping[str, Any], most: int) -> Table:
 
 
 def _parts(comparison: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, list[dict[str, Any]]]]:
-    """Each system that is compared, with each direction and its rows."""
+    """Each compared system, with each direction and its rows."""
     for differing in comparison["row_differences"]:
         for direction in DIRECTIONS:
             yield differing, direction, differing[direction]

@@ -1,18 +1,16 @@
-"""Whether a difference between two systems is more than the luck of the rows: intervals and paired tests. numpy alone.
+"""Significance of a difference between two systems: bootstrap intervals and paired tests. Needs numpy only.
 
-What is resampled are whole rows: a row's source, its reference and every system's answer stay together. A metric of a
-corpus (BLEU) is not a mean over rows, but it is a function of sums over rows; what each row adds to these sums is all
-that is needed here (`RowStatistics`), and a resampled corpus is a matrix product.
+Whole rows are resampled: source, reference and predictions of all systems stay together. A corpus metric (BLEU) is not
+a mean over rows, but a function of sums over rows (`RowStatistics`), so a resampled corpus is a matrix product.
 
 * Bootstrap (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation"; Efron and Tibshirani
-  1993): N rows are drawn with replacement from the N rows, many times. Intervals are percentiles of what that gives.
+  1993): N rows are drawn with replacement, many times. Intervals are percentiles of the resampled values.
 * Approximate randomization (Riezler and Maxwell 2005, "On Some Pitfalls in Automatic Evaluation and Significance
-  Testing for MT"; Noreen 1989): the two systems' answers are swapped in each row by the toss of a coin, many times.
-* Holm (1979, "A Simple Sequentially Rejective Multiple Test Procedure"): for several comparisons at once.
+  Testing for MT"; Noreen 1989): the two systems' predictions are swapped in each row with probability 1/2, many times.
+* Holm (1979, "A Simple Sequentially Rejective Multiple Test Procedure"): for multiple comparisons.
 
 Both p-values are two-sided and never 0: they count the observed data among the resamples. The same seed gives the same
-draws, whatever the systems and metrics, so that figures of one call are paired with each other. None of this tells how
-another training run would have come out.
+draws for all systems and metrics, so that they are paired. The variation between training runs is not measured.
 
 Shapes: N rows, K statistics of a row, R resamples.
 """
@@ -27,26 +25,26 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Advance = Callable[[int], object]
-"""Called with the number of resamples that have been done since the last call."""
+"""Called with the number of resamples done since the last call."""
 
 CHUNK = 1 << 20
-"""Draws held in memory at once, about; a multiple of 32 draws at least, of which one random word makes coins."""
+"""Approximate number of draws in memory; rounded to multiples of 32, the coins of one random word."""
 TIE = 1e-9
-"""Differences that are as large but for rounding count as equal."""
+"""Differences up to this size count as rounding errors."""
 
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What one system's rows add to one metric."""
+    """The contributions of one system's rows to one metric."""
 
     rows_NK: Array
-    """Numbers that are added over rows."""
+    """Statistics that are summed over rows."""
     score: Callable[[Array], Array]
-    """Sums (R x K) -> the metric of each (R); not finite where it is undefined."""
+    """Sums (R x K) -> metric (R); not finite where undefined."""
 
     @property
     def corpus(self) -> float:
-        """The metric over all rows as they are."""
+        """The metric over all rows."""
         return float(self.score(self.rows_NK.sum(0, keepdims=True))[0])
 
 
@@ -71,9 +69,9 @@ def bootstrap(
 
 
 def interval(values_R: Array, level: float = 0.95) -> tuple[float, float]:
-    """The range that holds the middle `level` of the resampled values (percentile interval).
+    """Percentile interval: the central `level` of the resampled values.
 
-    Resamples on which the value is undefined are left out.
+    Undefined values are left out.
     """
     low, high = np.quantile(values_R[np.isfinite(values_R)], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -82,9 +80,8 @@ def interval(values_R: Array, level: float = 0.95) -> tuple[float, float]:
 def bootstrap_p(differences_R: Array) -> float:
     """Two-sided p-value of the paired bootstrap.
 
-    Twice the share of resamples on which the system that is ahead is not. Koehn counts one side, for a system known to
-    be the better one; here neither is. It is below 0.05 where the 95 % interval of the difference leaves 0 out, give or
-    take a resample.
+    Twice the share of resamples on which the better system is not better. Koehn counts one side, for a system known to
+    be better. It is below 0.05 if the 95 % interval of the difference excludes 0, up to one resample.
 
     Args:
         differences_R: system minus baseline, on the same resamples.
@@ -99,8 +96,8 @@ def randomization_p(
 ) -> float:
     """Two-sided p-value of approximate randomization.
 
-    The share of shuffles, the observed answers among them, whose difference is at least as large as the observed one,
-    whatever its sign. If both systems were as good on every row, it would be uniform.
+    The share of shuffles, the observed assignment included, whose absolute difference is at least the observed one. It
+    is uniform if both systems are equally good on every row.
     """
     rows = len(system.rows_NK)
     swapped_NK = baseline.rows_NK - system.rows_NK
@@ -118,17 +115,17 @@ def randomization_p(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons, adjusted so that a threshold bounds the chance of any wrong rejection at all."""
+    """p-values of several comparisons, adjusted to control the family-wise error rate."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def _chunks(resamples: int, rows: int) -> Iterator[int]:
-    """Sizes of the parts that `resamples` are done in. The draws do not depend on them."""
+    """Sizes of the chunks of `resamples`. The draws do not depend on them."""
     size = max(32, CHUNK // rows // 32 * 32)
     for start in range(0, resamples, size):
         yield min(size, resamples - start)

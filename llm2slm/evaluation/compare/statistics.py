@@ -1,7 +1,7 @@
-"""Systems on the same rows, compared with one of them: metrics, intervals, p-values, quality kept, telling rows.
+"""Compares systems over the same rows with a baseline: metrics, intervals, p-values, quality kept, differing rows.
 
-Metrics are computed anew from the answers; parameters, speedup and memory are what the results say. What the figures
-mean, and what they do not, is said in `Comparison.notes`, which go wherever the table goes.
+Metrics are computed from the predictions; parameters, speedup and memory are read from the results. `Comparison.notes`
+state how to interpret the figures, and are shown with every table.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from llm2slm.evaluation.compare.significance import (
 from llm2slm.evaluation.compare.systems import Answers, Timing
 from llm2slm.evaluation.metrics.row_statistics import UNRANKED, row_scores, row_statistics
 from llm2slm.evaluation.metrics.tokenization import Languages
-from llm2slm.evaluation.report.entries import metric_name
+from llm2slm.evaluation.report.entries import KINDS, metric_name
 from llm2slm.evaluation.report.tables import conditions
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 PACKAGES = ("numpy", "rouge-score")
-"""What decides a comparison, beside the packages of every result."""
+"""Packages that influence a comparison, in addition to those of every result."""
 
 
 @dataclass
 class Estimate:
-    """A figure, and the interval of its bootstrap resamples; no interval where it is undefined on some of them."""
+    """A figure and its bootstrap interval; no interval where the figure is undefined on some resamples."""
 
     value: float
     low: float | None
@@ -48,7 +48,8 @@ class Estimate:
 
 @dataclass
 class Difference(Estimate):
-    """A system's metric minus the baseline's, with the two-sided p-values of both tests, plain and after Holm."""
+    """A system's metric minus the baseline's, with the two-sided p-values of both tests, without and with Holm's
+    correction."""
 
     p_bootstrap: float
     p_randomization: float
@@ -66,7 +67,7 @@ class Compared:
     difference: Difference | None = None
     """None for the baseline."""
     kept: Estimate | None = None
-    """The metric over the LLM's; None without an LLM, or where its metric is 0."""
+    """The metric over the LLM's; None without an LLM, or if the LLM's metric is 0."""
 
 
 @dataclass
@@ -79,16 +80,16 @@ class ComparedSystem:
     quality: dict[str, runs.Score]
     quality_kept: dict[str, float]
     speed: list[Mapping[str, Any]]
-    """The one row that stands for it, where it was timed in the timing run."""
+    """Its headline row, if the timing run has timed it; else empty."""
     run: str
     compared: dict[str, Compared]
     origin: dict[str, Any]
-    """Of its result: verb, command, created, git_commit, seed, device."""
+    """verb, command, created, git_commit, seed and device of its result."""
 
 
 @dataclass
 class RowDifference:
-    """A row on which a system is better or worse than the baseline, and by how much, in the row's own score."""
+    """A row on which a system is better or worse than the baseline, with the difference of its row scores."""
 
     row: int
     """From 1."""
@@ -113,20 +114,20 @@ class RowDifferences:
 
 @dataclass
 class Comparison:
-    """What compare.json holds; the fields that a result.json has mean the same here."""
+    """The content of compare.json; fields of the same name as in result.json have the same meaning."""
 
     seed: int
     baseline: str
     llm: str | None
-    """The system that quality is kept of."""
+    """The system that quality kept is relative to."""
     rows: int
     resamples: int
     systems: list[ComparedSystem]
     row_differences: list[RowDifferences]
     timed_in: str | None
-    """The run that all speedups and memory figures come from."""
+    """The run of all speedups and memory figures."""
     conditions: str
-    """Of those timings."""
+    """Conditions of these timings."""
     notes: list[str]
     level: float = LEVEL
     config_hash: str = ""
@@ -144,31 +145,31 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to compare."""
+    """Settings of a comparison."""
 
     metrics: Sequence[str]
     resamples: int
     seed: int
     rows: int
-    """Rows to show on which a system is worse, and as many on which it is better."""
+    """Number of rows shown on which a system is worse, and on which it is better."""
     languages: Languages = None
     """Of the targets, as `metrics.measure` takes them."""
 
 
 Progress = Callable[[str, int], Advance]
-"""Opens a progress bar of that name and length; what it returns moves the bar on."""
+"""(name, length) -> a function that advances a new progress bar."""
 
 
 def compare(
     systems: Sequence[Answers], baseline: int, settings: Settings, timing: Timing, progress: Progress
 ) -> Comparison:
-    """Compares all with one of them.
+    """Compares all systems with the baseline.
 
     Args:
         systems: two or more, over the same rows.
-        baseline: the place of the one that the others are compared with.
+        baseline: index of the system that the others are compared with.
     """
-    llm = next((place for place, system in enumerate(systems) if system.kind == "llm"), None)
+    llm = next((index for index, system in enumerate(systems) if system.kind == "llm"), None)
     scored = _score(systems, settings, progress("scoring", len(systems) * len(settings.metrics)))
     statistics = {metric: [found for _, found in own] for metric, own in scored.items()}
     tests = len(settings.metrics) * len(systems)  # one bootstrap for each system, one randomization for each but one
@@ -179,8 +180,8 @@ def compare(
         for found, figures in zip(compared, _compare_metric(own, baseline, kept_of, settings, advance), strict=True):
             found[metric] = figures
     shown = [
-        _system(answers, {metric: own[place][0] for metric, own in scored.items()}, compared[place])
-        for place, answers in enumerate(systems)
+        _system(answers, {metric: own[index][0] for metric, own in scored.items()}, compared[index])
+        for index, answers in enumerate(systems)
     ]
     notes = [*_notes(systems, settings, llm), *_different(systems), *_speed_notes(systems, timing)]
     notes += _changed(systems, shown)
@@ -202,7 +203,7 @@ def compare(
 def _score(
     systems: Sequence[Answers], settings: Settings, advance: Advance
 ) -> dict[str, list[tuple[runs.Score, RowStatistics]]]:
-    """By metric, each system's score and what its rows add to it."""
+    """Metric -> score and row statistics of each system."""
     targets = [target for _, target, _ in systems[0].rows]
     found: dict[str, list[tuple[runs.Score, RowStatistics]]] = {}
     for metric in settings.metrics:
@@ -216,16 +217,16 @@ def _score(
 def _compare_metric(
     statistics: Sequence[RowStatistics], baseline: int, llm: int | None, settings: Settings, advance: Advance
 ) -> list[Compared]:
-    """The figures of one metric for each system; `llm` is the place of the one whose quality is kept, if any."""
+    """The figures of one metric for each system; `llm`: index of the system that quality kept is relative to."""
     resampled = bootstrap(statistics, settings.resamples, settings.seed, advance)
     found = []
-    for place, own in enumerate(statistics):
-        figures = Compared(*interval(resampled[place], LEVEL))
+    for index, own in enumerate(statistics):
+        figures = Compared(*interval(resampled[index], LEVEL))
         if llm is not None and statistics[llm].corpus:
             ratio = own.corpus / statistics[llm].corpus
-            figures.kept = Estimate(ratio, *_ratio_interval(resampled[place], resampled[llm]))
-        if place != baseline:
-            differences_R = resampled[place] - resampled[baseline]
+            figures.kept = Estimate(ratio, *_ratio_interval(resampled[index], resampled[llm]))
+        if index != baseline:
+            differences_R = resampled[index] - resampled[baseline]
             figures.difference = Difference(
                 own.corpus - statistics[baseline].corpus,
                 *interval(differences_R, LEVEL),
@@ -272,12 +273,12 @@ def _row_differences(
     scores = [row_scores(metric, own) for own in statistics[metric]]
     sign = -1 if metric in runs.LOWER_IS_BETTER else 1
     found = []
-    for place, answers in enumerate(systems):
-        if place == baseline:
+    for index, answers in enumerate(systems):
+        if index == baseline:
             continue
-        gained = sign * (scores[place] - scores[baseline])
+        gained = sign * (scores[index] - scores[baseline])
         worse, better = (
-            [_row(n, answers, systems[baseline], scores[place][n], scores[baseline][n]) for n in _most(lead)[:limit]]
+            [_row(n, answers, systems[baseline], scores[index][n], scores[baseline][n]) for n in _most(lead)[:limit]]
             for lead in (-gained, gained)
         )
         found.append(RowDifferences(answers.label, metric, worse, better))
@@ -285,57 +286,57 @@ def _row_differences(
 
 
 def _most(lead: Array) -> list[int]:
-    """The places of all that are above 0, largest first."""
-    return [place for place in np.argsort(-lead, kind="stable").tolist() if lead[place] > TIE]
+    """Indices of the positive values, largest first."""
+    return [index for index in np.argsort(-lead, kind="stable").tolist() if lead[index] > TIE]
 
 
-def _row(place: int, answers: Answers, baseline: Answers, score: float, reference: float) -> RowDifference:
-    source, target, prediction = answers.rows[place]
-    before = baseline.rows[place][2]
+def _row(index: int, answers: Answers, baseline: Answers, score: float, reference: float) -> RowDifference:
+    source, target, prediction = answers.rows[index]
+    before = baseline.rows[index][2]
     return RowDifference(
-        place + 1, source, target, before, prediction, float(reference), float(score), float(score - reference)
+        index + 1, source, target, before, prediction, float(reference), float(score), float(score - reference)
     )
 
 
 def _notes(systems: Sequence[Answers], settings: Settings, llm: int | None) -> list[str]:
-    """How the figures came about, and what they do not say."""
+    """How the figures were computed, and their limits."""
     others = len(systems) - 1
     corrected = (
         f"after Holm’s correction over the {others} systems compared with the baseline, each metric and test on its own"
         if others > 1
-        else "of one system compared with the baseline, so that there is nothing to correct"
+        else "of one system compared with the baseline, so no correction is needed"
     )
     notes = [
         f"Brackets: {100 * LEVEL:g} % intervals, percentiles of {settings.resamples:,} bootstrap resamples of the "
         f"{len(systems[0].rows):,} rows, the same for all systems (seed {settings.seed}).",
         f"p: two-sided, by paired bootstrap (Koehn 2004) and by approximate randomization (Riezler and Maxwell 2005) "
         f"with as many resamples, {corrected}.",
-        "Both tell how far the choice of rows may mislead, not what another training seed would have given.",
+        "Both measure the uncertainty due to the choice of rows, not due to the training seed.",
     ]
     if llm is not None:
-        notes.append(f"Kept: the metric over that of {systems[llm].label}.")
+        kind = KINDS.get(systems[llm].kind, systems[llm].kind)
+        notes.append(f"Kept: the metric over that of {systems[llm].label} ({kind}).")
     if len([system for system in systems if system.kind == "llm"]) > 1:
-        notes.append("Of several LLMs, it is the first.")
+        notes.append("Of several LLMs, this is the first.")
     return notes
 
 
 def _different(systems: Sequence[Answers]) -> list[str]:
-    """Where systems decoded differently, or their LLMs were asked differently, which is not what they are compared for;
-    of those whose results say how."""
+    """Differences in decoding and in how LLMs were prompted, among the systems whose results record them."""
     decoding = {answers.label: answers.decoding for answers in systems if answers.decoding is not None}
-    asking = {answers.label: answers.llm for answers in systems if answers.llm is not None}
+    prompting = {answers.label: answers.llm for answers in systems if answers.llm is not None}
     return [
         *(f"Decoded differently: {each}." for each in _differing(decoding)),
-        *(f"LLMs asked differently: {each}." for each in _differing(asking)),
+        *(f"LLMs prompted differently: {each}." for each in _differing(prompting)),
     ]
 
 
-def _differing(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Settings of which systems have different values, with the systems of each value."""
+def _differing(recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Settings with different values among the systems, with the systems of each value."""
     differing = []
-    for name in dict.fromkeys(name for settings in said.values() for name in settings):
+    for name in dict.fromkeys(name for settings in recorded.values() for name in settings):
         by_value: dict[str, list[str]] = {}
-        for label, settings in said.items():
+        for label, settings in recorded.items():
             value = f"{name}={settings[name]}" if name in settings else f"no {name}"
             by_value.setdefault(value, []).append(label)
         if len(by_value) > 1:
@@ -347,12 +348,13 @@ def _speed_notes(systems: Sequence[Answers], timing: Timing) -> list[str]:
     row = next((answers.row for answers in systems if answers.row is not None), None)
     if row is None:
         return []
-    said = f"Speedup over the LLM and peak memory are those of one interleaved run, {timing.run}: {conditions(row)}."
-    return [said, *timing.notes]
+    over = timing.baseline or "the LLM"
+    source = f"Speedup over {over} and peak memory are from one interleaved run, {timing.run}: {conditions(row)}."
+    return [source, *timing.notes]
 
 
 def _changed(systems: Sequence[Answers], shown: Sequence[ComparedSystem]) -> list[str]:
-    """Where a result says another value of the same metric, computed in the same way, than its predictions do."""
+    """Metrics whose value in the result differs from that of the predictions, at the same signature."""
     notes = []
     for answers, system in zip(systems, shown, strict=True):
         for metric, score in system.quality.items():
@@ -361,7 +363,7 @@ def _changed(systems: Sequence[Answers], shown: Sequence[ComparedSystem]) -> lis
                 continue
             if stated["n"] != score.n or abs(stated["value"] - score.value) > 1e-6 * max(1.0, abs(score.value)):
                 notes.append(
-                    f"{answers.label}: its result says {metric_name(metric)} {stated['value']:.4f} over {stated['n']} "
-                    f"rows, its predictions {score.value:.4f} over {score.n}; the predictions count."
+                    f"{answers.label}: {metric_name(metric)} is {stated['value']:.4f} over {stated['n']} rows in its "
+                    f"result, {score.value:.4f} over {score.n} from its predictions; the latter is used."
                 )
     return notes

@@ -1,7 +1,7 @@
-"""The systems to compare, read from what runs left behind: answers, kind and parameters, and speeds of one timing run.
+"""The systems to compare, read from run directories: predictions, kind and parameters, and speeds of one timing run.
 
-A run of one system has `result.json` and `predictions.jsonl` side by side; one of several (a demo) has a folder of
-answers for each, RUN/NAME/predictions.jsonl. All must have answered the same rows.
+A run of one system has `result.json` and `predictions.jsonl` in one folder; a run of several systems (a demo) has
+RUN/NAME/predictions.jsonl for each.
 """
 
 from __future__ import annotations
@@ -16,81 +16,82 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.data.languages import known
 from llm2slm.evaluation.metrics.tokenization import of
-from llm2slm.evaluation.report.entries import headline_row
+from llm2slm.evaluation.report.entries import baseline_of, headline_row
 from llm2slm.types import UserError
 
 PREDICTIONS = "predictions.jsonl"
 FIELDS = ("source", "target", "prediction")
-ASKED = ("prefix", "chat", "quantization")
-"""Of what a result notes of an LLM (`commands.writers.llm_note`), how it is asked."""
+PROMPTING = ("prefix", "chat", "quantization")
+"""Keys of a result's note on an LLM (`commands.loaded_models.llm_note`) on how it is prompted."""
 
 
 @dataclass
 class Answers:
-    """One system: its answers to all rows, and what its result says of it."""
+    """One system: its predictions for all rows, and its entry in its result."""
 
     folder: Path
     """Where its predictions.jsonl is."""
     run: Path
-    """The run directory whose result.json tells of it."""
+    """The run directory of its result.json."""
     result: Mapping[str, Any]
     system: Mapping[str, Any]
     """Its entry in `result`."""
     rows: list[tuple[str, str, str]]
     """Source, target and prediction."""
     languages: list[str | None]
-    """Code of each target's language, where its predictions or its result state it."""
+    """Code of each target's language, if its predictions or its result record it."""
     label: str = ""
-    """What tells it from the others."""
-    place: str = ""
-    """The part of it that is of its folder."""
+    """Its unique name."""
+    short_path: str = ""
+    """The part of the label that is from its folder."""
     row: Mapping[str, Any] | None = None
-    """The speed row that stands for it, where it was timed in the timing run that all speeds come from."""
+    """Its headline speed row, if it was timed in the timing run."""
 
     @property
     def kind(self) -> str:
-        """llm, slm, llm2slm, or whatever its result says."""
+        """llm, slm, llm2slm, or another kind that its result records."""
         return str(self.system["kind"])
 
     @property
     def control(self) -> str | None:
-        """Of a hybrid that is a control, which (`types.Control`)."""
+        """The control (`types.Control`) that a hybrid is; None: it is none."""
         found = (self.system.get("notes") or {}).get("control")
         return None if found is None else str(found)
 
     @property
     def decoding(self) -> Mapping[str, Any] | None:
-        """How it decoded, where its result says so."""
+        """Its decoding settings, if its result records them."""
         found = (self.system.get("notes") or {}).get("decoding")
         return found if isinstance(found, Mapping) else None
 
     @property
     def llm(self) -> Mapping[str, Any] | None:
-        """How its LLM is asked, where it has one and its result says so."""
+        """How its LLM is prompted, if its result records it."""
         found = (self.system.get("notes") or {}).get("llm")
-        return {key: found.get(key) for key in ASKED} if isinstance(found, Mapping) else None
+        return {key: found.get(key) for key in PROMPTING} if isinstance(found, Mapping) else None
 
     @property
     def predictions(self) -> list[str]:
-        """Its answers, in the order of the rows."""
+        """Its predictions, in the order of the rows."""
         return [prediction for *_, prediction in self.rows]
 
 
 @dataclass
 class Timing:
-    """Where the speeds come from, and what is to be said of those that are left out."""
+    """The run of all speeds, the baseline of its speedups, and notes on systems that it has not timed."""
 
     run: Path | None = None
     notes: list[str] = field(default_factory=list)
+    baseline: str = ""
 
 
-def read_run(place: str) -> list[Answers]:
-    """The systems of a run whose answers are there; of a run directory, or its result.json or predictions.jsonl.
+def read_run(path: str) -> list[Answers]:
+    """The systems of a run that have predictions; `place` is a run directory, or its result.json or predictions.jsonl.
 
     Raises:
-        UserError: no result, no predictions, or a line of them that is not what it should be.
+        UserError: no result, no predictions, or a malformed line.
     """
-    named = Path(place).parent if Path(place).name == PREDICTIONS else Path(place)
+    named = Path(path).parent if Path(path).name == PREDICTIONS else Path(path)
     result = runs.read_result(named)
     run = named if named.is_dir() else named.parent
     systems = result.get("systems")
@@ -100,10 +101,10 @@ def read_run(place: str) -> list[Answers]:
     pairs = zip(folders, systems, strict=True)
     found = [(folder, system) for folder, system in pairs if (folder / PREDICTIONS).is_file()]
     if not found and result.get("verb") == "benchmark":
-        raise UserError(f"{run}: is a benchmark, which answers nothing; its speeds are read from benchmark={run}")
+        raise UserError(f"{run}: is a benchmark, which has no predictions; pass it as benchmark={run}")
     if not found:
         missing = run / ("" if len(systems) == 1 else "NAME") / PREDICTIONS
-        raise UserError(f"{missing}: no such file; compare reads the answers that train, evaluate and demo write")
+        raise UserError(f"{missing}: no such file; compare reads the predictions that train, evaluate and demo write")
     return [_answers(folder, run, result, system) for folder, system in found]
 
 
@@ -115,10 +116,10 @@ def _answers(folder: Path, run: Path, result: Mapping[str, Any], system: Mapping
 
 
 def read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str | None]]:
-    """Source, target and prediction of each row; and the code of its target's language, where the row has one.
+    """Source, target and prediction of each row, and the code of its target's language (None if not recorded).
 
     Raises:
-        UserError: no rows, or one without these texts; names the file and the line.
+        UserError: no rows, or a row without these texts; names file and line.
     """
     rows, languages = [], []
     for number, row in runs.read_jsonl(path):
@@ -134,13 +135,13 @@ def read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str |
 
 
 def agreed_languages(systems: Sequence[Answers], given: str | None) -> list[str | None]:
-    """The language of each row's target, by which the answers of all systems are scored.
+    """The language of each row's target, for the tokenization of all systems' predictions.
 
     Args:
-        given: for all rows, whatever the results state.
+        given: of all rows; overrides the results.
 
     Raises:
-        UserError: no such language, or results that state languages which are tokenized differently.
+        UserError: an unknown language, or results with languages that are tokenized differently.
     """
     if given is not None:
         return [known(given, "language")] * len(systems[0].rows)
@@ -162,51 +163,51 @@ def agreed_languages(systems: Sequence[Answers], given: str | None) -> list[str 
 
 
 def name_apart(systems: Sequence[Answers]) -> None:
-    """Labels each system by its folder, without what is common to all, and says which of them is a control.
+    """Labels each system by its folder relative to the common parent, and by its control if it is one.
 
     Raises:
-        UserError: a system is there twice.
+        UserError: a system is given twice.
     """
     folders = [os.path.abspath(system.folder) for system in systems]  # noqa: PTH100  resolve() would follow links
     common = os.path.commonpath([os.path.dirname(folder) for folder in folders])  # noqa: PTH120
     for system, folder in zip(systems, folders, strict=True):
-        system.place = os.path.relpath(folder, common)
-        told = system.control is None or system.control in re.findall("[a-z]+", system.place)
-        system.label = system.place if told else f"{system.place}, {system.control}"
+        system.short_path = os.path.relpath(folder, common)
+        stated = system.control is None or system.control in re.findall("[a-z]+", system.short_path)
+        system.label = system.short_path if stated else f"{system.short_path}, {system.control}"
         if folders.count(folder) > 1:
             raise UserError(f"{system.folder}: named twice; give each run once")
 
 
 def find(systems: Sequence[Answers], name: str) -> int | None:
-    """The place of the system of that label or folder, or of the first one of that run directory; None: no such one."""
+    """Index of the system with this label or folder, or of the first one of this run directory; None: not found."""
     folder = Path(name).resolve()
     tests = (
-        lambda s: name in (s.label, s.place),
+        lambda s: name in (s.label, s.short_path),
         lambda s: s.folder.resolve() == folder,
         lambda s: s.run.resolve() == folder or s.run.resolve() / "result.json" == folder,
     )
     for test in tests:
-        for place, system in enumerate(systems):
+        for index, system in enumerate(systems):
             if test(system):
-                return place
+                return index
     return None
 
 
 def set_speeds(systems: Sequence[Answers], baseline: Answers, benchmark: str | None) -> Timing:
-    """Gives each system its speed row, all of one interleaved timing run.
+    """Sets the speed row of each system, all from one interleaved timing run.
 
-    That is `benchmark`, where one is given; else the run of the baseline, or the first, that was timed. Whoever was
-    timed elsewhere gets none: speeds of different runs must not be compared.
+    That run is `benchmark` if given, otherwise that of the baseline if timed, otherwise that of the first timed system.
+    Systems timed in other runs get no row: speeds of different runs are not comparable.
 
     Raises:
-        UserError: `benchmark` is no timing run, or of none of the systems.
+        UserError: `benchmark` is no timing run, or has timed none of the systems.
     """
     if benchmark is not None:
         return _from_benchmark(systems, benchmark)
     timed = [system for system in (baseline, *systems) if _headline(system.result, system.system) is not None]
     if not timed:
         return Timing()
-    chosen = Timing(timed[0].run)
+    chosen = Timing(timed[0].run, baseline=baseline_of(timed[0].result))
     for system in systems:
         row = _headline(system.result, system.system)
         if system.run == chosen.run:
@@ -222,37 +223,37 @@ def _headline(result: Mapping[str, Any], system: Mapping[str, Any]) -> Mapping[s
 
 
 def _from_benchmark(systems: Sequence[Answers], benchmark: str) -> Timing:
-    """Speeds of a benchmark: a system's are those of the model that it answered with, known by its folder or id."""
+    """Sets speeds from a benchmark; systems and timed models are matched by model folder or id."""
     result = runs.read_result(Path(benchmark))
     run = Path(benchmark) if Path(benchmark).is_dir() else Path(benchmark).parent
-    models = {_model(place): system for place, system in _timed(run, result)}
+    models = {_model(path): system for path, system in _timed(run, result)}
     if all(_headline(result, system) is None for system in result["systems"]):
         raise UserError(f"benchmark={benchmark}: holds no timing; give the run of `llm2slm benchmark` or of a demo")
-    chosen, untimed = Timing(run), []
+    chosen, untimed = Timing(run, baseline=baseline_of(result)), []
     for answers in systems:
-        timed = models.get(_model(_answered_by(answers)))
+        timed = models.get(_model(_model_of(answers)))
         answers.row = None if timed is None else _headline(result, timed)
         if answers.row is None:
             untimed.append(answers.label)
     if untimed:
         chosen.notes.append(f"Not timed in {benchmark}: {', '.join(untimed)}.")
     if all(answers.row is None for answers in systems):
-        raise UserError(f"benchmark={benchmark}: timed {', '.join(models)}, none of the systems that are compared")
+        raise UserError(f"benchmark={benchmark}: timed {', '.join(models)}, but none of the compared systems")
     return chosen
 
 
 def _timed(run: Path, result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The systems of a timing run, each with its model's folder or id: those of a demo are in folders of its own."""
+    """The systems of a timing run, each with its model's folder or id."""
     config, demo = runs.read_config(run), result.get("verb") == "demo"
-    where = {str(name): str(run / name if demo else place) for name, place in (config.get("systems") or {}).items()}
+    paths = {str(name): str(run / name if demo else path) for name, path in (config.get("systems") or {}).items()}
     llm = str(((config.get("model") or {}).get("llm") or {}).get("name"))
     for system in result["systems"]:
         name = str(system["name"])
-        yield where.get(name, llm if system["kind"] == "llm" else str(config.get("run"))), system
+        yield paths.get(name, llm if system["kind"] == "llm" else str(config.get("run"))), system
 
 
-def _answered_by(answers: Answers) -> str:
-    """Folder or id of the model that answered: `evaluate` names it; `train` and `demo` leave it in their folder."""
+def _model_of(answers: Answers) -> str:
+    """Folder or id of the model of the predictions: recorded by `evaluate`; of `train` and `demo` their folder."""
     if not (answers.folder / "config.yaml").is_file():  # the LLM of a demo
         config = runs.read_config(answers.run)
         return str(config["model"]["llm"]["name"])
@@ -260,10 +261,10 @@ def _answered_by(answers: Answers) -> str:
     return str(config["run"]) if answers.result.get("verb") == "evaluate" else str(answers.folder)
 
 
-def _model(place: str) -> str:
-    """A model's place in one spelling: of a run directory its model/ folder is no other place; an id stays as it is."""
-    folder = Path(place)
+def _model(path: str) -> str:
+    """A canonical form of a model's path, equal for RUN and RUN/model; an id stays unchanged."""
+    folder = Path(path)
     if not folder.is_dir():
-        return place
+        return path
     folder = folder.resolve()
     return str(folder.parent if folder.name == "model" else folder)

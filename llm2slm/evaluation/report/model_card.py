@@ -1,6 +1,6 @@
-"""The model card: a README.md in the Hub's form, written from a run's configuration and results.
+"""The model card: a README.md in the Hub's format, from a run's configuration and results.
 
-Nothing is measured here: every figure is a field of a result.json, with the conditions under which it was taken.
+Every figure is a field of a result.json, with its conditions; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from llm2slm.types import Control
 
 BUILTIN, RANDOM, MIXTURE, NONE = "builtin", "random", "mixture", "none"
 PLACE = re.compile(r"(?<![\w.])(?:~|/)[^\s,\]}'\"]*/(?=[^/\s])")
-"""The folders of a path of this machine, which is nobody else's business."""
+"""The folders of a local path, which are private."""
 PIPELINES = {"translation": "translation", "summarization": "summarization"}
-"""Task -> the Hub's word for it; any other writes text."""
+"""Task -> the Hub's pipeline tag; text-generation for all others."""
 TRAINED = {
-    "prompt": "frozen, behind virtual tokens that were trained alone with llm2slm (prompt tuning)",
-    "prefix": "frozen, behind keys and values that were trained alone with llm2slm (prefix tuning)",
+    "prompt": "frozen; only virtual tokens in front of the prompt were trained with llm2slm (prompt tuning)",
+    "prefix": "frozen; only a prefix of keys and values was trained with llm2slm (prefix tuning)",
 }
-"""What was trained of a model without an LLM, by its `tune`, where it is none of its own weights."""
+"""Training of a model without an LLM, by its `tune`, where the model's weights are frozen."""
 PAPER = "Bergner et al. 2024, [Think Big, Generate Quick](https://arxiv.org/abs/2402.16844)"
 
 
@@ -47,11 +47,11 @@ def model_card(
     Args:
         name: of the model.
         config: the run's, as `config.yaml` has it.
-        own: the result of the training, as `result.json` has it; None: it is not known.
-        others: results of more (a benchmark, a demo) that measured this model among others.
-        license: identifier as the Hub knows it (apache-2.0); None: not stated.
+        own: the result of the training, as `result.json` has it; None: unknown.
+        others: further results (a benchmark, a demo) that include this model.
+        license: the Hub's identifier (apache-2.0); None: not stated.
         llm: the saved model's record of its LLM; None without one.
-        slm: transformers config of the saved SLM (or of the whole plain model); None: it is not known.
+        slm: transformers config of the saved SLM (or of the whole plain model); None: unknown.
     """
     name = " ".join(name.split())
     system = {} if own is None else own["systems"][0]
@@ -68,7 +68,7 @@ def model_card(
 
 
 def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], license: str | None) -> str:
-    """What the Hub reads: YAML between the dashes."""
+    """The YAML header, without its delimiters."""
     task = PIPELINES.get(config["task"]["name"], "text-generation")
     corpus = _corpus(config)
     quality = system.get("quality", {})
@@ -78,14 +78,14 @@ def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], l
             dataset_type=config["data"].get("path") or corpus,
             dataset_name=corpus,
             dataset_split=_split(system),
-            metric_type=key.partition(":")[0],  # the model of a bertscore may be somebody's folder
+            metric_type=key.partition(":")[0],  # the model of a BERTScore may be a local path
             metric_value=round(score["value"], 4),
             metric_config=score["signature"],
         )
         for key, score in quality.items()
     ]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a licence that is not stated is said in the text
+        warnings.simplefilter("ignore")  # the text states that the license is missing
         data = ModelCardData(
             library_name="llm2slm",
             pipeline_tag=task,
@@ -101,7 +101,7 @@ def _metadata(name: str, config: Mapping[str, Any], system: Mapping[str, Any], l
 
 
 def _models(config: Mapping[str, Any]) -> list[str]:
-    """Names of the models that this one is made of."""
+    """Names of the pretrained models that this one is built from."""
     model = config["model"]
     sides = {"llm": ["llm"], "slm": ["slm"]}.get(model["kind"], ["llm", "slm"])
     named = [model[side] for side in sides if model[side].get("name")]
@@ -109,24 +109,24 @@ def _models(config: Mapping[str, Any]) -> list[str]:
 
 
 def _teachers(config: Mapping[str, Any]) -> list[str]:
-    """The LLM whose distribution it was trained on, if there was one."""
+    """The LLM that it was distilled from, if any."""
     return [config["model"]["llm"]["name"]] if config["optim"].get("distill") else []
 
 
 def _repository(name: str) -> str:
-    """A model's repository on the Hub; a GGUF file is named behind it."""
+    """A model's repository on the Hub, without the name of a GGUF file."""
     found = on_hub(name) if is_gguf(name) else None
     return name if found is None else found[0]
 
 
 def _on_hub(name: str, system: Mapping[str, Any]) -> bool:
-    """Whether others can find a model by its name; the training notes which were folders where it ran."""
+    """Whether a model's name is a Hub id; the training records which names were local folders."""
     folders = system.get("notes", {}).get("folders", ())
     return not (name.startswith((BUILTIN, "/", ".", "~")) or name in folders or Path(name).exists())
 
 
 def shown(name: str, system: Mapping[str, Any]) -> str:
-    """A model's name as others may read it: of a local folder its last part alone."""
+    """A model's name for publication: of a local path the last part alone."""
     known = _on_hub(name, system) or name.startswith(BUILTIN)
     return f"`{name}`" if known else f"`{Path(name).name}` (a local {'file' if is_gguf(name) else 'folder'})"
 
@@ -143,22 +143,22 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
     slm = model["slm"]
     start = shown(slm["name"], system) if slm["name"] and slm["init"] != RANDOM else "random weights"
     layer = "" if llm["layer"] is None else f", layer {llm['layer']}"
-    reader = f"{shown(llm.get('origin', llm)['name'], system)}{layer} ({llm['dtype']})"
+    encoder = f"{shown(llm.get('origin', llm)['name'], system)}{layer} ({llm['dtype']})"
     if llm.get("quantization"):
-        reader += f", quantized ({llm['quantization'].get('quant_method')})"
+        encoder += f", quantized ({llm['quantization'].get('quant_method')})"
     if llm.get("prefix") or llm.get("chat"):
-        reader += ", asked in words of its own (`llm_frame` in config.json)"
+        encoder += ", with its own prompt format (`llm_frame` in config.json)"
     return _control(model.get("control", NONE)) + (
-        f"A frozen LLM, {reader}, reads the prompt once; a projector maps what it reads into a small language model "
-        f"(started from {start}), which alone writes the answer. LLM-to-SLM generation after {PAPER}; conditioning "
-        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The part of the LLM that reads is in the "
-        "folder `llm`, if there is one here; else the LLM is found by its name, or where `llm=` says. Its weights are "
-        f"checked by the fingerprint `{llm['fingerprint']}`."
+        f"A frozen LLM, {encoder}, encodes the prompt once; a projector maps its representations into a small language "
+        f"model (initialized from {start}), which alone generates. LLM-to-SLM generation after {PAPER}; conditioning "
+        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The LLM's encoder is in the folder "
+        "`llm` if this repository has one; otherwise it is loaded by its name, or from `llm=`. Its weights are "
+        f"verified by the fingerprint `{llm['fingerprint']}`."
     )
 
 
 def _cuts(config: Mapping[str, Any]) -> str:
-    """What a model keeps of the pretrained one that it was cut from, by its config; "" where it was not cut."""
+    """The blocks and vocabulary that a cut model keeps of its pretrained model, by its config; "" if it is not cut."""
     facts = []
     if blocks := config.get("llm2slm_cut"):
         sides = {"": blocks} if "blocks" in blocks else blocks
@@ -167,23 +167,21 @@ def _cuts(config: Mapping[str, Any]) -> str:
             facts.append(f"{side} blocks {kept} of {cut['depth']}".strip())
     if vocabulary := config.get("llm2slm_vocab"):
         facts.append(f"{vocabulary['kept']:,} of {vocabulary['of']:,} vocabulary entries")
-    return (
-        f"The small model was cut from the one that it started from; it keeps {' and '.join(facts)}." if facts else ""
-    )
+    return f"The small model is cut from its pretrained model; it keeps {' and '.join(facts)}." if facts else ""
 
 
 def _control(control: str) -> str:
-    """What has to be known of a control before anything else; "" for any other hybrid."""
+    """A warning that the model is a control; "" for other hybrids."""
     if control == NONE:
         return ""
-    said = {
-        Control.constant: "it is told the same for every prompt",
-        Control.shuffled: "it is told what the LLM says of another prompt of the batch",
-        Control.zero: "what it is told is zero",
+    replacement = {
+        Control.constant: "constant representations replace",
+        Control.shuffled: "the representations of another prompt of the batch replace",
+        Control.zero: "zeros replace",
     }[Control(control)]
     return (
-        f"**A control (`model.control={control}`), to be compared with, not to be used: in training and in use, {said} "
-        "in place of what the LLM says of the prompt.** Else it is what follows.\n\n"
+        f"**A control (`model.control={control}`) for comparison, not for use: in training and inference, "
+        f"{replacement} the LLM's representations of the prompt.** Otherwise it is as follows.\n\n"
     )
 
 
@@ -192,18 +190,18 @@ def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) ->
     prefix, suffix = (task.get(key) or "" for key in ("prefix", "suffix"))
     prompt = repr(f"{prefix}...{suffix}")
     if task["name"] == MIXTURE:
-        told = "each with the prefix of its task in front (`llm2slm.data.tasks`)."
+        form = "each with the prefix of its task (`llm2slm.data.tasks`)."
     elif suffix:
-        told = f"as {prompt}."
+        form = f"as {prompt}."
     else:
-        told = f"with {prefix!r} in front." if prefix else "without a prefix."
+        form = f"with the prefix {prefix!r}." if prefix else "without a prefix."
     return (
         "## Use\n\n```python\nfrom llm2slm import LLM2SLM\n\n"
         f"model = LLM2SLM.from_pretrained({name!r})"
-        + ("" if llm is None else "  # llm=... where the LLM has moved")
+        + ("" if llm is None else "  # llm=... if the LLM has moved")
         + f"\nprint(model.generate_text([{prompt}], max_new_tokens=64))\n```\n\n"
-        "The package is llm2slm (its distribution is called llm-to-slm; `llm2slm` on PyPI is another's). Prompts are "
-        f"read as in training: {told}"
+        "The package is llm2slm (distribution: llm-to-slm; `llm2slm` on PyPI is an unrelated project). Prompts "
+        f"are formatted as in training: {form}"
     )
 
 
@@ -229,13 +227,13 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
         lines.append(f"* trained on labels: {data['labels']}")
     for teacher in _teachers(config):
         weight, temperature = config["optim"]["distill"], config["optim"]["distill_temperature"]
-        said = f"the next-token distribution of {shown(teacher, system)}"
-        lines.append(f"* distilled: trained on {said} as well (weight {weight:g}, temperature {temperature:g})")
+        source = f"the next-token distribution of {shown(teacher, system)}"
+        lines.append(f"* distilled: also trained on {source} (weight {weight:g}, temperature {temperature:g})")
     for split, facts in system.get("notes", {}).get("data", {}).items():
         keys = ("overlong_prompts", "overlong_responses", "lost_responses", "dropped", "in_train")
         over = {key: facts[key] for key in keys if facts.get(key)}
-        said = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
-        lines.append(f"* {split}: {facts['rows']} rows{said}")
+        counts = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
+        lines.append(f"* {split}: {facts['rows']} rows{counts}")
     limit = f"prompts of at most {data['max_prompt_tokens']} tokens, responses of {data['max_response_tokens']}"
     return "\n".join([*lines, f"* longer texts: {data['overlong']} ({limit})"])
 
@@ -243,7 +241,7 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
 def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     notes, parameters = system.get("notes", {}), system.get("parameters", {})
     total, trained = (count(parameters.get(key)) for key in ("total", "trainable"))
-    reads = ", those of the LLM's part included" if system["kind"] == "llm2slm" else ""
+    reads = ", the LLM's encoder included" if system["kind"] == "llm2slm" else ""
     packages = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     facts = [
         f"* {notes['optimizer_steps']} steps in {seconds(notes.get('training_seconds'))}",
@@ -256,7 +254,7 @@ def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """A line of code within text, whatever it holds."""
+    """Inline code, whatever characters it holds."""
     fence = "``" if "`" in text else "`"
     return f"{fence}{' '.join(text.split())}{fence}"
 
@@ -302,7 +300,7 @@ def _speed(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
     rounds = f"medians of {first['repeats']} rounds after {first['warmup']} of warm-up, with their range"
     how = f"{first['decoding']} decoding, {first['threads']} threads"
     return (
-        f"## Speed\n\nAll measured in one process, in turn: {rounds}; {how}; on {result['device']}, "
+        f"## Speed\n\nMeasured in one process, interleaved: {rounds}; {how}; on {result['device']}, "
         f"{result['created'][:10]}, commit `{result['git_commit'] or 'unknown'}`.\n\n{_table(heads, rows)}"
     )
 
@@ -318,6 +316,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _rights(config: Mapping[str, Any], system: Mapping[str, Any], license: str | None) -> str:
     made_of = " and ".join(dict.fromkeys(shown(name, system) for name in [*_models(config), *_teachers(config)]))
-    own = f"License: {license}." if license else "License: not stated by whoever trained this model."
+    own = f"License: {license}." if license else "License: not stated."
     rest = f" It is made with {made_of}" if made_of else " It is made"
     return f"## License\n\n{own}{rest} and trained on {_corpus(config)}: their own licenses apply to them."

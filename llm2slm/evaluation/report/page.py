@@ -1,8 +1,7 @@
-"""What every page of the project shares: one frame, one style, one script, and the rules of what may act in it.
+"""Common to all pages: frame, style, script and content security policy.
 
-A page asks the network for nothing: style, script and plots are inline, and its Content-Security-Policy allows exactly
-the one style sheet and the one script whose hashes it carries. All text is escaped by the template engine; a page works
-without JavaScript (which only sorts tables).
+A page loads nothing: style, script and plots are inline, and its Content-Security-Policy allows only the style sheet
+and the script with the given hashes. The template engine escapes all text; JavaScript only sorts tables.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from llm2slm.evaluation.report import tables
 from llm2slm.evaluation.report.entries import metric_name
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)  # which some terminals obey, and which have no sign of their own
+_C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)  # control codes of some terminals, which have no printable symbol
 _SURROGATES = dict.fromkeys([*range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
 _VISIBLE = _CONTROL | _C1 | _SURROGATES
 
 
 def clean(value: Any) -> Any:
-    """The same containers with control characters in strings made visible, and lone surrogates replaced."""
+    """The same containers, with visible symbols for control characters in strings, and lone surrogates replaced."""
     if isinstance(value, str):
         return value.replace("\r\n", "\n").translate(_VISIBLE)
     if isinstance(value, Mapping):
@@ -40,8 +39,8 @@ def render_page(template: str, title: str, **values: Any) -> str:
 
     Args:
         template: a file of this folder that extends `page_base.html`.
-        title: of the page; cleaned here, as `values` should be by whoever hands them in.
-        values: what the template shows.
+        title: of the page; `clean` is applied to it, but not to `values`.
+        values: variables of the template.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
@@ -61,10 +60,7 @@ def render_page(template: str, title: str, **values: Any) -> str:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Writes a file in one step (a reader never sees half of it); makes its folder if need be.
-
-    Half a pair of surrogates, which a JSON file may hold and UTF-8 may not, is written as a question mark.
-    """
+    """Writes a file atomically and creates its folder; lone surrogates become question marks."""
     return write_text(path, text, errors="replace")
 
 
@@ -75,7 +71,7 @@ def _own_file(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing may be loaded; only this very style sheet and this very script may act."""
+    """A policy that forbids loading, and allows this style sheet and this script only."""
 
     def digest(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -87,7 +83,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _fact(value: Any) -> str:
-    """A plain fact of a run's notes as text."""
+    """A value of a run's notes as text."""
     if value is None or isinstance(value, bool):
         return {None: tables.MISSING, True: "yes", False: "no"}[value]
     if isinstance(value, int | float):
