@@ -125,10 +125,6 @@ class Score:
     n: int
 
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "repetition", "ter"})
-"""Metrics of which less is more; of all others more is."""
-
-
 @dataclass
 class Bucket:
     """Quality on the rows of like length (see evaluation/metrics/buckets.py); lengths in words, both ends included."""
@@ -187,6 +183,9 @@ class System:
     """A few rows of predictions: source, target, prediction."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """Points of the training curve: step, train/loss, val/loss, ..."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """Validation scores of the checkpoint that was tested: loss (on trainer.val_rows rows) and metrics (on the first
+    callbacks.generate_rows rows)."""
     buckets: list[Bucket] = field(default_factory=list)
     """Quality by length of prompt and response; empty where the split is too small for it."""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -204,6 +203,21 @@ class Baseline:
 
 
 @dataclass
+class Selection:
+    """How the tested checkpoint was chosen: the best of all validations by one metric."""
+
+    metric: str
+    """callbacks.monitor: val/loss or val/<metric>."""
+    mode: str
+    """min | max: the direction of the metric."""
+    value: float | None
+    """The metric at that checkpoint; None: the best checkpoint was lost, and the last one was tested."""
+    step: int
+    """Optimizer steps of that checkpoint."""
+    split: str = "validation"
+
+
+@dataclass
 class Result:
     """What `result.json` holds."""
 
@@ -212,6 +226,8 @@ class Result:
     config_hash: str
     wall_seconds: float
     systems: list[System]
+    selection: Selection | None = None
+    """None: no checkpoint was chosen (verbs other than train and evaluate, results of earlier versions)."""
     schema: int = SCHEMA
     created: str = field(default_factory=now)
     command: str = field(default_factory=command)

@@ -20,11 +20,10 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.decoding_settings import asked, in_force, in_words, own_settings
-from llm2slm.evaluation.metrics import bertscore, tokenization
 from llm2slm.evaluation.metrics import scores as metrics
 from llm2slm.evaluation.metrics.buckets import quality_by_length
-from llm2slm.evaluation.metrics.perplexity import perplexity
-from llm2slm.evaluation.metrics.scores import BERTSCORE, PERPLEXITY, Measured
+from llm2slm.evaluation.metrics.language_warnings import advice
+from llm2slm.evaluation.metrics.metric import Evaluated, Measured
 from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
@@ -59,11 +58,24 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     runs.write_config(folder, config)
     system = score_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
+    result.selection, system.validation = selection_of(run, system.weights)
     result.device = runs.device_name(model.device.type)
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
     show_result(folder)
     return result
+
+
+def selection_of(run: str, weights: str | None) -> tuple[runs.Selection | None, dict[str, float]]:
+    """How training chose the weights that are evaluated, with their validation scores; none where that is unknown."""
+    home = runs.home(run)
+    if home is None or not (home / "result.json").is_file():
+        return None, {}
+    trained = runs.read_result(home)
+    chosen, system = trained.get("selection"), next(iter(trained["systems"]), {})
+    if not chosen or system.get("weights") != weights:
+        return None, {}
+    return runs.Selection(**chosen), dict(system["validation"])
 
 
 def show_result(folder: Path) -> None:
@@ -81,14 +93,14 @@ def check_metrics(task: Task) -> None:
     """Refuses a metric that is not known, or whose model is not there, before anything is loaded or trained."""
     metrics.check(task.metrics)
     for name in task.metrics:
-        if name.startswith(BERTSCORE):
-            bertscore.check(name)
+        if (metric := metrics.find(name)) is not None and metric.check is not None:
+            metric.check(name)
 
 
 def warn_language(task: Task, examples: Sequence[Example]) -> None:
     """Warns where the metrics do not know how to tokenize the targets of rows that are to be scored."""
     references, languages = [example.target for example in examples], [example.language for example in examples]
-    for line in tokenization.advice(task.metrics, languages, references):
+    for line in advice(task.metrics, languages, references):
         print(f"llm2slm: warning: {line}", file=sys.stderr)
 
 
@@ -159,17 +171,15 @@ def score_system(
 def measure(
     model: LLM2SLM, data: DataModule, task: Task, answers: Sequence[str], *, config: RunConfig, split: str
 ) -> dict[str, Measured]:
-    """Every metric of a task, in its order: those of texts, of another model's reading, and of the judged model."""
+    """Per-row statistics of every metric of a task, in the task's order."""
     examples = data.examples(split)
     references, languages = [example.target for example in examples], [example.language for example in examples]
     found = metrics.measure(metrics.of_texts(task.metrics), answers, references, languages)
-    batch_size, progress = config.data.eval_batch_size, config.trainer.progress
+    sizes = config.data.eval_batch_size, config.trainer.progress
+    evaluated = Evaluated(model, lambda: data.encoded(split), answers, references, *sizes)
     for name in task.metrics:
-        if name == PERPLEXITY:
-            found[name] = perplexity(model, data.encoded(split), batch_size, progress=progress)
-        elif name.startswith(BERTSCORE):
-            scorer = bertscore.BertScore(name, model.device)
-            found[name] = scorer.measure(answers, references, progress=progress)
+        if (metric := metrics.find(name)) is not None and metric.with_model is not None:
+            found[name] = metric.with_model(name, evaluated)
     return {name: found[name] for name in task.metrics}
 
 

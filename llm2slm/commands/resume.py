@@ -158,7 +158,8 @@ def complete(folder: Path, progress: Progress) -> runs.Result | None:
         return None  # of an earlier end
     if first_process() and not (folder / "model" / CARD).is_file():
         card_of_run(folder / "model", folder.resolve().name, folder)
-    return runs.Result(systems=systems, **stored)
+    chosen = stored.pop("selection", None)
+    return runs.Result(systems=systems, selection=runs.Selection(**chosen) if chosen else None, **stored)
 
 
 def _system(stored: dict[str, Any]) -> runs.System:

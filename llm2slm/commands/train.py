@@ -37,7 +37,7 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import tokenization
-from llm2slm.evaluation.metrics.scores import of_texts, score
+from llm2slm.evaluation.metrics.scores import lower_is_better, of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
@@ -92,6 +92,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
                     outdate(folder)
                     ready.model.save_pretrained(folder / "model")
                 result.systems = [system := tested(config, folder, ready, fitted, answers)]
+                result.selection = fitted.selection
                 result.device = runs.device_name(ready.model.device.type)
                 log_samples(loggers, system.samples[: config.logger.samples])
                 log_quality(loggers, {name: s.value for name, s in system.quality.items()})
@@ -166,6 +167,7 @@ def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answer
         ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
     )
     system.curve = read_curve(folder / METRICS)
+    system.validation = fitted.validation
     system.notes |= training_notes(config, fitted)
     return system
 
@@ -204,7 +206,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
     newest = newest_whole(folder / CHECKPOINTS)
     if newest is None:
         return replace(config, run=None), None
-    progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks))
+    progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks, lower_is_better))
     return config, Begun(newest, progress, None if other_rows(runs.recorded_config(folder)) else recorded)
 
 
@@ -229,7 +231,7 @@ def untrained(config: RunConfig, task: Task) -> LLM2SLM:
 
 def language_seen(examples: Sequence[Example]) -> str:
     """The code by which metrics tokenize those rows whose language is not known."""
-    return tokenization.seen([example.target for example in examples if example.language is None])
+    return tokenization.detected([example.target for example in examples if example.language is None])
 
 
 def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -> ValidationScorer | None:
@@ -260,7 +262,7 @@ def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -
         scores = score(names, texts, [example.target for example in examples], languages)
         return {name: found.value for name, found in scores.items()}
 
-    return ValidationScorer(answer, judged) if names else None
+    return ValidationScorer(answer, judged, lower_is_better) if names else None
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

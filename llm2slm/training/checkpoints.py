@@ -7,6 +7,7 @@ value improves. (Lightning's own callback writes `last` only together with `best
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,25 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm2slm.config import CallbacksConfig, TrainerConfig
-from llm2slm.runs import LOWER_IS_BETTER
+from llm2slm.runs import Selection
 from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read, report
 from llm2slm.training.signals import StopSignals
 from llm2slm.training.validations import BeforeValidation, Repeat
 from llm2slm.types import UserError
 
 
-def better(cfg: CallbacksConfig) -> str:
-    """Which way the monitored value gets better: min or max.
+def better(cfg: CallbacksConfig, lower_is_better: Callable[[str], bool] | None = None) -> str:
+    """The direction of the monitored value: min or max.
+
+    Args:
+        lower_is_better: of a metric by its name; None: only the loss is logged.
 
     Raises:
-        UserError: the configuration says something else.
+        UserError: callbacks.mode is neither.
     """
-    mode = cfg.mode or ("min" if cfg.monitor.rpartition("/")[2] in LOWER_IS_BETTER else "max")
+    metric = cfg.monitor.rpartition("/")[2]
+    lower = metric == "loss" or (lower_is_better is not None and lower_is_better(metric))
+    mode = cfg.mode or ("min" if lower else "max")
     if mode not in ("min", "max"):
         raise UserError(f"callbacks.mode={mode}: expected min or max")
     return mode
@@ -56,10 +62,16 @@ class Limits:
     mode: str
 
     @classmethod
-    def of(cls, trainer: TrainerConfig, callbacks: CallbacksConfig) -> Limits:
-        """Those of a configuration."""
-        patience, min_delta = callbacks.patience, callbacks.min_delta
-        return cls(trainer.max_steps, trainer.max_time, patience, min_delta, callbacks.monitor, better(callbacks))
+    def of(
+        cls,
+        trainer: TrainerConfig,
+        callbacks: CallbacksConfig,
+        lower_is_better: Callable[[str], bool] | None = None,
+    ) -> Limits:
+        """The limits of a configuration; directions as in `better`."""
+        mode = better(callbacks, lower_is_better)
+        stopping = callbacks.patience, callbacks.min_delta, callbacks.monitor, mode
+        return cls(trainer.max_steps, trainer.max_time, *stopping)
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,23 @@ class Progress:
         state, steps = saved["callbacks"][Checkpoints.__qualname__], int(saved["global_step"])
         ended = steps >= limits.max_steps or state.get("ended") == asdict(limits)
         return cls(steps, state.get("seconds", 0.0), bool(state["validated"]) and ended)
+
+
+def selected(path: Path) -> tuple[Selection | None, dict[str, float]]:
+    """How the checkpoint in a file was chosen, and its validation scores by metric (loss, bleu, ...).
+
+    A checkpoint of an earlier version holds only the monitored score, or not even its name (None).
+    """
+    saved = read(path)
+    state = saved["callbacks"][Checkpoints.__qualname__]
+    if "monitor" not in state:
+        return None, {}
+    metric, mode = state["monitor"]
+    scores: dict[str, float] = dict(state.get("scores") or {})
+    if not scores and path.name == BEST and state["best"] is not None:
+        scores = {metric: state["best"]}
+    selection = Selection(metric, mode, scores.get(metric), int(saved["global_step"]))
+    return selection, {name.removeprefix("val/"): value for name, value in scores.items()}
 
 
 class Checkpoints(Checkpoint):
@@ -111,6 +140,7 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode = limits.monitor, limits.mode
         self.signals = StopSignals()
         self.best: float | None = None
+        self._scores: dict[str, float] = {}
         self._validated = False
         self._due = False  # a validation was given up
         self._ended = False
@@ -169,7 +199,7 @@ class Checkpoints(Checkpoint):
             trainer.should_stop = True  # Lightning then validates once more
         # where a validation comes, it is given up: a checkpoint of before it would leave it out
         if stepped and not due and not trainer.should_stop:
-            self._validated = False
+            self._validated, self._scores = False, {}
             self._save_if_told(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -196,7 +226,7 @@ class Checkpoints(Checkpoint):
         if self._before is None or not self.signals.agreed(trainer):
             return
         self._before.restore(trainer)
-        self._validated, self._due = False, True
+        self._validated, self._due, self._scores = False, True, {}
         trainer.save_checkpoint(self.folder / LAST)
         raise Interrupted
 
@@ -208,6 +238,8 @@ class Checkpoints(Checkpoint):
         self._before, self.signals.validating = None, False
         value = self._monitored(trainer)
         self._validated, self._due = True, False
+        logged = trainer.callback_metrics.items()
+        self._scores = {name: float(score) for name, score in logged if name.startswith("val/")}
         self._ended = trainer.should_stop or (self._repeat is not None and self._repeat.stopping)
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best = value
@@ -222,6 +254,7 @@ class Checkpoints(Checkpoint):
             "best": self.best,
             "monitor": [self.monitor, self.mode],
             "rows": self.rows,
+            "scores": self._scores,
             "validated": self._validated,
             "due": self._due,
             "ended": asdict(self.limits) if self._ended else None,
@@ -240,7 +273,7 @@ class Checkpoints(Checkpoint):
             )
         self.best = state_dict["best"] if same and (self.folder / BEST).is_file() else None
         self._validated, self._due = state_dict["validated"], state_dict.get("due", False)
-        self._seconds = state_dict.get("seconds", 0.0)
+        self._seconds, self._scores = state_dict.get("seconds", 0.0), dict(state_dict.get("scores") or {})
 
     def _monitored(self, trainer: Trainer) -> float:
         logged = trainer.callback_metrics

@@ -17,13 +17,13 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
+from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.runs import text_hash
+from llm2slm.runs import Selection, text_hash
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
-from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, better, newest_best
+from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, newest_best, selected
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
@@ -43,6 +43,9 @@ class Fitted:
     steps: int
     best: str
     first_process: bool
+    selection: Selection | None
+    validation: dict[str, float]
+    """Scores of that checkpoint by metric."""
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
@@ -167,11 +170,11 @@ def fit(
     unrecorded = None
     if recorded is not None:
         unrecorded = monitored_rows(recorded, drawn(validation, recorded.trainer.val_rows), validation)
-    limits = Limits.of(cfg, config.callbacks)
+    limits = Limits.of(cfg, config.callbacks, None if judge is None else judge.lower_is_better)
     checkpoints = Checkpoints(folder / CHECKPOINTS, limits, validation_interval(cfg), rows, unrecorded)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
-        callbacks.append(_early_stopping(config.callbacks, rows, unrecorded))
+        callbacks.append(_early_stopping(limits, rows, unrecorded))
     if judge is not None and config.callbacks.generate_rows:
         answered = validation[: config.callbacks.generate_rows]
         callbacks.insert(0, GenerationQuality(judge, answered, checkpoints.give_up_if_told))
@@ -185,7 +188,7 @@ def fit(
     module.teacher = None  # the Trainer keeps the module for a while
     best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, frozen)
-    return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
+    return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero, *selected(best))
 
 
 def monitored_rows(config: RunConfig, of_loss: Sequence[Example], validation: Sequence[Example]) -> str:
@@ -204,7 +207,7 @@ def load_fitted(
     """What `fit` returned, or would have returned, in the process that finished the training; changes `model` alike."""
     best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, FrozenParts(model, config.model, teacher))
-    return Fitted(progress.seconds, progress.steps, str(best), first_process())
+    return Fitted(progress.seconds, progress.steps, str(best), first_process(), *selected(best))
 
 
 def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
@@ -284,10 +287,15 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
-def _early_stopping(cfg: CallbacksConfig, rows: str, unrecorded: str | None) -> EarlyStopping:
-    patience = 0 if cfg.patience is None else cfg.patience
-    # not strict, no check of its own: `Checkpoints` tells of a value that is missing or not finite
-    mode, options = better(cfg), {"strict": False, "check_finite": False}
-    stopping = EarlyStopping(cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=mode, **options)
+def _early_stopping(limits: Limits, rows: str, unrecorded: str | None) -> EarlyStopping:
+    # not strict, no check of finiteness: `Checkpoints` reports a value that is missing or not finite
+    stopping = EarlyStopping(
+        limits.monitor,
+        min_delta=limits.min_delta,
+        patience=limits.patience or 0,
+        mode=limits.mode,
+        strict=False,
+        check_finite=False,
+    )
     stopping.rows, stopping.unrecorded = rows, unrecorded
     return stopping

@@ -30,10 +30,12 @@ class ValidationScorer:
             positions. The shares together answer every example, and as one process alone would. `between` is to be
             called before each batch, equally often in every process; it may raise an exception to stop.
         score: examples and all their answers, in order -> metric -> value.
+        lower_is_better: metric -> its direction; None: higher is better for every metric.
     """
 
     answer: Callable[[LLM2SLM, Sequence[Example], tuple[int, int], Callable[[], None]], Mapping[int, str]]
     score: Callable[[Sequence[Example], Sequence[str]], dict[str, float]]
+    lower_is_better: Callable[[str], bool] | None = None
 
 
 class Answers(Metric):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from llm2slm.evaluation.metrics.scores import Measured
+from llm2slm.evaluation.metrics.metric import Measured
 from llm2slm.evaluation.metrics.words import words
 from llm2slm.runs import Bucket
 from llm2slm.types import Example
