@@ -23,7 +23,7 @@ class Task:
 
     Attributes:
         prefix: put in front of every source.
-        metrics: names of evaluation/metrics/scores.py; the first is the main one.
+        metrics: names in the registry evaluation/metrics/scores.py; the first is the main one.
         max_new_tokens: response tokens at most.
         num_beams: beams of the search; 1 is greedy.
         prefixes: prefix by the row's own `task` (a mixture only).
