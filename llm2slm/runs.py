@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, and the one schema of `result.json` that every verb writes.
+"""The run directory: its files, and the schema of `result.json`, which every verb writes.
 
 DIR/
   config.yaml         the resolved configuration
@@ -48,7 +48,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide a result."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The date and time, as results state them."""
+    """Date and time in the format of results."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -69,13 +69,13 @@ def command() -> str:
 
 
 def device_name(device_type: str = "cpu") -> str:
-    """The name of what models ran on: the GPU's, or the processor's with the cores this process may use.
+    """The name of the device: GPU, or processor with the number of usable cores.
 
     Args:
-        device_type: of their `device`: cuda, mps or cpu.
+        device_type: cuda, mps or cpu.
     """
     if device_type == "cuda":
-        import torch  # loaded already, where a model is on a GPU
+        import torch  # already loaded if a model is on a GPU
 
         return str(torch.cuda.get_device_name())
     model = platform.processor() or platform.machine()
@@ -84,7 +84,7 @@ def device_name(device_type: str = "cpu") -> str:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    except OSError:  # not Linux: the platform's own word stands
+    except OSError:  # not Linux: keep the platform module's name
         pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model}, {cores} cores" if device_type == "cpu" else f"{model}, {device_type}"
@@ -118,23 +118,19 @@ class Spread:
 
 @dataclass
 class Score:
-    """One quality metric: its value, how exactly it was computed, and over how many rows."""
+    """One quality metric: its value, the signature of its computation, and the number of rows."""
 
     value: float
     signature: str
     n: int
 
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "repetition", "ter"})
-"""Metrics of which less is more; of all others more is."""
-
-
 @dataclass
 class Bucket:
-    """Quality on the rows of like length (see evaluation/metrics/buckets.py); lengths in words, both ends included."""
+    """Quality on rows of similar length (evaluation/metrics/buckets.py); lengths in words, both ends included."""
 
     by: str
-    """Whose words are counted: prompt (without the task's prefix) or response (the reference, not the answer)."""
+    """Text whose words are counted: prompt (without the task's prefix) or response (the reference)."""
     low: int
     high: int
     n: int
@@ -146,16 +142,16 @@ class Bucket:
 class SpeedRow:
     """Timings of one system under stated conditions. Milliseconds, megabytes (1e6 bytes), floating-point operations.
 
-    prefill_ms: everything before the first response token is there. ms_per_token: the rest over the tokens after the
-    first. total_ms: the whole answer. `flops`: analytic, for the whole answer, per row of the batch. A prompt or
-    response length is a mean where `lengths` is "test".
+    prefill_ms: until the first response token. ms_per_token: the rest over the tokens after the first. total_ms: the
+    whole response. `flops`: analytic, for the whole response, per row of the batch. Prompt and response lengths are
+    means if `lengths` is "test".
     """
 
     batch: int
     prompt_tokens: float
     response_tokens: float
     lengths: str
-    """grid: the same for every row; test: the test split's own."""
+    """grid: equal for all rows; test: those of the test split."""
     dtype: str
     threads: int
     decoding: str
@@ -187,12 +183,15 @@ class System:
     """A few rows of predictions: source, target, prediction."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """Points of the training curve: step, train/loss, val/loss, ..."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """Validation scores of the checkpoint that was tested: loss (on trainer.val_rows rows) and metrics (on the first
+    callbacks.generate_rows rows)."""
     buckets: list[Bucket] = field(default_factory=list)
-    """Quality by length of prompt and response; empty where the split is too small for it."""
+    """Quality by length of prompt and response; empty for a small split."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Plain facts of the run worth showing: training seconds, steps, learning rates, truncated rows."""
+    """Facts of the run: training seconds, steps, learning rates, truncated rows."""
     weights: str | None = None
-    """Fingerprint of what was trained: of SLM and projector, or of a whole plain model."""
+    """Fingerprint of the weights of SLM and projector, or of a whole plain model."""
 
 
 @dataclass
@@ -204,27 +203,44 @@ class Baseline:
 
 
 @dataclass
+class Selection:
+    """How the tested checkpoint was chosen: the best of all validations by one metric."""
+
+    metric: str
+    """callbacks.monitor: val/loss or val/<metric>."""
+    mode: str
+    """min | max: the direction of the metric."""
+    value: float | None
+    """The metric at that checkpoint; None: the best checkpoint was lost, and the last one was tested."""
+    step: int
+    """Optimizer steps of that checkpoint."""
+    split: str = "validation"
+
+
+@dataclass
 class Result:
-    """What `result.json` holds."""
+    """The contents of `result.json`."""
 
     verb: str
     seed: int
     config_hash: str
     wall_seconds: float
     systems: list[System]
+    selection: Selection | None = None
+    """None: no checkpoint was chosen (verbs other than train and evaluate, results of earlier versions)."""
     schema: int = SCHEMA
     created: str = field(default_factory=now)
     command: str = field(default_factory=command)
     git_commit: str = field(default_factory=git_commit)
     versions: dict[str, str] = field(default_factory=versions)
     device: str = field(default_factory=device_name)
-    """What the models ran on: `device_name` of their device's type. The processor, where it is not stated."""
+    """`device_name` of the models' device type; default: the processor."""
     baseline: Baseline | None = None
     """The system that every `speedup` and `quality_kept` is relative to; None without such a system."""
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, enums, paths and tuples as what JSON, YAML and `weights_only` checkpoints can hold."""
+    """Converts dataclasses, enums, paths and tuples to types that JSON, YAML and `weights_only` checkpoints support."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -239,7 +255,7 @@ def plain(value: Any) -> Any:
 
 
 def config_hash(config: object) -> str:
-    """Twelve hex digits that name a configuration: equal for equal configurations, whatever the folders."""
+    """Hash of a configuration as twelve hex digits, independent of folders."""
     values = {k: v for k, v in plain(config).items() if k not in ("run", "llm")}
     if "data" in values:
         del values["data"]["cache"]
@@ -247,7 +263,7 @@ def config_hash(config: object) -> str:
 
 
 def text_hash(texts: Iterable[str]) -> str:
-    """Twelve hex digits that name texts in their order."""
+    """Hash of texts in their order as twelve hex digits."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{len(text)} {text}".encode())
@@ -255,14 +271,14 @@ def text_hash(texts: Iterable[str]) -> str:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes the resolved configuration to `config.yaml`; a file that holds it already is not touched."""
+    """Writes the resolved configuration to `config.yaml`, unless the file has it already."""
     path, text = folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
     if not (path.is_file() and path.read_bytes() == text.encode()):
         write_text(path, text)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of a run, as plain containers; one of an earlier version as it is understood today.
+    """The resolved configuration of a run as plain containers; that of an earlier version is converted.
 
     Raises:
         UserError: as `recorded_config`.
@@ -302,10 +318,10 @@ def home(run: str) -> Path | None:
 
 
 def refuse_another(folder: Path, verb: str) -> None:
-    """A folder holds what one verb left: another's result and configuration are not overwritten.
+    """Refuses a folder with files of another verb, so that they are not overwritten.
 
     Raises:
-        UserError: something else was begun or finished there.
+        UserError: the folder has files of another verb.
     """
     signs = {"checkpoints": "train", "metrics.csv": "train", "reps": "encode", "labels.jsonl.part": "label"}
     held = {signs[name] for name in signs if (folder / name).exists()}
@@ -319,7 +335,7 @@ def refuse_another(folder: Path, verb: str) -> None:
 
 
 def write_result(folder: Path, result: Result) -> Path:
-    """Writes `result.json` in one step (a reader never sees half of it)."""
+    """Writes `result.json` atomically."""
     text = json.dumps(plain(result), indent=1, ensure_ascii=False) + "\n"
     return write_text(folder / "result.json", text)
 
@@ -346,7 +362,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, in one step."""
+    """Writes one JSON object per line, atomically."""
     with replacing(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")

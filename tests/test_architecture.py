@@ -47,6 +47,7 @@ METHOD = (
     *(f"models.conditioning.{name}" for name in ("none", "add", "replace", "prepend", "memory")),
     "training.objectives",
     "evaluation.metrics.scores",
+    "evaluation.metrics.text_metrics",
     "evaluation.benchmark.costs",
     "evaluation.compare.significance",
 )

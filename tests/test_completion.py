@@ -21,7 +21,7 @@ from llm2slm.cli.schema import SCHEMAS, keys
 from llm2slm.commands.device import ACCELERATORS
 from llm2slm.commands.label import FORMATS
 from llm2slm.data.tasks import TASKS
-from llm2slm.evaluation.metrics.scores import METRICS
+from llm2slm.evaluation.metrics.scores import METRICS, of_texts
 from llm2slm.models.loading.pretrained import DTYPES
 from llm2slm.training.fit import MATMUL_PRECISIONS
 from llm2slm.training.optim import OPTIMIZERS, SCHEDULES
@@ -166,7 +166,7 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "model.slm.tune": ["full", "none", *ADDED],
         "data.corpus": ["translation", "summarization", "instruction", "mixture"],
         "task.name": [*TASKS],
-        "task.metrics": [*METRICS],
+        "task.metrics": of_texts(METRICS),
         "optim.name": [*OPTIMIZERS],
         "optim.schedule": [*SCHEDULES],
         "trainer.accelerator": [*ACCELERATORS],

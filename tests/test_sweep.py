@@ -14,7 +14,8 @@ from command_line import replace_command, tiny_overrides
 
 from llm2slm import runs
 from llm2slm.cli import main
-from llm2slm.cli.sweep import JobRecord, show_table, table
+from llm2slm.cli.launch import Command
+from llm2slm.cli.sweep import JobRecord, best_job, show_table, table
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import UserError
 
@@ -125,6 +126,67 @@ def test_scores_that_are_computed_differently_are_in_columns_of_their_own(tmp_pa
         runs.write_result(folder, runs.Result("train", 1, "0" * 12, 1.0, [system], device="a processor"))
     found = [(row.get("bleu"), row.get("bleu (2)"), row["chrf"]) for row in table(tmp_path)]
     assert found == [(98.5, None, 50.0), (None, 2.25, 50.0), (97.5, None, 50.0)]
+
+
+def selecting(values, mode="max", metric="val/bleu"):
+    """A stub of `train` whose jobs have these validation scores by seed; test scores go the other way."""
+
+    def run(config, folder):
+        value = values[config.seed]
+        system = runs.System(
+            "llm2slm", "llm2slm", {"total": 1, "trainable": 1}, {"bleu": runs.Score(100 - value, "s", 4)}
+        )
+        system.validation = {"loss": 1.5, "bleu": value}
+        result = runs.Result("train", config.seed, "0" * 12, 1.0, [system])
+        result.selection = runs.Selection(metric, mode, value, 10 * config.seed)
+        runs.write_result(folder, result)
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 2), ("min", 3)])
+def test_the_best_job_is_the_best_by_validation(calls, capsys, monkeypatch, mode, best):
+    values = {1: 20.0, 2: 30.0, 3: 10.0}
+    replace_command(monkeypatch, "train", selecting(values, mode))
+    assert main(["train", "-m", "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 0
+    with Path("sweep/sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["val/loss"], r["val/bleu"], r["bleu"]) for r in rows] == [
+        ("1.5", "20.0", "80.0"), ("1.5", "30.0", "70.0"), ("1.5", "10.0", "90.0"),
+    ]  # fmt: skip
+    assert [r["best"] for r in rows] == ["yes" if seed == best else "" for seed in (1, 2, 3)]
+    out = capsys.readouterr().out.splitlines()
+    assert f"best by validation: job {best - 1} (val/bleu {values[best]:.4g}, step {10 * best})" in out
+    assert any("val/bleu" in line and "bleu" in line.replace("val/bleu", "") for line in out)
+
+
+def test_no_job_is_best_where_selections_do_not_compare():
+    def result(metric="val/loss", mode="min", value=1.0):
+        return {"selection": {"metric": metric, "mode": mode, "value": value, "step": 1, "split": "validation"}}
+
+    assert best_job({"0": result(), "1": result(value=0.5)})[0] == "1"
+    assert best_job({"0": result(), "1": result("val/bleu", "max")}) is None
+    assert best_job({"0": result(), "1": result(value=None)}) is None
+    assert best_job({"0": result(), "1": {"systems": []}}) is None  # of an earlier version
+
+
+def test_a_sweeper_reads_the_validation_score(monkeypatch, calls):
+    """What Hydra's launcher gets back from each job, which is what a sweeper optimizes."""
+    returned = []
+    original = Command.job
+
+    def job(self, *arguments):
+        returned.append(original(self, *arguments))
+        return returned[-1]
+
+    monkeypatch.setattr(Command, "job", job)
+    replace_command(monkeypatch, "train", selecting({1: 20.0, 2: 30.0}))
+    assert main(["train", "-m", "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
+    assert returned == [20.0, 30.0]
+    replace_command(monkeypatch, "evaluate", fake_result)
+    assert main(["evaluate", "-m", "seed=1,2", "hydra.sweep.dir=other"]) == 0
+    assert returned[2:] == [10.0, 20.0]
 
 
 def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):

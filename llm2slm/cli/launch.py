@@ -144,7 +144,8 @@ class Command:
             return None
 
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
-        """Runs the command; returns the first quality score, which an optimizing sweeper uses."""
+        """Runs the command. Returns the value that an optimizing sweeper reads: of `train` the best validation score by
+        `callbacks.monitor`; of other verbs the score of the first metric."""
         first = os.environ.get("LOCAL_RANK", "0") == "0"  # other ranks print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
@@ -162,6 +163,8 @@ class Command:
             raise
         finally:
             show_held()
+        if result and result.selection is not None and self.verb == "train":
+            return result.selection.value
         scores = result.systems[0].quality if result and result.systems else {}
         return next((score.value for score in scores.values()), None)
 

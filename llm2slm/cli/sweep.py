@@ -1,4 +1,4 @@
-"""One table for all jobs of a sweep, made of what the jobs left in their folders, so any launcher will do."""
+"""One table for all jobs of a sweep, built from the files in the jobs' folders, so that it works with any launcher."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from llm2slm.atomic import write_text
 
 JOB_FILE = "job.json"
 PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
-"""Columns of the table that say something only where they differ."""
+"""Columns that are printed only if their values differ."""
+BEST = "best"
+"""Column that marks the best job by validation."""
 
 
 @dataclass
 class JobRecord:
-    """What became of one job: `job.json` in its folder."""
+    """The outcome of one job: `job.json` in its folder."""
 
     overrides: list[str]
     status: str
@@ -45,7 +47,7 @@ def read_records(folder: Path) -> list[JobRecord]:
 
 
 def assignments(overrides: list[str]) -> dict[str, str]:
-    """Override -> value by key, Hydra's own left out."""
+    """Values of overrides by key, without those of Hydra itself."""
     pairs = (o.lstrip("+").partition("=") for o in overrides)
     return {key: unquoted(value) for key, _, value in pairs if not key.startswith(("hydra.", "hydra/"))}
 
@@ -58,9 +60,10 @@ def unquoted(value: str) -> str:
 
 
 def table(folder: Path) -> list[dict[str, Any]]:
-    """A row for each system of each job: job, overridden keys, status, quality, speed, parameters, seconds, error.
+    """A row for each system of each job: job, overridden keys, status, scores, speed, parameters, seconds, error.
 
-    Scores of one metric whose signatures do not compare are in columns of their own, as in the report.
+    Validation scores are in columns val/<metric>, those of the split that was tested in columns <metric>. Test scores
+    of one metric with signatures that do not compare are in separate columns, as in the report.
     """
     from llm2slm.evaluation.report.entries import entries
 
@@ -72,8 +75,11 @@ def table(folder: Path) -> list[dict[str, Any]]:
         if (path := folder / record.folder / "result.json").is_file()
     }
     shown = entries(list(results.values())) if any(result["systems"] for result in results.values()) else []
+    chosen = best_job(results)
     for record in records:
         head = {"job": record.folder, **assignments(record.overrides), "status": record.status}
+        if chosen is not None:
+            head[BEST] = "yes" if record.folder == chosen[0] else ""
         tail = {"seconds": record.seconds, "error": record.error}
         run = list(results).index(record.folder) if record.folder in results else None
         systems = [entry.system for entry in shown if entry.run == run]
@@ -81,9 +87,24 @@ def table(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def best_job(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:
+    """The job with the best validation score and its `selection`; None where no two jobs have one to compare.
+
+    Jobs that were selected by different metrics or directions are not compared.
+    """
+    found = {job: result.get("selection") for job, result in results.items()}
+    scored = {job: each for job, each in found.items() if each and each["value"] is not None}
+    if len(scored) < 2 or len({(each["metric"], each["mode"]) for each in scored.values()}) > 1:
+        return None
+    mode = next(iter(scored.values()))["mode"]
+    job = (min if mode == "min" else max)(scored, key=lambda job: scored[job]["value"])
+    return job, scored[job]
+
+
 def system_columns(system: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of one system of a `result.json`."""
     columns: dict[str, Any] = {"system": system["name"]}
+    columns |= {f"val/{name}": round(value, 4) for name, value in (system.get("validation") or {}).items()}
     columns |= {name: round(score["value"], 4) for name, score in system["quality"].items()}
     for row in system["speed"][:1]:
         columns["total_ms"] = round(row["total_ms"]["median"], 3)
@@ -109,21 +130,23 @@ def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def columns_of(rows: list[dict[str, Any]]) -> list[str]:
-    """Every column that some row fills, `seconds` and `error` last."""
+    """Every column with a value in some row, `seconds` and `error` last."""
     last = ("seconds", "error")
     names = list(dict.fromkeys(name for row in rows for name in row if name not in last))
     return names + [name for name in last if any(row.get(name) not in (None, "") for row in rows)]
 
 
 def show_table(rows: list[dict[str, Any]]) -> None:
-    """Prints the table, as narrow as it can be: without what is the same of all systems, keys by their last part (where
-    that tells them apart), numbers in four figures. sweep.csv has the whole of it. What went wrong is in a line of its
-    own for each job, below."""
+    """Prints a narrow version of the table, then one line per error. sweep.csv has the whole table.
+
+    Columns that are equal in all rows are left out, keys are shortened to their last part where that is unique, and
+    numbers have four figures.
+    """
     from rich.console import Console
 
     from llm2slm.evaluation.report.report import fitted
 
-    names = [name for name in columns_of(rows) if name != "error"]
+    names = [name for name in columns_of(rows) if name not in ("error", BEST)]
     names = [n for n in names if n not in PLAIN or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
     short = [name.rpartition(".")[2].removesuffix("_parameters") for name in names]
     head = [last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)]
@@ -136,13 +159,13 @@ def show_table(rows: list[dict[str, Any]]) -> None:
 
 
 def varied(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The same rows with only the keys that are not the same in all of them; all keys where there is no such key."""
+    """The rows reduced to the keys whose values differ; unchanged if no value differs."""
     keys = [key for key in dict.fromkeys(k for row in rows for k in row) if len({row.get(key) for row in rows}) > 1]
     return [{key: row[key] for key in keys if key in row} for row in rows] if keys else rows
 
 
 def finish_sweep(folder: Path) -> bool:
-    """Writes sweep.csv, sweep.md and (where any job has a result) report.html; prints the table.
+    """Writes sweep.csv, sweep.md and (if any job has a result) report.html; prints the table and the best job.
 
     Returns:
         Whether every job is done.
@@ -155,8 +178,13 @@ def finish_sweep(folder: Path) -> bool:
     chosen = [assignments(record.overrides) for record in records]
     fixed = {key for row in chosen for key in row} - {key for row in varied(chosen) for key in row}
     show_table([{name: value for name, value in row.items() if name not in fixed} for row in rows])
-    print(folder / "sweep.csv")
     finished = [r for r in records if (folder / r.folder / "result.json").is_file()]
+    if chosen_job := best_job({r.folder: runs.read_result(folder / r.folder) for r in finished}):
+        job, selection = chosen_job
+        print(
+            f"best by validation: job {job} ({selection['metric']} {selection['value']:.4g}, step {selection['step']})"
+        )
+    print(folder / "sweep.csv")
     if finished:
         from llm2slm.evaluation.report.report import write_report
 

@@ -16,9 +16,10 @@ from llm2slm.config.ranges import check_ranges
 from llm2slm.data.languages import known
 from llm2slm.evaluation.compare.same_rows import check_aligned
 from llm2slm.evaluation.compare.systems import Answers, agreed_languages, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.metrics.language_warnings import advice
+from llm2slm.evaluation.metrics.scores import METRICS, of_texts, score
 from llm2slm.evaluation.metrics.scores import check as check_known
-from llm2slm.evaluation.metrics.scores import score
-from llm2slm.evaluation.metrics.tokenization import advice, by_row
+from llm2slm.evaluation.metrics.tokenization import by_row
 from llm2slm.types import UserError
 
 
@@ -108,18 +109,16 @@ def read(config: CompareConfig) -> tuple[list[Answers], int]:
 
 def metrics_of(config: CompareConfig, systems: list[Answers]) -> tuple[list[str], list[str]]:
     """The metrics to compare (given, or those of the results), and notes on omitted metrics."""
-    from llm2slm.evaluation.metrics.row_statistics import STATISTICS
-
     if config.metrics is not None:
         check_known(config.metrics)
         for name in config.metrics:
-            if name not in STATISTICS:
-                raise UserError(f"metrics: {name} cannot be resampled; those that can: {', '.join(STATISTICS)}")
+            if name not in of_texts(config.metrics):
+                raise UserError(f"metrics: {name} cannot be resampled; those that can: {', '.join(of_texts(METRICS))}")
         if not config.metrics:
             raise UserError("metrics=[]: name one or more, or leave it out for those of the runs' results")
         return list(dict.fromkeys(config.metrics)), []
     stated = dict.fromkeys(name for system in systems for name in system.system.get("quality") or {})
-    known = [name for name in stated if name in STATISTICS]
+    known = of_texts(stated)
     if not known:
-        raise UserError(f"the results name no metric that can be resampled; give metrics=[{next(iter(STATISTICS))}]")
-    return known, [f"{name} is left out: it cannot be resampled." for name in stated if name not in STATISTICS]
+        raise UserError(f"the results name no metric that can be resampled; give metrics=[{next(iter(METRICS))}]")
+    return known, [f"{name} is left out: it cannot be resampled." for name in stated if name not in known]

@@ -1,4 +1,4 @@
-"""What `train` prints before its first step: one example as the models get it, and the table of the data."""
+"""Output of `train` before its first step: one example as the models get it, and the table of the data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
 
 SHOWN = 300
-"""Characters of an example text that are printed at most."""
+"""Maximum number of printed characters of an example text."""
 
 
 def warn_warmup(config: RunConfig) -> None:
-    """Warns where training ends before the warm-up does, or with it."""
+    """Warns if the warm-up is not shorter than training."""
     warmup, steps = config.optim.warmup_steps, config.trainer.max_steps
     if warmup >= steps:
         reached = "its peak at the last step only" if warmup == steps else f"{steps / warmup:.0%} of its peak"
@@ -30,22 +30,22 @@ def warn_warmup(config: RunConfig) -> None:
 
 
 def example_lines(data: DataModule) -> list[str]:
-    """What is put around each text, and the first training row as the models get it: the prompt of the SLM, that of the
-    LLM where it is another, and the target."""
+    """The frame of prompts, and the first training row as the models get it: the SLM's prompt, the LLM's prompt if it
+    differs, and the target."""
     task, collator = data.task, data.collator
     example = data.first_examples("train")[0]
     lines = [f"task {task.name}: {_around(task)}"]
-    writer, reader = collator.slm_prompts, collator.llm_prompts
-    read = {"prompt": writer.rendered(example.prompt)}
-    if collator.llm_tokenizer is not None and (other := reader.rendered(example.prompt)) != read["prompt"]:
-        read["the LLM's prompt"] = other
-    shown = {**read, "target": example.target}
+    slm, llm = collator.slm_prompts, collator.llm_prompts
+    prompts = {"prompt": slm.rendered(example.prompt)}
+    if collator.llm_tokenizer is not None and (other := llm.rendered(example.prompt)) != prompts["prompt"]:
+        prompts["the LLM's prompt"] = other
+    shown = {**prompts, "target": example.target}
     width = max(map(len, shown))
     return lines + [f"  {name:{width}}  {visible(text)}" for name, text in shown.items()]
 
 
 def _around(task: Task) -> str:
-    """The prefix, the templates, and the parts of a mixture with theirs."""
+    """Prefix and templates, and the prefixes of a mixture's parts."""
     prefix = f"prefix {visible(task.prefix)}" if task.prefix else "no prefix"
     templates = [f"template {visible(template.text)}" for template in task.templates]
     parts = [f"{name}: {visible(text)}" for name, text in task.prefixes]
@@ -53,8 +53,8 @@ def _around(task: Task) -> str:
 
 
 def visible(text: str, limit: int = SHOWN) -> str:
-    """A text in quotes on one line: newlines and other characters that print as nothing are escaped as in Python, and
-    of a long one the middle is left out, with the number of its characters in its place."""
+    """A quoted text on one line. Unprintable characters are escaped as in Python; the middle of a long text is replaced
+    by its number of characters."""
     head = limit * 2 // 3
     tail = limit - head
     if len(text) <= limit:
@@ -63,12 +63,13 @@ def visible(text: str, limit: int = SHOWN) -> str:
 
 
 def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str) -> None:
-    """Prints the task, one example, the table of the data, and warnings: a task that is not the corpus' own, targets of
-    `final` that the metrics cannot tokenize, prompts of `final` that are also training prompts, texts that a tokenizer
-    loses.
+    """Prints the task, one example, the table of the data, and warnings.
+
+    Warnings: another task than the corpus is made for, targets of `final` that the metrics cannot tokenize, prompts of
+    `final` that are also training prompts, texts that a tokenizer cannot represent.
 
     Args:
-        given: the configuration before its task was named (`with_task`).
+        given: the configuration before `with_task`.
 
     Raises:
         UserError: as `check_lossy`.
@@ -81,16 +82,16 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     warn_warmup(config)
     warn_language(data.task, data.examples(final))
     data.compare()
-    told = data.report()
+    report = data.report()
     console = Console()
     for line in example_lines(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(table(told))
+    console.print(table(report))
     warn_tokens(config, data)
     check_lossy(config, data)
-    if data.config.streaming and told["train"]["rows"] < data.config.buffer:
+    if data.config.streaming and report["train"]["rows"] < data.config.buffer:
         print(
-            f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {told['train']['rows']} training "
+            f"llm2slm: warning: data.buffer={data.config.buffer} is more than the {report['train']['rows']} training "
             "rows, which are read and tokenized over and over to fill it; leave data.streaming out",
             file=sys.stderr,
         )
@@ -101,7 +102,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
             "validation (trainer.val_rows; null: all)",
             file=sys.stderr,
         )
-    known, rows = told[final]["in_train"], told[final]["rows"] - told[final]["dropped"]
+    known, rows = report[final]["in_train"], report[final]["rows"] - report[final]["dropped"]
     if known:
         print(
             f"llm2slm: warning: {known:,} of {rows:,} prompts of the {final} split are in the training data too; its "

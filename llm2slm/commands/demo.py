@@ -24,7 +24,7 @@ from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
-from llm2slm.evaluation.metrics.scores import computed_alike
+from llm2slm.evaluation.metrics.scores import computed_alike, lower_is_better
 from llm2slm.models.ablation import check_control
 from llm2slm.models.build import build_llm
 from llm2slm.models.hybrid import LLM2SLM
@@ -151,7 +151,8 @@ def quality_kept(system: runs.System, baseline: runs.System) -> dict[str, float]
     return {
         metric: score.value / baseline.quality[metric].value
         for metric, score in system.quality.items()
-        if metric in baseline.quality.keys() - runs.LOWER_IS_BETTER
+        if metric in baseline.quality
+        and not lower_is_better(metric)
         and baseline.quality[metric].value
         and baseline.quality[metric].n == score.n
         and computed_alike(baseline.quality[metric].signature, score.signature)

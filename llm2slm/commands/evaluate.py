@@ -1,4 +1,4 @@
-"""`llm2slm evaluate run=DIR`: answers a split, scores the answers, writes predictions and result."""
+"""`llm2slm evaluate run=DIR`: generates predictions for a split, scores them, writes predictions and result."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation.decoding_settings import asked, in_force, in_words, own_settings
-from llm2slm.evaluation.metrics import bertscore, tokenization
+from llm2slm.evaluation.decoding_settings import arguments_of, effective_settings, one_line, published_settings
 from llm2slm.evaluation.metrics import scores as metrics
 from llm2slm.evaluation.metrics.buckets import quality_by_length
-from llm2slm.evaluation.metrics.perplexity import perplexity
-from llm2slm.evaluation.metrics.scores import BERTSCORE, PERPLEXITY, Measured
+from llm2slm.evaluation.metrics.language_warnings import advice
+from llm2slm.evaluation.metrics.metric import Evaluated, Measured
 from llm2slm.evaluation.predict import predict, prediction_rows
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
@@ -59,6 +58,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     runs.write_config(folder, config)
     system = score_system(model, data, task, config=config, folder=folder, split=config.split)
     result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
+    result.selection, system.validation = selection_of(run, system.weights)
     result.device = runs.device_name(model.device.type)
     result.wall_seconds = time.perf_counter() - started
     runs.write_result(folder, result)
@@ -66,8 +66,21 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     return result
 
 
+def selection_of(run: str, weights: str | None) -> tuple[runs.Selection | None, dict[str, float]]:
+    """How training chose the weights that are evaluated, with their validation scores; none where that is unknown."""
+    home = runs.home(run)
+    if home is None or not (home / "result.json").is_file():
+        return None, {}
+    trained = runs.read_result(home)
+    chosen = trained.get("selection")
+    system: dict[str, Any] = next(iter(trained["systems"]), {})
+    if not chosen or system.get("weights") != weights:
+        return None, {}
+    return runs.Selection(**chosen), dict(system["validation"])
+
+
 def show_result(folder: Path) -> None:
-    """Prints the table of what a run directory's result.json says, and where it is."""
+    """Prints the table of a run directory's result.json, and its path."""
     from rich.console import Console
 
     from llm2slm.evaluation.report.report import terminal_table
@@ -78,33 +91,33 @@ def show_result(folder: Path) -> None:
 
 
 def check_metrics(task: Task) -> None:
-    """Refuses a metric that is not known, or whose model is not there, before anything is loaded or trained."""
+    """Refuses an unknown metric, or one whose model is missing, before anything is loaded or trained."""
     metrics.check(task.metrics)
     for name in task.metrics:
-        if name.startswith(BERTSCORE):
-            bertscore.check(name)
+        if (metric := metrics.find(name)) is not None and metric.check is not None:
+            metric.check(name)
 
 
 def warn_language(task: Task, examples: Sequence[Example]) -> None:
-    """Warns where the metrics do not know how to tokenize the targets of rows that are to be scored."""
+    """Warns if the metrics may tokenize the targets wrongly."""
     references, languages = [example.target for example in examples], [example.language for example in examples]
-    for line in tokenization.advice(task.metrics, languages, references):
+    for line in advice(task.metrics, languages, references):
         print(f"llm2slm: warning: {line}", file=sys.stderr)
 
 
 def language_note(task: Task) -> dict[str, str]:
-    """What a result says of the language by which its metrics tokenize, where one is known for all rows."""
+    """The note about the language for which the metrics tokenize, if all rows have the same known one."""
     return {} if task.language is None else {"language": task.language}
 
 
 def final_split(data: DataConfig) -> str:
-    """What a trained system is scored and timed on: the test split; of a user's own files without one, validation."""
+    """The split for final scores and timing: test; validation for files without a test split."""
     own = [data, *data.parts] if data.name == "mixture" else [data]
     return "validation" if any(part.name == "json" and part.test is None for part in own) else "test"
 
 
 def tell_defaults(config: RunConfig) -> None:
-    """Says which corpus and prefix are used where neither the model nor the user names one."""
+    """Prints corpus and prefix if neither the model nor the user names them."""
     if config.run is None or runs.home(config.run) is not None:
         return
     data, silent = config.data, RunConfig()
@@ -128,17 +141,17 @@ def score_system(
     split: str,
     answers: Sequence[str] | None = None,
 ) -> runs.System:
-    """Answers a split with the task's decoding, writes `predictions.jsonl`, and scores it.
+    """Generates predictions for a split, writes `predictions.jsonl`, and scores them.
 
-    Rows that the tokenizers' limits drop (data.overlong=drop) are not answered; the system's notes say how many.
+    Rows dropped by the length limits (data.overlong=drop) are excluded; the system's notes have their number.
 
     Args:
-        answers: this model's answers to the split, if `predictions.jsonl` has them already.
+        answers: this model's predictions, if `predictions.jsonl` has them already.
     """
     examples = data.examples(split)
     known, size = answers is not None, config.data.eval_batch_size
     if answers is None:
-        # without a source all prompts are the same
+        # without a source all prompts are equal
         asked = examples[:1] if task.text else examples
         answers = predict(model, asked, task, size, progress=config.trainer.progress)
         answers = answers * len(examples) if task.text else answers
@@ -159,37 +172,34 @@ def score_system(
 def measure(
     model: LLM2SLM, data: DataModule, task: Task, answers: Sequence[str], *, config: RunConfig, split: str
 ) -> dict[str, Measured]:
-    """Every metric of a task, in its order: those of texts, of another model's reading, and of the judged model."""
+    """Per-row statistics of every metric of a task, in the task's order."""
     examples = data.examples(split)
     references, languages = [example.target for example in examples], [example.language for example in examples]
     found = metrics.measure(metrics.of_texts(task.metrics), answers, references, languages)
-    batch_size, progress = config.data.eval_batch_size, config.trainer.progress
+    sizes = config.data.eval_batch_size, config.trainer.progress
+    evaluated = Evaluated(model, lambda: data.encoded(split), answers, references, *sizes)
     for name in task.metrics:
-        if name == PERPLEXITY:
-            found[name] = perplexity(model, data.encoded(split), batch_size, progress=progress)
-        elif name.startswith(BERTSCORE):
-            scorer = bertscore.BertScore(name, model.device)
-            found[name] = scorer.measure(answers, references, progress=progress)
+        if (metric := metrics.find(name)) is not None and metric.with_model is not None:
+            found[name] = metric.with_model(name, evaluated)
     return {name: found[name] for name in task.metrics}
 
 
 def decoding_note(model: LLM2SLM, task: Task, decoding: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a result says of how its answers were decoded. What the model's own generation_config.json adds to what was
-    asked for is told, for it is easily missed.
+    """The note about decoding settings. Prints settings that the model's generation_config.json adds.
 
     Args:
-        decoding: more arguments of `generate` than the task's.
+        decoding: arguments of `generate` in addition to the task's.
     """
-    arguments = asked(task, decoding)
-    own = own_settings(model.generation_config, arguments)
+    arguments = arguments_of(task, decoding)
+    own = published_settings(model.generation_config, arguments)
     if own:
         print(
-            f"llm2slm: {model.label} answers under settings of its own generation_config.json as well: {in_words(own)}",
+            f"llm2slm: {model.label} answers under settings of its own generation_config.json as well: {one_line(own)}",
             file=sys.stderr,
         )
-    return {"decoding": in_force(model.generation_config, arguments)}
+    return {"decoding": effective_settings(model.generation_config, arguments)}
 
 
 def control_note(model: LLM2SLM) -> dict[str, str]:
-    """What a result says of a system that is a control, whatever it is called."""
+    """The note that marks a system as a control."""
     return {} if model.control is Control.none else {"control": model.control.value}

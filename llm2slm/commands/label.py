@@ -34,7 +34,7 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.labels import read_labels
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
-from llm2slm.evaluation.decoding_settings import asked, in_force, sampling
+from llm2slm.evaluation.decoding_settings import arguments_of, effective_settings, sampling
 from llm2slm.evaluation.metrics.scores import of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.hybrid import LLM2SLM
@@ -74,8 +74,10 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
         warn_builtin_llm([config.model.llm.name], config.data)
     warn_language(task, examples)
     decoding = decoding_of(config)
-    decisive = settings(config, model, examples) | in_force(model.generation_config, asked(task, decoding))
-    decisive = json.loads(json.dumps(decisive))  # as it will be read
+    decisive = settings(config, model, examples) | effective_settings(
+        model.generation_config, arguments_of(task, decoding)
+    )
+    decisive = json.loads(json.dumps(decisive))  # as it is read again
     labels = folder / f"labels.{config.label.format}"
     check_finished(labels, config, decisive)
     file = None

@@ -1,4 +1,4 @@
-"""What `train` refuses before its first step: impossible settings, unreadable data, answers that do not fit."""
+"""Checks of `train` before its first step: settings, data, and the length of responses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llm2slm.types import Control, SystemKind, UserError
 
 
 def check_possible(config: RunConfig) -> None:
-    """Refuses, before anything is loaded, what cannot be trained."""
+    """Refuses impossible settings before anything is loaded."""
     if config.model.kind is SystemKind.llm and config.model.llm.quantization:
         raise UserError("model.llm.quantization: a quantized LLM is not trained; leave it out for model=llm")
     check_ranges(config)
@@ -36,8 +36,8 @@ def check_possible(config: RunConfig) -> None:
 
 
 def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress: bool) -> None:
-    """Reads all that is needed: bad data is found before anything is written. So is a store of representations that
-    is damaged, or lacks what these splits ask of it (of streamed rows the first ones are looked at).
+    """Reads all splits, so that bad data is found before anything is written; also a store of representations that is
+    damaged or lacks rows of these splits (of streamed rows the first ones are checked).
 
     Raises:
         OverlongRows: as `DataModule.encoded`, with the counts of all splits, and after the table that shows them.
@@ -47,7 +47,7 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
     for split in splits:
         try:
             data.prepare(split)
-        except OverlongRows as error:  # what is wrong with the other splits is worth to be known as well
+        except OverlongRows as error:  # errors of the other splits are reported together
             overlong.append(error)
     if overlong:
         if first_process():
@@ -56,7 +56,7 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
     if model.projector is None or not isinstance(model.encoder, StoredEncoder):
         return
     store = model.encoder.store
-    if first_process():  # first of all: what is damaged may look as if it were missing
+    if first_process():  # first, since damaged rows may look like missing ones
         store.verify(progress)
     for split in splits:
         store.check_rows(data.first_rows(split), split)
@@ -65,7 +65,7 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
 
 
 def check_monitor(config: RunConfig, task: Task) -> None:
-    """Refuses a monitor that this run would never log, before anything is trained."""
+    """Refuses a monitor that this run would never log."""
     metrics = of_texts(task.metrics) if config.callbacks.generate_rows else ()
     known = ["val/loss", *(f"val/{metric}" for metric in metrics)]
     if config.callbacks.monitor not in known:
@@ -75,23 +75,23 @@ def check_monitor(config: RunConfig, task: Task) -> None:
 
 
 def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
-    """Refuses answers that would run past the SLM's position embeddings, before anything is trained.
+    """Refuses responses that would exceed the SLM's position embeddings.
 
     Args:
-        split: what will be answered; rows: how many of it, from the first; None: all.
+        split: the split to generate for; rows: its number of rows, from the first; None: all.
 
     Raises:
-        UserError: names the row whose answer has no room.
+        UserError: names the row whose response does not fit.
     """
     positions = getattr(model.slm.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return
     _, before_response = taken(model.slm)
     answered = data.encoded(split)[:rows]
-    told = [len(row.slm if row.llm is None else row.llm) for row in answered]
-    if model.control is Control.shuffled:  # any of them may be told of the longest
-        told = [max(told, default=0)] * len(told)
-    for row, before in zip(answered, told, strict=True):
+    lengths = [len(row.slm if row.llm is None else row.llm) for row in answered]
+    if model.control is Control.shuffled:  # any row may get the longest prompt
+        lengths = [max(lengths, default=0)] * len(lengths)
+    for row, before in zip(answered, lengths, strict=True):
         read = before_response + (model.mode.positions(model.config, len(row.slm), before) if model.pads_left else 0)
         if read + data.task.max_new_tokens > positions:
             raise UserError(

@@ -1,8 +1,8 @@
-"""What `train` finds in a run directory: nothing, a training to resume, one that only lacks its test, a complete run.
+"""States of a run directory: empty, training to resume, finished training without its test, complete run.
 
-A training is finished once its last validation is in `last.ckpt`. Then come, in this order: `model/`,
-`predictions.jsonl`, `result.json`, the model card. Each is whole when it is there, and what an earlier end of the same
-training has left (it was extended since) is removed before the new model is saved: whatever is there belongs together.
+Training is finished once its last validation is in `last.ckpt`. Then these are written, each atomically and in this
+order: `model/`, `predictions.jsonl`, `result.json`, the model card. Files of an earlier end of the training (before
+it was extended) are removed before the new model is saved, so that all files present are consistent.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ METRICS, PREDICTIONS, RESULT = "metrics.csv", "predictions.jsonl", "result.json"
 
 @dataclass(frozen=True)
 class Begun:
-    """A training that has begun.
+    """A training with a checkpoint.
 
     Attributes:
-        checkpoint: to resume from. progress: how far it has come.
-        recorded: the configuration that it was validated with; None: an earlier version validated on other rows.
+        checkpoint: to resume from. progress: of that checkpoint.
+        recorded: the configuration of its validations; None: an earlier version validated on other rows.
     """
 
     checkpoint: Path
@@ -48,10 +48,10 @@ def command(folder: Path) -> str:
 
 
 def refuse_used(folder: Path) -> None:
-    """Two runs in one folder would mix their curves, and leave one's model beside the other's configuration.
+    """Refuses a folder with a run, since two runs would mix their curves, models and configurations.
 
     Raises:
-        UserError: the folder holds a run, or what another verb left.
+        UserError: the folder has a run, or files of another verb.
     """
     if not first_process():
         return
@@ -65,10 +65,10 @@ def refuse_used(folder: Path) -> None:
 
 
 def start_over(folder: Path) -> None:
-    """Says that the training of a run directory starts over, which was stopped before its first checkpoint.
+    """Reports that a training that was stopped before its first checkpoint starts over.
 
     Raises:
-        UserError: the folder holds what another verb left.
+        UserError: the folder has files of another verb.
     """
     if not first_process():
         return
@@ -77,8 +77,7 @@ def start_over(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path, *, from_start: bool) -> None:
-    """Just before training: removes the curve of a training that starts over, and predictions of a test that never came
-    to its result."""
+    """Before training: removes the curve of a training that starts over, and predictions of a test without a result."""
     if not first_process():
         return
     if from_start:
@@ -89,9 +88,9 @@ def clear_leftovers(folder: Path, *, from_start: bool) -> None:
 
 @contextmanager
 def naming_command(folder: Path) -> Iterator[None]:
-    """On Ctrl-C while training, or where a file cannot be written: prints the command that resumes.
+    """Prints the command that resumes on Ctrl-C during training, or if a file cannot be written.
 
-    Without a checkpoint it is the command that starts over, and the line says so.
+    Without a checkpoint it is the command that starts over.
     """
     try:
         yield
@@ -105,7 +104,7 @@ def naming_command(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def naming_rest(folder: Path) -> Iterator[None]:
-    """On any failure after training, Ctrl-C included: prints the command that does what is missing."""
+    """Prints the command for the remaining work on any failure after training, Ctrl-C included."""
     try:
         yield
     except BaseException:
@@ -115,16 +114,16 @@ def naming_rest(folder: Path) -> Iterator[None]:
 
 
 def outdate(folder: Path) -> None:
-    """Removes what describes the model that is about to be replaced."""
+    """Removes the files that describe the model to be replaced."""
     for name in (RESULT, PREDICTIONS, f"model/{CARD}"):
         with writing(folder / name):
             (folder / name).unlink(missing_ok=True)
 
 
 def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
-    """Answers of a test that ended before its result: those of `predictions.jsonl`, if it is there without one.
+    """Predictions of a test that ended before its result, from `predictions.jsonl`; None: there are none.
 
-    None too where the file is of other rows or damaged, which is printed: all prompts are then answered again.
+    Also None, with a printed reason, if the file is damaged or of other rows: predictions are then generated again.
     """
     path = folder / PREDICTIONS
     if not path.is_file() or (folder / RESULT).exists():
@@ -144,10 +143,10 @@ def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
 
 
 def complete(folder: Path, progress: Progress) -> runs.Result | None:
-    """The result of a run to which nothing is missing (its card is written if need be); None: something is.
+    """The result of a complete run (a missing model card is written); None: the run is incomplete.
 
     Raises:
-        UserError: the folder holds another verb's result.
+        UserError: the folder has another verb's result.
     """
     runs.refuse_another(folder, "train")
     if not progress.finished or not (folder / RESULT).is_file() or not (folder / "model").is_dir():
@@ -158,11 +157,12 @@ def complete(folder: Path, progress: Progress) -> runs.Result | None:
         return None  # of an earlier end
     if first_process() and not (folder / "model" / CARD).is_file():
         card_of_run(folder / "model", folder.resolve().name, folder)
-    return runs.Result(systems=systems, **stored)
+    chosen = stored.pop("selection", None)
+    return runs.Result(systems=systems, selection=runs.Selection(**chosen) if chosen else None, **stored)
 
 
 def _system(stored: dict[str, Any]) -> runs.System:
-    """A system of a stored result of `train`, which has no speeds."""
+    """A system of a stored result of `train`, which has no timings."""
     quality = {name: runs.Score(**score) for name, score in stored["quality"].items()}
     buckets = [runs.Bucket(**bucket) for bucket in stored["buckets"]]
     return runs.System(**stored | {"quality": quality, "buckets": buckets})

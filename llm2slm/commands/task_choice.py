@@ -1,4 +1,4 @@
-"""The task that rows are asked as: the one that the user chose, else the own one of the corpus, which is printed."""
+"""The choice of the task: the user's, else the one that the corpus is made for, which is then printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm2slm.data.tasks import LM, TEXT, Task
 
 
 def with_task(config: RunConfig) -> RunConfig:
-    """The configuration with its task named, so that a run records the task it was asked as.
+    """The configuration with its task named, so that a run records the task.
 
     Raises:
         UserError: as `task_of`.
@@ -23,8 +23,8 @@ def with_task(config: RunConfig) -> RunConfig:
 
 
 def tell_task(task: TaskConfig, data: DataConfig) -> None:
-    """Prints which task is taken where none is chosen. To be called with what was given once nothing of it is found
-    wrong any more: a mistake stands alone."""
+    """Prints the task if the user chose none. Call it with the user's configuration after all checks, so that an error
+    message stands alone."""
     if task.name is None and (data.name, data.corpus) != (DataConfig().name, DataConfig().corpus):
         named, parts = chosen_task(task, data)
         for line in _lines(parts, task_of(named, parts)):
@@ -32,7 +32,7 @@ def tell_task(task: TaskConfig, data: DataConfig) -> None:
 
 
 def _lines(data: DataConfig, task: Task) -> list[str]:
-    """Which task was taken; of a mixture, for the parts of which nothing is known."""
+    """The lines that state the task; for a mixture, of the parts without a known task."""
     if data.name == "mixture":
         return [
             f"data.parts[{number}] ({label}) without task: asked as text ({_asked(own)})"
@@ -50,7 +50,7 @@ def _asked(task: Task) -> str:
 
 
 def warn_task(config: RunConfig) -> None:
-    """Warns where a known corpus is asked as another task than it is made for, in the words of that task."""
+    """Warns if a known corpus is used with another task and the default prompt of that task."""
     corpus, task = CORPORA.get(config.data.name), config.task
     worded = task.prefix is not None or task.template is not None
     if corpus is None or task.name in (None, corpus.task, LM.name) or worded:

@@ -1,4 +1,4 @@
-"""`llm2slm train`: data, model, fit, test, result. The hybrid, the SLM alone and the LLM go the same way."""
+"""`llm2slm train`: data, model, fit, test, result; the same for the hybrid, the SLM alone and the LLM."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.evaluation.metrics import tokenization
-from llm2slm.evaluation.metrics.scores import of_texts, score
+from llm2slm.evaluation.metrics.scores import lower_is_better, of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
@@ -56,9 +56,9 @@ from llm2slm.types import Example, Start, SystemKind, UserError
 def run(config: RunConfig, folder: Path) -> runs.Result:
     """Trains a system into `folder` and tests it.
 
-    With `run=DIR` an interrupted training goes on in DIR from its last checkpoint, under the configuration recorded
-    there; `trainer.*`, `logger.*` and `callbacks.*` given now take its place (say a larger trainer.max_steps). A
-    finished training is not trained again: what is missing of its test, result and card is made.
+    With `run=DIR` an interrupted training resumes in DIR from its last checkpoint, with the configuration recorded
+    there; new values of `trainer.*`, `logger.*` and `callbacks.*` override it (as a larger trainer.max_steps). A
+    finished training is not repeated: only its missing test, result and model card are made.
     """
     started, begun = time.perf_counter(), None
     starts_over = False
@@ -85,13 +85,14 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
         fitted, answers = trained(config, folder, ready, begun, loggers)
-        ready.teacher = None  # makes room for the test
+        ready.teacher = None  # frees its memory for the test
         if fitted.first_process:
             with naming_rest(folder):
                 if answers is None:
                     outdate(folder)
                     ready.model.save_pretrained(folder / "model")
                 result.systems = [system := tested(config, folder, ready, fitted, answers)]
+                result.selection = fitted.selection
                 result.device = runs.device_name(ready.model.device.type)
                 log_samples(loggers, system.samples[: config.logger.samples])
                 log_quality(loggers, {name: s.value for name, s in system.quality.items()})
@@ -104,7 +105,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
 @dataclass
 class Ready:
-    """What a training needs, read and checked. final: the split that is tested."""
+    """Checked inputs of a training. final: the split to test on."""
 
     model: LLM2SLM
     data: DataModule
@@ -114,11 +115,11 @@ class Ready:
 
 
 def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
-    """Builds the model and reads the data; what cannot be trained is refused before anything is written (but for the
-    tokenizers that the configuration orders).
+    """Builds the model and reads the data. Invalid input is refused before anything is written (except for tokenizers
+    that the configuration trains).
 
     Args:
-        checkpoint: what is resumed from; Hub models are read at the commits that it was begun with.
+        checkpoint: to resume from; Hub models are loaded at the commits recorded in it.
     """
     check_possible(config)
     set_seed(config.seed)
@@ -142,8 +143,7 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
 def trained(
     config: RunConfig, folder: Path, ready: Ready, begun: Begun | None, loggers: Loggers
 ) -> tuple[Fitted, list[str] | None]:
-    """Trains, or loads what an earlier process has trained to the end; then also its answers to the test, if they are
-    complete."""
+    """Trains, or loads a finished training together with its test predictions, if these are complete."""
     if begun is not None and begun.progress.finished:
         answers = kept_answers(folder, ready.data.examples(ready.final))
         return load_fitted(config, folder, ready.model, begun.progress, ready.teacher), answers
@@ -166,21 +166,21 @@ def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answer
         ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
     )
     system.curve = read_curve(folder / METRICS)
+    system.validation = fitted.validation
     system.notes |= training_notes(config, fitted)
     return system
 
 
 def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
-    """The configuration of a run that goes on, and how far its last checkpoint (or its best where the last is damaged)
-    has come; None: it was stopped before its first checkpoint, and starts over.
+    """The configuration of a resumed run, and the state of its last checkpoint (of the best if the last is damaged);
+    None: it was stopped before its first checkpoint, and starts over.
 
     Args:
-        config: nothing but `run`: the recorded one holds; or a whole configuration, which may train longer, log or stop
-            otherwise than the recorded one, but not train something else.
+        config: `run` only: the recorded configuration is used; or a whole configuration, which may differ from the
+            recorded one in trainer, logger and callbacks only.
 
     Raises:
-        UserError: what is recorded is no training, or is a configuration of another model, corpus, task, optimizer or
-            seed.
+        UserError: the record is no training, or is of another model, corpus, task, optimizer or seed.
     """
     from omegaconf import OmegaConf
 
@@ -204,12 +204,12 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
     newest = newest_whole(folder / CHECKPOINTS)
     if newest is None:
         return replace(config, run=None), None
-    progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks))
+    progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks, lower_is_better))
     return config, Begun(newest, progress, None if other_rows(runs.recorded_config(folder)) else recorded)
 
 
 def as_before_zero_start(config: RunConfig) -> RunConfig:
-    """A configuration with the meaning that what it leaves open had in runs recorded before z could start at zero."""
+    """A configuration with the defaults of runs recorded before z could start at zero."""
     projector, optim = config.model.projector, config.optim
     start = Start.random if projector.start is None else projector.start
     gate = bool(projector.gate)
@@ -219,7 +219,7 @@ def as_before_zero_start(config: RunConfig) -> RunConfig:
 
 
 def untrained(config: RunConfig, task: Task) -> LLM2SLM:
-    """The model that is about to be trained, with a record of how texts are framed and of how much is trained."""
+    """The untrained model, with a record of its prompt frame and its number of trainable parameters."""
     model = build_model(config.model, config.data)
     begin_as_trained(model.slm, model.collator.slm_tokenizer.eos_token_id)
     model.config.prefix, model.config.suffix = task.around() or (None, "")
@@ -228,16 +228,17 @@ def untrained(config: RunConfig, task: Task) -> LLM2SLM:
 
 
 def language_seen(examples: Sequence[Example]) -> str:
-    """The code by which metrics tokenize those rows whose language is not known."""
-    return tokenization.seen([example.target for example in examples if example.language is None])
+    """The language code for tokenizing rows of unknown language."""
+    return tokenization.detected([example.target for example in examples if example.language is None])
 
 
 def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -> ValidationScorer | None:
-    """Scores generated answers during training, by the metrics of texts alone: others would load a model each time, and
-    perplexity is exp(val/loss). None where the task has no such metric.
+    """Generates and scores predictions in validations, by metrics of texts only; None if the task has none.
+
+    Metrics with a model would load it at each validation, and perplexity is exp(val/loss).
 
     Args:
-        unknown: code for rows whose language is not known, so that they are tokenized as those of the final test.
+        unknown: language code for rows of unknown language, so that they are tokenized as in the final test.
     """
     names = of_texts(task.metrics)
 
@@ -245,7 +246,7 @@ def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -
         model: LLM2SLM, examples: Sequence[Example], share: tuple[int, int], between: Callable[[], None]
     ) -> dict[int, str]:
         found: dict[int, str] = {}
-        rounds = math.ceil(math.ceil(len(examples) / batch_size) / share[1])  # a process may have no batch in the last
+        rounds = math.ceil(math.ceil(len(examples) / batch_size) / share[1])  # the last may be empty
         batches = answer_batches(model, examples, task, batch_size, share=share, progress=False)
         try:
             for _ in range(rounds):
@@ -260,17 +261,17 @@ def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -
         scores = score(names, texts, [example.target for example in examples], languages)
         return {name: found.value for name, found in scores.items()}
 
-    return ValidationScorer(answer, judged) if names else None
+    return ValidationScorer(answer, judged, lower_is_better) if names else None
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """`metrics.csv` as points of a curve, without the cells that were not logged."""
+    """`metrics.csv` as points of a curve, without empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def training_notes(config: RunConfig, fitted: Fitted) -> dict[str, Any]:
-    """Facts about the training that a reader of the result wants beside the scores."""
+    """Facts about the training for `System.notes`."""
     hybrid = config.model.kind is SystemKind.llm2slm
     optim, llm = config.optim, config.model.llm.source
     distilled = {"teacher": llm, "weight": optim.distill, "temperature": optim.distill_temperature}

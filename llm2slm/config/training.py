@@ -95,7 +95,7 @@ class CallbacksConfig:
     monitor: str = "val/loss"
     """Logged value that selects the best checkpoint and stops early: val/loss, or val/<metric> as val/bleu."""
     mode: str | None = None
-    """min | max: direction of `monitor`. None: min for val/loss, val/ter and val/repetition, max for other metrics."""
+    """min | max: direction of `monitor`. None: min for val/loss, else the direction of the metric."""
     patience: int | None = None
     """Validations without improvement before stopping. None: never stop early."""
     min_delta: float = 0.0

@@ -23,7 +23,7 @@ class Task:
 
     Attributes:
         prefix: text before every source.
-        metrics: names in evaluation/metrics/scores.py; the first is the main metric.
+        metrics: names in the registry evaluation/metrics/scores.py; the first is the main metric.
         max_new_tokens: maximum number of response tokens.
         num_beams: number of beams; 1 is greedy.
         prefixes: (only for a mixture) prefix by the field `task` of a row.

@@ -1,8 +1,8 @@
-"""How answers are decoded: what was asked for, and what a model was published with beside it.
+"""Decoding settings: arguments of a call, and defaults from the model's generation_config.json.
 
-A model's generation_config.json may hold settings that `generate` obeys where a call does not name them, such as
-`no_repeat_ngram_size` of a BART for summaries. Those of `models/loading/published.py` stay in force, and a result
-that was written under them records them; all others were dropped when the model was loaded.
+`generate` applies settings of generation_config.json that a call does not override, as `no_repeat_ngram_size` of a BART
+for summaries. Those listed in `models/loading/published.py` are kept and recorded in results; all others are dropped
+when the model is loaded.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ if TYPE_CHECKING:
 
 
 def sampling(temperature: float, top_p: float) -> dict[str, Any]:
-    """Arguments of `generate` that sample as they say, and not as transformers would: it leaves out all but the 50
-    likeliest tokens where nobody says how many."""
+    """Arguments of `generate` for sampling. top_k=0 disables transformers' default top-k of 50."""
     return {"temperature": temperature, "top_p": top_p, "top_k": 0}
 
 
-def asked(task: Task, decoding: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Arguments of `generate` by a task, and more of them."""
+def arguments_of(task: Task, decoding: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of `generate` from a task, with `decoding` added."""
     return {"max_new_tokens": task.max_new_tokens, "num_beams": task.num_beams, **(decoding or {})}
 
 
-def own_settings(config: GenerationConfig, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's generation config has in force beside the arguments of a call.
+def published_settings(config: GenerationConfig, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model's generation config that affect a call.
 
     Args:
-        arguments: of `generate`; what they name is theirs.
+        arguments: of `generate`; they override the generation config.
     """
     beams = (arguments.get("num_beams") or getattr(config, "num_beams", None) or 1) > 1
     sampled = arguments.get("do_sample", getattr(config, "do_sample", None))
@@ -42,17 +41,17 @@ def own_settings(config: GenerationConfig, arguments: Mapping[str, Any]) -> dict
     return {name: value for name, value in found.items() if value not in (None, [], {}, neutral[name])}
 
 
-def in_force(config: GenerationConfig, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides how a call decodes, as plain values."""
+def effective_settings(config: GenerationConfig, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings that determine how a call decodes, as plain values."""
     sampled = {"do_sample": bool(getattr(config, "do_sample", None))} | dict(arguments)
-    return sampled | {name: plain(value) for name, value in own_settings(config, arguments).items()}
+    return sampled | {name: plain(value) for name, value in published_settings(config, arguments).items()}
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON holds it."""
+    """A setting as a JSON value."""
     return value if isinstance(value, (bool, int, float, str, list)) else str(value)
 
 
-def in_words(settings: Mapping[str, Any]) -> str:
-    """Settings in a line."""
+def one_line(settings: Mapping[str, Any]) -> str:
+    """Settings as text on one line."""
     return ", ".join(f"{name}={str(value).replace(' ', '')}" for name, value in settings.items())

@@ -1,4 +1,4 @@
-"""Generates an answer for every example of a split, in batches of similar length, and gives them back in order."""
+"""Generation for all examples of a split, in batches of similar length; the results are in the order of the split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm2slm.evaluation.decoding_settings import asked
+from llm2slm.evaluation.decoding_settings import arguments_of
 from llm2slm.progress import progress_bar
 from llm2slm.types import Example
 
@@ -24,7 +24,7 @@ def predict(
     progress: bool = True,
     on_text: Callable[[Example, str], None] | None = None,
 ) -> list[str]:
-    """Answers every example, in order; arguments are those of `answers`."""
+    """Predictions for all examples, in order; arguments are those of `answers`."""
     found = answers(model, examples, task, batch_size, progress=progress, on_text=on_text)
     return [found[i] for i in range(len(examples))]
 
@@ -39,12 +39,11 @@ def answers(
     progress: bool = True,
     on_text: Callable[[Example, str], None] | None = None,
 ) -> dict[int, str]:
-    """Answers examples with the task's decoding defaults; by the examples' positions.
+    """Predictions for the examples of a share, by position, with the task's decoding defaults.
 
     Args:
-        examples: rows to answer.
         share: as `answer_batches`.
-        on_text: called with each example and its answer as soon as it is there (order of generation).
+        on_text: called with each example and its prediction, in the order of generation.
     """
     predictions: dict[int, str] = {}
     for positions, texts in answer_batches(model, examples, task, batch_size, share=share, progress=progress):
@@ -67,19 +66,19 @@ def answer_batches(
     decoding: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> Generator[tuple[list[int], list[str]]]:
-    """Answers batch by batch: positions of rows, and their texts.
+    """Yields batches of predictions: row positions and texts.
 
     Args:
-        model: any system; it is put into eval mode while this goes on.
+        model: any system; in eval mode during generation.
         task: gives `max_new_tokens` and `num_beams`.
-        batch_size: rows generated at once. Rows of similar length go together, longest first, so that a batch too
-            large for the device fails at once.
-        share: (this one, how many): which part is answered here. Parts are made of whole batches, the same ones for any
-            number of parts: so an answer does not depend on who gives it, not even by the rounding of other padding.
-        progress: show a bar with rows and tokens per second and the time left, on the error stream.
-        done: rows that are answered already, in this very order: a multiple of the batch size.
-        decoding: more arguments of `generate`.
-        seed: torch is seeded anew for each batch, by this and its place: sampling does not depend on what came before.
+        batch_size: rows per batch. Batches hold rows of similar length, longest first, so that a batch too large for
+            the device fails at the start.
+        share: (rank, number of shares). Shares consist of whole batches, which are the same for any number of shares:
+            predictions do not depend on the number of processes, not even by rounding from different padding.
+        progress: show a bar with rows and tokens per second and the time left, on stderr.
+        done: number of rows generated earlier, in this order; a multiple of the batch size.
+        decoding: further arguments of `generate`.
+        seed: each batch is seeded by this and its position, so that sampling does not depend on earlier batches.
     """
     import torch
 
@@ -87,7 +86,7 @@ def answer_batches(
     part, parts = share
     starts = range(done, len(by_length), batch_size)[part::parts]
     total = done + sum(len(by_length[start : start + batch_size]) for start in starts)
-    arguments = asked(task, decoding)
+    arguments = arguments_of(task, decoding)
     answered, tokens, started, was_training = done, 0, time.perf_counter(), model.training
     model.eval()
     try:
@@ -108,8 +107,8 @@ def answer_batches(
 
 
 def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of `predictions.jsonl`: source (the text without the task's prefix), target, prediction; and the target's
-    language, where rows differ in it (a mixture)."""
+    """Rows of `predictions.jsonl`: source (without the task's prefix), target, prediction; and the target's language if
+    it differs between rows (a mixture)."""
     several = len({example.language for example in examples}) > 1
     return [
         {"source": example.source, "target": example.target, "prediction": prediction}
@@ -119,7 +118,7 @@ def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> 
 
 
 def _answer(model: LLM2SLM, prompts: list[str], arguments: Mapping[str, Any]) -> tuple[list[str], int]:
-    """Answers of one batch, and how many tokens were generated (padding after an answer's end not counted)."""
+    """Predictions of one batch, and the number of generated tokens without padding."""
     import torch
 
     from llm2slm.models.slm import end_tokens
@@ -132,5 +131,5 @@ def _answer(model: LLM2SLM, prompts: list[str], arguments: Mapping[str, Any]) ->
 
 
 def _length(ids: list[int], ends: Container[int]) -> int:
-    """Tokens up to and with the first end token."""
+    """Number of tokens up to the first end token, included."""
     return next((number for number, token in enumerate(ids, 1) if token in ends), len(ids))

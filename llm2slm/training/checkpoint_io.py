@@ -1,9 +1,8 @@
-"""Checkpoints as files: how they are written, and which one a training resumes from.
+"""Checkpoint files: atomic writes, integrity checks, and the choice of the file to resume from.
 
-Each is written under a hidden name beside its place and renamed when it is whole (`atomic`), so a killed process never
-damages one. Only a fault of the disk does. Then a training resumes from the other of the two: `best.ckpt` holds all
-that `last.ckpt` holds, of an earlier step. A third file, of the validation before, would cost weights and optimizer
-state once more for the case that both are damaged at once.
+Each file is written under a temporary hidden name and renamed when complete (`atomic`), so that a killed process never
+damages one. If a disk fault damages `last.ckpt`, training resumes from `best.ckpt`, which has the same contents from an
+earlier step.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from llm2slm.types import UserError, reason_of
 
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 KEYS = ("global_step", "state_dict", "loops", "optimizer_states")
-"""What a checkpoint has at least."""
+"""Keys that every checkpoint has."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How Lightning writes checkpoints, whatever asks for one: whole, and beside their place."""
+    """Lightning's checkpoint writer, made atomic."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint, in one step.
+        """Writes a checkpoint atomically.
 
         Raises:
-            NotWritten: it cannot be written; the file that was there before is unchanged.
+            NotWritten: the file cannot be written; a previous file is unchanged.
         """
         if storage_options is not None:
             raise TypeError("checkpoints are local files: storage_options are not used")
@@ -42,13 +41,13 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint that is known to be whole, on the CPU, its tensors mapped from the file."""
+    """Loads an undamaged checkpoint on the CPU; its tensors are memory-mapped."""
     loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return loaded
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's file; None: it is whole. Reads all of it and compares the checksums."""
+    """The defect of a checkpoint file, by the checksums of its whole contents; None: undamaged."""
     try:
         with ZipFile(path) as archive:
             if (broken := archive.testzip()) is not None:
@@ -58,7 +57,7 @@ def damage(path: Path) -> str | None:
         return "is missing"
     except (BadZipFile, EOFError) as error:
         return f"is damaged ({reason_of(error)})"
-    except Exception as error:  # a whole archive of something else, or a file that the system refuses to read
+    except Exception as error:  # an archive of something else, or a file without read permission
         return f"cannot be read ({reason_of(error)})"
     if not isinstance(loaded, dict) or (missing := [key for key in KEYS if key not in loaded]):
         return f"is no checkpoint of a training{f' (it has no {missing[0]})' if isinstance(loaded, dict) else ''}"
@@ -66,22 +65,22 @@ def damage(path: Path) -> str | None:
 
 
 def clear_partial(folder: Path) -> None:
-    """Removes what killed processes left of checkpoints that they were writing."""
+    """Removes partial checkpoints of killed processes."""
     for name in (LAST, BEST):
         hidden(folder / name).unlink(missing_ok=True)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the last, or the best where the last is damaged; None where there is neither.
+    """The checkpoint to resume from: the last one, or the best if the last is damaged; None if neither exists.
 
-    A damaged file is reported in one line, with the steps that are lost. A damaged `best.ckpt` is renamed to
-    `best.ckpt.damaged`: the best is then chosen among the validations to come.
+    A damaged file is reported on one line with the number of lost steps. A damaged `best.ckpt` is renamed to
+    `best.ckpt.damaged`; the best checkpoint is then chosen among later validations.
 
     Args:
         folder: `checkpoints/` of a run directory.
 
     Raises:
-        UserError: none of them can be read.
+        UserError: neither can be read.
     """
     last, best = folder / LAST, folder / BEST
     if not last.is_file() and not best.is_file():
@@ -102,7 +101,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def _lost(path: Path, metrics: Path) -> str:
-    """Which steps a training repeats that resumes from a checkpoint."""
+    """The steps that training repeats when it resumes from a checkpoint, in words."""
     step = int(read(path)["global_step"])
     try:
         with metrics.open(newline="", encoding="utf-8") as file:
@@ -116,6 +115,6 @@ def _lost(path: Path, metrics: Path) -> str:
 
 
 def report(line: str) -> None:
-    """Prints a line to stderr, in the first process alone."""
+    """Prints a line to stderr in the first process only."""
     if int(rank_zero_only.rank) == 0:
         print(f"llm2slm: {line}", file=sys.stderr)

@@ -1,12 +1,13 @@
-"""What a training leaves on disk while it runs: it can be stopped at any moment and go on as if it had not been.
+"""Checkpoints during training, from which a stopped run resumes exactly.
 
-`last.ckpt` is written at every validation, at the end, and when the run is told to stop; `best.ckpt` when the monitored
-value improves. (Lightning's own callback writes `last` only together with `best`, and knows it by an absolute path.)
+`last.ckpt` is written at every validation, at the end, and at a requested stop; `best.ckpt` when the monitored value
+improves. (Lightning's callback writes `last` only together with `best`, and refers to it by an absolute path.)
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,37 +17,42 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm2slm.config import CallbacksConfig, TrainerConfig
-from llm2slm.runs import LOWER_IS_BETTER
+from llm2slm.runs import Selection
 from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read, report
 from llm2slm.training.signals import StopSignals
 from llm2slm.training.validations import BeforeValidation, Repeat
 from llm2slm.types import UserError
 
 
-def better(cfg: CallbacksConfig) -> str:
-    """Which way the monitored value gets better: min or max.
+def better(cfg: CallbacksConfig, lower_is_better: Callable[[str], bool] | None = None) -> str:
+    """The direction of the monitored value: min or max.
+
+    Args:
+        lower_is_better: of a metric by its name; None: only the loss is logged.
 
     Raises:
-        UserError: the configuration says something else.
+        UserError: callbacks.mode is neither.
     """
-    mode = cfg.mode or ("min" if cfg.monitor.rpartition("/")[2] in LOWER_IS_BETTER else "max")
+    metric = cfg.monitor.rpartition("/")[2]
+    lower = metric == "loss" or (lower_is_better is not None and lower_is_better(metric))
+    mode = cfg.mode or ("min" if lower else "max")
     if mode not in ("min", "max"):
         raise UserError(f"callbacks.mode={mode}: expected min or max")
     return mode
 
 
 def newest_best(folder: Path) -> Path:
-    """The best checkpoint of a folder, or the last where none was monitored yet."""
+    """The best checkpoint of a folder, or the last one before the first validation."""
     return next((path for name in (BEST, LAST) if (path := folder / name).is_file()), folder / BEST)
 
 
 class Interrupted(Exception):
-    """The run was told to stop, and has been saved."""
+    """Training was stopped on request, and has been saved."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The keys that decide when a training ends."""
+    """The keys that determine the end of training."""
 
     max_steps: int
     max_time: str | None
@@ -56,19 +62,25 @@ class Limits:
     mode: str
 
     @classmethod
-    def of(cls, trainer: TrainerConfig, callbacks: CallbacksConfig) -> Limits:
-        """Those of a configuration."""
-        patience, min_delta = callbacks.patience, callbacks.min_delta
-        return cls(trainer.max_steps, trainer.max_time, patience, min_delta, callbacks.monitor, better(callbacks))
+    def of(
+        cls,
+        trainer: TrainerConfig,
+        callbacks: CallbacksConfig,
+        lower_is_better: Callable[[str], bool] | None = None,
+    ) -> Limits:
+        """The limits of a configuration; directions as in `better`."""
+        mode = better(callbacks, lower_is_better)
+        stopping = callbacks.patience, callbacks.min_delta, callbacks.monitor, mode
+        return cls(trainer.max_steps, trainer.max_time, *stopping)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the training of a checkpoint has come.
+    """Progress of the training that a checkpoint belongs to.
 
     Attributes:
-        steps: optimizer steps. seconds: of training, over all processes that resumed it.
-        finished: nothing is left to train or to validate under given limits.
+        steps: optimizer steps. seconds: of training, summed over interruptions.
+        finished: nothing is left to train or validate under the given limits.
     """
 
     steps: int
@@ -77,30 +89,47 @@ class Progress:
 
     @classmethod
     def of(cls, path: Path, limits: Limits) -> Progress:
-        """That of a checkpoint's file. A training that ended early has ended under the same limits only."""
+        """Reads it from a checkpoint. Training that ended early counts as finished under the same limits only."""
         saved = read(path)
         state, steps = saved["callbacks"][Checkpoints.__qualname__], int(saved["global_step"])
         ended = steps >= limits.max_steps or state.get("ended") == asdict(limits)
         return cls(steps, state.get("seconds", 0.0), bool(state["validated"]) and ended)
 
 
-class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` and `best.ckpt` into a folder, and ends a run that is told to stop.
+def selected(path: Path) -> tuple[Selection | None, dict[str, float]]:
+    """How the checkpoint in a file was chosen, and its validation scores by metric (loss, bleu, ...).
 
-    SIGINT (Ctrl-C) and SIGTERM are obeyed at the next optimizer step (between two of them nothing is half done), and
-    within a validation at its next batch: the validation is given up, and a resumed run repeats it. A second signal
-    stops at once. The last step of a run is always validated, whatever `trainer.val_every`.
+    A checkpoint of an earlier version holds only the monitored score, or not even its name (None).
+    """
+    saved = read(path)
+    state = saved["callbacks"][Checkpoints.__qualname__]
+    if "monitor" not in state:
+        return None, {}
+    metric, mode = state["monitor"]
+    scores: dict[str, float] = dict(state.get("scores") or {})
+    if not scores and path.name == BEST and state["best"] is not None:
+        scores = {metric: state["best"]}
+    selection = Selection(metric, mode, scores.get(metric), int(saved["global_step"]))
+    return selection, {name.removeprefix("val/"): value for name, value in scores.items()}
+
+
+class Checkpoints(Checkpoint):
+    """Writes `last.ckpt` and `best.ckpt` into a folder, and stops a run on SIGINT (Ctrl-C) or SIGTERM.
+
+    A signal takes effect at the next optimizer step, or at the next batch of a validation: the validation is aborted,
+    and a resumed run repeats it. A second signal stops immediately. The last step of a run is always validated,
+    regardless of `trainer.val_every`.
 
     Args:
         folder: `checkpoints/` of the run directory.
-        limits: what ends the training; monitored value, and which way is better.
+        limits: end of training; monitored value and its direction.
         every: optimizer steps between validations. (Lightning counts batches, and would validate in the middle of an
             accumulation window where an epoch is no multiple of it.)
-        rows: names the rows on which the monitored value is computed. Values of other rows are not compared.
-        unrecorded: the rows that a checkpoint without such a name was validated on.
+        rows: hash of the rows on which the monitored value is computed. Values on other rows are not compared.
+        unrecorded: hash of the validation rows of a checkpoint that records none.
 
     Raises:
-        UserError: the monitored value is never logged; or it is not finite (before anything is overwritten).
+        UserError: the monitored value is never logged, or not finite (raised before anything is overwritten).
     """
 
     def __init__(
@@ -111,8 +140,9 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode = limits.monitor, limits.mode
         self.signals = StopSignals()
         self.best: float | None = None
+        self._scores: dict[str, float] = {}
         self._validated = False
-        self._due = False  # a validation was given up
+        self._due = False  # a validation was aborted
         self._ended = False
         self._repeat: Repeat | None = None
         self._before: BeforeValidation | None = None
@@ -121,17 +151,17 @@ class Checkpoints(Checkpoint):
 
     @property
     def seconds(self) -> float:
-        """Seconds since the training began, without those between its processes."""
+        """Seconds of training, without interruptions."""
         return self._seconds + time.perf_counter() - self._started
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepares for a validation that was given up."""
+        """Prepares to repeat an aborted validation."""
         del pl_module
         if self._due:
             self._repeat = Repeat(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals over, and repeats a validation that was given up."""
+        """Installs the signal handlers, and repeats an aborted validation."""
         del pl_module
         if trainer.is_global_zero:
             clear_partial(self.folder)
@@ -139,20 +169,20 @@ class Checkpoints(Checkpoint):
         if self._repeat is not None:
             self._repeat.run()
             self._repeat = None
-        _validate_now(trainer, self._validated)  # Lightning asks once more when it resumes, to know where it was
+        _validate_now(trainer, self._validated)  # Lightning checks this once more on resuming
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the signals back."""
+        """Restores the signal handlers."""
         del trainer, pl_module
         self.signals.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signals back (before Lightning does so with those that it had taken)."""
+        """Restores the signal handlers (before Lightning restores those that it had replaced)."""
         del trainer, pl_module, exception
         self.signals.give_back()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stops a run that was saved for it: here the metrics of the step before are on disk."""
+        """Stops a run after its stop checkpoint: at this point the metrics of the previous step are on disk."""
         del trainer, pl_module, batch, batch_idx
         if self._saved_to_stop:
             raise Interrupted
@@ -160,20 +190,20 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ends a run at its last step, or at this one if it was told to stop."""
+        """Ends a run at its last step, or at this step if a stop was requested."""
         del pl_module, outputs, batch, batch_idx
         stepped = not trainer.fit_loop.epoch_loop._should_accumulate()
         due = stepped and trainer.global_step % self.every == 0
         _validate_now(trainer, due)
         if stepped and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more
-        # where a validation comes, it is given up: a checkpoint of before it would leave it out
+        # if a validation is due, it is aborted instead: a checkpoint before it would skip it
         if stepped and not due and not trainer.should_stop:
-            self._validated = False
+            self._validated, self._scores = False, {}
             self._save_if_told(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes what the validation will change."""
+        """Records the state that the validation will change."""
         del pl_module
         if not trainer.sanity_checking:
             self._before, self.signals.validating = BeforeValidation.of(trainer), True
@@ -182,32 +212,34 @@ class Checkpoints(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Gives the validation up before this batch, if told to stop."""
+        """Aborts the validation before this batch if a stop was requested."""
         del pl_module, batch, dataloader_idx
         if self._before is not None and batch_idx < self._before.batches:
             self.give_up_if_told(trainer)
 
     def give_up_if_told(self, trainer: Trainer) -> None:
-        """Ends a validation, and the run, if told to stop. All processes must call it equally often.
+        """Aborts a validation, and the run, if a stop was requested. Every process must call it equally often.
 
         Raises:
-            Interrupted: told to stop; `last.ckpt` has the state before the validation.
+            Interrupted: a stop was requested; `last.ckpt` has the state before the validation.
         """
         if self._before is None or not self.signals.agreed(trainer):
             return
         self._before.restore(trainer)
-        self._validated, self._due = False, True
+        self._validated, self._due, self._scores = False, True, {}
         trainer.save_checkpoint(self.folder / LAST)
         raise Interrupted
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves; callbacks of this kind come last, so what the others have noted is in the file."""
+        """Saves. Lightning calls checkpoint callbacks last, so the file has the state of all others."""
         del pl_module
         if trainer.sanity_checking:
             return
         self._before, self.signals.validating = None, False
         value = self._monitored(trainer)
         self._validated, self._due = True, False
+        logged = trainer.callback_metrics.items()
+        self._scores = {name: float(score) for name, score in logged if name.startswith("val/")}
         self._ended = trainer.should_stop or (self._repeat is not None and self._repeat.stopping)
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best = value
@@ -216,12 +248,13 @@ class Checkpoints(Checkpoint):
         self._save_if_told(trainer, saved=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far and what it is a value of; whether this step has been validated, or is to be; the
-        limits under which training has ended; seconds of training."""
+        """The best value with its monitor and rows; the scores of this step's validation; whether the step has been
+        validated, or its validation is due; the limits under which training ended; seconds of training."""
         return {
             "best": self.best,
             "monitor": [self.monitor, self.mode],
             "rows": self.rows,
+            "scores": self._scores,
             "validated": self._validated,
             "due": self._due,
             "ended": asdict(self.limits) if self._ended else None,
@@ -229,8 +262,8 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sets them back. There is no best value to compare with where it is that of another monitor or of other rows
-        (printed on one line), or where the best checkpoint is not there, as when it was damaged."""
+        """Restores the state. The best value is dropped if it is of another monitor, of other rows (reported on one
+        line), or if the best checkpoint is missing, as after damage."""
         same = state_dict.get("monitor", [self.monitor, self.mode]) == [self.monitor, self.mode]
         if same and state_dict.get("rows", self.unrecorded) != self.rows:
             same = False
@@ -240,7 +273,7 @@ class Checkpoints(Checkpoint):
             )
         self.best = state_dict["best"] if same and (self.folder / BEST).is_file() else None
         self._validated, self._due = state_dict["validated"], state_dict.get("due", False)
-        self._seconds = state_dict.get("seconds", 0.0)
+        self._seconds, self._scores = state_dict.get("seconds", 0.0), dict(state_dict.get("scores") or {})
 
     def _monitored(self, trainer: Trainer) -> float:
         logged = trainer.callback_metrics
@@ -253,7 +286,7 @@ class Checkpoints(Checkpoint):
         return value
 
     def _save_if_told(self, trainer: Trainer, saved: bool = False) -> None:
-        """Saves to stop, all processes together (they ask each other only now and then: it costs a round trip)."""
+        """Saves in order to stop, in all processes together (synchronized every `log_every_n_steps`: a round trip)."""
         if trainer.world_size > 1 and not saved and trainer.global_step % trainer.log_every_n_steps:
             return
         if self.signals.agreed(trainer):
@@ -263,13 +296,13 @@ class Checkpoints(Checkpoint):
 
 
 def _validate_now(trainer: Trainer, due: bool) -> None:
-    """Makes Lightning validate after this batch, or not: it does where `val_check_batch` divides the batches so far."""
+    """Makes Lightning validate after this batch or not: it does if `val_check_batch` divides the batches so far."""
     batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
     trainer.val_check_batch = batches if due else batches + 1
 
 
 def diverged(name: str, value: float, step: int) -> str:
-    """What to tell of a value that is not finite."""
+    """The error message for a value that is not finite."""
     return (
         f"training diverged: {name} is {value} at step {step}; lower optim.lr, warm up longer (optim.warmup_steps), "
         "clip (trainer.gradient_clip_val), and use bf16 rather than fp16 (T5 overflows in it)"

@@ -1,6 +1,6 @@
-"""The whole LLM as a teacher: it scores a batch's own labels, and what is trained is drawn to its distribution.
+"""Next-token distillation from the whole LLM on a batch's labels.
 
-Next-token distillation (`objectives.token_divergence`), as a part of the loss beside cross-entropy: `optim.distill`.
+The divergence (`objectives.token_divergence`) is added to cross-entropy with weight `optim.distill`.
 """
 
 from __future__ import annotations
@@ -24,41 +24,40 @@ from llm2slm.types import IGNORE_INDEX, Batch, Init, SystemKind, UserError
 
 
 class Teacher:
-    """A frozen LLM that scores labels. It is no torch module, so that it is in no state dict, no optimizer and no count
-    of parameters of what is trained, and no `.train()` reaches it.
+    """A frozen LLM that scores labels. It is not a torch module, so that state dicts, optimizers, parameter counts and
+    `.train()` of the student exclude it.
 
     Args:
-        model: the LLM as model=llm has it.
-        ids: by token id of what is trained the LLM's own id of that token.
-        temperature: of the comparison.
+        model: the LLM as built by model=llm.
+        ids: token id of the student -> the LLM's id of that token.
+        temperature: of the divergence.
     """
 
     def __init__(self, model: LLM2SLM, ids: Sequence[int], temperature: float = 1.0) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokens, self.temperature = len(ids), temperature
-        # of a cut vocabulary (model.slm.vocab); else the first ids are the same ones
+        # of a reduced vocabulary (model.slm.vocab); otherwise the ids are equal
         self.ids_V = None if list(ids) == list(range(len(ids))) else torch.tensor(ids)
 
     @property
     def collator(self) -> Collator:
-        """Makes the prompts that it reads."""
+        """The collator that makes the teacher's prompts."""
         collator: Collator = self.model.collator
         return collator
 
     def to(self, device: torch.device) -> None:
-        """Moves it."""
+        """Moves the teacher to a device."""
         self.model.to(device)
         self.ids_V = None if self.ids_V is None else self.ids_V.to(device)
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
-        """Teacher-forced logits_BTV of a batch's labels, behind the prompts as it reads them itself; in its own dtype.
+        """Teacher-forced logits_BTV of a batch's labels after the teacher's prompts, in the teacher's dtype.
 
-        Where the vocabulary of what is trained is a cut one, V is that one: the LLM reads its own ids, and its logits
-        of the entries that are kept are given, so that a softmax renormalizes over them.
+        With a reduced vocabulary V is the student's: the logits of the kept entries, over which softmax renormalizes.
 
         Raises:
-            ValueError: the batch has no prompts for it.
+            ValueError: the batch has no prompts for the teacher.
         """
         if batch.teacher is None:
             raise ValueError("this batch has no prompts for a teacher: make it with Collator.taught_by")
@@ -71,13 +70,13 @@ class Teacher:
         return logits_BTV if self.ids_V is None else logits_BTV[..., self.ids_V.to(logits_BTV.device)]
 
     def divergence(self, batch: Batch, logits_BTV: Tensor) -> Tensor:
-        """How far the logits of what is trained are from its own (`token_divergence`)."""
+        """Divergence of the student's logits from the teacher's (`token_divergence`)."""
         assert batch.labels_BT is not None
         return token_divergence(logits_BTV, self.logits(batch), batch.labels_BT, self.temperature, self.tokens)
 
 
 def check_distill(config: RunConfig) -> None:
-    """Refuses, before anything is loaded, what cannot be distilled.
+    """Refuses, before anything is loaded, impossible distillation settings.
 
     Raises:
         UserError: names the key.
@@ -101,13 +100,13 @@ def check_distill(config: RunConfig) -> None:
 
 
 def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
-    """The teacher of a run, built as model=llm is; None where optim.distill=0.
+    """The teacher of a run, built as model=llm is; None if optim.distill=0.
 
     Args:
-        student: the collator of what is trained.
+        student: the collator of the student.
 
     Raises:
-        UserError: the LLM and what is trained do not write the same tokens, or the LLM cannot be loaded.
+        UserError: the token ids of LLM and student differ, or the LLM cannot be loaded.
     """
     if not config.optim.distill:
         return None
@@ -124,11 +123,11 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
 
 
 def common_tokens(student: Any, teacher: Any) -> list[int]:
-    """By id of a student's token the teacher's id of it: the same one, or, where a vocabulary was cut
-    (`data/tokenization/cutting.py`), that of the same entry of the whole vocabulary.
+    """The teacher's id for each token id of the student: equal ids, or, for a reduced vocabulary
+    (`data/tokenization/cutting.py`), the id of the same entry of the whole vocabulary.
 
     Raises:
-        UserError: a token of the student's is another for the teacher, or another token ends a response.
+        UserError: an id stands for different tokens, or the eos tokens differ.
     """
     own, theirs = ({i: token for token, i in side.get_vocab().items()} for side in (student, teacher))
     size: int = max(own) + 1

@@ -1,4 +1,4 @@
-"""Fits a model: loggers, callbacks, Trainer, in plain sight and in the order of the run."""
+"""Fits a model: callbacks, Trainer, and the best checkpoint."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from llm2slm.config import CallbacksConfig, RunConfig, TrainerConfig
+from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.runs import text_hash
+from llm2slm.runs import Selection, text_hash
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
-from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, better, newest_best
+from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, newest_best, selected
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
@@ -36,28 +36,31 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit did, beside changing the model: seconds and optimizer steps (of the whole training, earlier processes
-    included), the checkpoint that the model now holds."""
+    """The outcome of a fit: seconds and optimizer steps (of the whole training, interruptions included), path of the
+    checkpoint whose weights the model has, and how it was selected."""
 
     seconds: float
     steps: int
     best: str
     first_process: bool
+    selection: Selection | None
+    validation: dict[str, float]
+    """Scores of that checkpoint by metric."""
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
-    """Lightning's, of the same name in a checkpoint; but a resumed run uses its `callbacks.patience`, not the one that
-    the checkpoint was written under, and starts counting anew where the validation rows changed.
+    """Lightning's callback with the same checkpoint key. A resumed run uses the current `callbacks.patience`, not the
+    one in the checkpoint, and restarts the count if the validation rows changed.
 
     Attributes:
-        rows, unrecorded: as of `Checkpoints`.
+        rows, unrecorded: as in `Checkpoints`.
     """
 
     rows: str | None = None
     unrecorded: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning's, and the rows on which the monitored value is computed."""
+        """Lightning's state, and the hash of the rows on which the monitored value is computed."""
         return {**super().state_dict(), "rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -67,43 +70,43 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
 
 
 class TokenBar(TQDMProgressBar):
-    """Optimizer steps of the whole run (Lightning's own bar starts anew at each epoch, and knows no end when resumed).
+    """A progress bar over the optimizer steps of the whole run (Lightning's restarts at each epoch).
 
-    Rate and time left are of this process's own steps; tokens/s comes from the module.
+    Rate and time left are computed from the steps of this process; tokens/s comes from the module.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One bar, which starts where a resumed run does."""
+        """Creates one bar, which starts at the step of a resumed run."""
         self.train_progress_bar = self.init_train_tqdm()
-        self.train_progress_bar.total = pl_module.max_steps  # the Trainer's may be another one until training starts
+        self.train_progress_bar.total = pl_module.max_steps  # the Trainer's value may differ until training starts
         self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Epochs do not show."""
+        """Shows no epochs."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Moves on with the optimizer, not with the micro-batches of an accumulated step."""
+        """Advances per optimizer step, not per micro-batch of an accumulated step."""
         bar, step = self.train_progress_bar, trainer.global_step
         if step > bar.n and (step % self.refresh_rate == 0 or step == trainer.max_steps):
             bar.update(step - bar.n)
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Ends the line of the bars, before something else is printed."""
+        """Closes the bars before anything else is printed."""
         del trainer, pl_module, exception
         for bar in (self._val_progress_bar, self._train_progress_bar):
             if bar is not None:
                 bar.close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """Metrics shown after the bar."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
 
 
 def first_process() -> bool:
-    """Whether this process writes what all have in common (the only one, unless training is distributed)."""
+    """Whether this process has rank 0."""
     return int(rank_zero_only.rank) == 0
 
 
@@ -114,7 +117,7 @@ def set_seed(seed: int) -> None:
 
 @contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
-    """Precision of float32 matrix products while training; afterwards, when answers are judged and timed, the old one.
+    """Precision of float32 matrix products within the block; the test afterwards uses the previous one.
 
     Raises:
         UserError: unknown precision.
@@ -147,14 +150,13 @@ def fit(
         folder: the run directory; checkpoints go to `checkpoints/`.
         judge: scores generated answers during validation.
         resume: checkpoint to resume from.
-        recorded: the configuration that its validations were made with; None: they are not comparable with those to
-            come, where it does not name its validation rows.
-        teacher: for optim.distill; `data` must have its prompts.
+        recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
+            validation rows; None: these validations are not comparable with later ones.
+        teacher: for optim.distill; `data` must provide its prompts.
 
     Raises:
-        UserError: settings that do not fit together, a monitored value that is never logged, or a loss that is no
-            longer finite.
-        KeyboardInterrupt: told to stop; after a first Ctrl-C `checkpoints/last.ckpt` holds the very step.
+        UserError: incompatible settings, a monitored value that is never logged, or a loss that is not finite.
+        KeyboardInterrupt: stopped by a signal; after a first Ctrl-C `checkpoints/last.ckpt` has the current step.
     """
     cfg = config.trainer
     if cfg.threads:
@@ -167,30 +169,30 @@ def fit(
     unrecorded = None
     if recorded is not None:
         unrecorded = monitored_rows(recorded, drawn(validation, recorded.trainer.val_rows), validation)
-    limits = Limits.of(cfg, config.callbacks)
+    limits = Limits.of(cfg, config.callbacks, None if judge is None else judge.lower_is_better)
     checkpoints = Checkpoints(folder / CHECKPOINTS, limits, validation_interval(cfg), rows, unrecorded)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
-        callbacks.append(_early_stopping(config.callbacks, rows, unrecorded))
+        callbacks.append(_early_stopping(limits, rows, unrecorded))
     if judge is not None and config.callbacks.generate_rows:
         answered = validation[: config.callbacks.generate_rows]
         callbacks.insert(0, GenerationQuality(judge, answered, checkpoints.give_up_if_told))
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
-    model.train()  # Lightning leaves a model in eval mode as it is: dropout would be off
+    model.train()  # Lightning keeps eval mode, in which dropout is off
     with matmul_precision(cfg.matmul_precision):
         _run(trainer, module, data, checkpoints, resume)
     seconds = checkpoints.seconds
-    module.teacher = None  # the Trainer keeps the module for a while
+    module.teacher = None  # the Trainer still references the module
     best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, frozen)
-    return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero)
+    return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero, *selected(best))
 
 
 def monitored_rows(config: RunConfig, of_loss: Sequence[Example], validation: Sequence[Example]) -> str:
-    """A name for the rows on which the monitored value is computed: those of val/loss, or the first ones of the
-    validation split, which are answered."""
+    """Hash of the rows on which the monitored value is computed: those of val/loss, or the first rows of the validation
+    split, for which predictions are generated."""
     if config.callbacks.monitor == "val/loss":
         rows, limit = of_loss, config.trainer.limit_val_batches
     else:
@@ -201,14 +203,14 @@ def monitored_rows(config: RunConfig, of_loss: Sequence[Example], validation: Se
 def load_fitted(
     config: RunConfig, folder: Path, model: LLM2SLM, progress: Progress, teacher: Teacher | None = None
 ) -> Fitted:
-    """What `fit` returned, or would have returned, in the process that finished the training; changes `model` alike."""
+    """The result of `fit` for a finished training; loads the weights of the best checkpoint into `model`."""
     best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, FrozenParts(model, config.model, teacher))
-    return Fitted(progress.seconds, progress.steps, str(best), first_process())
+    return Fitted(progress.seconds, progress.steps, str(best), first_process(), *selected(best))
 
 
 def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
-    """Gives a model the weights of a checkpoint of its training.
+    """Loads the weights of a training checkpoint into a model.
 
     Raises:
         UserError: the file is damaged.
@@ -223,16 +225,16 @@ def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
 def _run(
     trainer: Trainer, module: TrainingModule, data: DataModule, checkpoints: Checkpoints, resume: Path | None
 ) -> None:
-    """Trainer.fit, with both ways of being told to stop coming out as KeyboardInterrupt."""
+    """Trainer.fit; both kinds of stop are raised as KeyboardInterrupt."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
     except Interrupted:
         raise KeyboardInterrupt from None
-    except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+    except SystemExit as error:  # Lightning converts KeyboardInterrupt to it
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise error
-    if checkpoints.signals.requested:  # during the last step: trained, but not to be tested now
+    if checkpoints.signals.requested:  # during the last step: trained, not tested
         raise KeyboardInterrupt
 
 
@@ -245,7 +247,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
     """lightning.Trainer from our configuration.
 
     Raises:
-        UserError: what Lightning says of an impossible setting.
+        UserError: Lightning's message about an impossible setting.
     """
     if cfg.precision in ("bf16-true", "16-true"):
         raise UserError(
@@ -274,7 +276,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             limit_val_batches=cfg.limit_val_batches,
             enable_progress_bar=cfg.progress,
             enable_model_summary=False,
-            use_distributed_sampler=False,  # our sampler shares the rows out itself
+            use_distributed_sampler=False,  # the data module's sampler distributes the rows
             default_root_dir=folder,
             callbacks=callbacks,
             logger=loggers,
@@ -284,10 +286,15 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
-def _early_stopping(cfg: CallbacksConfig, rows: str, unrecorded: str | None) -> EarlyStopping:
-    patience = 0 if cfg.patience is None else cfg.patience
-    # not strict, no check of its own: `Checkpoints` tells of a value that is missing or not finite
-    mode, options = better(cfg), {"strict": False, "check_finite": False}
-    stopping = EarlyStopping(cfg.monitor, min_delta=cfg.min_delta, patience=patience, mode=mode, **options)
+def _early_stopping(limits: Limits, rows: str, unrecorded: str | None) -> EarlyStopping:
+    # not strict, no check of finiteness: `Checkpoints` reports a value that is missing or not finite
+    stopping = EarlyStopping(
+        limits.monitor,
+        min_delta=limits.min_delta,
+        patience=limits.patience or 0,
+        mode=limits.mode,
+        strict=False,
+        check_finite=False,
+    )
     stopping.rows, stopping.unrecorded = rows, unrecorded
     return stopping

@@ -1,7 +1,7 @@
-"""What a training leaves as it is, and therefore does not save: frozen weights that can be loaded again by name.
+"""Frozen weights, which checkpoints leave out because they can be loaded again by the model's name.
 
-A checkpoint names their models and has a fingerprint of their weights, by which a resumed training checks that it found
-the same ones. Frozen weights that were drawn at random are in no other file, so they are saved.
+A checkpoint records the names of these models and fingerprints of their weights, which a resumed training compares.
+Frozen weights that were initialized at random exist in no other file, so they are saved.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from llm2slm.types import Init, UserError
 FROZEN = "frozen"
 """Key of a checkpoint: the record of `FrozenParts`."""
 MODEL = "model."
-"""The model's place in the LightningModule, whose names the checkpoint has."""
+"""Prefix of the model's tensors in the state dict of the LightningModule."""
 
 
 class FrozenParts:
-    """The frozen parts of a system that is trained: the writer's frozen weights, its LLM, its teacher.
+    """The frozen parts of a system that is trained: frozen weights of the generating model, LLM, teacher.
 
     Args:
         model: the system, before its first step. cfg: its configuration. teacher: of `optim.distill`.
 
     Attributes:
-        names: of the writer's tensors that checkpoints leave out, as in the state dict of the model.
+        names: tensors of the generating model that checkpoints leave out, as in the model's state dict.
     """
 
     def __init__(self, model: LLM2SLM, cfg: ModelConfig, teacher: Teacher | None = None) -> None:
-        writer = generator_config(cfg)
-        loadable = writer.source is not None and writer.start is Init.pretrained
+        generator = generator_config(cfg)
+        loadable = generator.source is not None and generator.start is Init.pretrained
         state = model.state_dict(keep_vars=True)
         self.names = {
             name
             for name, tensor in state.items()
             if loadable and name.startswith("slm.") and isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         }
-        side = "llm" if writer is cfg.llm else "slm"
+        side = "llm" if generator is cfg.llm else "slm"
         self.record: dict[str, dict[str, str | None]] = {}
         if self.names:
             own = fingerprint((name, state[name].detach()) for name in self.names)
-            self.record["the frozen part of the model that is trained"] = _record(writer, side, own)
+            self.record["the frozen part of the model that is trained"] = _record(generator, side, own)
         if model.encoder is not None:
             self.record["the LLM"] = _record(cfg.llm, "llm", str((model.config.llm or {}).get("fingerprint")))
         if teacher is not None:
@@ -58,19 +58,19 @@ class FrozenParts:
             self.record["the teacher"] = _record(cfg.llm, "llm", own)
 
     def leave_out(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the frozen weights out of a checkpoint, and puts the record in."""
+        """Removes the frozen weights from a checkpoint, and adds the record."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {n: v for n, v in state.items() if n.removeprefix(MODEL) not in self.names}
         checkpoint[FROZEN] = self.record
 
     def complete(self, checkpoint: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a checkpoint with the frozen weights that it leaves out.
+        """The state dict of a checkpoint, completed with the frozen weights.
 
         Args:
             own: the state dict of the module that the checkpoint is loaded into.
 
         Raises:
-            UserError: a frozen part is not the one that the training began with.
+            UserError: a frozen part differs from the one at the start of training.
         """
         saved: dict[str, Tensor] = dict(checkpoint["state_dict"])
         for part, then in (checkpoint.get(FROZEN) or {}).items():
@@ -89,7 +89,7 @@ class FrozenParts:
 
 
 def as_begun(config: RunConfig, checkpoint: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a run, its Hub models at the commits that they had when the training began."""
+    """The configuration of a run with its Hub models at the commits of the start of training."""
     model = replace(config.model)
     for then in (checkpoint.get(FROZEN) or {}).values():
         if then["revision"] is not None:
@@ -98,8 +98,7 @@ def as_begun(config: RunConfig, checkpoint: Mapping[str, Any]) -> RunConfig:
 
 
 def _record(of: LanguageModelConfig, side: str, found: str) -> dict[str, str | None]:
-    """What a checkpoint has of a frozen part: its model's name and commit (None: a folder), where the configuration
-    names it, and the fingerprint of its weights."""
+    """The record of a frozen part: section of the configuration, model name, commit (None: a folder), fingerprint."""
     name = of.source
     here = name is None or name.startswith(BUILTIN) or is_local(name)
     revision = None if here else commit(str(name), of.revision)

@@ -1,4 +1,4 @@
-"""Where the curves of a run go: always `metrics.csv` in the run directory; beside it a Weights & Biases run if asked.
+"""Loggers of a run: always `metrics.csv` in the run directory; with logger=wandb a Weights & Biases run as well.
 
 Use, the same for one run and for each job of a sweep:
 
@@ -35,15 +35,15 @@ SAMPLE_COLUMNS = ("source", "target", "prediction")
 
 
 def _first_rank() -> bool:
-    """Whether this process is the one that writes (the only one, unless training is distributed)."""
+    """Whether this process has rank 0."""
     return int(rank_zero_only.rank) == 0
 
 
 class MetricsFile(Logger):
-    """Writes `metrics.csv` into the run directory: one row a step, a column a metric, empty where not logged.
+    """Writes `metrics.csv` into the run directory: one row per step, one column per metric, empty where not logged.
 
-    Every row is on disk as soon as it is logged. A resumed run continues the file; rows at or after the first step that
-    it logs are its own to write again and are dropped. (Lightning's CSVLogger writes a row a call and starts anew.)
+    Every row is on disk as soon as it is logged. A resumed run continues the file and replaces rows from the first step
+    that it logs. (Lightning's CSVLogger writes one row per call, and starts a new file.)
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """What Lightning calls this logger."""
+        """The logger's name in Lightning."""
         return "csv"
 
     @property
@@ -89,12 +89,12 @@ class MetricsFile(Logger):
             self._write_last(row, fresh=step > last)
 
     def keep(self, step: int) -> None:
-        """Keeps the rows of an interrupted run up to that of `step`, to which this run adds: call it before logging."""
+        """Keeps the rows of an interrupted run up to and including `step`; call it before logging."""
         if _first_rank() and self._rows is None:
             self._rows = self._earlier_rows(before=step + 1)
 
     def _earlier_rows(self, before: int | None) -> dict[int, dict[str, Any]]:
-        """Rows of an interrupted run's file, up to the step at which this one takes over."""
+        """Rows of an interrupted run's file before a step."""
         if not self.path.is_file():
             return {}
         try:
@@ -109,7 +109,7 @@ class MetricsFile(Logger):
         return {step: row for step, row in rows.items() if before is None or step < before}
 
     def _write_all(self) -> None:
-        """Writes the file anew in one step, rows in order, and notes where the last one starts."""
+        """Rewrites the file atomically with rows in order, and records the offset of the last row."""
         assert self._rows is not None
         with replacing(self.path) as binary:
             file = io.TextIOWrapper(binary, encoding="utf-8", newline="", write_through=True)
@@ -122,7 +122,7 @@ class MetricsFile(Logger):
             file.detach()  # closing it is the block's affair
 
     def _write_last(self, row: dict[str, Any], *, fresh: bool) -> None:
-        """Appends the row of a new step, or writes that of the current step again."""
+        """Appends the row of a new step, or rewrites the row of the current step."""
         with writing(self.path), self.path.open("r+", newline="", encoding="utf-8") as file:
             if fresh:
                 self._offset = file.seek(0, os.SEEK_END)
@@ -152,7 +152,7 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers
 
 
 def _wandb_logger(cfg: LoggerConfig, folder: Path, config: RunConfig) -> WandbLogger:
-    """A W&B run of its own, opened at once, so that a refusal comes before the training and not in its middle."""
+    """A new W&B run, opened immediately so that a refusal precedes training."""
     mode: Literal["offline", "online"] = "online" if cfg.mode == "online" else "offline"
     if cfg.mode != mode:
         raise UserError(f"logger.mode={cfg.mode}: unknown; choose offline or online")
@@ -186,7 +186,7 @@ def _wandb_logger(cfg: LoggerConfig, folder: Path, config: RunConfig) -> WandbLo
 
 
 def _run_id(folder: Path, *, resumed: bool) -> str:
-    """The run's W&B id: a new one, or on resuming the one it had, so that both halves make one run."""
+    """The W&B id: a new one, or the previous one when resuming, so that both parts form one run."""
     path = folder / "wandb" / "run-id"
     if resumed and path.is_file():
         return path.read_text(encoding="utf-8").strip()
@@ -196,9 +196,9 @@ def _run_id(folder: Path, *, resumed: bool) -> str:
 
 @contextmanager
 def finish_loggers() -> Iterator[None]:
-    """Closes the W&B run that was opened inside, also on an error, and gives the environment its WANDB_* values back.
+    """Closes the W&B run that was opened in the block, also on an error, and restores the WANDB_* environment.
 
-    A run left open would take up the next sweep job's curves. On an error the run is marked as failed.
+    An open run would receive the curves of the next sweep job. On an error the run is marked as failed.
     """
     before = _wandb_environment()
     failed = True
@@ -219,19 +219,19 @@ def finish_loggers() -> Iterator[None]:
 
 
 def _wandb_environment() -> dict[str, str]:
-    """W&B's variables, less WANDB_SERVICE: the address of its helper process, which serves later runs as well."""
+    """W&B's variables without WANDB_SERVICE, the address of its service process, which later runs reuse."""
     return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}
 
 
 def log_samples(loggers: Sequence[Logger], rows: Sequence[Mapping[str, str]]) -> None:
-    """Shows rows of source, target and prediction as a W&B table `samples` (on disk they are predictions.jsonl)."""
+    """Logs rows of source, target and prediction as a W&B table `samples` (on disk: predictions.jsonl)."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and _first_rank():
             logger.log_table("samples", list(SAMPLE_COLUMNS), [[row[key] for key in SAMPLE_COLUMNS] for row in rows])
 
 
 def log_quality(loggers: Sequence[Logger], quality: Mapping[str, float]) -> None:
-    """Puts final scores into the summary of the W&B run, as `quality/<metric>` (on disk they are result.json)."""
+    """Adds final scores to the summary of the W&B run as `quality/<metric>` (on disk: result.json)."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and _first_rank():
             logger.experiment.summary.update({f"quality/{name}": float(value) for name, value in quality.items()})

@@ -1,4 +1,4 @@
-"""The one LightningModule: hybrid, SLM alone and LLM are trained by it, told apart by the model they bring."""
+"""The LightningModule that trains every kind of system: hybrid, SLM alone, LLM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llm2slm.types import Batch, UserError
 
 
 class _Tally:
-    """Tokens, and losses summed over them, left on the device: reading them would make a GPU wait at every batch."""
+    """Token count and summed losses, kept on the device to avoid a GPU synchronization per batch."""
 
     def __init__(self) -> None:
         self.tokens: Tensor | int = 0
@@ -37,7 +37,7 @@ class _Tally:
             self.losses[name] = self.losses.get(name, 0.0) + loss.detach()
 
     def stacked(self, device: torch.device) -> Tensor:
-        """[tokens, *losses] in double precision, in which token counts stay exact."""
+        """[tokens, *losses] in double precision, so that token counts are exact."""
         sums = (self.tokens, *self.losses.values())
         return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in sums])
 
@@ -45,15 +45,15 @@ class _Tally:
 class TrainingModule(LightningModule):
     """Token-weighted training and validation of a system.
 
-    The gradient of a step is that of the mean loss over every token of the step: of all processes and of the whole
-    accumulation window. So the loss is summed, and the gradient divided by the token count just before clipping.
+    The gradient of a step is that of the mean loss over all its tokens, of all processes and of the whole accumulation
+    window. So the loss is summed, and the gradient is divided by the token count before clipping.
 
     Args:
-        model: what is trained; its frozen LLM is in no state dict and in no optimizer.
+        model: the system; its frozen LLM is in no state dict and in no optimizer.
         cfg: learning rates and schedule.
-        max_steps: optimizer steps that the schedule spans.
-        teacher: an LLM whose distribution is part of the training loss, with the weight `cfg.distill`.
-        frozen: what checkpoints leave out; None: they have all of the model but its LLM.
+        max_steps: optimizer steps of the schedule.
+        teacher: an LLM whose distribution is part of the loss, with weight `cfg.distill`.
+        frozen: weights that checkpoints leave out; None: the LLM only.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TrainingModule(LightningModule):
         self.frozen = frozen
         self.cfg = cfg
         self.max_steps = max_steps
-        # torchmetrics would leave NaN out of the sum, and a diverged run would look well
+        # the default drops NaN from the sum, which would hide divergence
         self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.held = held_parameters(model) if cfg.freeze_slm_steps else []
         self._step = _Tally()
@@ -98,7 +98,7 @@ class TrainingModule(LightningModule):
 
     @property
     def first_phase(self) -> bool:
-        """Whether the SLM is left as it is in the step under way."""
+        """Whether the SLM is frozen in the current step (optim.freeze_slm_steps)."""
         return bool(self.held) and self.trainer.global_step < self.cfg.freeze_slm_steps
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -108,7 +108,7 @@ class TrainingModule(LightningModule):
         if self.first_phase:
             for parameter in self.held:
                 parameter.grad = None  # neither a step nor weight decay
-        # DDP has averaged the gradients over the processes; their sum is what the token count belongs to
+        # DDP averages gradients over processes; the token count belongs to their sum
         scale = self.trainer.world_size / tokens
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -126,14 +126,14 @@ class TrainingModule(LightningModule):
         self._step = _Tally()
 
     def _log_losses(self, losses: dict[str, Tensor]) -> None:
-        """Logs the step's losses, and ends a run that has diverged (looked at when logged: a GPU waits for it)."""
+        """Logs the step's losses, and ends a diverged run (checked only when logged, since it synchronizes a GPU)."""
         for name, loss in losses.items():
             self.log(f"train/{name}", loss, prog_bar=name == "loss")
         if not torch.isfinite(losses["loss"]):
             raise UserError(diverged("train/loss", float(losses["loss"]), self.trainer.global_step + 1))
 
     def _log_rate(self) -> None:
-        """Prompt and response tokens a second, of all processes, since the last log."""
+        """Logs prompt and response tokens per second of all processes since the last log."""
         seconds = time.perf_counter() - self._clock
         if seconds > 1.0:
             seen = float(self._since_log.stacked(self.device)[0])
@@ -144,7 +144,7 @@ class TrainingModule(LightningModule):
         self._since_log, self._clock = _Tally(), time.perf_counter()
 
     def on_train_start(self) -> None:
-        """Sets the rates of the first step, starts the clock, and puts the teacher where the model is."""
+        """Sets the rates of the first step, starts the clock, and moves the teacher to the model's device."""
         for config in self.trainer.lr_scheduler_configs:
             assert isinstance(config.scheduler, LambdaLR)
             apply_schedule(config.scheduler)
@@ -153,7 +153,7 @@ class TrainingModule(LightningModule):
         self._restart_clock()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the summed loss and the token count, whatever process it is on."""
+        """Adds a batch to the summed loss and the token count."""
         del batch_idx
         assert batch.labels_BT is not None
         loss, tokens = token_cross_entropy(self.model.logits(batch), batch.labels_BT)
@@ -165,7 +165,7 @@ class TrainingModule(LightningModule):
         self.log("val/loss", self.val_loss.compute() / self.val_tokens.compute().clamp(min=1), prog_bar=True)
         self.val_loss.reset()
         self.val_tokens.reset()
-        self._restart_clock()  # validation is no training time
+        self._restart_clock()  # training time excludes validation
 
     def configure_optimizers(self) -> Any:
         """The optimizer over projector and SLM, one scheduler step per optimizer step."""
@@ -174,13 +174,13 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out what is frozen, and keeps what each process draws from and remembers. All processes call it."""
+        """Removes frozen weights, and adds the state of every process. Every process calls it."""
         if self.frozen is not None:
             self.frozen.leave_out(checkpoint)
         checkpoint[STATES] = gather(self.trainer, self.process_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the frozen weights, and sets this process back to its own state.
+        """Adds the frozen weights, and restores the state of this process.
 
         Raises:
             UserError: the checkpoint is of another model: a tensor is missing, unexpected, or of another shape, or the
@@ -199,14 +199,14 @@ class TrainingModule(LightningModule):
         self.restore_process_state(of_this_process(checkpoint, self.trainer))
 
     def process_state(self) -> dict[str, Any]:
-        """What the next batch depends on in this process alone: its generators, and what a control remembers."""
+        """State that differs between processes: random generators, and earlier prompts kept by an ablation."""
         state = own_states(self.device)
         if self.model.ablation is not None:
             state["heard"] = self.model.ablation.state()
         return state
 
     def restore_process_state(self, state: dict[str, Any]) -> None:
-        """Sets this process back to what `process_state` gave."""
+        """Restores a `process_state`."""
         restore_states(state, self.device)
         if self.model.ablation is not None:
             self.model.ablation.restore(state.get("heard", []))

@@ -1,9 +1,9 @@
-"""Muon: momentum whose matrices are orthogonalised before the step, with AdamW for what is no hidden matrix.
+"""Muon: momentum with orthogonalised matrices, and AdamW for all parameters that are not hidden matrices.
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), with the step size of Liu et al. 2025
-(https://arxiv.org/abs/2502.16982): the update of a matrix has the RMS that AdamW's usually has, so both take the same
-learning rate. torch.optim.Muon does the same for matrices alone, one by one; here those of a shape are done at once,
-which is what makes it cheap for the many small matrices of a small model, and one optimizer serves all parameters.
+(https://arxiv.org/abs/2502.16982): the update of a matrix has the typical RMS of AdamW's, so both use the same
+learning rate. torch.optim.Muon handles matrices only, one by one; here matrices of equal shape are stacked, which makes
+it cheap for the many small matrices of a small model, and one optimizer covers all parameters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What training minimises: token cross-entropy over the response, and how far from a teacher it is. torch only."""
+"""Training objectives: token cross-entropy over the response, and divergence from a teacher. torch only."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from llm2slm.types import IGNORE_INDEX
 
 AT_ONCE = 1024
-"""Positions whose distributions are held at once while they are compared."""
+"""Positions whose distributions are in memory at once."""
 
 
 def token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Next-token cross-entropy in nats, summed over the response's tokens, and their number.
 
-    Sum and count come apart so that a mean can be taken over all tokens that count (a batch, an accumulation window,
-    all processes) instead of a mean of means, in which a token of a short row would weigh more.
+    Sum and count are separate so that the mean can be over all tokens of a batch, an accumulation window or all
+    processes. A mean of means would give tokens of short rows more weight.
 
     Args:
-        labels_BT: IGNORE_INDEX where nothing is to be predicted.
+        labels_BT: IGNORE_INDEX at positions without a target.
     """
     total = F.cross_entropy(
         logits_BTV.flatten(0, 1).float(),
@@ -38,14 +38,14 @@ def token_divergence(
 ) -> Tensor:
     """T^2 KL(teacher || student) of the next token in nats, summed over the response's tokens.
 
-    Distillation of Hinton et al. 2015 (arXiv 1503.02531), whose T^2 keeps the size of the gradient whatever the
-    temperature, at each token of a response (word level, Kim and Rush 2016, arXiv 1606.07947).
+    Distillation of Hinton et al. 2015 (arXiv 1503.02531), whose T^2 keeps the gradient's scale at any temperature, at
+    each token of a response (word level, Kim and Rush 2016, arXiv 1606.07947).
 
     Args:
-        logits_BTV: the student's; has a gradient. teacher_BTV: has none; V may be another.
-        labels_BT: IGNORE_INDEX where nothing is to be predicted.
-        temperature: T; the logits of both are divided by it.
-        tokens: compare the first so many of V, and as if there were no others; None: those that both have.
+        logits_BTV: of the student, with gradient. teacher_BTV: without gradient; its V may differ.
+        labels_BT: IGNORE_INDEX at positions without a target.
+        temperature: T, the divisor of both logits.
+        tokens: compare only the first `tokens` entries of V, renormalized; None: those that both have.
     """
     common = min(logits_BTV.shape[-1], teacher_BTV.shape[-1])
     common = common if tokens is None else min(common, tokens)
@@ -55,10 +55,9 @@ def token_divergence(
 
 
 class _Divergence(torch.autograd.Function):
-    """The gradient, T (student - teacher), is known as soon as the value is: so it is kept for the backward pass in
-    place of both distributions and their logarithms, which are there for a few rows at a time.
+    """Computes the gradient, T (student - teacher), together with the value and saves only it for the backward pass.
 
-    The student's V is the teacher's, or longer: what is beyond counts as if it were not there.
+    Distributions are in memory for a few rows at a time. Entries of the student's V beyond the teacher's are ignored.
     """
 
     @staticmethod

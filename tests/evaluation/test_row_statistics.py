@@ -9,19 +9,15 @@ import pytest
 from corpora import noisy, sentences
 from sacrebleu.metrics import BLEU, CHRF
 
-from llm2slm.evaluation.metrics.row_statistics import STATISTICS, row_scores, row_statistics
-from llm2slm.evaluation.metrics.scores import METRICS, ROUGE, score
+from llm2slm.evaluation.metrics.row_statistics import row_scores, row_statistics
+from llm2slm.evaluation.metrics.scores import METRICS, of_texts, score
 from llm2slm.types import UserError
 
 REFERENCES = [*sentences(20, seed=1), "Ein Satz, mit Komma!", "two\nlines of text", "on and on and on it goes", "x"]
 PREDICTIONS = [*noisy(REFERENCES[:20], 0.1, 2), "", "two\nlines of words", "on and on and on and on and on", "x y z"]
 
 
-def test_every_metric_can_be_resampled():
-    assert set(STATISTICS) == set(METRICS)
-
-
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", of_texts(METRICS))
 def test_sums_of_chosen_rows_give_the_metric_of_the_chosen_texts(name):
     """Rows drawn with replacement, as in a resample; one resample of a single row among them."""
     found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
@@ -43,7 +39,7 @@ def test_a_rows_own_score_is_that_of_the_sentence(name, metric):
     assert found[-3] > 0  # a short row counts the n-gram orders that it has
 
 
-@pytest.mark.parametrize("name", [*ROUGE, "exact_match"])
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"])
 def test_a_mean_is_the_mean_of_the_rows_own_scores(name):
     found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
     assert row_scores(name, statistics).mean() == pytest.approx(found.value)

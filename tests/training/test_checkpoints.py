@@ -176,10 +176,11 @@ def test_what_a_control_remembers_of_earlier_batches_is_resumed(tmp_path, monkey
     assert_runs_equal(tmp_path / "run", tmp_path / "whole")
 
 
-def test_two_processes_with_dropout_stopped_and_resumed_equal_undisturbed(tmp_path):
-    """Bit for bit: weights, optimizer, and the random state of each process."""
+@pytest.mark.parametrize("control", [Control.none, Control.shuffled])
+def test_two_processes_with_dropout_stopped_and_resumed_equal_undisturbed(tmp_path, control):
+    """Bit for bit: weights, optimizer, and of each process its random state and the prompts that the ablation keeps."""
     config = tiny_run(tmp_path, max_steps=6, val_every=2, devices=2, strategy="ddp_fork")
-    config.data.batch_tokens = 110
+    config.data.batch_tokens, config.model.control = 110, control
     assert any(m.p > 0 for m in build(config)[0].modules() if isinstance(m, torch.nn.Dropout))
     fitted(config, tmp_path / "whole")
     with pytest.raises(Exception, match="ended by the test"):
@@ -189,6 +190,9 @@ def test_two_processes_with_dropout_stopped_and_resumed_equal_undisturbed(tmp_pa
     one, two = (own["torch"] for own in saved["random_states"])
     assert saved["global_step"] == 2
     assert not torch.equal(one, two), "the test needs processes in different states"
+    if control is Control.shuffled:
+        kept = [[prompt for prompt, _ in each["heard"]] for each in saved["random_states"]]
+        assert all(kept) and kept[0] != kept[1]
     fitted(config, tmp_path / "run", last)
     assert_runs_equal(tmp_path / "run", tmp_path / "whole")
 

@@ -20,6 +20,7 @@ from tiny_runs import assert_same, build, checkpoint, curve, taught, tiny_run, w
 
 from llm2slm.commands.train import run as train
 from llm2slm.config import CallbacksConfig, TrainerConfig
+from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import better
 from llm2slm.training.fit import TokenBar, build_trainer, fit, set_seed
@@ -413,7 +414,7 @@ def test_bf16_trains(tmp_path, slm):
     ],
 )
 def test_a_loss_and_edits_get_better_downwards_and_other_metrics_upwards(monitor, mode, expected):
-    assert better(CallbacksConfig(monitor=monitor, mode=mode)) == expected
+    assert better(CallbacksConfig(monitor=monitor, mode=mode), lower_is_better) == expected
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

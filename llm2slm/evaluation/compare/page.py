@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation.compare.rows import as_csv, page_parts
-from llm2slm.evaluation.metrics.row_statistics import UNRANKED
+from llm2slm.evaluation.metrics.scores import lower_is_better, ranked
 from llm2slm.evaluation.report import tables
 from llm2slm.evaluation.report.drawing import BOTTOM, GRID, SOFT, Plot, canvas, tick_texts, ticks
 from llm2slm.evaluation.report.entries import Entry, entries, metric_name
 from llm2slm.evaluation.report.page import clean, render_page
 from llm2slm.evaluation.report.report import MAX_TURNED, fits, rich_table
 from llm2slm.evaluation.report.tables import MISSING, Cell, one_line, shortened
-from llm2slm.runs import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -235,10 +234,10 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
         figures = f"{figure.text} {metric_name(metric)} {figure.remark}, p {p}."
         if largest >= SIGNIFICANT:
             sentences.append(f"No significant difference between {row['system']} and {baseline}: {figures}")
-        elif metric in UNRANKED:
+        elif not ranked(metric):
             sentences.append(f"{row['system']} differs from {baseline}: {figures}")
         else:
-            better = (row["difference"] > 0) != (metric in LOWER_IS_BETTER)
+            better = (row["difference"] > 0) != lower_is_better(metric)
             sentences.append(f"{row['system']} is {'better' if better else 'worse'} than {baseline}: {figures}")
     if (more := len(others) - SENTENCES) > 0:
         sentences.append(f"The table has {more} more system{'s' if more > 1 else ''}.")

@@ -26,7 +26,8 @@ from llm2slm.evaluation.compare.significance import (
     randomization_p,
 )
 from llm2slm.evaluation.compare.systems import Answers, Timing
-from llm2slm.evaluation.metrics.row_statistics import UNRANKED, row_scores, row_statistics
+from llm2slm.evaluation.metrics.row_statistics import row_scores, row_statistics
+from llm2slm.evaluation.metrics.scores import lower_is_better, ranked
 from llm2slm.evaluation.metrics.tokenization import Languages
 from llm2slm.evaluation.report.entries import KINDS, metric_name
 from llm2slm.evaluation.report.tables import conditions
@@ -176,7 +177,7 @@ def compare(
     advance = progress("resampling", settings.resamples * tests)
     compared: list[dict[str, Compared]] = [{} for _ in systems]
     for metric, own in statistics.items():
-        kept_of = None if metric in runs.LOWER_IS_BETTER else llm
+        kept_of = None if lower_is_better(metric) else llm
         for found, figures in zip(compared, _compare_metric(own, baseline, kept_of, settings, advance), strict=True):
             found[metric] = figures
     shown = [
@@ -267,11 +268,11 @@ def _row_differences(
     systems: Sequence[Answers], baseline: int, statistics: Mapping[str, list[RowStatistics]], limit: int
 ) -> list[RowDifferences]:
     """For each system the rows on which it is worse and better than the baseline, by the first metric that ranks."""
-    metric = next((metric for metric in statistics if metric not in UNRANKED), None)
+    metric = next((metric for metric in statistics if ranked(metric)), None)
     if metric is None or limit == 0:
         return []
     scores = [row_scores(metric, own) for own in statistics[metric]]
-    sign = -1 if metric in runs.LOWER_IS_BETTER else 1
+    sign = -1 if lower_is_better(metric) else 1
     found = []
     for index, answers in enumerate(systems):
         if index == baseline:

@@ -1,9 +1,9 @@
-"""BERTScore: how well the tokens of prediction and reference match by what a model makes of them in their contexts.
+"""BERTScore: similarity of prediction and reference by the contextual embeddings of their tokens.
 
-Zhang et al. 2020: each token is matched with the one of the other text whose embedding is most alike (greedy, by
-cosine); the mean over the prediction's tokens is precision, over the reference's recall, and F1 the score. Here without
-idf weights and baseline rescaling. The special tokens that a tokenizer puts around a text are read by the model, but
-have no part in the means, nor (other than in the authors' package) in the matching.
+Zhang et al. 2020: each token is matched greedily with the most similar token of the other text, by cosine. Precision is
+the mean over the prediction's tokens, recall the mean over the reference's, and F1 the score. No idf weights and no
+baseline rescaling. Special tokens are input to the model, but excluded from the means and, unlike in the authors'
+package, from the matching.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from llm2slm.config import LLMConfig
 from llm2slm.data.padding import padded
 from llm2slm.data.tokenization.plain_text import PlainText
 from llm2slm.data.tokenization.tokenizer import load_tokenizer
-from llm2slm.evaluation.metrics.scores import BERTSCORE, Measured, mean
+from llm2slm.evaluation.metrics.metric import Measured, mean
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.loading.pretrained import BUILTIN, commit, load_encoder_layers, locate, read_config
 from llm2slm.progress import progress_bar
 from llm2slm.types import UserError
 
+BERTSCORE = "bertscore:"
 PAIRS = 32
-"""Rows whose two texts are read in one batch."""
+"""Rows per batch, two texts each."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What a metric's name says: the model, and the layer (None: an encoder's last, the middle one of a decoder)."""
+    """The model and layer in a metric's name (None: the last layer of an encoder, the middle one of a decoder)."""
 
     model: str
     layer: int | None
@@ -43,7 +44,7 @@ def parse(name: str) -> Named:
     """The parts of bertscore:MODEL[:layer].
 
     Raises:
-        UserError: no model.
+        UserError: the name has no model.
     """
     rest = name.removeprefix(BERTSCORE)
     model, _, last = rest.rpartition(":")
@@ -55,10 +56,10 @@ def parse(name: str) -> Named:
 
 
 def check(name: str) -> None:
-    """Refuses, before anything is loaded or trained, a model that is not there, a hybrid, or a layer that is not there.
+    """Refuses, before anything is loaded or trained, a missing model, a hybrid, or a missing layer.
 
     Raises:
-        UserError: says which.
+        UserError: one of these.
     """
     named = parse(name)
     config = read_config(named.model)
@@ -72,21 +73,21 @@ def check(name: str) -> None:
 
 
 class BertScore:
-    """A model that reads, in float32, and how its tokens are matched.
+    """A scorer with its model, in float32.
 
     Args:
-        name: of the metric, bertscore:MODEL[:layer]; layers count as in model.llm.layer (0 the embeddings, n the output
-            of block n, negative from the end).
-        device: where it reads.
+        name: bertscore:MODEL[:layer]; layers are numbered as in model.llm.layer (0: embeddings, n: output of block n,
+            negative: from the end).
+        device: of the model.
 
     Raises:
-        UserError: the model or its tokenizer cannot be read, or it has no such layer.
+        UserError: the model or its tokenizer cannot be loaded, or it has no such layer.
     """
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
         named = parse(name)
-        place = locate(named.model)
-        self.tokenizer: Any = load_tokenizer(place)
+        path = locate(named.model)
+        self.tokenizer: Any = load_tokenizer(path)
         self._encode = PlainText(self.tokenizer)
         config = read_config(named.model)
         encoder = load_encoder_layers(LLMConfig(name=named.model, layer=named.layer), config)
@@ -95,15 +96,15 @@ class BertScore:
         self.limit = min(_positions(self.encoder.body), int(self.tokenizer.model_max_length))
         if named.model.startswith(BUILTIN):
             self.named = named.model
-        elif Path(place).is_dir():
-            self.named = f"{Path(place).name} (a local folder)"
+        elif Path(path).is_dir():
+            self.named = f"{Path(path).name} (a local folder)"
         else:
             self.named = f"{named.model} at {commit(named.model) or 'an unknown commit'}"
 
     def measure(self, predictions: Sequence[str], references: Sequence[str], *, progress: bool = False) -> Measured:
-        """F1 of each prediction with its reference, 0 to 100; 0 where one of them has no token.
+        """F1 of each prediction with its reference, 0 to 100; 0 where one of them has no tokens.
 
-        A text of more tokens than the model has positions is cut, and the signature says of how many that is true.
+        Texts with more tokens than the model has positions are truncated; the signature states their number.
         """
         texts = [(self._ids(p), self._ids(r)) for p, r in zip(predictions, references, strict=True)]
         values = [0.0] * len(texts)
@@ -112,9 +113,9 @@ class BertScore:
             job = bar.add_task("BERTScore", total=len(texts), speed="")
             for start in range(0, len(order), PAIRS):
                 rows = order[start : start + PAIRS]
-                own = self._embeddings([text for row in rows for text in texts[row]])
+                embeddings = self._embeddings([text for row in rows for text in texts[row]])
                 for row in rows:
-                    values[row] = greedy_f1(next(own), next(own))
+                    values[row] = greedy_f1(next(embeddings), next(embeddings))
                 bar.update(job, advance=len(rows))
         cut = sum(text.cut for pair in texts for text in pair)
         signature = (
@@ -130,27 +131,27 @@ class BertScore:
         ids, spans = self._encode([text], spans=True)[0]
         assert spans is not None
         if cut := len(ids) > self.limit:
-            behind = min(spans.behind, self.limit)  # special tokens behind the text stay
+            behind = min(spans.behind, self.limit)  # special tokens after the text are kept
             keep = [*range(self.limit - behind), *range(len(ids) - behind, len(ids))]
             ids, spans = [ids[i] for i in keep], spans.take(keep)
         return _Text(ids, [int(special) for special in spans.special], cut)
 
     def _embeddings(self, texts: Sequence[_Text]) -> Iterator[Tensor]:
-        """Of each text its tokens' embeddings, one a row, each of length 1; special tokens left out."""
+        """Unit-length embeddings of each text's tokens (P x E), special tokens excluded."""
         pad = self.tokenizer.pad_token_id or 0
         ids_BP, mask_BP = padded([text.ids for text in texts], pad)
-        own_BP = padded([[1 - special for special in text.special] for text in texts], 0)[0].bool()
+        text_BP = padded([[1 - special for special in text.special] for text in texts], 0)[0].bool()
         reps_BPE = self.encoder(ids_BP.to(self.device), mask_BP.to(self.device)).reps_BPE
         unit_BPE = nn.functional.normalize(reps_BPE.float(), dim=-1)
-        for unit_PE, own_P in zip(unit_BPE, own_BP.to(self.device), strict=True):
-            yield unit_PE[own_P]
+        for unit_PE, text_P in zip(unit_BPE, text_BP.to(self.device), strict=True):
+            yield unit_PE[text_P]
 
 
 @dataclass(frozen=True)
 class _Text:
-    """Token ids, which of them the tokenizer put around the text (1), and whether some were cut off.
+    """Token ids, a mask of the special tokens (1), and whether the text was truncated.
 
-    Its length is the number of ids; of special tokens alone it has none.
+    Its length is the number of ids; 0 if all are special tokens.
     """
 
     ids: list[int]
@@ -161,17 +162,17 @@ class _Text:
         return 0 if all(self.special) else len(self.ids)
 
 
-def greedy_f1(ours_PE: Tensor, right_PE: Tensor) -> float:
-    """F1 of greedy matching: rows of unit length, one a token. 0 where precision or recall is not positive."""
-    alike = ours_PE @ right_PE.T
-    precision, recall = float(alike.max(1).values.mean()), float(alike.max(0).values.mean())
+def greedy_f1(prediction_PE: Tensor, reference_PE: Tensor) -> float:
+    """F1 of greedy matching of unit-length token embeddings; 0 where precision or recall is not positive."""
+    cosine = prediction_PE @ reference_PE.T
+    precision, recall = float(cosine.max(1).values.mean()), float(cosine.max(0).values.mean())
     return 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
 
 
 def _positions(body: nn.Module) -> int:
-    """Tokens that a model has positions for; where it has no such limit, very many."""
+    """The number of positions of a model; 10^9 if it has no limit."""
     limit = getattr(body.config.get_text_config(), "max_position_embeddings", None) or 10**9  # type: ignore[operator,union-attr]
-    for name, module in body.named_modules():  # RoBERTa starts to count behind its padding index
+    for name, module in body.named_modules():  # RoBERTa's positions start after its padding index
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             limit = min(limit, module.num_embeddings - module.padding_idx - 1)
     return int(limit)

@@ -1,8 +1,8 @@
-"""Quality by length: each metric on the rows with short and on those with long prompts, and so for responses.
+"""Quality by length: each metric on subsets of rows with prompts, or responses, of similar length.
 
-The LLM reads once, before the first token is written; whether its guidance still serves at the end of a long answer
-shows here. Lengths are counted in words (`words.py`), not in tokens of a tokenizer, so that systems with different
-tokenizers are judged on the same rows.
+The LLM encodes the prompt once, before the first token is generated; quality by response length shows whether its
+guidance lasts. Lengths are counted in words (`words.py`), not in tokens, so that the subsets are the same for systems
+with different tokenizers.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from llm2slm.evaluation.metrics.scores import Measured
+from llm2slm.evaluation.metrics.metric import Measured
 from llm2slm.evaluation.metrics.words import words
 from llm2slm.runs import Bucket
 from llm2slm.types import Example
 
 SMALLEST = 20
-"""Rows of a bucket at least: a score of fewer says little."""
+"""Minimum number of rows of a bucket."""
 PARTS = 4
 
 
 def by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Positions of rows in buckets of like length, shortest first; none where fewer than two buckets remain.
+    """Row indices in buckets of similar length, shortest first; empty if fewer than two buckets remain.
 
     Cut points are the quartiles of the lengths: of n lengths in order, counted from 0, those at n//4, 2n//4 and 3n//4;
-    each is the shortest of its bucket, and equal lengths stay together. Then, as long as the smallest bucket (the first
-    of equal ones) has fewer than `SMALLEST` rows, it joins the smaller one of its neighbours (the first of equal ones).
+    each is the shortest of its bucket, and equal lengths stay together. While the smallest bucket (the first in a tie)
+    has fewer than `SMALLEST` rows, it is merged with its smaller neighbour (the first in a tie).
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     starts = {lengths[order[len(order) * part // PARTS]] for part in range(PARTS)} if order else set()
@@ -37,8 +37,8 @@ def by_length(lengths: Sequence[int]) -> list[list[int]]:
         buckets[-1].append(row)
     while len(buckets) > 1 and len(min(buckets, key=len)) < SMALLEST:
         at = min(range(len(buckets)), key=lambda n: len(buckets[n]))
-        beside = min((n for n in (at - 1, at + 1) if 0 <= n < len(buckets)), key=lambda n: len(buckets[n]))
-        first = min(at, beside)
+        neighbour = min((n for n in (at - 1, at + 1) if 0 <= n < len(buckets)), key=lambda n: len(buckets[n]))
+        first = min(at, neighbour)
         buckets[first : first + 2] = [buckets[first] + buckets[first + 1]]
     return buckets if len(buckets) > 1 else []
 
@@ -46,7 +46,7 @@ def by_length(lengths: Sequence[int]) -> list[list[int]]:
 def quality_by_length(examples: Sequence[Example], measured: Mapping[str, Measured]) -> list[Bucket]:
     """Every metric in every bucket: by the prompt's words (the task's prefix aside), then by the reference's.
 
-    A metric that has no value in a bucket (length_ratio where all references are empty) is left out there.
+    A metric without a value in a bucket (length_ratio if all references are empty) is left out there.
     """
     sides = {
         "prompt": [len(words(example.source)) for example in examples],

@@ -1,8 +1,7 @@
-"""Perplexity of the references under the model that is judged: how little it is surprised by the right answers.
+"""Perplexity of the references under the evaluated model, teacher-forced.
 
-Teacher-forced: each token is predicted from the prompt and the reference before it. Per token of the writer's own
-tokenizer, the eos that ends every response included, and the mean is taken over all tokens of all rows, not over the
-rows' means. Models with different tokenizers cut a text into different tokens: their perplexities do not compare.
+Per token of the model's tokenizer, the eos that ends every response included. The mean is over all tokens of all rows,
+not over the rows' means. Perplexities of models with different tokenizers do not compare.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from llm2slm.evaluation.metrics.scores import Measured
+from llm2slm.evaluation.metrics.metric import Measured
 from llm2slm.progress import progress_bar
 from llm2slm.types import IGNORE_INDEX, Overlong
 
@@ -25,16 +24,16 @@ if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
 LARGEST = 700.0
-"""Nats per token from which on the perplexity is called infinite (a float ends at exp(709))."""
+"""Nats per token from which the perplexity is infinite (a float overflows above exp(709))."""
 
 
 def perplexity(model: LLM2SLM, rows: Sequence[Encoded], batch_size: int, *, progress: bool = False) -> Measured:
-    """exp of the mean cross-entropy of the references' tokens; lower is better, 1 the least.
+    """exp of the mean cross-entropy of the reference tokens; at least 1, lower is better.
 
     Args:
-        model: any system; it is put into eval mode for the time of the call.
-        rows: tokenized by the model's own collator, cut as it cuts (the signature says to what).
-        batch_size: rows read at once; rows of similar length go together.
+        model: any system; in eval mode during the call.
+        rows: tokenized and truncated by the model's collator (the signature states the length).
+        batch_size: rows per batch; rows of similar length are batched together.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].response), -rows[i].prompt_tokens))
     counts: list[tuple[float, int]] = [(0.0, 0)] * len(rows)

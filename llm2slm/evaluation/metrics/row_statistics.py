@@ -1,4 +1,4 @@
-"""What each row adds to a metric (`metrics.measure` says it), as arrays that a resample is a matrix product of."""
+"""Per-row statistics of a metric as arrays, for which a resample of the rows is a matrix product."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ from llm2slm.evaluation.metrics.scores import METRICS, measure
 from llm2slm.evaluation.metrics.tokenization import Languages
 from llm2slm.runs import Score
 
-STATISTICS = METRICS
-"""Every metric that can be resampled, by its name."""
-UNRANKED = ("length_ratio",)
-"""Metrics of which more is neither better nor worse, so that they put rows in no order."""
-
 
 def row_statistics(
     name: str, predictions: Sequence[str], references: Sequence[str], languages: Languages = None
 ) -> tuple[Score, RowStatistics]:
-    """The metric, and what each row adds to it; the rows' languages as in `metrics.measure`.
+    """The score of a metric of texts, and its per-row statistics; languages as in `scores.measure`.
 
     Raises:
         UserError: unknown metric, or nothing to score.
@@ -34,11 +29,8 @@ def row_statistics(
 
 
 def row_scores(name: str, statistics: RowStatistics) -> Array:
-    """The metric of each row on its own (N). BLEU's is over the n-gram orders that the row has (effective order)."""
-    if name != "bleu":
+    """The score of each row (N), by the metric's `row_score` where it has one (BLEU: effective order)."""
+    row_score = METRICS[name].row_score
+    if row_score is None:
         return statistics.score(statistics.rows_NK)
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU(force=True, effective_order=True)
-    rows = statistics.rows_NK.tolist()
-    return np.array([metric._compute_score_from_stats(sums).score for sums in rows], dtype=np.float64)
+    return np.array([row_score(sums) for sums in statistics.rows_NK.tolist()], dtype=np.float64)

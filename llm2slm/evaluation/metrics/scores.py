@@ -1,99 +1,136 @@
-"""Text in, scores out: n-gram, overlap and length metrics, each with the signature of how it was computed.
+"""The registry of metrics, and scores of predictions against references.
 
-Every function takes plain strings and touches no network: sentences for ROUGE-Lsum are told apart by newlines, never by
-a downloaded sentence splitter. `tokenization.py` decides by the language of the references how words are found. Scores
-of different signatures must not be compared. Two metrics are not of texts alone and have files of their own:
-`bertscore.py`, `perplexity.py`.
+To add a metric, add one `Metric` to `METRICS`: name, title, direction, tokenization, per-row statistics and corpus
+formula. The statistics are computed in `text_metrics.py`, `perplexity.py` and `bertscore.py`; `tokenization.py` selects
+the tokenization by the language of the references.
 """
 
 from __future__ import annotations
 
 import re
-import string
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from importlib import metadata
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from llm2slm.evaluation.metrics import text_metrics as text
 from llm2slm.evaluation.metrics import tokenization
-from llm2slm.evaluation.metrics.tokenization import Languages, Tokenization
-from llm2slm.evaluation.metrics.words import content_words, set_apart, words
+from llm2slm.evaluation.metrics.metric import Evaluated, Measured, Metric
+from llm2slm.evaluation.metrics.tokenization import Languages
 from llm2slm.nearest_names import nearest
 from llm2slm.runs import Score
 from llm2slm.types import UserError
 
-ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-UNICODE = "tok:unicode-chars, case folded, not stemmed"
-CHARACTERS = "each character of a script without spaces a word (tok:chars)"
-"""What signatures say of tokenizers that are this project's."""
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-NO_C_STRING = re.compile("[\0\ud800-\udfff]")
-CUT = re.compile(r", \d+ texts cut to \d+ tokens$")
-"""What a signature adds about the texts (bertscore.py), not about how a score is computed."""
-PERPLEXITY, BERTSCORE = "perplexity", "bertscore:"
-"""Metrics that need a model: a name, and the beginning of one (bertscore:MODEL[:layer])."""
+TRUNCATED = re.compile(r", \d+ texts cut to \d+ tokens$")
+"""Part of a BERTScore signature that describes the texts, not how the score is computed."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A metric taken apart by rows: numbers of each row, and the value that the sums of these numbers make.
+def _perplexity(_name: str, evaluated: Evaluated) -> Measured:
+    from llm2slm.evaluation.metrics.perplexity import perplexity
 
-    So the score of any choice of rows (those of a length, a resample) is exact, and nothing is computed anew for it.
+    return perplexity(evaluated.model, evaluated.encoded(), evaluated.batch_size, progress=evaluated.progress)
+
+
+def _bertscore(name: str, evaluated: Evaluated) -> Measured:
+    from llm2slm.evaluation.metrics.bertscore import BertScore
+
+    scorer = BertScore(name, evaluated.model.device)
+    return scorer.measure(evaluated.predictions, evaluated.references, progress=evaluated.progress)
+
+
+def _check_bertscore(name: str) -> None:
+    from llm2slm.evaluation.metrics.bertscore import check as check_model
+
+    check_model(name)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("bleu", "BLEU", text.bleu, tokenization=("bleu",), row_score=text.sentence_bleu),
+        Metric("chrf", "chrF", text.chrf),
+        Metric("chrf++", "chrF++", text.chrf, tokenization=("characters",)),
+        Metric("ter", "TER", text.ter, tokenization=("characters", "asian"), lower_is_better=True),
+        Metric("rouge1", "ROUGE-1", text.rouge, tokenization=("unicode",), words_only=True),
+        Metric("rouge2", "ROUGE-2", text.rouge, tokenization=("unicode",), words_only=True),
+        Metric("rougeL", "ROUGE-L", text.rouge, tokenization=("unicode",), words_only=True),
+        Metric("rougeLsum", "ROUGE-Lsum", text.rouge, tokenization=("unicode",), words_only=True),
+        Metric("token_f1", "Token F1", text.token_f1, tokenization=("unicode",)),
+        Metric("exact_match", "Exact match", text.exact_match),
+        Metric("length_ratio", "Length ratio", text.length_ratio, tokenization=("characters",), ranked=False),
+        Metric("repetition", "Repetition", text.repetition, tokenization=("characters",), lower_is_better=True),
+        Metric("perplexity", "Perplexity", with_model=_perplexity, lower_is_better=True),
+        Metric("bertscore:", "BERTScore", with_model=_bertscore, check=_check_bertscore),
+    )
+}
+"""Every metric by name, in the order in which messages list them."""
+
+
+def find(name: str) -> Metric | None:
+    """The metric of a name, argument included (bertscore:MODEL); None: unknown."""
+    head, colon, _ = name.partition(":")
+    return METRICS.get(head + colon)
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuses unknown metrics.
+
+    Raises:
+        UserError: names the metric and the most similar known one.
     """
+    for name in names:
+        if find(name) is None:
+            near = nearest(name, METRICS)
+            known = ", ".join(f"{each}MODEL[:layer]" if each.endswith(":") else each for each in METRICS)
+            raise UserError(f"metric {name!r} is unknown; did you mean {near!r}? Known: {known}")
 
-    counts: Sequence[Sequence[float]]
-    value: Callable[[list[float]], float]
-    signature: str
 
-    def score(self, rows: Sequence[int] | None = None) -> Score:
-        """The score of some rows, by their positions; None: of all."""
-        counts = self.counts if rows is None else [self.counts[row] for row in rows]
-        sums = [sum(column) for column in zip(*counts, strict=True)]
-        return Score(float(self.value(sums)), self.signature, len(counts))
+def of_texts(names: Iterable[str]) -> list[str]:
+    """The metrics among these that are computed from texts alone."""
+    return [name for name in names if (metric := find(name)) is not None and metric.texts is not None]
+
+
+def title(name: str) -> str:
+    """A metric as shown to users; of its argument, a path or Hub id, the last part. An unknown name is unchanged."""
+    if (metric := find(name)) is None:
+        return name
+    argument = name.removeprefix(metric.name).rpartition("/")[2]
+    return f"{metric.title} ({argument})" if argument else metric.title
+
+
+def lower_is_better(name: str) -> bool:
+    """The direction of a metric; False for an unknown one, True for the loss."""
+    return name == "loss" or ((metric := find(name)) is not None and metric.lower_is_better)
+
+
+def ranked(name: str) -> bool:
+    """Whether one of the two directions of a metric is better."""
+    return (metric := find(name)) is None or metric.ranked
+
+
+def computed_alike(one: str, two: str) -> bool:
+    """Whether scores of two signatures compare: the number of texts that were truncated makes no difference."""
+    return TRUNCATED.sub("", one) == TRUNCATED.sub("", two)
 
 
 def score(
     names: Sequence[str], predictions: Sequence[str], references: Sequence[str], languages: Languages = None
 ) -> dict[str, Score]:
-    """Scores predictions against one reference each; arguments and errors are those of `measure`."""
+    """Corpus scores of predictions; arguments and errors are those of `measure`."""
     return {name: found.score() for name, found in measure(names, predictions, references, languages).items()}
 
 
 def measure(
     names: Sequence[str], predictions: Sequence[str], references: Sequence[str], languages: Languages = None
 ) -> dict[str, Measured]:
-    """Measures predictions against one reference each.
-
-    * bleu: corpus BLEU of sacrebleu, 0 to 100 (Papineni et al. 2002; Post 2018); its tokenizer is 13a, for Chinese zh,
-      for Japanese ja-mecab, for Korean ko-mecab (char where that is not installed), for Thai, Lao, Khmer, Burmese and
-      Tibetan char.
-    * chrf: corpus chrF2 of sacrebleu, 0 to 100 (Popović 2015); chrf++: with words and pairs of words (Popović 2017).
-    * ter: edits, shifts of phrases among them, over the references' words, in per cent, so above 100 where there are
-      more edits than words; lower is better. sacrebleu's, which ignores upper case (Snover et al. 2006).
-    * rouge1, rouge2, rougeL, rougeLsum: mean F1 of the rouge-score package, 0 to 100 (Lin 2004). For English by its own
-      tokenizer, which keeps a-z and 0-9 alone, and its English stemmer; else by words of Unicode, not stemmed.
-    * token_f1: mean F1 of the words that prediction and reference share, order aside, 0 to 100. For English in lower
-      case, without punctuation and articles, as SQuAD does (Rajpurkar et al. 2016); else of words of Unicode.
-    * exact_match: share of predictions equal to the reference, white space at both ends aside, 0 to 100.
-    * length_ratio: words of all predictions over words of all references, 13a tokenizer; 1 where lengths agree.
-    * repetition: share of an answer's 4-grams that it has written before, mean over answers, 0 to 100; 0 for an answer
-      of less than four words (seq-rep-4 of Welleck et al. 2020, on 13a words); lower is better. Of the predictions
-      alone.
-
-    In a language whose script has no spaces between words, each character is a word (`words.py`) of every metric but
-    BLEU, chrF and exact match.
+    """Per-row statistics of predictions, each against one reference.
 
     Args:
-        names: metrics wanted, of texts alone; the result keeps their order.
-        predictions: one text per row; an empty one is a legal, bad answer.
-        references: the same rows' right answers.
-        languages: codes of the references' languages, one for all rows or one for each; rows of None are tokenized as
-            the script of their references suggests (`tokenization.seen`).
+        names: metrics of texts; the result keeps their order.
+        predictions: one text per row; it may be empty.
+        references: the reference of each row.
+        languages: codes of the references' languages, one for all rows or one per row. Rows of None are tokenized for
+            the main script of their references (`tokenization.detected`).
 
     Raises:
-        UserError: unknown metric, no rows, counts that differ, or no reference with any text.
+        UserError: an unknown metric or one that needs a model, no rows, counts that differ, or no reference with text.
     """
     check(names)
     if len(predictions) != len(references):
@@ -102,179 +139,29 @@ def measure(
         raise UserError("nothing to score: no predictions; check that the split is not empty")
     if not any(reference.strip() for reference in references):
         raise UserError(f"nothing to score against: all {len(references)} references are empty; check data.target")
-    if len(of_texts(names)) < len(names):
-        raise UserError(f"{', '.join(name for name in names if name not in METRICS)}: needs a model, not texts alone")
+    if missing := [name for name in names if name not in of_texts(names)]:
+        raise UserError(f"{', '.join(missing)}: needs a model, not texts alone")
     codes = tokenization.by_row(languages, references)
     return {name: _by_language(name, predictions, references, codes) for name in names}
 
 
 def _by_language(name: str, predictions: Sequence[str], references: Sequence[str], codes: Sequence[str]) -> Measured:
-    """A metric of rows in one or several languages, each row tokenized by its own; its signature tells which by which.
+    """A metric over rows in one or several languages, each row tokenized for its language.
 
-    Rows whose languages the metric tokenizes alike are measured together.
+    Rows whose languages the metric tokenizes alike are scored together. With several tokenizations the signature lists
+    each with its languages.
     """
+    metric = METRICS[name]
+    assert metric.texts is not None
     groups: dict[tuple[object, ...], list[int]] = {}
     for row, code in enumerate(codes):
-        groups.setdefault(tokenization.aspect(name, code), []).append(row)
+        groups.setdefault(metric.tokenized(code), []).append(row)
     parts = []
     for rows in groups.values():
-        ours, right = [predictions[row] for row in rows], [references[row] for row in rows]
-        parts.append((rows, METRICS[name](name, ours, right, tokenization.of(codes[rows[0]]))))
+        texts = [predictions[row] for row in rows], [references[row] for row in rows]
+        parts.append((rows, metric.texts(name, *texts, tokenization.of(codes[rows[0]]))))
     if len(parts) == 1:
         return parts[0][1]
-    placed = dict(pair for rows, part in parts for pair in zip(rows, part.counts, strict=True))
+    counts = dict(pair for rows, part in parts for pair in zip(rows, part.counts, strict=True))
     named = [f"{', '.join(sorted({codes[row] for row in rows}))}: {part.signature}" for rows, part in parts]
-    return Measured([placed[row] for row in range(len(codes))], parts[0][1].value, "; ".join(sorted(named)))
-
-
-def check(names: Sequence[str]) -> None:
-    """Refuses a metric that is not known.
-
-    Raises:
-        UserError: names it, and the nearest one.
-    """
-    for name in names:
-        if name not in METRICS and name != PERPLEXITY and not name.startswith(BERTSCORE):
-            near = nearest(name, [*METRICS, PERPLEXITY, BERTSCORE])
-            known = ", ".join([*METRICS, PERPLEXITY, f"{BERTSCORE}MODEL[:layer]"])
-            raise UserError(f"metric {name!r} is unknown; did you mean {near!r}? Known: {known}")
-
-
-def of_texts(names: Sequence[str]) -> list[str]:
-    """The metrics among these that need no model."""
-    return [name for name in names if name in METRICS]
-
-
-def computed_alike(one: str, two: str) -> bool:
-    """Whether scores of two signatures compare: how many texts a model had to cut makes no difference."""
-    return CUT.sub("", one) == CUT.sub("", two)
-
-
-def mean(values: Sequence[float], signature: str) -> Measured:
-    """A metric that is the mean of a value for each row, in per cent of 1."""
-    return Measured([(value, 1.0) for value in values], lambda sums: 100 * sums[0] / sums[1], signature)
-
-
-def _sacrebleu(metric: Any, predictions: Sequence[str], references: Sequence[str]) -> Measured:
-    """A metric of sacrebleu by its own counts of each row, which its significance tests resample in the same way."""
-    counts = metric._extract_corpus_statistics(list(predictions), [list(references)])
-    signature = f"sacrebleu {metric.get_signature()}"
-    return Measured(counts, lambda sums: float(metric._compute_score_from_stats(sums).score), signature)
-
-
-def _bleu(_name: str, predictions: Sequence[str], references: Sequence[str], how: Tokenization) -> Measured:
-    from sacrebleu.metrics import BLEU
-
-    tokenizer = tokenization.usable(how.bleu)
-    if tokenizer in tokenization.PACKAGES:  # MeCab's interface takes C strings
-        predictions = [NO_C_STRING.sub("\ufffd", text) for text in predictions]
-        references = [NO_C_STRING.sub("\ufffd", text) for text in references]
-    # force: no warning about texts that look tokenized; the score is the same
-    return _sacrebleu(BLEU(force=True, tokenize=tokenizer), predictions, references)
-
-
-def _chrf(name: str, predictions: Sequence[str], references: Sequence[str], how: Tokenization) -> Measured:
-    from sacrebleu.metrics import CHRF
-
-    metric = CHRF(word_order=2 if name == "chrf++" else 0)
-    if name == "chrf++" and how.characters:
-        return _apart(metric, predictions, references)
-    return _sacrebleu(metric, predictions, references)
-
-
-def _ter(_name: str, predictions: Sequence[str], references: Sequence[str], how: Tokenization) -> Measured:
-    from sacrebleu.metrics import TER
-
-    if how.characters and not how.asian:
-        return _apart(TER(), predictions, references)
-    return _sacrebleu(TER(normalized=how.asian, asian_support=how.asian), predictions, references)
-
-
-def _apart(metric: Any, predictions: Sequence[str], references: Sequence[str]) -> Measured:
-    """A metric of sacrebleu that finds words by their spaces, on texts with spaces between characters."""
-    found = _sacrebleu(metric, [set_apart(text) for text in predictions], [set_apart(text) for text in references])
-    return replace(found, signature=f"{found.signature}, {CHARACTERS}")
-
-
-class _UnicodeWords:
-    """Tokenizer of rouge-score."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return content_words(text)
-
-
-def _rouge(name: str, predictions: Sequence[str], references: Sequence[str], how: Tokenization) -> Measured:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    own = _UnicodeWords() if how.unicode else None
-    scorer = RougeScorer([name], use_stemmer=True, split_summaries=False, tokenizer=own)
-    pairs = zip(references, predictions, strict=True)
-    values = [float(scorer.score(reference, prediction)[name].fmeasure) for reference, prediction in pairs]
-    signature = f"rouge-score {metadata.version('rouge-score')}, F1, {UNICODE if how.unicode else 'English stemmer'}"
-    if name == "rougeLsum":
-        signature += ", sentences split by newline"
-    return mean(values, signature)
-
-
-def _token_f1(_name: str, predictions: Sequence[str], references: Sequence[str], how: Tokenization) -> Measured:
-    def squad(text: str) -> list[str]:
-        return ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
-
-    def f1(ours: list[str], right: list[str]) -> float:
-        if not ours or not right:  # as SQuAD 2.0: nothing is right where nothing is asked for
-            return float(ours == right)
-        return 2 * sum((Counter(ours) & Counter(right)).values()) / (len(ours) + len(right))
-
-    cut = content_words if how.unicode else squad
-    values = [f1(cut(p), cut(r)) for p, r in zip(predictions, references, strict=True)]
-    english = "SQuAD: lower case, without ASCII punctuation and English articles"
-    return mean(values, f"F1 of words, {UNICODE if how.unicode else english}")
-
-
-def _exact_match(_name: str, predictions: Sequence[str], references: Sequence[str], _how: Tokenization) -> Measured:
-    hits = [float(p.strip() == r.strip()) for p, r in zip(predictions, references, strict=True)]
-    return mean(hits, "equal after stripping white space at both ends")
-
-
-def _counted(how: Tokenization) -> tuple[Callable[[str], list[str]], str]:
-    """Cuts a text into the words whose number counts, and what a signature calls them: the 13a words of BLEU; where
-    there are no spaces, those of `words`, by which `buckets.py` counts too."""
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    if how.characters:
-        return words, f"words between spaces, {CHARACTERS}"
-    cut = Tokenizer13a()
-    return lambda text: cut(text).split(), f"13a words, sacrebleu {metadata.version('sacrebleu')}"
-
-
-def _length_ratio(_name: str, predictions: Sequence[str], references: Sequence[str], how: Tokenization) -> Measured:
-    cut, named = _counted(how)
-    counts = [(len(cut(p)), len(cut(r))) for p, r in zip(predictions, references, strict=True)]
-    signature = f"predictions over references, {named}"
-    return Measured(counts, lambda sums: sums[0] / sums[1] if sums[1] else float("nan"), signature)
-
-
-def _repetition(_name: str, predictions: Sequence[str], _references: Sequence[str], how: Tokenization) -> Measured:
-    cut, named = _counted(how)
-
-    def repeated(text: str) -> float:
-        found = cut(text)
-        grams = [tuple(found[i : i + 4]) for i in range(len(found) - 3)]
-        return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-    values = [repeated(prediction) for prediction in predictions]
-    return mean(values, f"1 - different 4-grams over all, {named}")
-
-
-METRICS: dict[str, Callable[[str, Sequence[str], Sequence[str], Tokenization], Measured]] = {
-    "bleu": _bleu,
-    "chrf": _chrf,
-    "chrf++": _chrf,
-    "ter": _ter,
-    **dict.fromkeys(ROUGE, _rouge),
-    "token_f1": _token_f1,
-    "exact_match": _exact_match,
-    "length_ratio": _length_ratio,
-    "repetition": _repetition,
-}
-"""Every metric of texts alone by its name, in the order that messages list them."""
+    return Measured([counts[row] for row in range(len(codes))], parts[0][1].value, "; ".join(sorted(named)))

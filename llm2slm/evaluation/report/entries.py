@@ -7,27 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llm2slm.evaluation.metrics.scores import BERTSCORE, computed_alike
+from llm2slm.evaluation.metrics.scores import computed_alike, title
 from llm2slm.types import UserError
 
 KINDS = {"llm": "LLM", "slm": "SLM", "llm2slm": "LLM-to-SLM"}
-METRICS = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "chrf++": "chrF++",
-    "ter": "TER",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-    "exact_match": "Exact match",
-    "exact": "Exact match",
-    "token_f1": "Token F1",
-    "length_ratio": "Length ratio",
-    "repetition": "Repetition",
-    "loss": "Loss",
-    "perplexity": "Perplexity",
-}
 SHADES = 5
 ANOTHER = re.compile(r"(.+) \((\d+)\)")
 """Key of a metric whose signature is not the first one among the systems shown: `bleu (2)`."""
@@ -65,9 +48,7 @@ def metric_name(key: str) -> str:
     """The usual spelling of a metric; of a model's path in it the last part alone."""
     if (another := ANOTHER.fullmatch(key)) is not None:
         return f"{metric_name(another[1])} ({another[2]})"
-    if key.startswith(BERTSCORE):
-        return f"BERTScore ({key.removeprefix(BERTSCORE).rpartition('/')[2]})"
-    return METRICS.get(key, key)
+    return title(key)
 
 
 def headline_row(system: Mapping[str, Any], results_rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

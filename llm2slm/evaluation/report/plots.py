@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.evaluation.report.drawing import (
     BOTTOM,
     COLOURS,
@@ -25,7 +26,6 @@ from llm2slm.evaluation.report.drawing import (
 )
 from llm2slm.evaluation.report.entries import Entry, metric_keys, metric_name
 from llm2slm.evaluation.report.tables import conditions, length, number, one_line, score, sentence, shortened, times
-from llm2slm.runs import LOWER_IS_BETTER
 
 MAX_PANELS = 6
 MAX_BANDS = 4
@@ -62,7 +62,7 @@ def quality_latency(shown: Sequence[Entry]) -> list[Plot]:
     name, x_ticks = metric_name(metrics[0]), ticks(0, max(total["max"] for *_, total in points), 6)
     with canvas() as plot:
         y_ticks = _enclosing([value for _, value, _ in points])
-        better = "↙" if metrics[0] in LOWER_IS_BETTER else "↖"
+        better = "↙" if lower_is_better(metrics[0]) else "↖"
         plot.frame(("time of a whole response, ms", name), y_ticks, better)
         plot.x_axis(x_ticks[0], x_ticks[-1], _marks(x_ticks))
         for entry, value, total in points:
@@ -210,7 +210,7 @@ def _bucket_panel(shown: Sequence[Entry], by: str, metric: str) -> Plot | None:
     ends = sorted({end for _, points in lines for low, high, *_ in points for end in (low, high)})
     with canvas(left=60, right=30) as plot:
         y_ticks = _enclosing([value for _, points in lines for *_, value, _ in points])
-        better = "↓" if metric in LOWER_IS_BETTER else "↑"
+        better = "↓" if lower_is_better(metric) else "↑"
         plot.frame((f"{by} length, words (log scale)", name), y_ticks, better)
         plot.x_axis(ends[0], ends[-1], [(end, f"{end:,}") for end in ends], log=True)
         for entry, points in lines:

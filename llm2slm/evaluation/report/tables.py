@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.evaluation.metrics.words import with_spaces
 from llm2slm.evaluation.report.entries import Entry, metric_keys, metric_name
-from llm2slm.runs import LOWER_IS_BETTER
 
 MISSING = "–"
 MAX_SAMPLES = 12
@@ -180,7 +180,7 @@ def best(shown: Sequence[Entry]) -> str:
     values = [(value, entry) for value, entry in values if math.isfinite(value)]
     if not values:
         return ""
-    choose = min if metrics[0] in LOWER_IS_BETTER else max
+    choose = min if lower_is_better(metrics[0]) else max
     value, entry = choose(values, key=lambda pair: pair[0])
     return f"Best {metric_name(metrics[0])}: {score(value)}, by {entry.label}."
 
