@@ -99,7 +99,10 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
         f"task.max_new_tokens={corpus.answer}",
     )
     alone = ("model=slm", "model.slm.name={heal}/model", *data, *FIT)
-    pair_b = ("model=llm2slm", "model.llm.name={llm_b}/model", "model.slm.name={heal}/model", *data)
+    pair_b = (
+        *("model=llm2slm", "model.llm.name={llm_b}/model", "model.llm.dtype=bfloat16"),
+        *("model.slm.name={heal}/model", *data),
+    )
     pair_a = ("model=llm2slm", "model.llm.name={llm_a_model}", "model.slm.name={heal}/model", *data)
     ask = (
         "model.llm.chat=true",
