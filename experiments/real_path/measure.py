@@ -2,9 +2,9 @@
 
     python experiments/real_path/measure.py OUT --llm DIR --slm DIR --data DIR [--threads 2] [NAME ...]
 
-OUT gets a folder and a log for each command, `result.json` and `table.md`. Each command is a process by itself: seconds are from
-its start to its end, memory is the largest resident set. NAMEs restrict it to some commands; what the others left is
-used.
+OUT gets a folder and a log for each command, `result.json` and `table.md`. Each command is a process by itself: seconds
+are from its start to its end, memory is the largest resident set. NAMEs restrict it to some commands, which use what
+the others left.
 """
 
 from __future__ import annotations
