@@ -272,8 +272,8 @@ RECURRENT: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False},
     "mamba": {"state_size": 4},
     "gemma3n_text": {  # the last two blocks have no cache of their own
-        "vocab_size_per_layer_input": 300, "hidden_size_per_layer_input": 4, "num_kv_shared_layers": 2, "laurel_rank": 4,
-        "layer_types": ["sliding_attention", "full_attention"] * 2, "altup_num_inputs": 2,
+        "vocab_size_per_layer_input": 300, "hidden_size_per_layer_input": 4, "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "altup_num_inputs": 2, "laurel_rank": 4,
         "activation_sparsity_pattern": None,
     },
 }  # fmt: skip
