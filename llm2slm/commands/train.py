@@ -48,9 +48,8 @@ from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.fit import Fitted, first_process, fit, load_fitted, set_seed
 from llm2slm.training.frozen import as_begun
 from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
-from llm2slm.training.phases import projector_rate
+from llm2slm.training.phases import check_trainable, projector_rate
 from llm2slm.training.quality import Judge
-from llm2slm.training.phases import check_trainable
 from llm2slm.types import Example, Start, SystemKind, UserError
 
 
