@@ -127,7 +127,7 @@ def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tup
 
     _, cfg = _writer(model)
     before = [_ids(model, tokenizer, part) for part in _parts(examples)]
-    used = {token for part in before for row in part for token in row}
+    used = {token for part in before for row in part for token in row} | _last_tokens(model, tokenizer, examples)
     own, done = cut_of(tokenizer), getattr(model_config(cfg, tokenizer), RECORD, None)
     characters = {character for text in _texts(model, examples) for character in text}
     whole_model = own is not None and done != own.record
@@ -157,6 +157,24 @@ def _ids(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> lis
         decoder_only=not model_config(cfg, tokenizer).is_encoder_decoder and not _attends(model),
     )
     return [[*(row.slm if _reads(model) else ()), *row.response] for row in collator.tokenized(examples)]
+
+
+def _last_tokens(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> set[int]:
+    """Conditioning kv: the last tokens of the prompts as the LLM reads them (by its chat template), which an SLM with
+    the LLM's vocabulary reads."""
+    from llm2slm.data.collate import Collator
+    from llm2slm.data.last_token import is_cut
+    from llm2slm.data.prompts import frame
+    from llm2slm.models.build import load_tokenizers
+
+    if model.kind is not SystemKind.llm2slm or model.conditioning is not Conditioning.kv:
+        return set()
+    llm = load_tokenizers(model)[1]
+    if not is_cut(tokenizer, llm):
+        return set()
+    own = frame(llm, model.llm.prefix, model.llm.chat)
+    collator = Collator(tokenizer, llm, llm_frame=own, decoder_only=True, last_token=True)
+    return {token for part in _parts(examples) for row in collator.tokenized(part) for token in row.slm}
 
 
 def _attends(model: ModelConfig) -> bool:

@@ -179,8 +179,7 @@ def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) ->
             # a flat config of an encoder-decoder: what is not named after the decoder is the encoder's (LED's windows)
             if side.path or not side.name or key.startswith(DECODER) == (side.name == DECODER):
                 inner[key] = _cut_value(key, value, kept, side.depth)
-        if isinstance(inner.get("attention_types"), list | tuple):  # GPT-Neo's attention_layers, written shorter
-            inner["attention_types"] = [[[kind], 1] for kind in inner["attention_layers"]]
+        _with_attention_types(inner)
         inner |= dict.fromkeys(side.keys, len(kept))
     try:
         cut = type(config).from_dict(values)
@@ -189,6 +188,34 @@ def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) ->
         raise UserError(f"{KEY}: a {config.model_type} cannot be cut so: {reason}") from error
     setattr(cut, RECORD, _record(config, stacks, blocks))
     return cut
+
+
+def first_blocks(config: PreTrainedConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists of a config with a value per block, and its `llm2slm_cut`, as they are of its first blocks alone; {} where
+    the changes do not lower the depth of a model with one stack of blocks.
+
+    Args:
+        changes: of the config, by its own names.
+    """
+    if config.is_encoder_decoder or config.get_text_config() is not config:
+        return {}
+    (key,), depth = (stack := _whole(config, "", ())).keys, stack.depth
+    count = changes.get(key)
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < depth:
+        return {}
+    values = {key: value for key, value in config.to_dict().items() if isinstance(value, list | tuple)}
+    cut = {key: _cut_value(key, value, range(count), depth) for key, value in values.items()}
+    record = getattr(config, RECORD, None)
+    if record is not None:
+        cut[RECORD] = record | {"blocks": record["blocks"][:count]}
+    return _with_attention_types(cut)
+
+
+def _with_attention_types(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, GPT-Neo's `attention_types` as its `attention_layers` say, which they are a short form of."""
+    if isinstance(values.get("attention_types"), list | tuple):
+        values["attention_types"] = [[[kind], 1] for kind in values["attention_layers"]]
+    return values
 
 
 def _check_attention(kinds: Any, kept: Sequence[int], config: PreTrainedConfig) -> None:

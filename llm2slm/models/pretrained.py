@@ -33,7 +33,7 @@ from llm2slm.config import LanguageModelConfig, LLMConfig, SLMConfig
 from llm2slm.config.ranges import Range
 from llm2slm.gguf_files.names import commit as commit_of
 from llm2slm.gguf_files.names import find, is_gguf, on_hub
-from llm2slm.models.cut_config import KEY, RECORD, chosen_blocks, depth_keys, sides
+from llm2slm.models.cut_config import KEY, RECORD, chosen_blocks, depth_keys, first_blocks, sides
 from llm2slm.models.cutting import cut_model, partial_class, plan_cut
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.gguf import gguf_config, gguf_weights, named_with_head
@@ -168,7 +168,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
             config.attribute_map.get(key, key): value for key, value in changes.items()
         }  # hidden_size: d_model
         with reading(name or f"model.{side}.config"):
-            config = type(config).from_dict(config.to_dict() | own_names)
+            config = type(config).from_dict(config.to_dict() | first_blocks(config, own_names) | own_names)
     if cfg.start is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
         if getattr(config, "forced_eos_token_id", None) is not None:  # BART's own is token 2, whatever that is here

@@ -16,6 +16,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.config import LanguageModelConfig
 from llm2slm.data.tokenizer import cut_of
+from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.pretrained import locate, model_config
 from llm2slm.types import Init, UserError
 
@@ -170,15 +171,18 @@ def _whole(ids: Sequence[Any], new: Mapping[int, int]) -> list[Any] | None:
 
 def named_ids(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that a pretrained model's config and generation config name by role (`bos_token_id` and the like)."""
-    if cfg.name is None or cfg.start is Init.random:
+    name = cfg.source
+    if name is None or cfg.start is Init.random:
         return set()
-    place, configs = locate(cfg.name), list(_configs(model_config(cfg, tokenizer)))
-    path = cached_file(
-        place, GENERATION_CONFIG_NAME, revision=cfg.revision,
-        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    if path is not None:
-        configs.append(GenerationConfig.from_pretrained(place, revision=cfg.revision))
+    configs: list[Any] = list(_configs(model_config(cfg, tokenizer)))
+    if not is_gguf(name):  # a file, without others beside it
+        place = locate(name)
+        path = cached_file(
+            place, GENERATION_CONFIG_NAME, revision=cfg.revision,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+        if path is not None:
+            configs.append(GenerationConfig.from_pretrained(place, revision=cfg.revision))
     values = [value for one in configs for name, value in vars(one).items() if name.endswith(SINGLE)]
     ids = [i for value in values for i in (value if isinstance(value, list) else [value])]
     return {i for i in ids if isinstance(i, int) and 0 <= i < len(tokenizer)}

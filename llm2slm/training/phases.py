@@ -5,6 +5,7 @@ A pretrained SLM is not to follow a projector that has learnt nothing yet.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,6 +51,30 @@ def check_phases(config: RunConfig) -> None:
         )
     if wrong is not None:
         raise UserError(f"optim.freeze_slm_steps={steps}: {wrong}")
+
+
+def check_trainable(model: nn.Module, config: RunConfig) -> None:
+    """Refuses to train a model without a trainable parameter, in all steps or in those of the first phase; warns of a
+    rate of a projector that has no parameters. (Conditioning `kv` has none where the LLM's cache is used as it is.)
+
+    Args:
+        model: as it is about to be trained.
+
+    Raises:
+        UserError: names the key.
+    """
+    optim, tune = config.optim, config.model.slm.tune
+    count = sum(parameter.requires_grad for parameter in model.parameters())
+    rest = count - len(held_parameters(model))
+    why = f"model.conditioning={config.model.conditioning} has no projector here: the SLM uses the LLM's cache as it is"
+    if not count:
+        raise UserError(f"model.slm.tune={tune}: leaves nothing to train, as {why}; use model.slm.tune=full or lora")
+    if config.model.kind is not SystemKind.llm2slm or rest:
+        return
+    if optim.freeze_slm_steps:
+        raise UserError(f"optim.freeze_slm_steps={optim.freeze_slm_steps}: {why}; leave it out")
+    if optim.projector_lr is not None:
+        print(f"llm2slm: warning: optim.projector_lr={optim.projector_lr:g} is not used: {why}", file=sys.stderr)
 
 
 def held_parameters(model: nn.Module) -> list[nn.Parameter]:
