@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.config import RunConfig
 from llm2slm.evaluation.metrics.scores import score
 from llm2slm.runs import SpeedRow, Spread, System
@@ -62,7 +62,9 @@ def write_answers(
 ) -> None:
     """predictions.jsonl."""
     texts = zip(sources, targets, predictions, strict=True)
-    runs.write_jsonl(folder / "predictions.jsonl", [{"source": s, "target": t, "prediction": p} for s, t, p in texts])
+    json_lines.write_jsonl(
+        folder / "predictions.jsonl", [{"source": s, "target": t, "prediction": p} for s, t, p in texts]
+    )
 
 
 def write_run(

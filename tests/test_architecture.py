@@ -14,13 +14,14 @@ from package_sources import PACKAGE, SOURCES, Source, imports, within
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic", "gguf_files", "nearest_names", "progress"}
+BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
     # package -> what it may import besides itself: packages, or single modules of a package ("data.collate")
     "types": set(),
     "nearest_names": set(),
     "progress": set(),
+    "json_lines": {"types", "atomic"},
     "atomic": {"types"},
     "gguf_files": {"types"},
     "config": {"types", "gguf_files"},

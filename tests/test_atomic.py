@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.atomic import NotWritten, WriteLock, filling, replacing, write_text
 from llm2slm.config import RunConfig
 from llm2slm.evaluation.judge.client import Reply
@@ -185,7 +185,7 @@ def test_the_files_of_a_run_are_written_whole_and_beside(
     write = {
         "config.yaml": lambda: runs.write_config(folder, RunConfig()),
         "result.json": lambda: runs.write_result(folder, runs.Result("train", 0, "0", 0.0, [])),
-        "predictions.jsonl": lambda: runs.write_jsonl(folder / name, [{"prediction": "ü"}]),
+        "predictions.jsonl": lambda: json_lines.write_jsonl(folder / name, [{"prediction": "ü"}]),
     }[name]
     write_text(folder / name, "old")
 
@@ -296,7 +296,7 @@ def test_what_the_disk_refuses_is_one_line_whoever_writes(tmp_path: Path, kind: 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").write_text("old")
     write_text(tmp_path / "folder" / "inside", "old")
-    for write in (lambda path: write_text(path, "new"), lambda path: runs.write_jsonl(path, [])):
+    for write in (lambda path: write_text(path, "new"), lambda path: json_lines.write_jsonl(path, [])):
         with pytest.raises(
             NotWritten, match=rf"^{re.escape(str(tmp_path / name))}: cannot be written \(.*({reason}).*\)"
         ):

@@ -21,6 +21,8 @@ FIT = (
     "callbacks.monitor=val/loss",
 )
 """How every system is trained on the task: about 3,200 rows, less than one epoch."""
+LONG = ("trainer.max_steps=1000", "trainer.val_every=200")
+"""A remedy: four times as long."""
 HEAL = (
     "task=lm",
     "data.overlong=split",
@@ -99,7 +101,10 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
         f"task.max_new_tokens={corpus.answer}",
     )
     alone = ("model=slm", "model.slm.name={heal}/model", *data, *FIT)
-    pair_b = ("model=llm2slm", "model.llm.name={llm_b}/model", "model.slm.name={heal}/model", *data)
+    pair_b = (
+        *("model=llm2slm", "model.llm.name={llm_b}/model", "model.llm.dtype=bfloat16"),
+        *("model.slm.name={heal}/model", *data),
+    )
     pair_a = ("model=llm2slm", "model.llm.name={llm_a_model}", "model.slm.name={heal}/model", *data)
     ask = (
         "model.llm.chat=true",
@@ -145,6 +150,8 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             hybrid(f"kv_{how}", pair_b, "reps_kv", f"control of it: {how}", *kv, f"model.control={how}", rate_of="kv")
             for how in ("shuffled", "constant", "zero")
         ),
+        hybrid("kv_long", pair_b, "reps_kv", "`kv`, 1,000 steps", *kv, *LONG, rate_of="kv"),
+        Run("slm_long", "train", (*alone, *LONG), ("heal", "slm"), rate_of="slm", title="SLM alone, 1,000 steps"),
         store("reps", pair_b, offsets),
         hybrid("add", pair_b, "reps", "hybrid of B, `add`", offsets),
         hybrid(
@@ -169,6 +176,15 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             "evaluate",
             ("run={llm_a_model}", "split=test", *ask, *data),
             title="LLM A: Qwen2.5-Coder-0.5B-Instruct, not tuned",
+        ),
+        store("reps_deep", pair_b, offsets, "model.llm.layer=-1"),
+        hybrid(
+            "cross_deep",
+            pair_b,
+            "reps_deep",
+            "hybrid of B, `cross_attention`, last layer",
+            *(offsets, "model.conditioning=cross_attention", "model.llm.layer=-1"),
+            rate_of="cross_attention",
         ),
         Run("labels_b", "label", ("run={llm_b}", "split=train", *data), ("llm_b",)),
         Run(

@@ -2,9 +2,9 @@
 
     python experiments/real_path/measure.py OUT --llm DIR --slm DIR --data DIR [--threads 2] [NAME ...]
 
-OUT gets a folder and a log for each command, and `result.json`. Each command is a process by itself: seconds are from
-its start to its end, memory is the largest resident set. NAMEs restrict it to some commands; what the others left is
-used.
+OUT gets a folder and a log for each command, `result.json` and `table.md`. Each command is a process by itself: seconds
+are from its start to its end, memory is the largest resident set. NAMEs restrict it to some commands, which use what
+the others left.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from llm2slm.runs import device_name
 
 HERE = Path(__file__).parent
 SHORT = (
@@ -94,6 +96,18 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def table(result: dict[str, Any]) -> str:
+    """The measurements as Markdown."""
+    head = f"commit {result['commit']}, {result['date']}, {result['machine']}, {result['threads']} threads\n\n"
+    lines = ["| command | seconds | peak MB | training tokens a second |", "|---|---|---|---|"]
+    for name, found in result["commands"].items():
+        rate = found["train_tokens_per_s"]
+        lines.append(
+            f"| {name} | {found['seconds']:.0f} | {found['peak_mb']:,} | {'' if rate is None else f'{rate:.0f}'} |"
+        )
+    return head + "\n".join(lines) + "\n"
+
+
 def main() -> int:
     """Measures all commands, or those that are named; 1 where one failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -114,10 +128,11 @@ def main() -> int:
         result |= {
             "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": platform.processor() or platform.machine(),
+            "machine": device_name("cpu"),
             "threads": args.threads,
         }
         kept.write_text(json.dumps(result, indent=1) + "\n")
+        (args.out / "table.md").write_text(table(result))
     return int(any(found["status"] for found in result["commands"].values()))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
@@ -157,7 +157,7 @@ def score_system(
         answers = answers * len(examples) if task.text else answers
     rows = prediction_rows(examples, answers)
     if not known:
-        runs.write_jsonl(folder / "predictions.jsonl", rows)
+        json_lines.write_jsonl(folder / "predictions.jsonl", rows)
     measured = measure(model, data, task, answers, config=config, split=split)
     quality = {name: found.score() for name, found in measured.items()}
     system = runs.System(model.label, model.kind.value, parameters(model), quality, samples=rows[:SAMPLES])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.config import JudgeConfig
 from llm2slm.evaluation.judge.client import without_surrogates
 from llm2slm.evaluation.judge.verdicts import Row
@@ -20,7 +20,7 @@ def read_rows(config: JudgeConfig) -> list[Row]:
         UserError: a file cannot be read, or the runs have different sources.
     """
     paths = [predictions_file(run) for run in config.runs]
-    files = [[(number, texts(path, number, row)) for number, row in runs.read_jsonl(path)] for path in paths]
+    files = [[(number, texts(path, number, row)) for number, row in json_lines.read_jsonl(path)] for path in paths]
     for path, lines in zip(paths, files, strict=True):
         if not lines:
             raise UserError(f"{path}: holds no rows")

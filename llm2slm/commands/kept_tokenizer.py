@@ -125,7 +125,7 @@ def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tup
 
     _, cfg = _generator(model)
     before = [_ids(model, tokenizer, part) for part in _parts(examples)]
-    used = {token for part in before for row in part for token in row}
+    used = {token for part in before for row in part for token in row} | _last_tokens(model, tokenizer, examples)
     own, done = cut_of(tokenizer), getattr(model_config(cfg, tokenizer), RECORD, None)
     characters = {character for text in _texts(model, examples) for character in text}
     whole_model = own is not None and done != own.record
@@ -155,6 +155,25 @@ def _ids(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> lis
         decoder_only=not model_config(cfg, tokenizer).is_encoder_decoder and not _attends(model),
     )
     return [[*(row.slm if _reads(model) else ()), *row.response] for row in collator.tokenized(examples)]
+
+
+def _last_tokens(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> set[int]:
+    """Last tokens of the LLM's prompts (with its chat template), which an SLM with the LLM's vocabulary embeds where
+    the conditioning reuses the LLM's cache."""
+    from llm2slm.data.collate import Collator
+    from llm2slm.data.tokenization.last_token import is_cut
+    from llm2slm.data.tokenization.prompts import frame
+    from llm2slm.models import conditioning
+    from llm2slm.models.build import load_tokenizers
+
+    if model.kind is not SystemKind.llm2slm or not conditioning.get(model.conditioning).uses_llm_cache:
+        return set()
+    llm = load_tokenizers(model)[1]
+    if not is_cut(tokenizer, llm):
+        return set()
+    own = frame(llm, model.llm.prefix, model.llm.chat)
+    collator = Collator(tokenizer, llm, llm_frame=own, decoder_only=True, last_token=True)
+    return {token for part in _parts(examples) for row in collator.tokenized(part) for token in row.slm}
 
 
 def _attends(model: ModelConfig) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.atomic import NotWritten, writing
 from llm2slm.commands.card import card_of_run
 from llm2slm.config import RunConfig
@@ -129,7 +129,7 @@ def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
     if not path.is_file() or (folder / RESULT).exists():
         return None
     try:
-        rows = list(runs.read_jsonl(path))
+        rows = list(json_lines.read_jsonl(path))
         wrong = next((number for number, row in rows if not isinstance(row.get("prediction"), str)), None)
         if wrong is not None:
             raise UserError(f"{path}, line {wrong}: has no text as prediction")

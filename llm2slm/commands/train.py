@@ -48,7 +48,7 @@ from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.fit import Fitted, first_process, fit, load_fitted, set_seed
 from llm2slm.training.frozen_weights import as_begun
 from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
-from llm2slm.training.phases import projector_rate
+from llm2slm.training.phases import check_trainable, projector_rate
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
 
@@ -129,6 +129,7 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     at_first = config if checkpoint is None else as_begun(config, read(checkpoint))
     model = untrained(at_first, task)
+    check_trainable(model, config)
     teacher = build_teacher(at_first, model.collator)
     told = None if teacher is None else teacher.collator
     data = DataModule(config.data, task, model.collator, config.seed, told, val_rows=config.trainer.val_rows)

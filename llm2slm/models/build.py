@@ -132,10 +132,10 @@ def _published_with(slm: PreTrainedModel, cfg: LanguageModelConfig, tokenizer: P
     """
     config = slm.generation_config
     ids = any(getattr(config, name, None) is not None for name in OF_TOKENS) or isinstance(config.eos_token_id, list)
-    if cfg.name is None or not ids:
+    if cfg.source is None or not ids:
         return True
     try:
-        published = load_tokenizer(locate(cfg.name), cfg.revision)
+        published = load_tokenizer(locate(cfg.source), cfg.revision)
     except UserError:
         return True
     return bool(published.get_vocab().items() <= tokenizer.get_vocab().items())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from llm2slm.models.loading.partial_loading import blocks_of, depth_of
 from llm2slm.types import UserError
 
 
@@ -83,14 +84,16 @@ def cache_shape(model: PreTrainedModel, name: str) -> CacheShape:
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise TypeError("no cache")
         model(input_ids=ids_BQ, attention_mask=torch.ones_like(ids_BQ), past_key_values=cache, use_cache=True)
-    except (TypeError, ValueError, AttributeError, NotImplementedError):
+    except (TypeError, ValueError, AttributeError, LookupError, NotImplementedError):  # LookupError: recurrent blocks
         cache = DynamicCache()
     finally:
         model.train(was_training)
     kept = [getattr(layer, part, None) for layer in cache.layers for part in ("keys", "values")]
     shapes = {(t.shape[1], t.shape[3]) if isinstance(t, Tensor) and t.dim() == 4 else None for t in kept}
     shape = next(iter(shapes)) if len(shapes) == 1 else None
-    if shape is None or not cache.layers:
+    stack = blocks_of(model)
+    blocks = depth_of(model) if stack is None else len(stack)
+    if shape is None or len(cache.layers) != blocks:  # Gemma 3n: some blocks read the cache of another
         raise UserError(
             f"model.conditioning=kv: the {name}, a {model.config.model_type}, does not cache keys and values of one "
             "shape in every block; use another conditioning"

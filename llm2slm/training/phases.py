@@ -5,6 +5,7 @@ It protects a pretrained SLM from the gradients of an untrained projector.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,6 +51,30 @@ def check_phases(config: RunConfig) -> None:
         )
     if wrong is not None:
         raise UserError(f"optim.freeze_slm_steps={steps}: {wrong}")
+
+
+def check_trainable(model: nn.Module, config: RunConfig) -> None:
+    """Rejects a model without trainable parameters, in all steps or in the first phase; warns about a learning rate of
+    a projector without parameters (conditioning `kv`, if the SLM uses the LLM's cache unchanged).
+
+    Args:
+        model: the model to train.
+
+    Raises:
+        UserError: names the key.
+    """
+    optim, tune = config.optim, config.model.slm.tune
+    count = sum(parameter.requires_grad for parameter in model.parameters())
+    rest = count - len(held_parameters(model))
+    why = f"model.conditioning={config.model.conditioning} has no projector: the SLM uses the LLM's cache unchanged"
+    if not count:
+        raise UserError(f"model.slm.tune={tune}: leaves nothing to train, as {why}; use model.slm.tune=full or lora")
+    if config.model.kind is not SystemKind.llm2slm or rest:
+        return
+    if optim.freeze_slm_steps:
+        raise UserError(f"optim.freeze_slm_steps={optim.freeze_slm_steps}: {why}; leave it out")
+    if optim.projector_lr is not None:
+        print(f"llm2slm: warning: optim.projector_lr={optim.projector_lr:g} is not used: {why}", file=sys.stderr)
 
 
 def held_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ import sacrebleu
 from command_line import ROOT, files_of, mistake, tiny_overrides
 from compared_runs import GOOD, POOR, SOURCES, TARGETS, write_demo, write_run
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.cli import main
 
 FEW = "resamples=100"
@@ -215,7 +215,7 @@ def write_chinese(folder, predictions, language=None, rows=()):
     if rows:
         texts = zip("abc", CHINESE, predictions, rows, strict=True)
         lines = [{"source": s, "target": t, "prediction": p, "language": code} for s, t, p, code in texts]
-        runs.write_jsonl(folder / "predictions.jsonl", lines)
+        json_lines.write_jsonl(folder / "predictions.jsonl", lines)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_runs_of_two_seeds_have_the_same_test_rows(place, tiny_llm, capsys):
     """Trained on different rows of the built-in corpus, evaluated on the same ones."""
     for seed in (1, 2):
         assert main(["train", *tiny_overrides(tiny_llm), "model=slm", f"seed={seed}", f"hydra.run.dir=s{seed}"]) == 0
-    answers = [[row for _, row in runs.read_jsonl(place / f"s{seed}" / "predictions.jsonl")] for seed in (1, 2)]
+    answers = [[row for _, row in json_lines.read_jsonl(place / f"s{seed}" / "predictions.jsonl")] for seed in (1, 2)]
     assert [row["source"] for row in answers[0]] == [row["source"] for row in answers[1]]
     capsys.readouterr()
     assert main(["compare", "s1", "s2", "out=out", FEW]) == 0

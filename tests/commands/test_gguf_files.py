@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from gguf_models import gguf_vocabulary, write_gguf
+from llm2slm.data.tokenizer import cut_of
 from tiny_runs import tiny_run
 from transformers import PreTrainedModel
 
@@ -24,7 +25,7 @@ from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.config import LLMConfig, RunConfig, SLMConfig
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import Start, StoreDtype, SystemKind, UserError
+from llm2slm.types import Start, StoreDtype, SystemKind, Tokenizers, UserError, Vocab
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,17 @@ def test_a_mistake_in_the_name_ends_in_one_line(files, tmp_path: Path, capsys: p
     assert main(["generate", f"run={broken}", "prompt=x"]) != 0
     error = capsys.readouterr().err
     assert "is cut off" in error and "Traceback" not in error
+
+
+def test_a_vocabulary_is_cut(tmp_path: Path, files: Any) -> None:
+    """The rows of the embeddings are those of transformers' dequantized model."""
+    config = run_of(tmp_path, files)
+    oracle = write_gguf(tmp_path / "slm.gguf", "llama", "Q4_0", seed=2)
+    config.model.slm = SLMConfig(name=str(tmp_path / "slm.gguf"), tune="none", vocab=Vocab.corpus)
+    config.model.tokenizers = Tokenizers.offsets
+    train(config, tmp_path / "run")
+    model = LLM2SLM.from_pretrained(tmp_path / "run" / "model")
+    kept = cut_of(model.collator.slm_tokenizer)
+    assert kept is not None and kept.of == len(gguf_vocabulary()) > len(kept.ids)
+    assert torch.equal(model.slm.get_input_embeddings().weight, oracle.get_input_embeddings().weight[kept.ids])
+    assert torch.equal(model.slm.get_output_embeddings().weight, oracle.get_output_embeddings().weight[kept.ids])

@@ -43,6 +43,7 @@ def test_the_text_is_a_field_or_source_and_target(tmp_path):
     assert texts() == ["a\nb", "c"]
     assert texts(target="a") == ["two", "three"]
     assert texts(source="q", target="a") == ["one\n\ntwo", "three"]
+    assert texts(source="text") == texts(source="text", target="text") == ["a\nb", "c"]  # one column, once
     template = TaskConfig(name="lm", template=["{q}: {text} {target}", "{a}"])
     assert texts(template, target="a") == ["one:  a\nb  two", "three"]
     assert texts(TaskConfig(name="lm", template=[])) == ["a\nb", "c"]

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llm2slm.commands.train import run as train
-from llm2slm.config import SLMConfig
+from llm2slm.config import LLMConfig, SLMConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.loading.cut_config import chosen_blocks
@@ -212,6 +212,31 @@ def test_a_decoder_only_model_is_cut_as_by_hand(tmp_path, family) -> None:
         assert model.num_parameters() == oracle.num_parameters()
         assert model.config.llm2slm_cut == {"blocks": [number + 1 for number in kept], "depth": DEPTH}
     check_saved(model, oracle, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "family", ["gpt2", "gemma3", "qwen2_windows", "smollm3", "gpt_neo", "deepseek_v3", "qwen3_moe"]
+)
+@pytest.mark.parametrize("side", [SLMConfig, LLMConfig])
+def test_a_smaller_depth_in_the_config_gives_the_first_blocks(tmp_path, family, side) -> None:
+    """Pretrained and random: lists with a value per block are cut along."""
+    folder = write(family, tmp_path / "whole")
+    depth = {"num_hidden_layers": 3}
+    model = load_language_model(side(name=str(folder), config=depth), tiny_tokenizer())
+    oracle = by_hand(folder, family, {"": [0, 1, 2]})
+    assert torch.equal(logits(model), logits(oracle))
+    drawn = load_language_model(side(name=str(folder), config=depth, init=Init.random), tiny_tokenizer())
+    for key in PER_BLOCK:
+        assert getattr(drawn.config, key, None) == getattr(oracle.config, key, None)
+    check_saved(model, oracle, tmp_path)
+
+
+def test_a_smaller_depth_of_a_cut_model_is_recorded(tmp_path) -> None:
+    folder = write("llama", tmp_path / "whole")
+    cut(folder, [2, 4, 5]).save_pretrained(tmp_path / "cut")
+    model = cut(tmp_path / "cut", None, config={"num_hidden_layers": 2})
+    assert model.config.llm2slm_cut == {"blocks": [2, 4], "depth": DEPTH}
+    assert torch.equal(logits(model), logits(by_hand(folder, "llama", {"": [1, 3]})))
 
 
 @pytest.mark.parametrize("family", representatives(TWO_STACKS, lambda name: name in ("t5", "bart", "t5gemma")))

@@ -12,12 +12,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tokenization.last_token import LastToken
 from llm2slm.data.tokenization.round_trip import counts, marked
 from llm2slm.models.build import build_model
-from llm2slm.models.conditioning.kv import chosen_blocks
+from llm2slm.models.conditioning.kv import chosen_blocks, shares_cache
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.kv_cache import CacheShape, by_block, flat
 from llm2slm.models.loading.cut_config import RECORD
@@ -265,6 +266,47 @@ def test_what_does_not_fit(zoo: Path, change: dict[str, Any], message: str) -> N
 def test_encoder_decoders_are_refused(zoo: Path, llm: str, slm: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_model(tiny_model_config(zoo, llm, slm, "kv"))
+
+
+RECURRENT: dict[str, dict[str, Any]] = {
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False},
+    "mamba": {"state_size": 4},
+    "gemma3n_text": {  # the last two blocks have no cache of their own
+        "vocab_size_per_layer_input": 300, "hidden_size_per_layer_input": 4, "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "altup_num_inputs": 2, "laurel_rank": 4,
+        "activation_sparsity_pattern": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["LLM", "SLM"])
+@pytest.mark.parametrize("family", RECURRENT)
+def test_models_without_a_cache_in_every_block_are_refused(tmp_path: Path, zoo: Path, family: str, side: str) -> None:
+    tokenizer, special = tiny_tokenizer(), ("pad_token_id", "eos_token_id")
+    shape = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "vocab_size": len(tokenizer),
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+    }  # fmt: skip
+    shape |= {name: getattr(tokenizer, name) for name in special} | RECURRENT[family]
+    AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    other = shallow(zoo)
+    llm, slm = (tmp_path, other) if side == "LLM" else (other, tmp_path)
+    with pytest.raises(UserError, match=f"kv: the {side}, a {family}, does not cache keys and values"):
+        build_model(config_of(llm, slm))
+
+
+@pytest.mark.parametrize(("family", "same", "change"), [
+    ("gptj", True, {"n_layer": 2}),
+    ("gptj", False, {"rotary_dim": 8}),
+    ("falcon", False, {"alibi": True}),
+    ("gpt_neo", False, {"window_size": 128}),
+    ("llama4_text", False, {"attention_chunk_size": 64}),
+    ("bloom", True, {"hidden_dropout": 0.3}),
+    ("mamba", True, {"num_hidden_layers": 2}),  # refused later: it has no keys
+])  # fmt: skip
+def test_a_cache_is_shared_where_positions_are_alike(family: str, same: bool, change: dict[str, Any]) -> None:
+    assert shares_cache(CONFIG_MAPPING[family](**change), CONFIG_MAPPING[family]()) is same
 
 
 def test_kv_blocks_of_another_conditioning(zoo: Path) -> None:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import mistake
 from test_fit import StopAt, assert_runs_equal, interrupted
 from tiny_runs import tiny_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm2slm.cli import main
+from llm2slm.commands.kept_tokenizer import keep_ordered
 from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
 from llm2slm.data.sources.sources import read_split
 from llm2slm.data.tasks import resolve
 from llm2slm.data.tokenization.tokenizer import cut_of, load_tokenizer
+from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.testing import tiny_tokenizer
-from llm2slm.types import Tokenizers, Vocab
+from llm2slm.types import SystemKind, Tokenizers, Vocab
 
 
 def cut_run(folder: Path, **more):
@@ -90,6 +94,29 @@ def test_a_hybrid_whose_llm_reads_its_own_tokens(tmp_path):
         assert model.slm.get_input_embeddings().weight.shape[0] == sizes[-1]
         assert len(model.collator.llm_tokenizer) == len(tiny_tokenizer())
     assert sizes[1] < sizes[0] < len(tiny_tokenizer())
+
+
+@torch.no_grad()
+def test_kv_reads_the_last_prompt_token_of_the_llms_frame(tmp_path):
+    """With all blocks kept, training prompts get the LLM's own logits of the entries that are kept."""
+    config = cut_run(tmp_path, kind="llm2slm", mode="kv", slm="llama", llm="llama", max_steps=1, val_every=1)
+    folder, template = config.model.llm.name, "{% for m in messages %}{{ m['content'] }}{% endfor %} house"
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    config.model.llm.chat, config.model.tokenizers, config.model.slm.name = True, Tokenizers.offsets, folder
+    config.model.llm.tokenizer = config.model.slm.tokenizer = folder
+    short = tmp_path / "short.jsonl"
+    short.write_text('{"source": "the little old", "target": "dog"}\n' * 4)
+    config.data.train = config.data.validation = config.data.test = str(short)
+    keep_ordered(config.model, config.data, config.task, 5, tmp_path)
+    model = build_model(config.model, config.data).eval()
+    alone = build_model(replace(config.model, kind=SystemKind.llm, conditioning="none"), config.data).eval()
+    batches = [one.collator.batch_of_texts(["the little old"]) for one in (model, alone)]
+    assert tokenizer.decode(batches[0].llm_ids_BP[0][-1]) == " house" and batches[0].slm_ids_BQ.shape == (1, 1)
+    first = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+    found, wanted = (one.generate(batch, **first).logits[0] for one, batch in zip((model, alone), batches, strict=True))
+    torch.testing.assert_close(found, wanted[:, cut_of(model.collator.slm_tokenizer).ids], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

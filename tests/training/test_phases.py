@@ -185,3 +185,35 @@ def test_the_rate_reaches_the_optimizer(tmp_path) -> None:
     result = train(config, tmp_path / "run")
     assert float(curve(tmp_path / "run")[0]["train/lr_projector"]) == pytest.approx(2e-4)
     assert result.systems[0].notes["projector_lr"] == pytest.approx(2e-4)
+
+
+def as_it_is(root: Path) -> RunConfig:
+    """`kv` into an SLM that shares the LLM's cache: the hybrid has no projector."""
+    config = tiny_run(root, slm="gpt2", llm="gpt2", mode="kv", max_steps=4)
+    config.model.slm.name, config.model.slm.tokenizer = config.model.llm.name, config.model.llm.tokenizer
+    return config
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"tune": "none"}, r"model\.slm\.tune=none: leaves nothing to train, as model\.conditioning=kv has no projector"),
+    ({"freeze_slm_steps": 2}, r"optim\.freeze_slm_steps=2: model\.conditioning=kv has no projector here"),
+])  # fmt: skip
+def test_without_a_projector_there_is_nothing_to_train_alone(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    config = as_it_is(tmp_path)
+    for name, value in change.items():
+        setattr(config.model.slm if name == "tune" else config.optim, name, value)
+    with pytest.raises(UserError, match=said):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rate_of_no_projector_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = as_it_is(tmp_path)
+    config.optim.projector_lr = None
+    train(deepcopy(config), tmp_path / "one")
+    assert "projector_lr" not in capsys.readouterr().err
+    config.optim.projector_lr = 1e-2
+    train(config, tmp_path / "two")
+    assert "warning: optim.projector_lr=0.01 is not used: model.conditioning=kv has no projector" in (
+        capsys.readouterr().err
+    )

@@ -34,6 +34,8 @@ from llm2slm.types import Labels, Overlong, UserError
 
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}
+WHOLE_TEXT = "text"
+"""Task lm: the column of json and hub where `data.target` names none."""
 SHARES = (0.6, 0.2, 0.2)
 """Shares of the built-in corpora in the built-in mixture."""
 
@@ -80,7 +82,7 @@ def _rows(
 ) -> Iterator[dict[str, str]]:
     """Reads the rows of a split one by one; at most `size`, without the first `skip`."""
     if text and config.target is None and config.name in ("json", "hub"):
-        config = replace(config, target="text")
+        config = replace(config, target=WHOLE_TEXT)
     columns = replace(columns_of(config), templates=templates, text=text)
     path = None
     if config.name == "json":
@@ -206,14 +208,16 @@ def chosen_task(task: TaskConfig, data: DataConfig) -> tuple[TaskConfig, DataCon
 def _templates(config: CorpusConfig, task: str | None) -> tuple[str, ...]:
     """Templates of a corpus of the Hub, unless the user sets data.source.
 
-    With task=lm, templates of the text: source and target with a blank line between them, or the target alone if there
-    is no source.
+    With task=lm, templates of the text: source and target with a blank line between them if the source is another
+    column; else the target alone.
     """
     hub = CORPORA[config.name].hub if config.name in CORPORA and config.root is None else None
     own = hub.templates if hub is not None and config.source is None else ()
     if task != LM.name:
         return own
     paired = config.name == "builtin" or config.name in CORPORA or config.source is not None
+    target = WHOLE_TEXT if config.target is None and config.name in ("json", "hub") else config.target
+    paired = paired and (config.source is None or config.source != target)
     return (*(f"{one}\n\n{{target}}" for one in own or ("{source}",)), *WHOLE) if paired else tuple(WHOLE)
 
 

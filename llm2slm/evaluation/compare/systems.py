@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.data.languages import known
 from llm2slm.evaluation.metrics.tokenization import of
 from llm2slm.evaluation.report.entries import baseline_of, headline_row
@@ -122,7 +122,7 @@ def read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str |
         UserError: no rows, or a row without these texts; names file and line.
     """
     rows, languages = [], []
-    for number, row in runs.read_jsonl(path):
+    for number, row in json_lines.read_jsonl(path):
         for name in FIELDS:
             if not isinstance(row.get(name), str):
                 raise UserError(f"{path}, line {number}: no text in the field {name}; has: {', '.join(row)}")

@@ -45,6 +45,7 @@ class Conditioning(ABC):
         plain_at_zero: with z = 0 the hybrid computes what the SLM alone computes.
         starts_as_llm: z may equal the LLM's representations before training (`model.projector.start=identity`).
         uses_projector: z is computed by a `Projector`; else `modules` has another module of that name.
+        uses_llm_cache: the representations are the LLM's keys and values of the prompt.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Conditioning(ABC):
     plain_at_zero: ClassVar[bool] = False
     starts_as_llm: ClassVar[bool] = False
     uses_projector: ClassVar[bool] = True
+    uses_llm_cache: ClassVar[bool] = False
 
     # Whether it fits
 

@@ -39,7 +39,8 @@ from llm2slm.models.soft_prompts import PREFIX, PROMPT
 from llm2slm.types import Batch, Reps, Tokenizers, UserError
 
 GEOMETRY = ("model_type", "hidden_size", "num_attention_heads", "head_dim", "rope_parameters", "rope_theta",
-            "sliding_window", "query_pre_attn_scalar", "attn_logit_softcapping", "position_embedding_type")  # fmt: skip
+            "rotary_dim", "alibi", "alibi_bias_max", "sliding_window", "window_size", "attention_chunk_size",
+            "query_pre_attn_scalar", "attn_logit_softcapping", "position_embedding_type")  # fmt: skip
 """Settings that determine keys and values. Models that agree in all of them can share a cache."""
 
 
@@ -78,7 +79,8 @@ def chosen_blocks(given: Sequence[int] | None, slm: PreTrainedConfig, llm_depth:
 def shares_cache(slm: PreTrainedConfig, llm: PreTrainedConfig) -> bool:
     """Whether two models compute keys and values alike: same architecture, widths and positions; depth may differ."""
     one, two = slm.get_text_config(), llm.get_text_config()
-    heads = [getattr(c, "num_key_value_heads", None) or c.num_attention_heads for c in (one, two)]
+    counts = ("num_key_value_heads", "num_attention_heads")
+    heads = [next((n for name in counts if (n := getattr(c, name, None))), None) for c in (one, two)]
     return heads[0] == heads[1] and all(getattr(one, key, None) == getattr(two, key, None) for key in GEOMETRY)
 
 
@@ -156,6 +158,7 @@ class Mode(Conditioning):
 
     options: ClassVar[tuple[str, ...]] = ("kv_blocks",)
     uses_projector: ClassVar[bool] = False
+    uses_llm_cache: ClassVar[bool] = True
 
     def misfit(self, slm: PreTrainedModel) -> str | None:
         """A prompt in the SLM's cache needs a decoder-only SLM."""

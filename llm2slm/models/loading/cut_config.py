@@ -181,8 +181,7 @@ def cut_config(config: PreTrainedConfig, blocks: Mapping[str, Sequence[int]]) ->
             # flat encoder-decoder config: keys without the decoder prefix describe the encoder (LED's windows)
             if side.path or not side.name or key.startswith(DECODER) == (side.name == DECODER):
                 inner[key] = _cut_value(key, value, kept, side.depth)
-        if isinstance(inner.get("attention_types"), list | tuple):  # GPT-Neo: compact form of attention_layers
-            inner["attention_types"] = [[[kind], 1] for kind in inner["attention_layers"]]
+        _with_attention_types(inner)
         inner |= dict.fromkeys(side.keys, len(kept))
     try:
         cut = type(config).from_dict(values)
@@ -196,6 +195,34 @@ def rejected(config: PreTrainedConfig, error: Exception) -> UserError:
     """The error for a cut that transformers rejects."""
     reason = str(error).replace("\n", " ")
     return UserError(f"{KEY}: a {config.model_type} cannot be cut so: {reason}")
+
+
+def first_blocks(config: PreTrainedConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes that cut the per-block lists of a config, and its `llm2slm_cut`, to the first blocks; {} unless the given
+    changes lower the depth of a model with one stack of blocks.
+
+    Args:
+        changes: new values of the config, under its native key names.
+    """
+    if config.is_encoder_decoder or config.get_text_config() is not config:
+        return {}
+    (key,), depth = (stack := _whole(config, "", ())).keys, stack.depth
+    count = changes.get(key)
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < depth:
+        return {}
+    values = {key: value for key, value in config.to_dict().items() if isinstance(value, list | tuple)}
+    cut = {key: _cut_value(key, value, range(count), depth) for key, value in values.items()}
+    record = getattr(config, RECORD, None)
+    if record is not None:
+        cut[RECORD] = record | {"blocks": record["blocks"][:count]}
+    return _with_attention_types(cut)
+
+
+def _with_attention_types(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with GPT-Neo's `attention_types` rewritten from `attention_layers`, of which it is a short form."""
+    if isinstance(values.get("attention_types"), list | tuple):
+        values["attention_types"] = [[[kind], 1] for kind in values["attention_layers"]]
+    return values
 
 
 def _check_attention(kinds: Any, kept: Sequence[int], config: PreTrainedConfig) -> None:

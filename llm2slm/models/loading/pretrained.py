@@ -34,7 +34,7 @@ from llm2slm.gguf_files.names import commit as commit_of
 from llm2slm.gguf_files.names import find, is_gguf, on_hub
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.loading.cross_attention import CROSS_ATTENTION, can_add_cross_attention
-from llm2slm.models.loading.cut_config import KEY, RECORD, chosen_blocks, depth_keys, sides
+from llm2slm.models.loading.cut_config import KEY, RECORD, chosen_blocks, depth_keys, first_blocks, sides
 from llm2slm.models.loading.cutting import cut_model, partial_class, plan_cut
 from llm2slm.models.loading.gguf import gguf_config, gguf_weights, named_with_head
 from llm2slm.models.loading.partial_loading import encoder_class
@@ -166,7 +166,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
     if changes:
         renamed = {config.attribute_map.get(key, key): value for key, value in changes.items()}  # hidden_size: d_model
         with load_errors(name or f"model.{side}.config"):
-            config = type(config).from_dict(config.to_dict() | renamed)
+            config = type(config).from_dict(config.to_dict() | first_blocks(config, renamed) | renamed)
     if cfg.start is Init.random and config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
         if getattr(config, "forced_eos_token_id", None) is not None:  # BART's default, token 2, is another token here

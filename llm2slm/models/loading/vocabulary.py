@@ -16,6 +16,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.config import LanguageModelConfig
 from llm2slm.data.interface import cut_of
+from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.loading.pretrained import locate, model_config
 from llm2slm.types import Init, UserError
 
@@ -171,15 +172,18 @@ def _whole(ids: Sequence[Any], new: Mapping[int, int]) -> list[Any] | None:
 
 def named_ids(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Token ids in the role keys (`bos_token_id`, ...) of a pretrained model's config and generation config."""
-    if cfg.name is None or cfg.start is Init.random:
+    name = cfg.source
+    if name is None or cfg.start is Init.random:
         return set()
-    source, configs = locate(cfg.name), list(_configs(model_config(cfg, tokenizer)))
-    path = cached_file(
-        source, GENERATION_CONFIG_NAME, revision=cfg.revision,
-        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    if path is not None:
-        configs.append(GenerationConfig.from_pretrained(source, revision=cfg.revision))
+    configs: list[Any] = list(_configs(model_config(cfg, tokenizer)))
+    if not is_gguf(name):  # a GGUF file has no generation config
+        source = locate(name)
+        path = cached_file(
+            source, GENERATION_CONFIG_NAME, revision=cfg.revision,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+        if path is not None:
+            configs.append(GenerationConfig.from_pretrained(source, revision=cfg.revision))
     values = [value for one in configs for name, value in vars(one).items() if name.endswith(SINGLE)]
     ids = [i for value in values for i in (value if isinstance(value, list) else [value])]
     return {i for i in ids if isinstance(i, int) and 0 <= i < len(tokenizer)}
