@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from llm2slm.types import UserError
 
 STAGE = ".part"
@@ -152,6 +154,45 @@ def filling(folder: Path, last: str) -> Iterator[Path]:
             sync_names(folder)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+class WriteLock:
+    """An advisory lock that lets one process write `path`: a hidden lock file next to it, by `filelock`.
+
+    The lock ends with `release` or with the process. Only the lock file of a killed process remains; it locks nothing.
+
+    Args:
+        path: the file to write; its folder exists when `acquire` is called.
+        advice: what the user can do instead of waiting, for the message.
+    """
+
+    def __init__(self, path: Path, advice: str = "write to another file") -> None:
+        self.path, self.advice = path, advice
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
+
+    def acquire(self) -> None:
+        """Takes the lock without waiting.
+
+        Raises:
+            UserError: another process, or another job of this process, holds it.
+            NotWritten: the lock file cannot be created.
+            OSError: the file system has no locks.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(f"{self.path}: another process is writing it; wait, or {self.advice}") from None
+        except OSError as error:
+            if error.errno in REFUSED:
+                raise NotWritten(self.path, error.errno) from error
+            raise
+
+    def release(self) -> None:
+        """Releases the lock, if it is held, and removes the lock file."""
+        if self._lock.is_locked:
+            with suppress(OSError):  # Windows cannot remove an open file; there, filelock removes it on release
+                os.unlink(self._lock.lock_file)  # noqa: PTH108  a str; before the release: later it may be another's
+            self._lock.release()
 
 
 def sync_names(folder: Path) -> None:

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from llm2slm import runs
-from llm2slm.atomic import NotWritten, filling, replacing, write_text
+from llm2slm.atomic import NotWritten, WriteLock, filling, replacing, write_text
 from llm2slm.config import RunConfig
 from llm2slm.evaluation.judge.client import Reply
-from llm2slm.evaluation.judge.log import ReplyLog
+from llm2slm.evaluation.judge.log import JudgeLog
 from llm2slm.resumable import ResumableLines
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.types import UserError
@@ -39,6 +39,47 @@ def killed(write) -> None:
 
 def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lock_excludes_others_until_it_is_released(tmp_path: Path) -> None:
+    path, other = write_text(tmp_path / "a", "text\n"), WriteLock(tmp_path / "a", "wait")
+    lock = WriteLock(path, "give another out")
+    lock.acquire()
+    assert {p.name for p in tmp_path.iterdir()} == {"a", ".a.lock"}
+    with pytest.raises(UserError, match=r"/a: another process is writing it; wait, or wait$"):
+        other.acquire()
+    other.release()  # it holds nothing: the lock stays
+    with pytest.raises(UserError, match="another process is writing it"):
+        other.acquire()
+    lock.release()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and path.read_text() == "text\n"
+    other.acquire()
+    with pytest.raises(UserError, match=r"wait, or give another out$"):
+        lock.acquire()
+    other.release()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    def write() -> None:
+        WriteLock(tmp_path / "a").acquire()
+        die()
+
+    killed(write)
+    assert [p.name for p in tmp_path.iterdir()] == [".a.lock"]
+    lock = WriteLock(tmp_path / "a")
+    lock.acquire()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_in_a_folder_that_refuses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".a.lock"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(NotWritten, match=r"/a: cannot be written \(Permission denied\)"):
+            WriteLock(tmp_path / "a").acquire()
 
 
 def test_a_kill_in_the_middle_of_a_file_leaves_the_old_one(tmp_path: Path) -> None:
@@ -200,7 +241,7 @@ def add_lines(folder: Path) -> None:
 
 
 def add_reply(folder: Path) -> None:
-    with ReplyLog(folder / "a") as log:
+    with JudgeLog(folder / "a") as log:
         log.append("key", Reply("x" * 2 * LIMIT), "here")
 
 

@@ -59,7 +59,7 @@ def test_another_jobs_file_stays_as_it_is(tmp_path: Path) -> None:
     assert file.partial.read_bytes() == before
     for foreign in (b"somebody's own text\n", b"[1]\n", b"{}\nmore\n", b"no line end"):
         file.partial.write_bytes(foreign)
-        with pytest.raises(UserError, match="no file of an unfinished job"):
+        with pytest.raises(UserError, match="not a file of an unfinished job"):
             ResumableLines(tmp_path / "a.txt", SETTINGS)
         assert file.partial.read_bytes() == foreign
 

@@ -19,7 +19,7 @@ from chat_server import ChatServer, Step
 from command_line import ROOT, files_of, mistake
 
 from llm2slm.cli import main
-from llm2slm.commands.judge import remote, run
+from llm2slm.commands.judge import endpoint_client, run
 from llm2slm.commands.judge_rows import read_rows
 from llm2slm.config import JudgeConfig
 from llm2slm.evaluation.judge.verdicts import key, questions
@@ -360,7 +360,7 @@ ROWS, KILLS = 45, 20
 
 def told(config):
     """The questions of a job: prompts by key."""
-    identity = remote(config)[1]
+    identity = endpoint_client(config)[1]
     return {key(identity, q.prompt): q.prompt for q in questions(read_rows(config))}
 
 
@@ -419,9 +419,9 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path, mo
 
 
 def test_interrupted_it_says_how_to_go_on(judge, chat, monkeypatch):
-    from llm2slm.evaluation.judge.log import ReplyLog
+    from llm2slm.evaluation.judge.log import JudgeLog
 
-    append, written = ReplyLog.append, []
+    append, written = JudgeLog.append, []
 
     def interrupted(self, *arguments):
         if len(written) == 4:
@@ -430,10 +430,10 @@ def test_interrupted_it_says_how_to_go_on(judge, chat, monkeypatch):
         return written[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(ReplyLog, "append", interrupted)
+        patch.setattr(JudgeLog, "append", interrupted)
         code, out, err = judge("runs=[A]")
     assert (code, out) == (130, "")
-    assert "4 of 12 questions are answered in outputs/judge/replies.jsonl; to go on, give the same command" in err
+    assert "4 of 12 questions are answered in outputs/judge/replies.jsonl; run the same command to continue" in err
     kept = {r["text"] for r in lines("replies.jsonl")}
     assert len(lines("replies.jsonl")) == 4
     assert judge("runs=[A]")[0] == 0
@@ -462,7 +462,7 @@ def test_the_key_is_sent_and_never_written(judge, chat, place, monkeypatch):
     chat.always = Step("status", 401, body=KEY)
     code, out, err = judge("runs=[A]", "key_env=A_KEY", "out=refused")
     assert (code, err.count("\n")) == (2, 1)
-    assert "HTTP 401: ***; is key_env set, and right?" in err
+    assert "HTTP 401: ***; check key_env" in err
     assert not [name for name, text in files_of(place).items() if KEY.encode() in text]
 
 
@@ -471,8 +471,8 @@ def test_the_key_is_sent_and_never_written(judge, chat, place, monkeypatch):
     [
         (["key_env=A_KEY"], None, "key_env=A_KEY: this environment variable is not set"),
         (["key_env=A_KEY"], " ", "key_env=A_KEY: this environment variable is not set"),
-        (["key_env=A_KEY"], "sk\nX-Other: 1", "key_env=A_KEY: what it holds is no key"),
-        (["key_env=A_KEY"], "sk-ä", "key_env=A_KEY: what it holds is no key"),
+        (["key_env=A_KEY"], "sk\nX-Other: 1", "key_env=A_KEY: its value is no key"),
+        (["key_env=A_KEY"], "sk-ä", "key_env=A_KEY: its value is no key"),
         ([f"key_env={KEY}"], None, "key_env: give the name of an environment variable, not the key itself"),
         (["endpoint=http://me:sk-secret@127.0.0.1/v1"], None, "endpoint: give http://HOST:PORT/v1"),
         (["endpoint=http://127.0.0.1/v1?key=sk-secret"], None, "endpoint: give http://HOST:PORT/v1"),
@@ -503,7 +503,7 @@ WRONG = {
         "judge needs endpoint=http://HOST:PORT/v1 model=NAME, or local=FOLDER_OR_ID: one of the",
     ),
     "no model": ({"runs": A, "endpoint": "http://h/v1"}, "endpoint needs model=NAME"),
-    "no address": (AT | {"endpoint": "h"}, "endpoint: that is no address; give http://HOST:PORT/v1"),
+    "no address": (AT | {"endpoint": "h"}, "endpoint: not an HTTP address; give http://HOST:PORT/v1"),
     "no run": ({"runs": ["C"], **LOCAL}, "C: no such file; `llm2slm evaluate run=RUN` writes one"),
     "no answers": ({"runs": ["empty"], **LOCAL}, "empty/predictions.jsonl: no such file"),
     "no rows": ({"runs": ["none.jsonl"], **LOCAL}, "none.jsonl: holds no rows"),
@@ -536,9 +536,9 @@ WRONG = {
     "endless": (AT | {"timeout": float("inf")}, "timeout=inf: must be above 0 and at most 86400"),
     "one price": (AT | {"price_in": 1.0}, "price_in and price_out: give both, or neither"),
     "negative price": (AT | {"price_in": 1.0, "price_out": -1.0}, "price_out=-1.0: must be at least 0"),
-    "stream": (AT | {"parameters": {"stream": True}}, "parameters.stream: is not to be set; leave it out"),
+    "stream": (AT | {"parameters": {"stream": True}}, "parameters.stream: cannot be set; leave it out"),
     "out": (AT | {"out": "none.jsonl"}, "out=none.jsonl: none.jsonl is a file; give a folder"),
-    "not ours": (AT | {"out": "strange"}, "strange/judge.json: no verdicts of llm2slm judge; give another out"),
+    "not ours": (AT | {"out": "strange"}, "strange/judge.json: not written by llm2slm judge; give another out"),
     "no such model": ({"runs": A, "local": "./nowhere"}, "model './nowhere': no such folder"),
 }
 
@@ -592,7 +592,7 @@ def test_a_hybrid_is_no_judge(bad, trained, capsys):
     assert main(["judge", "runs=[A]", f"local={trained}"]) == 2
     assert mistake(capsys).endswith(f"is a run directory; give its model, {trained / 'model'}")
     assert main(["judge", "runs=[A]", f"local={trained / 'model'}"]) == 2
-    assert mistake(capsys).startswith(f"local={trained / 'model'}: is a hybrid, or has virtual tokens; a judge is a")
+    assert mistake(capsys).startswith(f"local={trained / 'model'}: is a hybrid or has soft prompts; give a plain")
 
 
 def test_answers_of_generate_have_no_target(judge, chat, place):
@@ -625,7 +625,7 @@ def test_hostile_text_survives(judge, chat, place):
 def test_a_local_model_judges(place, capsys, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from llm2slm.evaluation.judge.client import LocalJudge
+    from llm2slm.evaluation.judge.local import LocalClient
     from llm2slm.testing import write_tiny_gpt2
 
     folder = write_tiny_gpt2(place / "tiny", seed=4, positions=2048)
@@ -645,7 +645,7 @@ def test_a_local_model_judges(place, capsys, monkeypatch):
     assert (found["asked"]["parse_failures"], found["asked"]["replies"]) == (4, 4)  # greedy: none is asked twice
     assert found["asked"]["reply_tokens"] <= 24 and found["asked"]["prompt_tokens"] > 400
     with monkeypatch.context() as patch:
-        patch.setattr(LocalJudge, "ask", None)
+        patch.setattr(LocalClient, "complete", None)
         assert main(given) == 2  # all is on disk
     (place / "tiny" / "config.json").touch()  # written anew: perhaps another model
     assert main(given) == 2
@@ -671,4 +671,4 @@ def test_a_local_model_that_is_too_short_for_all(place, capsys):
 
     folder = write_tiny_gpt2(place / "tiny", seed=4, positions=64)
     assert main(["judge", "runs=[A]", f"local={folder}", "max_tokens=6"]) == 2
-    assert re.match(r".*tiny: refuses every question: \d+ prompt tokens and up to 6 of a reply", mistake(capsys))
+    assert re.match(r".*tiny: refuses every question: \d+ prompt tokens and up to 6 reply tokens", mistake(capsys))

@@ -316,7 +316,7 @@ def test_folders_that_are_no_store(tmp_path: Path) -> None:
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     first = writer(tmp_path)
-    with pytest.raises(UserError, match="another process is writing to this store"):
+    with pytest.raises(UserError, match="another process is writing it"):
         writer(tmp_path)
     first.close()
     writer(tmp_path).close()
@@ -711,7 +711,7 @@ def test_reading_a_batch_does_not_load_a_shard(tmp_path: Path) -> None:
             store.finish()
     assert RepsStore(tmp_path / "large").nbytes > 98e6
     folders = [str(tmp_path / name) for name in ("large", "small")]
-    root = str(Path(reps_writer.__file__).resolve().parents[2])
+    root = str(Path(reps_writer.__file__).resolve().parents[3])
     command = [sys.executable, "-c", MEASURED, *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,6 @@ sequence alone determines the shards.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from llm2slm.atomic import to_disk
+from llm2slm.atomic import WriteLock, to_disk
 from llm2slm.data.reps.files import (
     EMBEDDINGS,
     FORMAT,
@@ -77,6 +76,7 @@ class StoreWriter:
             raise ValueError(f"reader lacks {', '.join(missing)}")
         self.folder, self.dtype, self.shard_bytes = Path(folder), StoreDtype(dtype), shard_bytes
         self._width, self._layers = int(reader["width"]), len(reader["layers"])
+        self._lock = WriteLock(self.folder / INDEX, "give another folder")
         self._log = self._open()
         try:
             self._begin(
@@ -96,22 +96,22 @@ class StoreWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.folder.iterdir()}
-            others = sorted(names - {f"{RECORD}.part", INDEX})
+            others = sorted(names - {f"{RECORD}.part", INDEX, f".{INDEX}.lock"})
             if RECORD not in names and others:
                 raise UserError(f"{self.folder}: has content other than a store ({others[0]}); give another folder")
             log = (self.folder / INDEX).open("ab", buffering=0)  # a buffer would write a failed line again on close
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to ({reason_of(error)}); give another folder") from None
         try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.close()
-            raise UserError(f"{self.folder}: another process is writing to this store; wait until it ends") from None
+            self._lock.acquire()
         except OSError as error:
             log.close()
             raise UserError(
                 f"{self.folder}: cannot be locked against other writers ({reason_of(error)}); give one on another disk"
             ) from None
+        except UserError:
+            log.close()
+            raise
         return log
 
     def _begin(self, expected: Mapping[str, Any]) -> None:
@@ -174,6 +174,7 @@ class StoreWriter:
     def close(self) -> None:
         """Releases the lock. The shard in memory is lost unless `finish` was called."""
         self._log.close()
+        self._lock.release()
 
     # Content
 

@@ -1,24 +1,21 @@
-"""Those who can be asked: a chat-completions endpoint over HTTP, or a model on this machine.
+"""Judge clients: the interface, and the client of an OpenAI-compatible chat-completions endpoint.
 
-Both take one prompt, as a user's turn, and give a `Reply`. What a server does wrong ends in one of four ways: it is
-tried again (busy, failing, too slow), the reply is malformed and counted as such, the one question is refused, or the
-job ends with a `UserError`. A key goes into the header of a request and nowhere else: what comes back is searched for
-it before anybody sees it.
+A client sends one prompt as a user message and returns a `Reply`. A failed request has one of four outcomes: it is
+retried (server busy, server error, timeout), the reply is counted as malformed, this prompt is refused, or the job ends
+with a `UserError`. The API key is sent in the Authorization header only; it is removed from all text that the server
+returns.
 """
 
 from __future__ import annotations
 
 import email.utils
-import http.client
 import json
 import random
 import re
 import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,33 +24,39 @@ from urllib.parse import urlsplit
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import httpx2
+    import openai
 
-LONGEST_WAIT = 60.0
-"""Seconds between two tries at most."""
-LARGEST_REPLY = 1 << 24
-"""Bytes of a reply at most."""
-TRY_AGAIN = frozenset({408, 409, 425, 429})  # and all from 500
+MAX_WAIT = 60.0
+"""Maximum number of seconds between two attempts."""
+MAX_REPLY_BYTES = 1 << 24
+RETRIED = frozenset({408, 409, 425, 429})
+"""HTTP status codes below 500 that are retried; all codes from 500 are retried too."""
 REFUSALS = frozenset({400, 413, 422})
-HINTS = {
-    401: "; is key_env set, and right?",
-    403: "; is key_env set, and right?",
-    404: "; are endpoint and model right?",
-}
-MOVED = "; it sends requests on to another address, which are not followed: give that address as endpoint"
-SHORTEST_SECRET = 8
-"""Characters. What local servers are given for want of a key ("EMPTY", "none") is no secret, but may be a word."""
-_BROKEN = (OSError, http.client.HTTPException)  # no connection, none to the end, or nothing that is HTTP
+HINTS = {401: "; check key_env", 403: "; check key_env", 404: "; check endpoint and model"}
+REDIRECT = "; redirects are not followed: give the target address as endpoint"
+HEADERS = (
+    "Host",
+    "Content-Type",
+    "Content-Length",
+    "Accept",
+    "Accept-Encoding",
+    "Connection",
+    "X-Stainless-Raw-Response",  # makes `openai` return the response unparsed
+)
+"""Request headers that are sent, besides Authorization and User-Agent."""
+MIN_SECRET_LENGTH = 8
+"""Characters. Shorter values are placeholders for servers without keys ("EMPTY", "none") and may be ordinary words."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. `text` is None where nothing did that could be a verdict; `fault` then says why.
+    """One reply of a judge. `text` is None if the reply holds no text; `fault` then gives the reason.
 
     Attributes:
-        prompt_tokens, reply_tokens: as the judge itself counts them; None where it does not say.
-        requests: how many it took. seconds: from the first to the end of the last one.
-        model: what an endpoint says has answered.
+        prompt_tokens, reply_tokens: token counts reported by the judge; None if it reports none.
+        requests: number of requests sent for this reply. seconds: from the first request to the end of the last.
+        model: the model name that the endpoint returned.
     """
 
     text: str | None
@@ -66,49 +69,47 @@ class Reply:
 
 
 class Refused(Exception):
-    """The judge takes no such question, as one that is too long for it; others may do."""
+    """The judge rejects this prompt, for example because of its length; other prompts may be accepted."""
 
 
 class Stopped(Exception):
-    """The job ended while a question waited."""
+    """The job ended while a prompt was waiting."""
 
 
-class Judge(Protocol):
-    """Whoever can be asked."""
+class JudgeClient(Protocol):
+    """Interface of a judge."""
 
-    place: str
-    """Where it is, as files and messages may say it."""
-    tries: int
-    """How often the same question is asked where a reply holds no verdict."""
+    location: str
+    """Address of the endpoint, or name of the local model, for files and messages."""
+    attempts: int
+    """Maximum number of replies requested for one prompt if the replies hold no verdict."""
 
-    def ask(self, prompt: str, stop: threading.Event) -> Reply:
-        """Its reply to one prompt. Raises Refused, UserError, or Stopped once `stop` is set."""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A request carries a key: it goes where the user said, and nowhere else."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
+    def complete(self, prompt: str, stop: threading.Event) -> Reply:
+        """Returns the reply to one prompt. Raises Refused, UserError, or Stopped once `stop` is set."""
 
 
-class Endpoint:
-    """A chat-completions endpoint. May be asked by several threads at once.
+class EndpointClient:
+    """Client of a chat-completions endpoint, by the package `openai`; thread-safe.
+
+    Retries are made here, not by `openai`: they end when the job stops, a Retry-After header delays all threads, and
+    the requests are counted.
 
     Args:
-        address: up to its version, as http://localhost:8000/v1, without credentials.
-        parameters: fields of a request beside model and messages.
-        key: sent as a bearer token. None: no key.
-        timeout: seconds for one request. retries: further tries of a failed one. wait: seconds before the first of
-            them, doubled for each next one up to `LONGEST_WAIT`; as long as the server says where that is longer, up to
-            the same.
+        location: base URL including the version, for example http://localhost:8000/v1, without credentials.
+        parameters: request fields in addition to model and messages.
+        key: API key, sent as a bearer token. None: no Authorization header.
+        timeout: seconds for one request. retries: attempts after the first one. wait: seconds before the first retry;
+            doubled for each further retry, or the Retry-After header if that is longer; at most `MAX_WAIT`.
+
+    Raises:
+        UserError: the package `openai` is not installed.
     """
 
-    tries = 2
+    attempts = 2
 
     def __init__(
         self,
-        address: str,
+        location: str,
         model: str,
         parameters: Mapping[str, Any],
         key: str | None = None,
@@ -117,147 +118,185 @@ class Endpoint:
         retries: int = 6,
         wait: float = 1.0,
     ) -> None:
-        self.place, self.model, self.parameters = address, model, dict(parameters)
+        try:
+            import openai
+        except ImportError:
+            raise UserError("endpoint=... needs openai: pip install 'llm-to-slm[judge]'") from None
+        self.location, self.model, self.parameters = location, model, dict(parameters)
         self.timeout, self.retries, self.wait = timeout, retries, wait
         self._key = key
-        self._opener = urllib.request.build_opener(_NoRedirects)
-        self._reached = False  # by any request: from then on a lost connection is not a wrong address
-        self._not_before = 0.0  # the time until which the server has asked all to wait
+        self._client = openai.OpenAI(
+            api_key=key or "none",  # None: openai would send the key of OPENAI_API_KEY
+            base_url=location,
+            timeout=timeout,
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False,  # a redirect would send the key to another server
+                timeout=timeout,
+                event_hooks={"request": [self._restrict_headers]},
+            ),
+        )
+        self._reached = False  # once the server has replied, a lost connection no longer means a wrong address
+        self._not_before = 0.0  # monotonic time before which the server accepts no request
 
-    def ask(self, prompt: str, stop: threading.Event) -> Reply:
-        """The reply to a prompt.
+    def complete(self, prompt: str, stop: threading.Event) -> Reply:
+        """Returns the reply to a prompt.
 
         Raises:
-            Refused: the endpoint takes no such question.
-            UserError: it cannot be reached, refuses all, or has failed too often.
+            Refused: the endpoint rejects this prompt.
+            UserError: the endpoint cannot be reached, rejects all requests, or failed in every attempt.
             Stopped: `stop` was set.
         """
-        message = {"model": self.model, "messages": [{"role": "user", "content": prompt}], **self.parameters}
-        body = json.dumps(message).encode()
-        started, failure = time.monotonic(), ""
-        for tried in range(1, self.retries + 2):
+        import httpx2
+        import openai
+
+        started = time.monotonic()
+        for attempt in range(1, self.retries + 2):
             self._pause(self._not_before - time.monotonic(), stop)
             try:
-                status, headers, content = self._post(body)
+                content = self._post(prompt)
+                return self._parsed(content, requests=attempt, seconds=time.monotonic() - started)
+            except openai.APIStatusError as error:
                 self._reached = True
-            except _BROKEN as error:
-                failure, headers = self._broken(error), None
-            else:
-                if 200 <= status < 300:
-                    return self._reply(content, tried, time.monotonic() - started)
-                failure = f"HTTP {status}{self._complaint(content)}"
-                if status in REFUSALS:
-                    raise Refused(failure)
-                if status not in TRY_AGAIN and status < 500:
-                    hint = HINTS.get(status, "") if status >= 400 else MOVED
-                    raise UserError(f"{self.place}: {failure}{hint}")
-            if tried <= self.retries:
-                self._back_off(tried, headers, stop)
+                failure, header = self._status_failure(error), error.response.headers.get("retry-after")
+            except (openai.APIConnectionError, httpx2.HTTPError, TimeoutError) as error:
+                failure, header = self._connection_failure(error), None
+            if attempt <= self.retries:
+                self._back_off(attempt, retry_after(header), stop)
         times = f"{self.retries + 1} requests in a row" if self.retries else "a request"
-        raise UserError(f"{self.place}: {times} failed, the last one with: {failure}")
+        raise UserError(f"{self.location}: {times} failed, the last one with: {failure}")
 
-    def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        """One request: status, headers and content of whatever is answered before the time is over."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "llm2slm"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(f"{self.place}/chat/completions", body, headers, method="POST")
-        deadline = time.monotonic() + self.timeout
-        try:
-            response = self._opener.open(request, timeout=self.timeout)
-        except urllib.error.HTTPError as error:  # an answer too
-            with error:
-                return error.code, dict(error.headers), error.read(1 << 16)
-        with response:
-            parts, size, expected = [], 0, response.length  # None: to the end of the connection
-            while (expected is None or size < expected) and (part := response.read1(1 << 16)):
-                parts.append(part)
-                size += len(part)
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-                if size > LARGEST_REPLY:
-                    raise UserError(f"{self.place}: a reply of more than {LARGEST_REPLY} bytes; that is no judge")
-            if expected is not None and size < expected:
-                raise http.client.IncompleteRead(b"", expected - size)
-            return response.status, dict(response.headers), b"".join(parts)
+    def _restrict_headers(self, request: httpx2.Request) -> None:
+        """Removes the headers that `openai` adds: platform details, and values of OPENAI_* environment variables."""
+        headers = {name: request.headers[name] for name in HEADERS if name in request.headers}
+        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        request.headers.clear()
+        request.headers.update(headers | {"User-Agent": "llm2slm"} | key)
 
-    def _broken(self, error: Exception) -> str:
-        """What broke a connection, in words.
+    def _post(self, prompt: str) -> bytes:
+        """Sends one request; returns the body of a successful response.
 
         Raises:
-            UserError: waiting will not mend it: there has never been one, or the server cannot be trusted.
+            openai.APIStatusError, openai.APIConnectionError, httpx2.HTTPError: the request failed.
+            TimeoutError: the body is incomplete after `timeout`.
+            UserError: the body is too long.
         """
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, TimeoutError):
-            return f"no reply within {self.timeout:g} s"
-        said = self._safe(str(getattr(reason, "strerror", None) or reason or type(reason).__name__))
-        unreachable = isinstance(error, urllib.error.URLError) and not self._reached
-        if isinstance(reason, ssl.SSLCertVerificationError) or unreachable:
-            raise UserError(
-                f"{self.place}: cannot be reached ({said}); is endpoint right, and the server up?"
-            ) from None
-        return f"a lost connection ({said})"
+        deadline, content = time.monotonic() + self.timeout, bytearray()
+        with self._client.chat.completions.with_streaming_response.create(
+            model=self.model, messages=[{"role": "user", "content": prompt}], extra_body=self.parameters
+        ) as response:
+            self._reached = True
+            for part in response.iter_bytes():
+                content += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                if len(content) > MAX_REPLY_BYTES:
+                    raise UserError(f"{self.location}: the reply exceeds {MAX_REPLY_BYTES} bytes")
+        return bytes(content)
 
-    def _back_off(self, tried: int, headers: Mapping[str, str] | None, stop: threading.Event) -> None:
-        """Waits before the next try; where the server says how long, its other askers wait as well."""
-        told = retry_after(next((v for k, v in (headers or {}).items() if k.lower() == "retry-after"), None))
-        if told is not None:
-            self._not_before = max(self._not_before, time.monotonic() + min(told, LONGEST_WAIT))
-        seconds = self.wait * 2 ** min(tried - 1, 30) * random.uniform(0.75, 1.25)  # not all at the same moment
-        self._pause(min(seconds, LONGEST_WAIT), stop)
+    def _status_failure(self, error: openai.APIStatusError) -> str:
+        """Describes an HTTP error that can be retried.
+
+        Raises:
+            Refused: the endpoint rejects this prompt.
+            UserError: the endpoint rejects all requests.
+        """
+        status = error.status_code
+        failure = f"HTTP {status}{self._detail(error.response.content)}"
+        if status in REFUSALS:
+            raise Refused(failure) from None
+        if status not in RETRIED and status < 500:
+            hint = HINTS.get(status, "") if status >= 400 else REDIRECT
+            raise UserError(f"{self.location}: {failure}{hint}") from None
+        return failure
+
+    def _connection_failure(self, error: Exception) -> str:
+        """Describes a connection error that can be retried.
+
+        Raises:
+            UserError: a retry cannot succeed: no connection was ever made, or the certificate is invalid.
+        """
+        import httpx2
+        import openai
+
+        if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError):
+            return f"no reply within {self.timeout:g} s"
+        causes = list(_causes(error))
+        reason = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), None) or str(causes[-1])
+        reason = self._clean(reason or type(causes[-1]).__name__)
+        unreachable = any(isinstance(cause, httpx2.ConnectError) for cause in causes) and not self._reached
+        if unreachable or any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+            raise UserError(
+                f"{self.location}: cannot be reached ({reason}); check endpoint and that the server is running"
+            ) from None
+        return f"a lost connection ({reason})"
+
+    def _back_off(self, attempt: int, server_wait: float | None, stop: threading.Event) -> None:
+        """Waits before the next attempt; a wait that the server requests holds for all threads."""
+        if server_wait is not None:
+            self._not_before = max(self._not_before, time.monotonic() + min(server_wait, MAX_WAIT))
+        seconds = self.wait * 2 ** min(attempt - 1, 30) * random.uniform(0.75, 1.25)  # spreads the threads' retries
+        self._pause(min(seconds, MAX_WAIT), stop)
 
     def _pause(self, seconds: float, stop: threading.Event) -> None:
         if stop.wait(max(seconds, 0.0)):
             raise Stopped
 
-    def _reply(self, content: bytes, requests: int, seconds: float) -> Reply:
-        """What a successful answer holds; its shape is the server's word, so nothing of it is taken for granted."""
-        taken: dict[str, Any] = {"requests": requests, "seconds": seconds}
+    def _parsed(self, content: bytes, **effort: Any) -> Reply:
+        """Parses the body of a successful response. Every field may be missing or of another type."""
         try:
             body = json.loads(content)
         except (ValueError, RecursionError):
-            return Reply(None, f"not JSON{self._complaint(content)}", **taken)
+            return Reply(None, f"not JSON{self._detail(content)}", **effort)
         body = body if isinstance(body, dict) else {}
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
-        taken |= {"prompt_tokens": _count(usage, "prompt_tokens"), "reply_tokens": _count(usage, "completion_tokens")}
+        effort |= {"prompt_tokens": _count(usage, "prompt_tokens"), "reply_tokens": _count(usage, "completion_tokens")}
         model = body.get("model")
-        taken["model"] = self._safe(model) if isinstance(model, str) else None
+        effort["model"] = self._clean(model) if isinstance(model, str) else None
         try:
             text = body["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            return Reply(None, f"no choices{self._complaint(content)}", **taken)
+            return Reply(None, f"no choices{self._detail(content)}", **effort)
         if not isinstance(text, str):
-            return Reply(None, "no text", **taken)
-        return Reply(self._safe(text), **taken)
+            return Reply(None, "no text", **effort)
+        return Reply(self._clean(text), **effort)
 
-    def _complaint(self, content: bytes) -> str:
-        """What the server itself says is wrong, on one short line, with a colon in front; "" where it says nothing."""
-        text = content.decode("utf-8", "replace")
+    def _detail(self, content: bytes) -> str:
+        """The server's error message on one short line, after a colon; "" if there is none."""
+        text = content[: 1 << 16].decode("utf-8", "replace")
         try:
-            told = json.loads(text)
+            value = json.loads(text)
             for name in ("error", "message", "detail"):
-                told = told.get(name, told) if isinstance(told, dict) else told
-            text = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+                value = value.get(name, value) if isinstance(value, dict) else value
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         except (ValueError, RecursionError):
-            pass  # not JSON: as it stands
-        line = " ".join(self._safe(text).split())[:300]
+            pass  # not JSON: used as it is
+        line = " ".join(self._clean(text).split())[:300]
         return f": {line}" if line and line != "{}" else ""
 
-    def _safe(self, text: str) -> str:
-        """A server's words without the key, should it repeat it, and without half characters (lone surrogates)."""
-        if self._key is not None and len(self._key) >= SHORTEST_SECRET:
+    def _clean(self, text: str) -> str:
+        """Text of the server without the API key and without lone surrogates."""
+        if self._key is not None and len(self._key) >= MIN_SECRET_LENGTH:
             text = text.replace(self._key, "***")
-        return whole(text)
+        return without_surrogates(text)
 
 
-def whole(text: str) -> str:
-    """The text with half characters (lone surrogates), which no file can hold, as question marks."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and the exceptions that caused it, outermost first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def without_surrogates(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 cannot encode, replaced by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header says, as a number or as a date; None where it says nothing that can be read."""
+    """Seconds given by a Retry-After header (a number or a date); None if there is none or it cannot be parsed."""
     if value is None:
         return None
     try:
@@ -269,7 +308,7 @@ def retry_after(value: str | None) -> float | None:
             return None
         date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
         seconds = (date - datetime.now(UTC)).total_seconds()
-    return max(seconds, 0.0) if seconds < float("inf") else None  # nan is not below either
+    return max(seconds, 0.0) if seconds < float("inf") else None  # False for nan, too
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:
@@ -277,108 +316,20 @@ def _count(usage: Mapping[str, Any], name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def address(endpoint: str) -> str:
-    """An endpoint's address as requests go to it, and as it may be written down.
+def base_url(endpoint: str) -> str:
+    """The base URL of an endpoint, which may be written to files.
 
     Raises:
-        UserError: it is none, or it carries credentials (which are not repeated).
+        UserError: it is no HTTP address, or it holds credentials (which the message does not repeat).
     """
     rule = "give http://HOST:PORT/v1 or https://HOST/v1"
     try:
         parts = urlsplit(endpoint.strip())
-        _ = parts.port  # refuses one that is no number
+        _ = parts.port  # raises ValueError if it is no number
     except ValueError:
-        raise UserError(f"endpoint: that is no address; {rule}") from None
+        raise UserError(f"endpoint: not an HTTP address; {rule}") from None
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise UserError(f"endpoint: {rule}, with nothing before an @ or after a ?; the key's place is key_env=NAME")
+        raise UserError(f"endpoint: {rule}, without user, password, query or fragment; key_env=NAME names the key")
     if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[!-~]+", endpoint.strip()):
-        raise UserError(f"endpoint: that is no address; {rule}")
+        raise UserError(f"endpoint: not an HTTP address; {rule}")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/").removesuffix("/chat/completions")
-
-
-class LocalJudge:
-    """A model on this machine, greedy. A decoder-only one is asked in its chat template, where it has one.
-
-    Args:
-        model, tokenizer: a language model that writes, on the device where it shall do so.
-        max_tokens: of a reply.
-    """
-
-    tries = 1  # the same question has the same reply
-
-    def __init__(self, place: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        from llm2slm.data.tokenization.plain_text import PlainText
-
-        self.place, self.model, self.tokenizer, self.max_tokens = place, model.eval(), tokenizer, max_tokens
-        self._encode = PlainText(tokenizer)
-        self._in_template: PlainText | None = None
-        self.model.generation_config = self._greedy()  # set, not handed over: what a call leaves out is taken from here
-
-    def ask(self, prompt: str, stop: threading.Event) -> Reply:  # noqa: ARG002 - nothing here waits
-        """The reply to a prompt.
-
-        Raises:
-            Refused: the model has no positions for the prompt and a reply.
-        """
-        import torch
-
-        started = time.monotonic()
-        ids = self._ids(prompt)
-        joined = not self.model.config.is_encoder_decoder
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        needed = len(ids) + self.max_tokens if joined else max(len(ids), self.max_tokens)
-        if positions is not None and needed > positions:
-            raise Refused(
-                f"{len(ids)} prompt tokens and up to {self.max_tokens} of a reply, where the judge has {positions} "
-                "positions"
-            )
-        prompt_ids = torch.tensor([ids], device=self.model.device)
-        with torch.inference_mode():
-            written = self.model.generate(prompt_ids, attention_mask=torch.ones_like(prompt_ids))[0]
-        written = written[len(ids) :] if joined else written[1:]  # an encoder-decoder's begin with its start token
-        text = whole(str(self.tokenizer.decode(written, skip_special_tokens=True)))
-        return Reply(text, prompt_tokens=len(ids), reply_tokens=len(written), seconds=time.monotonic() - started)
-
-    def _ids(self, prompt: str) -> list[int]:
-        """The prompt in the chat template; without one as it is, but with no eos where the reply goes on from it.
-
-        Control tokens come from the template alone, whatever the answers in the prompt hold.
-        """
-        if getattr(self.tokenizer, "chat_template", None):
-            turns = [{"role": "user", "content": prompt}]
-            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-            return self._framed(text, prompt)
-        ids = self._encode([prompt])[0][0]
-        ends = not self.model.config.is_encoder_decoder and ids[-1] == self.tokenizer.eos_token_id
-        return ids[:-1] if ends else ids
-
-    def _framed(self, text: str, prompt: str) -> list[int]:
-        """A text that a chat template made of a prompt; the prompt in it is plain text.
-
-        Raises:
-            Refused: the prompt holds a control token, and the template changed it, so that it cannot be found.
-        """
-        from llm2slm.data.tokenization.plain_text import PlainText, control_tokens
-
-        content = prompt.strip()
-        before, content, after = text.partition(content) if text.count(content) == 1 else (text, "", "")
-        if not content and any(name in prompt for name in control_tokens(self.tokenizer)):
-            raise Refused("the question holds a control token, and the judge's chat template changes the question")
-        encode = self._in_template
-        if encode is None or (before, after) != (encode.before, encode.after):
-            encode = self._in_template = PlainText(self.tokenizer, before, after, special_tokens=False)
-        return encode([content])[0][0]
-
-    def _greedy(self) -> Any:
-        """The likeliest token each time, whatever the model's own settings say; its special tokens are its own."""
-        from transformers import GenerationConfig
-
-        own = self.model.generation_config
-        names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-        special = {name: getattr(own, name, None) for name in names}
-        if special["eos_token_id"] is None:
-            special["eos_token_id"] = self.tokenizer.eos_token_id
-        if special["pad_token_id"] is None:
-            eos = special["eos_token_id"]
-            special["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
-        return GenerationConfig(max_new_tokens=self.max_tokens, do_sample=False, num_beams=1, **special)

@@ -1,9 +1,9 @@
-"""Questions to a judge and its replies: asked side by side, on disk one by one, never asked again once they are there.
+"""The judge log: all replies of a judge on disk, and the job that requests the missing ones.
 
-Replies arrive in no order, so their file has none: each line is one reply, named by the hash of its question
-(`judge.key`), and is on disk before the next is waited for. Whoever ends a job at any moment loses the replies that
-were on their way; a job that is begun again asks for what is missing. An endpoint is asked a second time where its
-reply holds no verdict, and then not any more: the verdict stays open.
+A line of the log is one reply, with the hash of its question (`verdicts.key`) as key; the order of lines has no
+meaning. A reply is flushed to disk before the next one is processed, so that an interrupted job loses only the replies
+in flight, and the next job requests only what is missing. If a reply of an endpoint holds no verdict, a second one is
+requested; after that the question stays without a verdict.
 """
 
 from __future__ import annotations
@@ -14,41 +14,37 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from llm2slm.atomic import writing
-from llm2slm.evaluation.judge.client import Judge, Refused, Reply, Stopped
+from llm2slm.atomic import WriteLock, writing
+from llm2slm.evaluation.judge.client import JudgeClient, Refused, Reply, Stopped
 from llm2slm.types import UserError
 
-try:
-    import fcntl
-except ImportError:  # not Unix: two jobs in one folder are the user's own affair
-    fcntl = None  # type: ignore[assignment]
-
-ENOUGH_REFUSALS = 5
-"""So many questions refused and none answered: the fault is in what all of them have in common."""
+MAX_REFUSALS = 5
+"""After this many refusals without any reply the job ends: the cause is common to all questions."""
 ReplyParser = Callable[[str], object | None]
-"""What a reply says, None for no verdict."""
+"""Reply text -> verdict; None if the text holds none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Record(Reply):
-    """A reply on disk: when it came, and from where."""
+    """A reply on disk. place: location of the judge. at: time of arrival, ISO 8601."""
 
     place: str = ""
     at: str = ""
 
 
-class ReplyLog:
-    """The file of replies, open for one job: `with ReplyLog(path) as log`.
+class JudgeLog:
+    """The file of replies, locked against other jobs while open: `with JudgeLog(path) as log`.
 
     Attributes:
-        replies: those on disk, by the key of their question, oldest first.
+        replies: the replies on disk by the key of their question, oldest first.
 
     Raises:
-        UserError: it cannot be opened, another job has it open, or a line is no reply.
+        UserError: the file cannot be opened, another job has it open, or a line is not a reply.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,47 +52,42 @@ class ReplyLog:
         self.replies: dict[str, list[Record]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); give another out") from None
+        self._lock = WriteLock(path, "give another out")
         try:
-            self._lock()
+            with suppress(OSError):  # a file system without locks
+                self._lock.acquire()
             self._load()
         except BaseException:
-            os.close(self._file)
+            self.close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)  # and with it the lock
+        self.close()
 
-    def append(self, key: str, reply: Reply, place: str) -> Record:
-        """Puts a reply on the disk."""
+    def close(self) -> None:
+        """Closes the file and releases the lock."""
+        os.close(self._file)
+        self._lock.release()
+
+    def append(self, key: str, reply: Reply, location: str) -> None:
+        """Writes a reply to disk."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        record = Record(**{**dataclasses.asdict(reply), "seconds": round(reply.seconds, 3)}, place=place, at=at)
+        record = Record(**{**dataclasses.asdict(reply), "seconds": round(reply.seconds, 3)}, place=location, at=at)
         line = json.dumps({"key": key, **dataclasses.asdict(record)}).encode() + b"\n"
         with writing(self.path):
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
         self.replies.setdefault(key, []).append(record)
-        return record
-
-    def _lock(self) -> None:
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path}: another judge is writing there; wait for it, or give another out"
-                ) from None
-            except OSError:  # a file system without locks
-                return
 
     def _load(self) -> None:
-        """Reads what is there, and takes off the half of a line that a job left which was ended while it wrote."""
+        """Reads the replies; removes an incomplete last line, which an interrupted job left."""
         content = self.path.read_bytes()
         kept = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(kept.split(b"\n")[:-1], 1):
@@ -106,87 +97,87 @@ class ReplyLog:
                 self.replies.setdefault(key, []).append(Record(**values))
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise UserError(
-                    f"{self.path}, line {number}: no reply of a judge; remove the line, or the file"
+                    f"{self.path}, line {number}: not a reply of a judge; remove the line, or the file"
                 ) from None
         if kept != content:
             os.ftruncate(self._file, len(kept))
 
 
 class Event(NamedTuple):
-    """What happened to a question: a reply, a refusal, a failure of the job, or (None) no more of a worker's."""
+    """The result of a request: a reply, a refusal, an error that ends the job, or None: this worker has ended."""
 
     key: str
-    what: Reply | Exception | None
+    result: Reply | Exception | None
 
 
-def verdict(reply: Reply, read: ReplyParser) -> object | None:
-    """What a reply says, None where it says nothing that can be read."""
-    return None if reply.text is None else read(reply.text)
+def verdict(reply: Reply, parse: ReplyParser) -> object | None:
+    """The verdict of a reply; None if it holds none."""
+    return None if reply.text is None else parse(reply.text)
 
 
-def open_questions(
-    questions: Mapping[str, str], read: ReplyParser, log: ReplyLog, tries: int, again: bool
+def missing_replies(
+    prompts: Mapping[str, str], parse: ReplyParser, log: JudgeLog, attempts: int, again: bool
 ) -> dict[str, int]:
-    """Questions without a verdict on disk, and how often each is to be asked at most.
+    """Questions without a verdict on disk, and the number of replies to request for each at most.
 
     Args:
-        questions: prompts by key.
-        tries: replies to each, those on disk included.
-        again: as many once more to those that have had theirs.
+        prompts: by key of the question.
+        attempts: maximum number of replies for each question, those on disk included.
+        again: request as many once more for questions that have reached the maximum.
     """
-    found = {}
-    for key in questions:
+    missing = {}
+    for key in prompts:
         known = log.replies.get(key, [])
-        if not any(verdict(record, read) is not None for record in known):
-            left = tries - len(known)
-            found[key] = tries if left <= 0 and again else left
-    return {key: left for key, left in found.items() if left > 0}
+        if not any(verdict(record, parse) is not None for record in known):
+            left = attempts - len(known)
+            missing[key] = attempts if left <= 0 and again else left
+    return {key: left for key, left in missing.items() if left > 0}
 
 
-def ask_all(
-    judge: Judge,
-    questions: Mapping[str, str],
-    read: ReplyParser,
-    log: ReplyLog,
+def request_replies(
+    judge: JudgeClient,
+    prompts: Mapping[str, str],
+    parse: ReplyParser,
+    log: JudgeLog,
     *,
     workers: int = 0,
     again: bool = False,
     on_reply: Callable[[Reply, bool], None] | None = None,
 ) -> dict[str, str]:
-    """Asks what is not answered yet. Returns why the questions that the judge refused were refused, by key.
+    """Requests the missing replies. Returns the reason for each refused question, by key.
 
     Args:
-        questions: prompts by key.
-        read: what a reply says.
-        workers: questions under way at once, each in a thread. 0: one after the other, in this one.
-        again: also ask those whose replies so far held no verdict.
-        on_reply: called with each reply once it is on disk, and whether its question is done with.
+        prompts: by key of the question.
+        parse: reply text -> verdict.
+        workers: number of concurrent requests, each in a thread. 0: sequential, in this thread.
+        again: also request replies for questions whose replies so far hold no verdict.
+        on_reply: called with each reply once it is on disk, and whether its question is finished.
 
     Raises:
-        UserError: the judge cannot be asked any more, or refuses every question. What came until then is on disk.
+        UserError: the judge fails, or refuses every question. Replies received before are on disk.
     """
-    left = open_questions(questions, read, log, judge.tries, again)
-    answered = any(key in log.replies for key in questions)
+    left = missing_replies(prompts, parse, log, judge.attempts, again)
+    answered = any(key in log.replies for key in prompts)
     refused: dict[str, str] = {}
     failure: Exception | None = None
-    job = _Asking(judge, questions, read)
-    events = job.in_threads(left, workers) if workers else job.one_by_one(left)
+    job = _Requests(judge, prompts, parse)
+    events = job.in_threads(left, workers) if workers else job.sequential(left)
     try:
-        for key, what in events:
-            if isinstance(what, Reply):
+        for key, result in events:
+            if isinstance(result, Reply):
                 answered = True
-                log.append(key, what, judge.place)
+                log.append(key, result, judge.location)
                 left[key] -= 1
                 if on_reply is not None:
-                    on_reply(what, left[key] == 0 or verdict(what, read) is not None)
-            elif isinstance(what, Refused):
-                refused[key] = str(what)
-                if not answered and failure is None and len(refused) >= min(ENOUGH_REFUSALS, len(questions)):
-                    failure = UserError(f"{judge.place}: refuses every question: {what}")
+                    on_reply(result, left[key] == 0 or verdict(result, parse) is not None)
+            elif isinstance(result, Refused):
+                refused[key] = str(result)
+                if not answered and failure is None and len(refused) >= min(MAX_REFUSALS, len(prompts)):
+                    failure = UserError(f"{judge.location}: refuses every question: {result}")
                     job.stop.set()
-            elif isinstance(what, Exception):
-                failure = failure or what
-                job.stop.set()  # replies under way are paid for: they are waited for
+            elif isinstance(result, Exception):
+                failure = failure or result
+                job.stop.set()  # replies in flight are paid for: they are awaited and logged
     finally:
         job.stop.set()
         events.close()
@@ -195,63 +186,63 @@ def ask_all(
     return refused
 
 
-class _Asking:
-    """Questions on their way to a judge, until `stop` is set."""
+class _Requests:
+    """Requests to a judge, until `stop` is set."""
 
-    def __init__(self, judge: Judge, questions: Mapping[str, str], read: ReplyParser) -> None:
-        self.judge, self.questions, self.read = judge, questions, read
+    def __init__(self, judge: JudgeClient, prompts: Mapping[str, str], parse: ReplyParser) -> None:
+        self.judge, self.prompts, self.parse = judge, prompts, parse
         self.stop = threading.Event()
 
-    def one_by_one(self, left: Mapping[str, int]) -> Generator[Event]:
+    def sequential(self, left: Mapping[str, int]) -> Generator[Event]:
         """Events in the order of the questions."""
-        for key, tries in list(left.items()):
-            yield from self.asked(key, tries)
+        for key, attempts in list(left.items()):
+            yield from self.events_of(key, attempts)
 
     def in_threads(self, left: Mapping[str, int], workers: int) -> Generator[Event]:
-        """Events of several workers, as they come: none of them goes on before one more event has been dealt with. The
-        threads end with the process: an interrupted job waits for none."""
+        """Events of several workers, in order of arrival. A worker continues only after one more event was processed.
+        The threads are daemons: an interrupted job waits for none."""
         waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         for item in left.items():
             waiting.put(item)
-        happened: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        dealt_with = threading.Semaphore(0)
+        arrived: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        processed = threading.Semaphore(0)
 
         def work() -> None:
             while not self.stop.is_set():
                 try:
-                    key, tries = waiting.get_nowait()
+                    key, attempts = waiting.get_nowait()
                 except queue.Empty:
                     break
-                for event in self.asked(key, tries):
-                    happened.put(event)
-                    dealt_with.acquire()
-            happened.put(Event("", None))
+                for event in self.events_of(key, attempts):
+                    arrived.put(event)
+                    processed.acquire()
+            arrived.put(Event("", None))
 
         running = started = min(workers, len(left))
         for _ in range(started):
             threading.Thread(target=work, daemon=True).start()
         try:
             while running:
-                event = happened.get()
-                if event.what is None:
+                event = arrived.get()
+                if event.result is None:
                     running -= 1
                 else:
                     yield event
-                    dealt_with.release()
+                    processed.release()
         finally:
-            dealt_with.release(max(started, 1))  # whoever is left may end
+            processed.release(max(started, 1))  # lets the remaining workers end
 
-    def asked(self, key: str, tries: int) -> Iterator[Event]:
-        """One question, until there is a verdict."""
-        for _ in range(tries):
+    def events_of(self, key: str, attempts: int) -> Iterator[Event]:
+        """Requests replies to one question until one holds a verdict."""
+        for _ in range(attempts):
             if self.stop.is_set():
                 return
             try:
-                reply = self.judge.ask(self.questions[key], self.stop)
-                done = verdict(reply, self.read) is not None
+                reply = self.judge.complete(self.prompts[key], self.stop)
+                done = verdict(reply, self.parse) is not None
             except Stopped:
                 return
-            except Exception as error:  # of whatever kind: the job's own thread raises it again
+            except Exception as error:  # of any kind: raised again in the job's own thread
                 yield Event(key, error)
                 return
             yield Event(key, reply)

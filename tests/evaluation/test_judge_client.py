@@ -1,9 +1,10 @@
-"""An endpoint that fails in every way, and a model on this machine against a greedy search written by hand."""
+"""The endpoint client against a server that fails in every way; the local client against a greedy search by hand."""
 
 from __future__ import annotations
 
 import email.utils
 import json
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,14 +14,14 @@ import torch
 from chat_server import ChatServer, Step
 
 from llm2slm.evaluation.judge.client import (
-    LONGEST_WAIT,
-    Endpoint,
-    LocalJudge,
+    MAX_WAIT,
+    EndpointClient,
     Refused,
     Stopped,
-    address,
+    base_url,
     retry_after,
 )
+from llm2slm.evaluation.judge.local import LocalClient
 from llm2slm.types import UserError
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -32,8 +33,8 @@ def ask(chat: ChatServer):
 
     def asked(prompt="?", stop=None, **more):
         settings = {"timeout": 0.5, "retries": 3, "wait": 0.01} | more
-        endpoint = Endpoint(chat.url, "m", {"temperature": 0.5, "max_tokens": 7}, KEY, **settings)
-        return endpoint.ask(prompt, threading.Event() if stop is None else stop)
+        endpoint = EndpointClient(chat.url, "m", {"temperature": 0.5, "max_tokens": 7}, KEY, **settings)
+        return endpoint.complete(prompt, threading.Event() if stop is None else stop)
 
     return asked
 
@@ -53,8 +54,33 @@ def test_a_request_is_what_the_protocol_says(chat, ask):
     assert (reply.fault, reply.prompt_tokens, reply.reply_tokens, reply.requests) == ("", 100, 10, 1)
     assert reply.model == "m-2026"
     assert reply.seconds > 0
-    Endpoint(chat.url, "m", {}).ask("?", threading.Event())
+    EndpointClient(chat.url, "m", {}).complete("?", threading.Event())
     assert "Authorization" not in chat.bodies[1]["headers"]
+
+
+def test_only_the_given_settings_are_sent(chat, ask, monkeypatch):
+    """The package openai reads OPENAI_* variables, which belong to another server, and adds details of the platform."""
+    secrets = {"OPENAI_API_KEY": "sk-other", "OPENAI_ORG_ID": "org-other", "OPENAI_PROJECT_ID": "project-other",
+               "OPENAI_CUSTOM_HEADERS": "X-Mine: other\nAuthorization: Bearer sk-other",
+               "OPENAI_BASE_URL": "http://127.0.0.1:9/other"}  # fmt: skip
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    ask()
+    EndpointClient(chat.url, "m", {}).complete("?", threading.Event())
+    allowed = {"host", "content-type", "content-length", "accept", "accept-encoding", "connection", "user-agent",
+               "x-stainless-raw-response"}  # fmt: skip
+    assert [{name.lower() for name in sent["headers"]} for sent in chat.bodies] == [
+        allowed | {"authorization"},
+        allowed,
+    ]
+    assert "other" not in json.dumps(chat.bodies)
+    assert chat.bodies[0]["headers"]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_without_openai_one_line_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"^endpoint=... needs openai: pip install 'llm-to-slm\[judge\]'$"):
+        EndpointClient("http://127.0.0.1:9/v1", "m", {})
 
 
 USAGES = [
@@ -102,7 +128,7 @@ def test_a_malformed_reply_is_told_as_such_and_not_asked_for_again(chat, ask, bo
 
 
 def test_bytes_that_are_no_text_are_malformed(chat, ask, monkeypatch):
-    monkeypatch.setattr(Endpoint, "_post", lambda *_: (200, {}, b'{"choices": "\xff\xfe"}'))
+    monkeypatch.setattr(EndpointClient, "_post", lambda *_: b'{"choices": "\xff\xfe"}')
     assert ask().fault.startswith("not JSON")
 
 
@@ -167,19 +193,19 @@ def test_waits_double_up_to_a_minute(chat, ask):
         ask(stop=clock, wait=1.0, retries=9)
     assert len(clock.waits) == 9
     for n, seconds in enumerate(clock.waits):
-        assert min(0.75 * 2**n, LONGEST_WAIT) <= seconds <= min(1.25 * 2**n, LONGEST_WAIT)
-    assert clock.waits[-1] == LONGEST_WAIT
+        assert min(0.75 * 2**n, MAX_WAIT) <= seconds <= min(1.25 * 2**n, MAX_WAIT)
+    assert clock.waits[-1] == MAX_WAIT
 
 
 def test_all_askers_wait_as_long_as_the_server_says(chat):
     chat.plan = lambda prompt: [Step("status", 429, headers={"Retry-After": "0.6"})] if prompt == "first" else []
-    endpoint = Endpoint(chat.url, "m", {}, wait=0.01)
-    first = threading.Thread(target=endpoint.ask, args=("first", threading.Event()))
+    endpoint = EndpointClient(chat.url, "m", {}, wait=0.01)
+    first = threading.Thread(target=endpoint.complete, args=("first", threading.Event()))
     first.start()
     while not chat.prompts:
         time.sleep(0.01)
     time.sleep(0.1)  # the refusal has arrived by now; were it late, the second request would come even later
-    endpoint.ask("second", threading.Event())
+    endpoint.complete("second", threading.Event())
     first.join()
     assert sorted(chat.prompts) == ["first", "first", "second"]
     assert all(moment - chat.times[0] >= 0.55 for moment in chat.times[1:])
@@ -189,7 +215,7 @@ def test_a_server_cannot_ask_for_more_than_a_minute(chat, ask):
     chat.plan = lambda prompt: [Step("status", 429, headers={"Retry-After": "86400"})]
     clock = Clock()
     ask(stop=clock)
-    assert LONGEST_WAIT - 5 <= max(clock.waits) <= LONGEST_WAIT
+    assert MAX_WAIT - 5 <= max(clock.waits) <= MAX_WAIT
 
 
 def test_a_job_that_ends_waits_no_longer(chat, ask):
@@ -227,8 +253,8 @@ def test_a_question_that_is_refused(chat, ask, status):
 
 @pytest.mark.parametrize(
     ("status", "hint"),
-    [(401, "; is key_env set, and right?"), (403, "; is key_env set, and right?"),
-     (404, "; are endpoint and model right?"), (405, "")],
+    [(401, "; check key_env"), (403, "; check key_env"),
+     (404, "; check endpoint and model"), (405, "")],
 )  # fmt: skip
 def test_an_endpoint_that_refuses_all(chat, ask, status, hint):
     chat.always = Step("status", status, body='{"message": "no"}')
@@ -243,7 +269,7 @@ def test_no_redirect_is_followed(chat, ask, status):
     """It would carry the key to somebody else."""
     with ChatServer() as other:
         chat.always = Step("status", status, headers={"Location": f"{other.url}/chat/completions"})
-        with pytest.raises(UserError, match=f"HTTP {status}.*which are not followed: give that address as endpoint"):
+        with pytest.raises(UserError, match=f"HTTP {status}.*redirects are not followed: give the target"):
             ask()
         assert other.bodies == []
     assert len(chat.prompts) == 1
@@ -252,23 +278,23 @@ def test_no_redirect_is_followed(chat, ask, status):
 def test_nobody_there(chat, ask):
     chat.stop()
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"cannot be reached \(Connection refused\); is endpoint right"):
+    with pytest.raises(UserError, match=r"cannot be reached \(Connection refused\); check endpoint"):
         ask(wait=600.0)
     assert time.monotonic() - started < 300  # it has not waited for the next try
 
 
 def test_one_that_was_there_may_come_back(chat):
-    endpoint = Endpoint(chat.url, "m", {}, retries=2, wait=0.01)
-    endpoint.ask("?", threading.Event())
+    endpoint = EndpointClient(chat.url, "m", {}, retries=2, wait=0.01)
+    endpoint.complete("?", threading.Event())
     chat.stop()
     with pytest.raises(UserError, match=r"3 requests in a row failed, the last one with: a lost connection \("):
-        endpoint.ask("?", threading.Event())
+        endpoint.complete("?", threading.Event())
 
 
 def test_a_reply_without_end_is_no_reply(chat, ask, monkeypatch):
-    monkeypatch.setattr("llm2slm.evaluation.judge.client.LARGEST_REPLY", 1000)
+    monkeypatch.setattr("llm2slm.evaluation.judge.client.MAX_REPLY_BYTES", 1000)
     chat.always = Step("body", body=" " * 2000)
-    with pytest.raises(UserError, match="a reply of more than 1000 bytes"):
+    with pytest.raises(UserError, match="the reply exceeds 1000 bytes"):
         ask()
 
 
@@ -297,7 +323,7 @@ def test_a_key_that_a_server_repeats_is_not_passed_on(chat, ask, where):
 
 def test_what_stands_for_no_key_may_be_a_word(chat):
     chat.say = lambda prompt: "none of them: [[C]]"
-    assert Endpoint(chat.url, "m", {}, "none").ask("?", threading.Event()).text == "none of them: [[C]]"
+    assert EndpointClient(chat.url, "m", {}, "none").complete("?", threading.Event()).text == "none of them: [[C]]"
 
 
 def test_half_characters_become_question_marks(chat, ask):
@@ -316,7 +342,7 @@ ADDRESSES = {
 
 @pytest.mark.parametrize(("given", "wanted"), ADDRESSES.items())
 def test_addresses(given, wanted):
-    assert address(given) == wanted
+    assert base_url(given) == wanted
 
 
 @pytest.mark.parametrize(
@@ -327,7 +353,7 @@ def test_addresses(given, wanted):
 )  # fmt: skip
 def test_what_is_no_address_is_not_repeated(given):
     with pytest.raises(UserError, match=r"^endpoint: .*give http://HOST:PORT/v1 or https://HOST/v1") as caught:
-        address(given)
+        base_url(given)
     assert "secret" not in str(caught.value)
 
 
@@ -376,7 +402,7 @@ def likeliest(model, ids, start, tokens, eos):
 def local(model, tokenizer, max_tokens=12):
     from copy import deepcopy
 
-    return LocalJudge("tiny", deepcopy(model).train(), deepcopy(tokenizer), max_tokens)
+    return LocalClient("tiny", deepcopy(model).train(), deepcopy(tokenizer), max_tokens)
 
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
@@ -387,11 +413,11 @@ def test_a_decoder_only_judge_says_the_likeliest(gpt2, template):
     text = PROMPT if template is None else f"<user>{PROMPT}</user><assistant>"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     wanted = likeliest(model.eval(), ids, [], 12, tokenizer.eos_token_id)
-    reply = judge.ask(PROMPT, threading.Event())
+    reply = judge.complete(PROMPT, threading.Event())
     assert reply.text == tokenizer.decode(wanted, skip_special_tokens=True)
     assert reply.text.strip()
     assert (reply.prompt_tokens, reply.reply_tokens, reply.requests) == (len(ids), len(wanted), 1)
-    assert judge.ask(PROMPT, threading.Event()).text == reply.text
+    assert judge.complete(PROMPT, threading.Event()).text == reply.text
 
 
 CHAT = "{% for m in messages %}<|start|>{{ m.role }}: {{ m.content | trim }}<|end|>{% endfor %}<|start|>assistant: "
@@ -431,14 +457,14 @@ def test_an_encoder_decoder_judge_says_the_likeliest(t5):
     model, tokenizer = t5
     ids = tokenizer(PROMPT)["input_ids"]
     wanted = likeliest(model.eval(), ids, [model.config.decoder_start_token_id], 12, tokenizer.eos_token_id)
-    reply = local(model, tokenizer).ask(PROMPT, threading.Event())
+    reply = local(model, tokenizer).complete(PROMPT, threading.Event())
     assert reply.text == tokenizer.decode(wanted, skip_special_tokens=True)
     assert (reply.prompt_tokens, reply.reply_tokens) == (len(ids), len(wanted))
 
 
 def test_a_models_own_settings_do_not_make_it_less_greedy(gpt2):
     model, tokenizer = gpt2
-    plain = local(model, tokenizer).ask(PROMPT, threading.Event())
+    plain = local(model, tokenizer).complete(PROMPT, threading.Event())
     from copy import deepcopy
 
     other = deepcopy(model)
@@ -456,7 +482,7 @@ def test_a_models_own_settings_do_not_make_it_less_greedy(gpt2):
         ids = torch.tensor([tokenizer(PROMPT, add_special_tokens=False)["input_ids"]])
         changed = other.generate(ids, max_new_tokens=12)[0, ids.shape[1] :]
     assert tokenizer.decode(changed, skip_special_tokens=True) != plain.text  # they would
-    assert local(other, tokenizer).ask(PROMPT, threading.Event()).text == plain.text
+    assert local(other, tokenizer).complete(PROMPT, threading.Event()).text == plain.text
 
 
 def test_a_prompt_that_is_longer_than_the_model_takes_is_refused(gpt2):
@@ -465,8 +491,8 @@ def test_a_prompt_that_is_longer_than_the_model_takes_is_refused(gpt2):
     count = len(tokenizer(PROMPT, add_special_tokens=False)["input_ids"])
     judge.max_tokens = 128 - count
     judge.model.generation_config.max_new_tokens = judge.max_tokens
-    assert judge.ask(PROMPT, threading.Event()).prompt_tokens == count
+    assert judge.complete(PROMPT, threading.Event()).prompt_tokens == count
     judge.max_tokens += 1
-    message = rf"{count} prompt tokens and up to {129 - count} of a reply, where the judge has 128 positions"
+    message = rf"{count} prompt tokens and up to {129 - count} reply tokens exceed the judge's 128 positions"
     with pytest.raises(Refused, match=message):
-        judge.ask(PROMPT, threading.Event())
+        judge.complete(PROMPT, threading.Event())

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from llm2slm.evaluation.judge.client import Refused, Reply, Stopped
-from llm2slm.evaluation.judge.log import ReplyLog, ask_all, open_questions
+from llm2slm.evaluation.judge.log import JudgeLog, missing_replies, request_replies
 from llm2slm.evaluation.judge.verdicts import rating
 from llm2slm.types import UserError
 
@@ -20,15 +20,15 @@ REPLIES = {
 }
 
 
-class Sayer:
-    """A judge that says what a table says: for each prompt one reply after the other, or an exception."""
+class TableClient:
+    """A judge client with a table of replies: for each prompt one reply after the other, or an exception."""
 
-    place, tries = "here", 2
+    location, attempts = "here", 2
 
     def __init__(self, table):
         self.table, self.asked, self.lock = table, Counter(), threading.Lock()
 
-    def ask(self, prompt, stop):
+    def complete(self, prompt, stop):
         with self.lock:
             said = self.table[prompt][min(self.asked[prompt], len(self.table[prompt]) - 1)]
             self.asked[prompt] += 1
@@ -38,14 +38,14 @@ class Sayer:
 
 
 def filled(path):
-    with ReplyLog(path) as log:
+    with JudgeLog(path) as log:
         for key, reply in REPLIES.items():
             log.append(key, reply, "here")
     return path.read_bytes()
 
 
 def held(path):
-    with ReplyLog(path) as log:
+    with JudgeLog(path) as log:
         return {key: [(r.text, r.fault, r.prompt_tokens, r.requests, r.place) for r in found]
                 for key, found in log.replies.items()}  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_a_file_that_ends_at_any_byte(tmp_path):
         path.write_bytes(content[:end])
         lines = content[:end].count(b"\n")
         wanted = dict(list(WHOLE.items())[:lines])
-        with ReplyLog(path) as log:
+        with JudgeLog(path) as log:
             assert list(log.replies) == list(wanted)
             for key in list(REPLIES)[lines:]:
                 log.append(key, REPLIES[key], "here")
@@ -82,17 +82,17 @@ def test_a_line_that_is_no_reply_is_told_and_left(tmp_path, line):
     content = filled(path).splitlines(keepends=True)
     content.insert(1, line.encode("utf-8", "surrogateescape") + b"\n")
     path.write_bytes(b"".join(content))
-    with pytest.raises(UserError, match=r"replies.jsonl, line 2: no reply of a judge; remove the line"):
-        ReplyLog(path)
+    with pytest.raises(UserError, match=r"replies.jsonl, line 2: not a reply of a judge; remove the line"):
+        JudgeLog(path)
     assert path.read_bytes() == b"".join(content)
 
 
 def test_one_job_at_a_time(tmp_path):
     path = tmp_path / "replies.jsonl"
-    with ReplyLog(path) as log:
+    with JudgeLog(path) as log:
         log.append("a", REPLIES["a"], "here")
-        with pytest.raises(UserError, match="another judge is writing there"):
-            ReplyLog(path)
+        with pytest.raises(UserError, match="another process is writing it; wait, or give another out"):
+            JudgeLog(path)
         log.append("b", REPLIES["b"], "here")
     assert list(held(path)) == ["a", "b"]
 
@@ -100,10 +100,10 @@ def test_one_job_at_a_time(tmp_path):
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"replies.jsonl: cannot be written \(.*\); give another out"):
-        ReplyLog(tmp_path / "file" / "replies.jsonl")
+        JudgeLog(tmp_path / "file" / "replies.jsonl")
     (tmp_path / "replies.jsonl").mkdir()
     with pytest.raises(UserError, match="cannot be written"):
-        ReplyLog(tmp_path / "replies.jsonl")
+        JudgeLog(tmp_path / "replies.jsonl")
 
 
 WORKERS = pytest.mark.parametrize("workers", [0, 1, 3, 50])
@@ -119,43 +119,45 @@ QUESTIONS = {f"k-{prompt}": prompt for prompt in TABLE}
 
 @WORKERS
 def test_no_verdict_is_asked_for_once_more_and_then_left_open(tmp_path, workers):
-    judge, seen = Sayer(TABLE), []
-    with ReplyLog(tmp_path / "r") as log:
-        refused = ask_all(judge, QUESTIONS, rating, log, workers=workers, on_reply=lambda r, done: seen.append(done))
+    judge, seen = TableClient(TABLE), []
+    with JudgeLog(tmp_path / "r") as log:
+        refused = request_replies(
+            judge, QUESTIONS, rating, log, workers=workers, on_reply=lambda r, done: seen.append(done)
+        )
         assert refused == {}
         assert {key: [r.text for r in found] for key, found in log.replies.items()} == {
             f"k-{prompt}": said[:2] for prompt, said in TABLE.items()
         }
         assert judge.asked == {prompt: len(said[:2]) for prompt, said in TABLE.items()}
         assert (seen.count(True), seen.count(False)) == (24, 3)
-        assert open_questions(QUESTIONS, rating, log, 2, again=False) == {}
-        ask_all(judge, QUESTIONS, rating, log, workers=workers)
+        assert missing_replies(QUESTIONS, rating, log, 2, again=False) == {}
+        request_replies(judge, QUESTIONS, rating, log, workers=workers)
         assert sum(judge.asked.values()) == 27  # nothing is asked again
-        assert open_questions(QUESTIONS, rating, log, 2, again=True) == {"k-never": 2, "k-more": 2}
-        ask_all(judge, QUESTIONS, rating, log, workers=workers, again=True)
+        assert missing_replies(QUESTIONS, rating, log, 2, again=True) == {"k-never": 2, "k-more": 2}
+        request_replies(judge, QUESTIONS, rating, log, workers=workers, again=True)
         assert (judge.asked["never"], judge.asked["more"], sum(judge.asked.values())) == (4, 3, 30)
     assert len((tmp_path / "r").read_text().splitlines()) == 30
 
 
 def test_a_question_between_its_two_replies_is_asked_once(tmp_path):
-    judge = Sayer(TABLE)
-    with ReplyLog(tmp_path / "r") as log:
+    judge = TableClient(TABLE)
+    with JudgeLog(tmp_path / "r") as log:
         log.append("k-never", Reply("well"), "here")
-        ask_all(judge, {"k-never": "never"}, rating, log)
+        request_replies(judge, {"k-never": "never"}, rating, log)
     assert judge.asked == {"never": 1}
 
 
 @WORKERS
 def test_a_failure_ends_the_job_and_loses_no_reply(tmp_path, workers):
     table = TABLE | {"p7": [UserError("the server has gone")]}
-    judge = Sayer(table)
-    with ReplyLog(tmp_path / "r") as log:
+    judge = TableClient(table)
+    with JudgeLog(tmp_path / "r") as log:
         with pytest.raises(UserError, match="the server has gone"):
-            ask_all(judge, QUESTIONS, rating, log, workers=workers)
+            request_replies(judge, QUESTIONS, rating, log, workers=workers)
         kept = {key: len(found) for key, found in log.replies.items()}
         assert {f"k-{prompt}": count for prompt, count in judge.asked.items() if prompt != "p7"} == kept
-        mended = Sayer(TABLE)
-        ask_all(mended, QUESTIONS, rating, log, workers=workers)
+        mended = TableClient(TABLE)
+        request_replies(mended, QUESTIONS, rating, log, workers=workers)
         assert mended.asked.keys().isdisjoint(
             prompt for prompt in judge.asked if prompt not in ("p7", "late", "never", "more")
         )
@@ -164,37 +166,40 @@ def test_a_failure_ends_the_job_and_loses_no_reply(tmp_path, workers):
 
 @WORKERS
 def test_a_mistake_of_ours_comes_through_as_it_is(tmp_path, workers):
-    with ReplyLog(tmp_path / "r") as log, pytest.raises(ZeroDivisionError):
-        ask_all(Sayer({"a": [ZeroDivisionError()]}), {"a": "a"}, rating, log, workers=workers)
-    with ReplyLog(tmp_path / "r") as log, pytest.raises(ZeroDivisionError):
-        ask_all(Sayer({"a": ["x"]}), {"a": "a"}, lambda text: 1 / 0, log, workers=workers)
+    with JudgeLog(tmp_path / "r") as log, pytest.raises(ZeroDivisionError):
+        request_replies(TableClient({"a": [ZeroDivisionError()]}), {"a": "a"}, rating, log, workers=workers)
+    with JudgeLog(tmp_path / "r") as log, pytest.raises(ZeroDivisionError):
+        request_replies(TableClient({"a": ["x"]}), {"a": "a"}, lambda text: 1 / 0, log, workers=workers)
 
 
 @WORKERS
 def test_some_questions_may_be_refused(tmp_path, workers):
     table = TABLE | {"p3": [Refused("too long")], "p4": [Refused("too long, too")]}
-    judge = Sayer(table)
-    with ReplyLog(tmp_path / "r") as log:
-        assert ask_all(judge, QUESTIONS, rating, log, workers=workers) == {"k-p3": "too long", "k-p4": "too long, too"}
+    judge = TableClient(table)
+    with JudgeLog(tmp_path / "r") as log:
+        assert request_replies(judge, QUESTIONS, rating, log, workers=workers) == {
+            "k-p3": "too long",
+            "k-p4": "too long, too",
+        }
         assert len(log.replies) == 22
-        again = ask_all(judge, {"k-p3": "p3", "k-good": "good"}, rating, log, workers=workers)
+        again = request_replies(judge, {"k-p3": "p3", "k-good": "good"}, rating, log, workers=workers)
         assert again == {"k-p3": "too long"}  # the judge is known to answer others
 
 
 @WORKERS
 def test_a_judge_that_refuses_all_is_not_asked_on(tmp_path, workers):
-    judge = Sayer({f"p{n}": [Refused("HTTP 400: no such parameter")] for n in range(1000)})
-    with ReplyLog(tmp_path / "r") as log, pytest.raises(UserError, match=r"^here: refuses every question: HTTP 400"):
-        ask_all(judge, {prompt: prompt for prompt in judge.table}, rating, log, workers=workers)
+    judge = TableClient({f"p{n}": [Refused("HTTP 400: no such parameter")] for n in range(1000)})
+    with JudgeLog(tmp_path / "r") as log, pytest.raises(UserError, match=r"^here: refuses every question: HTTP 400"):
+        request_replies(judge, {prompt: prompt for prompt in judge.table}, rating, log, workers=workers)
     assert 5 <= len(judge.asked) < 1000
-    few = Sayer({"a": [Refused("no")], "b": [Refused("no")]})
-    with ReplyLog(tmp_path / "r") as log, pytest.raises(UserError, match="refuses every question"):
-        ask_all(few, {"a": "a", "b": "b"}, rating, log, workers=workers)
+    few = TableClient({"a": [Refused("no")], "b": [Refused("no")]})
+    with JudgeLog(tmp_path / "r") as log, pytest.raises(UserError, match="refuses every question"):
+        request_replies(few, {"a": "a", "b": "b"}, rating, log, workers=workers)
 
 
 def test_a_worker_that_is_stopped_says_nothing(tmp_path):
-    with ReplyLog(tmp_path / "r") as log:
-        assert ask_all(Sayer({"a": [Stopped()]}), {"a": "a"}, rating, log, workers=1) == {}
+    with JudgeLog(tmp_path / "r") as log:
+        assert request_replies(TableClient({"a": [Stopped()]}), {"a": "a"}, rating, log, workers=1) == {}
         assert log.replies == {}
 
 
@@ -205,6 +210,6 @@ def test_a_reply_is_on_disk_before_the_next_is_taken(tmp_path):
         lines = (tmp_path / "r").read_bytes().splitlines()
         seen.append((len(lines), json.loads(lines[-1])["text"] == reply.text))
 
-    with ReplyLog(tmp_path / "r") as log:
-        ask_all(Sayer(TABLE), QUESTIONS, rating, log, workers=3, on_reply=look)
+    with JudgeLog(tmp_path / "r") as log:
+        request_replies(TableClient(TABLE), QUESTIONS, rating, log, workers=3, on_reply=look)
     assert seen == [(n, True) for n in range(1, 28)]
