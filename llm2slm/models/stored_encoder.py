@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llm2slm.data.collate import Collator
-from llm2slm.data.reps.store import RepsStore
+from llm2slm.data.interface import Collator, RepsStore
 from llm2slm.gguf_files.header import read_header
 from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.encoder import FrozenEncoder

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Pr
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.config import LanguageModelConfig
-from llm2slm.data.tokenization.tokenizer import cut_of
+from llm2slm.data.interface import cut_of
 from llm2slm.models.loading.pretrained import locate, model_config
 from llm2slm.types import Init, UserError
 
