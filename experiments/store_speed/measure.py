@@ -39,7 +39,8 @@ from llm2slm.config import (
     TaskConfig,
     TrainerConfig,
 )
-from llm2slm.data.datamodule import DataModule, TrainLoader
+from llm2slm.data.batches import TrainLoader
+from llm2slm.data.datamodule import DataModule
 from llm2slm.data.reps.store import RepsStore, llm_prompt
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tokenization.tokenizer import load_tokenizer

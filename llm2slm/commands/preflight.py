@@ -9,9 +9,10 @@ from rich.console import Console
 
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
-from llm2slm.data.datamodule import DataModule, OverlongRows
+from llm2slm.data.datamodule import DataModule
 from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
+from llm2slm.data.tokenized_corpus import OverlongRows
 from llm2slm.evaluation.metrics.scores import of_texts
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.projector import Projector

@@ -227,7 +227,7 @@ class Collator:
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         """Pads encoded rows into a batch with labels, and with the teacher's prompts where the rows have such."""
         batch = self._prompts(rows)
-        labels_BT, _ = _padded([row.response for row in rows], IGNORE_INDEX, left=False)
+        labels_BT, _ = padded([row.response for row in rows], IGNORE_INDEX)
         teacher, prompts = None, [row.teacher for row in rows if row.teacher is not None]
         if self.teacher is not None and prompts:
             teacher = replace(self.teacher._prompts(prompts), labels_BT=labels_BT)
@@ -361,12 +361,12 @@ class Collator:
 
     def _prompts(self, rows: Sequence[Encoded]) -> Batch:
         left = self.decoder_only
-        slm_ids_BQ, slm_mask_BQ = _padded([row.slm for row in rows], self.pad_id, left)
+        slm_ids_BQ, slm_mask_BQ = padded([row.slm for row in rows], self.pad_id, left)
         if self.llm_tokenizer is None:
             return Batch(slm_ids_BQ, slm_mask_BQ)
         if self.one_prompt:
             return Batch(slm_ids_BQ, slm_mask_BQ, slm_ids_BQ, slm_mask_BQ)
-        llm_ids_BP, llm_mask_BP = _padded([row.llm or [] for row in rows], self.llm_prompts.pad_id, left=False)
+        llm_ids_BP, llm_mask_BP = padded([row.llm or [] for row in rows], self.llm_prompts.pad_id)
         align_BQP = None
         if self.align:
             q_max, p_max = slm_ids_BQ.shape[1], llm_ids_BP.shape[1]
@@ -380,8 +380,8 @@ class Collator:
         return Batch(slm_ids_BQ, slm_mask_BQ, llm_ids_BP, llm_mask_BP, align_BQP)
 
 
-def _padded(rows: Sequence[list[int]], pad: int, left: bool) -> tuple[Tensor, Tensor]:
-    """Ids and mask (1 at real tokens), both int64, of the longest row's width."""
+def padded(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Token ids, padded on the right or left to the longest row, and the mask (1 at tokens); int64, of equal shape."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad, dtype=torch.int64)
     mask = torch.zeros((len(rows), width), dtype=torch.int64)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 
-from llm2slm.types import UserError
+from llm2slm.types import UserError, nearest
 
 _TABLE = """aa Afar, ab Abkhazian, ae Avestan, af Afrikaans, ak Akan, am Amharic, an Aragonese, ar Arabic, as Assamese,
 av Avaric, ay Aymara, az Azerbaijani, ba Bashkir, be Belarusian, bg Bulgarian, bi Bislama, bm Bambara, bn Bengali,
@@ -46,7 +45,7 @@ def _nearest(word: str) -> str:
     if word in _MISTAKEN or (word[:2] in NAMES and len(word) == 3):
         return _MISTAKEN.get(word, word[:2])
     by_name = {name.lower(): code for code, name in NAMES.items()}
-    near = get_close_matches(word, [*NAMES, *by_name], n=1, cutoff=0.0)[0]
+    near = nearest(word, [*NAMES, *by_name])
     return by_name.get(near, near)
 
 

@@ -101,7 +101,7 @@ class RowStream:
         self._add(first, chunk.examples[:end])
         return first
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """What was read so far, as a data module reports it."""
         over = {f"overlong_{kind}s": self.counts[kind] for kind in ("prompt", "response")}
         read = {"rows": self.counts["rows"], "dropped": self.counts["dropped"]}

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from llm2slm.config import TaskConfig
 from llm2slm.data.languages import known
 from llm2slm.data.templates import Template, parse
-from llm2slm.types import Example, UserError
+from llm2slm.types import Example, UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,7 @@ def resolve(
     """
     name = TEXT if config.name is None else config.name
     if name not in TASKS:
-        near = get_close_matches(name, TASKS, n=1, cutoff=0.0)[0]
-        raise UserError(f"task.name={name}: unknown; did you mean {near}? (tasks: {', '.join(TASKS)})")
+        raise UserError(f"task.name={name}: unknown; did you mean {nearest(name, TASKS)}? (tasks: {', '.join(TASKS)})")
     task = TASKS[name]
     prefix = task.prefix
     if languages and task.name == "translation":

@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from sampling import examples
 
 from llm2slm.config import DataConfig
+from llm2slm.data.batches import BatchPlan
 from llm2slm.data.collate import Collator
-from llm2slm.data.datamodule import BatchPlan, DataModule
+from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import TASKS
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.types import Overlong, UserError

@@ -9,10 +9,11 @@ import pytest
 from llm2slm.config import DataConfig
 from llm2slm.data import statistics
 from llm2slm.data.collate import Collator
-from llm2slm.data.datamodule import DataModule, OverlongRows
+from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import TASKS
 from llm2slm.data.tokenization.prompts import Frame
 from llm2slm.data.tokenization.round_trip import TEXTS, counts, difference, first_lost, marked
+from llm2slm.data.tokenized_corpus import OverlongRows
 from llm2slm.types import Example, Overlong
 from tests.data.kinds import KINDS
 

@@ -20,11 +20,12 @@ from llm2slm.cli import main
 from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.batches import shared_batches
 from llm2slm.data.collate import Collator
-from llm2slm.data.datamodule import FIRST_ROWS, DataModule
+from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import load_rows, stream_rows, task_of
 from llm2slm.data.streaming import Place, RowStream
 from llm2slm.data.tasks import TASKS
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
+from llm2slm.data.tokenized_corpus import FIRST_ROWS
 from llm2slm.types import Labels, Overlong, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -183,7 +184,7 @@ def test_dropped_rows_are_made_up_for_and_counted(tokenizer):
     assert all(len(chunk) % 2 == 0 for chunk in chunks)
     flat = list(chain.from_iterable(chunks))
     assert flat == (kept * 3)[: len(flat)]
-    told = reading.told()
+    told = reading.report()
     assert told["rows"] - told["dropped"] == len(flat)
     assert told["dropped"] == told["overlong_responses"] > 0
     assert (told["overlong_prompts"], told["overlong"], told["streamed"]) == (0, "drop", True)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from llm2slm.config import CorpusConfig
 from llm2slm.data.languages import NAMES, primary
 from llm2slm.data.sources.columns import Columns
-from llm2slm.data.sources.rows.table import nearest
-from llm2slm.types import UserError
+from llm2slm.types import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 

@@ -27,8 +27,7 @@ from datasets.load import infer_module_for_data_files
 from datasets.utils.metadata import MetadataConfigs
 
 from llm2slm.data.sources.rows import READERS, suffix_of
-from llm2slm.data.sources.rows.table import nearest
-from llm2slm.types import UserError
+from llm2slm.types import UserError, nearest
 
 OWN = {"csv": {".csv", ".tsv"}, "json": {".json", ".jsonl", ".ndjson"}, "parquet": {".parquet"}}
 """Kinds of `datasets` that the project reads itself, and the suffixes of such files."""

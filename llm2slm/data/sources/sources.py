@@ -27,10 +27,10 @@ from llm2slm.data.sources.corpora import (
 )
 from llm2slm.data.sources.hub import Split, hub_split
 from llm2slm.data.sources.rows import open_table
-from llm2slm.data.sources.rows.table import memory_table, nearest
+from llm2slm.data.sources.rows.table import memory_table
 from llm2slm.data.tasks import LM, TASKS, TEXT, WHOLE, Task, mixed, resolve
 from llm2slm.data.templates import Template
-from llm2slm.types import Labels, Overlong, UserError
+from llm2slm.types import Labels, Overlong, UserError, nearest
 
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}

@@ -166,11 +166,6 @@ def no_column(place: str, name: str, key: str, names: Sequence[str], where: str 
     return f"{place}: no column {name!r} ({key}){where}{meant(name, names)} columns: {', '.join(names)}"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant."""
-    return get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
-
-
 def meant(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, as the end of a complaint; ";" where none is like it."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.5)
