@@ -1,4 +1,4 @@
-"""The part of `llm2slm generate` that answers a file of texts: reads it, answers in order, writes, resumes."""
+"""Batch generation of `llm2slm generate input=FILE`: reads texts, generates answers in order, writes and resumes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answering:
-    """Who answers, and how: what stands around every text, and arguments of transformers' `generate`."""
+class BatchGeneration:
+    """The model and its settings: text before and after every input, and arguments of transformers' `generate`."""
 
     model: LLM2SLM
     config: GenerateConfig
@@ -36,30 +36,30 @@ class Answering:
 
 
 def check_writable(path: Path) -> None:
-    """Refuses an output that could not be written once all is answered; makes nothing."""
+    """Raises UserError if the output cannot be written; creates nothing."""
     if path.is_dir():
         raise UserError(f"output={path}: is a folder; give a file")
     if path.exists() and not path.is_file():
-        raise UserError(f"output={path}: is no ordinary file; leave output out to see the answers in the terminal")
+        raise UserError(f"output={path}: is not a regular file; leave output out to print the answers")
     home = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
     if not home.is_dir():
-        raise UserError(f"output={path}: {home} is no folder")
+        raise UserError(f"output={path}: {home} is not a folder")
     if not os.access(path if path.exists() else home, os.W_OK):
         raise UserError(f"output={path}: no permission to write there")
 
 
 def read(path: Path, fields: tuple[str, ...] = ("source", "prompt")) -> list[tuple[str, str]]:
-    """The texts of a file, each with its place (`line 3`).
+    """The texts of a file, each with its location (`line 3`).
 
     Args:
-        path: json, jsonl, csv, tsv or parquet, as `data.train` takes them; any other file holds a text a line.
-        fields: of rows the first of these columns that a row has; nested ones by a dotted path.
+        path: json, jsonl, csv, tsv or parquet, as for `data.train`; any other file has one text on each line.
+        fields: column names, nested ones as dotted paths; the first one that a row has is used.
 
     Returns:
-        The texts in order. A blank line of a file of lines is an empty text, which gets an empty answer.
+        The texts in order. A blank line is an empty text, which gets an empty answer.
 
     Raises:
-        UserError: a file that cannot be read, or a row without a text; names the line (of parquet the row).
+        UserError: the file cannot be read, or a row has no text; the message names the line (for parquet, the row).
     """
     if not path.is_file():
         raise UserError(f"input={path}: {'is a folder; give a file' if path.is_dir() else 'no such file'}")
@@ -73,7 +73,7 @@ def read(path: Path, fields: tuple[str, ...] = ("source", "prompt")) -> list[tup
 
 
 def _column(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """The texts in the first of the columns that a row has, each with its place."""
+    """The texts in the first column of `fields` that a row has, each with its location."""
     table = open_table(path)
     needed = {found[0] for name in fields if (found := path_in(table.names or (), name)) is not None}
     if table.names is not None and not needed:
@@ -87,18 +87,17 @@ def _column(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         yield table.unit.format(number), text_in(table, number, row, name, "field")
 
 
-def _no_field(place: str, fields: tuple[str, ...], names: Sequence[str]) -> str:
+def _no_field(location: str, fields: tuple[str, ...], names: Sequence[str]) -> str:
     if len(fields) == 1:
-        return no_column(place, fields[0], "field", names)
-    said = " or ".join(fields)
-    return f"{place}: no text in the field {said}; has: {', '.join(names)}; name it by field=NAME"
+        return no_column(location, fields[0], "field", names)
+    return f"{location}: no text in the field {' or '.join(fields)}; has: {', '.join(names)}; name it by field=NAME"
 
 
-def answers(job: Answering, texts: list[str], done: int = 0) -> Iterator[list[str]]:
-    """Answers in the order of the texts, batch by batch, "" to an empty one; a progress bar on stderr.
+def generate_batches(job: BatchGeneration, texts: list[str], done: int = 0) -> Iterator[list[str]]:
+    """Answers in the order of the texts, batch by batch, with a progress bar. The answer to an empty text is "".
 
     Args:
-        done: texts that are answered already, a multiple of the batch size.
+        done: number of texts with an answer from an earlier job, a multiple of the batch size.
     """
     import torch
 
@@ -110,44 +109,45 @@ def answers(job: Answering, texts: list[str], done: int = 0) -> Iterator[list[st
         for start in range(done, len(texts), job.config.batch_size):
             part = texts[start : start + job.config.batch_size]
             prompts = [job.prefix + text.strip() + job.suffix for text in part if text.strip()]
-            torch.manual_seed(job.config.seed + start)  # so that sampling goes on as if it had never been interrupted
-            found = iter(job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else [])
-            yield [next(found) if text.strip() else "" for text in part]
+            torch.manual_seed(job.config.seed + start)  # a resumed job samples the same answers
+            answers = iter(job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else [])
+            yield [next(answers) if text.strip() else "" for text in part]
             rate = (start + len(part) - done) / max(time.perf_counter() - started, 1e-9)
             bar.update(task, advance=len(part), speed=f"{rate:.1f} texts/s")
 
 
-def answer_file(job: Answering, texts: list[str]) -> None:
-    """Answers to a file of texts, where `output` says: rows, lines (a newline within an answer as a space), or the
-    terminal. A file that an earlier call of the same settings left half-written is continued, a finished one is kept.
+def generate_file(job: BatchGeneration, texts: list[str]) -> None:
+    """Generates the answers to a file of texts and writes them to `output`: JSON rows, or one answer on each line, with
+    line ends replaced by spaces; without `output` to the terminal. An unfinished output of the same settings is
+    continued; a finished one is kept.
 
     Raises:
-        UserError: the file is one that an earlier call finished with other settings.
+        UserError: the output was finished by a command with other settings.
     """
     if job.config.output is None:
-        for found in answers(job, texts):
-            print("\n".join(" ".join(answer.splitlines()) for answer in found))
+        for answers in generate_batches(job, texts):
+            print("\n".join(" ".join(answer.splitlines()) for answer in answers))
         return
     path = Path(job.config.output)
-    path = path.resolve() if path.is_symlink() else path  # what a link points to is written, not the link
-    decisive = json.loads(json.dumps(settings(job, texts)))  # as it is read again
+    path = path.resolve() if path.is_symlink() else path  # the target of a link is written, not the link
+    decisive = json.loads(json.dumps(settings(job, texts)))  # as it will be read
     count = f"{len(texts)} answer{'s' if len(texts) != 1 else ''}"
     part = path.with_name(path.name + ".part")
     if not part.is_file() and finished(path, decisive):
-        print(f"{job.config.output}: {count}, there already by the same settings")
+        print(f"{job.config.output}: {count}, already complete with the same settings")
         return
     file = ResumableLines(path, decisive, job.config.batch_size, len(texts))
     if file.done:
-        print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: going on", file=sys.stderr)
+        print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: continuing", file=sys.stderr)
     try:
-        for found in answers(job, texts, file.done):
-            rows = zip(texts[file.done :], found, strict=False)
+        for answers in generate_batches(job, texts, file.done):
+            rows = zip(texts[file.done :], answers, strict=False)
             if path.suffix == ".jsonl":
                 file.append([json.dumps({"source": s, "prediction": a}, ensure_ascii=False) for s, a in rows])
             else:
                 file.append([" ".join(a.splitlines()) for _, a in rows])
     except KeyboardInterrupt:
-        print(f"llm2slm: {file.done} of {len(texts)} answers are in {file.partial}; to go on, give the same command",
+        print(f"llm2slm: {file.done} of {len(texts)} answers are in {file.partial}; run the same command to continue",
               file=sys.stderr)  # fmt: skip
         file.close()
         raise
@@ -160,21 +160,21 @@ def answer_file(job: Answering, texts: list[str]) -> None:
 
 
 def record_of(path: Path) -> Path:
-    """The file beside the answers that holds what decided them."""
+    """The file next to the answers with the settings that determined them."""
     return path.with_name(path.name + ".settings")
 
 
 def finished(path: Path, decisive: Mapping[str, Any]) -> bool:
-    """Whether a file holds the answers that these settings give, as an earlier call wrote them.
+    """Whether a file is the unchanged output of an earlier command with the same settings.
 
     Raises:
-        UserError: it holds those of other settings; names them.
+        UserError: it is the output of a command with other settings; the message lists them.
     """
     try:
         record = json.loads(record_of(path).read_text(encoding="utf-8"))
         known, digest = dict(record["settings"]), record["sha256"]
         if sha256(path.read_bytes()).hexdigest() != digest:
-            return False  # it was written by somebody else since: as any other file that is there
+            return False  # changed since: treated as any other existing file
     except (OSError, ValueError, TypeError, KeyError):
         return False
     if other := other_settings(known, decisive):
@@ -185,8 +185,8 @@ def finished(path: Path, decisive: Mapping[str, Any]) -> bool:
     return True
 
 
-def settings(job: Answering, texts: list[str]) -> dict[str, Any]:
-    """What decides the answers to a file: one left half-written under other settings is not resumed."""
+def settings(job: BatchGeneration, texts: list[str]) -> dict[str, Any]:
+    """The settings that determine the answers; an unfinished output is resumed only with the same ones."""
     from llm2slm.models.saving import own_fingerprint
 
     decisive = {

@@ -1,4 +1,4 @@
-"""`llm2slm generate run=DIR`: answers to a prompt, to a file of texts, or to what is typed."""
+"""`llm2slm generate run=DIR`: generates the answer to a prompt, to each text of a file, or to typed lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2slm import runs
 from llm2slm.commands import hush
-from llm2slm.commands.batch_generation import Answering, answer_file, check_writable, read
+from llm2slm.commands.batch_generation import BatchGeneration, check_writable, generate_file, read
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 SectionT = TypeVar("SectionT")
 
 MAX_NEW_TOKENS = 128
-"""Response tokens at most where neither the user nor the run says it."""
-TOLD = {
-    Control.constant: "it answers every prompt from one and the same representation, without the LLM",
-    Control.shuffled: "it answers each prompt from what the LLM says of another one, a single one from nothing",
-    Control.zero: "it answers without any representation of the prompt by the LLM",
+"""Maximum number of response tokens if neither the user nor the run sets it."""
+ABLATIONS = {
+    Control.constant: "it gets the same constant representation for every prompt, not the LLM's",
+    Control.shuffled: "it gets the LLM's representation of another prompt, and zeros for a single prompt",
+    Control.zero: "it gets zeros in place of the LLM's representations",
 }
-"""What becomes of the answers of a hybrid that is a control."""
+"""The effect of each ablation of the representations, for a warning."""
 
 
 def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every verb is called alike
-    """Loads the model once and answers.
+    """Loads the model and generates the answers.
 
     Raises:
-        UserError: no model named, both `prompt` and `input` given, or a file that cannot be read.
+        UserError: no model is given, both `prompt` and `input` are given, or a file cannot be read.
     """
     texts = check(config)
     around, limit = defaults(config)
@@ -51,14 +51,14 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
             model, [(f"{config.input}, {n}", before + text.strip() + after) for n, text in texts if text.strip()]
         )
         show_held()
-        answer_file(Answering(model, config, before, arguments, after), [text for _, text in texts])
+        generate_file(BatchGeneration(model, config, before, arguments, after), [text for _, text in texts])
     else:
         show_held()
         converse(model, config, (before, after), arguments)
 
 
 def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
-    """Checks everything before the model is loaded. Returns the texts of `input` with their places, if there is one."""
+    """Checks the configuration before the model is loaded. Returns the texts of `input`, if any, with locations."""
     if config.run is None:
         raise UserError("generate needs run=DIR: a run directory, a model's folder or Hub id, or builtin/llm")
     if config.prompt is not None and config.input is not None:
@@ -76,7 +76,7 @@ def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
 
 
 def fields(config: GenerateConfig) -> tuple[str, ...]:
-    """Where a row's text is looked for."""
+    """Names of the columns that may hold a row's text, in order of preference."""
     if config.field is not None:
         return (config.field,)
     home = runs.home(str(config.run))
@@ -85,8 +85,8 @@ def fields(config: GenerateConfig) -> tuple[str, ...]:
 
 
 def defaults(config: GenerateConfig) -> tuple[tuple[str, str] | None, int]:
-    """What stands before and after a text (None: not known), and the length of an answer: the user's, else those that
-    the run was trained with."""
+    """The text before and after an input (None: unknown) and the maximum length of an answer: from the user, else from
+    the run's task."""
     from llm2slm.data.sources.sources import task_of
     from llm2slm.data.templates import fields
 
@@ -107,7 +107,7 @@ def defaults(config: GenerateConfig) -> tuple[tuple[str, str] | None, int]:
 
 
 def recorded_words(model: LLM2SLM, config: GenerateConfig) -> tuple[str, str]:
-    """What stands before and after a text, as a model records it which came without its run."""
+    """The text before and after an input, from the config of a model that has no run directory."""
     if model.config.prefix is None:
         print(f"llm2slm: {config.run} records no prefix: none is used; prefix=TEXT sets one", file=sys.stderr)
     return model.config.prefix or "", model.config.suffix
@@ -117,25 +117,25 @@ def recorded(home: Path, section: str, schema: type[SectionT]) -> SectionT:
     """A section of a run's configuration.
 
     Raises:
-        UserError: it does not fit the schema; names the file and the section.
+        UserError: the section does not match the schema; the message names the file and the section.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     values = runs.read_config(home).get(section) or {}
-    place = f"{home / 'config.yaml'}: {section}"
+    where = f"{home / 'config.yaml'}: {section}"
     if not isinstance(values, dict):
-        raise UserError(f"{place}: expected keys and values, found {values!r}")
+        raise UserError(f"{where}: expected keys and values, found {values!r}")
     try:
         found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
     assert isinstance(found, schema)
     return found
 
 
 def load(config: GenerateConfig) -> LLM2SLM:
-    """The model, on the GPU where there is one."""
+    """The model, on the GPU if there is one."""
     import torch
 
     from llm2slm.commands.device import place
@@ -144,11 +144,11 @@ def load(config: GenerateConfig) -> LLM2SLM:
 
     hush()
     torch.manual_seed(config.seed)
-    asked = ModelConfig(llm=config.model.llm.named(str(config.run)))
-    model = load_system(str(config.run), config.llm, asked, recorded=False).model
+    given = ModelConfig(llm=config.model.llm.named(str(config.run)))
+    model = load_system(str(config.run), config.llm, given, recorded=False).model
     model.eval()
     if model.control is not Control.none:
-        print(f"llm2slm: warning: {config.run} is a control: {TOLD[model.control]}", file=sys.stderr)
+        print(f"llm2slm: warning: {config.run} is a control: {ABLATIONS[model.control]}", file=sys.stderr)
     if config.overlong is not None:
         model.collator.overlong = config.overlong
     return place(model, "auto")
@@ -169,21 +169,21 @@ def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
 
 
 def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
-    """Looks at all prompts before the first is answered. Of those that the model cuts to its length it tells the count.
+    """Checks the lengths of all prompts before generation; reports the number of truncated ones.
 
     Args:
-        prompts: where each comes from, and its text.
+        prompts: the location and the text of each.
 
     Raises:
-        UserError: one is longer than the model takes, and the model was not trained with data.overlong=truncate.
+        UserError: a prompt is too long, and the model was not trained with data.overlong=truncate.
     """
     before = model.collator.counts["prompt"]
-    for place, prompt in prompts:
-        check_text(place, prompt)
+    for location, prompt in prompts:
+        check_text(location, prompt)
         try:
             model.collator.batch_of_texts([prompt])
         except UserError as error:
-            raise UserError(f"{place}: {str(error).partition(': ')[2]}") from None
+            raise UserError(f"{location}: {str(error).partition(': ')[2]}") from None
     cut = model.collator.counts["prompt"] - before
     if cut:
         limit = model.collator.max_prompt_tokens
@@ -191,7 +191,7 @@ def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
 
 
 def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> None:
-    """Prints the answer to one text, while it is written where that is possible."""
+    """Prints the answer to one text, token by token if streaming is possible."""
     if config.stream and config.num_beams == 1:
         from transformers import TextStreamer
 
@@ -207,10 +207,10 @@ def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[st
 
 
 def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], arguments: dict[str, Any]) -> None:
-    """Answers each line that is typed, until an empty one or the end of the input."""
+    """Answers each typed line, until an empty line or the end of the input."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  line editing and history for input()
-    if isinstance(sys.stdin, io.TextIOWrapper):  # what is not in its encoding is refused as a text, line by line
+    if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are not UTF-8 are reported for their line
         sys.stdin.reconfigure(errors="surrogateescape")
     mark = "> " if sys.stdin.isatty() else ""
     while True:
@@ -223,5 +223,5 @@ def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], ar
         try:
             check_lengths(model, [("prompt", text.join(around))])
             answer(model, config, text.join(around), arguments)
-        except UserError as error:  # a text that is too long ends no session
+        except UserError as error:  # the session continues after a text that is too long
             print(f"llm2slm: error: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""`llm2slm label`: the LLM writes the answers of a split, for models to be trained on (`data.labels=llm`).
+"""`llm2slm label`: an LLM generates the answers of a split, for training with `data.labels=llm`.
 
-Answers are on the disk as soon as a batch is done. Ended at any moment, the same command with the same run directory
-continues; the finished file is that of an undisturbed run. The same command on finished labels changes nothing.
+Each batch of answers is flushed to disk. After an interruption, the same command with the same run directory continues;
+the result is identical to that of an uninterrupted run. With finished labels, the command changes nothing.
 """
 
 from __future__ import annotations
@@ -45,44 +45,46 @@ from llm2slm.types import Example, Labels, UserError
 FORMATS = ("jsonl", "parquet")
 SAMPLES = 32
 SETTINGS = "settings"
-"""In the notes of a result: what decided the labels."""
+"""Key in the notes of a result: the settings that determined the labels."""
 SECTIONS = ("model", "data", "task", "label", "split", "seed", "run", "llm")
-"""Of a configuration: what can decide them."""
+"""Sections of a configuration that can determine the labels."""
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result | None:
     """Labels `split` with `model.llm`, or with the trained system of `run=DIR`.
 
     Returns:
-        The result; None where labels and result of this very command were there already.
+        The result; None if labels and result of the same command exist already.
 
     Raises:
-        UserError: the folder holds labels of other settings.
+        UserError: the folder holds labels made with other settings.
     """
     started = time.perf_counter()
     given = checked(config, folder)
     config = with_task(given)
     task = task_of(config.task, config.data)
     check_metrics(task)
-    found = writer(config)
+    found = labelling_system(config)
     config, model = replace(config, model=found.config), place(found.model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     examples = data.examples(config.split)
     tell_task(given.task, given.data)
-    if config.run is None:  # else it answers as it was trained to
+    if config.run is None:  # a run has its task
         warn_task(config)
         warn_builtin_llm([config.model.llm.name], config.data)
     warn_language(task, examples)
     decoding = decoding_of(config)
     decisive = settings(config, model, examples) | in_force(model.generation_config, asked(task, decoding))
-    decisive = json.loads(json.dumps(decisive))  # as it is read again
+    decisive = json.loads(json.dumps(decisive))  # as it will be read
     labels = folder / f"labels.{config.label.format}"
     check_finished(labels, config, decisive)
     file = None
     if not labels.is_file() or partial_of(folder).is_file():
         file = ResumableLines(folder / "labels.jsonl", decisive, config.data.eval_batch_size, len(examples))
     if labels.is_file() and (folder / "result.json").is_file():
-        print(f"llm2slm: {labels}: all {len(examples)} labels are there already, by the same settings", file=sys.stderr)
+        print(
+            f"llm2slm: {labels}: all {len(examples)} labels exist already, made with the same settings", file=sys.stderr
+        )
         if file is not None:
             file.discard()
         return None
@@ -94,7 +96,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     answers = answers_of(labels, examples)
     result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
     result.device = runs.device_name(model.device.type)
-    result.systems = [judged(model, data, task, config, answers)]
+    result.systems = [evaluated(model, data, task, config, answers)]
     result.systems[0].notes[SETTINGS] = decisive
     runs.write_result(folder, result)
     if file is not None:
@@ -104,9 +106,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
 
 
 def write_labels(file: ResumableLines, model: LLM2SLM, examples: list[Example], task: Task, config: RunConfig) -> None:
-    """Asks for the labels that are not in the file yet, and adds them batch by batch."""
+    """Generates the missing labels and appends them batch by batch."""
     if file.done:
-        print(f"llm2slm: {file.partial} holds {file.done} of {len(examples)} labels: going on", file=sys.stderr)
+        print(f"llm2slm: {file.partial} holds {file.done} of {len(examples)} labels: continuing", file=sys.stderr)
     try:
         for positions, texts in answer_batches(
             model, examples, task, config.data.eval_batch_size,
@@ -114,14 +116,14 @@ def write_labels(file: ResumableLines, model: LLM2SLM, examples: list[Example], 
         ):  # fmt: skip
             file.append(line(examples[i], text) for i, text in zip(positions, texts, strict=True))
     except KeyboardInterrupt:
-        print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; to go on, give the same command "
-              f"with hydra.run.dir={file.path.parent}", file=sys.stderr)  # fmt: skip
+        print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; run the same command with "
+              f"hydra.run.dir={file.path.parent} to continue", file=sys.stderr)  # fmt: skip
         file.close()
         raise
 
 
 def checked(config: RunConfig, folder: Path) -> RunConfig:
-    """What is wrong is said before the LLM is loaded. Returns the configuration with the corpus' own answers."""
+    """Checks the configuration before the LLM is loaded; returns it with data.labels=gold."""
     device_type(config.trainer.accelerator)
     if config.label.format not in FORMATS:
         raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
@@ -129,7 +131,7 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
     other = next((path for kind in FORMATS if (path := folder / f"labels.{kind}").is_file()), None)
     if other is not None and other.suffix != f".{config.label.format}":
         raise UserError(
-            f"{other}: is finished already, label.format={config.label.format} is asked for; train with "
+            f"{other}: is finished, but label.format={config.label.format} is given; train with "
             f"data.labels_from={folder}, or label into a new folder"
         )
     runs.refuse_another(folder, "label")
@@ -137,64 +139,64 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
 
 
 def partial_of(folder: Path) -> Path:
-    """Where unfinished labels stand, whatever their format will be."""
+    """The file of unfinished labels, for every format."""
     return folder / "labels.jsonl.part"
 
 
 def check_finished(labels: Path, config: RunConfig, decisive: dict[str, Any]) -> None:
-    """Finished labels are kept as they are: a command that would make other ones is refused.
+    """Refuses to replace finished labels by labels of other settings.
 
-    What decided them is in result.json. Where that is missing (or was written by an earlier version) the command's
+    The settings of finished labels are in result.json. If it is missing or has none (earlier versions), the command's
     configuration is compared with config.yaml.
 
     Raises:
-        UserError: they are of other settings; names those.
+        UserError: the settings differ; the message lists them.
     """
     if not labels.is_file() or partial_of(labels.parent).is_file():  # the partial file holds the settings too
         return
-    known, asked_for = None, decisive
+    known, given = None, decisive
     if (labels.parent / "result.json").is_file():
         known = runs.read_result(labels.parent)["systems"][0]["notes"].get(SETTINGS)
     if known is None:
         recorded = runs.read_config(labels.parent)
-        given = runs.plain(config)
+        plain = dict(flat(runs.plain(config)))
         known = {name: value for name, value in flat(recorded) if name.split(".")[0] in SECTIONS}
-        asked_for = {name: value for name, value in flat(given) if name in known}
-    if other := other_settings(known, asked_for):
+        given = {name: value for name, value in plain.items() if name in known}
+    if other := other_settings(known, given):
         raise UserError(
-            f"{labels}: is finished already, by other settings ({other}); train with "
+            f"{labels}: is finished, with other settings ({other}); train with "
             f"data.labels_from={labels.parent}, or label into a new folder"
         )
 
 
-def flat(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested sections by their dotted names."""
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested sections with their dotted names."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{place}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
-            yield f"{place}{name}", value
+            yield f"{prefix}{name}", value
 
 
-def writer(config: RunConfig) -> LoadedSystem:
-    """The model that writes the labels."""
+def labelling_system(config: RunConfig) -> LoadedSystem:
+    """The system that generates the labels."""
     if config.run is not None:
         return load_system(config.run, config.llm, config.model, config.data)
     return plain_llm(config.model.llm, config.data)
 
 
 def decoding_of(config: RunConfig) -> dict[str, Any]:
-    """Arguments of `generate` beside the task's."""
-    asked_for = sampling(config.label.temperature, config.label.top_p) if config.label.do_sample else {}
-    return {"do_sample": config.label.do_sample, **asked_for}
+    """Arguments of `generate` in addition to the task's."""
+    sampled = sampling(config.label.temperature, config.label.top_p) if config.label.do_sample else {}
+    return {"do_sample": config.label.do_sample, **sampled}
 
 
 def settings(config: RunConfig, model: LLM2SLM, examples: list[Example]) -> dict[str, Any]:
-    """What decides the labels: unfinished ones of other settings are not gone on with."""
+    """The settings that determine the labels; unfinished labels are continued only with the same ones."""
     return {
         "model": config.run or config.model.llm.source,
         "weights": own_fingerprint(model),
-        "dtype": str(model.slm.dtype).removeprefix("torch."),  # weights may be the same in both
+        "dtype": str(model.slm.dtype).removeprefix("torch."),  # the weights may be equal in both
         "quantization": dict(config.model.llm.quantization),
         "frame": model.config.llm_frame,
         "split": config.split,
@@ -210,8 +212,8 @@ def line(example: Example, text: str) -> str:
     return json.dumps({"index": example.index, "source": example.source, "prediction": text}, ensure_ascii=False)
 
 
-def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answers: list[str]) -> runs.System:
-    """The writer, and how good its labels are beside the corpus' own answers."""
+def evaluated(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answers: list[str]) -> runs.System:
+    """The labelling system with the scores of its labels against the corpus' targets."""
     examples = data.examples(config.split)
     targets, languages = [example.target for example in examples], [example.language for example in examples]
     quality = score(of_texts(task.metrics), answers, targets, languages)
@@ -224,25 +226,24 @@ def judged(model: LLM2SLM, data: DataModule, task: Task, config: RunConfig, answ
 
 
 def answers_of(labels: Path, examples: list[Example]) -> list[str]:
-    """What a finished file holds, in the order of the examples.
+    """The labels of a finished file, in the order of the examples.
 
     Raises:
-        UserError: it lacks one of them, or holds the label of another text under its number.
+        UserError: the file lacks a label, or holds the label of another text under an example's index.
     """
     found = read_labels(labels)
     for example in examples:
         row = found.get(example.index)
         if row is None or row["source"] != example.source:
             raise UserError(
-                f"{labels}: holds no label of row {example.index} (from 0), {example.source[:40]!r}: it is of other "
-                "rows; label into a new folder"
+                f"{labels}: holds no label of row {example.index} (from 0), {example.source[:40]!r}; it belongs to "
+                "other rows; label into a new folder"
             )
     return [str(found[example.index]["prediction"]) for example in examples]
 
 
 def put(file: ResumableLines, path: Path, config: RunConfig) -> None:
-    """Gives the labels their file, in the order of the split; a parquet file says in its own metadata where they are
-    from."""
+    """Writes the finished file of labels, in the order of the split; parquet metadata has their origin."""
     rows = sorted((json.loads(text) for text in file.lines()), key=lambda row: row["index"])
     if path.suffix == ".jsonl":
         file.put(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

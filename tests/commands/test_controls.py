@@ -19,7 +19,7 @@ from llm2slm.cli import main
 from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.compare import run as compare
 from llm2slm.commands.encode import run as encode
-from llm2slm.commands.label import writer
+from llm2slm.commands.label import labelling_system
 from llm2slm.commands.preflight import check_room
 from llm2slm.commands.train import run as train
 from llm2slm.config import CompareConfig, RunConfig
@@ -30,10 +30,10 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Control, StoreDtype, UserError
 
 CONTROLS = ("constant", "shuffled", "zero")
-TOLD = {
-    "constant": "every prompt from one and the same",
-    "shuffled": "each prompt from what the LLM says of another",
-    "zero": "without any",
+WARNINGS = {
+    "constant": "it gets the same constant representation for every prompt",
+    "shuffled": "it gets the LLM's representation of another prompt",
+    "zero": "it gets zeros in place of the LLM's representations",
 }
 
 
@@ -70,7 +70,7 @@ def test_a_control_is_trained_tested_saved_and_gone_on_with(
     assert f"**A control (`model.control={control}`), to be compared with, not to be used" in card
     capsys.readouterr()
     assert main(["generate", f"run={folder}", "prompt=a dog", "max_new_tokens=2"]) == 0
-    assert f"llm2slm: warning: {folder} is a control: it answers {TOLD[control]}" in capsys.readouterr().err
+    assert f"llm2slm: warning: {folder} is a control: {WARNINGS[control]}" in capsys.readouterr().err
     assert main(["evaluate", f"run={folder}", f"hydra.run.dir={again}"]) == 0
     [judged] = runs.read_result(again)["systems"]
     assert (judged["name"], judged["quality"]) == (system["name"], system["quality"])
@@ -132,7 +132,7 @@ def test_a_system_without_an_llm_beside_it_is_refused(kind: str, tiny_llm: Path,
 
 def test_the_llm_alone_labels_and_is_timed_whatever_the_control(tmp_path: Path) -> None:
     config = controlled(tmp_path, "constant")
-    assert writer(config).model.label == "llm"
+    assert labelling_system(config).model.label == "llm"
     config.benchmark.repeats, config.benchmark.warmup, config.benchmark.prompts = 1, 0, 0
     config.benchmark.prompt_tokens, config.benchmark.response_tokens, config.benchmark.memory = [9], [4], False
     llm, control = benchmark(config, tmp_path / "constant").systems

@@ -96,7 +96,7 @@ def test_lines_of_a_file_are_answered_in_order_empty_ones_by_empty_ones(generate
     lines = [one_line[0], "", one_line[1], "", one_line[2]]
     for size in (1, 2, 32):
         code, shown = generate("input=texts.txt", "output=out/answers.txt", f"batch_size={size}")
-        there = "" if size == 1 else ", there already by the same settings"  # the batch size decides nothing here
+        there = "" if size == 1 else ", already complete with the same settings"  # the batch size decides nothing here
         assert (code, shown) == (0, f"out/answers.txt: 5 answers{there}\n")
         assert (tmp_path / "out" / "answers.txt").read_text("utf-8").split("\n") == [*lines, ""]
     assert generate("input=texts.txt") == (0, "\n".join(lines) + "\n")
@@ -177,7 +177,7 @@ def test_the_same_command_on_finished_answers_changes_nothing(generate, answerin
     before = contents(tmp_path / "out")
     with monkeypatch.context() as patch:
         calls = interrupted(patch, 0)
-        assert generate(*arguments) == (0, f"out/{name}: 3 answers, there already by the same settings\n")
+        assert generate(*arguments) == (0, f"out/{name}: 3 answers, already complete with the same settings\n")
         assert not calls
         assert main(["generate", f"run={answering}", LIMIT, *arguments, "num_beams=2"]) == 2
         assert mistake(capsys) == (
@@ -327,7 +327,7 @@ WRONG = {
     "both": (["prompt=a", "input=texts.txt"], "prompt and input are both given; give one of them"),
     "output of a prompt": (["prompt=a", "output=b"], "output is for the answers to a file; give input=FILE with it"),
     "output is input": (["input=long.txt", "output=./long.txt"], "output=./long.txt: is the input; give another file"),
-    "no file": (["input=long.txt", "output=/dev/null"], "output=/dev/null: is no ordinary file"),
+    "no file": (["input=long.txt", "output=/dev/null"], "output=/dev/null: is not a regular file"),
     "half a character": (["input=half.jsonl"], "half.jsonl, line 1, column 'source': half a character (\\ud83d)"),
     "drop": (["prompt=a", "overlong=drop"], "overlong=drop: every input needs an answer; use truncate or error"),
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),

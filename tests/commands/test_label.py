@@ -193,13 +193,13 @@ def test_the_same_command_on_finished_labels_changes_nothing(
     capsys.readouterr()
     assert label.run(labelling(root, format=form), tmp_path) is None
     shown = capsys.readouterr()
-    said = f"llm2slm: {tmp_path}/labels.{form}: all 40 labels are there already, by the same settings\n"
+    said = f"llm2slm: {tmp_path}/labels.{form}: all 40 labels exist already, made with the same settings\n"
     assert shown.err.endswith(said) and not shown.out
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-@pytest.mark.parametrize("place", ["put", "judged", "write_result", "discard"])
+@pytest.mark.parametrize("place", ["put", "evaluated", "write_result", "discard"])
 def test_ended_at_any_step_behind_the_last_label(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, form: str
 ) -> None:
@@ -209,7 +209,7 @@ def test_ended_at_any_step_behind_the_last_label(
     def ended(*_: Any, **__: Any) -> Any:
         raise SystemError
 
-    steps = {"put": (label, "put"), "judged": (label, "judged"), "write_result": (label.runs, "write_result")}
+    steps = {"put": (label, "put"), "evaluated": (label, "evaluated"), "write_result": (label.runs, "write_result")}
     with monkeypatch.context() as patch:
         patch.setattr(*steps.get(place, (ResumableLines, "discard")), ended)
         with pytest.raises(SystemError):
@@ -238,7 +238,7 @@ def test_a_result_that_is_missing_is_written_and_labels_stay(
     (tmp_path / "result.json").unlink()
     other = labelling(root)
     other.task.num_beams = 2
-    with pytest.raises(UserError, match=r"finished already, by other settings \(task.num_beams 1, now 2\); train with"):
+    with pytest.raises(UserError, match=r"finished, with other settings \(task.num_beams 1, now 2\); train with"):
         label.run(other, tmp_path)
     lines = (tmp_path / "labels.jsonl").read_text("utf-8").splitlines(keepends=True)
     (tmp_path / "labels.jsonl").write_text("".join(lines[:-1]), "utf-8")
@@ -251,7 +251,7 @@ def test_labels_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -
     before = contents(tmp_path)
     other = labelling(root)
     other.task.num_beams = 2
-    with pytest.raises(UserError, match=r"labels.jsonl: is finished already, by other settings \(num_beams 1, now 2\)"):
+    with pytest.raises(UserError, match=r"labels.jsonl: is finished, with other settings \(num_beams 1, now 2\)"):
         label.run(other, tmp_path)
     with pytest.raises(UserError, match=r"labels.jsonl: is finished already, label.format=parquet is asked for"):
         label.run(labelling(root, format="parquet"), tmp_path)
@@ -265,5 +265,5 @@ def test_labels_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -
 def test_weights_that_were_written_anew_make_another_command(tmp_path: Path) -> None:
     label.run(labelling(tmp_path), tmp_path / "labels")
     write_tiny_t5(labelling(tmp_path).model.llm.name, seed=9, width=24)
-    with pytest.raises(UserError, match=r"is finished already, by other settings \(weights '\w+', now '\w+'\)"):
+    with pytest.raises(UserError, match=r"is finished, with other settings \(weights '\w+', now '\w+'\)"):
         label.run(labelling(tmp_path), tmp_path / "labels")
