@@ -1,9 +1,10 @@
-"""Files that are written whole: under a hidden name in their own folder, flushed to the disk, then renamed.
+"""Atomic writes and write locks.
 
-A process that is killed at any moment leaves the old file or the new one, never a part of it. Nothing passes through
-the temporary directory: it is often on another file system, where a rename becomes a copy, and it may be full.
+A file is written under a hidden name in the same folder, flushed to disk, and renamed. A process that is killed at any
+time leaves the old file or the new one, never a part of it. The temporary directory is not used: it may be on another
+file system, where a rename is a copy, and it may be full.
 
-What the disk refuses (no room, no permission) is raised as `NotWritten`, whichever library was writing.
+Errors of writing (full disk, no permission) are raised as `NotWritten`, independent of the library that was writing.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from filelock import FileLock, Timeout
 from llm2slm.types import UserError
 
 STAGE = ".part"
-"""Name of the hidden subfolder in which `filling` collects files; the suffix of hidden files."""
+"""Name of the hidden subfolder that `filling` uses, and suffix of hidden files."""
 
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""Error numbers that can only come from writing, where an error names no file."""
+"""Error numbers that only writing causes, for errors without a file name."""
 
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How libraries written in Rust (safetensors, tokenizers) end the text of an error of the operating system."""
+"""End of the message of an operating system error in libraries written in Rust (safetensors, tokenizers)."""
 
 
 class NotWritten(UserError):
@@ -41,20 +42,20 @@ class NotWritten(UserError):
     """
 
     def __init__(self, path: Path, number: int) -> None:
-        advice = "make room on this disk" if number in FULL else "write to another folder"
+        advice = "free space on this disk" if number in FULL else "write to another folder"
         super().__init__(f"{path}: cannot be written ({os.strerror(number)}); {advice}")
         self.path, self.number = path, number
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises what the operating system refuses within the block as a `NotWritten` of `path`; other errors pass.
+    """Raises errors of writing within the block as `NotWritten` of `path`; other errors are unchanged.
 
     Args:
-        path: the file or folder that the block makes or writes.
+        path: the file or folder that the block writes.
 
     Raises:
-        NotWritten: no room, no permission, a read-only file system, a file in place of a folder.
+        NotWritten: full disk, no permission, read-only file system, or a file in place of a folder.
     """
     try:
         yield
@@ -68,8 +69,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _refusal(error: BaseException, path: Path) -> int | None:
-    """The error number, where an error says that `path` cannot be written; None: it says something else."""
-    if isinstance(error, RuntimeError) and error.__context__ is not None:  # torch.save: of its archive, not of the disk
+    """The error number of an error of writing `path`; None for other errors."""
+    if (
+        isinstance(error, RuntimeError) and error.__context__ is not None
+    ):  # torch.save hides the operating system's error
         error = error.__context__
     if not isinstance(error, OSError):
         found = OS_ERROR.search(str(error))
@@ -83,13 +86,13 @@ def _refusal(error: BaseException, path: Path) -> int | None:
 
 
 def hidden(path: Path) -> Path:
-    """The name that a file has until it is whole."""
+    """The name of a file until it is complete."""
     return path.with_name(f".{path.name}{STAGE}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that gets the name `path` when the block ends without an error; otherwise it is removed.
+    """A binary file that is renamed to `path` when the block ends without an error; otherwise it is removed.
 
     Raises:
         NotWritten: it cannot be written; `path` is unchanged.
@@ -111,7 +114,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> Path:
-    """Writes a UTF-8 text file whole, with line ends as they are, and makes its folder if there is none.
+    """Writes a UTF-8 text file atomically, with unchanged line ends; creates its folder if necessary.
 
     Args:
         errors: as of `str.encode`.
@@ -127,17 +130,17 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> Path:
 
 @contextmanager
 def filling(folder: Path, last: str) -> Iterator[Path]:
-    """An empty folder; the files put into it move to the same places in `folder` when the block ends without an error.
+    """An empty folder; its files are moved to the same relative paths in `folder` if the block ends without an error.
 
-    Each file is replaced whole. Until the first one is moved, `folder` holds what it held before.
+    Each file is replaced atomically. Until the first one is moved, `folder` is unchanged.
 
     Args:
-        last: name of the file without which the others are not used; it is moved last.
+        last: name of the file that is moved last: without it, the others are not used.
 
     Raises:
         NotWritten: a file cannot be written.
     """
-    stage = folder / STAGE  # inside, since `folder` may be the root of a file system
+    stage = folder / STAGE  # a subfolder, since `folder` may be the root of a file system
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(stage, ignore_errors=True)
@@ -148,9 +151,9 @@ def filling(folder: Path, last: str) -> Iterator[Path]:
             for path in files:
                 to_disk(path)
             for path in files:
-                place = folder / path.relative_to(stage)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
+                target = folder / path.relative_to(stage)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
             sync_names(folder)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
@@ -196,16 +199,16 @@ class WriteLock:
 
 
 def sync_names(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk, where the file system can do that."""
-    with suppress(OSError):  # some network file systems refuse it for folders
+    """Flushes the names in a folder to disk, if the file system supports it."""
+    with suppress(OSError):  # some network file systems do not support it for folders
         to_disk(folder)
 
 
 def to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk.
+    """Flushes a file, or the names in a folder, to disk.
 
     Raises:
-        OSError: the file system cannot do that.
+        OSError: the file system does not support it.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

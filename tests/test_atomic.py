@@ -283,7 +283,7 @@ def test_what_the_disk_refuses_is_one_line_whoever_writes(tmp_path: Path, kind: 
             os._exit(0)
     os.waitpid(child, 0)
     assert told.read_text() == (
-        f"NotWritten: {folder / name}: cannot be written (File too large); make room on this disk"
+        f"NotWritten: {folder / name}: cannot be written (File too large); free space on this disk"
     )
     left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     assert left <= {"a", "a.part", "metrics.csv"}, "nothing that is half written stays in another's way"

@@ -1,7 +1,7 @@
-"""Texts to batches under one or two tokenizers: token ids, masks, labels, alignment; over-long texts are counted.
+"""The collator: tokenizes examples with one or two tokenizers and makes padded batches; counts over-long texts.
 
-An example is tokenized once (`encode`); encoded rows are padded into a `Batch` when called. Masks come from lengths and
-never from token ids, so a pad token that equals eos loses nothing.
+An example is tokenized once (`encode`); a call pads encoded rows into a `Batch` with token ids, masks, labels and
+alignment. Masks are derived from lengths, not from token ids, so the pad token may be the eos token.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from llm2slm.data.tokenization.prompts import (
 from llm2slm.types import IGNORE_INDEX, Batch, Example, Overlong, UserError
 
 LLM_TOKENIZER = "llm_tokenizer"
-"""Folder of the reader's tokenizer, beside the writer's."""
+"""Subfolder of the LLM's tokenizer in the folder of the SLM's."""
 
 FOR_ROWS = (
-    "raise data.max_prompt_tokens or data.max_response_tokens (models with positions have limits of their own), or set "
+    "raise data.max_prompt_tokens or data.max_response_tokens (the number of positions limits both), or set "
     "data.overlong=truncate or drop"
 )
 FOR_TEXTS = "shorten it, or set overlong=truncate (data.overlong where a whole corpus is read)"
@@ -43,11 +43,11 @@ FOR_TEXTS = "shorten it, or set overlong=truncate (data.overlong where a whole c
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenized example. `slm` and `llm` are the prompt's token ids, `response` the target's with eos.
+    """One tokenized example: token ids of the prompt for `slm` and `llm`, and of the target with eos (`response`).
 
-    `llm` is None where there is no LLM, or where it shares the SLM's tokenizer. The spans are there for alignment.
-    `teacher` is the prompt alone, as a teacher reads it. `lost`: texts that are not read back from their ids
-    (`round_trip.TEXTS`), where that was looked at.
+    `llm` is None without an LLM, or if LLM and SLM get the same ids. The spans are present only for alignment.
+    `teacher` has the prompt's token ids for a teacher. `lost`: bits of the texts that are not recovered from their ids
+    (`round_trip.TEXTS`), if this was checked.
     """
 
     index: int
@@ -61,32 +61,32 @@ class Encoded:
 
     @property
     def prompt_tokens(self) -> int:
-        """Length of the prompt under the tokenizer that makes it longer."""
+        """Length of the prompt, the maximum over both tokenizers."""
         return max(len(self.slm), len(self.llm or ()))
 
 
 class Collator:
-    """Both tokenizers, and what it takes to make batches with them.
+    """Both tokenizers and the settings of batches.
 
     Args:
-        slm_tokenizer: the writer's; prompts and responses.
-        llm_tokenizer: the reader's; None without an LLM; the same object where the two are shared.
-        align: give `Batch.align_BQP` (where reader and writer get different tokens).
-        llm_prompts: the writer reads prompts as the reader's tokens; its own tokenizer is for responses only.
-        last_token: the SLM reads the last token of the LLM's prompt alone, as its own tokenizer has it (`LastToken`).
-        llm_frame: what stands around a prompt when the LLM reads it.
-        decoder_only: the writer is, and reads the prompt itself: pad its prompts on the left (a reader with a tokenizer
-            of its own always has them padded on the right, where absolute positions stay right), and mark the
-            prompt's end.
-        max_prompt_tokens: of either tokenizer, special tokens included.
-        max_response_tokens: eos included.
-        overlong: error, truncate, drop or split. Counted in `counts` ("prompt", "response") in any case.
+        slm_tokenizer: of the SLM, for prompts and responses.
+        llm_tokenizer: of the LLM, for prompts; None without an LLM; the same object if both models share it.
+        align: compute `Batch.align_BQP` if LLM and SLM get different tokens.
+        llm_prompts: the SLM gets prompts in the LLM's tokens; `slm_tokenizer` is for responses only.
+        last_token: the SLM gets only the last token of the LLM's prompt, in the SLM's vocabulary (`LastToken`).
+        llm_frame: text around the prompt for the LLM.
+        decoder_only: the SLM is decoder-only and gets the prompt's tokens: pad its prompts on the left and add a mark
+            at the prompt's end. Prompts of a separate LLM tokenizer are always padded on the right, which keeps
+            absolute positions.
+        max_prompt_tokens: for each tokenizer, including special tokens.
+        max_response_tokens: including eos.
+        overlong: error, truncate, drop or split; over-long texts are counted in `counts` ("prompt", "response").
 
     Attributes:
         teacher: makes the prompts of `Batch.teacher` (see `taught_by`).
 
     Raises:
-        UserError: a tokenizer has neither pad nor eos, or is not fast where alignment needs offsets.
+        UserError: a tokenizer has neither a pad nor an eos token, or alignment is needed and a tokenizer is slow.
     """
 
     def __init__(
@@ -108,10 +108,9 @@ class Collator:
         self.shared = llm_tokenizer is slm_tokenizer
         framed = llm_frame is not None and llm_frame != Frame()
         prompts = llm_tokenizer if llm_prompts or last_token else slm_tokenizer
-        one = llm_tokenizer is prompts and (llm_prompts or last_token or not framed)  # one tokenization of the prompt
+        one = llm_tokenizer is prompts and (llm_prompts or last_token or not framed)  # the prompt is tokenized once
         self.last_token = LastToken(llm_tokenizer, slm_tokenizer) if last_token else None
-        # LLM and SLM get the same token ids
-        self.one_prompt = one and not last_token
+        self.one_prompt = one and not last_token  # LLM and SLM get the same token ids
         self.align = align and llm_tokenizer is not None and not self.one_prompt
         self.decoder_only = decoder_only
         self.max_prompt_tokens = max_prompt_tokens
@@ -121,7 +120,7 @@ class Collator:
         self.teacher: Collator | None = None
         if self.align and not (slm_tokenizer.is_fast and llm_tokenizer.is_fast):
             raise UserError("model.tokenizers=offsets needs two fast tokenizers (each with a tokenizer.json)")
-        ends = bool(llm_frame is not None and llm_frame.after)  # then the frame itself marks the prompt's end
+        ends = bool(llm_frame is not None and llm_frame.after)  # the frame marks the prompt's end
         own_frame = llm_frame if one or llm_tokenizer is None else None
         self.marks_end = decoder_only and not final_special_tokens(prompts) and not (ends and own_frame is not None)
         mark = PROMPT_END if self.marks_end else ""
@@ -133,56 +132,54 @@ class Collator:
 
     @property
     def pad_id(self) -> int:
-        """Pads the writer's prompts."""
+        """Padding id of the SLM's prompts."""
         return self.slm_prompts.pad_id if self.last_token is None else pad_id(self.slm_tokenizer)
 
     @property
     def eos_id(self) -> int:
-        """Ends every response.
+        """The last id of every response.
 
         Raises:
-            UserError: the writer's tokenizer has none.
+            UserError: the SLM's tokenizer has no eos token.
         """
         eos: int | None = self.slm_tokenizer.eos_token_id
         if eos is None:
-            raise UserError(
-                f"tokenizer {self.slm_tokenizer.name_or_path!r} has no eos token, so no response could end; set one"
-            )
+            raise UserError(f"tokenizer {self.slm_tokenizer.name_or_path!r} has no eos token to end responses; set one")
         return eos
 
     def taught_by(self, teacher: Collator) -> Collator:
-        """The same, whose batches also hold the prompts as another system's writer reads them, to score the labels.
+        """A copy whose batches also hold the prompts for a teacher's SLM, which scores the labels.
 
-        A prompt that is too long for either is over-long. How rows make batches does not depend on the teacher.
+        A prompt that exceeds the limit of either is over-long. The teacher has no effect on the assignment to batches.
         """
         taught = copy(self)
         taught.counts, taught.teacher = Counter(), teacher
         return taught
 
     def save(self, folder: Path) -> None:
-        """Writes the writer's tokenizer into a folder, the reader's (where it is another) into a folder in it."""
+        """Saves the SLM's tokenizer to a folder, and the LLM's, if different, to its subfolder `LLM_TOKENIZER`."""
         self.slm_tokenizer.save_pretrained(folder)
         if self.llm_tokenizer is not None and not self.shared:
             self.llm_tokenizer.save_pretrained(Path(folder) / LLM_TOKENIZER)
 
     def encode(self, examples: Sequence[Example], place: str = "") -> list[Encoded]:
-        """Tokenizes examples all at once, which fast tokenizers do in parallel; in order, dropped rows left out.
+        """Tokenizes examples in one call, in parallel with fast tokenizers. The rows in order, without dropped ones.
 
         Args:
-            place: where the rows are from, for a complaint, as "train.jsonl, ".
+            place: origin of the rows in messages, for example "train.jsonl, ".
 
         Raises:
-            UserError: one is over-long and that is an error, or the tokenizer has no eos.
+            UserError: a row is over-long with overlong=error, or the tokenizer has no eos token.
         """
         return self.fitted(self.tokenized(examples), place)
 
     def tokenized(self, examples: Sequence[Example]) -> list[Encoded]:
-        """One row for each example, of whatever length.
+        """One row for each example, of any length.
 
         Raises:
-            UserError: the tokenizer has no eos, or makes no token at all of a prompt.
+            UserError: the tokenizer has no eos token, or a prompt has no token.
         """
-        if not examples:  # transformers' tokenizers take no empty list
+        if not examples:  # transformers' tokenizers reject an empty list
             return []
         responses = self._responses([example.target for example in examples])
         prompts = [(example.index, example.prompt) for example in examples]
@@ -193,16 +190,16 @@ class Collator:
         return [replace(row, teacher=prompt) for row, prompt in zip(rows, read, strict=True)]
 
     def fitted(self, rows: Sequence[Encoded], place: str = "") -> list[Encoded]:
-        """The rows within the limits, in order; those beyond them counted, and cut, left out, or cut into several rows.
+        """The rows within the limits, in order; over-long rows are counted, and truncated, dropped, or split.
 
         Raises:
-            UserError: one is over-long and that is an error.
+            UserError: a row is over-long with overlong=error.
         """
         fitting = (self._fitted(row, f"{place}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
         return [piece for row in fitting if row is not None for piece in self._pieces(row)]
 
     def too_long(self, rows: Sequence[Encoded], place: str = "") -> str | None:
-        """Counts the rows beyond the limits; what is wrong with the first of them, None where there is none."""
+        """Counts the over-long rows; returns a message on the first one, None if there is none."""
         complaint = None
         for row in rows:
             self.counts.update(over := self._over(row))
@@ -211,7 +208,7 @@ class Collator:
         return complaint
 
     def fingerprint(self) -> list[Any] | None:
-        """All that decides what `tokenized` makes of a text, as plain values; None where a tokenizer does not tell."""
+        """All that determines the result of `tokenized`, as plain values; None if a tokenizer cannot be serialized."""
         sides = [prompts.fingerprint() for prompts in (self.slm_prompts, self.llm_prompts)]
         responses = content_of(self.slm_tokenizer)
         if responses is None or None in sides:
@@ -225,7 +222,7 @@ class Collator:
         return None if teachers is None else [*own, teachers]
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
-        """Pads encoded rows into a batch with labels, and with the teacher's prompts where the rows have such."""
+        """Pads encoded rows into a batch with labels, and with the teacher's prompts if the rows have any."""
         batch = self._prompts(rows)
         labels_BT, _ = padded([row.response for row in rows], IGNORE_INDEX)
         teacher, prompts = None, [row.teacher for row in rows if row.teacher is not None]
@@ -243,30 +240,22 @@ class Collator:
         )
 
     def batch_of_texts(self, texts: Sequence[str]) -> Batch:
-        """Prompts (prefix included) as a batch to generate from, one row a text, in order; no labels.
+        """A batch of prompts (prefix included) for generation, one row for each text, in order; no labels.
 
         Raises:
-            UserError: no texts, or one is over-long (with overlong=drop too: every input needs an answer).
+            UserError: no texts, or one is over-long (also with overlong=drop: every input needs an answer).
         """
         if not texts:
-            raise UserError("no text to answer: give at least one")
-        owed = Overlong.truncate if self.overlong is Overlong.truncate else Overlong.error
+            raise UserError("no text: give at least one")
+        overlong = Overlong.truncate if self.overlong is Overlong.truncate else Overlong.error
         rows = self._encoded(list(enumerate(texts)), [[] for _ in texts])
-        fitting = (
-            self._fitted(
-                row,
-                f"text {row.index}",
-                owed,
-                FOR_TEXTS,
-            )
-            for row in rows
-        )
+        fitting = (self._fitted(row, f"text {row.index}", overlong, FOR_TEXTS) for row in rows)
         return self._prompts([row for row in fitting if row is not None])
 
     def decode(self, ids_BT: Tensor | Sequence[Any]) -> list[str]:
         """The texts of response ids (a tensor, an array, or rows), each up to its first eos.
 
-        Special tokens and `IGNORE_INDEX` are left out.
+        Special tokens and `IGNORE_INDEX` are skipped.
         """
         eos = self.slm_tokenizer.eos_token_id
         texts = []
@@ -278,7 +267,7 @@ class Collator:
         return texts
 
     def _encoded(self, prompts: Sequence[tuple[int, str]], responses: Sequence[list[int]]) -> list[Encoded]:
-        """Rows from prompts (each with its index) and the ids of their responses."""
+        """Rows from prompts (index and text) and the token ids of their responses."""
         texts = [text for _, text in prompts]
         slm = self.slm_prompts(texts)
         second = self.llm_tokenizer is not None and not self.one_prompt
@@ -294,15 +283,15 @@ class Collator:
             )
         ]
         for row in rows:
-            if not row.slm or row.llm == []:  # an empty prompt, no special token: there must be a position to attend to
-                raise UserError(f"row {row.index}: its prompt has no token at all; give it a text, or set task.prefix")
+            if not row.slm or row.llm == []:  # attention needs at least one position
+                raise UserError(f"row {row.index}: its prompt has no token; give it a text, or set task.prefix")
         return rows
 
     def _responses(self, texts: list[str]) -> list[list[int]]:
         return [[*ids, self.eos_id] for ids, _ in self._target_text(texts)]
 
     def _fitted(self, row: Encoded, name: str, overlong: Overlong, remedy: str) -> Encoded | None:
-        """The row where it fits; else counted, and refused, truncated or dropped (None)."""
+        """The row if it is within the limits; else it is counted and raises, is truncated, or is dropped (None)."""
         over = self._over(row)
         self.counts.update(over)
         if not over:
@@ -314,8 +303,8 @@ class Collator:
         return None if overlong is Overlong.drop else self._truncated(row)
 
     def _pieces(self, row: Encoded) -> list[Encoded]:
-        """A row whose response is too long as several rows, each with the same prompt and a piece of the response; the
-        last one ends with its eos."""
+        """Splits a row with an over-long response into rows with the same prompt and a piece of the response each; the
+        last piece ends with eos."""
         size, response = self.max_response_tokens, row.response
         if len(response) <= size:
             return [row]
@@ -338,13 +327,13 @@ class Collator:
             found.append(f"its prompt has {tokens} tokens, at most {self.max_prompt_tokens} are allowed")
         if self.teacher is not None and row.teacher is not None and self._exceeds_teacher(row):
             tokens, limit = f"{row.teacher.prompt_tokens}", self.teacher.max_prompt_tokens
-            found.append(f"its prompt has {tokens} tokens as the teacher reads it, at most {limit} are allowed")
+            found.append(f"its prompt has {tokens} tokens with the teacher's tokenizer, at most {limit} are allowed")
         if "response" in over:
             found.append(f"its response has {len(row.response)}, at most {self.max_response_tokens} are allowed")
         return ", and ".join(found)
 
     def _truncated(self, row: Encoded) -> Encoded:
-        """Cut to size, from the end of the text; the last token (eos, final special token, end mark) stays."""
+        """The row truncated at the end of the texts; the last token (eos, final special token, end mark) remains."""
         limit, response = self.max_prompt_tokens, row.response
         if len(response) > self.max_response_tokens:
             response = [*response[: self.max_response_tokens - 1], response[-1]]

@@ -1,4 +1,4 @@
-"""Codes of languages: those of ISO 639-1, and a few that it lacks, with their English names."""
+"""Language codes (ISO 639-1, and yue) with their English names."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ NAMES: dict[str, str] = dict(re.split(r"\s", entry, maxsplit=1) for entry in re.
 
 
 def primary(code: str) -> str:
-    """The language of a code that may state a region or a script as well: zh of zh-CN, zh_Hans and ZH."""
+    """The language part of a code with a region or a script: zh for zh-CN, zh_Hans and ZH."""
     return re.split("[-_]", code.strip().lower(), maxsplit=1)[0]
 
 
 _MISTAKEN = {"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "ir": "fa", "jp": "ja", "jpn": "ja", "vn": "vi"}
-"""What the code of a country, or a longer one of a language, is probably meant to be."""
+"""Language codes for country codes and for longer language codes, for suggestions."""
 
 
 def _nearest(word: str) -> str:
-    """The code that was probably meant by another code, or by the name of a language."""
+    """The suggestion for an unknown code or a language name."""
     if word in _MISTAKEN or (word[:2] in NAMES and len(word) == 3):
         return _MISTAKEN.get(word, word[:2])
     by_name = {name.lower(): code for code, name in NAMES.items()}
@@ -50,20 +50,20 @@ def _nearest(word: str) -> str:
 
 
 def known(code: str, key: str) -> str:
-    """The code of a language as `NAMES` spells it.
+    """The language code in the spelling of `NAMES`.
 
     Args:
-        code: with or without a region, as zh, zh-CN, pt_BR.
-        key: names it in the error.
+        code: with or without a region, for example zh, zh-CN, pt_BR.
+        key: configuration key, for the message.
 
     Raises:
-        UserError: no such language; names the nearest one.
+        UserError: the language is unknown; the message has a suggestion.
     """
     found = primary(code)
     if found in NAMES:
         return found
     meant = _nearest(code.strip().lower())
     raise UserError(
-        f"{key}={code}: unknown language; did you mean {meant} ({NAMES[meant]})? Give a code of ISO 639-1, as en, de, "
-        "ru, ar, hi, zh, ja, ko, th"
+        f"{key}={code}: unknown language; did you mean {meant} ({NAMES[meant]})? Give a code of ISO 639-1, for "
+        "example en, de, ru, ar, hi, zh, ja, ko, th"
     )

@@ -1,6 +1,6 @@
-"""LLM2SLMProcessor: text in, tensors out, and back, as transformers' processors do; saved and loaded beside the model.
+"""LLM2SLMProcessor: the transformers processor of a hybrid, saved and loaded with the model.
 
-It is the `Collator` of a hybrid in transformers' words, for code that knows only those: `AutoProcessor`, its Trainer,
+It wraps the hybrid's `Collator` in transformers' interface, for `AutoProcessor`, the Trainer, and
 `model.generate(**processor(text))`.
 """
 
@@ -24,15 +24,15 @@ from llm2slm.types import INPUTS, Example, Overlong, UserError
 
 
 class LLM2SLMProcessor(ProcessorMixin):
-    """Both tokenizers of a hybrid, and how prompts and responses become tensors with them.
+    """Both tokenizers of a hybrid and the conversion between texts and tensors.
 
     Args:
-        tokenizer: the SLM's.
-        llm_tokenizer: the LLM's; the same object where the two are shared; None without an LLM.
+        tokenizer: of the SLM.
+        llm_tokenizer: of the LLM; the same object if both models share it; None without an LLM.
         settings: the other arguments of `Collator`, as plain values.
 
     Attributes:
-        collator: the `Collator` that does the work.
+        collator: the `Collator` with these arguments.
     """
 
     def __init__(self, tokenizer: Any, llm_tokenizer: Any = None, **settings: Any) -> None:
@@ -52,7 +52,7 @@ class LLM2SLMProcessor(ProcessorMixin):
     def __call__(
         self, text: str | Sequence[str], text_target: str | Sequence[str] | None = None, return_tensors: str = "pt"
     ) -> BatchFeature:
-        """A batch of prompts (prefix included), with `labels` where their responses are given.
+        """A batch of prompts (prefix included), with `labels` if responses are given.
 
         Args:
             text: one prompt or several; text_target: the responses to them.
@@ -60,13 +60,13 @@ class LLM2SLMProcessor(ProcessorMixin):
 
         Returns:
             input_ids, attention_mask (the SLM's prompt); llm_input_ids, llm_attention_mask, alignment and labels
-            where there are such: arguments of `LLM2SLM.forward` and `generate`.
+            if present: arguments of `LLM2SLM.forward` and `generate`.
 
         Raises:
             UserError: a text is longer than the limits allow; with overlong=drop only a prompt without a target.
         """
         if return_tensors != "pt":
-            raise ValueError(f"LLM2SLMProcessor gives torch tensors: return_tensors='pt', not {return_tensors!r}")
+            raise ValueError(f"LLM2SLMProcessor returns torch tensors: return_tensors='pt', not {return_tensors!r}")
         texts = [text] if isinstance(text, str) else list(text)
         if text_target is None:
             return BatchFeature(self.collator.batch_of_texts(texts).inputs())
@@ -88,24 +88,26 @@ class LLM2SLMProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of what it gives, but for labels."""
+        """Names of the tensors in a batch, without labels."""
         return [name for name in INPUTS if name != "labels"]
 
     @property
     def pad_token_id(self) -> int:
-        """What rows of responses may be padded with (transformers' Trainer asks for it)."""
+        """Padding id of responses, for transformers' Trainer."""
         return self.collator.pad_id
 
     def to_dict(self) -> dict[str, Any]:
-        """What `processor_config.json` holds beside the two tokenizers."""
+        """The content of `processor_config.json`."""
         whose = None if self.llm_tokenizer is None else "shared" if self.collator.shared else LLM_TOKENIZER
         own = {"processor_class": type(self).__name__, "llm_tokenizer": whose}
         return own | self.settings | {"overlong": self.collator.overlong.value}
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **_: Any) -> list[str]:
-        """Writes both tokenizers and `processor_config.json`; the model's own `save_pretrained` does so too."""
+        """Writes both tokenizers and `processor_config.json`; called by the model's `save_pretrained`, too."""
         if push_to_hub:
-            raise ValueError("save_pretrained(push_to_hub=True): use push_to_hub of the model, which brings all of it")
+            raise ValueError(
+                "save_pretrained(push_to_hub=True): use the model's push_to_hub, which includes the processor"
+            )
         with filling(Path(save_directory), last=PROCESSOR_NAME) as folder:
             self.collator.save(folder)
             (folder / PROCESSOR_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -113,10 +115,10 @@ class LLM2SLMProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, revision: str | None = None, **_: Any) -> Self:
-        """Loads the processor of a saved hybrid: a folder or a Hub id.
+        """Loads the processor of a saved hybrid from a folder or a Hub id.
 
         Raises:
-            UserError: it is none, or a tokenizer of it is missing.
+            UserError: it is not a saved hybrid, or a tokenizer is missing.
         """
         name = str(Path(pretrained_model_name_or_path).expanduser())
         if name.startswith(("/", ".")) and not Path(name).is_dir():

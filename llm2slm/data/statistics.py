@@ -1,6 +1,6 @@
-"""What a training is about to read, in figures: lengths in tokens, what is too long, what is there twice.
+"""Statistics of the data before training: lengths in tokens, over-long rows, repeated rows, overlap with training rows.
 
-Texts count as the same where they are so to the letter (white space at their ends apart).
+Texts are compared exactly, except for white space at their ends.
 """
 
 from __future__ import annotations
@@ -37,28 +37,25 @@ LENGTHS = {
     "llm_prompt": "the LLM's prompt tokens",
     "response": "response tokens",
 }
-"""Counts and lengths by their key in a report, and what they are called; some are shown only if there are any."""
+"""Keys of counts and lengths in a report, and their titles. Those in `ACCIDENTS` are shown only if they are not 0."""
 
 USUAL_TOKENS_PER_BYTE = 0.22
-"""Tokens per byte of a text in UTF-8, under a tokenizer with tens of thousands of entries that was made for such text:
-0.20 to 0.25 for English, and about as many for other scripts, whose characters take more bytes."""
+"""Tokens per UTF-8 byte with a tokenizer of tens of thousands of entries that was trained on text of the same language:
+0.20 to 0.25 for English, and about the same for other scripts, whose characters have more bytes."""
 
 FEW_BYTES = 256
-"""Fewer of them say nothing about tokens per byte."""
+"""Minimum number of bytes for an estimate of tokens per byte."""
 
 MISSING = "–"
 
 
 def of_tokens(rows: Sequence[Encoded], examples: Sequence[Example], collator: Collator) -> dict[str, Any]:
-    """Lengths of texts in tokens, and tokens per byte, of all rows of a split before anything is cut."""
+    """Lengths in tokens, and tokens per byte, of all rows of a split before truncation."""
     return {"tokens": lengths(rows), "tokens_per_byte": tokens_per_byte(rows, examples, collator)}
 
 
 def tokens_per_byte(rows: Sequence[Encoded], examples: Sequence[Example], collator: Collator) -> dict[str, float]:
-    """Tokens per byte (UTF-8) of the responses and of the prompts, where they have enough to tell.
-
-    What stands around a text does not count.
-    """
+    """Tokens per UTF-8 byte of responses and prompts with at least `FEW_BYTES`; the frame of prompts is not counted."""
     prompts = sum(len(example.prompt.encode("utf-8", "surrogatepass")) for example in examples)
     responses = sum(len(example.target.encode("utf-8", "surrogatepass")) for example in examples)
     counted = {
@@ -71,7 +68,7 @@ def tokens_per_byte(rows: Sequence[Encoded], examples: Sequence[Example], collat
 
 
 def lengths(rows: Sequence[Encoded]) -> dict[str, dict[str, int]]:
-    """Median, 95th percentile (so many or fewer tokens have 95 % of the rows) and maximum of each length."""
+    """Median, 95th percentile and maximum of each length in tokens."""
     found = {"prompt": [len(row.slm) for row in rows]}
     if any(row.llm is not None for row in rows):
         found["llm_prompt"] = [len(row.llm or ()) for row in rows]
@@ -85,17 +82,17 @@ def _spread(values: Sequence[int]) -> dict[str, int]:
 
 
 def repeated(examples: Sequence[Example]) -> int:
-    """Rows that were there before: the same prompt with the same target."""
+    """Number of rows whose prompt and target occur in an earlier row."""
     return len(examples) - len({(example.prompt, example.target) for example in examples})
 
 
 def empty(examples: Iterable[Example]) -> int:
-    """Rows whose response is no text: they teach to say nothing."""
+    """Number of rows with an empty response."""
     return sum(not example.target for example in examples)
 
 
 def seen(examples: Iterable[Example], training: Iterable[Example]) -> int:
-    """Rows whose prompt is also one of the training's; of rows without a source, whose text is."""
+    """Number of rows whose prompt (of rows without a source: whose target) is in the training rows."""
 
     def key(example: Example) -> tuple[str, str]:
         return example.prompt, "" if example.source else example.target
@@ -105,27 +102,27 @@ def seen(examples: Iterable[Example], training: Iterable[Example]) -> int:
 
 
 def table(report: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The report of a data module, a column for each split; lines of what did not happen are left out."""
+    """The report of a `TokenizedCorpus`, one column for each split, without lines of `ACCIDENTS` that are 0."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     found = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     found.add_column("data")
-    for split, told in report.items():
-        found.add_column(f"{split}, first rows" if told.get("streamed") else split, justify="right")
+    for split, values in report.items():
+        found.add_column(f"{split}, first rows" if values.get("streamed") else split, justify="right")
     for name, cells in _lines(report):
         found.add_row(name, *map(Text, cells))
     return found
 
 
 def _lines(report: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """Name and figures of each line."""
+    """Title and values of each line."""
     for key, name in COUNTS.items():
-        counts = [told.get(key) for told in report.values()]
+        counts = [values.get(key) for values in report.values()]
         if any(counts) or (key not in ACCIDENTS and counts != [None] * len(counts)):
             yield name, [MISSING if count is None else f"{count:,}" for count in counts]
     for key, name in LENGTHS.items():
-        spreads = [told["tokens"].get(key) for told in report.values()]
+        spreads = [values["tokens"].get(key) for values in report.values()]
         if any(spreads):
             yield name, [MISSING if one is None else " ".join(f"{n:,}" for n in one.values()) for one in spreads]

@@ -1,9 +1,8 @@
-"""Training rows that are read while training: chunk after chunk, each shuffled and batched by itself, without an end.
+"""Streaming of training rows: endless passes over a corpus in chunks, each shuffled and batched separately.
 
-A chunk is the next `buffer` rows of the corpus, read over and over, and a few more where the number of processes does
-not divide it. What becomes of it depends on those rows, the seed and the place alone. So every process makes the same
-batches and takes its share of them; and a training goes on exactly where it stopped from a handful of numbers: where
-its chunk begins, and how many batches of it are done.
+A chunk is the next `buffer` rows of the corpus, and a few more until the number of processes divides it. Its batches
+depend only on these rows, the seed and the position. Every process therefore makes the same batches and takes its
+share, and a training resumes exactly from a few numbers: the position of its chunk, and its number of finished batches.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from llm2slm.data.tasks import Task
 from llm2slm.types import Batch, Example, Overlong, UserError
 
 Read = Callable[[int], Iterator[dict[str, str]]]
-"""The rows of a pass from the row of that number on."""
+"""Number of a row -> the rows of one pass from this row on."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """How far a corpus was read: whole passes, and rows of the one that is under way."""
+    """A position in a corpus: number of complete passes, and number of rows in the current pass."""
 
     epoch: int = 0
     row: int = 0
@@ -33,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that are shuffled together, tokenized; where they begin; the same as examples, over-long ones among them."""
+    """Rows that are shuffled together: first position, tokenized rows, and examples (including over-long ones)."""
 
     place: Place
     rows: list[Encoded]
@@ -44,14 +43,14 @@ class RowStream:
     """An endless corpus in chunks.
 
     Args:
-        read: gives a pass over the corpus.
-        task, collator: make prompts and targets of rows, and token ids of those.
-        buffer: rows of a chunk.
-        world_size: processes; divides the rows of a chunk.
-        label: names the corpus in a complaint.
+        read: starts a pass over the corpus.
+        task, collator: make prompts and targets of rows, and tokenize them.
+        buffer: number of rows of a chunk.
+        world_size: number of processes; divides the number of rows of a chunk.
+        label: name of the corpus in messages.
 
     Attributes:
-        counts: rows read, dropped, over-long prompts and over-long responses, since it was made.
+        counts: numbers of rows read, dropped rows, over-long prompts and over-long responses so far.
     """
 
     def __init__(
@@ -59,18 +58,18 @@ class RowStream:
     ) -> None:
         if collator.overlong is Overlong.error:
             raise UserError(
-                "data.streaming=true: a row that is too long would end the training when it is reached; say what "
-                "becomes of such rows: data.overlong=truncate or drop"
+                "data.streaming=true: an over-long row would end the training when it is read; set "
+                "data.overlong=truncate or drop"
             )
         self._read, self._task, self._collator = read, task, collator
         self._buffer, self._world, self._label = buffer, world_size, label
         self.counts: Counter[str] = Counter()
 
     def chunks(self, start: Place) -> Iterator[Chunk]:
-        """The chunks from a place on, at which an earlier one began or ended.
+        """The chunks from a position on at which a chunk began or ended.
 
         Raises:
-            UserError: a bad row, when it is reached; or a corpus without a row that can be used.
+            UserError: an invalid row, when it is read; or the corpus has no usable row.
         """
         place, rows = start, self._read(start.row)
         while True:
@@ -89,8 +88,7 @@ class RowStream:
             yield chunk
 
     def first_rows(self) -> Chunk:
-        """The first chunk as far as it is of the first pass: rows that it holds again are not there twice. `counts`
-        are of these rows."""
+        """The part of the first chunk in the first pass: no row occurs twice. `counts` are of these rows."""
         chunk = next(self.chunks(Place()))
         rows = enumerate(pairwise(chunk.examples), 1)
         end = next((n for n, (one, after) in rows if after.index <= one.index), None)
@@ -102,7 +100,7 @@ class RowStream:
         return first
 
     def report(self) -> dict[str, Any]:
-        """What was read so far, as a data module reports it."""
+        """The counts so far, in the form of `TokenizedCorpus.report`."""
         over = {f"overlong_{kind}s": self.counts[kind] for kind in ("prompt", "response")}
         read = {"rows": self.counts["rows"], "dropped": self.counts["dropped"]}
         return read | over | {"overlong": str(self._collator.overlong), "streamed": True}
@@ -128,14 +126,14 @@ class RowStream:
 
 
 class StreamLoader:
-    """Batches of this process without an end: each `iter` goes on where the last one stopped.
+    """Endless batches for this process: each `iter` continues after the last batch.
 
     Args:
-        make: rows and the batches to make of them, as positions -> an iterable of `Batch`.
+        make: rows, and positions of the rows of each batch -> an iterable of `Batch`.
         stream: the rows.
-        batch_tokens: padded tokens in a batch at most.
-        seed: of the shuffles. rank, world_size: this process, and how many there are.
-        done: batches trained on, if that is better known elsewhere (a batch in work is delivered, not done).
+        batch_tokens: maximum number of tokens in a batch, padding included.
+        seed: of the shuffles. rank, world_size: number of this process, and number of processes.
+        done: number of batches trained on. Default: the number of batches delivered, which includes one in progress.
     """
 
     def __init__(
@@ -152,7 +150,7 @@ class StreamLoader:
         self._make, self._stream, self._batch_tokens, self._seed = make, stream, batch_tokens, seed
         self._rank, self._world, self._done = rank, world_size, done
         self.delivered = 0
-        # where the chunks begin of which batches may not be done yet: number of the first batch, and place
+        # (number of the first batch, position) of each chunk that may have unfinished batches
         self._begun: deque[tuple[int, Place]] = deque([(0, Place())])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -170,11 +168,11 @@ class StreamLoader:
             first += len(mine)
 
     def _chunk_of(self, number: int) -> tuple[int, Place]:
-        """Where the chunk begins that holds a batch."""
+        """Number of the first batch, and position, of the chunk that holds a batch."""
         return [begun for begun in self._begun if begun[0] <= number][-1]
 
     def state_dict(self) -> dict[str, int]:
-        """Plain numbers, for a checkpoint."""
+        """The position as plain numbers, for a checkpoint."""
         done = self.delivered if self._done is None else self._done()
         first, place = self._chunk_of(done)
         while self._begun[0][0] < first:
@@ -182,10 +180,10 @@ class StreamLoader:
         return {"batches_done": done, "chunk_began": first, **asdict(place), "processes": self._world}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from that state.
+        """Restores the position.
 
         Raises:
-            UserError: it comes from a training that did not stream, or from another number of processes.
+            UserError: the state belongs to a training without streaming, or with another number of processes.
         """
         if "chunk_began" not in state:
             raise UserError(

@@ -1,8 +1,8 @@
-"""Tasks: what the models are asked, and how the answer is judged. A row of a table each, not a class each.
+"""Tasks: prompt prefix, metrics and decoding defaults, as rows of a table.
 
-White space: the ends of a source and a target are stripped (so that every prompt ends alike and eos follows the last
-word); within the text nothing is touched, so that the turns of a dialogue stay on lines of their own wherever the
-tokenizer can write a newline (T5's own cannot; those of `train_tokenizer` can).
+White space at the ends of a source and a target is removed, so that every prompt ends alike and eos follows the last
+word. White space within a text is unchanged: the turns of a dialogue remain on separate lines, if the tokenizer has a
+newline token (T5's has none; those of `train_tokenizer` have one).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Task:
     """A task and its decoding defaults.
 
     Attributes:
-        prefix: put in front of every source.
-        metrics: names of evaluation/metrics/scores.py; the first is the main one.
-        max_new_tokens: response tokens at most.
-        num_beams: beams of the search; 1 is greedy.
-        prefixes: prefix by the row's own `task` (a mixture only).
-        language: code of the targets' language (data/languages.py); None: not known.
-        languages: the same by the row's own `task`, where that decides it; `language` holds for any other.
-        templates: word the source from fields of a row; none: it is one column.
-        text: there is no source: `templates` word the text that is written, with a loss on each of its tokens.
-        parts: of a mixture of corpora, name and task of each; its rows name their part as `task`.
+        prefix: text before every source.
+        metrics: names in evaluation/metrics/scores.py; the first is the main metric.
+        max_new_tokens: maximum number of response tokens.
+        num_beams: number of beams; 1 is greedy.
+        prefixes: (only for a mixture) prefix by the field `task` of a row.
+        language: code of the targets' language (data/languages.py); None: unknown.
+        languages: language by the field `task` of a row; `language` is used for all other rows.
+        templates: make the source from fields of a row; without templates, the source is one column.
+        text: language modelling: the source is empty, `templates` make the target, every token has a loss.
+        parts: of a mixture of corpora, name and task of each; the field `task` of a row is the name of its part.
     """
 
     name: str
@@ -46,8 +46,8 @@ class Task:
     text: bool = False
 
     def around(self) -> tuple[str, str] | None:
-        """What stands before and after a text of one's own when it is asked like a row; None: no single answer to that
-        (rows of several tasks, or templates of several fields each)."""
+        """The text before and after a source in a prompt; None if it is not unique (several tasks, or templates with
+        several fields)."""
         if self.prefixes:
             return None
         if not self.templates or self.text:
@@ -56,10 +56,10 @@ class Task:
         return None if single is None else (self.prefix + single[0].lstrip(), single[1].rstrip())
 
     def example(self, row: dict[str, str], index: int) -> Example:
-        """The row as prompt and target. `index` is its number within its split.
+        """The row as prompt and target. `index`: number of the row in its split.
 
         Raises:
-            UserError: a mixture's row does not say its task, or one that is not known.
+            UserError: a row of a mixture has no task, or an unknown one.
         """
         prefix = self.prefix
         if self.prefixes:
@@ -75,9 +75,9 @@ class Task:
 
 
 WHOLE = ["{target}"]
-"""The template of a text that is one column."""
+"""The template of a target that is one column."""
 TEXT = "text"
-"""The task of rows of which nothing is known: no prefix, and metrics that fit any text."""
+"""The default task: no prefix, and metrics for any text."""
 
 _SINGLE = (
     Task("translation", "translate English to German: ", ("bleu", "chrf"), 64),
@@ -87,7 +87,7 @@ _SINGLE = (
 )
 _MIXTURE = Task("mixture", "", ("bleu", "rougeL"), 128, prefixes=tuple((task.name, task.prefix) for task in _SINGLE))
 LM = Task("lm", "", ("perplexity",), 128, text=True)
-"""Language modelling: an empty prompt, and plain text to be written."""
+"""Language modelling: an empty prompt, and a plain text as target."""
 
 TASKS: dict[str, Task] = {task.name: task for task in (*_SINGLE, LM, _MIXTURE)}
 
@@ -98,18 +98,18 @@ def resolve(
     templates: Sequence[str] = (),
     target_language: str | None = None,
 ) -> Task:
-    """The task of a configuration: the table's, with what the configuration overrides.
+    """The task of a configuration: a row of the table, with the values that the configuration overrides.
 
     Args:
-        config: its empty fields take the table's values (without a name those of `TEXT`). With a mixture, `prefix`
-            comes before each row's own.
-        languages: English names of a corpus' source and target language (`sources.languages`); they word the
-            default prefix of translation.
-        templates: the corpus' own.
-        target_language: code of the language of the corpus' targets, where it is known.
+        config: empty fields get the values of the table (without `name`, those of `TEXT`). In a mixture, `prefix`
+            precedes the prefix of each row.
+        languages: English names of a corpus' source and target language (`corpora.languages`), for the default prefix
+            of translation.
+        templates: templates of the corpus.
+        target_language: code of the language of the corpus' targets, if known.
 
     Raises:
-        UserError: no such task, no such language, or something that is no template.
+        UserError: the task or the language is unknown, or a template is invalid.
     """
     name = TEXT if config.name is None else config.name
     if name not in TASKS:
@@ -130,12 +130,12 @@ def resolve(
 
 
 def mixed(config: TaskConfig, parts: Sequence[tuple[str, Task]]) -> Task:
-    """The task of a mixture of corpora: each row is asked as its part says. Judged by the main metric of each task that
-    occurs in it (where there is only one, by all of its metrics), over all rows.
+    """The task of a mixture of corpora: each row has the prompt of its part. The metrics, over all rows, are the main
+    metric of each task in it (all metrics, if there is one task).
 
     Args:
-        config: its prefix comes before each part's own; metrics, max_new_tokens and num_beams as for any task.
-        parts: name and task of each.
+        config: its prefix is put before each part's; metrics, max_new_tokens and num_beams as for any task.
+        parts: name and task of each part.
     """
     tasks = {task.name: task for _, task in parts}
     main = [metric for task in tasks.values() for metric in (task.metrics if len(tasks) == 1 else task.metrics[:1])]

@@ -1,6 +1,6 @@
-"""Templates: a row's fields put into words, `{instruction}` and a blank line and `{input}`; plain text otherwise.
+"""Prompt templates: format strings with the fields of a row, for example "{instruction}\\n\\n{input}".
 
-Of several templates a row takes the first whose fields all have a text in that row, so that the pair "with input",
+Of several templates, the first one whose fields all have a text in the row is used, so that the pair "with input",
 "without input" needs no condition.
 """
 
@@ -25,18 +25,18 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         f"{_ALPACA}. {_REQUEST}### Response:",
     ),
 }
-"""Templates that have a name: those of Stanford Alpaca (Taori et al. 2023)."""
+"""Named templates: those of Stanford Alpaca (Taori et al. 2023)."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A plain format string. Braces that are meant as such are doubled, as in Python.
+    """A format string. Literal braces are doubled, as in Python.
 
     Attributes:
-        answer: it words the text that is written, and may name the column of the target.
+        answer: the template makes the target, and may contain `{target}`.
 
     Raises:
-        UserError: by `parts`: no format string, no field in it, or more than a name in braces.
+        UserError: by `parts`: not a format string, no field, or a conversion or format in a field.
     """
 
     text: str
@@ -44,12 +44,12 @@ class Template:
 
     @cached_property
     def parts(self) -> list[tuple[str, str | None]]:
-        """Pieces of text, each with the name of the field behind it (None behind the last)."""
+        """Pieces of text, each with the name of the field that follows it (None after the last)."""
         where = f"{KEY}={shown(self.text)}"
         try:
             parsed = list(Formatter().parse(self.text))
         except ValueError as error:
-            raise UserError(f"{where}: {str(error).lower()}; a brace that is no field is written twice") from None
+            raise UserError(f"{where}: {str(error).lower()}; write a literal brace twice") from None
         for _, name, form, conversion in parsed:
             if name is not None and (not name or form or conversion):
                 raise UserError(f"{where}: a field is the name of a column in braces, as {{instruction}}")
@@ -62,20 +62,20 @@ class Template:
 
     @property
     def fields(self) -> list[str]:
-        """The columns that it names, each once, in order."""
+        """The columns in the template, each once, in order."""
         return list(dict.fromkeys(name for _, name in self.parts if name is not None))
 
     def fill(self, row: Mapping[str, str]) -> str:
-        """The text with the row's fields in their places."""
+        """The text with the fields of a row."""
         return "".join(text + ("" if name is None else row[name]) for text, name in self.parts)
 
     def around(self) -> tuple[str, str] | None:
-        """What stands before and after its field, where it has a single one, once."""
+        """The text before and after the field, if the template has a single one, once."""
         names = [name for _, name in self.parts if name is not None]
         if len(names) != 1:
             return None
-        place = next(i for i, (_, name) in enumerate(self.parts) if name is not None)
-        before, after = self.parts[: place + 1], self.parts[place + 1 :]
+        position = next(i for i, (_, name) in enumerate(self.parts) if name is not None)
+        before, after = self.parts[: position + 1], self.parts[position + 1 :]
         return "".join(text for text, _ in before), "".join(text for text, _ in after)
 
 
@@ -83,41 +83,41 @@ def parse(templates: Sequence[str], answer: bool = False) -> tuple[Template, ...
     """Templates from their texts, or from names of `TEMPLATES`.
 
     Args:
-        answer: they word the text that is written.
+        answer: the templates make the target.
 
     Raises:
-        UserError: one is no template.
+        UserError: a text is not a valid template.
     """
     texts = [text for given in templates for text in TEMPLATES.get(given, (given,))]
     parsed = tuple(Template(text, answer) for text in texts)
     for template in parsed:
-        _ = template.parts  # complains
+        _ = template.parts  # raises UserError
     return parsed
 
 
 def fields(templates: Sequence[Template]) -> list[str]:
-    """The columns that any of them names."""
+    """The columns in any of the templates."""
     return list(dict.fromkeys(name for template in templates for name in template.fields))
 
 
 def worded(templates: Sequence[Template], row: Mapping[str, str], place: str) -> str:
-    """The row in the words of the first template all of whose fields have a text in it.
+    """The text of a row by the first template whose fields all have a text.
 
     Args:
-        row: text by field, "" where there is none.
-        place: names the row in a complaint.
+        row: text by field, "" if there is none.
+        place: location of the row, for the message.
 
     Raises:
-        UserError: there is no such template.
+        UserError: every template has a field without a text.
     """
     for template in templates:
         if all(row[name].strip() for name in template.fields):
             return template.fill(row)
     fewest = min((template.fields for template in templates), key=len)
     missing = next(name for name in fewest if not row[name].strip())
-    raise UserError(f"{place}: the field {missing!r} has no text, and no {KEY} does without it; add one that does")
+    raise UserError(f"{place}: the field {missing!r} has no text, and every {KEY} uses it; add a template without it")
 
 
 def shown(text: str) -> str:
-    """A template within a line of complaint."""
+    """A template in a message, shortened."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,9 +1,9 @@
-"""Tokenized rows kept on disk, so that a corpus is tokenized once for all runs that read it alike.
+"""A cache of tokenized rows on disk: runs with the same texts and tokenizers tokenize a corpus once.
 
-An entry is one file, named by a hash of all that decides its content: the texts, both tokenizers, what stands around a
-prompt. Limits on lengths are applied to what comes out of it and so need no entry of their own. It is written under
-another name and renamed when whole: a process that is killed, or two at once, leave no half of one. Its checksum is
-looked at when it is read; an entry that is damaged is made anew.
+An entry is one file, named by a hash of all that determines its content: the texts, both tokenizers, the frame of the
+prompts. Length limits are applied after reading and are not part of the key. An entry is written under a temporary name
+and renamed, so that interrupted or concurrent processes leave no incomplete entry. Its checksum is verified when it is
+read; a damaged entry is replaced.
 """
 
 from __future__ import annotations
@@ -28,48 +28,47 @@ from llm2slm.data.tokenization.align import Spans
 from llm2slm.types import Example
 
 VARIABLE = "LLM2SLM_CACHE"
-"""Environment variable that names the folder in place of the default."""
+"""Environment variable with the folder that replaces the default."""
 
 FORMAT = b"llm2slm tokens 2 "
-"""What an entry begins with; then the checksum of its name and the rest, and a newline. The number changes with the
-form."""
+"""The start of an entry, before the checksum (of key and content) and a newline. The number is the format version."""
 
 SUFFIX, PARTIAL = ".tokens", ".part"
 DAY = 86_400
 UNUSED = 90 * DAY
-"""Seconds after which an entry that no run has read is removed."""
+"""Seconds after the last use at which an entry is removed."""
 
 FIELDS = ("start", "end", "special")
-"""Of spans, in the order of their arguments."""
+"""Fields of `Spans`, in the order of its arguments."""
 TEACHER = "teacher."
-"""In front of the names of the arrays that a teacher's prompts are kept in."""
+"""Prefix of the names of arrays with a teacher's prompts."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 class TokenCache:
-    """A folder of entries. What cannot be kept or read is told on stderr, and tokenized as if there were no cache."""
+    """A folder of entries. Failures of reading or writing are reported on stderr; the texts are then tokenized."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def of(cls, config: DataConfig) -> TokenCache | None:
-        """The cache that a configuration names; None where it wants none."""
+        """The cache of a configuration; None without a cache."""
         if config.cache is None:
             return None
         default = config.cache == DataConfig.cache
         return cls(Path(os.environ.get(VARIABLE) or config.cache if default else config.cache).expanduser())
 
     def load(self, key: str, examples: Sequence[Example]) -> list[Encoded] | None:
-        """The rows of an entry, one for each example; None where there is none, or a damaged one."""
+        """The rows of an entry, one for each example; None if it does not exist or is damaged."""
         path = self.folder / f"{key}{SUFFIX}"
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            _tell(f"{path}: cannot be read ({error.strerror}): tokenizing anew")
+            _report(f"{path}: cannot be read ({error.strerror}): tokenizing again")
             return None
         head, _, body = content.partition(b"\n")
         if head == FORMAT + _digest(key, body):
@@ -78,12 +77,12 @@ class TokenCache:
                 os.utime(path)  # used
                 return rows
             except (safetensors.SafetensorError, KeyError, ValueError, OSError):
-                pass  # told below
-        _tell(f"{path}: is damaged: tokenizing anew")
+                pass  # reported below
+        _report(f"{path}: is damaged: tokenizing again")
         return None
 
     def save(self, key: str, rows: Sequence[Encoded]) -> None:
-        """Writes an entry, in one step; removes what no run has read for long."""
+        """Writes an entry atomically; removes entries that were not used for `UNUSED` seconds."""
         body = safetensors.numpy.save(packed(rows))
         partial = None
         try:
@@ -96,10 +95,10 @@ class TokenCache:
                 os.fsync(file.fileno())
             partial.replace(self.folder / f"{key}{SUFFIX}")
         except OSError as error:
-            _tell(f"data.cache={self.folder}: cannot be written ({error.strerror}): tokens are not kept")
+            _report(f"data.cache={self.folder}: cannot be written ({error.strerror}): tokens are not kept")
         finally:
             if partial is not None:
-                partial.unlink(missing_ok=True)  # there only where the entry is not
+                partial.unlink(missing_ok=True)  # exists only if the entry was not written
 
     def _tidy(self) -> None:
         now = time.time()
@@ -113,7 +112,7 @@ class TokenCache:
 
 
 def entry_key(collator: Collator, examples: Sequence[Example]) -> str | None:
-    """What an entry is called; None where a tokenizer does not tell what it does (a slow one)."""
+    """The key of an entry; None if a tokenizer has no serialized form (a slow one)."""
     settings = collator.fingerprint()
     if settings is None:
         return None
@@ -126,7 +125,7 @@ def entry_key(collator: Collator, examples: Sequence[Example]) -> str | None:
 
 
 def packed(rows: Sequence[Encoded]) -> Arrays:
-    """Rows as flat arrays: of each sequence the lengths and, one behind the other, the values."""
+    """Rows as flat arrays: for each kind of sequence, the lengths and the concatenated values."""
     arrays: Arrays = {"response": _flat([row.response for row in rows])}
     arrays["response.lengths"] = _lengths([row.response for row in rows])
     arrays["lost"] = np.fromiter((row.lost for row in rows), dtype=np.uint8)
@@ -144,10 +143,10 @@ def packed(rows: Sequence[Encoded]) -> Arrays:
 
 
 def unpacked(arrays: Arrays, examples: Sequence[Example]) -> list[Encoded]:
-    """The rows again, numbered as the examples are.
+    """The rows of `packed` arrays, with the indices of the examples.
 
     Raises:
-        KeyError, ValueError: the arrays are not those of so many rows.
+        KeyError, ValueError: the arrays do not match the number of examples.
     """
     responses = _parts(arrays, "response", "response", len(examples))
     sides: dict[str, tuple[list[Any], list[Any]]] = {}
@@ -157,8 +156,8 @@ def unpacked(arrays: Arrays, examples: Sequence[Example]) -> list[Encoded]:
         ids = _parts(arrays, side, side, len(examples)) if side in arrays else none
         spans = none
         if f"{side}.start" in arrays:
-            places = [_parts(arrays, f"{side}.{field}", side, len(examples)) for field in FIELDS]
-            spans = [Spans(*place) for place in zip(*places, strict=True)]
+            columns = [_parts(arrays, f"{side}.{field}", side, len(examples)) for field in FIELDS]
+            spans = [Spans(*values) for values in zip(*columns, strict=True)]
         sides[side] = ids, spans
     theirs = {name.removeprefix(TEACHER): array for name, array in arrays.items() if name.startswith(TEACHER)}
     teachers = unpacked(theirs, examples) if theirs else [None] * len(examples)
@@ -179,7 +178,7 @@ def _lengths(parts: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
 
 
 def _parts(arrays: Arrays, name: str, lengths: str, rows: int) -> list[list[Any]]:
-    """The sequences of an array, cut by the lengths stored under another's name."""
+    """The sequences of an array, split by the lengths `lengths`.lengths."""
     values, ends = arrays[name].tolist(), np.cumsum(arrays[f"{lengths}.lengths"], dtype=np.int64).tolist()
     if len(ends) != rows or (ends[-1] if ends else 0) != len(values):
         raise ValueError(f"{name}: {len(ends)} rows of {len(values)} values")
@@ -192,5 +191,5 @@ def _digest(key: str, body: bytes) -> bytes:
     return found.hexdigest().encode()
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     print(f"llm2slm: {line}", file=sys.stderr)

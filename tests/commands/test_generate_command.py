@@ -419,7 +419,7 @@ def test_a_column_that_is_there_twice_is_refused(answering, tmp_path, monkeypatc
     else:
         pq.write_table(pa.table([["a"], ["b"]], names=["source", "source"]), name)
     assert main(["generate", f"run={answering}", LIMIT, f"input={name}"]) == 2
-    assert mistake(capsys) == f"{name}: column 'source' (field) is there twice; rename one of them"
+    assert mistake(capsys) == f"{name}: column 'source' (field) occurs twice; rename one of them"
 
 
 def test_a_prompt_with_half_a_character_is_refused(answering, capsys):

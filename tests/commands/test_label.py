@@ -253,7 +253,7 @@ def test_labels_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -
     other.task.num_beams = 2
     with pytest.raises(UserError, match=r"labels.jsonl: is finished, with other settings \(num_beams 1, now 2\)"):
         label.run(other, tmp_path)
-    with pytest.raises(UserError, match=r"labels.jsonl: is finished already, label.format=parquet is asked for"):
+    with pytest.raises(UserError, match=r"labels.jsonl: is finished, but label.format=parquet is given"):
         label.run(labelling(root, format="parquet"), tmp_path)
     assert contents(tmp_path) == before
     (tmp_path / "labels.jsonl").unlink()

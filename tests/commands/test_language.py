@@ -67,8 +67,8 @@ def test_an_unknown_language_is_one_line_before_anything_is_read_or_written(plac
     run = ["run=builtin/llm"] if verb == "evaluate" else []
     assert main([verb, *run, "task.language=chinese", "hydra.run.dir=run"]) == 2
     assert mistake(capsys) == (
-        "task.language=chinese: unknown language; did you mean zh (Chinese)? Give a code of ISO 639-1, as en, de, ru, "
-        "ar, hi, zh, ja, ko, th"
+        "task.language=chinese: unknown language; did you mean zh (Chinese)? Give a code of ISO 639-1, for "
+        "example en, de, ru, ar, hi, zh, ja, ko, th"
     )
     assert files_of(place) == before
 

@@ -262,7 +262,7 @@ def test_a_full_disk_after_training_is_one_line_and_the_command(tmp_path, tiny_l
     place = folder / {"save": "model", "result": "result.json"}[stage]
     assert said.splitlines()[-2].endswith(f"to do only what is missing: llm2slm train run={folder}")
     assert said.splitlines()[-1] == (
-        f"llm2slm: error: {place}: cannot be written (File too large); make room on this disk"
+        f"llm2slm: error: {place}: cannot be written (File too large); free space on this disk"
     )
     assert "Traceback" not in said and not list(folder.rglob(".*part"))
     with monkeypatch.context() as patch:

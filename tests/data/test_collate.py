@@ -120,7 +120,7 @@ def test_end_of_prompt_is_marked_only_where_nothing_else_does(slm):
 def test_empty_prompt_and_empty_target():
     assert encode(Collator(word_tokenizer()), example("", "")).slm == [2, 3]
     assert encode(Collator(word_tokenizer()), example("", "")).response == [1]
-    with pytest.raises(UserError, match="row 0: its prompt has no token at all"):
+    with pytest.raises(UserError, match="row 0: its prompt has no token"):
         encode(Collator(word_tokenizer(False)), example(" "))
     assert encode(Collator(word_tokenizer(False)), example("")).slm == [1]
 
@@ -144,7 +144,7 @@ def test_batch_of_texts_is_the_prompt_half_of_a_batch(slm, llm):
     for name in ("slm_ids_BQ", "slm_mask_BQ", "llm_ids_BP", "llm_mask_BP", "align_BQP"):
         assert torch.equal(getattr(alone, name), getattr(batch, name))
     assert alone.labels_BT is None
-    with pytest.raises(UserError, match="no text to answer"):
+    with pytest.raises(UserError, match="no text: give at least one"):
         collator.batch_of_texts([])
 
 
@@ -166,7 +166,7 @@ def test_overlong_is_an_error_that_names_row_lengths_and_limits():
         collator.encode([LONG], "data=json, train, ")
     assert str(caught.value) == (
         "data=json, train, row 17 (from 0): its prompt has 8 (SLM) and 6 (LLM) tokens, at most 6 are allowed; raise "
-        "data.max_prompt_tokens or data.max_response_tokens (models with positions have limits of their own), or set "
+        "data.max_prompt_tokens or data.max_response_tokens (the number of positions limits both), or set "
         "data.overlong=truncate or drop"
     )
     assert collator.counts == {"prompt": 1}
@@ -239,7 +239,7 @@ def test_a_prompt_that_is_too_long_for_the_teacher_alone():
         return plain.taught_by(Collator(word_tokenizer(), max_prompt_tokens=7, overlong=overlong))
 
     with pytest.raises(
-        UserError, match=r"row 17 \(from 0\): its prompt has 8 tokens as the teacher reads it, at most 7"
+        UserError, match=r"row 17 \(from 0\): its prompt has 8 tokens with the teacher's tokenizer, at most 7"
     ):
         taught(Overlong.error).encode([LONG])
     with pytest.raises(

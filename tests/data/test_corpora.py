@@ -12,7 +12,7 @@ from hub_tables import LOCAL, TABLES, text
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.folders import conf_folder
 from llm2slm.data.sources.corpora import CORPORA, LANGUAGES, PARQUET
-from llm2slm.data.sources.hub import hub_place
+from llm2slm.data.sources.hub import hub_location
 from llm2slm.data.sources.sources import languages, load_rows, task_of
 from llm2slm.types import Overlong, UserError
 
@@ -127,7 +127,7 @@ def test_the_hubs_own_columns_become_rows(tables, corpus, split):
 @pytest.mark.parametrize("corpus", TABLES)
 def test_without_a_path_the_hub_is_asked(corpus):
     chosen = config(f"data={corpus}")
-    path, arguments, part = hub_place(chosen, "validation")
+    path, arguments, part = hub_location(chosen, "validation")
     assert (path, arguments) == HUB[corpus]
     assert part == ("train[:500]" if corpus in ("alpaca", "dolly") else "validation")
     with pytest.raises(
@@ -136,7 +136,7 @@ def test_without_a_path_the_hub_is_asked(corpus):
         load_rows(chosen, "validation", 1)
     mirror = config(f"data={corpus}", "data.path=me/mirror", "data.revision=abc", "data.validation=dev")
     name = HUB[corpus][1].get("name", HUB[corpus][1].get("data_dir"))
-    assert hub_place(mirror, "validation") == ("me/mirror", {"name": name, "revision": "abc"}, "dev")
+    assert hub_location(mirror, "validation") == ("me/mirror", {"name": name, "revision": "abc"}, "dev")
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -257,8 +257,8 @@ def test_what_is_wrong_with_a_nested_field(tables, tmp_path):
 
 def test_where_a_corpus_is_not(tables, root, tmp_path):
     assert complaint("data=xsum", f"data.root={root}") == (
-        f"data=xsum: is a data set of the Hub, and none of data.root={root}; leave data.root out, or give a copy of it "
-        "as data.path=FOLDER"
+        f"data=xsum: is a data set of the Hub, without files for data.root={root}; leave data.root out, or give a "
+        "local copy as data.path=FOLDER"
     )
     assert complaint("data=samsum", f"data.root={root}", "data.path=x").startswith("data.root and data.path are both")
     assert complaint("data=samsum", "data.path=./nowhere") == "data.path=./nowhere: no such folder"

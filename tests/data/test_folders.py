@@ -102,7 +102,7 @@ def test_what_is_wrong_with_a_folder(tmp_path):
     assert complaint(tmp_path / "c") == ": does not contain any data files"
     outside = "- config_name: a\n  data_files: ../b/x/a.csv\n"
     assert "names files outside this folder" in complaint(make(tmp_path / "d", FILES, outside))
-    assert "its description of the data cannot be read" in complaint(make(tmp_path / "e", FILES, "- [\n"))
+    assert "its metadata cannot be read" in complaint(make(tmp_path / "e", FILES, "- [\n"))
 
 
 def rows_of(path, start, count):

@@ -54,7 +54,7 @@ def test_a_share_of_the_rows_is_drawn_by_the_seed_row_by_row(tmp_path: Path) -> 
         (lambda rows: rows[:150], r"holds 150 labels, none of row 150 \(from 0\) of the 200"),
         (lambda rows: [rows[0] | {"source": "another"}, *rows[1:]], "the label of row 0 .* is of another text"),
         (lambda rows: [*rows, rows[3]], "line 201: row 3 has a label already"),
-        (lambda rows: [{"index": "0"}, *rows], "line 1: no label; expected index, source and prediction"),
+        (lambda rows: [{"index": "0"}, *rows], "line 1: not a label; expected index, source and prediction"),
     ],
 )
 def test_files_that_are_not_of_these_rows(tmp_path: Path, change: Any, said: str) -> None:
@@ -72,10 +72,10 @@ def test_labels_of_another_seed_of_the_builtin_corpus(tmp_path: Path) -> None:
 def test_no_file_an_unfinished_one_and_a_share_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.labels=llm: set data.labels_from"):
         relabelled(ROWS, DataConfig(labels=Labels.llm), 1)
-    with pytest.raises(UserError, match=r"no labels.jsonl or labels.parquet there"):
+    with pytest.raises(UserError, match=r"has no labels.jsonl or labels.parquet"):
         relabelled(ROWS, DataConfig(labels=Labels.llm, labels_from=str(tmp_path)), 1)
     (tmp_path / "labels.jsonl.part").write_text("{}\n")
-    with pytest.raises(UserError, match=r"labels.jsonl.part: labelling is not finished"):
+    with pytest.raises(UserError, match=r"labels.jsonl.part: the labels are incomplete"):
         relabelled(ROWS, DataConfig(labels=Labels.llm, labels_from=str(tmp_path)), 1)
     with pytest.raises(UserError, match=r"data.labels_share=1.5: must be between 0 and 1"):
         relabelled(ROWS, DataConfig(labels=Labels.mix, labels_share=1.5), 1)
@@ -92,7 +92,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> N
         asked = DataConfig(labels=Labels.llm, labels_from=str(path))
         with pytest.raises(UserError) as caught:
             relabelled(ROWS[:1], asked, seed=1)
-        assert str(caught.value) == f"{path}: column {name!r} (of a label) is there twice; rename one of them"
+        assert str(caught.value) == f"{path}: column {name!r} (of a label) occurs twice; rename one of them"
 
 
 def test_a_parquet_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_labels_are_read_as_text_and_named_by_their_line(tmp_path: Path) -> None
         with pytest.raises(UserError, match=said):
             relabelled(rows, config(tmp_path, [labels[1], bad]), seed=1)
     (tmp_path / "labels.jsonl").write_text('{"index": 0, "index": 1, "source": "a", "prediction": "b"}\n')
-    with pytest.raises(UserError, match="line 1, column 'index': the key is there twice"):
+    with pytest.raises(UserError, match="line 1, column 'index': the key occurs twice"):
         relabelled(rows, DataConfig(labels=Labels.llm, labels_from=str(tmp_path)), seed=1)
     folder = tmp_path / "run[1]" / "x=1"
     folder.mkdir(parents=True)

@@ -87,9 +87,9 @@ def test_rows_that_are_streamed_or_mixed_are_the_same(tmp_path):
 def test_what_does_not_fit_the_task_is_one_line(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"source": "a", "target": "b", "text": "c"})
     data = DataConfig(name="json", train=path, overlong=Overlong.split)
-    with pytest.raises(UserError, match=r"^data.overlong=split: makes rows of the pieces of a plain text, for task=lm"):
+    with pytest.raises(UserError, match=r"^data.overlong=split: only for plain text \(task=lm\)"):
         task_of(TaskConfig(name="instruction"), data)
-    with pytest.raises(UserError, match=r"^data.labels=llm: a plain text \(task=lm\) has no answer of an LLM"):
+    with pytest.raises(UserError, match=r"^data.labels=llm: not for plain text \(task=lm\)"):
         task_of(LM, DataConfig(name="json", train=path, labels=Labels.llm))
     with pytest.raises(UserError, match=r"\{target\} would show the answer"):
         task_of(TaskConfig(name="text", template=["{target}"]), data)

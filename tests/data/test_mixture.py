@@ -194,8 +194,8 @@ def test_root_and_task_of_the_whole_hold_for_the_parts(root):
     [
         ([], "data=mixture: no parts; give data.parts=["),
         ([{}], "data.parts[0]: has no name"),
-        ([{"name": "mixture"}], "data.parts[0]: is a mixture itself"),
-        ([{"name": "builtin", "corpus": "mixture"}], "data.parts[0]: is a mixture itself"),
+        ([{"name": "mixture"}], "data.parts[0]: is a mixture; give its parts instead"),
+        ([{"name": "builtin", "corpus": "mixture"}], "data.parts[0]: is a mixture; give its parts instead"),
         (
             [{"name": "builtin"}, {"name": "samsum", "weight": 0.0}],
             "data.parts[1]: weight=0.0: must be a number above 0",

@@ -237,7 +237,7 @@ def test_a_broken_file_is_refused_or_read_alike_and_in_one_line(tmp_path, kind):
         ),
         (
             '{"source": "a", "target": "b", "source": "c"}',
-            "FILE, line 3, column 'source': the key is there twice; keep one of them",
+            "FILE, line 3, column 'source': the key occurs twice; keep one of them",
         ),
         (
             '{"source": "\\ud83d hi", "target": "b"}',
@@ -262,17 +262,17 @@ def test_a_bad_nested_field_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"t": {"en": "a", "de": "b"}}\n{"t": {"en": "a", "de": "b", "en": "c"}}\n')
     asked = {"source": "t.en", "target": "t.de"}
-    assert complaint(path, **asked) == "FILE, line 2, column 't.en': the key is there twice; keep one of them"
+    assert complaint(path, **asked) == "FILE, line 2, column 't.en': the key occurs twice; keep one of them"
     assert both(config(path, source="t.de", target="t.de")) == pairs(["b", "b"])
 
 
 def test_a_column_that_is_there_twice(tmp_path):
     (tmp_path / "a.csv").write_text("source,target,source,n,n\na,b,c,1,2\n")
-    assert complaint(tmp_path / "a.csv") == "FILE: column 'source' (data.source) is there twice; rename one of them"
+    assert complaint(tmp_path / "a.csv") == "FILE: column 'source' (data.source) occurs twice; rename one of them"
     assert both(config(tmp_path / "a.csv", source="target")) == pairs(["b"])
     table = pa.table([["a"], ["b"], ["c"]], names=["source", "target", "source"])
     pq.write_table(table, tmp_path / "a.parquet")
-    assert complaint(tmp_path / "a.parquet").startswith("FILE: column 'source' (data.source) is there twice")
+    assert complaint(tmp_path / "a.parquet").startswith("FILE: column 'source' (data.source) occurs twice")
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -310,7 +310,7 @@ def test_a_gzip_file_that_is_cut_short(tmp_path):
         packed = gzip.compress(text.encode())
         path.write_bytes(packed[: len(packed) // 2])
         assert list(islice(stream_rows(config(path), TASK), 100)) == rows[:100]
-        assert complaint(path).startswith("FILE: not a whole gzip file (")
+        assert complaint(path).startswith("FILE: not a complete gzip file (")
 
 
 def test_templates_take_a_field_that_only_late_rows_have_but_none_that_no_row_has(tmp_path):

@@ -171,9 +171,9 @@ def test_csv_with_an_open_quote(tmp_path):
 def test_cut_gzip_and_no_gzip(tmp_path):
     path = write(tmp_path / "a.jsonl.gz", [{"source": os.urandom(500).hex(), "target": "t"} for _ in range(50)])
     path.write_bytes(path.read_bytes()[:2000])
-    assert complaint(path).startswith("FILE: not a whole gzip file (")
+    assert complaint(path).startswith("FILE: not a complete gzip file (")
     path.write_bytes(b'{"source": "a", "target": "b"}\n')
-    assert complaint(path).startswith("FILE: not a whole gzip file (")
+    assert complaint(path).startswith("FILE: not a complete gzip file (")
 
 
 def test_no_parquet(tmp_path):

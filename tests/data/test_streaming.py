@@ -119,8 +119,8 @@ def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
     found = f"{path}, line 1201: no column 'sauce' (data.source); did you mean 'source'?"
     assert complaint(source="sauce").startswith(found)
     assert complaint(train=str(tmp_path / "none.jsonl")).endswith("give a json, jsonl, csv, tsv or parquet file")
-    assert complaint(name="builtin").startswith("data.streaming=true: data=builtin is put together in memory")
-    assert complaint(name="mixture").startswith("data.streaming=true: data=mixture is put together in memory")
+    assert complaint(name="builtin").startswith("data.streaming=true: data=builtin is made in memory")
+    assert complaint(name="mixture").startswith("data.streaming=true: data=mixture is made in memory")
     assert complaint(labels=Labels.llm, labels_from=str(tmp_path)) == (
         "data.streaming=true: rows are read with the corpus' own answers, without data.labels=llm; set "
         "data.streaming=false, or stream the file of labels itself (data=json data.train=DIR/labels.jsonl "
@@ -385,5 +385,5 @@ def test_training_on_a_stream(files, tiny_llm, monkeypatch, capsys):
         assert mistake(capsys).startswith(found)
     builtin = ["train", *tiny_overrides(tiny_llm), "data.streaming=true", "data.overlong=truncate"]
     assert main([*builtin, "hydra.run.dir=wrong"]) == 2
-    assert mistake(capsys).startswith("data.streaming=true: data=builtin is put together in memory")
+    assert mistake(capsys).startswith("data.streaming=true: data=builtin is made in memory")
     assert not list((files / "wrong").glob("*.yaml"))

@@ -114,8 +114,8 @@ def test_what_stands_around_a_text_of_ones_own():
     ("template", "found"),
     [
         ("Answer.", "names no field; write columns in braces, as {instruction}, or the name of one: alpaca"),
-        ("{", "single '{' encountered in format string; a brace that is no field is written twice"),
-        ("a}", "single '}' encountered in format string; a brace that is no field is written twice"),
+        ("{", "single '{' encountered in format string; write a literal brace twice"),
+        ("a}", "single '}' encountered in format string; write a literal brace twice"),
         ("{}", "a field is the name of a column in braces, as {instruction}"),
         ("{a:>3}", "a field is the name of a column in braces, as {instruction}"),
         ("{a!r}", "a field is the name of a column in braces, as {instruction}"),
@@ -130,7 +130,7 @@ def test_what_is_no_template(template, found):
 
 def test_a_row_that_fits_no_template_is_named_with_the_field(tmp_path):
     assert complaint(tmp_path, ["{instruction} {input}"]) == (
-        "rows.jsonl, line 2: the field 'input' has no text, and no task.template does without it; add one that does"
+        "rows.jsonl, line 2: the field 'input' has no text, and every task.template uses it; add a template without it"
     )
     rows = [ROWS[0], ROWS[0] | {"instruction": " "}]
     assert complaint(tmp_path, ["{instruction} {input}", "{instruction}"], rows).startswith(

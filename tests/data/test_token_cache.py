@@ -205,7 +205,7 @@ def test_a_damaged_entry_is_made_anew(files, tokenizers, capsys, damage):
     whole = path.read_bytes()
     path.write_bytes(DAMAGE[damage](whole))
     assert module(files, tokenizers[0]).encoded("train") == rows
-    assert capsys.readouterr().err == f"llm2slm: {path}: is damaged: tokenizing anew\n"
+    assert capsys.readouterr().err == f"llm2slm: {path}: is damaged: tokenizing again\n"
     assert path.read_bytes() == whole
     assert module(files, tokenizers[0]).encoded("train") == rows
     assert capsys.readouterr().err == ""

@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(stopped, tmp_p
             os._exit(0)
     os.waitpid(child, 0)
     assert (tmp_path / "said").read_text() == (
-        f"{folder / 'last.ckpt'}: cannot be written (File too large); make room on this disk"
+        f"{folder / 'last.ckpt'}: cannot be written (File too large); free space on this disk"
     )
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 

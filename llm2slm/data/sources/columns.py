@@ -1,6 +1,6 @@
-"""Columns of tables as rows of text: top-level ones, and nested ones by a dotted path (`translation.en`, `turns.0`).
+"""Columns of tables as rows of text: top-level ones, and nested fields by dotted paths (`translation.en`, `turns.0`).
 
-Only the columns that are asked for are looked at; what is not text, or not there, is named by its row and column.
+Only the needed columns are read. A message on a missing value or a value that is not text names row and column.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from llm2slm.data.templates import KEY, Template, fields, worded
 from llm2slm.types import UserError
 
 TASK = "task"
-"""Column that says a row's own task (only mixtures look at it)."""
+"""Column with the task of a row (used only by mixtures)."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns a row's `source` and `target` are read from.
+    """The columns of a row's `source` and `target`.
 
     Attributes:
-        templates: word the source from fields of the row instead; in them `{source}` stands for the column `source`.
-        text: they word the target, in which `{target}` stands for the column `target`; the source is empty.
+        templates: make the source from fields of the row; `{source}` is the column `source`.
+        text: the templates make the target, where `{target}` is the column `target`; the source is empty.
     """
 
     source: str
@@ -34,18 +34,18 @@ class Columns:
     def rows(
         self, tables: Sequence[Table], label: str, start: int = 0, stop: int | None = None
     ) -> Iterator[dict[str, str]]:
-        """The rows of tables, one table after another, as they are asked for.
+        """The rows of all tables in order, read one by one.
 
         Args:
-            label: names the tables together in a complaint.
-            start: rows to leave out at the beginning; they are not checked.
-            stop: number of the row at which to end; None: after the last one.
+            label: name of the tables in messages.
+            start: number of rows to skip at the beginning; they are not checked.
+            stop: number of the row before which to end; None: after the last one.
 
         Yields:
-            source and target, and task where there is such a column and the row has a text in it.
+            source and target, and task if the column exists and the row has a text in it.
 
         Raises:
-            UserError: no such column or field, a value that is not text, or no rows at all; when it is reached.
+            UserError: missing column or field, a value that is not text, or no rows; raised when it is read.
         """
         unmet = _Unmet({name: key for name, key in self._fields().values() if key == KEY or self.text})
         last = None
@@ -59,10 +59,10 @@ class Columns:
             unmet.check(*last, label)
 
     def needed(self, table: Table) -> list[str]:
-        """Those of a table's columns that have to be read.
+        """The columns of a table that must be read.
 
         Raises:
-            UserError: a column is not there, or twice.
+            UserError: a column is missing, or occurs twice.
         """
         if table.names is None:  # each row has its own keys
             return []
@@ -77,10 +77,10 @@ class Columns:
         return sorted(found)
 
     def _read(self, tables: Sequence[Table], start: int) -> Iterator[tuple[Table, int, Row]]:
-        """The rows of all tables from the row of that number on, each with its table and its number in it."""
-        for place, table in enumerate(tables):
+        """The rows of all tables from row `start` on, each with its table and its number in the table."""
+        for position, table in enumerate(tables):
             needed = self.needed(table)
-            if start and place < len(tables) - 1 and (count := table.count()) <= start:
+            if start and position < len(tables) - 1 and (count := table.count()) <= start:
                 start -= count
                 continue
             for number, row in table.read(needed, start):
@@ -88,18 +88,18 @@ class Columns:
             start = 0
 
     def _fields(self) -> dict[str, tuple[str, str]]:
-        """What the source is made of: by field the column, and the key that names it."""
+        """By field of the source (or text): its column, and the configuration key of the column."""
         if not self.templates:
             return {"source": self._named("source")}
         return {name: self._named(name) for name in fields(self.templates)}
 
     def _named(self, field: str) -> tuple[str, str]:
-        """The column of a field, and the key that names it."""
+        """The column of a field, and the configuration key of the column."""
         named = {"source": (self.source, "data.source"), "target": (self.target, "data.target")}
         return named.get(field, (field, KEY))
 
     def _row(self, table: Table, number: int, row: Row, unmet: _Unmet) -> dict[str, str]:
-        """Source, target and task of a row; source (or the text) in the words of a template where there are any."""
+        """Source, target and task of a row; the source (or text) by a template, if there are templates."""
         if self.templates:
             texts = {
                 name: text_in(table, number, row, column, key, gaps=True)
@@ -123,26 +123,26 @@ class Columns:
 
 @dataclass
 class _Unmet:
-    """The fields of templates that no row had so far, each with the key that names it.
+    """The fields of templates that no row had so far, with their configuration keys.
 
-    Where each row has its own keys, a misspelt field would else look like one without a text.
+    If rows have different keys, a misspelt field would otherwise look like a field without a text.
     """
 
     names: dict[str, str]
     columns: dict[str, None] = field(default_factory=dict)
 
     def look(self, row: Row) -> None:
-        """Takes note of a row."""
+        """Removes the fields that a row has."""
         if self.names:
             self.names = {name: key for name, key in self.names.items() if not holds(row, name)}
             self.columns |= dict.fromkeys(row)
 
     def check(self, table: Table, number: int, row: Row, label: str | None = None) -> None:
-        """Raises the complaint about a field that no row had so far.
+        """Raises UserError on a field that no row had so far.
 
         Args:
             table, number, row: the last row.
-            label: names all tables, where this was the last row of all.
+            label: name of all tables, if it is the last row of all tables.
         """
         for name, key in self.names.items():
             if path_in(self.columns, name) is None and label is not None:

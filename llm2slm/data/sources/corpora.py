@@ -1,7 +1,7 @@
-"""The corpora that the project knows by name, as a table: where each is, what its columns are called, its languages.
+"""The table of known corpora: source, columns, languages and task of each.
 
-A corpus is read from the Hub (`data.path=FOLDER` names a local copy with the same files, or another id with the same
-columns), or from the folder of corpora that `data.root=DIR` names, or from either.
+A corpus is read from the Hub (`data.path` may give a local copy with the same files, or another id with the same
+columns), or from the folder of corpora `data.root=DIR`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ SPLITS = ("train", "validation", "test")
 
 _NAMED = "ar cs de en es et fi fr hi it ja ko lv nl pl pt ro ru tr zh"
 LANGUAGES = {code: NAMES[code] for code in _NAMED.split()}
-"""What the code in a column's name (`de`, `translation.de`) is called in the prefix of a translation."""
+"""English name by language code in a column name (`de`, `translation.de`), for the prefix of translation."""
 
 BUILTIN_LANGUAGES = {"translation": "de", "summarization": "en", "instruction": "en"}
-"""Language of the targets by the corpus, or by the row's task in the built-in mixture."""
+"""Language of the targets by built-in corpus, or by task of the row in the built-in mixture."""
 
 PARQUET = "refs/convert/parquet"
-"""Branch with the Hub's own Parquet copy of a data set that consists of a script: a folder for each subset."""
+"""Branch with the Hub's Parquet conversion of a data set that has a loading script: one folder for each subset."""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set of the Hub: its id, and the names of columns (nested ones with dots), subset, revision and splits.
+    """A data set of the Hub: id, columns (nested ones as dotted paths), subset, revision and splits.
 
-    A data set with nothing but a train split has its first rows set aside for validation and test.
+    If a data set has only a train split, its first rows are used for validation and test.
 
     Attributes:
-        templates: word the source from several columns, where it is not one.
+        templates: make the source, if it consists of several columns.
     """
 
     id: str
@@ -47,10 +47,10 @@ class Hub:
 
 @dataclass(frozen=True)
 class Files:
-    """Files train, validation and test (.jsonl.gz) in a folder of the corpus' name.
+    """Files train, validation and test (.jsonl.gz) in a folder with the name of the corpus.
 
     Attributes:
-        test: the test file's name; `{other}` stands for the language that is not English.
+        test: name of the test file; `{other}` is the code of the language that is not English.
         source, target: names of the columns.
     """
 
@@ -61,12 +61,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus: from the Hub, from files below `data.root`, or from either.
+    """A corpus: on the Hub, in files below `data.root`, or both.
 
     Attributes:
-        task: what it is made for.
-        near: where it has no copy on the Hub: the data set there that comes nearest, with columns of its own.
-        languages: language codes of source and target, where the columns' names do not end in them.
+        task: the default task.
+        near: for a corpus that is not on the Hub, the most similar data set there, with other columns.
+        languages: language codes of source and target, if the column names do not end with them.
     """
 
     task: str
@@ -82,7 +82,7 @@ def _pair(id: str, source: str, target: str, subset: str, revision: str | None =
 
 
 def _instructions(id: str, target: str, context: str) -> Hub:
-    """Instructions of which some have a context: both as they stand, a blank line between them."""
+    """Instructions, some with a context: instruction and context, with a blank line between them."""
     splits = ("train[1000:]", "train[:500]", "train[500:1000]")
     templates = (f"{{instruction}}\n\n{{{context}}}", "{instruction}")
     return Hub(id, "instruction", target, splits=splits, templates=templates)
@@ -111,7 +111,7 @@ CORPORA = {
 
 
 def columns_of(config: CorpusConfig) -> Columns:
-    """The columns that a configuration names; where it names none, the corpus' own."""
+    """The columns of a configuration; by default those of the corpus."""
     corpus = CORPORA.get(config.name)
     own = corpus and (corpus.files if config.root is not None or corpus.hub is None else corpus.hub)
     source, target = (own.source, own.target) if own else ("source", "target")
@@ -119,14 +119,14 @@ def columns_of(config: CorpusConfig) -> Columns:
 
 
 def languages(config: CorpusConfig) -> tuple[str, str] | None:
-    """English names of source and target language, where the corpus or its columns' names tell them."""
+    """English names of source and target language, if the corpus or its column names have them."""
     source, target = _codes(config)
     return (LANGUAGES[source], LANGUAGES[target]) if {source, target} <= set(LANGUAGES) else None
 
 
 def target_language(config: CorpusConfig) -> str | None:
-    """Code of the targets' language, where the corpus or its columns' names state it: en and zh-CN do, source and zh
-    may mean anything."""
+    """Code of the targets' language, if the corpus or both column names give it (en and zh-CN do; source and zh are
+    ambiguous)."""
     if config.name == "builtin":
         return BUILTIN_LANGUAGES.get(config.corpus)
     source, target = (primary(code) for code in _codes(config))
@@ -134,7 +134,7 @@ def target_language(config: CorpusConfig) -> str | None:
 
 
 def _codes(config: CorpusConfig) -> tuple[str, str]:
-    """What the corpus, or the ends of its columns' names, say of the languages of source and target."""
+    """Candidate language codes of source and target: of the corpus, or the last parts of its column names."""
     corpus, columns = CORPORA.get(config.name), columns_of(config)
     if corpus is not None and corpus.languages and not (config.source or config.target):
         return corpus.languages
@@ -142,10 +142,10 @@ def _codes(config: CorpusConfig) -> tuple[str, str]:
 
 
 def known_corpus(name: str) -> Corpus:
-    """The corpus of that name.
+    """The corpus with a name.
 
     Raises:
-        UserError: there is none; names the nearest.
+        UserError: unknown corpus; the message has a suggestion.
     """
     if name not in CORPORA:
         known = ("builtin", "json", "hub", "mixture", *CORPORA)

@@ -1,7 +1,7 @@
-"""The files of a local folder that hold the splits of a data set: by its README.md, else by their names.
+"""The files of the splits of a data set in a local folder: by its README.md, else by the file names.
 
-The rules are those of `datasets`, which documents them for repositories of the Hub. They are applied to the names below
-the folder: the folder's own path is never read as a pattern, nor is a name that a file has.
+The rules are those that `datasets` documents for repositories of the Hub. They are applied to relative names: neither
+the path of the folder nor the name of an existing file is interpreted as a pattern.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from llm2slm.data.sources.rows import READERS, suffix_of
 from llm2slm.types import UserError, nearest
 
 OWN = {"csv": {".csv", ".tsv"}, "json": {".json", ".jsonl", ".ndjson"}, "parquet": {".parquet"}}
-"""Kinds of `datasets` that the project reads itself, and the suffixes of such files."""
+"""Builders of `datasets` whose files this project reads with its own readers, and the suffixes of these files."""
 OUR_KEYS = {"data_files", "data_dir", "default", "description", "version"}
-"""What a README.md may say of a subset without changing how its files are read."""
+"""Keys of a subset in README.md that have no effect on reading its files."""
 OPTIONS = {"delimiter": "sep"}
-"""Options with two names."""
+"""Aliases of options."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class FolderFiles:
     """The files of a data set.
 
     Attributes:
-        splits: by the name of a split its files, in the order in which they are read.
-        kind: how `datasets` would read them: csv, json, parquet, text, ...
-        options: what the README.md or a suffix says on how to read them.
+        splits: by the name of a split, its files in reading order.
+        kind: builder of `datasets`: csv, json, parquet, text, ...
+        options: reader options from README.md or a suffix.
     """
 
     splits: dict[str, list[Path]]
@@ -53,12 +53,12 @@ class FolderFiles:
 
     @property
     def as_rows(self) -> bool:
-        """Whether the project's own readers read them."""
+        """Whether this project's readers can read the files."""
         return self.kind in OWN and not self._unknown_files and not self._unknown_options
 
     @property
     def not_as_rows(self) -> str:
-        """Why the project's own readers do not read files of a kind that they know, and what to do."""
+        """Why this project's readers cannot read files of a known kind, and what to do."""
         if self._unknown_files:
             return f"{self._unknown_files[0]}: cannot be read as text; unpack it, or compress it with gzip"
         option = self._unknown_options[0]
@@ -79,34 +79,34 @@ class FolderFiles:
 
 
 def subsets(folder: Path) -> dict[str, dict[str, Any]]:
-    """The subsets that the folder's README.md describes, by name.
+    """The subsets in the folder's README.md, by name.
 
     Raises:
-        UserError: its description is not YAML, or not a list of subsets.
+        UserError: the metadata is not YAML, or not a list of subsets.
     """
     described: dict[str, Any] = {}
-    readme, place = folder / "README.md", folder / ".huggingface.yaml"
+    readme, separate = folder / "README.md", folder / ".huggingface.yaml"
     try:
         if readme.is_file():
             lines = readme.read_text(encoding="utf-8-sig").splitlines()
             if lines[:1] == ["---"] and "---" in lines[1:]:
                 described |= yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)])) or {}
-        if place.is_file():
-            described |= yaml.safe_load(place.read_text(encoding="utf-8")) or {}
+        if separate.is_file():
+            described |= yaml.safe_load(separate.read_text(encoding="utf-8")) or {}
         return dict(MetadataConfigs.from_dataset_card_data(described))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{readme}: its description of the data cannot be read ({reason:.200})") from None
+        raise UserError(f"{readme}: its metadata cannot be read ({reason:.200})") from None
 
 
 def find_files(folder: Path, subset: str | None, must: bool) -> FolderFiles:
-    """The files of a data set, or of one of its subsets: README.md names it, or a folder has its name.
+    """The files of a data set, or of a subset: one in README.md, or the subfolder with its name.
 
     Args:
-        must: the user has named the subset; else the folder may as well hold that one alone.
+        must: the subset must exist, since the user gave it; else a folder without subsets is accepted.
 
     Raises:
-        UserError: no such subset, several of which none is chosen, or no files.
+        UserError: the subset does not exist, none of several subsets is chosen, or there are no files.
     """
     known = subsets(folder)
     if subset is not None and subset not in known:
@@ -129,10 +129,10 @@ def _meant(subset: str, folder: Path, known: Mapping[str, Any]) -> str:
     return f"did you mean {nearest(subset, names)!r}? ({', '.join(names)})"
 
 
-def _files(folder: Path, said: Mapping[str, Any]) -> FolderFiles:
-    base = folder / said["data_dir"] if said.get("data_dir") else folder
+def _files(folder: Path, metadata: Mapping[str, Any]) -> FolderFiles:
+    base = folder / metadata["data_dir"] if metadata.get("data_dir") else folder
     names = _names(base)
-    named = said.get("data_files")
+    named = metadata.get("data_files")
     patterns = _default_patterns(names) if named is None else sanitize_patterns(named)
     found = {split: _matching(base, names, patterns[split]) for split in patterns}
     found = {str(split): files for split, files in found.items() if files}
@@ -142,10 +142,10 @@ def _files(folder: Path, said: Mapping[str, Any]) -> FolderFiles:
         kind, options = infer_module_for_data_files({split: list(map(str, files)) for split, files in found.items()})
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{base}: {str(error).partition(chr(10))[0]}") from None
-    if kind in OWN:  # files of other kinds may lie beside them
+    if kind in OWN:  # ignores files of other kinds
         ours = {split: [path for path in files if _is_of(kind, path)] for split, files in found.items()}
         found = {split: ours[split] or found[split] for split in found}
-    options = options | {OPTIONS.get(key, key): value for key, value in said.items() if key not in OUR_KEYS}
+    options = options | {OPTIONS.get(key, key): value for key, value in metadata.items() if key not in OUR_KEYS}
     return FolderFiles({split: [base / name for name in files] for split, files in found.items()}, kind, options)
 
 
@@ -154,14 +154,14 @@ def _is_of(kind: str, path: PurePosixPath) -> bool:
 
 
 def _names(folder: Path) -> list[PurePosixPath]:
-    """All files below a folder, by their names from there on."""
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    """All files below a folder, as relative paths."""
+    found = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
     relative = [PurePosixPath(path.relative_to(folder).as_posix()) for path in found if path.is_file()]
     return sorted(relative, key=str)
 
 
 def _default_patterns(names: Sequence[PurePosixPath]) -> dict[str, list[str]]:
-    """The patterns of the splits where nothing describes them: those of the first layout that has any file."""
+    """The patterns of the splits without metadata: those of the first layout that matches any file."""
     find = partial(_match, names)
     shard = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\..*")
     named = [shard.fullmatch(path.name) for path in find(SPLIT_PATTERN_SHARDED.format(split="*"))]
@@ -176,10 +176,10 @@ def _default_patterns(names: Sequence[PurePosixPath]) -> dict[str, list[str]]:
 
 
 def _matching(folder: Path, names: Sequence[PurePosixPath], patterns: Sequence[str]) -> list[PurePosixPath]:
-    """The files that the patterns name, each once, in the order of the patterns.
+    """The files that match the patterns, each once, in the order of the patterns.
 
     Raises:
-        UserError: a name is none of a file in the folder.
+        UserError: a pattern without wildcards matches no file, or points outside the folder.
     """
     found: dict[PurePosixPath, None] = {}
     for pattern in patterns:
@@ -194,8 +194,8 @@ def _matching(folder: Path, names: Sequence[PurePosixPath], patterns: Sequence[s
 
 
 def _match(names: Sequence[PurePosixPath], pattern: str) -> list[PurePosixPath]:
-    """The files that a pattern names. Hidden ones, and those in hidden folders and such as `__pycache__`, have to be
-    named as such."""
+    """The files that match a pattern. Hidden files, and files in folders with a leading `.` or `__`, match only
+    patterns with these prefixes."""
     parts = PurePosixPath(pattern).parts
     return [
         path
@@ -212,7 +212,7 @@ def _count(parts: Sequence[str], start: str) -> int:
 
 
 def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path fits a pattern, both in parts; `**` stands for any number of folders, at the end for any files."""
+    """Whether a path matches a pattern, both in parts; `**` matches any number of folders, at the end any files."""
     if not pattern:
         return not path
     if pattern[0] == "**":

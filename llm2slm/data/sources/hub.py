@@ -1,4 +1,4 @@
-"""Splits of data sets: of the Hub by `datasets`, in a local folder of the same form by the project's own readers."""
+"""Splits of data sets: on the Hub by `datasets`, in a local folder of the same layout by this project's readers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from llm2slm.data.sources.rows.table import Read, Row, Table
 from llm2slm.types import UserError
 
 PIECE = re.compile(r"(\w+)\[(?:(\d+))?:(?:(\d+))?\]")
-"""Part of a split by the numbers of its rows, as train[1000:]."""
+"""A slice of a split, for example train[1000:]."""
 PART = 1_000
-"""Rows taken out of a data set at once."""
+"""Number of rows read at once."""
 
-Place = tuple[str, dict[str, Any]]
-"""What `datasets.load_dataset` is asked for: id or kind of file, and further arguments."""
+Request = tuple[str, dict[str, Any]]
+"""Arguments of `datasets.load_dataset`: id or builder, and further arguments."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of a split: those of the tables, one after another, from the row `start` on to the row `stop`.
+    """The rows of a split: those of the tables in order, from row `start` to before row `stop` (None: to the last).
 
     Attributes:
-        label: names them in a complaint.
-        stop: None: to the last one.
+        label: name of the split in messages.
     """
 
     label: str
@@ -43,15 +42,15 @@ class Split:
 
 
 def hub_split(config: CorpusConfig, split: str, streaming: bool = False) -> Split:
-    """A split from the Hub, or from a folder of the same form.
+    """A split from the Hub, or from a local folder of the same layout.
 
     Args:
-        streaming: read a data set of the Hub as its rows are asked for (a folder is always read so).
+        streaming: read a data set of the Hub row by row (a folder always is).
 
     Raises:
-        UserError: no such data set or split.
+        UserError: the data set or the split does not exist.
     """
-    path, arguments, part = hub_place(config, split)
+    path, arguments, part = hub_location(config, split)
     label = f"{path}, split {part}"
     folder = local_folder(path)
     if folder is not None:
@@ -61,20 +60,20 @@ def hub_split(config: CorpusConfig, split: str, streaming: bool = False) -> Spli
                 return _folder_split(found, label, part)
         except UserError as error:
             raise UserError(not_loaded(config, label, split, error)) from None
-        return _loaded(config, label, split, part, _elsewhere(found), streaming=streaming)
+        return _loaded(config, label, split, part, _by_datasets(found), streaming=streaming)
     return _loaded(config, label, split, part, (path, arguments), streaming=streaming)
 
 
-def hub_place(config: CorpusConfig, split: str) -> tuple[str, dict[str, Any], str]:
-    """Where a split is: id or folder, further arguments for `datasets.load_dataset`, name of the split.
+def hub_location(config: CorpusConfig, split: str) -> tuple[str, dict[str, Any], str]:
+    """Location of a split: id or folder, further arguments of `datasets.load_dataset`, name of the split.
 
     Raises:
-        UserError: no id is known, or no such folder.
+        UserError: no id is known, or the folder does not exist.
     """
     hub = None if config.name == "hub" else known_corpus(config.name).hub
     path = config.path or (hub.id if hub else None)
     if path is None:
-        raise UserError(_no_place(config))
+        raise UserError(_no_location(config))
     part = getattr(config, split) or (hub.splits[SPLITS.index(split)] if hub else split)
     subset = config.subset or (hub.subset if hub else None)
     folder = local_folder(path)
@@ -87,7 +86,7 @@ def hub_place(config: CorpusConfig, split: str) -> tuple[str, dict[str, Any], st
 
 
 def local_folder(path: str) -> Path | None:
-    """The folder of that name, `~` for the home directory where there is none; None: it is no folder."""
+    """The folder of a path, where `~` may be the home directory; None if it does not exist."""
     if Path(path).is_dir():
         return Path(path)
     home = Path(path).expanduser() if path == "~" or path.startswith("~/") else Path(path)
@@ -95,27 +94,27 @@ def local_folder(path: str) -> Path | None:
 
 
 def _folder_split(found: FolderFiles, label: str, part: str) -> Split:
-    """A split, or a part of one, or several, of files that the project reads itself."""
+    """A split, a slice of one, or several, of files that this project reads."""
     piece = PIECE.fullmatch(part)
-    asked = "+".join(found.splits) if part == "all" else part
-    named = re.sub(r"\[.*?\]|\(.*?\)", "", asked).split("+")
+    spec = "+".join(found.splits) if part == "all" else part
+    named = re.sub(r"\[.*?\]|\(.*?\)", "", spec).split("+")
     if unknown := [name for name in named if name not in found.splits]:
         raise UserError(f"no split {unknown[0]!r}; there are: {', '.join(found.splits)}")
     tables = {name: [open_table(path, found.options.get("sep")) for path in found.splits[name]] for name in named}
-    if asked in tables:
-        return Split(label, tables[asked])
+    if spec in tables:
+        return Split(label, tables[spec])
     if piece is not None:
         return Split(label, tables[piece[1]], int(piece[2] or 0), None if piece[3] is None else int(piece[3]))
     sizes = {name: sum(table.count() for table in several) for name, several in tables.items()}
     try:
-        pieces = datasets.ReadInstruction.from_spec(asked).to_absolute(sizes)
+        pieces = datasets.ReadInstruction.from_spec(spec).to_absolute(sizes)
     except (ValueError, AssertionError) as error:
         raise UserError(str(error)) from None
     return Split(label, [one for cut in pieces for one in _between(tables[cut.splitname], cut.from_, cut.to)])
 
 
 def _between(tables: Sequence[Table], start: int, stop: int) -> Iterator[Table]:
-    """The rows of tables, counted together, from one number to another."""
+    """The rows of concatenated tables from row `start` to before row `stop`."""
     for table in tables:
         count = table.count()
         if start < count and stop > 0:
@@ -123,12 +122,12 @@ def _between(tables: Sequence[Table], start: int, stop: int) -> Iterator[Table]:
         start, stop = start - count, stop - count
 
 
-def _elsewhere(found: FolderFiles) -> tuple[str, dict[str, Any]]:
-    """How `datasets` is asked for files that the project does not read itself: kind, and further arguments.
+def _by_datasets(found: FolderFiles) -> tuple[str, dict[str, Any]]:
+    """Arguments of `datasets.load_dataset` for files that this project does not read.
 
     Raises:
-        UserError: csv or json files with a compression or an option that the project's readers do not know;
-            `datasets` would guess the types of their values.
+        UserError: csv or json files with an unsupported compression or option, since `datasets` would infer the types
+            of their values.
     """
     if found.kind in OWN and found.kind != "parquet":
         raise UserError(found.not_as_rows)
@@ -136,9 +135,9 @@ def _elsewhere(found: FolderFiles) -> tuple[str, dict[str, Any]]:
     return found.kind, {"data_files": files, **found.options}
 
 
-def _loaded(config: CorpusConfig, label: str, split: str, part: str, place: Place, *, streaming: bool) -> Split:
-    """A split by `datasets`."""
-    path, arguments = place
+def _loaded(config: CorpusConfig, label: str, split: str, part: str, request: Request, *, streaming: bool) -> Split:
+    """A split read by `datasets`."""
+    path, arguments = request
     piece = PIECE.fullmatch(part) if streaming else None
     try:
         if streaming:
@@ -147,13 +146,13 @@ def _loaded(config: CorpusConfig, label: str, split: str, part: str, place: Plac
         else:
             table = load(path, bars="data_files" not in arguments, split=part, **arguments)
             names, read, count = table.column_names, _table_reader(table), table.__len__
-    except Exception as error:  # `datasets` and the Hub client raise some twenty kinds
+    except Exception as error:  # `datasets` and the Hub client raise many classes
         raise UserError(not_loaded(config, label, split, error)) from None
 
     def reading(asked: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
         try:
             yield from read(asked, skip)
-        except Exception as error:  # the same while rows arrive
+        except Exception as error:  # the same during reading
             raise UserError(not_loaded(config, label, split, error)) from None
 
     start, stop = (None, None) if piece is None else piece.groups()[1:]
@@ -181,7 +180,7 @@ def _stream_reader(stream: datasets.IterableDataset) -> Read:
 
 
 def _numbered(part: Mapping[str, Sequence[Any]], start: int) -> Iterator[tuple[int, Row]]:
-    """The rows of a part that is given by columns."""
+    """The rows of a part that is given by columns, numbered from `start`."""
     for number, values in enumerate(zip(*part.values(), strict=True), start):
         yield number, dict(zip(part, values, strict=True))
 
@@ -191,12 +190,12 @@ def _uncounted() -> int:
 
 
 def load(path: str, bars: bool = False, **arguments: Any) -> Any:
-    """`datasets.load_dataset`, without its progress bars unless they are asked for (a download takes its time)."""
+    """`datasets.load_dataset`; `bars`: with progress bars (for downloads)."""
     restore = not (bars or datasets.are_progress_bars_disabled())
     if restore:
         datasets.disable_progress_bars()
     level = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the caller reports a failure, once
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the caller reports a failure
     try:
         return datasets.load_dataset(path, **arguments)
     finally:
@@ -206,7 +205,7 @@ def load(path: str, bars: bool = False, **arguments: Any) -> Any:
 
 
 def not_loaded(config: CorpusConfig, label: str, split: str, error: Exception) -> str:
-    """The complaint about a data set that `datasets` did not load."""
+    """The message on a data set that `datasets` did not load."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     if config.path is not None:
         return f"{label}: not loaded ({reason}); check data.path, data.subset and data.{split}"
@@ -214,7 +213,7 @@ def not_loaded(config: CorpusConfig, label: str, split: str, error: Exception) -
     return f"{label}: not loaded ({reason}); without the Hub give a copy of it as data.path=FOLDER{files}"
 
 
-def _no_place(config: CorpusConfig) -> str:
+def _no_location(config: CorpusConfig) -> str:
     if config.name == "hub":
         return "data.path is not set; with data=hub give the id of a data set (or a folder) as data.path=ID"
     near = CORPORA[config.name].near

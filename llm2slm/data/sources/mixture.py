@@ -1,7 +1,7 @@
-"""A mixture of corpora: how many training rows of each, which ones, in what order. Pure functions of counts and seed.
+"""A mixture of corpora: number, selection and order of the rows of each part, as pure functions of counts and seed.
 
-Shares are exact to the row. Where no part may repeat its rows, the mixture is as large as the part that runs out first
-allows; a part that may repeat them sets no limit. For validation and test weights do not count: each row is there once.
+Shares are exact to one row. The size of a mixture is limited by the part without `repeat` that runs out of rows first.
+Weights have no effect on validation and test: each row occurs once.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from llm2slm.types import UserError
 T = TypeVar("T")
 
 PRECISION = 10**6
-"""Weights are taken as fractions with denominators up to this."""
+"""Weights are rounded to fractions with denominators up to this number."""
 
 
 def check_parts(parts: Sequence[PartConfig]) -> None:
-    """Refuses parts that cannot be mixed.
+    """Checks that parts can be mixed.
 
     Raises:
-        UserError: names the part and the key.
+        UserError: an invalid part; the message names the part and the key.
     """
     if not parts:
         raise UserError("data=mixture: no parts; give data.parts=[{name: samsum, weight: 2}, {name: multi30k}]")
     for number, part in enumerate(parts):
-        place = f"data.parts[{number}]"
+        key = f"data.parts[{number}]"
         if not part.name:
-            raise UserError(f"{place}: has no name; give a corpus, as name: samsum")
+            raise UserError(f"{key}: has no name; give a corpus, for example name: samsum")
         if part.name == "mixture" or (part.name, part.corpus) == ("builtin", "mixture"):
-            raise UserError(f"{place}: is a mixture itself; give its parts one by one")
-        if not 1 / PRECISION <= part.weight <= PRECISION:  # so that nan is refused too
-            raise UserError(f"{place}: weight={part.weight}: must be a number above 0")
+            raise UserError(f"{key}: is a mixture; give its parts instead")
+        if not 1 / PRECISION <= part.weight <= PRECISION:  # False for nan, too
+            raise UserError(f"{key}: weight={part.weight}: must be a number above 0")
 
 
 def labels(parts: Sequence[CorpusConfig]) -> list[str]:
-    """A name for each part, different for each."""
+    """A unique name for each part."""
     found: list[str] = []
     seen: Counter[str] = Counter()
     for part in parts:
@@ -53,24 +53,24 @@ def labels(parts: Sequence[CorpusConfig]) -> list[str]:
 
 
 def shares(sizes: Sequence[int], parts: Sequence[PartConfig], limit: int | None = None) -> list[int]:
-    """How many training rows each part gives.
+    """The number of training rows of each part in the mixture.
 
     Args:
-        sizes: how many it has.
-        limit: rows of the mixture at most.
+        sizes: number of rows of each part.
+        limit: maximum number of rows of the mixture.
 
     Raises:
-        UserError: a part's share is not a single row.
+        UserError: the share of a part is less than one row.
     """
     weights = [Fraction(part.weight).limit_denominator(PRECISION) for part in parts]
     portions = [weight / sum(weights) for weight in weights]
-    room = [size / portion for size, portion in zip(sizes, portions, strict=True)]
-    bounds = [floor(rows) for rows, part in zip(room, parts, strict=True) if not part.repeat]
-    total = min(bounds) if bounds else ceil(max(room))  # all may repeat: until each has been seen whole
+    largest = [size / portion for size, portion in zip(sizes, portions, strict=True)]
+    bounds = [floor(rows) for rows, part in zip(largest, parts, strict=True) if not part.repeat]
+    total = min(bounds) if bounds else ceil(max(largest))  # all may repeat: every row occurs
     total = total if limit is None else min(total, limit)
     exact = [total * portion for portion in portions]
     counts = [floor(rows) for rows in exact]
-    by_remainder = sorted(range(len(parts)), key=lambda k: counts[k] - exact[k])  # equal ones in their order
+    by_remainder = sorted(range(len(parts)), key=lambda k: counts[k] - exact[k])  # a stable sort
     for k in by_remainder[: total - sum(counts)]:
         counts[k] += 1
     for number, count in enumerate(counts):
@@ -83,10 +83,10 @@ def shares(sizes: Sequence[int], parts: Sequence[PartConfig], limit: int | None 
 
 
 def drawn(rows: Sequence[T], count: int, seed: int, number: int) -> list[T]:
-    """So many rows in an order drawn from the seed: each once before any comes again.
+    """`count` rows in random order; every row occurs once before any is repeated.
 
     Args:
-        number: of the part, so that parts draw independently.
+        number: of the part; the random orders of parts are independent.
     """
     draw = np.random.default_rng((seed, number))
     order: list[int] = []
@@ -96,6 +96,6 @@ def drawn(rows: Sequence[T], count: int, seed: int, number: int) -> list[T]:
 
 
 def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
-    """Every part spread evenly over the whole, each in its own order."""
+    """All parts merged, each spread evenly and in its order."""
     placed = [((i + 0.5) / len(part), k, i) for k, part in enumerate(parts) for i in range(len(part))]
     return [parts[k][i] for _, k, i in sorted(placed)]

@@ -1,7 +1,6 @@
-"""Corpora as rows of text: built-in ones, a user's files, data sets of the Hub, and the known corpora (`corpora.py`).
+"""Corpora as rows of text: built-in corpora, files, data sets of the Hub, known corpora (`corpora.py`), mixtures.
 
-Rows of a file or a folder come from `rows`, those of the Hub from `datasets`. A split that is read whole is the list of
-its stream.
+`rows` reads files and folders, `datasets` reads from the Hub. A split in memory is the list of the rows of its stream.
 """
 
 from __future__ import annotations
@@ -39,26 +38,26 @@ SHARES = (0.6, 0.2, 0.2)
 
 
 Rows = list[dict[str, str]]
-"""Each with source and target, and task where it matters which one it is."""
+"""Each with the keys source and target; and task in a mixture."""
 
 
 def load_rows(
     config: CorpusConfig, split: str, seed: int, templates: tuple[Template, ...] = (), text: bool = False
 ) -> Rows:
-    """The rows of a split, in the corpus' own order, at most `<split>_size` of them.
+    """The rows of a split in their order, at most `<split>_size`.
 
     Args:
-        config: which corpus; no mixture.
+        config: the corpus; not a mixture.
         split: train, validation or test.
-        seed: of the training rows of a built-in corpus; no other rows depend on it.
-        templates: word each row's source from its fields.
-        text: they word the target, and the source is empty.
+        seed: of the training rows of a built-in corpus; all other rows are independent of it.
+        templates: make the source from fields of a row.
+        text: the templates make the target, and the source is empty.
 
     Returns:
-        Rows with keys source and target, and task where the corpus has such a column and the row a text in it.
+        Rows with the keys source and target, and task if the corpus has this column and the row has a text in it.
 
     Raises:
-        UserError: anything wrong with the corpus or a file of it; names the file, and the line, row or column.
+        UserError: invalid corpus or file; the message names the file, and the line, row or column.
     """
     size = _size(config, split)
     if config.name == "builtin":
@@ -78,7 +77,7 @@ def _rows(
     skip: int = 0,
     streaming: bool = False,
 ) -> Iterator[dict[str, str]]:
-    """The rows of a split that is read, as they are asked for; at most `size`, without the first `skip` of them."""
+    """Reads the rows of a split one by one; at most `size`, without the first `skip`."""
     if text and config.target is None and config.name in ("json", "hub"):
         config = replace(config, target="text")
     columns = replace(columns_of(config), templates=templates, text=text)
@@ -102,13 +101,14 @@ def _rows(
 
 
 def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Rows, list[dict[str, Any]]]:
-    """The rows of a split as a task asks for them; those of a mixture drawn by weight (`mixture.py`).
+    """The rows of a split for a task; those of a mixture are drawn by weight (`mixture.py`).
 
     Returns:
-        The rows; and for a mixture what each part gave: name, task, prefix, metrics, weight, rows, and of how many.
+        The rows; and for each part of a mixture its name, task, prefix, metrics, weight, number of rows in the mixture
+        (`rows`) and in the part (`of`).
 
     Raises:
-        UserError: as `load_rows`; and parts that cannot be mixed.
+        UserError: as `load_rows`; or the parts cannot be mixed.
     """
     if data.name != "mixture":
         return load_rows(data, split, seed, task.templates, task.text), []
@@ -135,14 +135,14 @@ def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Row
 
 
 def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[str, str]]:
-    """The training rows once, in the corpus' own order, read as they are asked for; at most `train_size`.
+    """One pass over the training rows in their order, read one by one; at most `train_size`.
 
     Args:
-        skip: leave out so many rows at the beginning.
+        skip: number of rows to skip at the beginning.
 
     Raises:
-        UserError: as `load_rows`, when the row is reached; a corpus that is made or mixed in memory; or labels other
-            than the corpus' own.
+        UserError: as `load_rows`, when the row is read; the corpus is generated or mixed in memory; or data.labels is
+            not gold.
     """
     if data.labels is not Labels.gold:
         raise UserError(
@@ -151,29 +151,26 @@ def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[st
             "data.source=source data.target=prediction)"
         )
     if data.name in ("builtin", "mixture"):
-        raise UserError(f"data.streaming=true: data={data.name} is put together in memory; set data.streaming=false")
+        raise UserError(f"data.streaming=true: data={data.name} is made in memory; set data.streaming=false")
     yield from _rows(data, "train", _size(data, "train"), task.templates, task.text, skip=skip, streaming=True)
 
 
 def task_of(task: TaskConfig, data: DataConfig) -> Task:
-    """The task of a configuration on its corpus: languages word the prefix and tokenize targets in metrics, templates
-    word the source.
+    """The task of a configuration for its corpus, with the prefix, language and templates of the corpus.
 
-    Without `task.name` it is the corpus' own (`own_task`). Each part of a mixture has a task: the one it names, else
-    the one its corpus is made for, else `task`.
+    Without `task.name`, it is the default task of the corpus (`own_task`). The task of a part of a mixture is its
+    `task`, else the default task of its corpus, else `task.name`.
 
     Raises:
-        UserError: no such task, no such language, something that is no template, parts that cannot be mixed, or keys
-            of `data` that do not fit the task.
+        UserError: unknown task or language, invalid template, parts that cannot be mixed, or keys of `data` that do not
+            match the task.
     """
     found = _task_of(*chosen_task(task, data))
     texts = [own.text for _, own in found.parts] or [found.text]
     if data.overlong is Overlong.split and not all(texts):
-        raise UserError(
-            "data.overlong=split: makes rows of the pieces of a plain text, for task=lm; use truncate or drop"
-        )
+        raise UserError("data.overlong=split: only for plain text (task=lm); use truncate or drop")
     if data.labels is not Labels.gold and any(texts):
-        raise UserError(f"data.labels={data.labels}: a plain text (task=lm) has no answer of an LLM; leave it out")
+        raise UserError(f"data.labels={data.labels}: not for plain text (task=lm); leave it out")
     return found
 
 
@@ -189,16 +186,16 @@ def _task_of(task: TaskConfig, data: DataConfig) -> Task:
 
 
 def own_task(config: CorpusConfig) -> str:
-    """The task that a corpus is made for; `TEXT` for rows of which nothing is known."""
+    """The default task of a corpus; `TEXT` for the user's own rows."""
     if config.name == "builtin":
-        return config.corpus if config.corpus in TASKS else TEXT  # a wrong one is refused where it is read
+        return config.corpus if config.corpus in TASKS else TEXT  # an unknown corpus raises when it is read
     if config.name == "mixture":
         return config.name
     return CORPORA[config.name].task if config.name in CORPORA else TEXT
 
 
 def chosen_task(task: TaskConfig, data: DataConfig) -> tuple[TaskConfig, DataConfig]:
-    """The same with every task that nobody chose named: `task.name`, and that of each part of a mixture."""
+    """The configuration with the default tasks filled in: `task.name`, and the task of each part of a mixture."""
     if task.name is not None:
         return task, data
     parts = [replace(part, task=part.task or own_task(part)) for part in data.parts]
@@ -206,10 +203,10 @@ def chosen_task(task: TaskConfig, data: DataConfig) -> tuple[TaskConfig, DataCon
 
 
 def _templates(config: CorpusConfig, task: str | None) -> tuple[str, ...]:
-    """Those of a corpus of the Hub, unless the user names a source column.
+    """Templates of a corpus of the Hub, unless the user sets data.source.
 
-    With task lm the text of a row: source and target with a blank line between them, where there is a source; else the
-    target.
+    With task=lm, templates of the text: source and target with a blank line between them, or the target alone if there
+    is no source.
     """
     hub = CORPORA[config.name].hub if config.name in CORPORA and config.root is None else None
     own = hub.templates if hub is not None and config.source is None else ()
@@ -220,37 +217,37 @@ def _templates(config: CorpusConfig, task: str | None) -> tuple[str, ...]:
 
 
 def _parts(data: DataConfig) -> list[PartConfig]:
-    """The parts of a mixture; `data.root` holds for those that it may hold."""
+    """The parts of a mixture; `data.root` applies to known corpora without root and path."""
 
-    def placed(part: PartConfig) -> PartConfig:
-        open_place = part.root is None and part.path is None and part.name in CORPORA
-        return replace(part, root=data.root) if open_place and CORPORA[part.name].files else part
+    def with_root(part: PartConfig) -> PartConfig:
+        no_folder = part.root is None and part.path is None and part.name in CORPORA
+        return replace(part, root=data.root) if no_folder and CORPORA[part.name].files else part
 
-    return [placed(part) for part in data.parts]
+    return [with_root(part) for part in data.parts]
 
 
-def _part_task(task: TaskConfig, part: PartConfig, place: str) -> Task:
+def _part_task(task: TaskConfig, part: PartConfig, key: str) -> Task:
     of_project = part.name == "builtin" or part.name in CORPORA
     if part.name not in ("builtin", "json", "hub"):
         try:
             known_corpus(part.name)
         except UserError as error:
-            raise UserError(f"{place}: {error}") from None
+            raise UserError(f"{key}: {error}") from None
     name = part.task or (own_task(part) if of_project else task.name)
     single = [task_name for task_name in TASKS if task_name != "mixture"]
     if name not in single:
-        raise UserError(f"{place}: its task is one of {', '.join(single)}; it is {name}")
+        raise UserError(f"{key}: its task is one of {', '.join(single)}; it is {name}")
     template = task.template if part.template is None else part.template
-    language = task.language if part.language is None else known(part.language, f"{place}.language")
+    language = task.language if part.language is None else known(part.language, f"{key}.language")
     config = TaskConfig(name, prefix=part.prefix, template=template, language=language)
     return resolve(config, languages(part), _templates(part, name), target_language(part))
 
 
 def _size(config: CorpusConfig, split: str) -> int | None:
-    """Rows of a split at most.
+    """Maximum number of rows of a split.
 
     Raises:
-        UserError: no such split, or no such number.
+        UserError: unknown split, or a number below 1.
     """
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown; use {', '.join(SPLITS)}")
@@ -282,7 +279,7 @@ def _builtin(name: str, split: str, size: int, seed: int) -> list[dict[str, str]
 
 
 def _local(config: CorpusConfig, split: str) -> Path:
-    """The file of a known corpus in the folder of corpora."""
+    """The file of a known corpus below data.root."""
     files, columns = known_corpus(config.name).files, columns_of(config)
     if config.path is not None:
         raise UserError(
@@ -291,8 +288,8 @@ def _local(config: CorpusConfig, split: str) -> Path:
         )
     if files is None:
         raise UserError(
-            f"data={config.name}: is a data set of the Hub, and none of data.root={config.root}; leave data.root out, "
-            "or give a copy of it as data.path=FOLDER"
+            f"data={config.name}: is a data set of the Hub, without files for data.root={config.root}; leave "
+            "data.root out, or give a local copy as data.path=FOLDER"
         )
     folder = Path(str(config.root)) / config.name
     if not folder.is_dir():
@@ -305,7 +302,7 @@ def _local(config: CorpusConfig, split: str) -> Path:
 
 
 def _meant_root(config: CorpusConfig) -> str:
-    """What to add to a complaint about `data.path` where that is a known corpus' folder of a `data.root`."""
+    """A suggestion if `data.path` is a folder of a known corpus below a `data.root`, else ""."""
     folder = Path(config.path or "").expanduser().absolute()
     known = CORPORA.get(config.name)
     if config.path is None or known is None or known.files is None or folder.name != config.name:

@@ -1,1 +1,1 @@
-"""An LLM as a judge of answers: its client, the log of its replies, its verdicts."""
+"""Evaluation by an LLM judge: clients, the log of replies, verdicts and their statistics, tables."""

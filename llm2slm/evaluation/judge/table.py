@@ -1,4 +1,4 @@
-"""A judge's numbers in the terminal."""
+"""The results of the LLM judge in the terminal."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from llm2slm.evaluation.report.page import clean
 from llm2slm.evaluation.report.tables import number, percent, score, seconds
 
 SHOWN = 5
-"""Lost rows that are listed."""
+"""Number of lost rows listed."""
 WIDTH = 72
-"""Characters of a lost row's source that are shown."""
+"""Characters shown of the source of a lost row."""
 
 
 def show(result: Mapping[str, Any], sources: Mapping[int, str]) -> None:
-    """Prints what judge.json says.
+    """Prints the content of judge.json.
 
     Args:
-        sources: the questions by row.
+        sources: the sources by row.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -38,7 +38,7 @@ def show(result: Mapping[str, Any], sources: Mapping[int, str]) -> None:
 
 
 def rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The table: its head, then a line for each figure with an interval."""
+    """The table: header, then one line for each statistic with its interval."""
     if "ratings" in result:
         found = result["ratings"]
         line = (result["runs"][0], score(found["mean"]["value"]), _range(found["mean"], score), str(found["judged"]))
@@ -56,13 +56,13 @@ def rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def facts(result: Mapping[str, Any]) -> list[str]:
-    """Sentences: what the test says, how far the judge can be trusted, what it took."""
-    judge, asked = result["judge"], result["asked"]
-    said = []
+    """Sentences on the significance test, the consistency of the judge, and the effort."""
+    judge, effort = result["judge"], result["asked"]
+    sentences = []
     if "pairs" in result:
         pairs = result["pairs"]
         split, position = pairs["inconsistent"], pairs["position"]
-        said = [
+        sentences = [
             f"Sign test: p = {pairs['sign_test']['p']:.3g}, over {pairs['sign_test']['decided']} decided pairs.",
             f"Inconsistent: {split['count']} of {pairs['judged']} pairs ({percent(split['share'])}), which count as "
             f"ties. Of all verdicts {percent(position['first']['share'])} chose the answer shown first, "
@@ -72,21 +72,21 @@ def facts(result: Mapping[str, Any]) -> list[str]:
     missing = (
         f"; {figures['rows'] - figures['judged']} rows have no verdict" if figures["rows"] > figures["judged"] else ""
     )
-    said.append(
-        f"Judge: {judge.get('model', judge.get('local'))}; parse failures: {asked['parse_failures']}, refused: "
-        f"{asked['refused']} of {asked['distinct']} questions{missing}."
+    sentences.append(
+        f"Judge: {judge.get('model', judge.get('local'))}; parse failures: {effort['parse_failures']}, refused: "
+        f"{effort['refused']} of {effort['distinct']} questions{missing}."
     )
-    least = "at least " if asked["replies_without_usage"] else ""
-    price = "" if asked["cost"] is None else f", cost: {least}{number(asked['cost'])}"
-    said.append(
-        f"Requests: {asked['requests']:,}, tokens: {least}{asked['prompt_tokens']:,} of prompts, "
-        f"{least}{asked['reply_tokens']:,} of replies{price}; {seconds(asked['wall_seconds'])}."
+    least = "at least " if effort["replies_without_usage"] else ""
+    price = "" if effort["cost"] is None else f", cost: {least}{number(effort['cost'])}"
+    sentences.append(
+        f"Requests: {effort['requests']:,}, tokens: {least}{effort['prompt_tokens']:,} of prompts, "
+        f"{least}{effort['reply_tokens']:,} of replies{price}; {seconds(effort['wall_seconds'])}."
     )
-    return said
+    return sentences
 
 
 def lost(result: Mapping[str, Any], sources: Mapping[int, str]) -> list[str]:
-    """The rows that were lost most clearly, each on a line."""
+    """The rows lost most clearly, one on each line."""
     if not result["lost"]:
         return []
     what = "Lost most clearly" if "pairs" in result else "Rated lowest"

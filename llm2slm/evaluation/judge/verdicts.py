@@ -1,12 +1,9 @@
-"""A model as a judge of answers: what it is asked, what its reply says, and what all replies say together.
+"""Prompts of the LLM judge, parsing of its replies, and statistics of the verdicts: pure functions of texts.
 
 After Zheng et al. 2023 (Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena, arXiv 2306.05685): one answer is rated
-from 1 to 10, "Rating: [[7]]"; of two answers the better one is named, "[[A]]" or "[[B]]", "[[C]]" for a tie. Judges
-lean to the answer that they read first (or second), so that two answers are shown in both orders, and one wins only
-where both verdicts say so. The words of the prompts are this project's own: PROMPTS is their version, and verdicts of
-different versions must not be compared.
-
-Nothing here reads, writes or asks: texts in, numbers out.
+from 1 to 10, "Rating: [[7]]"; of two answers the judge chooses the better one, "[[A]]" or "[[B]]", or "[[C]]" for a
+tie. Judges have a position bias, so each pair is shown in both orders, and an answer wins only if both verdicts agree.
+The wording of the prompts is this project's; PROMPTS is its version. Do not compare verdicts of different versions.
 """
 
 from __future__ import annotations
@@ -22,14 +19,14 @@ from typing import Any, Literal
 import numpy as np
 
 PROMPTS = 1
-"""Version of the prompts; raised when a word of them changes."""
+"""Version of the prompts; increased with every change of their wording."""
 RESAMPLES = 10_000
 Outcome = Literal["A", "B", "tie"]
-"""Who answered better: the first run, the second, or neither."""
+"""The better answer: of run A (the first), of run B (the second), or neither."""
 WAYS: dict[str, Outcome] = {"wins": "A", "ties": "tie", "losses": "B"}
 Rated = Mapping[int, float | None]
 Compared = Mapping[int, tuple[str | None, str | None]]
-"""Row -> the letters that the judge said with run A's answer in front, and with run B's in front."""
+"""Row -> letter of the verdict with run A's answer first, and letter of the verdict with run B's answer first."""
 
 _QUALITIES = (
     "Look at whether an answer does what was asked, whether it is correct, helpful, complete and clear, and whether it "
@@ -60,7 +57,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Row:
-    """A question with what one or two runs answered. `number`: its line in the first run's predictions, from 1."""
+    """A source with the answers of one or two runs. `number`: line in the first run's predictions, from 1."""
 
     number: int
     source: str
@@ -70,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt to the judge. `order`: whose answers it shows, as A, AB or BA."""
+    """One prompt for the judge. `order`: the runs whose answers it shows, in order: A, AB or BA."""
 
     row: int
     order: str
@@ -78,83 +75,83 @@ class Question:
 
 
 def questions(rows: Sequence[Row], reference: bool = True, instruction: str = "") -> list[Question]:
-    """What the judge is asked: once for each row of one run, in both orders for each row of two.
+    """The questions for the judge: one for each row of one run, two (both orders) for each row of two runs.
 
     Args:
-        reference: show the reference answer, where it is not blank.
-        instruction: what stood before each source when it was asked.
+        reference: show the reference answer, unless it is blank.
+        instruction: text before each source.
     """
-    asked = []
+    found = []
     for row in rows:
         known = row.reference if reference and row.reference.strip() else None
         source = instruction + row.source
         if len(row.answers) == 1:
-            asked.append(Question(row.number, "A", rating_prompt(source, row.answers[0], known)))
+            found.append(Question(row.number, "A", rating_prompt(source, row.answers[0], known)))
         else:
             first, second = row.answers
-            asked.append(Question(row.number, "AB", comparing_prompt(source, first, second, known)))
-            asked.append(Question(row.number, "BA", comparing_prompt(source, second, first, known)))
-    return asked
+            found.append(Question(row.number, "AB", comparing_prompt(source, first, second, known)))
+            found.append(Question(row.number, "BA", comparing_prompt(source, second, first, known)))
+    return found
 
 
 def rating_prompt(source: str, answer: str, reference: str | None = None) -> str:
-    """Asks for a rating of one answer."""
+    """The prompt for a rating of one answer."""
     return _prompt(_RATE, source, reference, {"The answer of the assistant": answer})
 
 
 def comparing_prompt(source: str, a: str, b: str, reference: str | None = None) -> str:
-    """Asks which of two answers is better."""
+    """The prompt for a comparison of two answers."""
     return _prompt(_COMPARE, source, reference, {"The answer of assistant A": a, "The answer of assistant B": b})
 
 
 def _prompt(task: str, source: str, reference: str | None, answers: Mapping[str, str]) -> str:
-    told = task.format(
+    instructions = task.format(
         qualities=_QUALITIES, fairness=_FAIRNESS, reference="" if reference is None else f" {_REFERENCE}"
     )
     parts = {"The question of the user": source}
     if reference is not None:
         parts["The reference answer"] = reference
     framed = [f"<<< {name} >>>\n{text}\n<<< End >>>" for name, text in (parts | dict(answers)).items()]
-    return "\n\n".join([told, *framed])
+    return "\n\n".join([instructions, *framed])
 
 
 def key(judge: Mapping[str, Any], prompt: str) -> str:
-    """Names a question by all that decides its reply: the judge with its parameters, and the prompt."""
+    """Key of a question: a hash of all that determines the reply, that is the judge's settings and the prompt."""
     whole = json.dumps({"judge": judge, "prompt": prompt}, sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
 def rating(reply: str) -> float | None:
-    """The rating that a reply gives; None where it gives none from 1 to 10, or several."""
-    said = {float(mark) for mark in _marks(reply) if _NUMBER.fullmatch(mark)}
-    value = said.pop() if len(said) == 1 else 0.0
+    """The rating in a reply; None if it has no rating from 1 to 10, or different ones."""
+    values = {float(mark) for mark in _marks(reply) if _NUMBER.fullmatch(mark)}
+    value = values.pop() if len(values) == 1 else 0.0
     return value if 1 <= value <= 10 else None
 
 
 def preference(reply: str) -> str | None:
-    """A, B or C, as a reply says; None where it says none of them, or several."""
-    said = {mark for mark in _marks(reply) if mark in ("A", "B", "C")}
-    return said.pop() if len(said) == 1 else None
+    """The letter in a reply: A, B or C; None if it has none, or different ones."""
+    letters = {mark for mark in _marks(reply) if mark in ("A", "B", "C")}
+    return letters.pop() if len(letters) == 1 else None
 
 
 def _marks(reply: str) -> list[str]:
-    """What stands in double square brackets, after the judge's thoughts (which weigh this and that verdict)."""
-    said = reply.rpartition("</think>")[2]
-    if "<think>" in said:
-        return []  # cut off in the midst of its thoughts
-    return [mark.strip() for mark in _MARK.findall(said)]
+    """The contents of double square brackets after the reasoning section, which may mention several verdicts."""
+    answer = reply.rpartition("</think>")[2]
+    if "<think>" in answer:
+        return []  # the reply ends within the reasoning section
+    return [mark.strip() for mark in _MARK.findall(answer)]
 
 
 def winner(letter: str | None, order: str) -> Outcome | None:
-    """Whom a letter means where the answers were shown in an order."""
+    """The run that a letter means, given the order of the answers."""
     if letter is None:
         return None
-    places: dict[str, Outcome] = {"A": "A", "B": "B"} if order == "AB" else {"A": "B", "B": "A"}
-    return places.get(letter, "tie")
+    runs: dict[str, Outcome] = {"A": "A", "B": "B"} if order == "AB" else {"A": "B", "B": "A"}
+    return runs.get(letter, "tie")
 
 
 def outcome(ab: str | None, ba: str | None) -> Outcome | None:
-    """Who wins a pair: who does in both orders, else it is a tie; None where an order has no verdict."""
+    """The run that wins in both orders, else a tie; None if an order has no verdict."""
     one, other = winner(ab, "AB"), winner(ba, "BA")
     if one is None or other is None:
         return None
@@ -162,7 +159,7 @@ def outcome(ab: str | None, ba: str | None) -> Outcome | None:
 
 
 def interval(values: Sequence[float], seed: int) -> dict[str, float | None]:
-    """The mean with its 95 % interval: percentiles of the means of as many rows drawn with replacement, many times."""
+    """The mean with its 95 % percentile bootstrap interval (`RESAMPLES` resamples)."""
     if not values:
         return {"value": None, "low": None, "high": None}
     distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
@@ -172,7 +169,7 @@ def interval(values: Sequence[float], seed: int) -> dict[str, float | None]:
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """How probable a split at least as uneven is if either side wins as easily (two-sided, exact; ties count not)."""
+    """p-value of the exact two-sided sign test; ties are ignored."""
     n, term, tail = wins + losses, 1, 0
     for k in range(min(wins, losses) + 1):
         tail += term
@@ -181,7 +178,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def rated(ratings: Rated, seed: int) -> dict[str, Any]:
-    """All ratings of a run together."""
+    """Statistics of the ratings of a run."""
     values = [value for value in ratings.values() if value is not None]
     return {
         "rows": len(ratings),
@@ -192,11 +189,12 @@ def rated(ratings: Rated, seed: int) -> dict[str, Any]:
 
 
 def compared(letters: Compared, seed: int) -> dict[str, Any]:
-    """All pairs together, as run A sees them. `position`: which place the verdicts of judged pairs chose.
+    """Statistics of the pairs, from the view of run A.
 
-    In half of these verdicts either run stands first, so that what they choose apart from 50 : 50 is the judge's own
-    leaning. `inconsistent` pairs are ties for want of agreement: `first` chose the first place twice, `second` the
-    second, `half` a run in one order and a tie in the other.
+    `position`: how often the verdicts of judged pairs chose the first and the second answer shown. Each run is first in
+    half of these verdicts, so a deviation from 50 : 50 is the judge's position bias. `inconsistent`: ties due to
+    different verdicts: `first` chose the first answer twice, `second` the second answer twice, `half` one run in one
+    order and a tie in the other.
     """
     judged = [(ab, ba) for ab, ba in letters.values() if ab is not None and ba is not None]
     outcomes = [outcome(ab, ba) for ab, ba in judged]
@@ -226,7 +224,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def worst_rated(ratings: Rated) -> list[int]:
-    """Rows rated below the run's mean, the lowest first."""
+    """Rows rated below the run's mean, in ascending order of the rating."""
     values = [value for value in ratings.values() if value is not None]
     mean = sum(values) / len(values) if values else 0.0
     below = [(value, row) for row, value in ratings.items() if value is not None and value < mean]
@@ -234,7 +232,7 @@ def worst_rated(ratings: Rated) -> list[int]:
 
 
 def most_lost(letters: Compared) -> list[int]:
-    """Rows that run A lost: first those lost in both orders, then those lost in one that are a tie in the other."""
+    """Rows that run A lost: first in both orders, then in one order with a tie in the other."""
     points = {"A": 1, "tie": 0, "B": -1}
     found = []
     for row, (ab, ba) in letters.items():
@@ -245,5 +243,5 @@ def most_lost(letters: Compared) -> list[int]:
 
 
 def cost(prompt_tokens: int, reply_tokens: int, price_in: float, price_out: float) -> float:
-    """What tokens cost at prices per million."""
+    """The cost of tokens at prices per million tokens."""
     return (prompt_tokens * price_in + reply_tokens * price_out) / 1e6

@@ -1,7 +1,7 @@
-"""The rows of a user's own files: nothing is inferred, nothing is cast, nothing is looked at that nobody asks for.
+"""Readers of json, csv and parquet files, without inference or conversion of types; only needed columns are read.
 
-A csv field is its text, a JSON string is that string, a parquet column has the type that the file records. Rows come
-one after another, so a whole file is the list of its stream.
+A csv field is its text, a JSON string is that string, a parquet column has the type recorded in the file. Rows are
+read one by one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from llm2slm.data.sources.rows.table import Table
 from llm2slm.types import UserError
 
 READERS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-"""Suffixes (in any case, before an optional .gz) of the files that are read."""
+"""Suffixes (in any case, before an optional .gz) of supported files."""
 
 
 def suffix_of(path: PurePath) -> str:
-    """The suffix that says what kind a file is: of `a.CSV.gz` it is `.csv`; a gzipped parquet file is of no kind."""
+    """The suffix that determines the format: `.csv` for `a.CSV.gz`; a gzipped parquet file is not supported."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = len(suffixes) > 1 and suffixes[-1] == ".gz" and suffixes[-2] != ".parquet"
     return (suffixes or [""])[-2 if packed else -1]
@@ -29,10 +29,10 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
     """The table in a json, jsonl, csv, tsv or parquet file; all but parquet may be gzipped.
 
     Args:
-        delimiter: between the fields of a csv file; None: a comma, in a .tsv file a tab.
+        delimiter: of a csv file; None: a comma, for .tsv a tab.
 
     Raises:
-        UserError: the file is missing, empty or of another kind, or its header cannot be read.
+        UserError: the file is missing, empty or of another format, or its header cannot be read.
     """
     suffix = suffix_of(path)
     if suffix not in READERS:

@@ -1,6 +1,6 @@
-"""The rows of a JSON file: an object a line, one list of objects, or objects one after another over several lines.
+"""Reader of JSON files: one object on each line, one list of objects, or concatenated objects of several lines.
 
-All three are read in pieces, a list as well, so that a file may be larger than the memory.
+All three are read in pieces, so a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from llm2slm.types import UserError
 
 SPACES = " \t\n\r"
 TAIL = 16
-"""Characters before the end of a piece in which a fault may come from the cut: longer than a literal or an escape."""
+"""An error within this number of characters before the end of a piece may be due to the end; a literal is shorter."""
 
 
 def json_table(path: Path) -> Table:
-    """The table of a JSON file; each row has its own keys.
+    """The table of a JSON file; rows may have different keys.
 
     Raises:
-        UserError: nothing but blanks is in it. Reading raises what is wrong with a row when that row is reached: not
-            UTF-8, not JSON, not an object; names the line.
+        UserError: it has only white space. Reading a row raises if it is not UTF-8, not JSON, or not an object; the
+            message names the line.
     """
     values = _layout(path)
 
@@ -38,11 +38,11 @@ def json_table(path: Path) -> Table:
 
 
 Values = Callable[[Path, int], Iterator[tuple[int, Any]]]
-"""(file, values to skip) -> the values, each with the line on which it begins."""
+"""(file, number of values to skip) -> the values, each with the number of its first line."""
 
 
 def _layout(path: Path) -> Values:
-    """How the values stand in the file: as its beginning shows."""
+    """The reader for the layout of a file, determined from its beginning."""
     rest = ""
     for piece in pieces(path):
         rest = piece.lstrip()
@@ -53,13 +53,13 @@ def _layout(path: Path) -> Values:
     if rest.startswith("["):
         return _items
     first, end, _ = rest.partition("\n")
-    if end and first.rstrip().endswith(("{", "[", ",")):  # an object goes on in the next line: it is pretty-printed
+    if end and first.rstrip().endswith(("{", "[", ",")):  # an object continues on the next line: pretty-printed
         return _objects
     return _lines
 
 
 def _lines(path: Path, skip: int) -> Iterator[tuple[int, Any]]:
-    """A value a line. Lines of blanks do not count."""
+    """One value on each line. Blank lines are skipped."""
     for number, line in lines(path):
         if not line.strip():
             continue
@@ -71,12 +71,12 @@ def _lines(path: Path, skip: int) -> Iterator[tuple[int, Any]]:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
         except RecursionError:
-            raise UserError(f"{path}, line {number}: not read (lists or objects are nested too deeply)") from None
+            raise UserError(f"{path}, line {number}: cannot be read (lists or objects are nested too deeply)") from None
         yield number, value
 
 
 def _objects(path: Path, skip: int) -> Iterator[tuple[int, Any]]:
-    """Values one after another, with or without line ends between and within them."""
+    """Concatenated values, with or without line ends between and within them."""
     scanner = _Scanner(path)
     while scanner.next_character():
         found = scanner.value()
@@ -114,10 +114,10 @@ def _count(path: Path, values: Values) -> int:
 
 
 class _Scanner:
-    """Takes one JSON value after another from a text that is read in pieces.
+    """Decodes JSON values from a text that is read in pieces.
 
     Attributes:
-        position: in the text that is held; what lies before it is done with.
+        position: of the next character in the current text.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +127,7 @@ class _Scanner:
         self._ended = False
 
     def next_character(self) -> str:
-        """Goes to the next character that is no blank. Returns it, "" at the end of the file."""
+        """Advances to the next character that is not white space. Returns it, or "" at the end of the file."""
         while True:
             while self.position < len(self._text) and self._text[self.position] in SPACES:
                 self.position += 1
@@ -137,10 +137,10 @@ class _Scanner:
                 return ""
 
     def value(self) -> tuple[int, Any]:
-        """The value that begins at the next character that is no blank, and its line.
+        """The next value, and the number of its first line.
 
         Raises:
-            UserError: it is not JSON; names the line.
+            UserError: it is not JSON; the message names the line.
         """
         self.next_character()
         while True:
@@ -153,23 +153,23 @@ class _Scanner:
             except RecursionError:
                 line = self._line_of(self.position)
                 raise UserError(
-                    f"{self._path}, line {line}: not read (lists or objects are nested too deeply)"
+                    f"{self._path}, line {line}: cannot be read (lists or objects are nested too deeply)"
                 ) from None
-            if end == len(self._text) and self._more():  # a number may go on
+            if end == len(self._text) and self._more():  # a number may continue
                 continue
             line, self.position = self._line_of(self.position), end
             return line, value
 
     def refuse(self, reason: str, position: int) -> NoReturn:
-        """Raises the complaint about what stands at a position."""
+        """Raises UserError for a position."""
         raise UserError(f"{self._path}, line {self._line_of(position)}: not JSON ({reason})") from None
 
     def _cut(self, error: json.JSONDecodeError) -> bool:
-        """Whether the fault may be that the text ends too early."""
+        """Whether the error may be due to the end of the current text."""
         return error.msg.startswith("Unterminated string") or error.pos + TAIL >= len(self._text)
 
     def _more(self) -> bool:
-        """Reads on, at least as much as is held: a long value is not tried once a piece."""
+        """Reads at least as many characters as are left: a long value is decoded few times, not once for each piece."""
         held = len(self._text) - self.position
         new: list[str] = []
         while not self._ended and sum(map(len, new)) < max(held, 1):
@@ -200,7 +200,7 @@ LENIENT = json.JSONDecoder(object_pairs_hook=_object, parse_int=float)
 
 
 def _decoded(decode: Callable[..., Any], *arguments: Any) -> Any:
-    """What the decoder makes of a text; an integer of more digits than Python converts becomes a float."""
+    """Decodes a text; an integer with more digits than Python converts becomes a float."""
     try:
         return decode(*arguments)
     except json.JSONDecodeError:

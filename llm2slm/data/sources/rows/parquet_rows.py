@@ -1,4 +1,4 @@
-"""The rows of a parquet file: only the columns that are asked for are read, one row group after another."""
+"""Reader of parquet files: reads only the needed columns, row group by row group."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from llm2slm.data.sources.rows.table import Row, Table
 from llm2slm.types import UserError
 
 PART = 1_000
-"""Rows decoded at once."""
+"""Number of rows decoded at once."""
 
 
 def parquet_table(path: Path) -> Table:
     """The table of a parquet file.
 
     Raises:
-        UserError: the file cannot be read as parquet. Reading raises the same, and text that is not UTF-8.
+        UserError: the file cannot be read as parquet. Reading raises the same, and on text that is not UTF-8.
     """
     try:
         with path.open("rb") as file, parquet.ParquetFile(file) as found:
             names, total = tuple(found.schema_arrow.names), found.metadata.num_rows
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(_unreadable(path, error)) from None
-    table = Table(str(path), names, lambda asked, skip: _rows(path, table, asked, skip), lambda: total)
+    table = Table(str(path), names, lambda columns, skip: _rows(path, table, columns, skip), lambda: total)
     return table
 
 
-def _rows(path: Path, table: Table, asked: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
+def _rows(path: Path, table: Table, columns: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
     try:
         with path.open("rb") as file, parquet.ParquetFile(file) as found:
             first, number = 0, 0  # row group, and its first row
@@ -39,12 +39,12 @@ def _rows(path: Path, table: Table, asked: Sequence[str], skip: int) -> Iterator
             while first < len(sizes) and number + sizes[first] <= skip:
                 number, first = number + sizes[first], first + 1
             groups = list(range(first, len(sizes)))
-            for part in found.iter_batches(PART, row_groups=groups, columns=list(asked)) if groups else ():
+            for part in found.iter_batches(PART, row_groups=groups, columns=list(columns)) if groups else ():
                 drop = min(max(skip - number, 0), part.num_rows)
-                number, part = number + drop, part.slice(drop)  # noqa: PLW2901  the rest of it
-                values = [_values(table, number, name, part.column(name)) for name in asked]
+                number, part = number + drop, part.slice(drop)  # noqa: PLW2901  the remaining rows
+                values = [_values(table, number, name, part.column(name)) for name in columns]
                 for row in zip(*values, strict=True):
-                    yield number, dict(zip(asked, row, strict=True))
+                    yield number, dict(zip(columns, row, strict=True))
                     number += 1
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(_unreadable(path, error)) from None

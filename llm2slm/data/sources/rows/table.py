@@ -1,4 +1,4 @@
-"""A table as it is read: rows one after another, each with its number, and the text in a column of a row."""
+"""Tables of rows that are read one by one, and the values in the columns of a row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm2slm.types import UserError, check_text
 
 Row = Mapping[str, Any]
 Read = Callable[[Sequence[str], int], Iterator[tuple[int, Row]]]
-"""(top-level columns to read, rows to skip) -> number and values of each row."""
+"""(top-level columns to read, number of rows to skip) -> number and values of each row."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Table:
     """Rows of a file, of a data set of the Hub, or in memory.
 
     Attributes:
-        label: names the table in a complaint.
-        names: its top-level columns; None where each row has its own keys.
-        read: the rows; those that are skipped are not checked.
-        count: how many rows there are, broken ones included.
-        unit: what the numbers of rows are: the line on which a row begins (from 1), or the row (from 0).
+        label: name of the table in messages.
+        names: top-level columns; None if rows may have different keys.
+        read: reads the rows; skipped ones are not checked.
+        count: number of rows, including invalid ones.
+        unit: meaning of a row's number: its first line (from 1), or its index (from 0).
     """
 
     label: str
@@ -34,14 +34,14 @@ class Table:
     unit: str = "row {} (from 0)"
 
     def place(self, number: int) -> str:
-        """Names a row in a complaint."""
+        """Location of a row, for messages."""
         return f"{self.label}, {self.unit.format(number)}"
 
     def cut(self, start: int, stop: int) -> Table:
-        """The rows from one number to another."""
+        """The rows from index `start` to before `stop`."""
 
-        def read(asked: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
-            return islice(self.read(asked, start + skip), max(stop - start - skip, 0))
+        def read(columns: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
+            return islice(self.read(columns, start + skip), max(stop - start - skip, 0))
 
         return replace(self, read=read, count=lambda: stop - start)
 
@@ -50,15 +50,15 @@ LINE = "line {}"
 
 
 def memory_table(label: str, rows: Sequence[Row]) -> Table:
-    """Rows that are made in memory, all with the columns of the first."""
+    """A table of rows in memory, all with the columns of the first."""
     return Table(label, tuple(rows[0]), lambda _, skip: iter(list(enumerate(rows))[skip:]), lambda: len(rows))
 
 
 class Repeated(dict[str, Any]):
-    """A JSON object in which keys occur more than once; each holds its last value.
+    """A JSON object with repeated keys; each has its last value.
 
     Attributes:
-        keys_repeated: those keys.
+        keys_repeated: the repeated keys.
     """
 
     __slots__ = ("keys_repeated",)
@@ -70,28 +70,28 @@ class Repeated(dict[str, Any]):
 
 
 def check_once(table: Table, column: str, key: str) -> None:
-    """Refuses a column that a table has twice: which of them is meant is not known.
+    """Checks that a column occurs only once.
 
     Args:
-        key: the configuration's key that names the column.
+        key: configuration key of the column.
 
     Raises:
-        UserError: names the column.
+        UserError: the table has two columns of this name.
     """
     if table.names is not None and table.names.count(column) > 1:
-        raise UserError(f"{table.label}: column {column!r} ({key}) is there twice; rename one of them")
+        raise UserError(f"{table.label}: column {column!r} ({key}) occurs twice; rename one of them")
 
 
 def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: bool = False) -> str:
-    """The text of a row in a column, or in a nested field that a dotted path names (`translation.en`, `turns.0`).
+    """The text of a row in a column, or in a nested field given by a dotted path (`translation.en`, `turns.0`).
 
     Args:
-        number: of the row, as the table gives it.
-        key: the configuration's key that names the column.
-        gaps: a null, or a column or field that the row lacks, stands for an empty text.
+        number: number of the row in the table.
+        key: configuration key of the column.
+        gaps: null, a missing column and a missing field count as empty texts.
 
     Raises:
-        UserError: no such column or field, or a value that is not text; names file, line (or row) and column.
+        UserError: missing column or field, or a value that is not text; the message names file, line (or row), column.
     """
     value = row.get(name) if row.__class__ is dict else None
     if value.__class__ is not str:
@@ -106,7 +106,7 @@ def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: b
 
 
 def no_text(place: str, value: Any) -> str:
-    """The complaint about a value that is not text."""
+    """The message on a value that is not text."""
     if value is None:
         return f"{place}: expected text, found null; fill it in, or leave the row out"
     way = "name a text within it (NAME.FIELD)" if isinstance(value, dict | list) else "write it as text"
@@ -114,7 +114,7 @@ def no_text(place: str, value: Any) -> str:
 
 
 def path_in(row: Iterable[str], name: str) -> list[str] | None:
-    """The top-level column of that name, or the one with which the dotted path begins and what leads on from it."""
+    """The top-level column with a name, or the parts of a dotted path whose first part is a column; else None."""
     if name in row:
         return [name]
     path = name.split(".")
@@ -133,7 +133,7 @@ def value_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: 
         if value is None:
             break
         if isinstance(value, Repeated) and field in value.keys_repeated:
-            raise UserError(f"{table.place(number)}, column {name!r}: the key is there twice; keep one of them")
+            raise UserError(f"{table.place(number)}, column {name!r}: the key occurs twice; keep one of them")
         if gaps and isinstance(value, dict) and field not in value:
             return None
         try:
@@ -158,16 +158,16 @@ def holds(row: Row, name: str) -> bool:
 
 
 def no_column(place: str, name: str, key: str, names: Sequence[str], where: str = "") -> str:
-    """The complaint about a column that is not there.
+    """The message on a missing column.
 
     Args:
-        where: what was looked through, if not the place.
+        where: what was searched, if not the place.
     """
     return f"{place}: no column {name!r} ({key}){where}{meant(name, names)} columns: {', '.join(names)}"
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, as the end of a complaint; ";" where none is like it."""
+    """The end of a message, with the most similar known word; ";" if none is similar."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ";"
 

@@ -1,4 +1,4 @@
-"""A UTF-8 text file, plain or gzipped, as lines or as pieces; what cannot be read is named by its line."""
+"""Reader of UTF-8 text files, plain or gzipped, in lines or pieces; errors name the line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO
 from llm2slm.types import UserError
 
 PIECE = 2**20
-"""Bytes of a piece."""
+"""Number of bytes of a piece."""
 MAGIC = b"\x1f\x8b"
 """First bytes of a gzip file; no UTF-8 text begins with them."""
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines with their numbers from 1, each with its end, without a byte-order mark. Only a newline ends a line.
+    """The lines with numbers from 1 and line ends, without a byte-order mark. Only a newline ends a line.
 
     Raises:
         UserError: the file cannot be read, or a line is not UTF-8.
@@ -32,7 +32,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def lines_of_any_end(path: Path) -> Iterator[str]:
-    """The lines, of which a carriage return alone ends one too; each with its end as it stands in the file.
+    """The lines with their line ends; a carriage return without newline ends a line, too.
 
     Raises:
         UserError: as `lines`.
@@ -45,13 +45,13 @@ def lines_of_any_end(path: Path) -> Iterator[str]:
 
 
 def pieces(path: Path) -> Iterator[str]:
-    """The text in pieces, without a byte-order mark, whatever its lines.
+    """The text in pieces of any length, without a byte-order mark.
 
     Raises:
         UserError: as `lines`.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    line, begun, read = 1, 0, 0  # line in which the next byte is, offset of its first byte, bytes decoded
+    line, begun, read = 1, 0, 0  # line of the next byte, offset of its first byte, bytes decoded
     for number, piece in enumerate(_bytes(path)):
         waiting = decoder.getstate()[0]
         try:
@@ -70,7 +70,7 @@ def pieces(path: Path) -> Iterator[str]:
 
 
 def _raise_not_utf8(path: Path, error: UnicodeDecodeError, line: int, begun: int) -> None:
-    """Raises the complaint about a piece whose first byte is in that line, which begins `begun` bytes from it."""
+    """Raises UserError for a piece whose first byte is in `line`, which begins `begun` bytes from it."""
     before = error.object[: error.start]
     begun = before.rfind(b"\n") + 1 if b"\n" in before else begun
     number = line + before.count(b"\n")
@@ -94,6 +94,6 @@ def _bytes(path: Path, whole_lines: bool = False) -> Iterator[bytes]:
                 while piece := source.read(PIECE):
                     yield piece
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}); write it again") from None
+        raise UserError(f"{path}: not a complete gzip file ({error}); write it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
