@@ -83,7 +83,7 @@ def _column(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     for number, row in table.read(sorted(needed), 0):
         name = next((name for name in fields if path_in(row, name) is not None), None)
         if name is None:
-            raise UserError(_no_field(table.place(number), fields, list(row)))
+            raise UserError(_no_field(table.location(number), fields, list(row)))
         yield table.unit.format(number), text_in(table, number, row, name, "field")
 
 

@@ -162,16 +162,16 @@ class Collator:
         if self.llm_tokenizer is not None and not self.shared:
             self.llm_tokenizer.save_pretrained(Path(folder) / LLM_TOKENIZER)
 
-    def encode(self, examples: Sequence[Example], place: str = "") -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], origin: str = "") -> list[Encoded]:
         """Tokenizes examples in one call, in parallel with fast tokenizers. The rows in order, without dropped ones.
 
         Args:
-            place: origin of the rows in messages, for example "train.jsonl, ".
+            origin: origin of the rows in messages, for example "train.jsonl, ".
 
         Raises:
             UserError: a row is over-long with overlong=error, or the tokenizer has no eos token.
         """
-        return self.fitted(self.tokenized(examples), place)
+        return self.fitted(self.tokenized(examples), origin)
 
     def tokenized(self, examples: Sequence[Example]) -> list[Encoded]:
         """One row for each example, of any length.
@@ -189,23 +189,23 @@ class Collator:
         read = self.teacher._encoded(prompts, [[] for _ in prompts])
         return [replace(row, teacher=prompt) for row, prompt in zip(rows, read, strict=True)]
 
-    def fitted(self, rows: Sequence[Encoded], place: str = "") -> list[Encoded]:
+    def fitted(self, rows: Sequence[Encoded], origin: str = "") -> list[Encoded]:
         """The rows within the limits, in order; over-long rows are counted, and truncated, dropped, or split.
 
         Raises:
             UserError: a row is over-long with overlong=error.
         """
-        fitting = (self._fitted(row, f"{place}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
+        fitting = (self._fitted(row, f"{origin}row {row.index} (from 0)", self.overlong, FOR_ROWS) for row in rows)
         return [piece for row in fitting if row is not None for piece in self._pieces(row)]
 
-    def too_long(self, rows: Sequence[Encoded], place: str = "") -> str | None:
+    def too_long(self, rows: Sequence[Encoded], origin: str = "") -> str | None:
         """Counts the over-long rows; returns a message on the first one, None if there is none."""
-        complaint = None
+        message = None
         for row in rows:
             self.counts.update(over := self._over(row))
-            if over and complaint is None:
-                complaint = f"{place}row {row.index} (from 0): {self._complaint(row, over)}"
-        return complaint
+            if over and message is None:
+                message = f"{origin}row {row.index} (from 0): {self._message(row, over)}"
+        return message
 
     def fingerprint(self) -> list[Any] | None:
         """All that determines the result of `tokenized`, as plain values; None if a tokenizer cannot be serialized."""
@@ -299,7 +299,7 @@ class Collator:
         if overlong is Overlong.split and "prompt" not in over:
             return row
         if overlong in (Overlong.error, Overlong.split):
-            raise UserError(f"{name}: {self._complaint(row, over)}; {remedy}")
+            raise UserError(f"{name}: {self._message(row, over)}; {remedy}")
         return None if overlong is Overlong.drop else self._truncated(row)
 
     def _pieces(self, row: Encoded) -> list[Encoded]:
@@ -320,7 +320,7 @@ class Collator:
             return False
         return row.teacher.prompt_tokens > self.teacher.max_prompt_tokens
 
-    def _complaint(self, row: Encoded, over: Sequence[str]) -> str:
+    def _message(self, row: Encoded, over: Sequence[str]) -> str:
         found = []
         if row.prompt_tokens > self.max_prompt_tokens:
             tokens = f"{len(row.slm)}" if row.llm is None else f"{len(row.slm)} (SLM) and {len(row.llm)} (LLM)"

@@ -23,7 +23,7 @@ Read = Callable[[int], Iterator[dict[str, str]]]
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """A position in a corpus: number of complete passes, and number of rows in the current pass."""
 
     epoch: int = 0
@@ -34,7 +34,7 @@ class Place:
 class Chunk:
     """Rows that are shuffled together: first position, tokenized rows, and examples (including over-long ones)."""
 
-    place: Place
+    position: Position
     rows: list[Encoded]
     examples: list[Example]
 
@@ -65,36 +65,36 @@ class RowStream:
         self._buffer, self._world, self._label = buffer, world_size, label
         self.counts: Counter[str] = Counter()
 
-    def chunks(self, start: Place) -> Iterator[Chunk]:
+    def chunks(self, start: Position) -> Iterator[Chunk]:
         """The chunks from a position on at which a chunk began or ended.
 
         Raises:
             UserError: an invalid row, when it is read; or the corpus has no usable row.
         """
-        place, rows = start, self._read(start.row)
+        position, rows = start, self._read(start.row)
         while True:
-            chunk = Chunk(place, [], [])
+            chunk = Chunk(position, [], [])
             while not chunk.rows or len(chunk.rows) % self._world or len(chunk.examples) < self._buffer:
                 wanted = self._buffer - len(chunk.examples)
                 if wanted <= 0:
                     wanted = self._world - len(chunk.rows) % self._world if chunk.rows else self._buffer
-                part = [self._task.example(row, n) for n, row in enumerate(islice(rows, wanted), place.row)]
-                place = Place(place.epoch, place.row + len(part))
+                part = [self._task.example(row, n) for n, row in enumerate(islice(rows, wanted), position.row)]
+                position = Position(position.epoch, position.row + len(part))
                 self._add(chunk, part)
                 if len(part) < wanted:  # the end of the corpus
-                    self._check_pass(place, chunk)
-                    place = Place(place.epoch + 1)
+                    self._check_pass(position, chunk)
+                    position = Position(position.epoch + 1)
                     rows = self._read(0)
             yield chunk
 
     def first_rows(self) -> Chunk:
         """The part of the first chunk in the first pass: no row occurs twice. `counts` are of these rows."""
-        chunk = next(self.chunks(Place()))
+        chunk = next(self.chunks(Position()))
         rows = enumerate(pairwise(chunk.examples), 1)
         end = next((n for n, (one, after) in rows if after.index <= one.index), None)
         if end is None:
             return chunk
-        first = Chunk(chunk.place, [], [])
+        first = Chunk(chunk.position, [], [])
         self.counts.clear()
         self._add(first, chunk.examples[:end])
         return first
@@ -115,12 +115,12 @@ class RowStream:
         chunk.rows.extend(kept)
         chunk.examples.extend(part)
 
-    def _check_pass(self, place: Place, chunk: Chunk) -> None:
-        if place.row == 0:
+    def _check_pass(self, position: Position, chunk: Chunk) -> None:
+        if position.row == 0:
             raise UserError(f"{self._label}holds no rows")
-        if not chunk.rows and len(chunk.examples) >= place.row:
+        if not chunk.rows and len(chunk.examples) >= position.row:
             raise UserError(
-                f"{self._label}no row is left of {place.row}, all were over-long and dropped; raise "
+                f"{self._label}no row is left of {position.row}, all were over-long and dropped; raise "
                 "data.max_prompt_tokens or data.max_response_tokens"
             )
 
@@ -151,33 +151,33 @@ class StreamLoader:
         self._rank, self._world, self._done = rank, world_size, done
         self.delivered = 0
         # (number of the first batch, position) of each chunk that may have unfinished batches
-        self._begun: deque[tuple[int, Place]] = deque([(0, Place())])
+        self._begun: deque[tuple[int, Position]] = deque([(0, Position())])
 
     def __iter__(self) -> Iterator[Batch]:
-        first, place = self._chunk_of(self.delivered)
-        self._begun = deque([(first, place)])
-        for chunk in self._stream.chunks(place):
-            if chunk.place != place:
-                self._begun.append((first, chunk.place))
+        first, position = self._chunk_of(self.delivered)
+        self._begun = deque([(first, position)])
+        for chunk in self._stream.chunks(position):
+            if chunk.position != position:
+                self._begun.append((first, chunk.position))
             lengths = [(row.prompt_tokens, len(row.response)) for row in chunk.rows]
-            seed = (self._seed, chunk.place.epoch, chunk.place.row)
+            seed = (self._seed, chunk.position.epoch, chunk.position.row)
             mine = shared_batches(lengths, self._batch_tokens, seed, self._world)[self._rank :: self._world]
             for batch in self._make(chunk.rows, mine[self.delivered - first :]):
                 self.delivered += 1  # before the batch is used: a checkpoint written after it must not repeat it
                 yield batch
             first += len(mine)
 
-    def _chunk_of(self, number: int) -> tuple[int, Place]:
+    def _chunk_of(self, number: int) -> tuple[int, Position]:
         """Number of the first batch, and position, of the chunk that holds a batch."""
         return [begun for begun in self._begun if begun[0] <= number][-1]
 
     def state_dict(self) -> dict[str, int]:
         """The position as plain numbers, for a checkpoint."""
         done = self.delivered if self._done is None else self._done()
-        first, place = self._chunk_of(done)
+        first, position = self._chunk_of(done)
         while self._begun[0][0] < first:
             self._begun.popleft()
-        return {"batches_done": done, "chunk_began": first, **asdict(place), "processes": self._world}
+        return {"batches_done": done, "chunk_began": first, **asdict(position), "processes": self._world}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Restores the position.
@@ -195,4 +195,4 @@ class StreamLoader:
                 "same trainer.devices"
             )
         self.delivered = state["batches_done"]
-        self._begun = deque([(state["chunk_began"], Place(state["epoch"], state["row"]))])
+        self._begun = deque([(state["chunk_began"], Position(state["epoch"], state["row"]))])

@@ -100,12 +100,12 @@ def fields(templates: Sequence[Template]) -> list[str]:
     return list(dict.fromkeys(name for template in templates for name in template.fields))
 
 
-def worded(templates: Sequence[Template], row: Mapping[str, str], place: str) -> str:
+def filled(templates: Sequence[Template], row: Mapping[str, str], location: str) -> str:
     """The text of a row by the first template whose fields all have a text.
 
     Args:
         row: text by field, "" if there is none.
-        place: location of the row, for the message.
+        location: location of the row, for the message.
 
     Raises:
         UserError: every template has a field without a text.
@@ -115,7 +115,9 @@ def worded(templates: Sequence[Template], row: Mapping[str, str], place: str) ->
             return template.fill(row)
     fewest = min((template.fields for template in templates), key=len)
     missing = next(name for name in fewest if not row[name].strip())
-    raise UserError(f"{place}: the field {missing!r} has no text, and every {KEY} uses it; add a template without it")
+    raise UserError(
+        f"{location}: the field {missing!r} has no text, and every {KEY} uses it; add a template without it"
+    )
 
 
 def shown(text: str) -> str:

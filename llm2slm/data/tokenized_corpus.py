@@ -103,9 +103,9 @@ class TokenizedCorpus:
         collator = self.collator if split == "train" else self._eval_collator
         before = Counter(collator.counts)
         whole = self._tokenized(split, examples, collator)
-        label, complaint = f"data={self.config.name}, {split}, ", None
+        label, message = f"data={self.config.name}, {split}, ", None
         if collator.overlong is Overlong.error:
-            encoded, complaint = whole, collator.too_long(whole, label)
+            encoded, message = whole, collator.too_long(whole, label)
         else:
             encoded = collator.fitted(whole, label)
         over = collator.counts - before
@@ -121,9 +121,9 @@ class TokenizedCorpus:
             **({"pieces": len(encoded)} if collator.overlong is Overlong.split else {}),
             **({"parts": parts} if parts else {}),
         }
-        if complaint is not None:
+        if message is not None:
             raise OverlongRows(
-                complaint,
+                message,
                 f"in {split}: {over['prompt']:,} of {len(examples):,} prompts, {over['response']:,} of "
                 f"{len(examples):,} responses",
             )

@@ -22,7 +22,7 @@ from llm2slm.data.batches import shared_batches
 from llm2slm.data.collate import Collator
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import load_rows, stream_rows, task_of
-from llm2slm.data.streaming import Place, RowStream
+from llm2slm.data.streaming import Position, RowStream
 from llm2slm.data.tasks import TASKS
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
 from llm2slm.data.tokenized_corpus import FIRST_ROWS
@@ -156,31 +156,31 @@ def indices(chunks):
 
 
 def test_chunks_go_round_and_round(tokenizer):
-    endless = stream(tokenizer).chunks(Place())
+    endless = stream(tokenizer).chunks(Position())
     chunks = list(islice(endless, 6))
     assert indices(chunks) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1], [2, 3, 4, 5], [6, 7, 8, 9], [0, 1, 2, 3]]
-    assert [chunk.place for chunk in chunks] == [
-        Place(0, 0), Place(0, 4), Place(0, 8), Place(1, 2), Place(1, 6), Place(1, 10)
+    assert [chunk.position for chunk in chunks] == [
+        Position(0, 0), Position(0, 4), Position(0, 8), Position(1, 2), Position(1, 6), Position(1, 10)
     ]  # fmt: skip
     for number, chunk in enumerate(chunks):  # from any of those places on, the same
-        assert list(islice(stream(tokenizer).chunks(chunk.place), 6 - number)) == chunks[number:]
+        assert list(islice(stream(tokenizer).chunks(chunk.position), 6 - number)) == chunks[number:]
 
 
 def test_a_buffer_larger_than_the_corpus_and_processes_that_do_not_divide_it(tokenizer):
-    assert indices(islice(stream(tokenizer, n=3, buffer=7).chunks(Place()), 2)) == [
+    assert indices(islice(stream(tokenizer, n=3, buffer=7).chunks(Position()), 2)) == [
         [0, 1, 2, 0, 1, 2, 0],
         [1, 2, 0, 1, 2, 0, 1],
     ]
-    chunks = list(islice(stream(tokenizer, n=10, buffer=4, world=3).chunks(Place()), 3))
+    chunks = list(islice(stream(tokenizer, n=10, buffer=4, world=3).chunks(Position()), 3))
     assert indices(chunks) == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 0, 1], [2, 3, 4, 5, 6, 7]]
-    assert indices(islice(stream(tokenizer, n=1, buffer=1, world=3).chunks(Place()), 1)) == [[0, 0, 0]]
+    assert indices(islice(stream(tokenizer, n=1, buffer=1, world=3).chunks(Position()), 1)) == [[0, 0, 0]]
 
 
 def test_dropped_rows_are_made_up_for_and_counted(tokenizer):
     kept = [n for n in range(10) if len(row(n)["target"]) + 1 <= 8]
     assert 2 < len(kept) < 8
     reading = stream(tokenizer, buffer=1, world=2, limit=8)
-    chunks = indices(islice(reading.chunks(Place()), len(kept)))
+    chunks = indices(islice(reading.chunks(Position()), len(kept)))
     assert all(len(chunk) % 2 == 0 for chunk in chunks)
     flat = list(chain.from_iterable(chunks))
     assert flat == (kept * 3)[: len(flat)]
@@ -192,10 +192,10 @@ def test_dropped_rows_are_made_up_for_and_counted(tokenizer):
 
 def test_a_corpus_without_a_usable_row_ends(tokenizer):
     with pytest.raises(UserError, match=r"^data=x, holds no rows$"):
-        next(stream(tokenizer, n=0, label="data=x, ").chunks(Place()))
+        next(stream(tokenizer, n=0, label="data=x, ").chunks(Position()))
     for buffer in (1, 3, 25):
         with pytest.raises(UserError, match=r"^data=x, no row is left of 10, all were over-long and dropped; raise"):
-            next(stream(tokenizer, buffer=buffer, limit=1, label="data=x, ").chunks(Place()))
+            next(stream(tokenizer, buffer=buffer, limit=1, label="data=x, ").chunks(Position()))
 
 
 def test_rows_that_are_too_long_need_a_way(tokenizer):

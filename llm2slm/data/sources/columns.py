@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from llm2slm.data.sources.rows.table import Row, Table, check_once, holds, no_column, path_in, text_in, value_in
-from llm2slm.data.templates import KEY, Template, fields, worded
+from llm2slm.data.templates import KEY, Template, fields, filled
 from llm2slm.types import UserError
 
 TASK = "task"
@@ -64,7 +64,7 @@ class Columns:
         Raises:
             UserError: a column is missing, or occurs twice.
         """
-        if table.names is None:  # each row has its own keys
+        if table.names is None:  # each row may have different keys
             return []
         found = {TASK} & set(table.names)
         target = [] if self.text else [self._named("target")]
@@ -107,7 +107,7 @@ class Columns:
             }
             try:
                 empty = self.text and not any(text.strip() for text in texts.values())
-                source = "" if empty else worded(self.templates, texts, table.place(number))
+                source = "" if empty else filled(self.templates, texts, table.location(number))
             except UserError:
                 unmet.check(table, number, row)
                 raise

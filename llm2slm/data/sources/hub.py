@@ -149,9 +149,9 @@ def _loaded(config: CorpusConfig, label: str, split: str, part: str, request: Re
     except Exception as error:  # `datasets` and the Hub client raise many classes
         raise UserError(not_loaded(config, label, split, error)) from None
 
-    def reading(asked: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
+    def reading(columns: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
         try:
-            yield from read(asked, skip)
+            yield from read(columns, skip)
         except Exception as error:  # the same during reading
             raise UserError(not_loaded(config, label, split, error)) from None
 
@@ -161,8 +161,8 @@ def _loaded(config: CorpusConfig, label: str, split: str, part: str, request: Re
 
 
 def _table_reader(table: datasets.Dataset) -> Read:
-    def read(asked: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
-        slim = table.select_columns(list(asked))
+    def read(columns: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
+        slim = table.select_columns(list(columns))
         for start in range(skip, len(slim), PART):
             yield from _numbered(slim[start : min(start + PART, len(slim))], start)
 
@@ -170,8 +170,8 @@ def _table_reader(table: datasets.Dataset) -> Read:
 
 
 def _stream_reader(stream: datasets.IterableDataset) -> Read:
-    def read(asked: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
-        slim = stream.select_columns(list(asked)) if asked else stream
+    def read(columns: Sequence[str], skip: int) -> Iterator[tuple[int, Row]]:
+        slim = stream.select_columns(list(columns)) if columns else stream
         for part in slim.skip(skip).iter(PART):
             yield from (rows := list(_numbered(part, skip)))
             skip += len(rows)
@@ -217,5 +217,5 @@ def _no_location(config: CorpusConfig) -> str:
     if config.name == "hub":
         return "data.path is not set; with data=hub give the id of a data set (or a folder) as data.path=ID"
     near = CORPORA[config.name].near
-    hub = f"; or, with its own columns as data.source and data.target: data=hub data.path={near}" if near else ""
+    hub = f"; or, with other columns as data.source and data.target: data=hub data.path={near}" if near else ""
     return f"data={config.name}: set data.root=DIR, the folder that holds {config.name}/{hub}"

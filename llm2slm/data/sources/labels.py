@@ -91,11 +91,11 @@ def read_labels(path: Path) -> dict[int, dict[str, str]]:
         check_once(table, name, PART)
     labels: dict[int, dict[str, str]] = {}
     for number, row in table.read([name for name in FIELDS if name in (table.names or FIELDS)], 0):
-        place = table.place(number)
+        location = table.location(number)
         index = value_in(table, number, row, "index", PART) if row.keys() >= set(FIELDS) else None
         if not isinstance(index, int):
-            raise UserError(f"{place}: not a label; expected index, source and prediction")
+            raise UserError(f"{location}: not a label; expected index, source and prediction")
         if index in labels:
-            raise UserError(f"{place}: row {index} has a label already; label again into a new folder")
+            raise UserError(f"{location}: row {index} has a label already; label again into a new folder")
         labels[index] = {name: text_in(table, number, row, name, PART) for name in ("source", "prediction")}
     return labels

@@ -60,7 +60,7 @@ def _values(table: Table, number: int, name: str, column: Any) -> list[Any]:
             except UnicodeDecodeError:
                 number = wrong
                 break
-        raise UserError(f"{table.place(number)}, column {name!r}: not UTF-8; save the text as UTF-8") from None
+        raise UserError(f"{table.location(number)}, column {name!r}: not UTF-8; save the text as UTF-8") from None
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -33,7 +33,7 @@ class Table:
     count: Callable[[], int]
     unit: str = "row {} (from 0)"
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """Location of a row, for messages."""
         return f"{self.label}, {self.unit.format(number)}"
 
@@ -99,18 +99,18 @@ def text_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: b
     if gaps and value is None:
         return ""
     if not isinstance(value, str):
-        raise UserError(no_text(f"{table.place(number)}, column {name!r}", value))
+        raise UserError(no_text(f"{table.location(number)}, column {name!r}", value))
     if not value.isascii():
-        check_text(f"{table.place(number)}, column {name!r}", value)
+        check_text(f"{table.location(number)}, column {name!r}", value)
     return value
 
 
-def no_text(place: str, value: Any) -> str:
+def no_text(location: str, value: Any) -> str:
     """The message on a value that is not text."""
     if value is None:
-        return f"{place}: expected text, found null; fill it in, or leave the row out"
+        return f"{location}: expected text, found null; fill it in, or leave the row out"
     way = "name a text within it (NAME.FIELD)" if isinstance(value, dict | list) else "write it as text"
-    return f"{place}: expected text, found {type(value).__name__} {value!r:.40}; {way}, or name another column"
+    return f"{location}: expected text, found {type(value).__name__} {value!r:.40}; {way}, or name another column"
 
 
 def path_in(row: Iterable[str], name: str) -> list[str] | None:
@@ -127,13 +127,13 @@ def value_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: 
     if path is None:
         if gaps:
             return None
-        raise UserError(no_column(table.place(number), name, key, list(row)))
+        raise UserError(no_column(table.location(number), name, key, list(row)))
     value: Any = row
     for field in path:
         if value is None:
             break
         if isinstance(value, Repeated) and field in value.keys_repeated:
-            raise UserError(f"{table.place(number)}, column {name!r}: the key occurs twice; keep one of them")
+            raise UserError(f"{table.location(number)}, column {name!r}: the key occurs twice; keep one of them")
         if gaps and isinstance(value, dict) and field not in value:
             return None
         try:
@@ -141,7 +141,7 @@ def value_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: 
         except (KeyError, IndexError, ValueError, TypeError):
             known = list(_leaves(row[path[0]], path[0]))
             raise UserError(
-                f"{table.place(number)}: no field {name!r} ({key}){meant(name, known)} fields: {', '.join(known)}"
+                f"{table.location(number)}: no field {name!r} ({key}){meant(name, known)} fields: {', '.join(known)}"
             ) from None
     return value
 
@@ -157,13 +157,13 @@ def holds(row: Row, name: str) -> bool:
     return True
 
 
-def no_column(place: str, name: str, key: str, names: Sequence[str], where: str = "") -> str:
+def no_column(location: str, name: str, key: str, names: Sequence[str], where: str = "") -> str:
     """The message on a missing column.
 
     Args:
-        where: what was searched, if not the place.
+        where: what was searched, if not the location.
     """
-    return f"{place}: no column {name!r} ({key}){where}{meant(name, names)} columns: {', '.join(names)}"
+    return f"{location}: no column {name!r} ({key}){where}{meant(name, names)} columns: {', '.join(names)}"
 
 
 def meant(word: str, known: Iterable[str]) -> str:
