@@ -376,7 +376,7 @@ def test_training_on_a_stream(files, tiny_llm, monkeypatch, capsys):
     assert main(["evaluate", "run=run", "split=train", "data.train_size=3", "hydra.run.dir=scored"]) == 0
     capsys.readouterr()
     for wrong, found in {
-        "data.overlong=error": "data.streaming=true: a row that is too long would end the training",
+        "data.overlong=error": "data.streaming=true: an over-long row would end the training",
         "data.buffer=0": "data.buffer=0: must be at least 1",
         "data.labels=mix": "data.streaming=true: rows are read with the corpus' own answers, without data.labels=mix",
         "data.train=none.jsonl": "none.jsonl: no such file",
