@@ -12,9 +12,7 @@ torch is imported for annotations only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -23,11 +21,6 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100
 """Label of a position that carries no loss (torch's own default for cross-entropy)."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that is most similar to an unknown one."""
-    return get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
 
 
 class UserError(Exception):

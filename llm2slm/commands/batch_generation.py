@@ -101,7 +101,7 @@ def generate_batches(job: BatchGeneration, texts: list[str], done: int = 0) -> I
     """
     import torch
 
-    from llm2slm.data.progress import progress_bar
+    from llm2slm.evaluation.predict import progress_bar
 
     with progress_bar(shown=True, transient=True) as bar:
         task = bar.add_task("generating", total=len(texts), completed=done, speed="")

@@ -211,7 +211,7 @@ def collect_replies(
     judge: JudgeClient, prompts: Mapping[str, str], parse: ReplyParser, log: JudgeLog, config: JudgeConfig
 ) -> dict[str, str]:
     """Requests the missing replies, with a progress bar. Returns the reason for each refused question, by key."""
-    from llm2slm.data.progress import progress_bar
+    from llm2slm.evaluation.predict import progress_bar
 
     total = len(prompts)
     done = total - len(missing_replies(prompts, parse, log, judge.attempts, config.again))

@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from llm2slm.data.padding import padded
 from llm2slm.data.tokenization.align import Spans, alignment
 from llm2slm.data.tokenization.last_token import LastToken
 from llm2slm.data.tokenization.plain_text import PlainText
@@ -367,15 +368,3 @@ class Collator:
                 q0 = q_max - q if left else 0
                 align_BQP[b, q0 : q0 + q, :p] = align_QP
         return Batch(slm_ids_BQ, slm_mask_BQ, llm_ids_BP, llm_mask_BP, align_BQP)
-
-
-def padded(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Token ids, padded on the right or left to the longest row, and the mask (1 at tokens); int64, of equal shape."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad, dtype=torch.int64)
-    mask = torch.zeros((len(rows), width), dtype=torch.int64)
-    for b, row in enumerate(rows):
-        start = width - len(row) if left else 0
-        ids[b, start : start + len(row)] = torch.tensor(row, dtype=torch.int64)
-        mask[b, start : start + len(row)] = 1
-    return ids, mask

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from llm2slm.types import UserError, nearest
+from llm2slm.nearest_names import nearest
+from llm2slm.types import UserError
 
 _TABLE = """aa Afar, ab Abkhazian, ae Avestan, af Afrikaans, ak Akan, am Amharic, an Aragonese, ar Arabic, as Assamese,
 av Avaric, ay Aymara, az Azerbaijani, ba Bashkir, be Belarusian, bg Bulgarian, bi Bislama, bm Bambara, bn Bengali,
@@ -45,7 +46,7 @@ def _nearest(word: str) -> str:
     if word in _MISTAKEN or (word[:2] in NAMES and len(word) == 3):
         return _MISTAKEN.get(word, word[:2])
     by_name = {name.lower(): code for code, name in NAMES.items()}
-    near = nearest(word, [*NAMES, *by_name])
+    near = nearest(word, [*NAMES, *by_name])[0]
     return by_name.get(near, near)
 
 

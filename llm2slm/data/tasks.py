@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from llm2slm.config import TaskConfig
 from llm2slm.data.languages import known
 from llm2slm.data.templates import Template, parse
-from llm2slm.types import Example, UserError, nearest
+from llm2slm.nearest_names import nearest
+from llm2slm.types import Example, UserError
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ def resolve(
     """
     name = TEXT if config.name is None else config.name
     if name not in TASKS:
-        raise UserError(f"task.name={name}: unknown; did you mean {nearest(name, TASKS)}? (tasks: {', '.join(TASKS)})")
+        raise UserError(
+            f"task.name={name}: unknown; did you mean {nearest(name, TASKS)[0]}? (tasks: {', '.join(TASKS)})"
+        )
     task = TASKS[name]
     prefix = task.prefix
     if languages and task.name == "translation":

@@ -13,13 +13,13 @@ from rich.progress import MofNCompleteColumn
 from llm2slm.config import DataConfig
 from llm2slm.data import statistics
 from llm2slm.data.collate import FOR_ROWS, Collator, Encoded
-from llm2slm.data.progress import Rate, progress_bar
 from llm2slm.data.sources.labels import relabelled
 from llm2slm.data.sources.sources import read_split, stream_rows
 from llm2slm.data.streaming import RowStream
 from llm2slm.data.tasks import Task
 from llm2slm.data.token_cache import TokenCache, entry_key
 from llm2slm.data.tokenization import round_trip
+from llm2slm.progress import Rate, progress_bar
 from llm2slm.types import Example, Overlong, UserError
 
 FIRST_ROWS = "train, first rows"

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm2slm.data.progress import progress_bar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from llm2slm.evaluation.decoding_settings import asked
 from llm2slm.types import Example
 
@@ -134,3 +136,14 @@ def _answer(model: LLM2SLM, prompts: list[str], arguments: Mapping[str, Any]) ->
 def _length(ids: list[int], ends: Container[int]) -> int:
     """Tokens up to and with the first end token."""
     return next((number for number, token in enumerate(ids, 1) if token in ends), len(ids))
+
+
+def progress_bar(shown: bool, transient: bool = False) -> Progress:
+    """Rows done, the task's field `speed` and the time left, on the error stream.
+
+    Args:
+        transient: it is taken away at the end.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    console = Console(stderr=True)
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown, transient=transient)

@@ -9,8 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
-from llm2slm.data.tokenization.prompts import frame
-from llm2slm.data.tokenization.tokenizer import first_added, load_tokenizer
+from llm2slm.data.interface import first_added, frame, load_tokenizer
 from llm2slm.models import conditioning
 from llm2slm.models.ablation import check_control
 from llm2slm.models.hybrid import LLM2SLM

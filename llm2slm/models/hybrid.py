@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, GenerationConfig, PreTrainedModel
 
-from llm2slm.data.processor import LLM2SLMProcessor
+from llm2slm.data.interface import LLM2SLMProcessor
 from llm2slm.models import conditioning
 from llm2slm.models import slm as language_model
 from llm2slm.models.ablation import RepsAblation

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from llm2slm.data.collate import Collator
-from llm2slm.data.processor import LLM2SLMProcessor
+from llm2slm.data.interface import Collator, LLM2SLMProcessor
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.frozen import KeepsEncoderFrozen
 from llm2slm.models.hybrid_config import LLM2SLMConfig

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from llm2slm.config import DataConfig
-from llm2slm.data.processor import LLM2SLMProcessor
+from llm2slm.data.interface import LLM2SLMProcessor
 from llm2slm.models.parts import Parts
 from llm2slm.models.slm import greedy
 from llm2slm.models.soft_prompts import taken

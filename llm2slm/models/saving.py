@@ -22,8 +22,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from llm2slm.atomic import filling
 from llm2slm.config import LanguageModelConfig
-from llm2slm.data.collate import LLM_TOKENIZER
-from llm2slm.data.tokenization.tokenizer import load_tokenizer
+from llm2slm.data.interface import LLM_TOKENIZER, load_tokenizer
 from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models import conditioning
 from llm2slm.models.encoder import FrozenEncoder, fingerprint

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from llm2slm.config import CorpusConfig
 from llm2slm.data.languages import NAMES, primary
 from llm2slm.data.sources.columns import Columns
-from llm2slm.types import UserError, nearest
+from llm2slm.nearest_names import nearest
+from llm2slm.types import UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -149,5 +150,5 @@ def known_corpus(name: str) -> Corpus:
     """
     if name not in CORPORA:
         known = ("builtin", "json", "hub", "mixture", *CORPORA)
-        raise UserError(f"data={name}: unknown corpus; did you mean {nearest(name, known)}? ({', '.join(known)})")
+        raise UserError(f"data={name}: unknown corpus; did you mean {nearest(name, known)[0]}? ({', '.join(known)})")
     return CORPORA[name]

@@ -27,7 +27,8 @@ from datasets.load import infer_module_for_data_files
 from datasets.utils.metadata import MetadataConfigs
 
 from llm2slm.data.sources.rows import READERS, suffix_of
-from llm2slm.types import UserError, nearest
+from llm2slm.nearest_names import nearest
+from llm2slm.types import UserError
 
 OWN = {"csv": {".csv", ".tsv"}, "json": {".json", ".jsonl", ".ndjson"}, "parquet": {".parquet"}}
 """Builders of `datasets` whose files this project reads with its own readers, and the suffixes of these files."""
@@ -126,7 +127,7 @@ def _meant(subset: str, folder: Path, known: Mapping[str, Any]) -> str:
     names = sorted(known) or sorted(path.name for path in folder.iterdir() if path.is_dir())
     if not names:
         return "it holds none; leave data.subset out"
-    return f"did you mean {nearest(subset, names)!r}? ({', '.join(names)})"
+    return f"did you mean {nearest(subset, names)[0]!r}? ({', '.join(names)})"
 
 
 def _files(folder: Path, metadata: Mapping[str, Any]) -> FolderFiles:

@@ -29,7 +29,8 @@ from llm2slm.data.sources.rows import open_table
 from llm2slm.data.sources.rows.table import memory_table
 from llm2slm.data.tasks import LM, TASKS, TEXT, WHOLE, Task, mixed, resolve
 from llm2slm.data.templates import Template
-from llm2slm.types import Labels, Overlong, UserError, nearest
+from llm2slm.nearest_names import nearest
+from llm2slm.types import Labels, Overlong, UserError
 
 BUILTIN = ("translation", "summarization", "instruction")
 BUILTIN_SIZES = {"train": 20_000, "validation": 500, "test": 1000}
@@ -273,7 +274,7 @@ def _builtin(name: str, split: str, size: int, seed: int) -> list[dict[str, str]
         return mixture.interleaved(parts)[:size]
     if name not in BUILTIN:
         known = (*BUILTIN, "mixture")
-        raise UserError(f"data.corpus={name}: unknown; did you mean {nearest(name, known)}? ({', '.join(known)})")
+        raise UserError(f"data.corpus={name}: unknown; did you mean {nearest(name, known)[0]}? ({', '.join(known)})")
     rows: list[dict[str, str]] = corpus_rows(name, split, size, seed)
     return rows
 

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from llm2slm.config import LLMConfig
-from llm2slm.data.collate import padded
-from llm2slm.data.progress import progress_bar
 from llm2slm.data.tokenization.plain_text import PlainText
 from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.evaluation.metrics.scores import BERTSCORE, Measured, mean
+from llm2slm.evaluation.predict import progress_bar
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.loading.pretrained import BUILTIN, commit, load_encoder_layers, locate, read_config
 from llm2slm.types import UserError
@@ -138,8 +137,9 @@ class BertScore:
     def _embeddings(self, texts: Sequence[_Text]) -> Iterator[Tensor]:
         """Of each text its tokens' embeddings, one a row, each of length 1; special tokens left out."""
         pad = self.tokenizer.pad_token_id or 0
-        ids_BP, mask_BP = padded([text.ids for text in texts], pad)
-        own_BP = padded([[1 - special for special in text.special] for text in texts], 0)[0].bool()
+        ids_BP = _padded([text.ids for text in texts], pad)
+        mask_BP = _padded([[1] * len(text.ids) for text in texts], 0)
+        own_BP = _padded([[1 - special for special in text.special] for text in texts], 0).bool()
         reps_BPE = self.encoder(ids_BP.to(self.device), mask_BP.to(self.device)).reps_BPE
         unit_BPE = nn.functional.normalize(reps_BPE.float(), dim=-1)
         for unit_PE, own_P in zip(unit_BPE, own_BP.to(self.device), strict=True):
@@ -166,6 +166,10 @@ def greedy_f1(ours_PE: Tensor, right_PE: Tensor) -> float:
     alike = ours_PE @ right_PE.T
     precision, recall = float(alike.max(1).values.mean()), float(alike.max(0).values.mean())
     return 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
+
+
+def _padded(rows: Sequence[list[int]], value: int) -> Tensor:
+    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 def _positions(body: nn.Module) -> int:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from llm2slm.data.progress import progress_bar
 from llm2slm.evaluation.metrics.scores import Measured
+from llm2slm.evaluation.predict import progress_bar
 from llm2slm.types import IGNORE_INDEX, Overlong
 
 if TYPE_CHECKING:

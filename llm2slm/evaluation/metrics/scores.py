@@ -8,6 +8,7 @@ of different signatures must not be compared. Two metrics are not of texts alone
 
 from __future__ import annotations
 
+import difflib
 import re
 import string
 from collections import Counter
@@ -20,7 +21,7 @@ from llm2slm.evaluation.metrics import tokenization
 from llm2slm.evaluation.metrics.tokenization import Languages, Tokenization
 from llm2slm.evaluation.metrics.words import content_words, set_apart, words
 from llm2slm.runs import Score
-from llm2slm.types import UserError, nearest
+from llm2slm.types import UserError
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 UNICODE = "tok:unicode-chars, case folded, not stemmed"
@@ -134,7 +135,7 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in METRICS and name != PERPLEXITY and not name.startswith(BERTSCORE):
-            near = nearest(name, [*METRICS, PERPLEXITY, BERTSCORE])
+            near = difflib.get_close_matches(name, [*METRICS, PERPLEXITY, BERTSCORE], 1, 0.0)[0]
             known = ", ".join([*METRICS, PERPLEXITY, f"{BERTSCORE}MODEL[:layer]"])
             raise UserError(f"metric {name!r} is unknown; did you mean {near!r}? Known: {known}")
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from llm2slm.config import ModelConfig
-from llm2slm.data.tokenization.last_token import is_cut
+from llm2slm.data.interface import is_cut
 from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape
