@@ -96,6 +96,8 @@ def write_demo(folder: Path, answers: Mapping[str, Sequence[str]], timed: bool =
         write_answers(folder / name, predictions)
         if name != "llm":
             runs.write_config(folder / name, RunConfig())
-    runs.write_result(folder, runs.Result("demo", 1, "0" * 12, 9.0, systems, device="a processor"))
+    baseline = runs.Baseline("llm", "llm") if timed and "llm" in answers else None
+    result = runs.Result("demo", 1, "0" * 12, 9.0, systems, device="a processor", baseline=baseline)
+    runs.write_result(folder, result)
     runs.write_config(folder, RunConfig())
     return folder

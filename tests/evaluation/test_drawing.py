@@ -67,7 +67,7 @@ def test_names_of_any_script_and_with_markup_are_drawn_as_they_are(tmp_path):
         system["name"] = name
     page, plots = page_and_plots([result], "t")
     write_plots(tmp_path, plots)
-    [text] = re.findall(r"<text class=\"label\"[^>]*>([^<]*x_1[^<]*)<", page) or [""]
+    [text] = re.findall(r'<text [^>]*class="label">([^<]*x_1[^<]*)<', page) or [""]
     assert text in ("", "教師 � $x_1$")
     assert "$x_1$" in (tmp_path / "training-loss.svg").read_text("utf-8")
 

@@ -119,10 +119,18 @@ def tick_texts(values: Sequence[float]) -> list[str]:
 @contextmanager
 def canvas(height: float = HEIGHT, left: float = LEFT, right: float = RIGHT, top: float = TOP) -> Iterator[Canvas]:
     """An empty plot in the report's style; the style holds within the context only."""
+    with _style():
+        yield Canvas(height, left, right, top)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The report's style, without warnings about glyphs that the font lacks (names may be in any script)."""
     from matplotlib import rc_context
 
-    with rc_context(_STYLE):
-        yield Canvas(height, left, right, top)
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 class Canvas:
@@ -235,8 +243,7 @@ class Canvas:
 
 
 def _saved(figure: Figure, form: str, **options: Any) -> bytes:
-    with io.BytesIO() as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script the font lacks
+    with io.BytesIO() as file:
         figure.savefig(file, format=form, metadata=_METADATA[form], **options)
         return file.getvalue()
 
@@ -294,7 +301,6 @@ def _look(style: str) -> dict[str, Any]:
 
 def write_plots(folder: Path, plots: Sequence[Plot]) -> list[Path]:
     """Writes each plot as SVG and as PDF, with its legend above it, named by its title; returns the paths."""
-    from matplotlib import rc_context
     from matplotlib.lines import Line2D
 
     paths: list[Path] = []
@@ -303,7 +309,7 @@ def write_plots(folder: Path, plots: Sequence[Plot]) -> list[Path]:
         number = 1
         while folder / f"{name}.svg" in paths:
             name = f"{stem}-{(number := number + 1)}"
-        with rc_context(_STYLE):
+        with _style():
             handles = [Line2D([], [], lw=3, **_look(style)) for style, _ in plot.legend]
             if handles:
                 texts = [shortened(one_line(text), 40) for _, text in plot.legend]
