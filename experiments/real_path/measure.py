@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generate": (
         "generate",
         "run={out}/train_store",
-        "prompt='Amanda: I baked cookies. Do you want some? Jerry: Sure!'",
+        "prompt='Ann: My train is late. Ben: Then I wait at the station.'",
     ),
     "compare": ("compare", "{out}/train_store", "{out}/train_slm", "out={out}/compare"),
     "benchmark": (

@@ -160,6 +160,7 @@ def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
     from llm2slm.data.tokenizer import load_tokenizer
     from llm2slm.models.hybrid import LLM2SLM
     from llm2slm.models.pretrained import commit, load_language_model, locate, read_config
+    from llm2slm.models.slm import contiguous_head
 
     hush()
     name = str(config.local)
@@ -169,7 +170,7 @@ def local(config: JudgeConfig) -> tuple[Judge, dict[str, Any]]:
     tokenizer = load_tokenizer(place, config.revision)
     loaded = {key: getattr(config, key) for key in OF_LOCAL}
     model = load_language_model(LLMConfig(name, **loaded), tokenizer, frozen=True)
-    model.to(device_type("auto"))
+    contiguous_head(model).to(device_type("auto"))
     version = fingerprint(Path(place)) if Path(place).exists() else commit(name, config.revision)
     identity: dict[str, Any] = {
         "local": name,

@@ -69,7 +69,7 @@ class LLM2SLM(KeepsReaderFrozen):
 
     def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: Reader | None = None) -> None:
         super().__init__(config)
-        self.slm = slm
+        self.slm = writer.contiguous_head(slm)
         self.working_dtype = str(slm.dtype).removeprefix("torch.")  # weights halved later on are so for storage
         self.encoder = encoder
         self.llm_place: str | None = None
