@@ -68,7 +68,7 @@ IN_PLACE = ("compare", "generate", "export")
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
-    """Runs one command. Returns seconds, peak memory in MB, exit status, and training tokens a second (None: no training)."""
+    """Runs one command. Returns seconds, peak memory in MB, exit status, and tokens a second if it trains."""
     paths = {"llm": args.llm.absolute(), "slm": args.slm.absolute(), "out": args.out.absolute()}
     verb, *overrides = (word.format_map(paths) for word in COMMANDS[name])
     if verb not in IN_PLACE:
