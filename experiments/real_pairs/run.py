@@ -42,6 +42,11 @@ class Job:
         return (self.folder / (ENCODED if self.run.verb == "encode" else "result.json")).is_file()
 
     @property
+    def log(self) -> Path:
+        """File of what it prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
     def command(self) -> list[str]:
         """Its command line; a training that has begun is resumed."""
         begun = self.run.verb == "train" and (self.folder / "config.yaml").is_file()
@@ -131,7 +136,7 @@ def carry_out(runs: Runs, wanted: set[str], at_once: int, threads: int, end: flo
                 if job.folder not in running
             ]
             for job in ready[: at_once - len(running)]:
-                with job.folder.with_suffix(".log").open("a") as log:
+                with job.log.open("a") as log:
                     process = subprocess.Popen(job.command, stdout=log, stderr=log, env=environment)
                 running[job.folder] = job, process
                 print(f"{time.strftime('%H:%M:%S')} {job.folder.name}: started", flush=True)

@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generate": (
         "generate",
         "run={out}/train_store",
-        "prompt='Amanda: I baked cookies. Do you want some? Jerry: Sure!'",
+        "prompt='Ann: My train is late. Ben: Then I wait at the station.'",
     ),
     "compare": ("compare", "{out}/train_store", "{out}/train_slm", "out={out}/compare"),
     "benchmark": (
@@ -68,7 +68,7 @@ IN_PLACE = ("compare", "generate", "export")
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
-    """Runs one command to its end. Returns seconds, peak memory in MB, exit status, and what its log says of steps."""
+    """Runs one command. Returns seconds, peak memory in MB, exit status, and tokens a second if it trains."""
     paths = {"llm": args.llm.absolute(), "slm": args.slm.absolute(), "out": args.out.absolute()}
     verb, *overrides = (word.format_map(paths) for word in COMMANDS[name])
     if verb not in IN_PLACE:

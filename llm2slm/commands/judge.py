@@ -163,6 +163,7 @@ def local_client(config: JudgeConfig) -> tuple[JudgeClient, dict[str, Any]]:
     from llm2slm.evaluation.judge.local import LocalClient
     from llm2slm.models.hybrid import LLM2SLM
     from llm2slm.models.loading.pretrained import commit, load_language_model, locate, read_config
+    from llm2slm.models.slm import contiguous_head
 
     hush()
     name = str(config.local)
@@ -172,7 +173,7 @@ def local_client(config: JudgeConfig) -> tuple[JudgeClient, dict[str, Any]]:
     tokenizer = load_tokenizer(path, config.revision)
     loaded = {key: getattr(config, key) for key in OF_LOCAL}
     model = load_language_model(LLMConfig(name, **loaded), tokenizer, frozen=True)
-    model.to(device_type("auto"))
+    contiguous_head(model).to(device_type("auto"))
     version = fingerprint(Path(path)) if Path(path).exists() else commit(name, config.revision)
     identity: dict[str, Any] = {
         "local": name,

@@ -46,7 +46,7 @@ class LLM2SLM(TransformersInterface):
 
     def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: PromptEncoder | None = None) -> None:
         super().__init__(config)
-        self.slm, self.encoder = slm, encoder
+        self.slm, self.encoder = language_model.contiguous_head(slm), encoder
         self.working_dtype = str(slm.dtype).removeprefix("torch.")
         self.llm_path, self.card = None, None
         self.mode = conditioning.get(config.conditioning)

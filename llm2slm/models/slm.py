@@ -54,6 +54,19 @@ def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
     return embeds_BQD if scale == 1 else embeds_BQD * scale
 
 
+def contiguous_head(slm: PreTrainedModel) -> PreTrainedModel:
+    """The model, its output layer given contiguous inputs. transformers gives it a slice of one position, for which a
+    bfloat16 product on a CPU copies the whole matrix once a row (270 MB a row with 151,936 entries of width 896)."""
+    head = slm.get_output_embeddings()
+    if head is not None and _contiguous not in head._forward_pre_hooks.values():
+        head.register_forward_pre_hook(_contiguous)
+    return slm
+
+
+def _contiguous(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
+
+
 def embed_scale(slm: PreTrainedModel) -> float:
     """The factor that a model applies to embeddings of ids but not to `inputs_embeds`; 1 for most models.
 

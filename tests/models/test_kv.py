@@ -271,7 +271,7 @@ def test_encoder_decoders_are_refused(zoo: Path, llm: str, slm: str, message: st
 RECURRENT: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False},
     "mamba": {"state_size": 4},
-    "gemma3n_text": {  # the last two blocks have no cache of their own
+    "gemma3n_text": {  # the last two blocks use the cache of earlier blocks
         "vocab_size_per_layer_input": 300, "hidden_size_per_layer_input": 4, "num_kv_shared_layers": 2,
         "layer_types": ["sliding_attention", "full_attention"] * 2, "altup_num_inputs": 2, "laurel_rank": 4,
         "activation_sparsity_pattern": None,

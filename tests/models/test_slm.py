@@ -184,3 +184,26 @@ def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
     assert names - set(slm.state_dict()) == {name for name in names if name.startswith("encoder.")}
     with pytest.raises(RuntimeError, match="has no encoder"):
         language_model.response_logits(slm, whole, labels)
+
+
+def test_the_output_layer_gets_contiguous_inputs(tmp_path, monkeypatch) -> None:
+    """transformers gives it a slice of the last position, for which torch copies a bfloat16 matrix once a row."""
+    write_tiny_gpt2(tmp_path)
+    slm = load(tmp_path)
+    found: list[bool] = []
+    head, forward = slm.get_output_embeddings(), slm.get_output_embeddings().forward
+    monkeypatch.setattr(head, "forward", lambda x: found.append(x.is_contiguous()) or forward(x))
+
+    def generated() -> Tensor:
+        found.clear()
+        embeds = torch.randn(2, 5, slm.config.hidden_size, generator=torch.Generator().manual_seed(0))
+        prompt = language_model.Prompt(embeds, torch.ones(2, 5, dtype=torch.int64))
+        ids: Tensor = language_model.generate(slm, prompt, max_new_tokens=3, min_new_tokens=3)
+        return ids
+
+    before = generated()
+    assert found[0] is False, "transformers no longer slices: contiguous_head can go"
+    for _ in range(2):
+        assert language_model.contiguous_head(slm) is slm
+    assert len(head._forward_pre_hooks) == 1
+    assert torch.equal(generated(), before) and all(found)
