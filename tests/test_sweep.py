@@ -159,16 +159,34 @@ def test_the_best_job_is_the_best_by_validation(calls, capsys, monkeypatch, mode
     out = capsys.readouterr().out.splitlines()
     assert f"best by validation: job {best - 1} (val/bleu {values[best]:.4g}, step {10 * best})" in out
     assert any("val/bleu" in line and "bleu" in line.replace("val/bleu", "") for line in out)
+    page = Path("sweep/report.html").read_text("utf-8")
+    assert f"Best by validation: seed={best} (BLEU {values[best]:.2f} at step {10 * best})." in page
 
 
 def test_no_job_is_best_where_selections_do_not_compare():
     def result(metric="val/loss", mode="min", value=1.0):
-        return {"selection": {"metric": metric, "mode": mode, "value": value, "step": 1, "split": "validation"}}
+        selection = {"metric": metric, "mode": mode, "value": value, "step": 1, "split": "validation"}
+        return {"selection": selection, "systems": [{"quality": {"bleu": {"value": 1.0, "signature": "s"}}}]}
 
-    assert best_job({"0": result(), "1": result(value=0.5)})[0] == "1"
-    assert best_job({"0": result(), "1": result("val/bleu", "max")}) is None
-    assert best_job({"0": result(), "1": result(value=None)}) is None
-    assert best_job({"0": result(), "1": {"systems": []}}) is None  # of an earlier version
+    def best(*results):
+        return best_job({str(number): each for number, each in enumerate(results)})
+
+    assert best(result(), result(value=0.5)) == ("1", "best by validation: job 1 (val/loss 0.5, step 1)")
+    metrics = "not ranked: the validation scores are of different metrics, loss (min), BLEU (max)"
+    assert best(result(), result("val/bleu", "max")) == (None, metrics)
+    unknown = (None, "not ranked: no validation score of job 1")
+    assert best(result(), result(value=None), result(value=0.5)) == unknown
+    assert best(result(), result() | {"selection": None}) == unknown  # of an earlier version
+    assert best(result()) == (None, "")
+
+
+def test_a_sweep_without_validation_scores_prints_that_it_is_not_ranked(calls, capsys, monkeypatch):
+    replace_command(monkeypatch, "evaluate", fake_result)
+    assert main(["evaluate", "-m", "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
+    assert "not ranked: no validation score of job 0, job 1" in capsys.readouterr().out.splitlines()
+    with Path("sweep/sweep.csv").open(newline="") as file:
+        assert "best" not in next(csv.reader(file))
+    assert "Not ranked: no validation score of " in Path("sweep/report.html").read_text("utf-8")
 
 
 def test_a_sweeper_reads_the_validation_score(monkeypatch, calls):

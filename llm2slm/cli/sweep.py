@@ -75,11 +75,11 @@ def table(folder: Path) -> list[dict[str, Any]]:
         if (path := folder / record.folder / "result.json").is_file()
     }
     shown = entries(list(results.values())) if any(result["systems"] for result in results.values()) else []
-    chosen = best_job(results)
+    chosen, _ = best_job(results)
     for record in records:
         head = {"job": record.folder, **assignments(record.overrides), "status": record.status}
         if chosen is not None:
-            head[BEST] = "yes" if record.folder == chosen[0] else ""
+            head[BEST] = "yes" if record.folder == chosen else ""
         tail = {"seconds": record.seconds, "error": record.error}
         run = list(results).index(record.folder) if record.folder in results else None
         systems = [entry.system for entry in shown if entry.run == run]
@@ -87,18 +87,19 @@ def table(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def best_job(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:
-    """The job with the best validation score and its `selection`; None where no two jobs have one to compare.
+def best_job(results: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str]:
+    """The job with the best validation score, and a line about it; or None, and a line with the reason.
 
-    Jobs that were selected by different metrics or directions are not compared.
+    The line is "" for fewer than two results.
     """
-    found = {job: result.get("selection") for job, result in results.items()}
-    scored = {job: each for job, each in found.items() if each and each["value"] is not None}
-    if len(scored) < 2 or len({(each["metric"], each["mode"]) for each in scored.values()}) > 1:
-        return None
-    mode = next(iter(scored.values()))["mode"]
-    job = (min if mode == "min" else max)(scored, key=lambda job: scored[job]["value"])
-    return job, scored[job]
+    from llm2slm.evaluation.report.selection import best_by_validation
+
+    chosen, reason = best_by_validation(list(results.values()), [f"job {job}" for job in results])
+    if chosen is None:
+        return None, reason[:1].lower() + reason[1:].removesuffix(".")
+    job, selection = list(results)[chosen], list(results.values())[chosen]["selection"]
+    score = f"{selection['metric']} {selection['value']:.4g}, step {selection['step']}"
+    return job, f"best by validation: job {job} ({score})"
 
 
 def system_columns(system: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,11 +180,9 @@ def finish_sweep(folder: Path) -> bool:
     fixed = {key for row in chosen for key in row} - {key for row in varied(chosen) for key in row}
     show_table([{name: value for name, value in row.items() if name not in fixed} for row in rows])
     finished = [r for r in records if (folder / r.folder / "result.json").is_file()]
-    if chosen_job := best_job({r.folder: runs.read_result(folder / r.folder) for r in finished}):
-        job, selection = chosen_job
-        print(
-            f"best by validation: job {job} ({selection['metric']} {selection['value']:.4g}, step {selection['step']})"
-        )
+    _, line = best_job({r.folder: runs.read_result(folder / r.folder) for r in finished})
+    if line:
+        print(line)
     print(folder / "sweep.csv")
     if finished:
         from llm2slm.evaluation.report.report import write_report

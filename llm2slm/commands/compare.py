@@ -15,7 +15,7 @@ from llm2slm.config import CompareConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.languages import known
 from llm2slm.evaluation.compare.same_rows import check_aligned
-from llm2slm.evaluation.compare.systems import Answers, agreed_languages, find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.compare.systems import Answers, agreed_languages, find, label_systems, read_run, set_speeds
 from llm2slm.evaluation.metrics.language_warnings import advice
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts, score
 from llm2slm.evaluation.metrics.scores import check as check_known
@@ -54,7 +54,9 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
             task = bar.add_task(name, total=total, speed="")
             return lambda done: bar.advance(task, done)
 
-        settings = Settings(metrics, config.resamples, config.seed, config.rows, codes)
+        settings = Settings(
+            metrics, config.resamples, config.seed, config.rows, codes, named=config.baseline is not None
+        )
         comparison = compare(systems, baseline, settings, timing, open_bar)
     comparison.notes += left_out
     comparison.config_hash = runs.config_hash(config)
@@ -89,7 +91,7 @@ def check(config: CompareConfig) -> None:
 def read(config: CompareConfig) -> tuple[list[Answers], int]:
     """All systems, labelled and over the same rows, and the index of the baseline."""
     systems = [system for path in config.runs for system in read_run(path)]
-    name_apart(systems)
+    label_systems(systems)
     baseline = 0
     if config.baseline is not None:
         found = find(systems, config.baseline)
@@ -98,7 +100,7 @@ def read(config: CompareConfig) -> tuple[list[Answers], int]:
             raise UserError(f"baseline={config.baseline}: no such run; compared systems: {labels}")
         if found is None:
             systems = [*read_run(config.baseline), *systems]
-            name_apart(systems)
+            label_systems(systems)
         baseline = found or 0
     if len(systems) < 2:
         raise UserError(f"runs=[{','.join(config.runs)}]: holds one system; compare needs two or more")

@@ -156,7 +156,8 @@ class CompareConfig:
     out: str = "outputs/compare"
     """Folder of compare.json, compare.csv and compare.html."""
     baseline: str | None = None
-    """Run, or name of a system in the table, that all others are compared with. None: the first."""
+    """Run, or name of a system in the table, that all others are compared with. None: the first. Of several LLMs,
+    quality kept is relative to the one named here."""
     metrics: list[str] | None = None
     """Names of metrics; the first one orders the rows that differ. None: those in the results of the runs."""
     language: str | None = None

@@ -273,6 +273,20 @@ def test_nothing_heavy_is_loaded(place):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_of_several_llms_one_must_be_named_for_quality_kept(place, capsys):
+    write_run(place / "other", "llm", GOOD)
+    assert main(["compare", "demo", "other", "out=out", FEW]) == 0
+    line = "Quality kept is left out, since there are several LLMs (demo/llm, other): name one by baseline=LLM."
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert {len(system["quality_kept"]) for system in written(place)["systems"]} == {0}
+    assert main(["compare", "demo", "other", "baseline=other", "out=out", FEW]) == 0
+    found = written(place)
+    assert (found["baseline"], found["llm"]) == ("other", "other")
+    value = {system["name"]: system["quality"]["bleu"]["value"] for system in found["systems"]}
+    for system in found["systems"]:
+        assert system["quality_kept"]["bleu"] == pytest.approx(value[system["name"]] / value["other"])
+
+
 def test_runs_of_two_seeds_have_the_same_test_rows(place, tiny_llm, capsys):
     """Trained on different rows of the built-in corpus, evaluated on the same ones."""
     for seed in (1, 2):

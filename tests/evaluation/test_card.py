@@ -185,7 +185,8 @@ def test_the_llm_inside_and_random_weights_and_no_llm_at_all(config: dict[str, A
     alone = model_card("m", fresh, None, llm=None)
     assert "The shape of `google/t5-small`, trained alone" in alone and "flan" not in alone
     fresh["model"]["slm"] |= {"init": None, "name": "me/T5-Mine", "tune": "prefix"}
-    assert "`me/T5-Mine`, frozen, behind keys and values" in model_card("m", fresh, None, llm=None)
+    text = model_card("m", fresh, None, llm=None)
+    assert "`me/T5-Mine`, frozen; only a prefix of keys and values was trained" in text
 
 
 @pytest.mark.parametrize("awkward", ['say "no": ', "it's ", "a\\nb\n", "`x` "])

@@ -12,14 +12,14 @@ from compared_runs import GOOD, POOR, SOURCES, TARGETS, speed, system, write_dem
 from llm2slm import runs
 from llm2slm.config import RunConfig
 from llm2slm.evaluation.compare.same_rows import check_aligned
-from llm2slm.evaluation.compare.systems import find, name_apart, read_run, set_speeds
+from llm2slm.evaluation.compare.systems import find, label_systems, read_run, set_speeds
 from llm2slm.runs import System
 from llm2slm.types import UserError
 
 
 def read(*places):
     systems = [system for place in places for system in read_run(str(place))]
-    name_apart(systems)
+    label_systems(systems)
     return systems
 
 

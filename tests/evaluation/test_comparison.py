@@ -18,7 +18,7 @@ from llm2slm import runs
 from llm2slm.evaluation.compare.page import csv_text, probability, render, terminal_table, verdict
 from llm2slm.evaluation.compare.significance import bootstrap, bootstrap_p, holm, interval, randomization_p
 from llm2slm.evaluation.compare.statistics import Settings, compare
-from llm2slm.evaluation.compare.systems import name_apart, read_run, set_speeds
+from llm2slm.evaluation.compare.systems import label_systems, read_run, set_speeds
 from llm2slm.evaluation.metrics.row_statistics import row_statistics
 from llm2slm.evaluation.metrics.scores import METRICS as METRICS_BY_NAME
 from llm2slm.evaluation.metrics.scores import score
@@ -29,9 +29,9 @@ RESAMPLES, SEED = 200, 3
 MIDDLE = [*TARGETS[:3], "the house is new", "I read a book", *GOOD[5:]]
 
 
-def compared(*places, baseline=0, metrics=METRICS, rows=10, seen=None):
+def compared(*places, baseline=0, metrics=METRICS, rows=10, seen=None, named=False):
     systems = [system for place in places for system in read_run(str(place))]
-    name_apart(systems)
+    label_systems(systems)
     timing = set_speeds(systems, systems[baseline], None)
 
     def progress(name, total):
@@ -40,7 +40,9 @@ def compared(*places, baseline=0, metrics=METRICS, rows=10, seen=None):
             seen[name] = (total, done)
         return done.append
 
-    return runs.plain(compare(systems, baseline, Settings(metrics, RESAMPLES, SEED, rows), timing, progress))
+    return runs.plain(
+        compare(systems, baseline, Settings(metrics, RESAMPLES, SEED, rows, named=named), timing, progress)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,23 @@ def test_without_an_llm_nothing_is_kept_and_one_system_needs_no_correction(tmp_p
     notes = "\n".join(found["notes"])
     assert "so no correction is needed" in notes
     assert "Kept" not in notes and "interleaved" not in notes
+
+
+def test_of_several_llms_quality_is_kept_of_the_named_baseline_only(tmp_path):
+    for name, kind, answers in [("one", "llm", GOOD), ("hybrid", "llm2slm", MIDDLE), ("two", "llm", POOR)]:
+        write_run(tmp_path / name, kind, answers)
+    places = [tmp_path / name for name in ("one", "hybrid", "two")]
+    bleu = {name: score(["bleu"], answers, TARGETS)["bleu"].value for name, answers in [("h", MIDDLE), ("two", POOR)]}
+    found = compared(*places, baseline=2, named=True)
+    assert found["llm"] == "two"
+    assert found["systems"][1]["quality_kept"]["bleu"] == pytest.approx(bleu["h"] / bleu["two"])
+    assert "Kept: the metric over that of two (LLM)." in found["notes"]
+    line = "Quality kept is left out, since there are several LLMs (one, two): name one by baseline=LLM."
+    assert line not in found["notes"]
+    for baseline, named in [(0, False), (2, False), (1, True)]:  # not named, or no LLM
+        found = compared(*places, baseline=baseline, named=named)
+        assert found["llm"] is None and {len(system["quality_kept"]) for system in found["systems"]} == {0}
+        assert found["notes"].count(line) == 1 and not any("Kept" in note for note in found["notes"])
 
 
 def test_quality_of_an_llm_that_has_none_is_not_kept(tmp_path):

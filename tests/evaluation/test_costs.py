@@ -119,7 +119,7 @@ def test_reading(name, layer):
     """What `FrozenEncoder` runs, from the config of what it keeps."""
     reader, ids = FrozenEncoder(build(READERS[name], AutoModel), layer), torch.arange(3, 3 + P)[None]
     values = reader.body.config.to_dict()
-    assert costs.supported(values, writes=False)
+    assert costs.supported(values, generates=False)
     found = counted(lambda: reader(ids, torch.ones_like(ids)))
     assert costs.encoder_stack(values, reader.blocks).flops(P, P) == found
     if layer == -1:
@@ -378,11 +378,11 @@ def test_a_linear_projector_and_longer_answers():
 
 
 def test_what_is_not_known_is_refused():
-    assert not costs.supported({"model_type": "mamba"}, writes=False)
-    with pytest.raises(UserError, match=r"model_type 'mamba': .*known are bart, bert"):
+    assert not costs.supported({"model_type": "mamba"}, generates=False)
+    with pytest.raises(UserError, match=r"model_type 'mamba': .*known: bart, bert"):
         costs.encoder_stack({"model_type": "mamba"})
-    assert not costs.supported(ENCODERS["bert"].to_dict())  # it reads only
-    with pytest.raises(UserError, match=r"model_type 'bert': .*known are bart, gemma"):
+    assert not costs.supported(ENCODERS["bert"].to_dict())  # it only encodes
+    with pytest.raises(UserError, match=r"model_type 'bert': .*known: bart, gemma"):
         costs.generation_cost(ENCODERS["bert"].to_dict(), 3, 3)
     with pytest.raises(ValueError, match="needs llm_config"):
         costs.generation_cost(ENCODER_DECODERS["t5"].to_dict(), 3, 3, conditioning="add")

@@ -12,7 +12,7 @@ The cost model, per row of a batch and without padding:
 prefill is everything before the first response token: the LLM's blocks, the projector, the SLM's encoder, the
 cross-attention keys and values, and the first decoder step (the head at one position). decode is the T - 1 steps after
 it. Configs are plain mappings (`config.to_dict()` of a transformers config). What the SLM computes for a prompt is
-defined by each way of conditioning (`Conditioning.cost`).
+defined by each conditioning (`Conditioning.cost`).
 
 To add a family of models: a row of `FAMILIES`, and a tiny config in tests/evaluation/test_costs.py, which compares
 every row with torch's count.
@@ -24,14 +24,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from llm2slm.models import conditioning as ways
+from llm2slm.models import conditioning as conditionings
 from llm2slm.models.conditioning import NONE
 from llm2slm.models.matrix_shapes import Cross, HybridShapes, Stack
 from llm2slm.types import UserError
 
 
 class Keys(NamedTuple):
-    """Under which keys of a config the shapes of its blocks stand."""
+    """The keys of a config that hold the shapes of its blocks."""
 
     layers: str = "num_hidden_layers"
     width: str = "hidden_size"
@@ -44,21 +44,21 @@ _USUAL = Keys()
 
 @dataclass(frozen=True)
 class Family:
-    """How the config of a family of models tells of its matrices.
+    """How to compute the matrix shapes of a model family from a config.
 
     Attributes:
-        keys: of the blocks; an encoder-decoder's: of its encoder.
+        keys: of the blocks; of an encoder-decoder, of its encoder.
         decoder: keys of an encoder-decoder's decoder; None: there is one stack of blocks.
-        halves: encoder and decoder have a config each, under these names.
-        gated: three feed-forward matrices instead of two. A config with `feed_forward_proj` says it itself.
-        writes: whether its models generate.
+        nested: encoder and decoder have separate configs, under the keys `encoder` and `decoder`.
+        gated: three feed-forward matrices instead of two; `feed_forward_proj` in a config has priority.
+        generates: whether models of the family generate.
     """
 
     keys: Keys = _USUAL
     decoder: Keys | None = None
-    halves: bool = False
+    nested: bool = False
     gated: bool = False
-    writes: bool = True
+    generates: bool = True
 
 
 _T5 = Family(
@@ -73,10 +73,10 @@ _LLAMA = Family(gated=True)
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("bart", "mbart", "pegasus"), _BART),
-    "t5gemma": Family(decoder=_USUAL, halves=True, gated=True),
-    "t5_gemma_module": Family(gated=True, writes=False),  # T5Gemma's encoder
-    "bert": Family(writes=False),
-    "modernbert": Family(gated=True, writes=False),
+    "t5gemma": Family(decoder=_USUAL, nested=True, gated=True),
+    "t5_gemma_module": Family(gated=True, generates=False),  # T5Gemma's encoder
+    "bert": Family(generates=False),
+    "modernbert": Family(gated=True, generates=False),
     "gpt2": Family(Keys("n_layer", "n_embd", "n_head", "n_inner")),
     "gpt_neox": Family(),
     "opt": Family(Keys(feed_forward="ffn_dim")),
@@ -88,7 +88,7 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What one row's generation costs; see the module for what counts."""
+    """The cost of generating one response, as defined by the module."""
 
     prefill_flops: float
     decode_flops: float
@@ -97,28 +97,26 @@ class Cost:
 
     @property
     def flops(self) -> float:
-        """Of the whole answer."""
+        """Of the whole response."""
         return self.prefill_flops + self.decode_flops
 
 
-def supported(config: Mapping[str, Any], writes: bool = True) -> bool:
-    """Whether this module knows the matrices of a model, as one that `writes`, or as one that reads only."""
+def supported(config: Mapping[str, Any], generates: bool = True) -> bool:
+    """Whether the cost of a model can be computed: of generation, or (`generates=False`) of encoding only."""
     family = FAMILIES.get(str(config.get("model_type")))
-    return family is not None and (family.writes or not writes)
+    return family is not None and (family.generates or not generates)
 
 
-def _family(config: Mapping[str, Any], writes: bool) -> Family:
-    if not supported(config, writes):
-        known = ", ".join(sorted(name for name in FAMILIES if supported({"model_type": name}, writes)))
-        what = "writing" if writes else "reading"
-        raise UserError(
-            f"model_type {config.get('model_type')!r}: its FLOPs in {what} are not known here; known are {known}"
-        )
+def _family(config: Mapping[str, Any], generates: bool) -> Family:
+    if not supported(config, generates):
+        known = ", ".join(sorted(name for name in FAMILIES if supported({"model_type": name}, generates)))
+        what = "generation" if generates else "encoding"
+        raise UserError(f"model_type {config.get('model_type')!r}: its FLOPs of {what} are unknown; known: {known}")
     return FAMILIES[config["model_type"]]
 
 
 def _stack(config: Mapping[str, Any], keys: Keys, gated: bool, layers: int | None = None) -> Stack:
-    """The blocks that stand under these keys; `layers` of them, None: all."""
+    """The blocks described by these keys; `layers` of them, None: all."""
     width, heads = config[keys.width], config[keys.heads]
     head = config.get("head_dim") or config.get("d_kv") or width // heads
     kv_heads = config.get("num_key_value_heads") or heads
@@ -129,7 +127,7 @@ def _stack(config: Mapping[str, Any], keys: Keys, gated: bool, layers: int | Non
         width,
         heads * head,
         kv_heads * head,
-        config[keys.feed_forward] or 4 * width,  # GPT-2 may leave it open
+        config[keys.feed_forward] or 4 * width,  # GPT-2's n_inner may be None
         3 if gated else 2,
         around=2 * outer * width if outer != width else 0,
         head=outer * config["vocab_size"],
@@ -137,26 +135,26 @@ def _stack(config: Mapping[str, Any], keys: Keys, gated: bool, layers: int | Non
 
 
 def encoder_stack(config: Mapping[str, Any], layers: int | None = None) -> Stack:
-    """The blocks that read: the encoder of an encoder-decoder, or all blocks of another model; the first `layers` of
-    them, None: all. Without a head."""
-    family = _family(config, writes=False)
-    half = config["encoder"] if family.halves else config
-    return replace(_stack(half, family.keys, family.gated, layers), head=0)
+    """The blocks that encode, without a head: the encoder of an encoder-decoder, or all blocks of another model; the
+    first `layers` of them, None: all."""
+    family = _family(config, generates=False)
+    encoder = config["encoder"] if family.nested else config
+    return replace(_stack(encoder, family.keys, family.gated, layers), head=0)
 
 
 def decoder_stack(config: Mapping[str, Any]) -> Stack:
-    """The blocks that write: the decoder of an encoder-decoder, or all blocks of a decoder-only model."""
-    family = _family(config, writes=True)
-    half = config["decoder"] if family.halves else config
-    stack = _stack(half, family.decoder or family.keys, family.gated)
-    read = encoder_stack(config).width if is_encoder_decoder(config) else stack.width
-    cross = Cross(stack.layers, stack.width, stack.inner, stack.kv, read)
+    """The blocks that generate: the decoder of an encoder-decoder, or all blocks of a decoder-only model."""
+    family = _family(config, generates=True)
+    decoder = config["decoder"] if family.nested else config
+    stack = _stack(decoder, family.decoder or family.keys, family.gated)
+    attended_width = encoder_stack(config).width if is_encoder_decoder(config) else stack.width
+    cross = Cross(stack.layers, stack.width, stack.inner, stack.kv, attended_width)
     return replace(stack, cross=cross if is_encoder_decoder(config) or config.get("add_cross_attention") else None)
 
 
 def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
-    """Whether the model reads with an encoder of its own."""
-    return _family(config, writes=False).decoder is not None
+    """Whether the model has an encoder and a decoder."""
+    return _family(config, generates=False).decoder is not None
 
 
 def projector_weights(shape: tuple[int, int, int]) -> int:
@@ -193,7 +191,7 @@ def generation_cost(
         llm_config: of a hybrid's LLM encoder; required unless conditioning is none.
         llm_tokens: P, the prompt under the LLM's tokenizer; None: Q.
         llm_layers: blocks of the LLM that are run; None: all blocks of its encoder.
-        conditioning: name of the way of conditioning; determines the positions that the SLM processes and attends to.
+        conditioning: name of the conditioning; determines the positions that the SLM processes and attends to.
         projector_shape: (E, hidden, D) of a hybrid's projector; required unless conditioning is none or kv.
         aligned: z is mapped to the SLM's tokens by a Q x P product.
         pooled: prepend: positions that z is reduced to, by a product with all P; None: no pooling.
@@ -209,7 +207,7 @@ def generation_cost(
         UserError: a model type that is not in `FAMILIES`, or an unknown conditioning.
         ValueError: a hybrid without its LLM's config or projector shape.
     """
-    mode = ways.get(conditioning)
+    mode = conditionings.get(conditioning)
     # cross-attention layers of a decoder-only SLM exist only for z
     slm = decoder_stack({**generator_config, "add_cross_attention": mode.cross_attends})
     p = prompt_tokens if llm_tokens is None else llm_tokens
@@ -228,8 +226,8 @@ def generation_cost(
     read, attended = prompt.read, prompt.attended
     flops, weights = flops + prompt.flops, weights + prompt.weights
     if is_encoder_decoder(generator_config) and not mode.cross_attends:
-        own = encoder_stack(generator_config)
-        flops, weights = flops + own.flops(read, read), weights + own.weights
+        encoder = encoder_stack(generator_config)
+        flops, weights = flops + encoder.flops(read, read), weights + encoder.weights
         read, attended = 1, read  # the start token
     return _response(
         prompt.slm, (prefix + prompt.cached, read, attended), (flops, weights), response_tokens, bytes_per_weight

@@ -226,9 +226,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 def _flops(model: LLM2SLM, condition: Condition) -> float | None:
     """Analytic FLOPs of one row's response, mean over all rows; None for a model type that costs.py does not know."""
-    writer, guidance = model.slm.config.to_dict(), _guidance(model)
+    slm_config, guidance = model.slm.config.to_dict(), _guidance(model)
     llm = guidance.get("llm_config")
-    if not costs.supported(writer) or (llm is not None and not costs.supported(llm, writes=False)):
+    if not costs.supported(slm_config) or (llm is not None and not costs.supported(llm, generates=False)):
         return None
     tokens, found = virtual_tokens(model.slm), []
     virtual: dict[str, Any] = (
@@ -237,11 +237,11 @@ def _flops(model: LLM2SLM, condition: Condition) -> float | None:
     for request in condition.requests:
         batch = model.collator.batch_of_texts(list(request.prompts))
         mask_BP = batch.slm_mask_BQ if batch.llm_mask_BP is None else batch.llm_mask_BP
-        own, read, left = batch.slm_mask_BQ.sum(1).tolist(), mask_BP.sum(1).tolist(), _pooled(model, mask_BP)
+        slm_B, llm_B, pooled_B = batch.slm_mask_BQ.sum(1).tolist(), mask_BP.sum(1).tolist(), _pooled(model, mask_BP)
         aligned = batch.align_BQP is not None
-        for q, p, n in zip(own, read, left, strict=True):
+        for q, p, n in zip(slm_B, llm_B, pooled_B, strict=True):
             extra = guidance and {**guidance, "llm_tokens": p, "aligned": aligned, "pooled": n}
-            found.append(costs.generation_cost(writer, q, request.response_tokens, **extra, **virtual).flops)
+            found.append(costs.generation_cost(slm_config, q, request.response_tokens, **extra, **virtual).flops)
     return statistics.fmean(found)
 
 

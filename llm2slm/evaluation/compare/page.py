@@ -163,7 +163,7 @@ def _parts(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[
     """The columns in as few tables as fit; each has at least one."""
 
     def table(keys: Sequence[str]) -> Table:
-        return rich_table(_wide(rows, figures, keys), "", names=2 - _own_only(keys))
+        return rich_table(_wide(rows, figures, keys), "", names=2 - _only_of_system(keys))
 
     parts: list[list[str]] = []
     for key in known:
@@ -174,19 +174,21 @@ def _parts(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[
     return [table(keys) for keys in parts]
 
 
-def _own_only(keys: Sequence[str]) -> bool:
+def _only_of_system(keys: Sequence[str]) -> bool:
     return all(key in OF_THE_SYSTEM for key in keys)
 
 
 def _wide(rows: Sequence[Mapping[str, Any]], figures: Figures, known: Sequence[str]) -> list[list[str]]:
     """Lines of the table with one line per system and metric; per system, if no column depends on the metric."""
-    own_only = _own_only(known)
-    lines, last = [["System", *([] if own_only else ["Metric"]), *(COLUMNS[key] for key in known)]], None
+    only_of_system = _only_of_system(known)
+    lines, last = [["System", *([] if only_of_system else ["Metric"]), *(COLUMNS[key] for key in known)]], None
     for row, own in zip(rows, figures, strict=True):
         first, last = row["system"] != last, row["system"]
         texts = ["" if key in OF_THE_SYSTEM and not first else " ".join(_texts_of(own[key])) for key in known]
-        if first or not own_only:
-            lines.append([_name(row) if first else "", *([] if own_only else [metric_name(row["metric"])]), *texts])
+        if first or not only_of_system:
+            lines.append(
+                [_name(row) if first else "", *([] if only_of_system else [metric_name(row["metric"])]), *texts]
+            )
     return lines
 
 
@@ -215,8 +217,8 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def _texts_of(cell: Cell) -> list[str]:
     """A figure and, of scores and differences, its interval."""
-    beside = [cell.remark] if cell.remark and cell.key in ("value", "difference") else []
-    return [text.replace("\u00a0", " ") for text in (cell.text, *beside)]
+    intervals = [cell.remark] if cell.remark and cell.key in ("value", "difference") else []
+    return [text.replace("\u00a0", " ") for text in (cell.text, *intervals)]
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:

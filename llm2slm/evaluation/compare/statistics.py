@@ -68,7 +68,7 @@ class Compared:
     difference: Difference | None = None
     """None for the baseline."""
     kept: Estimate | None = None
-    """The metric over the LLM's; None without an LLM, or if the LLM's metric is 0."""
+    """The metric over the LLM's; None without such an LLM (`reference_llm`), or if the LLM's metric is 0."""
 
 
 @dataclass
@@ -155,6 +155,8 @@ class Settings:
     """Number of rows shown on which a system is worse, and on which it is better."""
     languages: Languages = None
     """Of the targets, as `metrics.measure` takes them."""
+    named: bool = False
+    """Whether the user named the baseline."""
 
 
 Progress = Callable[[str, int], Advance]
@@ -170,7 +172,7 @@ def compare(
         systems: two or more, over the same rows.
         baseline: index of the system that the others are compared with.
     """
-    llm = next((index for index, system in enumerate(systems) if system.kind == "llm"), None)
+    llm = reference_llm(systems, baseline, settings.named)
     scored = _score(systems, settings, progress("scoring", len(systems) * len(settings.metrics)))
     statistics = {metric: [found for _, found in own] for metric, own in scored.items()}
     tests = len(settings.metrics) * len(systems)  # one bootstrap for each system, one randomization for each but one
@@ -199,6 +201,14 @@ def compare(
         conditions="" if row is None else conditions(row),
         notes=notes,
     )
+
+
+def reference_llm(systems: Sequence[Answers], baseline: int, named: bool) -> int | None:
+    """Index of the system that quality kept is relative to: the only LLM, or a named baseline that is an LLM."""
+    llms = [index for index, system in enumerate(systems) if system.kind == "llm"]
+    if named and baseline in llms:
+        return baseline
+    return llms[0] if len(llms) == 1 else None
 
 
 def _score(
@@ -303,7 +313,7 @@ def _notes(systems: Sequence[Answers], settings: Settings, llm: int | None) -> l
     """How the figures were computed, and their limits."""
     others = len(systems) - 1
     corrected = (
-        f"after Holm’s correction over the {others} systems compared with the baseline, each metric and test on its own"
+        f"after Holm’s correction over the {others} systems compared with the baseline, for each metric and test alone"
         if others > 1
         else "of one system compared with the baseline, so no correction is needed"
     )
@@ -317,8 +327,10 @@ def _notes(systems: Sequence[Answers], settings: Settings, llm: int | None) -> l
     if llm is not None:
         kind = KINDS.get(systems[llm].kind, systems[llm].kind)
         notes.append(f"Kept: the metric over that of {systems[llm].label} ({kind}).")
-    if len([system for system in systems if system.kind == "llm"]) > 1:
-        notes.append("Of several LLMs, this is the first.")
+    elif several := [system.label for system in systems if system.kind == "llm"]:
+        notes.append(
+            f"Quality kept is left out, since there are several LLMs ({', '.join(several)}): name one by baseline=LLM."
+        )
     return notes
 
 

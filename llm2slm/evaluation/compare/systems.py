@@ -86,7 +86,7 @@ class Timing:
 
 
 def read_run(path: str) -> list[Answers]:
-    """The systems of a run that have predictions; `place` is a run directory, or its result.json or predictions.jsonl.
+    """The systems of a run that have predictions; `path` is a run directory, or its result.json or predictions.jsonl.
 
     Raises:
         UserError: no result, no predictions, or a malformed line.
@@ -162,7 +162,7 @@ def agreed_languages(systems: Sequence[Answers], given: str | None) -> list[str 
     return found
 
 
-def name_apart(systems: Sequence[Answers]) -> None:
+def label_systems(systems: Sequence[Answers]) -> None:
     """Labels each system by its folder relative to the common parent, and by its control if it is one.
 
     Raises:

@@ -31,7 +31,7 @@ ReplyParser = Callable[[str], object | None]
 
 @dataclasses.dataclass(frozen=True)
 class Record(Reply):
-    """A reply on disk. place: location of the judge. at: time of arrival, ISO 8601."""
+    """A reply on disk. place: location of the judge (a saved name). at: time of arrival, ISO 8601."""
 
     place: str = ""
     at: str = ""

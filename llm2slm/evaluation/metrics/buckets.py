@@ -1,8 +1,8 @@
 """Quality by length: each metric on subsets of rows with prompts, or responses, of similar length.
 
 The LLM encodes the prompt once, before the first token is generated; quality by response length shows whether its
-guidance lasts. Lengths are counted in words (`words.py`), not in tokens, so that the subsets are the same for systems
-with different tokenizers.
+effect decreases in long responses. Lengths are counted in words (`words.py`), not in tokens, so that the subsets are
+the same for systems with different tokenizers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def by_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def quality_by_length(examples: Sequence[Example], measured: Mapping[str, Measured]) -> list[Bucket]:
-    """Every metric in every bucket: by the prompt's words (the task's prefix aside), then by the reference's.
+    """Every metric in every bucket: by the prompt's words (without the task's prefix), then by the reference's.
 
     A metric without a value in a bucket (length_ratio if all references are empty) is left out there.
     """

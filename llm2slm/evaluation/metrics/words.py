@@ -1,7 +1,7 @@
-"""Words of a text in any script: where a script puts no spaces between words, each character counts as one.
+"""Words of a text in any script. In scripts without spaces between words, each character counts as a word.
 
-Such scripts are the Chinese, Japanese kana, Thai, Lao, Khmer, Burmese, Tibetan and those of the Tai languages. One
-character is a letter with the combining marks that follow it, as a reader sees it.
+These scripts are Chinese, Japanese kana, Thai, Lao, Khmer, Burmese, Tibetan and those of the Tai languages. A character
+is a letter with the combining marks that follow it.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ UNSPACED = (
     "\u0f40-\u0fbc\u1000-\u103f\u1050-\u108f\u109a-\u109f\ua9e0-\ua9ef\ua9fa-\ua9ff\uaa60-\uaa7f"  # Tibetan, Burmese
     "\u1780-\u17d3\u17d7\u17dc\u17dd\u1950-\u19cf\u19da-\u19df\u1a20-\u1a7f\uaa80-\uaadf"  # Khmer, Tai
 )
-"""Letters and marks of scripts without spaces, as the inside of a regular expression's class."""
+"""Letters and marks of scripts without spaces, as the content of a character class of a regular expression."""
 JOINERS = "\u200c\u200d\u2060"
-"""Characters of no width within a word."""
+"""Characters of zero width within a word."""
 ENDS = "\u200b\u0f0b"
-"""What stands after a word or syllable and counts with it: the space without width of some Khmer, Thai and Burmese
-texts, the Tibetan tsheg."""
+"""Characters after a word or syllable that count with it: the zero-width space of some Khmer, Thai and Burmese texts,
+and the Tibetan tsheg."""
 
 _SCRIPTS = {
     "CJK": "Han", "IDEOGRAPHIC": "Han", "KANGXI": "Han", "BOPOMOFO": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana",
     "KATAKANA-HIRAGANA": "Kana", "HALFWIDTH": "Kana", "FULLWIDTH": "Latin", "MYANMAR": "Burmese",
 }  # fmt: skip
-"""Script by the first word of a character's Unicode name, where that is not the name of the script."""
+"""First word of a character's Unicode name -> script, where the two differ."""
 
 
 def words(text: str) -> list[str]:
-    """What white space separates, and each character of a script without spaces. Punctuation stays with its word."""
+    """Substrings between white space, and each character of a script without spaces; with their punctuation."""
     return set_apart(text).split()
 
 
 def set_apart(text: str) -> str:
-    """The text with spaces around each character of a script without spaces; any other text as it is."""
+    """The text with spaces around each character of a script without spaces."""
     return _character().sub(r" \g<0> ", text)
 
 
 def with_spaces(text: str) -> list[tuple[str, str]]:
-    """The same words, each with what separates it from the one before: a space or nothing."""
+    """The words of `words`, each with its separator from the previous word: " " or ""."""
     found = list(_word().finditer(text))
     ends = [0, *(match.end() for match in found)]
     return [
@@ -53,13 +53,13 @@ def with_spaces(text: str) -> list[tuple[str, str]]:
 
 
 def content_words(text: str) -> list[str]:
-    """Runs of letters, digits and their marks, and each character of a script without spaces: upper and lower case
-    alike (case folding), composed and decomposed letters alike (NFC), no punctuation."""
+    """Sequences of letters, digits and their marks, and each character of a script without spaces; case-folded,
+    normalized to NFC, without punctuation."""
     return _content().findall(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()))
 
 
 def script_shares(texts: Iterable[str]) -> dict[str, float]:
-    """Share of the words in each script, largest first; numbers aside."""
+    """Share of the words in each script, largest first; numbers are not counted."""
     firsts = Counter(word[0] for text in texts for word in content_words(text))
     counts: Counter[str] = Counter()
     for letter, count in firsts.items():
@@ -69,7 +69,7 @@ def script_shares(texts: Iterable[str]) -> dict[str, float]:
 
 
 def script(letter: str) -> str:
-    """The script of a letter, as "Latin"; "" where Unicode has no name for it."""
+    """The script of a letter, as "Latin"; "" if the letter has no Unicode name."""
     name = unicodedata.name(letter, "").partition(" ")[0]
     return _SCRIPTS.get(name, name.capitalize())
 
@@ -92,7 +92,7 @@ def _content() -> re.Pattern[str]:
 
 @cache
 def _marks() -> str:
-    """All combining marks, as the inside of a regular expression's class: \\w leaves them out."""
+    """All combining marks, as the content of a character class; \\w does not include them."""
     runs: list[list[int]] = []
     for code in (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)):
         if unicodedata.category(chr(code))[0] == "M":

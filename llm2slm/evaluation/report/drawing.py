@@ -54,7 +54,7 @@ _STYLE = {
     "font.size": 11.5,
     "grid.color": GRID,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # TrueType, which journals ask for
+    "pdf.fonttype": 42,  # TrueType, which journals require
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "llm2slm",
     "text.color": INK,
@@ -249,7 +249,7 @@ def _saved(figure: Figure, form: str, **options: Any) -> bytes:
 
 
 def _inline(node: ElementTree.Element, shapes: Mapping[str, ElementTree.Element], tips: Mapping[str, str]) -> str:
-    """An element of matplotlib's SVG for the page: attributes in place of styles (which the page's policy forbids),
+    """An element of matplotlib's SVG for the page: attributes instead of styles (which the page's policy forbids),
     the page's colours and fonts, no ids and no references."""
     tag, key, attributes = node.tag.removeprefix(_SVG), node.get("id", ""), _attributes(node)
     if tag in ("defs", "metadata"):

@@ -131,7 +131,7 @@ def entries(results: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[st
             found.append(Entry(label, kind, shade, run, system, headline_row(system, rows), baseline_of(result)))
     if not found:
         raise UserError("report: nothing to report: no result has a system; evaluate or benchmark first")
-    return [_kept_apart(entry, signatures(found)) for entry in found]
+    return [_separated(entry, signatures(found)) for entry in found]
 
 
 def baseline_of(result: Mapping[str, Any]) -> str:
@@ -158,13 +158,13 @@ def signatures(found: Sequence[Entry]) -> dict[str, list[str]]:
     return known
 
 
-def _kept_apart(entry: Entry, known: Mapping[str, Sequence[str]]) -> Entry:
+def _separated(entry: Entry, known: Mapping[str, Sequence[str]]) -> Entry:
     """The entry with a separate key for each metric whose signature is not the first one of that metric, so that
     incompatible scores are in different columns, plots and sentences."""
     names = {}
     for key, score in (entry.system.get("quality") or {}).items():
-        place = [computed_alike(str(score.get("signature")), other) for other in known[key]].index(True)
-        names[key] = key if place == 0 else f"{key} ({place + 1})"
+        number = [computed_alike(str(score.get("signature")), other) for other in known[key]].index(True)
+        names[key] = key if number == 0 else f"{key} ({number + 1})"
     if all(key == name for key, name in names.items()):
         return entry
 
@@ -173,9 +173,16 @@ def _kept_apart(entry: Entry, known: Mapping[str, Sequence[str]]) -> Entry:
 
     buckets = [{**bucket, "quality": renamed(bucket["quality"])} for bucket in entry.system.get("buckets") or []]
     system = {**entry.system, "quality": renamed(entry.system["quality"]), "buckets": buckets}
+    if validation := entry.system.get("validation"):
+        system["validation"] = renamed(validation)
     return replace(entry, system=system)
 
 
 def metric_keys(shown: Sequence[Entry]) -> list[str]:
     """The quality metrics of all entries, in order of appearance."""
     return list(dict.fromkeys(key for entry in shown for key in entry.system.get("quality", {})))
+
+
+def validation_keys(shown: Sequence[Entry]) -> list[str]:
+    """The metrics with validation scores of all entries, in order of appearance."""
+    return list(dict.fromkeys(key for entry in shown for key in entry.system.get("validation") or {}))

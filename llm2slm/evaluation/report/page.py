@@ -45,7 +45,7 @@ def render_page(template: str, title: str, **values: Any) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    loader = FunctionLoader(_own_file)
+    loader = FunctionLoader(_package_file)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -53,7 +53,7 @@ def render_page(template: str, title: str, **values: Any) -> str:
         metric=metric_name, number=tables.number, tokens=tables.length, percent=tables.percent, times=tables.times,
         count=tables.count, seconds=tables.seconds, spread=tables.spread, fact=_fact, markup=Markup,
     )  # fmt: skip
-    style, script = _own_file("report_page.css"), _own_file("report_page.js")
+    style, script = _package_file("report_page.css"), _package_file("report_page.js")
     return environment.get_template(template).render(
         title=clean(title), policy=_policy(style, script), style=Markup(style), script=Markup(script), **values
     )
@@ -64,7 +64,7 @@ def write_whole(path: Path, text: str) -> Path:
     return write_text(path, text, errors="replace")
 
 
-def _own_file(name: str) -> str:
+def _package_file(name: str) -> str:
     """A file of this package, or of `compare`, which has its template next to its code."""
     folder = "compare" if name.startswith("comparison") else "report"
     return files("llm2slm.evaluation").joinpath(folder, name).read_text(encoding="utf-8")

@@ -184,7 +184,7 @@ def _length_panel(
         several = measure is SPEEDUP and len({entry.run for entry, _ in lines}) > 1
         caption = sentence(f"{where}, {first['decoding']} decoding")
         caption += " Band: smallest to largest of all rounds." if bands else ""
-        caption += " Each run against its own baseline." if several else ""
+        caption += " Each run relative to the baseline of that run." if several else ""
         title = measure.title + (f": {where}" if many else "")
         return plot.finish(title, caption, f"Line plot, {measure.title}.", _legend([entry for entry, _ in lines]))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation.report import plots, tables
 from llm2slm.evaluation.report.drawing import Plot, write_plots
-from llm2slm.evaluation.report.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name
+from llm2slm.evaluation.report.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name, validation_keys
 from llm2slm.evaluation.report.page import clean, render_page, write_whole
 from llm2slm.types import UserError
 
@@ -29,7 +29,8 @@ def terminal_table(
     width: int | None = None,
     overrides: Sequence[Mapping[str, str]] | None = None,
 ) -> Table | Group:
-    """One row for each system: parameters, quality, quality kept, latency, speedup, memory; without empty columns.
+    """One row for each system: parameters, validation scores, quality, quality kept, latency, speedup, memory; without
+    empty columns. Of several results, the best by validation is named below.
 
     Where that is wider than `width` characters (None: the terminal), up to four systems become the columns; a table of
     more systems is split into several. `overrides` as in `write_report`.
@@ -37,16 +38,18 @@ def terminal_table(
     Raises:
         UserError: no system to show.
     """
-    shown = entries(clean(list(results)), clean(overrides))
-    metrics = metric_keys(shown)
-    lines = [["System", "Kind", *(heading for _, heading in tables.columns(metrics))]]
+    results = clean(list(results))
+    shown = entries(results, clean(overrides))
+    metrics, validation = metric_keys(shown), validation_keys(shown)
+    lines = [["System", "Kind", *(heading for _, heading in tables.columns(metrics, validation))]]
     for entry in shown:
-        figures = [cell.text.replace("\u00a0", " ") for cell in tables.cells(entry, metrics)]
+        figures = [cell.text.replace("\u00a0", " ") for cell in tables.cells(entry, metrics, validation)]
         lines.append([entry.label, entry.kind, *figures])
     known = [n for n in range(len(lines[0])) if any(line[n] != tables.MISSING for line in lines[1:])]
     lines = [[line[n] for n in known] for line in lines]
     row = next((entry.row for entry in shown if entry.row), None)
-    captions = [tables.conditions(row)] if row else []
+    captions = [text[0].lower() + text[1:-1]] if (text := tables.best(shown, results)) else []
+    captions += [tables.conditions(row)] if row else []
     captions += [text[0].lower() + text[1:-1]] if (text := tables.baselines(shown)) else []
     if any(ANOTHER.fullmatch(key) for key in metrics):
         captions.append("metrics with a number have another signature (see result.json) and are not comparable")
@@ -198,29 +201,35 @@ def page_and_plots(
         timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
         kinds=KINDS,
         **_table(shown, overrides),
-        **_words(shown, len(results) > 1),
+        **_words(shown, results),
     )
     return text, [*figures, *length_figures, *curves]
 
 
 def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
     """The table of systems: the overridden keys of each run (if any) before its figures."""
-    metrics = metric_keys(shown)
+    metrics, validation = metric_keys(shown), validation_keys(shown)
     keys = list(dict.fromkeys(key for chosen in overrides or [] for key in chosen))
     rows = [
         {
             "entry": entry,
             "overrides": [(overrides or [{}] * (entry.run + 1))[entry.run].get(key, tables.MISSING) for key in keys],
-            "cells": (own := tables.cells(entry, metrics)),
+            "cells": (own := tables.cells(entry, metrics, validation)),
             "by_key": {cell.key: cell for cell in own},
         }
         for entry in shown
     ]
-    return {"rows": rows, "columns": tables.columns(metrics), "override_keys": keys}
+    return {
+        "rows": rows,
+        "columns": tables.columns(metrics, validation),
+        "override_keys": keys,
+        "validated": bool(validation),
+    }
 
 
-def _words(shown: Sequence[Entry], several: bool) -> dict[str, Any]:
+def _words(shown: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The page's text on the systems as a whole."""
+    several = len(results) > 1
     scores = {
         (key, score["signature"], score["n"])
         for entry in shown
@@ -231,7 +240,7 @@ def _words(shown: Sequence[Entry], several: bool) -> dict[str, Any]:
     data_columns, data_rows = tables.data_statistics(shown)
     row = next((entry.row for entry in shown if entry.row), None)
     return {
-        "verdict": tables.best(shown) if several else tables.verdict(shown),
+        "verdict": tables.best(shown, results) if several else tables.verdict(shown),
         "conditions": tables.conditions(row) if row else "",
         "baselines": tables.baselines(shown),
         "metrics": metric_keys(shown),

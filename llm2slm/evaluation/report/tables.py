@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.evaluation.metrics.words import with_spaces
 from llm2slm.evaluation.report.entries import Entry, metric_keys, metric_name
+from llm2slm.evaluation.report.selection import best_by_validation, metric_title
 
 MISSING = "–"
 MAX_SAMPLES = 12
@@ -83,11 +83,12 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
 
 
-def columns(metrics: Sequence[str]) -> list[tuple[str, str]]:
-    """Key and heading of each column of figures."""
+def columns(metrics: Sequence[str], validation: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Key and heading of each column of figures; `validation`: metrics with validation scores."""
     return [
         ("total", "Parameters"),
         ("trainable", "Trainable"),
+        *((f"validation/{key}", f"Validation {metric_name(key)}") for key in validation),
         *((f"quality/{key}", metric_name(key)) for key in metrics),
         *([("quality_kept", f"{metric_name(metrics[0])} kept")] if metrics else []),
         ("prefill_ms", "Prefill ms"),
@@ -103,11 +104,14 @@ def spread(value: Mapping[str, float] | None, write: Any = number) -> str:
     return "" if value is None else f"{write(value['min'])}–{write(value['max'])}"
 
 
-def cells(entry: Entry, metrics: Sequence[str]) -> list[Cell]:
+def cells(entry: Entry, metrics: Sequence[str], validation: Sequence[str] = ()) -> list[Cell]:
     """The figures of one system, in the order of `columns`."""
     system, row = entry.system, entry.row or {}
     parameters, quality, kept = (system.get(key) or {} for key in ("parameters", "quality", "quality_kept"))
     shown = [Cell(key, count(parameters.get(key)), parameters.get(key)) for key in ("total", "trainable")]
+    for key in validation:
+        value = (system.get("validation") or {}).get(key)
+        shown.append(Cell(f"validation/{key}", score(value), value))
     for key in metrics:
         value = quality.get(key, {}).get("value")
         shown.append(Cell(f"quality/{key}", score(value), value))
@@ -169,20 +173,15 @@ def conditions(row: Mapping[str, Any]) -> str:
     return f"batch {row['batch']}, {lengths}, {row['decoding']} decoding, {row['dtype']}, {threads}, {rounds}"
 
 
-def best(shown: Sequence[Entry]) -> str:
-    """One sentence: the run with the best value of the first metric."""
-    metrics = metric_keys(shown)
-    values = [
-        (e.system["quality"][metrics[0]]["value"], e)
-        for e in shown
-        if metrics and metrics[0] in e.system.get("quality", {})
-    ]
-    values = [(value, entry) for value, entry in values if math.isfinite(value)]
-    if not values:
-        return ""
-    choose = min if lower_is_better(metrics[0]) else max
-    value, entry = choose(values, key=lambda pair: pair[0])
-    return f"Best {metric_name(metrics[0])}: {score(value)}, by {entry.label}."
+def best(shown: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence: the run with the best validation score, or why the runs are not ranked; "" for a single result."""
+    labels = [next(entry.label for entry in shown if entry.run == run) for run in range(len(results))]
+    chosen, reason = best_by_validation(results, labels)
+    if chosen is None:
+        return reason
+    selection = results[chosen]["selection"]
+    value, step = score(selection["value"]), f"{selection['step']:,}"
+    return f"Best by validation: {labels[chosen]} ({metric_title(selection)} {value} at step {step})."
 
 
 def verdict(shown: Sequence[Entry]) -> str:
