@@ -272,7 +272,8 @@ def test_plots_stand_at_the_values_of_the_json(result):
 
 
 def test_data_statistics_are_a_table_with_a_column_for_each_system_and_split(result):
-    test = {"rows": 1000, "overlong": "error", "tokens": {"prompt": {"median": 17, "max": 310}}}
+    parts = [{"name": name, "metrics": ["bleu", "chrf"], "rows": rows} for name, rows in (("news", 600), ("chat", 400))]
+    test = {"rows": 1000, "overlong": "error", "tokens": {"prompt": {"median": 17, "max": 310}}, "parts": parts}
     for system in result["systems"][1:]:
         system["notes"]["data"] = {"train": {"rows": 20_000, "repeated": 3}, "test": test}
     page = Page(render([result], "t"))
@@ -285,10 +286,29 @@ def test_data_statistics_are_a_table_with_a_column_for_each_system_and_split(res
         "overlong": ["–", "error"],
         "tokens, prompt, median": ["–", "17"],
         "tokens, prompt, max": ["–", "310"],
+        "parts, news, metrics": ["–", "bleu, chrf"],
+        "parts, news, rows": ["–", "600"],
+        "parts, chat, metrics": ["–", "bleu, chrf"],
+        "parts, chat, rows": ["–", "400"],
     }
     assert all(row[1:3] == row[3:] for row in rows)
     assert "data" not in [row[0]["text"] for row in page.tables["notes"]]
     assert "data" not in Page(render([json.loads(json.dumps(plain(make_result())))], "t")).tables
+
+
+def test_nested_facts_of_a_run_are_rows(result):
+    for system, beams in zip(result["systems"][1:], (1, 4), strict=True):
+        system["notes"] = {"steps": 1000, "decoding": {"num_beams": beams}, "data": {"train": {"rows": 5}}}
+    result["systems"][2]["notes"]["llm"] = {"name": "big", "chat": True, "prefix": ""}
+    table = [[cell["text"].strip() for cell in row] for row in Page(render([result], "t")).tables["notes"]]
+    assert table == [
+        ["", "SLM alone", "Hybrid"],
+        ["steps", "1,000", "1,000"],
+        ["decoding, num_beams", "1", "4"],
+        ["llm, name", "–", "big"],
+        ["llm, chat", "–", "yes"],
+        ["llm, prefix", "–", ""],
+    ]
 
 
 def test_the_baseline_of_ratios_is_named(result):

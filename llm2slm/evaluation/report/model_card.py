@@ -20,7 +20,7 @@ from llm2slm.gguf_files.names import is_gguf, on_hub
 from llm2slm.types import Control
 
 BUILTIN, RANDOM, MIXTURE, NONE = "builtin", "random", "mixture", "none"
-PLACE = re.compile(r"(?<![\w.])(?:~|/)[^\s,\]}'\"]*/(?=[^/\s])")
+FOLDERS = re.compile(r"(?<![\w.])(?:~|/)[^\s,\]}'\"]*/(?=[^/\s])")
 """The folders of a local path, which are private."""
 PIPELINES = {"translation": "translation", "summarization": "summarization"}
 """Task -> the Hub's pipeline tag; text-generation for all others."""
@@ -247,7 +247,7 @@ def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
         f"* {notes['optimizer_steps']} steps in {seconds(notes.get('training_seconds'))}",
         f"* {total} parameters{reads}; {trained} trained",
         f"* seed {result['seed']}, on {result['device']}",
-        f"* {_code(PLACE.sub('', result['command']))}",
+        f"* {_code(FOLDERS.sub('', result['command']))}",
         f"* commit `{result['git_commit'] or 'unknown'}`, {packages}",
     ]
     return "\n".join(["## Training\n", *facts])

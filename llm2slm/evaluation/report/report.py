@@ -236,7 +236,7 @@ def _words(shown: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> dict
         for key, score in entry.system.get("quality", {}).items()
     }
     having, sample_rows = tables.samples(shown)
-    note_keys = dict.fromkeys(key for entry in shown for key in entry.system.get("notes") or {})
+    fact_systems, facts = tables.facts(shown)
     data_columns, data_rows = tables.data_statistics(shown)
     row = next((entry.row for entry in shown if entry.row), None)
     return {
@@ -247,7 +247,8 @@ def _words(shown: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> dict
         "scores": sorted(scores),
         "sample_systems": having,
         "samples": sample_rows,
-        "note_keys": [key for key in note_keys if key != tables.DATA],
+        "fact_systems": fact_systems,
+        "facts": facts,
         "data_columns": data_columns,
         "data_rows": data_rows,
         "shown": shown,

@@ -239,19 +239,40 @@ def data_statistics(shown: Sequence[Entry]) -> tuple[list[tuple[Entry, str]], li
         for n, entry in enumerate(shown)
         for split, facts in ((entry.system.get("notes") or {}).get(DATA) or {}).items()
     }
-    names = dict.fromkeys(name for facts in found.values() for name in facts)
-    rows = [(name, [facts.get(name) for facts in found.values()]) for name in names]
-    return [(shown[n], split) for n, split in found], rows
+    return [(shown[n], split) for n, split in found], _rows(list(found.values()))
+
+
+def facts(shown: Sequence[Entry]) -> tuple[list[Entry], list[tuple[str, list[Any]]]]:
+    """The systems with notes, and the rows (name and a value for each system) of all notes but the data statistics."""
+    having = [entry for entry in shown if entry.system.get("notes")]
+    found = [{key: note for key, note in entry.system["notes"].items() if key != DATA} for entry in having]
+    return having, _rows([dict(_leaves(notes)) for notes in found])
+
+
+def _rows(columns: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Every name in order of appearance, with its value in each column; None where missing."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [(name, [column.get(name) for column in columns]) for name in names]
 
 
 def _leaves(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested mappings, each named by its path."""
     for key, value in facts.items():
-        name = f"{above}, {key}" if above else key.replace("_", " ")
-        if isinstance(value, Mapping):
-            yield from _leaves(value, name)
-        else:
+        name, nested = f"{above}, {key}" if above else key.replace("_", " "), _nested(value)
+        if nested is None:
             yield name, value
+        else:
+            yield from _leaves(nested, name)
+
+
+def _nested(value: Any) -> Mapping[str, Any] | None:
+    """A mapping as it is, a list of mappings (the parts of a mixture) by their names; None for other values."""
+    if isinstance(value, Mapping):
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
+        return None
+    names = [str(item.get("name", number)) for number, item in enumerate(value, 1)]
+    return {name: {k: v for k, v in item.items() if k != "name"} for name, item in zip(names, value, strict=True)}
 
 
 def samples(shown: Sequence[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
