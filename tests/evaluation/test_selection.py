@@ -77,6 +77,12 @@ def test_results_without_a_score_or_alone_need_no_ranking() -> None:
 
 
 def test_validation_scores_are_columns_before_the_test_scores() -> None:
+    """In the terminal, only those that selected the runs."""
+    out = io.StringIO()
+    results = [result(20.0, 80.0), result(30.0, 70.0)]
+    Console(file=out, width=200, color_system=None).print(terminal_table(results, 200))
+    [head] = [" ".join(line.split()) for line in out.getvalue().splitlines() if "System" in line]
+    assert head == "System Kind Parameters Trainable Validation BLEU BLEU"
     table = Page(render([result(20.0, 80.0), result(30.0, 70.0)], "t", OVERRIDES[:2])).tables["systems"]
     heads = [cell["text"] for cell in table[0]]
     assert heads[heads.index("Validation loss") :][:3] == ["Validation loss", "Validation BLEU", "BLEU"]

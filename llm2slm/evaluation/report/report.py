@@ -29,8 +29,8 @@ def terminal_table(
     width: int | None = None,
     overrides: Sequence[Mapping[str, str]] | None = None,
 ) -> Table | Group:
-    """One row for each system: parameters, validation scores, quality, quality kept, latency, speedup, memory; without
-    empty columns. Of several results, the best by validation is named below.
+    """One row for each system: parameters, the validation score that selected it, quality, quality kept, latency,
+    speedup, memory; without empty columns. Of several results, the best by validation is named below.
 
     Where that is wider than `width` characters (None: the terminal), up to four systems become the columns; a table of
     more systems is split into several. `overrides` as in `write_report`.
@@ -40,7 +40,8 @@ def terminal_table(
     """
     results = clean(list(results))
     shown = entries(results, clean(overrides))
-    metrics, validation = metric_keys(shown), validation_keys(shown)
+    metrics, monitors = metric_keys(shown), [(result.get("selection") or {}).get("metric") for result in results]
+    validation = [key for key in validation_keys(shown) if f"val/{key}" in monitors]
     lines = [["System", "Kind", *(heading for _, heading in tables.columns(metrics, validation))]]
     for entry in shown:
         figures = [cell.text.replace("\u00a0", " ") for cell in tables.cells(entry, metrics, validation)]
