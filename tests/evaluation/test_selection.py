@@ -52,6 +52,11 @@ def test_without_a_validation_score_nothing_is_ranked(lost: dict[str, Any] | Non
     assert "Best" not in head and "Best" not in terminal
 
 
+def test_a_result_without_systems_is_named_by_its_number() -> None:
+    empty = result(None, 1.0) | {"systems": []}
+    assert "Not ranked: no validation score of run 2." in shown(result(20.0, 80.0), empty)[0]
+
+
 def test_scores_that_do_not_compare_are_not_ranked() -> None:
     loss = result(1.5, 70.0, "val/loss", "min")
     assert "of different metrics, BLEU (max), loss (min)." in shown(result(20.0, 80.0), loss)[0]

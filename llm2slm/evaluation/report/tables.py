@@ -175,7 +175,8 @@ def conditions(row: Mapping[str, Any]) -> str:
 
 def best(shown: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> str:
     """One sentence: the run with the best validation score, or why the runs are not ranked; "" for a single result."""
-    labels = [next(entry.label for entry in shown if entry.run == run) for run in range(len(results))]
+    first = {entry.run: entry.label for entry in reversed(shown)}
+    labels = [first.get(run, f"run {run + 1}") for run in range(len(results))]
     chosen, reason = best_by_validation(results, labels)
     if chosen is None:
         return reason
