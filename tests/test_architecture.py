@@ -60,10 +60,9 @@ METRICS = {"bleu", "chrf++", "rouge1", "rouge2", "rougeL", "rougeLsum", "token_f
 METRICS_ALLOWED = ("evaluation.metrics", "data.tasks")
 """Where metrics are defined, and where tasks choose their default metrics."""
 NOT_YET_BY_REGISTRY: dict[str, tuple[str, ...]] = {
-    "conditioning": ("cli", "commands", "data", "evaluation", "models", "testing"),
     "metric": ("config", "evaluation", "training"),
 }
-"""Packages that still decide by the name of a conditioning or a metric. Remove an entry once its package does not."""
+"""Packages that still decide by the name of a metric. Remove an entry once its package does not."""
 DIALECT = re.compile(
     r"\b(told|tells?|owed|whoever|those who|in force|beside|of (its|their|his) own|gone on with|(goes|went|go) on"
     r"|the (reader|writer)('s|s)?|(no|has|have|had) room|room for|says|said|asks|asked)\b",
@@ -71,8 +70,7 @@ DIALECT = re.compile(
 )
 """Words for which a standard term exists (CONTRIBUTING.md, "Language")."""
 NOT_YET_REWRITTEN = (
-    "builtin", "cli.sweep", "commands", "data", "evaluation", "gguf_files", "models", "offline",
-    "runs", "testing", "training", "types",
+    "builtin", "cli.sweep", "commands", "data", "evaluation", "offline", "runs", "training",
 )  # fmt: skip
 """Packages and modules whose texts may still contain such words. Remove an entry once its texts are rewritten."""
 SHOWN = ("print", "hold_warning", "UserError", "warn", "warning", "info", "error")
@@ -175,7 +173,7 @@ def in_any(source: Source, packages: tuple[str, ...]) -> bool:
 
 def decides_by_no_conditioning(source: Source) -> Iterator[str]:
     """A conditioning is one module of `models.conditioning`; no other module compares with the name of one."""
-    if in_any(source, ("models.conditioning", *NOT_YET_BY_REGISTRY["conditioning"])):
+    if in_any(source, ("models.conditioning",)):
         return
     for node in ast.walk(source.tree()):
         if isinstance(node, ast.Compare):
@@ -274,7 +272,7 @@ def test_the_circle_check_sees_one_within_functions() -> None:
 def test_modules_that_rules_name_exist() -> None:
     """A renamed module must not leave the rule that names it."""
     assert [name for name in (*METHOD, "data.interface", "data.datamodule") if name not in SOURCES] == []
-    pending = {*NOT_YET_REWRITTEN, *NOT_YET_BY_REGISTRY["conditioning"], *NOT_YET_BY_REGISTRY["metric"]}
+    pending = {*NOT_YET_REWRITTEN, *NOT_YET_BY_REGISTRY["metric"]}
     assert [name for name in pending if not any(within(source, name) for source in SOURCES)] == []
     assert set(MAY_IMPORT) - {source.package for source in SOURCES.values()} <= {"decoding", "offline", "testing"}
 

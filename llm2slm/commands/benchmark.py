@@ -21,6 +21,7 @@ from llm2slm.evaluation.benchmark.peak_memory import folder_memory
 from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.llm import share_weights
 from llm2slm.models.loading.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.types import Overlong, SystemKind, UserError
@@ -58,6 +59,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         llm = recorded_llm(model, config.llm, given_llm) if model.kind is not SystemKind.llm else None
         if llm is not None:
             systems, llms["llm"] = {"llm": build_llm(llm, config.data), **systems}, llm
+            share_weights(model, systems["llm"])
             sources["llm"] = (llm, None)
     else:
         systems = configured(config)
@@ -108,6 +110,8 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
     if kind is SystemKind.llm2slm:
         systems["llm"] = build_llm(config.model.llm, config.data)
     model = build_model(config.model, config.data)
+    if "llm" in systems:
+        share_weights(model, systems["llm"])
     return {**systems, model.label: model}
 
 

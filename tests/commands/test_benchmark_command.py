@@ -81,6 +81,18 @@ def test_a_run_is_timed_with_its_llm_and_others(root):
     assert (root / "timed" / "report.html").is_file()
 
 
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "configured"])
+def test_the_llm_is_in_memory_once(root, hybrid, saved, monkeypatch):
+    timed = {}
+    config = config_of(root)
+    config.run = str(hybrid) if saved else None
+    monkeypatch.setattr(benchmark_command, "benchmark_systems", lambda systems, *_: (timed.update(systems), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        benchmark(config, root / "once")
+    encoder, llm = ({t.data_ptr() for t in m.parameters()} for m in (timed["llm2slm"].encoder, timed["llm"]))
+    assert encoder < llm
+
+
 def test_an_untrained_model_is_timed_from_its_configuration(root):
     config = config_of(root)
     config.model.slm.init = Init.random

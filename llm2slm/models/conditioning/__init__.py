@@ -118,7 +118,7 @@ class Conditioning(ABC):
         return asdict(given) | {"gate": gate, "start": start.value}
 
     def modules(self, config: LLM2SLMConfig, slm: Any, encoder: Any) -> dict[str, nn.Module]:
-        """Trained modules beside the SLM, by their names in the hybrid; may change the SLM in place.
+        """Trained modules in addition to the SLM, by their names in the hybrid; may change the SLM in place.
 
         Args:
             slm: the transformers model; encoder: the LLM encoder.
@@ -153,7 +153,7 @@ class Conditioning(ABC):
 
     @abstractmethod
     def prompt(self, model: Any, batch: Batch, z: Reps) -> Prompt:
-        """What the SLM reads.
+        """The SLM's input for the prompt.
 
         Args:
             model: the hybrid (`LLM2SLM`), with the modules of `modules` and `prompt_embeddings`.

@@ -85,7 +85,7 @@ class CrossAttentionBlocks(nn.Module):
     @contextmanager
     def attending(self, z_BPD: Tensor, mask_BP: Tensor) -> Iterator[None]:
         """Within this context the SLM's blocks attend to z."""
-        dtype = next(self.parameters()).dtype  # float32 beside a bfloat16 SLM
+        dtype = next(self.parameters()).dtype  # float32, where the SLM may be bfloat16
         self._keys_values = [layer.keys_values(z_BPD.to(dtype)) for layer in self.layers]  # type: ignore[operator]
         self._mask = mask_BP
         try:
