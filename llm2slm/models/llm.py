@@ -50,7 +50,7 @@ def _contents(body: PreTrainedModel) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class LLMRecord:
-    """The LLM of a saved hybrid: what finds it again, and what its representations depend on.
+    """The LLM of a saved hybrid: where it is, and what its representations depend on.
 
     Attributes:
         name: Hub id, absolute path, or `saving.INSIDE`; None with a `config` of a whole new model.
@@ -155,7 +155,7 @@ class LLMRecord:
 
 
 def found_as(cfg: LanguageModelConfig) -> dict[str, Any]:
-    """Name, revision and, of a GGUF file on the Hub, `gguf_file`, which find a model again.
+    """Name, revision and, of a GGUF file on the Hub, `gguf_file`, which identify a model.
 
     The name of a local folder or file is its absolute path; the revision of a Hub id is its commit.
     """

@@ -207,7 +207,7 @@ def decoder_inputs(slm: PreTrainedModel, labels_BT: Tensor) -> Tensor:
     start = start_token(slm)
     ids_BT = labels_BT.new_full(labels_BT.shape, start)
     ids_BT[:, 1:] = labels_BT[:, :-1]
-    # positions after a response have no loss: any token serves
+    # positions after a response have no loss: any token is valid
     return ids_BT.masked_fill(ids_BT == IGNORE_INDEX, start)
 
 

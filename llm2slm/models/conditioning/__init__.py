@@ -73,7 +73,7 @@ class Conditioning(ABC):
         """
         del cfg
 
-    # What it is made of
+    # Modules and settings
 
     def record(self, cfg: ModelConfig, slm: Any, tokenizer: Any, llm_tokenizer: Any) -> dict[str, Any]:
         """Fields of `LLM2SLMConfig` that this way sets.
@@ -124,7 +124,7 @@ class Conditioning(ABC):
             slm: the transformers model; encoder: the LLM encoder.
 
         Raises:
-            UserError: the SLM does not serve.
+            UserError: the SLM does not fit.
         """
         from llm2slm.models import slm as language_model
         from llm2slm.models.projector import Projector
@@ -165,7 +165,7 @@ class Conditioning(ABC):
         del model, prompt
         return nullcontext()
 
-    # What it takes
+    # Positions and cost
 
     def positions(self, config: LLM2SLMConfig, own: int, llm: int) -> int:
         """Positions that a prompt takes in the sequence of a decoder-only SLM.
