@@ -59,7 +59,6 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         llm = recorded_llm(model, config.llm, given_llm) if model.kind is not SystemKind.llm else None
         if llm is not None:
             systems, llms["llm"] = {"llm": build_llm(llm, config.data), **systems}, llm
-            share_weights(model, systems["llm"])
             sources["llm"] = (llm, None)
     else:
         systems = configured(config)
@@ -68,6 +67,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         other = load_system(path, None, ModelConfig(), recorded=False)
         systems[name], llms[name] = other.model, other.config.llm
         sources[name] = (other.source, None)
+    share_llms(systems)
     for each in systems.values():
         move_to_device(limited(each, config.data), config.trainer.accelerator)
     task = task_of(config.task, config.data)
@@ -87,6 +87,13 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         Console().print(terminal_table([at_batch(written, batch)]))
     print(write_report([written], folder, "Benchmark"))
     return result
+
+
+def share_llms(systems: Mapping[str, LLM2SLM]) -> None:
+    """Makes each hybrid share the weights of its LLM if that is among the systems."""
+    llms = [model for model in systems.values() if model.kind is SystemKind.llm]
+    for model in systems.values():
+        any(share_weights(model, llm) for llm in llms)
 
 
 def at_batch(result: dict[str, Any], batch: int) -> dict[str, Any]:
@@ -110,8 +117,6 @@ def configured(config: RunConfig) -> dict[str, LLM2SLM]:
     if kind is SystemKind.llm2slm:
         systems["llm"] = build_llm(config.model.llm, config.data)
     model = build_model(config.model, config.data)
-    if "llm" in systems:
-        share_weights(model, systems["llm"])
     return {**systems, model.label: model}
 
 

@@ -22,20 +22,23 @@ from llm2slm.types import Init, UserError
 
 
 def share_weights(hybrid: Parts, llm: Parts) -> bool:
-    """Replaces the encoder of a hybrid by a view of a whole LLM that is loaded too, so that one copy is in memory.
+    """Replaces the encoder of a hybrid by a view of a whole LLM that is loaded too: from then on one copy is in memory.
 
     Args:
         llm: the LLM as a system that generates alone.
 
     Returns:
-        Whether they share their tensors now. False: the hybrid has no LLM, or one with other weights, dtypes or
-        attention implementation, which it keeps.
+        Whether they share their tensors now. False: the hybrid has no LLM, or one with other weights, dtypes, devices
+        or attention implementation, which it keeps.
     """
     encoder, whole = hybrid.encoder, llm.slm
     if not isinstance(encoder, FrozenEncoder):
         return False
     model = whole if whole.config.is_encoder_decoder else whole.base_model
-    view, _ = encoder_view(model, encoder.chosen)
+    try:
+        view, _ = encoder_view(model, encoder.chosen)
+    except UserError:  # no such layer: another LLM
+        return False
     if _contents(view) != _contents(encoder.body):
         return False
     hybrid.encoder = FrozenEncoder(model, encoder.chosen, encoder.kv_blocks)

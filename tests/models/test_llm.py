@@ -68,12 +68,14 @@ def test_keys_and_values_are_shared_too(zoo: Path) -> None:
 
 def test_an_encoder_of_other_weights_stays(zoo: Path, tmp_path: Path) -> None:
     cfg = tiny_model_config(zoo, "gpt2", "t5", "memory", Tokenizers.offsets)
+    cfg.llm.layer = 3
     hybrid = build_model(cfg)
     encoder = hybrid.encoder
     others = {
         "seed": replace(cfg.llm, name=str(write_tiny_gpt2(tmp_path / "other", seed=99))),
         "dtype": replace(cfg.llm, dtype="bfloat16"),
         "attention": replace(cfg.llm, attn_implementation="eager"),
+        "depth": replace(cfg.llm, name=str(write_tiny_gpt2(tmp_path / "shallow", layers=1))),
     }
     for other in others.values():
         assert not share_weights(hybrid, build_llm(other)) and hybrid.encoder is encoder
