@@ -174,7 +174,7 @@ def in_any(source: Source, packages: tuple[str, ...]) -> bool:
 
 def decides_by_no_conditioning(source: Source) -> Iterator[str]:
     """A conditioning is one module of `models.conditioning`; no other module compares with the name of one."""
-    if in_any(source, ("models.conditioning", *NOT_YET_BY_REGISTRY["conditioning"])):
+    if in_any(source, ("models.conditioning",)):
         return
     for node in ast.walk(source.tree()):
         if isinstance(node, ast.Compare):

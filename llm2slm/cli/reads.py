@@ -13,6 +13,8 @@ from typing import Any
 
 from llm2slm.config import CorpusConfig, RunConfig
 from llm2slm.data.sources.corpora import CORPORA
+from llm2slm.models import conditioning
+from llm2slm.models.conditioning import Conditioning
 from llm2slm.types import Init, Labels, SystemKind, Tokenizers
 
 
@@ -21,16 +23,21 @@ class When:
     """The condition for reading a key.
 
     Attributes:
-        words: the condition in words, as "model.kind=llm2slm"; "" if always true.
+        words: the condition in words, as "model.kind=llm2slm"; "" if always true; or a function that returns them.
         test: the condition as a function of verb and configuration.
     """
 
-    words: str
+    words: str | Callable[[], str]
     test: Callable[[str, Any], bool]
 
+    def __str__(self) -> str:
+        return self.words if isinstance(self.words, str) else self.words()
+
     def __and__(self, other: When) -> When:
-        words = " and ".join(filter(None, (self.words, other.words)))
-        return When(words, lambda verb, config: self.test(verb, config) and other.test(verb, config))
+        return When(
+            lambda: " and ".join(filter(None, (str(self), str(other)))),
+            lambda verb, config: self.test(verb, config) and other.test(verb, config),
+        )
 
 
 def when(words: str, test: Callable[[Any], bool]) -> When:
@@ -55,7 +62,7 @@ class Row(tuple[Reads, ...]):
 
     def where(self, verb: str) -> str:
         """Where the key is read, in words: the conditions of this verb, else the verbs."""
-        modes = dict.fromkeys(each.when.words for each in self if verb in each.verbs and each.when.words)
+        modes = dict.fromkeys(text for each in self if verb in each.verbs and (text := str(each.when)))
         verbs = dict.fromkeys(name for each in self for name in each.verbs)
         return f"read with {' or '.join(modes)}" if modes else f"read by {', '.join(verbs)}"
 
@@ -95,12 +102,31 @@ def _lends_tokenizer(config: RunConfig) -> bool:
     return alone and model.slm.tokenizer is None and model.slm.start is Init.random
 
 
+def _conditioned(holds: Callable[[Conditioning], bool], *, excluded: bool = False) -> When:
+    """The configured conditioning has a property. Its module, and with it torch, is imported at the first test.
+
+    Args:
+        excluded: the words name the ways of conditioning without the property, if they are fewer.
+    """
+
+    def words() -> str:
+        named = [name for name in conditioning.names() if holds(conditioning.get(name)) is not excluded]
+        return ("a conditioning other than " if excluded else "model.conditioning=") + " or ".join(named)
+
+    return When(words, lambda verb, config: holds(conditioning.get(config.model.conditioning)))  # noqa: ARG005
+
+
+def _option(key: str) -> When:
+    """`model.KEY` is an option of the configured conditioning."""
+    return _conditioned(lambda mode: key in mode.options)
+
+
 ADDED = ("lora", "prompt", "prefix")
 BUILT = When("", lambda verb, config: verb != "benchmark" or config.run is None)
 """The configured model is built; no saved model is loaded."""
 HYBRID = BUILT & when("model.kind=llm2slm", lambda config: config.model.kind is SystemKind.llm2slm)
-WITH_KV = when("model.conditioning=kv", lambda config: config.model.conditioning == "kv")
-PROJECTED = when("a conditioning other than kv", lambda config: config.model.conditioning != "kv")
+PROJECTED = _conditioned(lambda mode: mode.uses_projector, excluded=True)
+HIDDEN_STATES = _conditioned(lambda mode: not mode.uses_llm_cache, excluded=True)
 WITH_SLM = BUILT & when("model.kind=llm2slm or slm", lambda config: config.model.kind is not SystemKind.llm)
 LLM_ALONE = BUILT & when("model.kind=llm", lambda config: config.model.kind is SystemKind.llm)
 WITH_LLM = BUILT & When(
@@ -138,7 +164,7 @@ MODEL: dict[str, Row] = {
     "llm.peft": row(
         *BUILD, if_=LLM_ALONE & when("model.llm.tune=lora, prompt or prefix", lambda c: c.model.llm.tune in ADDED)
     ),
-    "llm.layer": row(*BUILD, if_=HYBRID & PROJECTED),
+    "llm.layer": row(*BUILD, if_=HYBRID & HIDDEN_STATES),
     "llm.prefix": PROMPTED,
     "llm.chat": PROMPTED,
     "llm.quantization": PROMPTED,
@@ -166,11 +192,8 @@ MODEL: dict[str, Row] = {
         row(*BUILD, if_=HYBRID), row(*RUN_VERBS, if_=when("", lambda c: c.model.conditioning == "none"))
     ),
     "pool": row(*BUILD, if_=HYBRID),
-    "cross_every": row(
-        *BUILD,
-        if_=HYBRID & when("model.conditioning=cross_attention", lambda c: c.model.conditioning == "cross_attention"),
-    ),
-    "kv_blocks": row(*BUILD, if_=HYBRID & WITH_KV),
+    "cross_every": row(*BUILD, if_=HYBRID & _option("cross_every")),
+    "kv_blocks": row(*BUILD, if_=HYBRID & _option("kv_blocks")),
     "tokenizers": SLM,
     "control": row(*BUILD, if_=BUILT),
 }

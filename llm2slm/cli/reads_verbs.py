@@ -73,7 +73,7 @@ TABLES: dict[type, dict[str, Row]] = {
 def unread_parts(verb: str, parts: list[Any], default: Any) -> list[tuple[str, str]]:
     """Keys of the parts of a mixture that are set and not read, and where they are read."""
     return [
-        (f"data.parts[{number}].{name}={getattr(part, name)}", f"read with {each.words}")
+        (f"data.parts[{number}].{name}={getattr(part, name)}", f"read with {each}")
         for number, part in enumerate(parts)
         for name, each in PART.items()
         if getattr(part, name) != getattr(default, name) and not each.test(verb, part)

@@ -21,6 +21,7 @@ from llm2slm.evaluation.benchmark.peak_memory import folder_memory
 from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.llm import share_weights
 from llm2slm.models.loading.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.types import Overlong, SystemKind, UserError
@@ -66,6 +67,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         other = load_system(path, None, ModelConfig(), recorded=False)
         systems[name], llms[name] = other.model, other.config.llm
         sources[name] = (other.source, None)
+    share_llms(systems)
     for each in systems.values():
         move_to_device(limited(each, config.data), config.trainer.accelerator)
     task = task_of(config.task, config.data)
@@ -85,6 +87,13 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         Console().print(terminal_table([at_batch(written, batch)]))
     print(write_report([written], folder, "Benchmark"))
     return result
+
+
+def share_llms(systems: Mapping[str, LLM2SLM]) -> None:
+    """Makes each hybrid share the weights of its LLM if that is among the systems."""
+    llms = [model for model in systems.values() if model.kind is SystemKind.llm]
+    for model in systems.values():
+        any(share_weights(model, llm) for llm in llms)
 
 
 def at_batch(result: dict[str, Any], batch: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
 from llm2slm.commands import train
-from llm2slm.commands.benchmark import Sources, benchmark_systems
+from llm2slm.commands.benchmark import Sources, benchmark_systems, share_llms
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
@@ -59,6 +59,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
     systems = {LLM: build_llm(config.model.llm, config.data)}
     systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in configs}
+    share_llms(systems)
     for model in systems.values():
         move_to_device(model, config.trainer.accelerator)
     sources[LLM] = (config.model.llm, None)

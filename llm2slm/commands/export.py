@@ -150,6 +150,6 @@ def narrowed(model: LLM2SLM, dtype: str) -> None:
     """Casts the weights for storage; the model is still loaded in the dtype of its training."""
     import torch
 
-    for part in (model.slm, model.projector, model.crossing):
-        if part is not None:
+    for part in model.children():  # the SLM and the modules of the conditioning
+        if part is not model.encoder:
             part.to(getattr(torch, dtype))

@@ -41,6 +41,7 @@ from llm2slm.evaluation.metrics.scores import lower_is_better, of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.llm import share_weights
 from llm2slm.models.slm import begin_as_trained
 from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_whole, read
 from llm2slm.training.checkpoints import Limits, Progress
@@ -131,14 +132,21 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     model = untrained(at_first, task)
     check_trainable(model, config)
     teacher = build_teacher(at_first, model.collator)
-    told = None if teacher is None else teacher.collator
-    data = DataModule(config.data, task, model.collator, config.seed, told, val_rows=config.trainer.val_rows)
+    taught = None if teacher is None else teacher.collator
+    if teacher is not None and replicates(config.trainer.strategy):
+        share_weights(model, teacher.model)
+    data = DataModule(config.data, task, model.collator, config.seed, taught, val_rows=config.trainer.val_rows)
     final = final_split(config.data)
     read_data(model, data, ("train", "validation", final), config.trainer.progress)
     check_monitor(config, task)
     check_room(model, data, final)
     check_room(model, data, "validation", config.callbacks.generate_rows)
     return Ready(model, data, task, final, teacher)
+
+
+def replicates(strategy: str) -> bool:
+    """Whether each process has all weights: no strategy that divides (FSDP, DeepSpeed) or replaces them."""
+    return strategy in ("auto", "single_device") or strategy.startswith("ddp")
 
 
 def trained(

@@ -136,7 +136,7 @@ def _header(path: Path, size: int, changed: int) -> Header:
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise UserError(f"{path}: is no GGUF file (it does not begin with the letters GGUF)")
-        cut = UserError(f"{path}: is cut off (it has {size:,} bytes, and its header asks for more); copy it again")
+        cut = UserError(f"{path}: is cut off (it has {size:,} bytes, and its header describes more); copy it again")
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
             try:
                 header = _parse(path, _Cursor(data))

@@ -1,7 +1,7 @@
 """A replacement of `gguf.GGUFReader` for transformers' older GGUF loader, restricted to the needed tensors.
 
 `gguf.GGUFReader` parses the header value by value (seconds for a large vocabulary), and the loader dequantizes every
-tensor of the reader.
+tensor of a `GGUFReader`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from llm2slm.models import conditioning
 from llm2slm.models.ablation import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
-from llm2slm.models.llm import LLM, LLMRecord
-from llm2slm.models.loading.pretrained import load_language_model, locate, model_config
+from llm2slm.models.llm import LLMRecord
+from llm2slm.models.loading.pretrained import load_encoder, load_language_model, locate, model_config
 from llm2slm.models.loading.published import OF_TOKENS
 from llm2slm.models.loading.vocabulary import adapt, check_trained
 from llm2slm.models.processing import attach_processor, default_limits
@@ -98,7 +98,7 @@ def build_model(cfg: ModelConfig, data: DataConfig | None = None, *, frozen: boo
     if llm_tokenizer is not None:
         record = mode.record(cfg, slm, tokenizer, llm_tokenizer)
         blocks = mode.kv_blocks(LLM2SLMConfig(**record))
-        encoder = LLM.load_encoder(cfg.llm, llm_tokenizer, blocks) if data.reps is None else StoredEncoder(data.reps)
+        encoder = load_encoder(cfg.llm, llm_tokenizer, blocks) if data.reps is None else StoredEncoder(data.reps)
         record["llm"] = LLMRecord.of(cfg.llm, encoder, own_frame).saved()
         record["projector"] = mode.projector_settings(cfg, slm, encoder)
     tokens = virtual_tokens(slm)
@@ -142,7 +142,7 @@ def _published_with(slm: PreTrainedModel, cfg: LanguageModelConfig, tokenizer: P
 
 
 def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
-    """An LLM that generates alone, without training: `tune`, `peft` and `layer` are ignored.
+    """An LLM that generates alone, in eval mode, without training: `tune`, `peft` and `layer` are ignored.
 
     Args:
         data: limits on lengths; None: `default_limits`.
@@ -155,7 +155,7 @@ def build_llm(llm: LLMConfig, data: DataConfig | None = None) -> LLM2SLM:
         tokenizer, _ = load_tokenizers(ModelConfig(kind=SystemKind.llm, llm=llm))
         data = DataConfig(**default_limits(model_config(llm, tokenizer)))
     model = build_model(ModelConfig(kind=SystemKind.llm, llm=llm), data, frozen=True)
-    model.requires_grad_(False)
+    model.eval().requires_grad_(False)
     return model
 
 

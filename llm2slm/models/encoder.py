@@ -6,7 +6,6 @@ Of an encoder-decoder, the encoder is used and its last layer read. Of a decoder
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 from collections.abc import Iterable, Sequence
@@ -22,12 +21,11 @@ from llm2slm.models.loading.gguf import Packed, plain_tensors
 from llm2slm.models.loading.partial_loading import (
     Layer,
     blocks_of,
-    body_of,
-    chosen_layers,
     depth_of,
+    encoder_view,
     is_bidirectional,
 )
-from llm2slm.types import Reps, UserError
+from llm2slm.types import Reps
 
 SAMPLED = 1024
 """Approximate number of elements of a tensor that enter a fingerprint."""
@@ -150,53 +148,6 @@ class FrozenEncoder(nn.Module):
         """Rows of the LLM's embedding matrix, unscaled: ids_BP -> embeds_BPE."""
         embeds_BPE: Tensor = self.body.get_input_embeddings()(ids_BP)
         return embeds_BPE.detach()
-
-
-def encoder_view(llm: PreTrainedModel, layer: Layer) -> tuple[PreTrainedModel, list[int]]:
-    """The part of an LLM that an encoder of `layer` runs, as a shallow copy: same tensors, fewer modules.
-
-    Returns:
-        The encoder of an encoder-decoder, else the model, without pooler and without blocks above the highest layer
-        (the given object if it has neither); and the absolute numbers of the layers that are read.
-
-    Raises:
-        UserError: no such layer, or one below the last of a model whose stack of blocks cannot be identified.
-    """
-    body = body_of(llm)
-    depth = depth_of(body)
-    read = chosen_layers(layer, depth, is_bidirectional(llm.config))
-    whole, used = read == [depth], max(1, *read)  # of layer 0 one block is used: its input is read
-    blocks = None if whole else blocks_of(body)
-    if not whole and blocks is None:
-        raise UserError(
-            f"model.llm.layer={layer}: the blocks of a {llm.config.model_type} cannot be told apart; only its last "
-            "layer can be read (model.llm.layer=-1)"
-        )
-    pooler = body._modules.get("pooler") is not None
-    if blocks is not None and len(blocks) <= used:  # the others were not loaded
-        blocks = None
-    if blocks is None and not pooler:
-        return body, read
-    view = _shallow(body)
-    if pooler:
-        view._modules["pooler"] = None
-    if blocks is not None:
-        path = next(name for name, module in body.named_modules() if module is blocks)
-        *parents, last = path.split(".")
-        owner = view
-        for name in parents:
-            owner._modules[name] = _shallow(owner._modules[name])
-            owner = owner._modules[name]
-        owner._modules[last] = fewer = nn.ModuleList(list(blocks)[:used])
-        vars(fewer)["full_length"] = depth
-    return view, read
-
-
-def _shallow(module: Any) -> Any:
-    """A module of its own with the same children, parameters and buffers."""
-    found = copy.copy(module)
-    found._modules = dict(module._modules)
-    return found
 
 
 def keep_out_of_state_dicts(model: nn.Module) -> None:

@@ -41,7 +41,7 @@ class LLM2SLM(TransformersInterface):
         label: name of the system in results: its kind, and its control if set.
 
     Raises:
-        UserError: the SLM does not serve for the conditioning.
+        UserError: the SLM does not fit the conditioning.
     """
 
     def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: PromptEncoder | None = None) -> None:
@@ -73,7 +73,7 @@ class LLM2SLM(TransformersInterface):
         return self.encoder(batch.llm_ids_BP, batch.llm_mask_BP)  # type: ignore[no-any-return]
 
     def prefill(self, batch: Batch, reps: Reps | None = None) -> language_model.Prompt:
-        """Computes what the SLM reads of a batch's prompts: everything before the first response token but the SLM.
+        """The SLM's input for a batch's prompts: all computation before its first forward pass.
 
         Args:
             reps: the LLM's representations, if they are known; else they are computed. An ablation applies to both.

@@ -62,8 +62,8 @@ def flat(cache: Any, blocks: Sequence[int]) -> Tensor:
 
 def by_block(reps_BPE: Tensor, shape: CacheShape) -> tuple[tuple[Tensor, Tensor], ...]:
     """The inverse of `flat`: keys and values (B, heads, P, width) of each block."""
-    parts_BPNHW = reps_BPE.unflatten(-1, (-1, shape.heads, shape.width))
-    parts = parts_BPNHW.permute(2, 0, 3, 1, 4).unbind()
+    parts_BPMHW = reps_BPE.unflatten(-1, (-1, shape.heads, shape.width))
+    parts = parts_BPMHW.permute(2, 0, 3, 1, 4).unbind()
     return tuple(zip(parts[::2], parts[1::2], strict=True))
 
 

@@ -1,9 +1,4 @@
-"""An LLM that is loaded once: as an encoder of prompts, as a generating model, or as both on the same weights.
-
-`LLM.load(cfg, tokenizer)` reads only the blocks that the encoder runs; `whole=True` reads all, for both views. A view
-never changes the loaded model: the encoder of a whole LLM is a shallow copy that lists fewer blocks and shares every
-tensor. `LLMRecord` identifies an LLM in a saved model.
-"""
+"""The LLM of a hybrid: its record in a saved model, and one copy of its weights for the encoder and the whole LLM."""
 
 from __future__ import annotations
 
@@ -16,53 +11,49 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
 from llm2slm.gguf_files.names import is_gguf, on_hub
-from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.hybrid_config import LLM2SLMConfig
-from llm2slm.models.loading.partial_loading import Layer
-from llm2slm.models.loading.pretrained import BUILTIN, commit, is_local, load_encoder, load_language_model, locate
+from llm2slm.models.loading.gguf import plain_tensors
+from llm2slm.models.loading.partial_loading import encoder_view
+from llm2slm.models.loading.pretrained import BUILTIN, commit, is_local, load_encoder, locate
+from llm2slm.models.parts import Parts
 from llm2slm.models.stored_encoder import PromptEncoder
 from llm2slm.types import Init, UserError
 
 
-class LLM:
-    """A loaded LLM.
+def share_weights(hybrid: Parts, llm: Parts) -> bool:
+    """Replaces the encoder of a hybrid by a view of a whole LLM that is loaded too: from then on one copy is in memory.
 
     Args:
-        model: with a language-modelling head. All views share its tensors.
+        llm: the LLM as a system that generates alone.
+
+    Returns:
+        Whether they share their tensors now. False: the hybrid has no LLM, or one with other weights, dtypes, devices
+        or attention implementation, which it keeps.
     """
+    encoder, whole = hybrid.encoder, llm.slm
+    if not isinstance(encoder, FrozenEncoder):
+        return False
+    model = whole if whole.config.is_encoder_decoder else whole.base_model
+    try:
+        view, _ = encoder_view(model, encoder.chosen)
+    except UserError:  # no such layer: another LLM
+        return False
+    if _contents(view) != _contents(encoder.body):
+        return False
+    hybrid.encoder = FrozenEncoder(model, encoder.chosen, encoder.kv_blocks)
+    return True
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model.eval().requires_grad_(False)
 
-    @classmethod
-    def load(cls, cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """Loads all weights, once, for `encoder` and `generator`.
-
-        Raises:
-            UserError: it cannot be read, or cannot generate.
-        """
-        return cls(load_language_model(cfg, tokenizer, frozen=True))
-
-    @staticmethod
-    def load_encoder(
-        cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase, kv_blocks: Sequence[int] | None = None
-    ) -> FrozenEncoder:
-        """Loads the encoder alone: memory holds no block above the highest layer that is read, and no decoder."""
-        return load_encoder(cfg, tokenizer, kv_blocks)
-
-    def encoder(self, layer: Layer = None, kv_blocks: Sequence[int] | None = None) -> FrozenEncoder:
-        """The encoder view: `FrozenEncoder` on the loaded tensors."""
-        decoder_only = not self.model.config.is_encoder_decoder
-        return FrozenEncoder(self.model.base_model if decoder_only else self.model, layer, kv_blocks)
-
-    def generator(self) -> PreTrainedModel:
-        """The generating view: the whole transformers model."""
-        return self.model
+def _contents(body: PreTrainedModel) -> tuple[Any, ...]:
+    """What an encoder computes with: fingerprint, kinds of tensors, attention implementation."""
+    kinds = {name: (tensor.dtype, tensor.shape, tensor.device) for name, tensor in body.state_dict().items()}
+    return fingerprint(plain_tensors(body)), kinds, body.config._attn_implementation
 
 
 @dataclass(frozen=True)
 class LLMRecord:
-    """The LLM of a saved hybrid: what finds it again, and what its representations depend on.
+    """The LLM of a saved hybrid: where it is, and what its representations depend on.
 
     Attributes:
         name: Hub id, absolute path, or `saving.INSIDE`; None with a `config` of a whole new model.
@@ -167,7 +158,7 @@ class LLMRecord:
 
 
 def found_as(cfg: LanguageModelConfig) -> dict[str, Any]:
-    """Name, revision and, of a GGUF file on the Hub, `gguf_file`, which find a model again.
+    """Name, revision and, of a GGUF file on the Hub, `gguf_file`, which identify a model.
 
     The name of a local folder or file is its absolute path; the revision of a Hub id is its commit.
     """

@@ -1,4 +1,4 @@
-"""What every face of `LLM2SLM` relies on: its modules and records, and which parameters are trained."""
+"""Attributes of `LLM2SLM` that all its interfaces use: modules and records, and which parameters are trained."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _longest_prompt(model: Parts, response_tokens: int) -> int:
         if response_tokens + before_response > positions:
             raise UserError(
                 f"the SLM has {positions} positions for a response{virtual}, "
-                f"data.max_response_tokens={response_tokens} asks for more; lower it"
+                f"data.max_response_tokens={response_tokens} needs more; lower it"
             )
         if model.mode.prompt_copies:
             longest = (positions - before_prompt) // model.mode.prompt_copies

@@ -126,9 +126,9 @@ def _with_soft_prompts(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
     if tokens is None or tokens.tune != PROMPT:
         return prompt
     states_BQD, mask_BQ = prompt.states_BQD, prompt.mask_BQ
-    virtual_BND = tokens.embeddings(len(states_BQD), states_BQD.dtype) * embed_scale(slm)
-    mask_BN = mask_BQ.new_ones(virtual_BND.shape[:2])
-    joined = concatenate(virtual_BND, mask_BN, states_BQD, mask_BQ, pad_left=not slm.config.is_encoder_decoder)
+    virtual_BSD = tokens.embeddings(len(states_BQD), states_BQD.dtype) * embed_scale(slm)
+    mask_BS = mask_BQ.new_ones(virtual_BSD.shape[:2])
+    joined = concatenate(virtual_BSD, mask_BS, states_BQD, mask_BQ, pad_left=not slm.config.is_encoder_decoder)
     return replace(prompt, states_BQD=joined[0], mask_BQ=joined[1])
 
 
@@ -207,7 +207,7 @@ def decoder_inputs(slm: PreTrainedModel, labels_BT: Tensor) -> Tensor:
     start = start_token(slm)
     ids_BT = labels_BT.new_full(labels_BT.shape, start)
     ids_BT[:, 1:] = labels_BT[:, :-1]
-    # positions after a response have no loss: any token serves
+    # positions after a response have no loss: any token is valid
     return ids_BT.masked_fill(ids_BT == IGNORE_INDEX, start)
 
 

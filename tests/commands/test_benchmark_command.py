@@ -81,6 +81,19 @@ def test_a_run_is_timed_with_its_llm_and_others(root):
     assert (root / "timed" / "report.html").is_file()
 
 
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "configured"])
+def test_the_llm_is_in_memory_once(root, hybrid, saved, monkeypatch):
+    timed = {}
+    config = config_of(root)
+    config.run = str(hybrid) if saved else None
+    config.systems = {"again": str(hybrid), "shallow": str(write_tiny_gpt2(root / "shallow", layers=1))}
+    monkeypatch.setattr(benchmark_command, "benchmark_systems", lambda systems, *_: (timed.update(systems), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        benchmark(config, root / "once")
+    of = {name: {t.data_ptr() for t in (model.encoder or model).parameters()} for name, model in timed.items()}
+    assert of["llm2slm"] == of["again"] < of["llm"] and not of["shallow"] & of["llm"]
+
+
 def test_an_untrained_model_is_timed_from_its_configuration(root):
     config = config_of(root)
     config.model.slm.init = Init.random

@@ -204,7 +204,8 @@ def test_zero_is_zero_at_the_positions_that_the_hybrid_has(make: Make, mode: str
     elif mode == "memory":
         assert (found.states_BQD == 0).all()
     else:
-        assert (found.beside.reps_BPE == 0).all() and torch.equal(found.beside.mask_BP, expected.beside.mask_BP)
+        assert (found.gated_states.reps_BPE == 0).all()
+        assert torch.equal(found.gated_states.mask_BP, expected.gated_states.mask_BP)
         assert torch.equal(found.states_BQD, expected.states_BQD)
 
 

@@ -19,6 +19,7 @@ from transformers import (
     BertConfig,
     BertLMHeadModel,
     GenerationConfig,
+    GPT2Config,
     GPT2LMHeadModel,
     T5ForConditionalGeneration,
 )
@@ -303,16 +304,20 @@ def test_only_cross_attention_is_new_in_a_pretrained_decoder(zoo) -> None:
 
 
 def test_optional_cross_attention_is_found_by_interface(zoo) -> None:
-    """GPT-BigCode appears nowhere in the package; BERT's class can add such layers only as a decoder."""
-    cfg = tiny_model_config(zoo, conditioning="memory")
-    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
-    cfg.slm = SLMConfig(init=Init.random, config={"model_type": "gpt_bigcode", **sizes})
-    model = build_model(cfg)
-    assert sum("crossattention." in name for name, _ in model.slm.named_parameters()) > 0
-    texts = model.generate_text([row["source"] for row in tiny_rows()], max_new_tokens=4)
-    assert len(texts) == len(tiny_rows())
+    """Also of a family that appears nowhere in the package. transformers' GPT-BigCode refuses a mask of two dimensions,
+    with multi_query the layers; BERT's class can add such layers only as a decoder."""
+
+    class OtherConfig(GPT2Config):
+        model_type = "other"
+
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512}
+    assert can_add_cross_attention(GPT2LMHeadModel, OtherConfig(**sizes))
     bert = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     assert not can_add_cross_attention(BertLMHeadModel, bert)
+    cfg = tiny_model_config(zoo, conditioning="memory")
+    for multi_query, reason in ((True, "it has no cross-attention"), (False, "its cross-attention accepts no padded")):
+        cfg.slm = SLMConfig(init=Init.random, config={"model_type": "gpt_bigcode", "multi_query": multi_query, **sizes})
+        refused(cfg, rf"memory does not fit a gpt_bigcode \({reason}")
 
 
 def test_cross_attention_with_a_missing_tensor_is_refused(zoo, tmp_path) -> None:

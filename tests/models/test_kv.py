@@ -219,7 +219,7 @@ def test_the_last_token_in_a_smaller_vocabulary() -> None:
     last = LastToken(whole, slm)
     assert slm.decode(last([whole.get_vocab()[merged]])) == merged and len(last([whole.get_vocab()[merged]])) > 1
     assert last([5, whole.get_vocab()["a"]]) == [numbers["a"]]
-    with pytest.raises(UserError, match="the SLM's vocabulary has entries that the LLM's has not"):
+    with pytest.raises(UserError, match="the SLM's vocabulary has entries that are not in the LLM's"):
         LastToken(slm, whole)
 
 

@@ -1,4 +1,4 @@
-"""An LLM that is loaded once: its two views share every tensor, and neither changes the other."""
+"""One copy of an LLM for encoder and whole model, and its record in a saved hybrid."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from llm2slm.config import LLMConfig
-from llm2slm.models.build import build_model
+from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid_config import LLM2SLMConfig
-from llm2slm.models.llm import LLM, LLMRecord
-from llm2slm.testing import tiny_model_config, tiny_tokenizer, write_tiny
-from llm2slm.types import UserError
+from llm2slm.models.llm import LLMRecord, share_weights
+from llm2slm.models.saving import own_fingerprint
+from llm2slm.testing import labelled, tiny_model_config, tiny_tokenizer, write_tiny, write_tiny_gpt2
+from llm2slm.types import Tokenizers, UserError
 
 IDS, MASK = torch.tensor([[5, 9, 12, 7], [8, 6, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
 
@@ -30,29 +31,56 @@ def pointers(model: torch.nn.Module) -> set[int]:
 
 
 @torch.no_grad()
-def test_both_views_are_the_whole_model_and_its_part(folder: Path) -> None:
-    llm = LLM.load(LLMConfig(name=str(folder)), tiny_tokenizer())
-    decoder_only = not llm.model.config.is_encoder_decoder
-    whole = (AutoModelForCausalLM if decoder_only else AutoModelForSeq2SeqLM).from_pretrained(folder).eval()
-    names = [name for name, _ in llm.model.named_modules()]
-    layers = (None, 1, 0, [1, 2]) if decoder_only else (None, 1)
+def test_a_hybrid_shares_the_tensors_of_the_whole_llm(folder: Path, zoo: Path) -> None:
+    decoder_only = folder.name != "t5"
+    oracle = (AutoModelForCausalLM if decoder_only else AutoModelForSeq2SeqLM).from_pretrained(folder).eval()
     inputs = {"input_ids": IDS, "attention_mask": MASK} | ({} if decoder_only else {"decoder_input_ids": IDS})
-    expected = whole(**inputs).logits
-    for layer in layers:
-        encoder = llm.encoder(layer)
-        part = LLM.load_encoder(LLMConfig(name=str(folder), layer=layer), tiny_tokenizer())
-        assert torch.equal(encoder(IDS, MASK).reps_BPE, part(IDS, MASK).reps_BPE)
-        assert encoder.fingerprint() == part.fingerprint()
-        assert pointers(encoder) < pointers(llm.model)
-        assert sum(p.numel() for p in encoder.parameters()) == sum(p.numel() for p in part.parameters())
-        assert [name for name, _ in llm.model.named_modules()] == names
-        assert torch.equal(llm.generator()(**inputs).logits, expected)
-        assert encoder._states is None  # the generator's states are not kept
-    if decoder_only:
-        assert torch.equal(
-            llm.encoder(kv_blocks=[1, 2])(IDS, MASK).reps_BPE,
-            LLM.load_encoder(LLMConfig(name=str(folder)), tiny_tokenizer(), [1, 2])(IDS, MASK).reps_BPE,
-        )
+    whole = build_llm(LLMConfig(name=str(folder)))
+    names = [name for name, _ in whole.named_modules()]
+    for layer in (None, 1, 0, [1, 2], -1) if decoder_only else (None, 1):
+        cfg = replace(tiny_model_config(zoo), llm=LLMConfig(name=str(folder), layer=layer))
+        hybrid = build_model(cfg).eval()
+        batch, before = labelled(hybrid, [0, 1, 2]), hybrid.encoder
+        expected, loaded, saved = hybrid.logits(batch), pointers(before), own_fingerprint(hybrid)
+        counts = hybrid.parameter_counts()
+        assert not loaded & pointers(whole)
+        assert share_weights(hybrid, whole)
+        assert pointers(hybrid.encoder) <= pointers(whole) and len(pointers(hybrid.encoder)) == len(loaded)
+        assert torch.equal(hybrid.logits(batch), expected)
+        assert (hybrid.encoder.fingerprint(), hybrid.encoder.layers) == (before.fingerprint(), before.layers)
+        assert (own_fingerprint(hybrid), hybrid.parameter_counts()) == (saved, counts)
+        assert [name for name, _ in whole.named_modules()] == names
+        assert torch.equal(whole.slm(**inputs).logits, oracle(**inputs).logits)
+        assert hybrid.encoder._states is None  # the states of the LLM that generates are not kept
+        hybrid.train()
+        assert not any(module.training for module in whole.modules())
+
+
+@torch.no_grad()
+def test_keys_and_values_are_shared_too(zoo: Path) -> None:
+    cfg = tiny_model_config(zoo, "gpt2", "gpt2", "kv")
+    hybrid, whole = build_model(cfg).eval(), build_llm(cfg.llm)
+    batch = labelled(hybrid, [0, 1, 2])
+    expected = hybrid.logits(batch)
+    assert share_weights(hybrid, whole) and pointers(hybrid.encoder) <= pointers(whole)
+    assert torch.equal(hybrid.logits(batch), expected)
+
+
+def test_an_encoder_of_other_weights_stays(zoo: Path, tmp_path: Path) -> None:
+    cfg = tiny_model_config(zoo, "gpt2", "t5", "memory", Tokenizers.offsets)
+    cfg.llm.layer = 3
+    hybrid = build_model(cfg)
+    encoder = hybrid.encoder
+    others = {
+        "seed": replace(cfg.llm, name=str(write_tiny_gpt2(tmp_path / "other", seed=99))),
+        "dtype": replace(cfg.llm, dtype="bfloat16"),
+        "attention": replace(cfg.llm, attn_implementation="eager"),
+        "depth": replace(cfg.llm, name=str(write_tiny_gpt2(tmp_path / "shallow", layers=1))),
+    }
+    for other in others.values():
+        assert not share_weights(hybrid, build_llm(other)) and hybrid.encoder is encoder
+    alone = build_llm(cfg.llm)
+    assert not share_weights(alone, alone) and alone.encoder is None
 
 
 def test_an_encoder_of_a_live_model_leaves_it_whole(folder: Path) -> None:

@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from llm2slm.cli import reads
+from llm2slm.commands.export import narrowed
+from llm2slm.config import RunConfig
 from llm2slm.evaluation.benchmark import costs
 from llm2slm.models import conditioning
 from llm2slm.models.build import build_model
@@ -76,6 +79,29 @@ def test_it_trains_generates_and_loads(zoo: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(again.logits(batch), model.logits(batch))
     assert again.conditioning == "summary" and again.generate_text(texts, **length) == together
+
+
+def test_all_its_modules_are_narrowed_for_export(zoo: Path) -> None:
+    model = build_model(tiny_model_config(zoo, "t5", "gpt2", "summary", Tokenizers.offsets))
+    narrowed(model, "bfloat16")
+    dtypes = {name.partition(".")[0]: parameter.dtype for name, parameter in model.named_parameters()}
+    trained = dict.fromkeys(("slm", "projector", "summary"), torch.bfloat16)
+    assert dtypes == trained | {"encoder": torch.float32}
+
+
+def test_its_options_are_read_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig()
+    config.model.conditioning = "summary"
+    rows = [reads.MODEL[key] for key in ("cross_every", "kv_blocks", "llm.layer", "projector.norm")]
+    assert [row.read("train", config) for row in rows] == [False, False, True, True]
+    monkeypatch.setattr(Summary, "options", ("cross_every",))
+    monkeypatch.setattr(Summary, "uses_projector", False)
+    assert [row.read("train", config) for row in rows] == [True, False, True, False]
+    words = "read with model.kind=llm2slm and "
+    assert [row.where("train") for row in rows] == [
+        f"{words}model.conditioning=cross_attention or summary", f"{words}model.conditioning=kv",
+        f"{words}a conditioning other than kv", f"{words}a conditioning other than kv or summary",
+    ]  # fmt: skip
 
 
 def test_its_cost_and_the_slms_that_it_fits(zoo: Path) -> None:

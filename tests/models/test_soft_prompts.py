@@ -283,7 +283,7 @@ def test_a_model_with_virtual_tokens_cannot_be_part_of_another(zoo: Path, tmp_pa
 
 
 def test_a_prompt_in_front_of_nothing_is_refused(zoo: Path) -> None:
-    with pytest.raises(UserError, match=r"conditioning=memory it reads none; use model.slm.tune=prefix"):
+    with pytest.raises(UserError, match=r"conditioning=memory it processes none; use model.slm.tune=prefix"):
         system(zoo, "t5", "prompt", "llm2slm", "memory")
 
 

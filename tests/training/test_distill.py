@@ -17,6 +17,7 @@ from tiny_runs import assert_same, batch_of, build, checkpoint, curve, taught, t
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from llm2slm.cli import main
+from llm2slm.commands.train import prepare
 from llm2slm.commands.train import run as train
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_model_config, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
@@ -127,6 +128,14 @@ def test_it_is_frozen_and_counts_for_nothing(tmp_path):
 
 
 # The loss
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp"])
+def test_teacher_and_encoder_share_the_llm_where_each_process_has_all_weights(tmp_path, strategy):
+    config = distilling(tmp_path, strategy=strategy)
+    ready = prepare(config, tmp_path / "run", None)
+    encoder, teacher = ({t.data_ptr() for t in m.parameters()} for m in (ready.model.encoder, ready.teacher.model))
+    assert (encoder < teacher) is (strategy != "fsdp") and (encoder & teacher == set()) is (strategy == "fsdp")
 
 
 def by_hand(config, rows, steps):

@@ -73,7 +73,7 @@ class Conditioning(ABC):
         """
         del cfg
 
-    # What it is made of
+    # Modules and settings
 
     def record(self, cfg: ModelConfig, slm: Any, tokenizer: Any, llm_tokenizer: Any) -> dict[str, Any]:
         """Fields of `LLM2SLMConfig` that this way sets.
@@ -118,13 +118,13 @@ class Conditioning(ABC):
         return asdict(given) | {"gate": gate, "start": start.value}
 
     def modules(self, config: LLM2SLMConfig, slm: Any, encoder: Any) -> dict[str, nn.Module]:
-        """Trained modules beside the SLM, by their names in the hybrid; may change the SLM in place.
+        """Trained modules in addition to the SLM, by their names in the hybrid; may change the SLM in place.
 
         Args:
             slm: the transformers model; encoder: the LLM encoder.
 
         Raises:
-            UserError: the SLM does not serve.
+            UserError: the SLM does not fit.
         """
         from llm2slm.models import slm as language_model
         from llm2slm.models.projector import Projector
@@ -153,7 +153,7 @@ class Conditioning(ABC):
 
     @abstractmethod
     def prompt(self, model: Any, batch: Batch, z: Reps) -> Prompt:
-        """What the SLM reads.
+        """The SLM's input for the prompt.
 
         Args:
             model: the hybrid (`LLM2SLM`), with the modules of `modules` and `prompt_embeddings`.
@@ -165,7 +165,7 @@ class Conditioning(ABC):
         del model, prompt
         return nullcontext()
 
-    # What it takes
+    # Positions and cost
 
     def positions(self, config: LLM2SLMConfig, own: int, llm: int) -> int:
         """Positions that a prompt takes in the sequence of a decoder-only SLM.

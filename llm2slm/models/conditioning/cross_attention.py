@@ -1,8 +1,8 @@
-"""Conditioning `cross_attention`: a decoder-only SLM reads its prompt, and gated layers in front of its blocks attend
-to z.
+"""Conditioning `cross_attention`: gated layers in front of the blocks of a decoder-only SLM attend to z.
 
-After Flamingo (Alayrac et al. 2022, arXiv 2204.14198): in front of a block, h + tanh(gate) * attention(norm(h), z), the
-gate at zero, so that training starts from the plain SLM. Needs a model whose stack of blocks can be identified.
+The SLM processes its prompt as without an LLM. The layers are those of Flamingo (Alayrac
+et al. 2022, arXiv 2204.14198): h + tanh(gate) * attention(norm(h), z) in front of a block, the gate at zero, so that
+training starts from the plain SLM. Needs a model whose stack of blocks can be identified.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class CrossAttentionBlocks(nn.Module):
     @contextmanager
     def attending(self, z_BPD: Tensor, mask_BP: Tensor) -> Iterator[None]:
         """Within this context the SLM's blocks attend to z."""
-        dtype = next(self.parameters()).dtype  # float32 beside a bfloat16 SLM
+        dtype = next(self.parameters()).dtype  # float32, where the SLM may be bfloat16
         self._keys_values = [layer.keys_values(z_BPD.to(dtype)) for layer in self.layers]  # type: ignore[operator]
         self._mask = mask_BP
         try:

@@ -102,8 +102,8 @@ class CacheMap(nn.Module):
         """The LLM's keys and values as the SLM's: reps_BPE -> z_BPD, D = 2 x blocks x the SLM's heads and width."""
         if self.weight is None:
             return reps_BPE
-        reps_BPNE = reps_BPE.to(self.weight.dtype).unflatten(-1, (len(self.weight), self.source.size))
-        z_BPD: Tensor = torch.einsum("bpne,ned->bpnd", reps_BPNE, self.weight).flatten(2)
+        reps_BPME = reps_BPE.to(self.weight.dtype).unflatten(-1, (len(self.weight), self.source.size))
+        z_BPD: Tensor = torch.einsum("bpme,med->bpmd", reps_BPME, self.weight).flatten(2)
         return z_BPD
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from llm2slm.config import ModelConfig
@@ -40,6 +41,24 @@ def drop_encoder(slm: Any) -> None:
                 del tied[key]
 
 
+@torch.no_grad()
+def masks_states(slm: Any) -> bool:
+    """Whether the cross-attention of a decoder-only model accepts a mask of shape (B, P), found by a forward pass on
+    one token. That of transformers' GPT-BigCode does not."""
+    ids_BT = torch.zeros(1, 1, dtype=torch.int64, device=slm.device)
+    states_BPD = torch.zeros(1, 2, slm.config.hidden_size, dtype=slm.dtype, device=slm.device)
+    mask_BP = torch.tensor([[1, 0]], device=slm.device)
+    was_training = slm.training
+    slm.eval()
+    try:
+        slm(ids_BT, attention_mask=mask_BP[:, :1], encoder_hidden_states=states_BPD, encoder_attention_mask=mask_BP)
+    except AssertionError:
+        return False
+    finally:
+        slm.train(was_training)
+    return True
+
+
 class Mode(Conditioning):
     """Fits SLMs with cross-attention. The cheapest way: the SLM processes no prompt."""
 
@@ -50,8 +69,11 @@ class Mode(Conditioning):
 
     def misfit(self, slm: Any) -> str | None:
         """An encoder-decoder fits, and a model with cross-attention layers."""
-        crossed = any("crossattention" in name for name, _ in slm.named_modules())
-        return None if slm.config.is_encoder_decoder or crossed else "it has no cross-attention"
+        if slm.config.is_encoder_decoder:
+            return None
+        if not any("crossattention" in name for name, _ in slm.named_modules()):
+            return "it has no cross-attention"
+        return None if masks_states(slm) else "its cross-attention accepts no padded states"
 
     def check(self, cfg: ModelConfig) -> None:
         """Prompt tuning needs a prompt that the SLM processes."""

@@ -10,7 +10,7 @@ from llm2slm.types import Batch, Reps
 
 
 class Mode(Conditioning):
-    """The SLM reads the embeddings of the prompt."""
+    """The SLM processes the embeddings of the prompt."""
 
     def misfit(self, slm: Any) -> str | None:
         """It fits no hybrid."""

@@ -24,21 +24,21 @@ def pool(z_BPD: Tensor, mask_BP: Tensor, size: float) -> tuple[Tensor, Tensor]:
             up). The groups of a row differ in length by at most one token.
 
     Returns:
-        z (B, N, D), zero after a row's last group, and its mask (B, N).
+        z (B, G, D), zero after a row's last group, and its mask (B, G).
     """
     real_BP = mask_BP.long()
     length_B = real_BP.sum(1)
     groups_B = (length_B * size).ceil().long() if size < 1 else length_B.clamp(max=int(size))
     rank_BP = real_BP.cumsum(1) - 1
     group_BP = rank_BP * groups_B.unsqueeze(1) // length_B.clamp(min=1).unsqueeze(1)
-    numbers_N = torch.arange(int(groups_B.max()), device=z_BPD.device)
-    member_BNP = (group_BP.unsqueeze(1) == numbers_N[None, :, None]) & real_BP.unsqueeze(1).bool()
-    share_BNP = member_BNP.to(z_BPD.dtype) / member_BNP.sum(2, keepdim=True).clamp(min=1).to(z_BPD.dtype)
-    return share_BNP @ z_BPD, (numbers_N[None, :] < groups_B.unsqueeze(1)).to(mask_BP.dtype)
+    numbers_G = torch.arange(int(groups_B.max()), device=z_BPD.device)
+    member_BGP = (group_BP.unsqueeze(1) == numbers_G[None, :, None]) & real_BP.unsqueeze(1).bool()
+    share_BGP = member_BGP.to(z_BPD.dtype) / member_BGP.sum(2, keepdim=True).clamp(min=1).to(z_BPD.dtype)
+    return share_BGP @ z_BPD, (numbers_G[None, :] < groups_B.unsqueeze(1)).to(mask_BP.dtype)
 
 
 class Mode(Conditioning):
-    """Fits every SLM that takes embeddings. The SLM processes the positions of z and those of its own prompt."""
+    """Fits every SLM that takes embeddings. The SLM processes the positions of z and those of the prompt."""
 
     options: ClassVar[tuple[str, ...]] = ("pool",)
     prompt_copies: ClassVar[int] = 2

@@ -24,6 +24,6 @@ def can_add_cross_attention(kind: type[PreTrainedModel], config: PreTrainedConfi
     try:
         with torch.device("meta"):
             before, after = (set(kind._from_config(each).state_dict()) for each in (deepcopy(config), changed))
-    except ValueError:  # an encoder class, as BERT without is_decoder
+    except (ValueError, NotImplementedError):  # BERT without is_decoder; GPT-BigCode with multi_query
         return False
     return bool(after - before) and all(any(part in name for part in CROSS_ATTENTION) for name in after - before)

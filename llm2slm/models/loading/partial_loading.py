@@ -7,6 +7,7 @@ modules cost neither memory nor time. Modules are found by interface and structu
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -87,25 +88,62 @@ def remove_unread(llm: PreTrainedModel, layer: Layer) -> list[int]:
         The numbers of the layers that are read.
 
     Raises:
-        UserError: a layer does not exist, or is not the last one and the model's blocks cannot be identified.
+        UserError: as `encoder_view`.
     """
     body = body_of(llm)
+    read = _shorten(body, layer, is_bidirectional(llm.config))
+    if body is not llm and getattr(llm, "decoder", None) is not None:
+        llm.decoder = None
+        _untie(llm, "decoder.")
+    return read
+
+
+def encoder_view(llm: PreTrainedModel, layer: Layer) -> tuple[PreTrainedModel, list[int]]:
+    """The part of an LLM that an encoder of `layer` runs, as a shallow copy: same tensors, fewer modules.
+
+    Returns:
+        The encoder of an encoder-decoder, else the model, without pooler and without blocks above the highest layer
+        (the given object if it has neither); and the absolute numbers of the layers that are read.
+
+    Raises:
+        UserError: no such layer, or one below the last of a model whose blocks cannot be identified.
+    """
+    body = body_of(llm)
+    view = _shallow(body)
+    if (blocks := blocks_of(body)) is not None:
+        parent = view
+        for name in next(name for name, module in body.named_modules() if module is blocks).split("."):
+            parent._modules[name] = _shallow(parent._modules[name])
+            parent = parent._modules[name]
+    read = _shorten(view, layer, is_bidirectional(llm.config))
+    before, after = ([name for name, _ in model.named_modules()] for model in (body, view))
+    return (body if before == after else view), read
+
+
+def _shallow(module: Any) -> Any:
+    """A copy of a module that shares its children, parameters and buffers."""
+    found = copy.copy(module)
+    found._modules = dict(module._modules)
+    return found
+
+
+def _shorten(body: PreTrainedModel, layer: Layer, bidirectional: bool) -> list[int]:
+    """Removes pooler and unused blocks of an encoding part, in place; returns the layers that are read."""
     depth = depth_of(body)
-    chosen = chosen_layers(layer, depth, is_bidirectional(llm.config))
-    for name in [name for name, _ in llm.named_children() if name in ("decoder", "pooler")]:
-        if getattr(llm, name) is not body and (name == "pooler" or llm.config.is_encoder_decoder):
-            setattr(llm, name, None)
-            _untie(llm, f"{name}.")
-    if chosen != [depth]:
+    read = chosen_layers(layer, depth, bidirectional)
+    if read != [depth]:
         blocks = blocks_of(body)
         if blocks is None:
             raise UserError(
-                f"model.llm.layer={layer}: the blocks of a {llm.config.model_type} cannot be identified; only its last "
-                "layer can be read (model.llm.layer=-1)"
+                f"model.llm.layer={layer}: the blocks of a {body.config.model_type} cannot be identified; only its "
+                "last layer can be read (model.llm.layer=-1)"
             )
         vars(blocks)["full_length"] = depth
-        del blocks[max(1, *chosen) :]  # layer 0 is the first block's input, so one block stays
-    return chosen
+        del blocks[max(1, *read) :]  # layer 0 is the first block's input, so one block stays
+    if body._modules.get("pooler") is not None:
+        body._modules["pooler"] = None
+        _untie(body, "pooler.")
+    return read
 
 
 def _untie(llm: PreTrainedModel, prefix: str) -> None:
