@@ -253,6 +253,8 @@ def test_each_verb_knows_what_the_others_leave(tmp_path):
             if owner in (verb, None):
                 runs.refuse_another(tmp_path / place, verb)
                 continue
-            said = f"{place}: holds what `llm2slm {owner}` left, which {verb} would overwrite; write to another folder"
+            said = (
+                f"{place}: contains files of `llm2slm {owner}`, which {verb} would overwrite; write to another folder"
+            )
             with pytest.raises(UserError, match=said):
                 runs.refuse_another(tmp_path / place, verb)

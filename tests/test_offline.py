@@ -137,7 +137,7 @@ def test_embeddings_are_those_that_the_reader_gives(tmp_path: Path, name: str, m
     model = built(tmp_path, name)
     with offline.open_writer(tmp_path / "store", model) as writer:
         for _ in range(2):
-            offline.put_embeddings(model, writer)
+            offline.add_embeddings(model, writer)
     store = RepsStore(tmp_path / "store")
     for batch in batches(model, encoded(model)):
         assert torch.equal(store.embed(batch.slm_ids_BQ), model.encoder.embed(batch.slm_ids_BQ))
@@ -263,7 +263,7 @@ def test_identity_of_a_reader_that_was_not_loaded(tmp_path: Path) -> None:
     assert store.identity["fingerprint"] == model.encoder.fingerprint()
     encoder = model.encoder
     assert (store.width, store.layers, store.embedding_width) == (encoder.width, [2], encoder.embedding_width)
-    assert store.reader["blocks"] == encoder.blocks
+    assert store.encoder_facts["blocks"] == encoder.blocks
 
 
 def test_a_tokenizer_is_the_same_once_saved_and_whatever_it_did_last(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def check_monitor(config: RunConfig, task: Task) -> None:
         )
 
 
-def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
+def check_context_length(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
     """Refuses responses that would exceed the SLM's position embeddings.
 
     Args:

@@ -28,11 +28,11 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - all ve
     Raises:
         UserError: `out` is not a folder, the corpus cannot be read, or the vocabulary is too small.
     """
-    from llm2slm.commands.task_choice import tell_task
+    from llm2slm.commands.task_choice import print_task
 
     check_folder("out", Path(config.out))
     report = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
-    tell_task(config.task, config.data)
+    print_task(config.task, config.data)
     print(report)
 
 

@@ -139,7 +139,7 @@ def fit(
     data: DataModule,
     *,
     loggers: list[Logger],
-    judge: ValidationScorer | None = None,
+    scorer: ValidationScorer | None = None,
     resume: Path | None = None,
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
@@ -148,7 +148,7 @@ def fit(
 
     Args:
         folder: the run directory; checkpoints go to `checkpoints/`.
-        judge: scores generated answers during validation.
+        scorer: generates and scores predictions in validations.
         resume: checkpoint to resume from.
         recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
             validation rows; None: these validations are not comparable with later ones.
@@ -169,14 +169,14 @@ def fit(
     unrecorded = None
     if recorded is not None:
         unrecorded = monitored_rows(recorded, drawn(validation, recorded.trainer.val_rows), validation)
-    limits = Limits.of(cfg, config.callbacks, None if judge is None else judge.lower_is_better)
+    limits = Limits.of(cfg, config.callbacks, None if scorer is None else scorer.lower_is_better)
     checkpoints = Checkpoints(folder / CHECKPOINTS, limits, validation_interval(cfg), rows, unrecorded)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(limits, rows, unrecorded))
-    if judge is not None and config.callbacks.generate_rows:
-        answered = validation[: config.callbacks.generate_rows]
-        callbacks.insert(0, GenerationQuality(judge, answered, checkpoints.give_up_if_told))
+    if scorer is not None and config.callbacks.generate_rows:
+        examples = validation[: config.callbacks.generate_rows]
+        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
@@ -217,8 +217,8 @@ def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
     """
     if reason := damage(path):
         raise UserError(f"{path}: {reason}; `llm2slm train run={path.parent.parent}` continues with the other one")
-    own = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
-    state = frozen.complete(read(path), own)
+    current = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    state = frozen.complete(read(path), current)
     model.load_state_dict({n.removeprefix(MODEL): tensor for n, tensor in state.items() if n.startswith(MODEL)})
 
 

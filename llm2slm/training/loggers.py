@@ -51,7 +51,7 @@ class MetricsFile(Logger):
         self.path = folder / "metrics.csv"
         self._columns = ["step"]
         self._rows: dict[int, dict[str, Any]] | None = None  # None: nothing logged yet, so an older file is untouched
-        self._offset = 0  # where the last row starts: it is written again while its step goes on
+        self._offset = 0  # where the last row starts: it is rewritten when its step logs another metric
 
     @property
     def name(self) -> str:
@@ -119,7 +119,7 @@ class MetricsFile(Logger):
             writer.writerows(self._rows[step] for step in earlier)
             self._offset = file.tell()
             writer.writerow(self._rows[last])
-            file.detach()  # closing it is the block's affair
+            file.detach()  # `replacing` closes the file
 
     def _write_last(self, row: dict[str, Any], *, fresh: bool) -> None:
         """Appends the row of a new step, or rewrites the row of the current step."""
@@ -136,9 +136,9 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers
     """The loggers of a run. Call it inside `finish_loggers`, once per run.
 
     Args:
-        cfg: which loggers, and how.
+        cfg: name and settings of the loggers.
         folder: the run directory.
-        config: the whole resolved configuration, which the W&B run carries.
+        config: the whole resolved configuration, which the W&B run records.
 
     Raises:
         UserError: unknown name or mode, or W&B refuses to start the run (no account, no network).

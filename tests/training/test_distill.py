@@ -294,9 +294,12 @@ REFUSED = {
     "weight": (["optim.distill=1.5"], "optim.distill=1.5: must be between 0 and 1"),
     "not a number": (["optim.distill=nan"], "optim.distill=nan: must be between 0 and 1"),
     "temperature": (["optim.distill_temperature=0"], "optim.distill_temperature=0.0: must be above 0"),
-    "itself": (["model=llm"], "optim.distill=0.5: the LLM would teach itself; leave it out for model=llm"),
+    "itself": (["model=llm"], "optim.distill=0.5: the LLM would be its own teacher; leave it out for model=llm"),
     "a store": (["data.reps=nowhere"], "optim.distill=0.5 needs the whole LLM, and with data.reps=nowhere it is never"),
-    "random": (["model.llm.init=random"], "optim.distill=0.5: an LLM of random weights teaches nothing"),
+    "random": (
+        ["model.llm.init=random"],
+        "optim.distill=0.5: an LLM with random weights is no teacher",
+    ),
     "tokens": (
         ["model=slm", "model.slm.tokenizer=train:300"],
         "optim.distill=0.5: the teacher: the tokens of ",
@@ -318,7 +321,7 @@ def test_what_cannot_be_distilled_is_one_line_before_training(tmp_path, tiny_llm
 
 def test_an_llm_that_cannot_write_is_told(tmp_path):
     config = distilling(tmp_path, llm="bert", slm="t5")
-    with pytest.raises(UserError, match=r"^optim\.distill=0\.5: the teacher: a bert only reads, it predicts no"):
+    with pytest.raises(UserError, match=r"^optim\.distill=0\.5: the teacher: a bert is an encoder and predicts no"):
         fitted(config, tmp_path / "run")
 
 

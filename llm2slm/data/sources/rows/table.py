@@ -140,9 +140,8 @@ def value_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: 
             value = value[int(field)] if isinstance(value, list) else value[field]
         except (KeyError, IndexError, ValueError, TypeError):
             known = list(_leaves(row[path[0]], path[0]))
-            raise UserError(
-                f"{table.location(number)}: no field {name!r} ({key}){meant(name, known)} fields: {', '.join(known)}"
-            ) from None
+            hint = f"{suggestion(name, known)} fields: {', '.join(known)}"
+            raise UserError(f"{table.location(number)}: no field {name!r} ({key}){hint}") from None
     return value
 
 
@@ -163,10 +162,10 @@ def no_column(location: str, name: str, key: str, names: Sequence[str], where: s
     Args:
         where: what was searched, if not the location.
     """
-    return f"{location}: no column {name!r} ({key}){where}{meant(name, names)} columns: {', '.join(names)}"
+    return f"{location}: no column {name!r} ({key}){where}{suggestion(name, names)} columns: {', '.join(names)}"
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of a message, with the most similar known word; ";" if none is similar."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ";"
