@@ -16,7 +16,7 @@ from sampling import representatives
 from llm2slm import runs
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.help import shown
-from llm2slm.cli.schema import SCHEMAS, keys, nearest
+from llm2slm.cli.schema import SCHEMAS, keys, nearest_keys
 from llm2slm.config import GenerateConfig, JudgeConfig, RunConfig
 from llm2slm.types import Labels, UserError
 
@@ -182,9 +182,9 @@ def test_mistakes_are_found_before_torch_is_imported():
 
 def test_nearest_prefers_the_same_section():
     names = ["optim.lr", "model.slm.name", "model.llm.name", "logger.name"]
-    assert nearest("logger.nam", names) == ["logger.name"]
-    assert set(nearest("name", names)) == {"model.slm.name", "model.llm.name", "logger.name"}
-    assert nearest("zzzz", names) == []
+    assert nearest_keys("logger.nam", names) == ["logger.name"]
+    assert set(nearest_keys("name", names)) == {"model.slm.name", "model.llm.name", "logger.name"}
+    assert nearest_keys("zzzz", names) == []
 
 
 # A single run

@@ -65,7 +65,8 @@ def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Exa
 
 
 def first_local_process() -> bool:
-    """Whether this process writes files shared by the node's processes. Lightning starts the others afterwards."""
+    """Whether this process is the first one of its node (`training.ranks.first_process`: of all nodes). It writes the
+    files that all processes of the node read, before Lightning starts the others, and prints."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

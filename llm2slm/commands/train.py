@@ -45,10 +45,11 @@ from llm2slm.models.slm import begin_as_trained
 from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_undamaged, read
 from llm2slm.training.checkpoints import Limits, Progress
 from llm2slm.training.distill import Teacher, build_teacher
-from llm2slm.training.fit import Fitted, first_process, fit, load_fitted, set_seed
+from llm2slm.training.fit import Fitted, fit, load_fitted, set_seed
 from llm2slm.training.frozen_weights import at_recorded_commits
 from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.phases import check_trainable, projector_rate
+from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
 

@@ -15,9 +15,9 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 
 from llm2slm.atomic import hidden, replacing
+from llm2slm.training.ranks import first_process
 from llm2slm.types import UserError, reason_of
 
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
@@ -87,7 +87,7 @@ def newest_undamaged(folder: Path) -> Path | None:
         return None
     last_damage, best_damage = damage(last), damage(best)
     if last_damage is None:
-        if best.is_file() and best_damage is not None and int(rank_zero_only.rank) == 0:
+        if best.is_file() and best_damage is not None and first_process():
             renamed = best.rename(best.with_name(f"{BEST}.damaged"))
             report(f"{best}: {best_damage}; it is now {renamed.name}, and the best is chosen among validations to come")
         return last
@@ -117,5 +117,5 @@ def _repeated_steps(path: Path, metrics: Path) -> str:
 
 def report(line: str) -> None:
     """Prints a line to stderr in the first process only."""
-    if int(rank_zero_only.rank) == 0:
+    if first_process():
         print(f"llm2slm: {line}", file=sys.stderr)

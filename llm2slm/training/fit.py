@@ -15,7 +15,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.data.batches import drawn
@@ -28,6 +27,7 @@ from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
+from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
 
@@ -103,11 +103,6 @@ class TokenBar(TQDMProgressBar):
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
-
-
-def first_process() -> bool:
-    """Whether this process has rank 0."""
-    return int(rank_zero_only.rank) == 0
 
 
 def set_seed(seed: int) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
+from llm2slm.nearest_names import similar
 from llm2slm.types import UserError, check_text
 
 Row = Mapping[str, Any]
@@ -167,8 +167,8 @@ def no_column(location: str, name: str, key: str, names: Sequence[str], where: s
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of a message, with the most similar known word; ";" if none is similar."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ";"
+    near = similar(word, known)
+    return f"; did you mean {near!r}?" if near else ";"
 
 
 def _leaves(value: Any, name: str) -> Iterator[str]:
