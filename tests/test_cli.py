@@ -75,6 +75,22 @@ def test_details_show_the_defaults_that_the_verb_starts_from(capsys, verb):
             assert re.search(rf"^    {re.escape(f'{key.name}={shown(value)}')}(  |$)", text, re.M), key.name
 
 
+def test_every_key_has_a_help():
+    assert len(keys(RunConfig)) > 100
+    bare = {
+        name for schema in SCHEMAS.values() for name, key in keys(schema).items() if not key.section | bool(key.help)
+    }
+    assert bare == set()
+
+
+def test_the_help_of_a_key_shows_null_and_lists_choices_once(capsys):
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "model.llm.layer=null Layer" in text and "null: the last layer of an encoder" in text
+    assert "data.overlong=error Treatment" in text and text.count("error | truncate | drop | split") == 1
+    assert "None" not in text
+
+
 def test_inherited_fields_keep_their_help():
     assert keys(RunConfig)["model.llm.revision"].help == "Hub branch, tag or commit."
     assert keys(RunConfig)["model.llm.layer"].help.startswith("Layer whose output represents the prompt")

@@ -31,8 +31,8 @@ from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
 from llm2slm.commands.deferred_warnings import drop_held, show_held
+from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import make_folder
-from llm2slm.commands.tokenizer import first_local_process
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
 

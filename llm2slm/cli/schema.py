@@ -153,8 +153,13 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
+def as_help(docstring: str) -> str:
+    """A docstring on one line, with null for None, as users write it."""
+    return re.sub(r"\bNone\b", "null", " ".join(docstring.split()))
+
+
 def docstrings(schema: type) -> dict[str, str]:
-    """Field -> the string below it in the source, its own class's and its parents', on one line."""
+    """Field -> the string below it in the source of its class or of a parent, `as_help`."""
     found: dict[str, str] = {}
     for parent in (parent for parent in reversed(schema.__mro__) if dataclasses.is_dataclass(parent)):
         node = _classes(parent.__module__).get(parent.__name__)
@@ -166,7 +171,7 @@ def docstrings(schema: type) -> dict[str, str]:
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
             ):
-                found[above.target.id] = " ".join(str(below.value.value).split())
+                found[above.target.id] = as_help(str(below.value.value))
     return found
 
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from llm2slm.atomic import filling
+from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.types import Example, Labels, UserError
@@ -62,12 +62,6 @@ def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Exa
         else relabelled(read_split(data, known, "train", seed)[0], data, seed)
     )
     return [known.example(row, index) for index, row in enumerate(rows)]
-
-
-def first_local_process() -> bool:
-    """Whether this process is the first one of its node (`training.ranks.first_process`: of all nodes). It writes the
-    files that all processes of the node read, before Lightning starts the others, and prints."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_prompt_that_is_too_long_for_the_teacher_alone():
     ):
         taught(Overlong.error).encode([LONG])
     with pytest.raises(
-        UserError, match=r"its prompt has 6 tokens, at most 5 are allowed, and its prompt has 8 tokens as"
+        UserError, match=r"its prompt has 6 tokens, at most 5 are allowed, and its prompt has 8 tokens with"
     ):
         taught(Overlong.error, 5).encode([LONG])
     short = example("the old", "a", 3)

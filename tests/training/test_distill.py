@@ -281,9 +281,7 @@ def test_the_command_line_distils_an_slm_alone(tmp_path, tiny_llm, capsys):
     assert system["kind"] == "slm"
     assert system["notes"]["distilled"] == {"teacher": str(tiny_llm), "weight": 0.5, "temperature": 2.0}
     card = (folder / "model" / "README.md").read_text()
-    assert (
-        "distilled: trained on the next-token distribution of `llm` (a local folder) as well (weight 0.5, temp" in card
-    )
+    assert "distilled: also trained on the next-token distribution of `llm` (a local folder) (weight 0.5, temp" in card
     assert "made with `llm` (a local folder)" in card
     assert (
         sum(p.numel() for p in LLM2SLM.from_pretrained(folder / "model").parameters()) == system["parameters"]["total"]
