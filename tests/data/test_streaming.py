@@ -199,7 +199,7 @@ def test_a_corpus_without_a_usable_row_ends(tokenizer):
 
 
 def test_rows_that_are_too_long_need_a_way(tokenizer):
-    with pytest.raises(UserError, match=r"^data\.streaming=true: a row that is too long .* data\.overlong=truncate or"):
+    with pytest.raises(UserError, match=r"^data\.streaming=true: an over-long row .* data\.overlong=truncate or"):
         RowStream(lambda _: iter(()), TASKS["instruction"], Collator(tokenizer), buffer=1)
 
 

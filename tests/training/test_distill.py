@@ -215,7 +215,7 @@ def test_without_it_no_teacher_is_built_and_with_it_the_same_data_and_start_are_
     for row in distilled:
         loss, ce, kl = (float(row[f"train/{name}"]) for name in ("loss", "ce", "kl"))
         assert loss == pytest.approx((ce + kl) / 2, abs=1e-6)
-    with pytest.raises(ValueError, match=r"optim\.distill=0\.5 goes with a teacher"):
+    with pytest.raises(ValueError, match=r"optim\.distill=0\.5: a teacher is needed above 0"):
         TrainingModule(build(config)[0], config.optim, 1)
 
 
