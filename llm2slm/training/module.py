@@ -23,6 +23,9 @@ from llm2slm.training.phases import frozen_in_first_phase, without_gradients
 from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
 from llm2slm.types import Batch, UserError
 
+EARLIER_PROMPTS = "heard"
+"""Key of a `process_state`, in checkpoints of all versions: the prompts that an ablation keeps."""
+
 
 class _Tally:
     """Token count and summed losses, kept on the device to avoid a GPU synchronization per batch."""
@@ -204,11 +207,11 @@ class TrainingModule(LightningModule):
         """State that differs between processes: random generators, and earlier prompts kept by an ablation."""
         state = generator_states(self.device)
         if self.model.ablation is not None:
-            state["heard"] = self.model.ablation.state()
+            state[EARLIER_PROMPTS] = self.model.ablation.state()
         return state
 
     def restore_process_state(self, state: dict[str, Any]) -> None:
         """Restores a `process_state`."""
         restore_states(state, self.device)
         if self.model.ablation is not None:
-            self.model.ablation.restore(state.get("heard", []))
+            self.model.ablation.restore(state.get(EARLIER_PROMPTS, []))
