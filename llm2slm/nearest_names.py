@@ -11,6 +11,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
+def similar(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most similar to an unknown one; None if none is similar."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
 def nearest_hint(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: "; nearest: a, b, c"; "" if no known name is similar."""
     found = get_close_matches(name, list(known), n=3, cutoff=0.6)

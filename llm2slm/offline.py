@@ -55,7 +55,7 @@ def encode(
     """
     encoder = _encoder(model)
     prompts = [llm_prompt(row) for row in rows]
-    plan = list(batches(store.unsettled(prompts), batch_tokens))
+    plan = list(batches(store.prompts_to_fill(prompts), batch_tokens))
     missing = [[row for row in batch if not store.holds(row)] for batch in plan]
     new, tokens = sum(map(len, missing)), _tokens(missing)
     store.check_free_space(store.bytes_of(new, tokens))
@@ -87,7 +87,7 @@ def batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[S
         yield batch
 
 
-def put_embeddings(model: LLM2SLM, store: StoreWriter) -> None:
+def add_embeddings(model: LLM2SLM, store: StoreWriter) -> None:
     """Adds the LLM's embedding matrix to a store, for model.tokenizers=llm_tokens: `FrozenEncoder.embed` of each token
     (some models scale their embedding weights)."""
     if store.has_embeddings:
@@ -99,7 +99,7 @@ def put_embeddings(model: LLM2SLM, store: StoreWriter) -> None:
         encoder.embed(torch.arange(start, min(start + EMBEDDED, tokens), device=device).unsqueeze(0))[0].cpu()
         for start in range(0, tokens, EMBEDDED)
     ]
-    store.put_embeddings(torch.cat(parts))
+    store.add_embeddings(torch.cat(parts))
 
 
 def open_writer(

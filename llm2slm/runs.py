@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from llm2slm.atomic import write_text
-from llm2slm.config import RunConfig, understood
+from llm2slm.config import RunConfig, upgraded
 from llm2slm.types import UserError
 
 SCHEMA = 1
@@ -283,7 +283,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: as `recorded_config`.
     """
-    return understood(recorded_config(folder))
+    return upgraded(recorded_config(folder))
 
 
 def recorded_config(folder: Path) -> dict[str, Any]:
@@ -301,8 +301,8 @@ def recorded_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
-        raise UserError(f"{place}: not YAML ({problem or str(error).splitlines()[0]})") from None
+        location = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
+        raise UserError(f"{location}: not YAML ({problem or str(error).splitlines()[0]})") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a configuration; expected keys and values")
     return loaded
@@ -323,13 +323,13 @@ def refuse_another(folder: Path, verb: str) -> None:
     Raises:
         UserError: the folder has files of another verb.
     """
-    signs = {"checkpoints": "train", "metrics.csv": "train", "reps": "encode", "labels.jsonl.part": "label"}
-    held = {signs[name] for name in signs if (folder / name).exists()}
+    markers = {"checkpoints": "train", "metrics.csv": "train", "reps": "encode", "labels.jsonl.part": "label"}
+    found = {markers[name] for name in markers if (folder / name).exists()}
     if (folder / "result.json").is_file():
-        held.add(str(read_result(folder).get("verb")))
-    if others := sorted(held - {verb}):
+        found.add(str(read_result(folder).get("verb")))
+    if others := sorted(found - {verb}):
         raise UserError(
-            f"{folder}: holds what `llm2slm {others[0]}` left, which {verb} would overwrite; write to another folder "
+            f"{folder}: contains files of `llm2slm {others[0]}`, which {verb} would overwrite; write to another folder "
             "by hydra.run.dir=DIR"
         )
 

@@ -174,7 +174,7 @@ class Batch:
         labels_BT: the response with its eos; None at generation.
         indices: `Example.index` of each row.
         teacher: the same rows in the teacher's tokenization, with the same labels; None without a teacher (see
-            `Collator.taught_by`).
+            `Collator.with_teacher`).
     """
 
     slm_ids_BQ: Tensor

@@ -44,7 +44,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
     def fill(folder: Path) -> None:
         """A whole command: two splits that share rows, and the embedding matrix."""
         with offline.open_writer(folder, model, shard_bytes=SHARD_BYTES) as store:
-            offline.put_embeddings(model, store)
+            offline.add_embeddings(model, store)
             for split in (rows[:160], rows[140:]):
                 offline.encode(model, split, store, BATCH_TOKENS, progress=False)
 

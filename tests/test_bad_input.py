@@ -239,7 +239,8 @@ def test_what_another_verb_left_is_not_overwritten(files, trained, capsys, verb)
     before = files_of(files / "run")
     named = [] if verb == "encode" else ["run=run"]
     assert main([verb, *named, "hydra.run.dir=run", "trainer.accelerator=cpu"]) == 2
-    assert "run: holds " in mistake(capsys)
+    found = f"contains files of `llm2slm train`, which {verb} would overwrite"
+    assert f"run: {'already holds a run' if verb == 'encode' else found}" in mistake(capsys)
     assert files_of(files / "run") == before
 
 
@@ -253,6 +254,8 @@ def test_each_verb_knows_what_the_others_leave(tmp_path):
             if owner in (verb, None):
                 runs.refuse_another(tmp_path / place, verb)
                 continue
-            said = f"{place}: holds what `llm2slm {owner}` left, which {verb} would overwrite; write to another folder"
+            said = (
+                f"{place}: contains files of `llm2slm {owner}`, which {verb} would overwrite; write to another folder"
+            )
             with pytest.raises(UserError, match=said):
                 runs.refuse_another(tmp_path / place, verb)

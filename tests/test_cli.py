@@ -16,7 +16,7 @@ from sampling import representatives
 from llm2slm import runs
 from llm2slm.cli import VERBS, main
 from llm2slm.cli.help import shown
-from llm2slm.cli.schema import SCHEMAS, keys, nearest
+from llm2slm.cli.schema import SCHEMAS, keys, nearest_keys
 from llm2slm.config import GenerateConfig, JudgeConfig, RunConfig
 from llm2slm.types import Labels, UserError
 
@@ -73,6 +73,22 @@ def test_details_show_the_defaults_that_the_verb_starts_from(capsys, verb):
             value = OmegaConf.select(own, key.name)
             value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             assert re.search(rf"^    {re.escape(f'{key.name}={shown(value)}')}(  |$)", text, re.M), key.name
+
+
+def test_every_key_has_a_help():
+    assert len(keys(RunConfig)) > 100
+    bare = {
+        name for schema in SCHEMAS.values() for name, key in keys(schema).items() if not key.section | bool(key.help)
+    }
+    assert bare == set()
+
+
+def test_the_help_of_a_key_shows_null_and_lists_choices_once(capsys):
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "model.llm.layer=null Layer" in text and "null: the last layer of an encoder" in text
+    assert "data.overlong=error Treatment" in text and text.count("error | truncate | drop | split") == 1
+    assert "None" not in text
 
 
 def test_inherited_fields_keep_their_help():
@@ -182,9 +198,9 @@ def test_mistakes_are_found_before_torch_is_imported():
 
 def test_nearest_prefers_the_same_section():
     names = ["optim.lr", "model.slm.name", "model.llm.name", "logger.name"]
-    assert nearest("logger.nam", names) == ["logger.name"]
-    assert set(nearest("name", names)) == {"model.slm.name", "model.llm.name", "logger.name"}
-    assert nearest("zzzz", names) == []
+    assert nearest_keys("logger.nam", names) == ["logger.name"]
+    assert set(nearest_keys("name", names)) == {"model.slm.name", "model.llm.name", "logger.name"}
+    assert nearest_keys("zzzz", names) == []
 
 
 # A single run

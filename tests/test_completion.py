@@ -163,6 +163,7 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
     assert choices() == {
         "model.slm.dtype": [*DTYPES],
         "model.slm.attn_implementation": attention,
+        "model.conditioning": ["add", "cross_attention", "kv", "memory", "none", "prepend", "replace"],
         "model.slm.tune": ["full", "none", *ADDED],
         "data.corpus": ["translation", "summarization", "instruction", "mixture"],
         "task.name": [*TASKS],

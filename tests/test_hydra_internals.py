@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hydra import version
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -70,8 +71,11 @@ def test_a_plain_key_is_no_group(loader: Any, tmp_path: Path) -> None:
 
 
 def test_an_application_composes_by_the_loader(loader: Any) -> None:
-    hydra = internals.application("verb", loader)
-    composed = hydra.config_loader.load_configuration("top", ["data=c"], run_mode=RunMode.RUN)
+    try:
+        hydra = internals.application("verb", loader)
+        composed = hydra.config_loader.load_configuration("top", ["data=c"], run_mode=RunMode.RUN)
+    finally:
+        GlobalHydra.instance().clear()
     assert (composed.data, composed.hydra.job.name) == ("c", "verb")
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from llm2slm import offline
+from llm2slm.data.padding import padded
 from llm2slm.data.reps.files import INT8_ERROR
 from llm2slm.data.reps.store import RepsStore, llm_prompt
 from llm2slm.data.reps.writer import StoreWriter
@@ -80,7 +81,7 @@ def test_stored_is_live(tmp_path: Path, name: str) -> None:
     plan = list(offline.batches(list({tuple(ids): ids for ids in map(llm_prompt, rows)}.values()), 100))
     assert len(plan) > 5
     for batch in plan:
-        live = model.encoder(*offline._padded(batch, 0, torch.device("cpu")))
+        live = model.encoder(*padded(batch, 0))
         found = store.reps_of(batch)
         assert torch.equal(found.reps_BPE, live.reps_BPE)
         assert torch.equal(found.mask_BP, live.mask_BP)
@@ -121,13 +122,13 @@ def test_a_reader_in_bfloat16(tmp_path: Path) -> None:
     store = fill(tmp_path / "store", model, rows, dtype=StoreDtype.bfloat16)
     ids = [llm_prompt(row) for row in rows]
     batch = next(offline.batches(ids, 100))
-    live = model.encoder(*offline._padded(batch, 0, torch.device("cpu"))).reps_BPE
+    live = model.encoder(*padded(batch, 0)).reps_BPE
     assert live.dtype == torch.bfloat16
     assert torch.equal(store.reps_of(batch, dtype=torch.bfloat16).reps_BPE, live)
     assert torch.equal(fill(tmp_path / "wide", model, rows).reps_of(batch).reps_BPE, live.float())
-    with pytest.raises(UserError, match=r"model\.llm\.dtype is 'bfloat16' in the store, 'float32' is asked for"):
+    with pytest.raises(UserError, match=r"model\.llm\.dtype is 'bfloat16' in the store, 'float32' is required"):
         fill(tmp_path / "wide", built(tmp_path), rows)
-    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is asked for"):
+    with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is required"):
         fill(tmp_path / "wide", model, rows, dtype=StoreDtype.int8)
 
 
@@ -137,7 +138,7 @@ def test_embeddings_are_those_that_the_reader_gives(tmp_path: Path, name: str, m
     model = built(tmp_path, name)
     with offline.open_writer(tmp_path / "store", model) as writer:
         for _ in range(2):
-            offline.put_embeddings(model, writer)
+            offline.add_embeddings(model, writer)
     store = RepsStore(tmp_path / "store")
     for batch in batches(model, encoded(model)):
         assert torch.equal(store.embed(batch.slm_ids_BQ), model.encoder.embed(batch.slm_ids_BQ))
@@ -250,7 +251,7 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
         "model.llm.quantization.bits": known | {"quantization": {"bits": 8}},
     }
     for key, identity in others.items():
-        with pytest.raises(UserError, match=f"[:;] {key} is .* in the store, .* is asked for"):
+        with pytest.raises(UserError, match=f"[:;] {key} is .* in the store, .* is required"):
             RepsStore(tmp_path / "store", identity)
 
 
@@ -263,7 +264,7 @@ def test_identity_of_a_reader_that_was_not_loaded(tmp_path: Path) -> None:
     assert store.identity["fingerprint"] == model.encoder.fingerprint()
     encoder = model.encoder
     assert (store.width, store.layers, store.embedding_width) == (encoder.width, [2], encoder.embedding_width)
-    assert store.reader["blocks"] == encoder.blocks
+    assert store.encoder_facts["blocks"] == encoder.blocks
 
 
 def test_a_tokenizer_is_the_same_once_saved_and_whatever_it_did_last(tmp_path: Path) -> None:

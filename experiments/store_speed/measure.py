@@ -198,7 +198,7 @@ def kept(config: RunConfig, folder: Path) -> dict[str, dict[str, Any]]:
                 encode(model, rows, store, config.encode.batch_tokens, progress=False)
             else:
                 exact = RepsStore(folder / DTYPES[0])
-                for batch in batches(store.unsettled(map(llm_prompt, rows)), config.encode.batch_tokens):
+                for batch in batches(store.prompts_to_fill(map(llm_prompt, rows)), config.encode.batch_tokens):
                     store.append(batch, exact.reps_of(batch))
                 store.finish()
         seconds = time.perf_counter() - begun

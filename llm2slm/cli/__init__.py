@@ -6,12 +6,12 @@ command of the verb once, or once per job of a sweep; `sweep` writes the table o
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
 import sys
 import traceback
 
+from llm2slm.nearest_names import similar
 from llm2slm.types import UserError
 
 VERBS = {
@@ -73,8 +73,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(VERBS)}"
+        near = similar(verb, VERBS)
+        hint = f"did you mean {near}?" if near else f"one of: {', '.join(VERBS)}"
         raise UserError(f"unknown verb {verb!r}; {hint}")
     if "-h" in rest or "--help" in rest:
         from llm2slm.cli.help import details

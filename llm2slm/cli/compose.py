@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli import hydra_internals
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.schema import CONDITIONING, SCHEMAS, Key, has_groups, keys, lookup, nearest, unknown_key
+from llm2slm.cli.schema import CONDITIONING, SCHEMAS, Key, has_groups, keys, lookup, nearest_keys, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.types import UserError
@@ -183,7 +183,7 @@ class Composer:
             chosen = value if isinstance(value, list) else [value]
             for name in map(str, (c for c in chosen if c is not None)):
                 if name not in options:
-                    near = nearest(name, options, n=1)
+                    near = nearest_keys(name, options, n=1)
                     hint = f"did you mean {group}={near[0]}? " if near else ""
                     raise UserError(f"no option {group}={name}; {hint}{group} has: {', '.join(options)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.schema import CONDITIONING, SCHEMAS, Key, has_groups, keys
+from llm2slm.cli.schema import CONDITIONING, LISTED, SCHEMAS, Key, as_help, has_groups, keys
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
@@ -180,7 +179,7 @@ def describe(key: Key) -> list[str]:
         return ["", *wrapped(f"  {key.name}: ", summary(key))]
     head = f"    {key.name}={shown(key.default)}"
     text = key.help or ""
-    if isinstance(key.default, Enum):
+    if isinstance(key.default, Enum) and not LISTED.search(text):
         text = f"{text} {' | '.join(type(key.default).__members__)}".strip()
     elif key.name == CONDITIONING:
         text = f"{text} {' | '.join(key.choices)}"
@@ -193,7 +192,7 @@ def describe(key: Key) -> list[str]:
 
 def summary(key: Key) -> str:
     """The help of a section: the docstring of its field, else of its class."""
-    return key.help or re.sub(r"\s+", " ", key.annotation.__doc__ or "").strip()
+    return key.help or as_help(key.annotation.__doc__ or "")
 
 
 def shown(value: Any) -> str:

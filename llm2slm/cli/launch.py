@@ -31,6 +31,7 @@ from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import hush
 from llm2slm.commands.deferred_warnings import drop_held, show_held
+from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.types import UserError
@@ -146,7 +147,7 @@ class Command:
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """Runs the command. Returns the value that an optimizing sweeper reads: of `train` the best validation score by
         `callbacks.monitor`; of other verbs the score of the first metric."""
-        first = os.environ.get("LOCAL_RANK", "0") == "0"  # other ranks print nothing
+        first = first_local_process()  # the others print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
             config, names = self.composer.typed(composed), None

@@ -142,9 +142,9 @@ def keys(schema: type, prefix: str = "") -> dict[str, Key]:
 
 def has_groups(schema: type, section: str) -> bool:
     """Whether a section of a schema takes the options of the configuration group of that name: they set keys of
-    `RunConfig`, so that a section of another type has no place for them."""
-    key, own = keys(schema).get(section), keys(config.RunConfig).get(section)
-    return key is not None and own is not None and key.section and key.annotation is own.annotation
+    `RunConfig`, so the section must have the same type."""
+    key, of_run = keys(schema).get(section), keys(config.RunConfig).get(section)
+    return key is not None and of_run is not None and key.section and key.annotation is of_run.annotation
 
 
 @cache
@@ -153,8 +153,13 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
+def as_help(docstring: str) -> str:
+    """A docstring on one line, with null for None, as users write it."""
+    return re.sub(r"\bNone\b", "null", " ".join(docstring.split()))
+
+
 def docstrings(schema: type) -> dict[str, str]:
-    """Field -> the string below it in the source, its own class's and its parents', on one line."""
+    """Field -> the string below it in the source of its class or of a parent, `as_help`."""
     found: dict[str, str] = {}
     for parent in (parent for parent in reversed(schema.__mro__) if dataclasses.is_dataclass(parent)):
         node = _classes(parent.__module__).get(parent.__name__)
@@ -166,7 +171,7 @@ def docstrings(schema: type) -> dict[str, str]:
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
             ):
-                found[above.target.id] = " ".join(str(below.value.value).split())
+                found[above.target.id] = as_help(str(below.value.value))
     return found
 
 
@@ -183,8 +188,9 @@ def lookup(schema: type, name: str) -> Key | None:
     return None
 
 
-def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
-    """The candidates most similar to `name`, best first: equal last part, then similar names."""
+def nearest_keys(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
+    """The dotted keys most similar to `name`, best first: equal last part, then similar names. (`nearest_names`
+    compares whole names.)"""
     pool = list(candidates)
     if "." in name or "/" in name:
         parent, _, last = name.replace("/", ".").rpartition(".")
@@ -203,7 +209,7 @@ def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
 
 def unknown_key(schema: type, name: str, groups: Iterable[str]) -> UserError:
     """The error for an unknown key, with the most similar keys."""
-    near = nearest(name, [*groups, *keys(schema)])
+    near = nearest_keys(name, [*groups, *keys(schema)])
     if near:
         return UserError(f"unknown key {name!r}; did you mean {' or '.join(near)}?")
     sections = ", ".join(k for k in keys(schema) if "." not in k)

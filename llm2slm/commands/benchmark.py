@@ -11,9 +11,9 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
-from llm2slm.commands.evaluate import control_note, final_split, tell_defaults
+from llm2slm.commands.evaluate import control_note, final_split, print_defaults
 from llm2slm.commands.loaded_models import limited, limits, llm_note, load_system, parameters, recorded_llm
-from llm2slm.commands.task_choice import tell_task, with_task
+from llm2slm.commands.task_choice import print_task, with_task
 from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
@@ -53,7 +53,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         loaded = load_system(config.run, config.llm, config.model, config.data, comparable=True)
         given_llm, model = config.model.llm, loaded.model
         config = replace(config, model=loaded.config)
-        tell_defaults(given)
+        print_defaults(given)
         sources[model.label] = (loaded.source, config.llm if model.kind is SystemKind.llm2slm else None)
         systems, llms[model.label] = {model.label: model}, loaded.config.llm
         llm = recorded_llm(model, config.llm, given_llm) if model.kind is not SystemKind.llm else None
@@ -71,7 +71,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for each in systems.values():
         move_to_device(limited(each, config.data), config.trainer.accelerator)
     task = task_of(config.task, config.data)
-    tell_task(given.task, given.data)
+    print_task(given.task, given.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
     show_held()
     timed, baseline = benchmark_systems(systems, sources, data, config)

@@ -6,7 +6,7 @@ import sys
 
 from llm2slm.commands.builtin_llm import warn_builtin_encoder
 from llm2slm.commands.evaluate import warn_language
-from llm2slm.commands.task_choice import tell_task, warn_task
+from llm2slm.commands.task_choice import print_task, warn_task
 from llm2slm.commands.tokens_report import check_lossy, warn_tokens
 from llm2slm.config import RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -76,7 +76,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     """
     from rich.console import Console
 
-    tell_task(given.task, given.data)
+    print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_encoder(config)
     warn_warmup(config)

@@ -19,7 +19,7 @@ from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system
 from llm2slm.commands.loaded_models import limited
-from llm2slm.commands.task_choice import tell_task, with_task
+from llm2slm.commands.task_choice import print_task, with_task
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
@@ -46,7 +46,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     given, config = config, with_task(config)
     configs = check(config)
     show_held()
-    tell_task(given.task, given.data)
+    print_task(given.task, given.data)
     clear(folder, configs)
     runs.write_config(folder, config)
     scored: dict[str, runs.System] = {}

@@ -20,14 +20,14 @@ from llm2slm.commands.builtin_llm import warn_builtin_encoder
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import final_split
-from llm2slm.commands.task_choice import tell_task, warn_task, with_task
+from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.collate import Encoded
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.models.build import build_model
-from llm2slm.offline import encode, open_writer, put_embeddings
+from llm2slm.offline import add_embeddings, encode, open_writer
 from llm2slm.types import Init, Overlong, SystemKind, Tokenizers, UserError
 
 STORE = "reps"
@@ -52,7 +52,7 @@ def run(config: RunConfig, folder: Path) -> None:
     splits = list(dict.fromkeys(("train", "validation", final_split(config.data))))
     for split in splits:  # finds errors in the data before anything is written
         data.prepare(split)
-    tell_task(given.task, given.data)
+    print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_encoder(config)
     with open_writer(folder / STORE, model, config.encode.dtype) as store:
@@ -60,7 +60,7 @@ def run(config: RunConfig, folder: Path) -> None:
         runs.write_config(folder, config)
         try:
             if config.model.tokenizers is Tokenizers.llm_tokens:  # first, so that a lack of disk space shows early
-                put_embeddings(model, store)
+                add_embeddings(model, store)
             filled = [
                 encode(model, rows, store, config.encode.batch_tokens, config.trainer.progress)
                 for rows in row_chunks(data, splits)

@@ -14,7 +14,7 @@ from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.loaded_models import llm_note, load_system, parameters
-from llm2slm.commands.task_choice import tell_task, warn_task, with_task
+from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
@@ -46,8 +46,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     device_type(config.trainer.accelerator)
     writer = load_system(run, config.llm, config.model, config.data)
     config, model = replace(config, model=writer.config), writer.model
-    tell_defaults(given)
-    tell_task(given.task, given.data)
+    print_defaults(given)
+    print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_llm([config.run, (model.config.llm or {}).get("name")], config.data)
     move_to_device(model, config.trainer.accelerator)
@@ -116,7 +116,7 @@ def final_split(data: DataConfig) -> str:
     return "validation" if any(part.name == "json" and part.test is None for part in own) else "test"
 
 
-def tell_defaults(config: RunConfig) -> None:
+def print_defaults(config: RunConfig) -> None:
     """Prints corpus and prefix if neither the model nor the user names them."""
     if config.run is None or runs.home(config.run) is not None:
         return

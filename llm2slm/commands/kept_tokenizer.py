@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm.atomic import filling
-from llm2slm.commands.tokenizer import first_local_process, training_examples
+from llm2slm.commands.local_rank import first_local_process
+from llm2slm.commands.tokenizer import training_examples
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
 from llm2slm.types import Example, SystemKind, Tokenizers, UserError
 

@@ -27,7 +27,7 @@ from llm2slm.commands.evaluate import (
     warn_language,
 )
 from llm2slm.commands.loaded_models import LoadedSystem, llm_note, load_system, parameters, plain_llm
-from llm2slm.commands.task_choice import tell_task, warn_task, with_task
+from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
@@ -68,7 +68,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     config, model = replace(config, model=found.config), move_to_device(found.model, config.trainer.accelerator)
     data = DataModule(config.data, task, model.collator, config.seed)
     examples = data.examples(config.split)
-    tell_task(given.task, given.data)
+    print_task(given.task, given.data)
     if config.run is None:  # a run has its task
         warn_task(config)
         warn_builtin_llm([config.model.llm.name], config.data)

@@ -19,9 +19,9 @@ from llm2slm.models.projector import Projector
 from llm2slm.models.soft_prompts import taken
 from llm2slm.models.stored_encoder import StoredEncoder
 from llm2slm.training.distill import check_distill
-from llm2slm.training.fit import first_process
 from llm2slm.training.optim import check_optimizer
 from llm2slm.training.phases import check_phases
+from llm2slm.training.ranks import first_process
 from llm2slm.types import Control, SystemKind, UserError
 
 
@@ -74,7 +74,7 @@ def check_monitor(config: RunConfig, task: Task) -> None:
         )
 
 
-def check_room(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
+def check_context_length(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:
     """Refuses responses that would exceed the SLM's position embeddings.
 
     Args:

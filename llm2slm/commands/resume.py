@@ -22,7 +22,7 @@ from llm2slm.config import RunConfig
 from llm2slm.models.saving import CARD
 from llm2slm.training.checkpoint_io import CHECKPOINTS
 from llm2slm.training.checkpoints import Progress
-from llm2slm.training.fit import first_process
+from llm2slm.training.ranks import first_process
 from llm2slm.types import Example, UserError
 
 METRICS, PREDICTIONS, RESULT = "metrics.csv", "predictions.jsonl", "result.json"

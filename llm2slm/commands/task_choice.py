@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from llm2slm.config import DataConfig, RunConfig, TaskConfig
 from llm2slm.data.sources.corpora import CORPORA
-from llm2slm.data.sources.sources import chosen_task, task_of
+from llm2slm.data.sources.sources import task_of, with_default_tasks
 from llm2slm.data.tasks import LM, TEXT, Task
 
 
@@ -17,16 +17,16 @@ def with_task(config: RunConfig) -> RunConfig:
     Raises:
         UserError: as `task_of`.
     """
-    task, data = chosen_task(config.task, config.data)
+    task, data = with_default_tasks(config.task, config.data)
     task_of(task, data)
     return replace(config, task=task, data=data)
 
 
-def tell_task(task: TaskConfig, data: DataConfig) -> None:
+def print_task(task: TaskConfig, data: DataConfig) -> None:
     """Prints the task if the user chose none. Call it with the user's configuration after all checks, so that an error
     message stands alone."""
     if task.name is None and (data.name, data.corpus) != (DataConfig().name, DataConfig().corpus):
-        named, parts = chosen_task(task, data)
+        named, parts = with_default_tasks(task, data)
         for line in _lines(parts, task_of(named, parts)):
             print(f"llm2slm: {line}", file=sys.stderr)
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from llm2slm.atomic import filling
+from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.types import Example, Labels, UserError
@@ -28,11 +28,11 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - all ve
     Raises:
         UserError: `out` is not a folder, the corpus cannot be read, or the vocabulary is too small.
     """
-    from llm2slm.commands.task_choice import tell_task
+    from llm2slm.commands.task_choice import print_task
 
     check_folder("out", Path(config.out))
     report = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
-    tell_task(config.task, config.data)
+    print_task(config.task, config.data)
     print(report)
 
 
@@ -62,11 +62,6 @@ def training_examples(data: DataConfig, task: TaskConfig, seed: int) -> list[Exa
         else relabelled(read_split(data, known, "train", seed)[0], data, seed)
     )
     return [known.example(row, index) for index, row in enumerate(rows)]
-
-
-def first_local_process() -> bool:
-    """Whether this process writes files shared by the node's processes. Lightning starts the others afterwards."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: int, folder: Path) -> None:

@@ -17,7 +17,7 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
-from llm2slm.commands.preflight import check_monitor, check_possible, check_room, read_data
+from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
 from llm2slm.commands.resume import (
     METRICS,
     Begun,
@@ -43,13 +43,14 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.llm import share_weights
 from llm2slm.models.slm import begin_as_trained
-from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_whole, read
+from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_undamaged, read
 from llm2slm.training.checkpoints import Limits, Progress
 from llm2slm.training.distill import Teacher, build_teacher
-from llm2slm.training.fit import Fitted, first_process, fit, load_fitted, set_seed
-from llm2slm.training.frozen_weights import as_begun
+from llm2slm.training.fit import Fitted, fit, load_fitted, set_seed
+from llm2slm.training.frozen_weights import at_recorded_commits
 from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.phases import check_trainable, projector_rate
+from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
 
@@ -128,7 +129,7 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     check_metrics(task)
     device_type(config.trainer.accelerator)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
-    at_first = config if checkpoint is None else as_begun(config, read(checkpoint))
+    at_first = config if checkpoint is None else at_recorded_commits(config, read(checkpoint))
     model = untrained(at_first, task)
     check_trainable(model, config)
     teacher = build_teacher(at_first, model.collator)
@@ -139,8 +140,8 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     final = final_split(config.data)
     read_data(model, data, ("train", "validation", final), config.trainer.progress)
     check_monitor(config, task)
-    check_room(model, data, final)
-    check_room(model, data, "validation", config.callbacks.generate_rows)
+    check_context_length(model, data, final)
+    check_context_length(model, data, "validation", config.callbacks.generate_rows)
     return Ready(model, data, task, final, teacher)
 
 
@@ -158,13 +159,13 @@ def trained(
         return load_fitted(config, folder, ready.model, begun.progress, ready.teacher), answers
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
-    judge = validation_scorer(ready.task, config.data.eval_batch_size, seen)
+    scorer = validation_scorer(ready.task, config.data.eval_batch_size, seen)
     given: dict[str, Any] = {}
     if begun is not None:
         given = {"resume": begun.checkpoint, "recorded": begun.recorded}
     model, data, teacher = ready.model, ready.data, ready.teacher
     with naming_command(folder):
-        fitted = fit(config, folder, model, data, loggers=loggers, judge=judge, teacher=teacher, **given)
+        fitted = fit(config, folder, model, data, loggers=loggers, scorer=scorer, teacher=teacher, **given)
     return fitted, None
 
 
@@ -210,7 +211,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
                 f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
                 "callbacks only: leave the rest out, or train anew without run="
             )
-    newest = newest_whole(folder / CHECKPOINTS)
+    newest = newest_undamaged(folder / CHECKPOINTS)
     if newest is None:
         return replace(config, run=None), None
     progress = Progress.of(newest, Limits.of(config.trainer, config.callbacks, lower_is_better))
@@ -251,7 +252,7 @@ def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -
     """
     names = of_texts(task.metrics)
 
-    def answer(
+    def generate(
         model: LLM2SLM, examples: Sequence[Example], share: tuple[int, int], between: Callable[[], None]
     ) -> dict[int, str]:
         found: dict[int, str] = {}
@@ -265,12 +266,12 @@ def validation_scorer(task: Task, batch_size: int, unknown: str | None = None) -
             batches.close()
         return found
 
-    def judged(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
+    def scored(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
         languages = [unknown if example.language is None else example.language for example in examples]
         scores = score(names, texts, [example.target for example in examples], languages)
         return {name: found.value for name, found in scores.items()}
 
-    return ValidationScorer(answer, judged, lower_is_better) if names else None
+    return ValidationScorer(generate, scored, lower_is_better) if names else None
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

@@ -15,7 +15,7 @@ from llm2slm.config.model import (
     ProjectorConfig,
     SLMConfig,
 )
-from llm2slm.config.recorded import before_zero_start, other_rows, recorded_changes, understood
+from llm2slm.config.recorded import before_zero_start, other_rows, recorded_changes, upgraded
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, ExportConfig, GenerateConfig, JudgeConfig, ReportConfig
@@ -49,5 +49,5 @@ __all__ = [
     "before_zero_start",
     "other_rows",
     "recorded_changes",
-    "understood",
+    "upgraded",
 ]

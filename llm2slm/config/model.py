@@ -25,16 +25,16 @@ class LanguageModelConfig:
     Config, tokenizer and weights are read from it. Trained weights are dequantized; those of a frozen LLM stay
     quantized if transformers has a kernel for them."""
     init: Init | None = None
-    """pretrained: the weights of `name`; random: only its config, or `config` below. None: pretrained with a name, else
-    random."""
+    """Initial weights. pretrained: those of `name`; random: random weights, with the config of `name` or `config`
+    below. None: pretrained with a name, else random."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Values of the transformers config. With a `model_type`: a new model without a `name` (init=random); a `name` on
-    the command line replaces such a model of a group or an experiment. Without a `model_type`: changes of the config of
-    `name`; pretrained weights must still fit (of more layers than the config has, the first ones are loaded). With
-    init=random vocab_size and special token ids follow the tokenizer."""
+    """Values of the transformers config. With a `model_type` they define a new model with random weights, without a
+    `name`; a `name` on the command line replaces such a model of a group or an experiment. Without a `model_type` they
+    change the config of `name`; pretrained weights must still fit (with fewer layers, the first ones are loaded). With
+    init=random, vocab_size and special token ids are those of the tokenizer."""
     tokenizer: str | None = None
-    """Hub id or folder of the tokenizer; `train:8000`: first train one with a vocabulary of 8000 on the training split.
-    None: that of `name` (with tokenizers=shared that of the LLM for both models)."""
+    """Hub id or folder of the tokenizer; or `train:8000`: train one with a vocabulary of 8000 on the training split.
+    None: that of `name` (with tokenizers=shared, that of the LLM for both models)."""
     keep_whitespace: bool = False
     """Generating model: add newline, tab, carriage return and runs of 2, 4, 8 and 16 spaces to the tokenizer if it
     loses them (as T5's does), with trained embeddings. Not with tokenizers=shared."""
@@ -43,20 +43,20 @@ class LanguageModelConfig:
     tokenizer because it loses them, the most frequent first, with trained embeddings. 0: none. Not with
     tokenizers=shared."""
     vocab: Vocab | None = None
-    """Generating model: corpus: keep only the vocabulary entries, and rows of embeddings and output layer, that the
-    training split, special tokens and single bytes need; the tokens of training texts do not change. None: keep all.
-    Not with tokenizers=shared or data.streaming."""
+    """Generating model: `corpus` reduces the vocabulary, and with it the embeddings and the output layer, to the
+    entries of the training split, special tokens and single bytes; training texts keep their tokens. None: the whole
+    vocabulary. Not with tokenizers=shared or data.streaming."""
     dtype: str = "float32"
     """float32 | bfloat16 | float16: dtype of the weights."""
     attn_implementation: str | None = None
     """eager | sdpa | flash_attention_2 | ...: attention implementation of transformers. None: its default."""
     tune: str = "full"
-    """full | none (only projector and layers that attend to z) | lora (adapters, merged when saved) | prompt (trained
-    embeddings before the prompt) | prefix (trained keys and values before those of self-attention): trained parameters
-    of the generating model; or a regular expression that selects parameters by name, as '\\.[45]\\.'."""
+    """Trained parameters of the generating model: full | none (only projector and layers that attend to z) | lora
+    (adapters, merged when saved) | prompt (embeddings before the prompt) | prefix (keys and values before those of
+    self-attention); or a regular expression that selects parameters by name, as '\\.[45]\\.'."""
     peft: dict[str, Any] = field(default_factory=dict)
-    """Arguments of peft's config for `tune`: as {r: 8, lora_alpha: 16} for lora, {num_virtual_tokens: 20} for prompt
-    and prefix."""
+    """Arguments of the config of peft for `tune`: for example {r: 8, lora_alpha: 16} for lora, {num_virtual_tokens: 20}
+    for prompt and prefix."""
 
     @property
     def start(self) -> Init:
@@ -88,11 +88,11 @@ class LLMConfig(LanguageModelConfig):
     """The LLM; frozen unless it is the trained model (model=llm)."""
 
     layer: Any = None
-    """Layer whose output represents the prompt. None: the last layer of an encoder, the middle layer of a decoder-only
-    LLM; n: after block n (1-based; 0: the embeddings); negative: from the end (-1: the last); 0.5: that fraction of the
-    depth; a list of these: a learned mixture."""
+    """Layer whose output represents the prompt: n (the output of block n, 1-based; 0: the embeddings), negative from
+    the end (-1: the last), a fraction of the depth (0.5), or a list of these (a learned mixture). None: the last layer
+    of an encoder, the middle layer of a decoder-only LLM."""
     prefix: str = ""
-    """Text before every prompt in the input of the LLM only, as an instruction that the LLM was tuned on."""
+    """Text before every prompt in the input of the LLM only, such as the instruction of an instruction-tuned LLM."""
     chat: bool = False
     """Format every prompt (with `prefix`) as a user message in the chat template of the LLM."""
     quantization: dict[str, Any] = field(default_factory=dict)
@@ -105,10 +105,10 @@ class SLMConfig(LanguageModelConfig):
     """The SLM, which generates the response."""
 
     layers: Any = None
-    """Blocks of a pretrained SLM that are kept; only these are read from disk. None: all; n: n evenly spaced ones, the
-    first and the last included (n=1: the first); 0.5: that fraction of the depth, at least two; [1,4,-1]: these numbers
-    (1-based, negative from the end). Encoder-decoder: the same for both stacks, or {encoder: ..., decoder: ...}.
-    Embeddings, norms and head are always kept."""
+    """Blocks of a pretrained SLM that are loaded: n (n evenly spaced ones, with the first and the last; 1: the first),
+    a fraction of the depth (0.5, at least two blocks), or their numbers ([1,4,-1]: 1-based, negative from the end).
+    None: all. Encoder-decoder: the same for both stacks, or {encoder: ..., decoder: ...}. Embeddings, norms and the
+    output layer are always loaded."""
 
 
 @dataclass
@@ -116,17 +116,19 @@ class ProjectorConfig:
     """The map E -> D from LLM representations to SLM inputs."""
 
     hidden: int | None = None
-    """Width of the hidden layer of Linear, ReLU, Linear. None: the SLM's width. 0: one Linear layer alone."""
+    """Width of the hidden layer of the MLP (Linear, ReLU, Linear). None: the width of the SLM. 0: a single Linear
+    layer."""
     norm: bool = True
-    """Apply RMS normalization to the representations; otherwise the learning rate depends on their scale."""
+    """Normalize the representations (RMS) before the first layer; otherwise the best learning rate depends on their
+    scale."""
     gate: bool | None = None
-    """Multiply z by a learned scalar that starts at 0; training then starts from the SLM alone (add only). None: true
-    for a pretrained SLM with its prompt embeddings and conditioning add, if `start` is not set."""
+    """add: multiply z by a learned scalar that starts at 0; training then starts from the SLM alone. None: true for a
+    pretrained SLM with its prompt embeddings, if `start` is not set."""
     start: Start | None = None
-    """zero: the last layer, and therefore z, starts at zero (add only); training starts from the SLM alone, and this
-    layer has a gradient at the first step. identity: the last layer starts at zero, and the LLM representations are
-    added to its output (memory only; LLM and SLM of equal width). random: random initialization. None: identity for a
-    pretrained encoder-decoder of the width of one LLM layer with memory; else random."""
+    """Initialization of the last layer. zero (add only): it is zero, and so is z; training starts from the SLM alone.
+    identity (memory only; LLM and SLM of equal width): it is zero, and the LLM representations are added to its output.
+    random: random weights. None: identity with conditioning memory and a pretrained encoder-decoder of the width of one
+    LLM layer; else random."""
 
 
 @dataclass
@@ -134,23 +136,29 @@ class ModelConfig:
     """LLM, SLM, projector and conditioning."""
 
     kind: SystemKind = SystemKind.llm2slm
+    """System to train: llm2slm (the LLM encodes the prompt, the SLM generates) | slm (the SLM alone) | llm (the LLM
+    alone)."""
     llm: LLMConfig = field(default_factory=LLMConfig)
     slm: SLMConfig = field(default_factory=SLMConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     conditioning: str = "add"
-    """How z, the projected LLM representations, meets the SLM's prompt."""
+    """How the SLM is conditioned on z, the projected LLM representations. none: without an LLM (model=slm or
+    model=llm)."""
     pool: float | None = None
     """prepend: number of positions of z before the prompt embeddings: a maximum (>= 1), or a fraction of the LLM's
     tokens (< 1); each position is the mean over adjacent tokens. None: one position per token."""
     cross_every: int = 1
-    """cross_attention: n: a gated layer before every n-th block of the SLM."""
+    """cross_attention: a gated layer is added before every n-th block of the SLM."""
     kv_blocks: list[int] | None = None
     """kv: for each block of the SLM the LLM block (1-based, negative from the end) whose keys and values it attends to.
     None: the blocks of model.slm.layers, else evenly spaced blocks."""
     tokenizers: Tokenizers = Tokenizers.shared
+    """Alignment of the LLM's and the SLM's prompt tokens: shared (both models use the LLM's tokenizer) | offsets (z of
+    an SLM token is the mean over the LLM tokens with the same characters) | llm_tokens (the SLM gets the LLM's tokens,
+    with linearly mapped embeddings of the LLM)."""
     control: Control = Control.none
-    """Ablation of LLM representations, in training and in inference: none | constant (one vector at all positions) |
-    shuffled (representations of another prompt of the batch) | zero (z is 0)."""
+    """Ablation of the LLM representations, in training and in inference, as a control: none | constant (one vector at
+    all positions) | shuffled (representations of another prompt) | zero (z is 0)."""
 
 
 @dataclass

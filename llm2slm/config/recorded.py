@@ -15,7 +15,7 @@ def recorded_changes(name: str | None, config: Mapping[str, Any]) -> dict[str, A
     return {} if name is not None and "model_type" in config else dict(config)
 
 
-def understood(config: dict[str, Any]) -> dict[str, Any]:
+def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a run in the current form; changes `config` in place."""
     model, trainer = config.get("model"), config.get("trainer")
     for side in (model.get("llm"), model.get("slm")) if isinstance(model, dict) else ():

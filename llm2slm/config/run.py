@@ -13,9 +13,10 @@ from llm2slm.types import StoreDtype
 
 @dataclass
 class BenchmarkConfig:
-    """The grid of an interleaved timing run."""
+    """Conditions of the timings, which run all systems in interleaved rounds."""
 
     batch: list[int] = field(default_factory=lambda: [1])
+    """Batch sizes."""
     prompt_tokens: list[int] = field(default_factory=list)
     """Prompt lengths, in LLM tokens. Empty: prompts of the test split, with the lengths of their references."""
     response_tokens: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
@@ -28,6 +29,7 @@ class BenchmarkConfig:
     warmup: int = 2
     """Untimed rounds at the beginning."""
     threads: int | None = None
+    """CPU threads of torch. None: torch's default."""
     memory: bool = True
     """Also measure the peak memory of each system (on CPU in a separate process)."""
 
@@ -39,9 +41,11 @@ class LabelConfig:
     do_sample: bool = False
     """Sample with the temperature and top_p below; else greedy or beam search."""
     temperature: float = 1.0
+    """Softmax temperature of sampling."""
     top_p: float = 1.0
+    """Nucleus sampling: sample from the most probable tokens whose total probability is top_p."""
     format: str = "jsonl"
-    """jsonl | parquet."""
+    """jsonl | parquet: format of the file of labels."""
 
 
 @dataclass
@@ -49,7 +53,7 @@ class EncodeConfig:
     """Storage of LLM representations."""
 
     dtype: StoreDtype = StoreDtype.bfloat16
-    """float32 (exact) | bfloat16 | int8 (with one scale per token)."""
+    """float32 (exact) | bfloat16 | int8 (with one scale per token and layer): dtype of the stored values."""
     batch_tokens: int = 8192
     """Maximum number of prompt tokens per LLM batch, padding included."""
 
@@ -76,9 +80,9 @@ class RunConfig:
     llm: str | None = None
     """evaluate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
     split: str = "test"
-    """evaluate, label: train | validation | test."""
+    """evaluate, label: train | validation | test: split to generate for."""
     systems: dict[str, Any] = field(default_factory=dict)
-    """demo: name of a system -> overrides for it; benchmark: name -> folder of another system."""
+    """demo: name of a system -> overrides for it; benchmark: name of a further system -> its folder or Hub id."""
 
 
 @dataclass
@@ -93,3 +97,4 @@ class TokenizerConfig:
     out: str = "outputs/tokenizer"
     """Folder of the tokenizer, for model.llm.tokenizer or model.slm.tokenizer."""
     seed: int = 1
+    """Seed of the training rows of data=builtin."""

@@ -22,6 +22,7 @@ class OptimConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices (not of biases, norms and embeddings)."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """Decay rates of AdamW's averages of the gradient and its square."""
     warmup_steps: int = 100
     """Optimizer steps of linear warm-up."""
     schedule: str = "cosine"
@@ -29,6 +30,7 @@ class OptimConfig:
     final_lr: float = 0.0
     """Learning rate at the end, as a fraction of the peak."""
     label_smoothing: float = 0.0
+    """Share of the target probability that is spread over the vocabulary, in training only."""
     distill: float = 0.0
     """Weight w (0 to 1) of distillation: the loss is (1 - w) cross-entropy + w T^2 KL(LLM || SLM) of the next-token
     distributions. Above 0 the whole LLM is loaded in addition; both models must generate the same tokens."""
@@ -41,10 +43,13 @@ class TrainerConfig:
     """Arguments of lightning.Trainer (see its documentation), validation and threads."""
 
     accelerator: str = "auto"
-    """auto | gpu | cuda | mps | cpu."""
+    """auto | gpu | cuda | mps | cpu: type of device. auto: a GPU if there is one."""
     devices: int | str = 1
+    """Number of devices (processes) per node; -1 or auto: all; a list as text, "0,1": these."""
     num_nodes: int = 1
+    """Number of nodes."""
     strategy: str = "auto"
+    """Distribution over devices: auto, ddp, ... (names of Lightning)."""
     precision: str = "32-true"
     """32-true | bf16-mixed | 16-mixed: dtype of the computation in training."""
     matmul_precision: str = "highest"
@@ -53,19 +58,26 @@ class TrainerConfig:
     max_steps: int = 1000
     """Optimizer steps."""
     max_time: str | None = None
-    """DD:HH:MM:SS."""
+    """Time after which training stops, as DD:HH:MM:SS. None: no limit."""
     val_every: int | None = None
     """Optimizer steps between validations. None: a tenth of max_steps."""
     val_rows: int | None = 2000
     """Maximum number of validation rows for val/loss. Of a larger split a sample of this size is drawn, the same
     at each validation and in every run. None: all rows."""
     gradient_clip_val: float | None = 1.0
+    """Maximum norm of the gradient of all trained parameters. None: no clipping."""
     accumulate_grad_batches: int = 1
+    """Batches per optimizer step."""
     log_every_n_steps: int = 10
+    """Optimizer steps between logged values of training (losses, learning rates, tokens per second)."""
     deterministic: bool = False
+    """Use deterministic algorithms only; an operation without one is an error."""
     profiler: str | None = None
+    """Profiler of Lightning: simple, advanced or pytorch. None: none."""
     overfit_batches: int = 0
+    """Train on this number of batches only, repeatedly, to check that the loss approaches 0. 0: on all."""
     limit_val_batches: int | None = None
+    """Maximum number of validation batches, of `data.eval_batch_size` rows. None: all."""
     progress: bool = True
     """Progress bar with tokens per second."""
     threads: int | None = None
@@ -79,11 +91,15 @@ class LoggerConfig:
     name: str = "csv"
     """csv | wandb (a W&B run in addition to metrics.csv)."""
     mode: str = "offline"
-    """wandb: offline | online."""
+    """wandb: offline (files, for `wandb sync`) | online."""
     project: str = "llm2slm"
+    """wandb: project of the run."""
     entity: str | None = None
+    """wandb: user or team of the project. None: the default of the account."""
     group: str | None = None
+    """wandb: group of the run."""
     tags: list[str] = field(default_factory=list)
+    """wandb: tags of the run."""
     samples: int = 16
     """wandb: rows of the table of sample outputs."""
 
@@ -99,5 +115,6 @@ class CallbacksConfig:
     patience: int | None = None
     """Validations without improvement before stopping. None: never stop early."""
     min_delta: float = 0.0
+    """Minimum change of `monitor` that counts as an improvement, for `patience`."""
     generate_rows: int = 64
     """Validation rows that are generated and scored at each validation. 0: none."""

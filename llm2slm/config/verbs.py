@@ -38,9 +38,11 @@ class GenerateConfig:
     max_new_tokens: int | None = None
     """Maximum response length in tokens. None: that of the run, else 128."""
     num_beams: int = 1
+    """Number of beams of beam search; 1: greedy, or sampling with do_sample."""
     do_sample: bool = False
     """Sample with the temperature and top_p below; else greedy or beam search."""
     temperature: float = 1.0
+    """Softmax temperature of sampling."""
     top_p: float = 1.0
     """Nucleus sampling: sample from the most probable tokens whose total probability is top_p."""
     batch_size: int = 32
@@ -49,6 +51,7 @@ class GenerateConfig:
     """Treatment of prompts longer than the model supports: error | truncate. None: that of the run (drop becomes
     error)."""
     seed: int = 1
+    """Seed of sampling."""
 
 
 @dataclass
@@ -86,6 +89,7 @@ class ReportConfig:
     out: str = "outputs/report"
     """Folder of report.html."""
     title: str = "llm2slm report"
+    """Title of the page."""
     buckets: bool = False
     """Also print quality by length of prompt and response (the page always contains it)."""
 
@@ -169,3 +173,4 @@ class CompareConfig:
     rows: int = 10
     """Number of rows shown with the largest losses against the baseline, and with the largest gains. 0: none."""
     seed: int = 1
+    """Seed of the bootstrap and of the randomization test."""

@@ -84,7 +84,7 @@ class Collator:
         overlong: error, truncate, drop or split; over-long texts are counted in `counts` ("prompt", "response").
 
     Attributes:
-        teacher: makes the prompts of `Batch.teacher` (see `taught_by`).
+        teacher: makes the prompts of `Batch.teacher` (see `with_teacher`).
 
     Raises:
         UserError: a tokenizer has neither a pad nor an eos token, or alignment is needed and a tokenizer is slow.
@@ -122,10 +122,10 @@ class Collator:
         if self.align and not (slm_tokenizer.is_fast and llm_tokenizer.is_fast):
             raise UserError("model.tokenizers=offsets needs two fast tokenizers (each with a tokenizer.json)")
         ends = bool(llm_frame is not None and llm_frame.after)  # the frame marks the prompt's end
-        own_frame = llm_frame if one or llm_tokenizer is None else None
-        self.marks_end = decoder_only and not final_special_tokens(prompts) and not (ends and own_frame is not None)
+        slm_frame = llm_frame if one or llm_tokenizer is None else None
+        self.marks_end = decoder_only and not final_special_tokens(prompts) and not (ends and slm_frame is not None)
         mark = PROMPT_END if self.marks_end else ""
-        self.slm_prompts = PromptTokenizer(prompts, own_frame, mark, self.align)
+        self.slm_prompts = PromptTokenizer(prompts, slm_frame, mark, self.align)
         self.llm_prompts = self.slm_prompts
         if llm_tokenizer is not None and not one:
             self.llm_prompts = PromptTokenizer(llm_tokenizer, llm_frame, "" if ends else mark, self.align)
@@ -148,14 +148,14 @@ class Collator:
             raise UserError(f"tokenizer {self.slm_tokenizer.name_or_path!r} has no eos token to end responses; set one")
         return eos
 
-    def taught_by(self, teacher: Collator) -> Collator:
+    def with_teacher(self, teacher: Collator) -> Collator:
         """A copy whose batches also hold the prompts for a teacher's SLM, which scores the labels.
 
         A prompt that exceeds the limit of either is over-long. The teacher has no effect on the assignment to batches.
         """
-        taught = copy(self)
-        taught.counts, taught.teacher = Counter(), teacher
-        return taught
+        copied = copy(self)
+        copied.counts, copied.teacher = Counter(), teacher
+        return copied
 
     def save(self, folder: Path) -> None:
         """Saves the SLM's tokenizer to a folder, and the LLM's, if different, to its subfolder `LLM_TOKENIZER`."""
@@ -187,8 +187,8 @@ class Collator:
         rows = self._encoded(prompts, responses)
         if self.teacher is None:
             return rows
-        read = self.teacher._encoded(prompts, [[] for _ in prompts])
-        return [replace(row, teacher=prompt) for row, prompt in zip(rows, read, strict=True)]
+        teacher_rows = self.teacher._encoded(prompts, [[] for _ in prompts])
+        return [replace(row, teacher=prompt) for row, prompt in zip(rows, teacher_rows, strict=True)]
 
     def fitted(self, rows: Sequence[Encoded], origin: str = "") -> list[Encoded]:
         """The rows within the limits, in order; over-long rows are counted, and truncated, dropped, or split.
@@ -215,12 +215,12 @@ class Collator:
         if responses is None or None in sides:
             return None
         second = self.llm_tokenizer is not None and not self.one_prompt
-        own = [*sides, responses, self.eos_id, second, tokenizers.__version__, transformers.__version__]
-        own += [] if self.last_token is None else [content_of(self.slm_tokenizer), "last_token"]
+        settings = [*sides, responses, self.eos_id, second, tokenizers.__version__, transformers.__version__]
+        settings += [] if self.last_token is None else [content_of(self.slm_tokenizer), "last_token"]
         if self.teacher is None:
-            return own
+            return settings
         teachers = self.teacher.slm_prompts.fingerprint()
-        return None if teachers is None else [*own, teachers]
+        return None if teachers is None else [*settings, teachers]
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         """Pads encoded rows into a batch with labels, and with the teacher's prompts if the rows have any."""

@@ -98,9 +98,9 @@ class LLM2SLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `processor_config.json`."""
-        whose = None if self.llm_tokenizer is None else "shared" if self.collator.shared else LLM_TOKENIZER
-        own = {"processor_class": type(self).__name__, "llm_tokenizer": whose}
-        return own | self.settings | {"overlong": self.collator.overlong.value}
+        second = None if self.llm_tokenizer is None else "shared" if self.collator.shared else LLM_TOKENIZER
+        names = {"processor_class": type(self).__name__, "llm_tokenizer": second}
+        return names | self.settings | {"overlong": self.collator.overlong.value}
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **_: Any) -> list[str]:
         """Writes both tokenizers and `processor_config.json`; called by the model's `save_pretrained`, too."""
@@ -131,7 +131,7 @@ class LLM2SLMProcessor(ProcessorMixin):
             )
         settings = json.loads(Path(path).read_text(encoding="utf-8"))
         settings.pop("processor_class", None)
-        tokenizer, whose = load_tokenizer(name, revision), settings.pop("llm_tokenizer", None)
-        if whose == "shared":
+        tokenizer, second = load_tokenizer(name, revision), settings.pop("llm_tokenizer", None)
+        if second == "shared":
             return cls(tokenizer, tokenizer, **settings)
-        return cls(tokenizer, whose and load_tokenizer(name, revision, subfolder=whose), **settings)
+        return cls(tokenizer, second and load_tokenizer(name, revision, subfolder=second), **settings)

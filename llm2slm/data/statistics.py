@@ -21,15 +21,15 @@ COUNTS = {
     "overlong_prompts": "prompts too long",
     "overlong_responses": "responses too long",
     "empty": "responses that are empty",
-    "lost_responses": "responses that the SLM's tokens cannot spell",
-    "lost_prompts": "prompts that the SLM's tokens cannot spell",
-    "lost_llm_prompts": "prompts that the LLM's tokens cannot spell",
+    "lost_responses": "responses lossy under the SLM's tokenizer",
+    "lost_prompts": "prompts lossy under the SLM's tokenizer",
+    "lost_llm_prompts": "prompts lossy under the LLM's tokenizer",
     "dropped": "rows dropped",
     "pieces": "pieces that rows are split into",
     "repeated": "rows that are repeated",
     "in_train": "prompts that are in train",
 }
-ACCIDENTS = (
+PROBLEMS = (
     "overlong_prompts", "overlong_responses", "empty", "lost_responses", "lost_prompts", "lost_llm_prompts", "dropped",
 )  # fmt: skip
 LENGTHS = {
@@ -37,7 +37,7 @@ LENGTHS = {
     "llm_prompt": "the LLM's prompt tokens",
     "response": "response tokens",
 }
-"""Keys of counts and lengths in a report, and their titles. Those in `ACCIDENTS` are shown only if they are not 0."""
+"""Keys of counts and lengths in a report, and their titles. Those in `PROBLEMS` are shown only if they are not 0."""
 
 USUAL_TOKENS_PER_BYTE = 0.22
 """Tokens per UTF-8 byte with a tokenizer of tens of thousands of entries that was trained on text of the same language:
@@ -102,7 +102,7 @@ def seen(examples: Iterable[Example], training: Iterable[Example]) -> int:
 
 
 def table(report: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The report of a `TokenizedCorpus`, one column for each split, without lines of `ACCIDENTS` that are 0."""
+    """The report of a `TokenizedCorpus`, one column for each split, without lines of `PROBLEMS` that are 0."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -120,7 +120,7 @@ def _lines(report: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[
     """Title and values of each line."""
     for key, name in COUNTS.items():
         counts = [values.get(key) for values in report.values()]
-        if any(counts) or (key not in ACCIDENTS and counts != [None] * len(counts)):
+        if any(counts) or (key not in PROBLEMS and counts != [None] * len(counts)):
             yield name, [MISSING if count is None else f"{count:,}" for count in counts]
     for key, name in LENGTHS.items():
         spreads = [values["tokens"].get(key) for values in report.values()]

@@ -159,8 +159,8 @@ def unpacked(arrays: Arrays, examples: Sequence[Example]) -> list[Encoded]:
             columns = [_parts(arrays, f"{side}.{field}", side, len(examples)) for field in FIELDS]
             spans = [Spans(*values) for values in zip(*columns, strict=True)]
         sides[side] = ids, spans
-    theirs = {name.removeprefix(TEACHER): array for name, array in arrays.items() if name.startswith(TEACHER)}
-    teachers = unpacked(theirs, examples) if theirs else [None] * len(examples)
+    of_teacher = {name.removeprefix(TEACHER): array for name, array in arrays.items() if name.startswith(TEACHER)}
+    teachers = unpacked(of_teacher, examples) if of_teacher else [None] * len(examples)
     return [
         Encoded(example.index, slm, llm, response, slm_spans, llm_spans, teacher, bits)
         for example, response, slm, slm_spans, llm, llm_spans, teacher, bits in zip(

@@ -50,7 +50,7 @@ class TokenizedCorpus:
         task: makes prompts and targets of rows.
         collator: tokenizes them.
         seed: of the built-in corpora's training rows.
-        teacher: tokenizes the prompts of training rows for a teacher, too (`Collator.taught_by`).
+        teacher: tokenizes the prompts of training rows for a teacher, too (`Collator.with_teacher`).
 
     Attributes:
         lost: by split, for each kind of text (`round_trip.TEXTS`), the index of the first row whose text is not
@@ -61,7 +61,7 @@ class TokenizedCorpus:
         self, config: DataConfig, task: Task, collator: Collator, seed: int, teacher: Collator | None = None
     ) -> None:
         self.config, self.task, self.seed = config, task, seed
-        self._eval_collator, self.collator = collator, collator if teacher is None else collator.taught_by(teacher)
+        self._eval_collator, self.collator = collator, collator if teacher is None else collator.with_teacher(teacher)
         self._examples: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
         self._counts: dict[str, dict[str, Any]] = {}

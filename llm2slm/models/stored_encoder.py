@@ -48,7 +48,7 @@ class StoredEncoder(nn.Module):
     def __init__(self, folder: Path | str) -> None:
         super().__init__()
         self.store = RepsStore(folder)
-        facts = self.store.reader
+        facts = self.store.encoder_facts
         self.layers: list[int] = facts["layers"]
         self.chosen = facts["chosen"]
         self.width: int = facts["width"]
@@ -70,7 +70,7 @@ class StoredEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """That of the LLM that the store was computed with."""
-        return str(self.store.reader["fingerprint"])
+        return str(self.store.encoder_facts["fingerprint"])
 
     def check(
         self, llm: Mapping[str, Any], layer: Layer, collator: Collator, kv_blocks: Sequence[int] | None = None
@@ -86,7 +86,7 @@ class StoredEncoder(nn.Module):
         Raises:
             UserError: names every difference.
         """
-        facts = self.store.reader
+        facts = self.store.encoder_facts
         layers = chosen_layers(layer, facts["depth"], not facts["decoder_only"])
         if kv_blocks is not None:
             layers = [block for block in kv_blocks for _ in range(2)]

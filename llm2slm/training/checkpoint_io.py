@@ -15,9 +15,9 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 
 from llm2slm.atomic import hidden, replacing
+from llm2slm.training.ranks import first_process
 from llm2slm.types import UserError, reason_of
 
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
@@ -70,7 +70,7 @@ def clear_partial(folder: Path) -> None:
         hidden(folder / name).unlink(missing_ok=True)
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_undamaged(folder: Path) -> Path | None:
     """The checkpoint to resume from: the last one, or the best if the last is damaged; None if neither exists.
 
     A damaged file is reported on one line with the number of lost steps. A damaged `best.ckpt` is renamed to
@@ -85,22 +85,23 @@ def newest_whole(folder: Path) -> Path | None:
     last, best = folder / LAST, folder / BEST
     if not last.is_file() and not best.is_file():
         return None
-    of_last, of_best = damage(last), damage(best)
-    if of_last is None:
-        if best.is_file() and of_best is not None and int(rank_zero_only.rank) == 0:
-            aside = best.rename(best.with_name(f"{BEST}.damaged"))
-            report(f"{best}: {of_best}; it is now {aside.name}, and the best is chosen among validations to come")
+    last_damage, best_damage = damage(last), damage(best)
+    if last_damage is None:
+        if best.is_file() and best_damage is not None and first_process():
+            renamed = best.rename(best.with_name(f"{BEST}.damaged"))
+            report(f"{best}: {best_damage}; it is now {renamed.name}, and the best is chosen among validations to come")
         return last
-    if of_best is None:
-        report(f"{last}: {of_last}; resuming from {BEST} instead, {_lost(best, folder.parent / 'metrics.csv')}")
+    if best_damage is None:
+        repeated = _repeated_steps(best, folder.parent / "metrics.csv")
+        report(f"{last}: {last_damage}; resuming from {BEST} instead, {repeated}")
         return best
     raise UserError(
-        f"{last}: {of_last}, and {BEST} {of_best}, so nothing is left to resume from; train anew in another folder, "
-        "without run="
+        f"{last}: {last_damage}, and {BEST} {best_damage}, so nothing is left to resume from; train anew in another "
+        "folder, without run="
     )
 
 
-def _lost(path: Path, metrics: Path) -> str:
+def _repeated_steps(path: Path, metrics: Path) -> str:
     """The steps that training repeats when it resumes from a checkpoint, in words."""
     step = int(read(path)["global_step"])
     try:
@@ -116,5 +117,5 @@ def _lost(path: Path, metrics: Path) -> str:
 
 def report(line: str) -> None:
     """Prints a line to stderr in the first process only."""
-    if int(rank_zero_only.rank) == 0:
+    if first_process():
         print(f"llm2slm: {line}", file=sys.stderr)

@@ -24,7 +24,7 @@ from llm2slm.training.validations import BeforeValidation, Repeat
 from llm2slm.types import UserError
 
 
-def better(cfg: CallbacksConfig, lower_is_better: Callable[[str], bool] | None = None) -> str:
+def direction(cfg: CallbacksConfig, lower_is_better: Callable[[str], bool] | None = None) -> str:
     """The direction of the monitored value: min or max.
 
     Args:
@@ -68,8 +68,8 @@ class Limits:
         callbacks: CallbacksConfig,
         lower_is_better: Callable[[str], bool] | None = None,
     ) -> Limits:
-        """The limits of a configuration; directions as in `better`."""
-        mode = better(callbacks, lower_is_better)
+        """The limits of a configuration; directions as in `direction`."""
+        mode = direction(callbacks, lower_is_better)
         stopping = callbacks.patience, callbacks.min_delta, callbacks.monitor, mode
         return cls(trainer.max_steps, trainer.max_time, *stopping)
 
@@ -165,7 +165,7 @@ class Checkpoints(Checkpoint):
         del pl_module
         if trainer.is_global_zero:
             clear_partial(self.folder)
-        self.signals.take_over()
+        self.signals.install()
         if self._repeat is not None:
             self._repeat.run()
             self._repeat = None
@@ -174,12 +174,12 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the signal handlers."""
         del trainer, pl_module
-        self.signals.give_back()
+        self.signals.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restores the signal handlers (before Lightning restores those that it had replaced)."""
         del trainer, pl_module, exception
-        self.signals.give_back()
+        self.signals.restore()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stops a run after its stop checkpoint: at this point the metrics of the previous step are on disk."""
@@ -200,14 +200,14 @@ class Checkpoints(Checkpoint):
         # if a validation is due, it is aborted instead: a checkpoint before it would skip it
         if stepped and not due and not trainer.should_stop:
             self._validated, self._scores = False, {}
-            self._save_if_told(trainer)
+            self._save_if_requested(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records the state that the validation will change."""
         del pl_module
         if not trainer.sanity_checking:
             self._before, self.signals.validating = BeforeValidation.of(trainer), True
-            self.give_up_if_told(trainer)
+            self.abort_if_requested(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -215,15 +215,15 @@ class Checkpoints(Checkpoint):
         """Aborts the validation before this batch if a stop was requested."""
         del pl_module, batch, dataloader_idx
         if self._before is not None and batch_idx < self._before.batches:
-            self.give_up_if_told(trainer)
+            self.abort_if_requested(trainer)
 
-    def give_up_if_told(self, trainer: Trainer) -> None:
+    def abort_if_requested(self, trainer: Trainer) -> None:
         """Aborts a validation, and the run, if a stop was requested. Every process must call it equally often.
 
         Raises:
             Interrupted: a stop was requested; `last.ckpt` has the state before the validation.
         """
-        if self._before is None or not self.signals.agreed(trainer):
+        if self._before is None or not self.signals.any_requested(trainer):
             return
         self._before.restore(trainer)
         self._validated, self._due, self._scores = False, True, {}
@@ -245,7 +245,7 @@ class Checkpoints(Checkpoint):
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
-        self._save_if_told(trainer, saved=True)
+        self._save_if_requested(trainer, saved=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value with its monitor and rows; the scores of this step's validation; whether the step has been
@@ -285,11 +285,11 @@ class Checkpoints(Checkpoint):
             raise UserError(diverged(self.monitor, value, trainer.global_step))
         return value
 
-    def _save_if_told(self, trainer: Trainer, saved: bool = False) -> None:
+    def _save_if_requested(self, trainer: Trainer, saved: bool = False) -> None:
         """Saves in order to stop, in all processes together (synchronized every `log_every_n_steps`: a round trip)."""
         if trainer.world_size > 1 and not saved and trainer.global_step % trainer.log_every_n_steps:
             return
-        if self.signals.agreed(trainer):
+        if self.signals.any_requested(trainer):
             if not saved:
                 trainer.save_checkpoint(self.folder / LAST)
             self._saved_to_stop = True

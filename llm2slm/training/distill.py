@@ -60,13 +60,13 @@ class Teacher:
             ValueError: the batch has no prompts for the teacher.
         """
         if batch.teacher is None:
-            raise ValueError("this batch has no prompts for a teacher: make it with Collator.taught_by")
-        read, labels_BT = batch.teacher, batch.teacher.labels_BT
+            raise ValueError("this batch has no prompts for a teacher: make it with Collator.with_teacher")
+        prompts, labels_BT = batch.teacher, batch.teacher.labels_BT
         if self.ids_V is not None and labels_BT is not None:
-            own_BT = self.ids_V.to(labels_BT.device)[labels_BT.clamp(min=0)]
-            read = replace(read, labels_BT=own_BT.masked_fill(labels_BT == IGNORE_INDEX, IGNORE_INDEX))
+            ids_BT = self.ids_V.to(labels_BT.device)[labels_BT.clamp(min=0)]
+            prompts = replace(prompts, labels_BT=ids_BT.masked_fill(labels_BT == IGNORE_INDEX, IGNORE_INDEX))
         with torch.autocast(batch.slm_ids_BQ.device.type, enabled=False):
-            logits_BTV: Tensor = self.model.logits(read)
+            logits_BTV: Tensor = self.model.logits(prompts)
         return logits_BTV if self.ids_V is None else logits_BTV[..., self.ids_V.to(logits_BTV.device)]
 
     def divergence(self, batch: Batch, logits_BTV: Tensor) -> Tensor:
@@ -89,13 +89,13 @@ def check_distill(config: RunConfig) -> None:
     if not weight:
         return
     if config.model.kind is SystemKind.llm:
-        raise UserError(f"optim.distill={weight}: the LLM would teach itself; leave it out for model=llm")
+        raise UserError(f"optim.distill={weight}: the LLM would be its own teacher; leave it out for model=llm")
     if config.model.llm.start is Init.random:
-        raise UserError(f"optim.distill={weight}: an LLM of random weights teaches nothing; set model.llm.name alone")
+        raise UserError(f"optim.distill={weight}: an LLM with random weights is no teacher; set model.llm.name alone")
     if config.data.reps is not None:
         raise UserError(
             f"optim.distill={weight} needs the whole LLM, and with data.reps={config.data.reps} it is never loaded; "
-            "leave one of them out (labels of the LLM need none: data.labels=llm)"
+            "leave one of them out (to train on outputs of the LLM without loading it: data.labels=llm)"
         )
 
 
@@ -115,7 +115,7 @@ def build_teacher(config: RunConfig, student: Collator) -> Teacher | None:
         ids = common_tokens(student.slm_tokenizer, tokenizer)
         llm = model_config(config.model.llm, tokenizer)
         if is_bidirectional(llm) and not llm.is_encoder_decoder:
-            raise UserError(f"a {llm.model_type} only reads, it predicts no next token; use another LLM")
+            raise UserError(f"a {llm.model_type} is an encoder and predicts no next token; use another LLM")
         model = build_llm(config.model.llm, config.data)
     except UserError as error:
         raise UserError(f"optim.distill={config.optim.distill}: the teacher: {error}") from None
@@ -129,23 +129,25 @@ def common_tokens(student: Any, teacher: Any) -> list[int]:
     Raises:
         UserError: an id stands for different tokens, or the eos tokens differ.
     """
-    own, theirs = ({i: token for token, i in side.get_vocab().items()} for side in (student, teacher))
-    size: int = max(own) + 1
+    student_tokens, teacher_tokens = (
+        {i: token for token, i in side.get_vocab().items()} for side in (student, teacher)
+    )
+    size: int = max(student_tokens) + 1
     original = list(range(size)) if cut_of(student) is None else original_ids(student)
-    place = None if cut_of(teacher) is None else {entry: i for i, entry in enumerate(original_ids(teacher))}
-    found = [entry if place is None else place.get(entry, -1) for entry in original]
+    position = None if cut_of(teacher) is None else {entry: i for i, entry in enumerate(original_ids(teacher))}
+    found = [entry if position is None else position.get(entry, -1) for entry in original]
     found += [-1] * (size - len(original))  # added to a cut vocabulary
-    ids = [i for i in range(size) if found[i] < 0 or own.get(i) != theirs.get(found[i])]
+    ids = [i for i in range(size) if found[i] < 0 or student_tokens.get(i) != teacher_tokens.get(found[i])]
     ends = student.eos_token, teacher.eos_token
     if not ids and ends[0] == ends[1]:
         return found
     differ = (
-        f"token {ids[0]} is {own.get(ids[0])!r} and {theirs.get(found[ids[0]])!r}"
+        f"token {ids[0]} is {student_tokens.get(ids[0])!r} and {teacher_tokens.get(found[ids[0]])!r}"
         if ids
         else f"eos is {ends[0]!r} and {ends[1]!r}"
     )
     raise UserError(
         f"the tokens of {student.name_or_path} and {teacher.name_or_path} differ ({differ}), so their distributions "
-        "cannot be compared; let the SLM have the LLM's tokens (model.tokenizers=shared model.slm.init=random), or "
-        "train on answers that the LLM wrote (`llm2slm label`)"
+        "cannot be compared; use the LLM's tokenizer for the SLM (model.tokenizers=shared model.slm.init=random), or "
+        "train on outputs of the LLM (`llm2slm label`)"
     )

@@ -15,7 +15,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.data.batches import drawn
@@ -28,6 +27,7 @@ from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
+from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
 
@@ -105,11 +105,6 @@ class TokenBar(TQDMProgressBar):
         return metrics
 
 
-def first_process() -> bool:
-    """Whether this process has rank 0."""
-    return int(rank_zero_only.rank) == 0
-
-
 def set_seed(seed: int) -> None:
     """Seeds every generator: Python's, NumPy's, torch's, and those of DataLoader processes."""
     seed_everything(seed, workers=True, verbose=False)
@@ -139,7 +134,7 @@ def fit(
     data: DataModule,
     *,
     loggers: list[Logger],
-    judge: ValidationScorer | None = None,
+    scorer: ValidationScorer | None = None,
     resume: Path | None = None,
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
@@ -148,7 +143,7 @@ def fit(
 
     Args:
         folder: the run directory; checkpoints go to `checkpoints/`.
-        judge: scores generated answers during validation.
+        scorer: generates and scores predictions in validations.
         resume: checkpoint to resume from.
         recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
             validation rows; None: these validations are not comparable with later ones.
@@ -169,14 +164,14 @@ def fit(
     unrecorded = None
     if recorded is not None:
         unrecorded = monitored_rows(recorded, drawn(validation, recorded.trainer.val_rows), validation)
-    limits = Limits.of(cfg, config.callbacks, None if judge is None else judge.lower_is_better)
+    limits = Limits.of(cfg, config.callbacks, None if scorer is None else scorer.lower_is_better)
     checkpoints = Checkpoints(folder / CHECKPOINTS, limits, validation_interval(cfg), rows, unrecorded)
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(limits, rows, unrecorded))
-    if judge is not None and config.callbacks.generate_rows:
-        answered = validation[: config.callbacks.generate_rows]
-        callbacks.insert(0, GenerationQuality(judge, answered, checkpoints.give_up_if_told))
+    if scorer is not None and config.callbacks.generate_rows:
+        examples = validation[: config.callbacks.generate_rows]
+        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
     trainer = build_trainer(cfg, folder, callbacks, loggers)
@@ -217,8 +212,8 @@ def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
     """
     if reason := damage(path):
         raise UserError(f"{path}: {reason}; `llm2slm train run={path.parent.parent}` continues with the other one")
-    own = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
-    state = frozen.complete(read(path), own)
+    current = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    state = frozen.complete(read(path), current)
     model.load_state_dict({n.removeprefix(MODEL): tensor for n, tensor in state.items() if n.startswith(MODEL)})
 
 

@@ -49,13 +49,13 @@ class FrozenParts:
         side = "llm" if generator is cfg.llm else "slm"
         self.record: dict[str, dict[str, str | None]] = {}
         if self.names:
-            own = fingerprint((name, state[name].detach()) for name in self.names)
-            self.record["the frozen part of the model that is trained"] = _record(generator, side, own)
+            found = fingerprint((name, state[name].detach()) for name in self.names)
+            self.record["the frozen part of the model that is trained"] = _record(generator, side, found)
         if model.encoder is not None:
             self.record["the LLM"] = _record(cfg.llm, "llm", str((model.config.llm or {}).get("fingerprint")))
         if teacher is not None:
-            own = fingerprint(plain_tensors(teacher.model))
-            self.record["the teacher"] = _record(cfg.llm, "llm", own)
+            found = fingerprint(plain_tensors(teacher.model))
+            self.record["the teacher"] = _record(cfg.llm, "llm", found)
 
     def leave_out(self, checkpoint: dict[str, Any]) -> None:
         """Removes the frozen weights from a checkpoint, and adds the record."""
@@ -63,11 +63,11 @@ class FrozenParts:
         checkpoint["state_dict"] = {n: v for n, v in state.items() if n.removeprefix(MODEL) not in self.names}
         checkpoint[FROZEN] = self.record
 
-    def complete(self, checkpoint: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def complete(self, checkpoint: Mapping[str, Any], current: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict of a checkpoint, completed with the frozen weights.
 
         Args:
-            own: the state dict of the module that the checkpoint is loaded into.
+            current: the state dict of the module that the checkpoint is loaded into.
 
         Raises:
             UserError: a frozen part differs from the one at the start of training.
@@ -79,16 +79,16 @@ class FrozenParts:
                 at = f" at commit {then['revision']}" if then["revision"] else ""
                 raise UserError(
                     f"{part} ({now['name']}) is not the one that this training began with: its weights (fingerprint "
-                    f"{now['fingerprint']}) are not those recorded in the checkpoint ({then['fingerprint']}); bring "
-                    f"back {then['name']}{at} to resume"
+                    f"{now['fingerprint']}) are not those recorded in the checkpoint ({then['fingerprint']}); restore "
+                    f"{then['name']}{at} to resume"
                 )
         if FROZEN in checkpoint:
             missing = {MODEL + name for name in self.names} - saved.keys()
-            saved |= {name: own[name] for name in missing if name in own}
+            saved |= {name: current[name] for name in missing if name in current}
         return saved
 
 
-def as_begun(config: RunConfig, checkpoint: Mapping[str, Any]) -> RunConfig:
+def at_recorded_commits(config: RunConfig, checkpoint: Mapping[str, Any]) -> RunConfig:
     """The configuration of a run with its Hub models at the commits of the start of training."""
     model = replace(config.model)
     for then in (checkpoint.get(FROZEN) or {}).values():

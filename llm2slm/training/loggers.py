@@ -23,20 +23,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from llm2slm.atomic import replacing, write_text, writing
 from llm2slm.config import LoggerConfig, RunConfig
 from llm2slm.runs import plain
+from llm2slm.training.ranks import first_process
 from llm2slm.types import UserError
 
 Loggers = list[Logger]
 SAMPLE_COLUMNS = ("source", "target", "prediction")
-
-
-def _first_rank() -> bool:
-    """Whether this process has rank 0."""
-    return int(rank_zero_only.rank) == 0
 
 
 class MetricsFile(Logger):
@@ -51,7 +46,7 @@ class MetricsFile(Logger):
         self.path = folder / "metrics.csv"
         self._columns = ["step"]
         self._rows: dict[int, dict[str, Any]] | None = None  # None: nothing logged yet, so an older file is untouched
-        self._offset = 0  # where the last row starts: it is written again while its step goes on
+        self._offset = 0  # where the last row starts: it is rewritten when its step logs another metric
 
     @property
     def name(self) -> str:
@@ -73,7 +68,7 @@ class MetricsFile(Logger):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Adds metrics (numbers or one-element tensors) to the row of `step`; None: the last row's."""
-        if not _first_rank():
+        if not first_process():
             return
         if self._rows is None:
             self._rows = self._earlier_rows(before=step)
@@ -90,7 +85,7 @@ class MetricsFile(Logger):
 
     def keep(self, step: int) -> None:
         """Keeps the rows of an interrupted run up to and including `step`; call it before logging."""
-        if _first_rank() and self._rows is None:
+        if first_process() and self._rows is None:
             self._rows = self._earlier_rows(before=step + 1)
 
     def _earlier_rows(self, before: int | None) -> dict[int, dict[str, Any]]:
@@ -119,7 +114,7 @@ class MetricsFile(Logger):
             writer.writerows(self._rows[step] for step in earlier)
             self._offset = file.tell()
             writer.writerow(self._rows[last])
-            file.detach()  # closing it is the block's affair
+            file.detach()  # `replacing` closes the file
 
     def _write_last(self, row: dict[str, Any], *, fresh: bool) -> None:
         """Appends the row of a new step, or rewrites the row of the current step."""
@@ -136,9 +131,9 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers
     """The loggers of a run. Call it inside `finish_loggers`, once per run.
 
     Args:
-        cfg: which loggers, and how.
+        cfg: name and settings of the loggers.
         folder: the run directory.
-        config: the whole resolved configuration, which the W&B run carries.
+        config: the whole resolved configuration, which the W&B run records.
 
     Raises:
         UserError: unknown name or mode, or W&B refuses to start the run (no account, no network).
@@ -146,7 +141,7 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers
     if cfg.name not in ("csv", "wandb"):
         raise UserError(f"logger.name={cfg.name}: unknown; choose csv or wandb")
     loggers: Loggers = [MetricsFile(folder)]
-    if cfg.name == "wandb" and _first_rank():
+    if cfg.name == "wandb" and first_process():
         loggers.append(_wandb_logger(cfg, folder, config))
     return loggers
 
@@ -226,12 +221,12 @@ def _wandb_environment() -> dict[str, str]:
 def log_samples(loggers: Sequence[Logger], rows: Sequence[Mapping[str, str]]) -> None:
     """Logs rows of source, target and prediction as a W&B table `samples` (on disk: predictions.jsonl)."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and _first_rank():
+        if isinstance(logger, WandbLogger) and first_process():
             logger.log_table("samples", list(SAMPLE_COLUMNS), [[row[key] for key in SAMPLE_COLUMNS] for row in rows])
 
 
 def log_quality(loggers: Sequence[Logger], quality: Mapping[str, float]) -> None:
     """Adds final scores to the summary of the W&B run as `quality/<metric>` (on disk: result.json)."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and _first_rank():
+        if isinstance(logger, WandbLogger) and first_process():
             logger.experiment.summary.update({f"quality/{name}": float(value) for name, value in quality.items()})

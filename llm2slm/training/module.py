@@ -19,9 +19,12 @@ from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import FrozenParts
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
-from llm2slm.training.phases import held_parameters, without_gradients
-from llm2slm.training.random_states import STATES, gather, of_this_process, own_states, restore_states
+from llm2slm.training.phases import frozen_in_first_phase, without_gradients
+from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
 from llm2slm.types import Batch, UserError
+
+EARLIER_PROMPTS = "heard"
+"""Key of a `process_state`, in checkpoints of all versions: the prompts that an ablation keeps."""
 
 
 class _Tally:
@@ -66,7 +69,7 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         if bool(cfg.distill) != (teacher is not None):
-            raise ValueError(f"optim.distill={cfg.distill} goes with a teacher, and only above 0")
+            raise ValueError(f"optim.distill={cfg.distill}: a teacher is needed above 0, and only then")
         self.model = model
         self.teacher = teacher
         self.frozen = frozen
@@ -74,7 +77,7 @@ class TrainingModule(LightningModule):
         self.max_steps = max_steps
         # the default drops NaN from the sum, which would hide divergence
         self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
-        self.held = held_parameters(model) if cfg.freeze_slm_steps else []
+        self.frozen_first = frozen_in_first_phase(model) if cfg.freeze_slm_steps else []
         self._step = _Tally()
         self._since_log = _Tally()
         self._clock = time.perf_counter()
@@ -83,8 +86,10 @@ class TrainingModule(LightningModule):
         """Summed loss of a batch (see the class)."""
         del batch_idx
         assert batch.labels_BT is not None
-        held = self.held if self.first_phase and self.trainer.world_size == 1 else []  # DDP waits for every gradient
-        with without_gradients(held):
+        frozen = (
+            self.frozen_first if self.first_phase and self.trainer.world_size == 1 else []
+        )  # DDP waits for every gradient
+        with without_gradients(frozen):
             logits_BTV = self.model.logits(batch)
         ce, tokens = token_cross_entropy(logits_BTV, batch.labels_BT, self.cfg.label_smoothing)
         losses = {"loss": ce}
@@ -99,14 +104,14 @@ class TrainingModule(LightningModule):
     @property
     def first_phase(self) -> bool:
         """Whether the SLM is frozen in the current step (optim.freeze_slm_steps)."""
-        return bool(self.held) and self.trainer.global_step < self.cfg.freeze_slm_steps
+        return bool(self.frozen_first) and self.trainer.global_step < self.cfg.freeze_slm_steps
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sum of gradients -> gradient of the token mean; called before clipping."""
         totals = self.trainer.strategy.reduce(self._step.stacked(self.device), reduce_op="sum")
         tokens = totals[0].clamp(min=1)
         if self.first_phase:
-            for parameter in self.held:
+            for parameter in self.frozen_first:
                 parameter.grad = None  # neither a step nor weight decay
         # DDP averages gradients over processes; the token count belongs to their sum
         scale = self.trainer.world_size / tokens
@@ -118,7 +123,7 @@ class TrainingModule(LightningModule):
         # Lightning writes a row at the last step, whatever the interval
         if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps:
             self._log_losses(dict(zip(self._step.losses, (totals[1:] / tokens).float(), strict=True)))
-            # groups with and without weight decay share a rate, and of few parameters there is only one of the two
+            # groups with and without weight decay share a rate; with few parameters, only one of the two exists
             rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in optimizer.param_groups}
             for name, rate in rates.items():
                 self.log(f"train/lr_{name}", rate)
@@ -186,11 +191,11 @@ class TrainingModule(LightningModule):
             UserError: the checkpoint is of another model: a tensor is missing, unexpected, or of another shape, or the
                 frozen weights differ; or it is of another number of processes.
         """
-        own = self.state_dict()
-        saved = checkpoint["state_dict"] if self.frozen is None else self.frozen.complete(checkpoint, own)
+        current = self.state_dict()
+        saved = checkpoint["state_dict"] if self.frozen is None else self.frozen.complete(checkpoint, current)
         checkpoint["state_dict"] = saved
-        for name in sorted(saved.keys() | own.keys()):
-            shapes = [tuple(state[name].shape) if name in state else "missing" for state in (saved, own)]
+        for name in sorted(saved.keys() | current.keys()):
+            shapes = [tuple(state[name].shape) if name in state else "missing" for state in (saved, current)]
             if shapes[0] != shapes[1]:
                 raise UserError(
                     f"the checkpoint does not fit the model: tensor {name.removeprefix('model.')} is {shapes[0]} in "
@@ -200,13 +205,13 @@ class TrainingModule(LightningModule):
 
     def process_state(self) -> dict[str, Any]:
         """State that differs between processes: random generators, and earlier prompts kept by an ablation."""
-        state = own_states(self.device)
+        state = generator_states(self.device)
         if self.model.ablation is not None:
-            state["heard"] = self.model.ablation.state()
+            state[EARLIER_PROMPTS] = self.model.ablation.state()
         return state
 
     def restore_process_state(self, state: dict[str, Any]) -> None:
         """Restores a `process_state`."""
         restore_states(state, self.device)
         if self.model.ablation is not None:
-            self.model.ablation.restore(state.get("heard", []))
+            self.model.ablation.restore(state.get(EARLIER_PROMPTS, []))

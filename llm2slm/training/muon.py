@@ -1,4 +1,4 @@
-"""Muon: momentum with orthogonalised matrices, and AdamW for all parameters that are not hidden matrices.
+"""Muon: momentum with orthogonalized matrices, and AdamW for all parameters that are not hidden matrices.
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), with the step size of Liu et al. 2025
 (https://arxiv.org/abs/2502.16982): the update of a matrix has the typical RMS of AdamW's, so both use the same
@@ -23,7 +23,7 @@ ADAMW_RMS = 0.2
 
 
 @lru_cache(maxsize=4)
-def quick_dtype(device: str) -> torch.dtype:
+def product_dtype(device: str) -> torch.dtype:
     """bfloat16 where the device has units for its products (GPUs, CPUs with AMX), since the result is rough anyway."""
     capable = device == "cuda"
     if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.13; the range starts earlier
@@ -31,7 +31,7 @@ def quick_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if capable else torch.float32
 
 
-def orthogonalise(matrices_NAB: Tensor) -> Tensor:
+def orthogonalize(matrices_NAB: Tensor) -> Tensor:
     """U V' of the singular value decomposition U S V' of each matrix, roughly: singular values end in 0.7 to 1.2.
 
     Args:
@@ -97,14 +97,14 @@ class Muon(Optimizer):
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-        stacked = torch.stack(ahead).to(quick_dtype(parameters[0].device.type))
+        stacked = torch.stack(ahead).to(product_dtype(parameters[0].device.type))
         size = ADAMW_RMS * max(parameters[0].shape) ** 0.5
-        updates = orthogonalise(stacked).to(parameters[0].dtype).mul_(size)
+        updates = orthogonalize(stacked).to(parameters[0].dtype).mul_(size)
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"])
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """One step for everything else, by torch's own AdamW."""
+        """One step for everything else, by torch's AdamW."""
         for parameter in parameters:
             state = self.state[parameter]
             if "step" not in state:

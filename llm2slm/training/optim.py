@@ -33,8 +33,8 @@ def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, objec
         if not parameter.requires_grad:
             continue
         part = "slm" if ".slm." in f".{name}" else "projector"
-        plain = parameter.ndim < 2 or id(parameter) in embeddings or (cfg.name == "muon" and parameter.ndim > 2)
-        groups.setdefault(f"{part}_no_decay" if plain else part, []).append(parameter)
+        no_decay = parameter.ndim < 2 or id(parameter) in embeddings or (cfg.name == "muon" and parameter.ndim > 2)
+        groups.setdefault(f"{part}_no_decay" if no_decay else part, []).append(parameter)
     rates = {"projector": cfg.lr if cfg.projector_lr is None else cfg.projector_lr, "slm": cfg.lr}
     return [
         {
@@ -92,10 +92,10 @@ def schedule_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
 
 
 def apply_schedule(scheduler: LambdaLR) -> None:
-    """Sets every group's rate to the scheduler's own value for its current step.
+    """Sets every group's rate to the scheduler's value at its current step.
 
-    A checkpoint restores the rates that its own schedule computed for the next step; a schedule of another length
-    (trainer.max_steps) computes others. For the same length this changes nothing.
+    A checkpoint restores the rates of the schedule with which it was written. If trainer.max_steps has changed since,
+    the rates of the current schedule differ.
     """
     rates = [
         base * factor(scheduler.last_epoch)

@@ -17,7 +17,7 @@ from llm2slm.models.tuning import NONE
 from llm2slm.types import Init, SystemKind, UserError
 
 SLM = "slm."
-FASTER, FASTEST = 10, 1e-3
+RATE_FACTOR, MAX_RATE = 10, 1e-3
 """Default projector rate with a pretrained SLM: this multiple of the SLM's rate, and its maximum."""
 
 
@@ -26,7 +26,7 @@ def projector_rate(optim: OptimConfig, model: ModelConfig) -> float:
     if optim.projector_lr is not None:
         return optim.projector_lr
     if model.kind is SystemKind.llm2slm and model.slm.start is Init.pretrained:
-        return max(optim.lr, min(FASTER * optim.lr, FASTEST))
+        return max(optim.lr, min(RATE_FACTOR * optim.lr, MAX_RATE))
     return optim.lr
 
 
@@ -65,7 +65,7 @@ def check_trainable(model: nn.Module, config: RunConfig) -> None:
     """
     optim, tune = config.optim, config.model.slm.tune
     count = sum(parameter.requires_grad for parameter in model.parameters())
-    rest = count - len(held_parameters(model))
+    rest = count - len(frozen_in_first_phase(model))
     why = f"model.conditioning={config.model.conditioning} has no projector: the SLM uses the LLM's cache unchanged"
     if not count:
         raise UserError(f"model.slm.tune={tune}: leaves nothing to train, as {why}; use model.slm.tune=full or lora")
@@ -77,7 +77,7 @@ def check_trainable(model: nn.Module, config: RunConfig) -> None:
         print(f"llm2slm: warning: optim.projector_lr={optim.projector_lr:g} is not used: {why}", file=sys.stderr)
 
 
-def held_parameters(model: nn.Module) -> list[nn.Parameter]:
+def frozen_in_first_phase(model: nn.Module) -> list[nn.Parameter]:
     """Trainable parameters of a hybrid that are frozen in the first phase: those of the SLM, except for cross-attention
     layers that were added to attend to z."""
     return [

@@ -19,7 +19,7 @@ STATES = "random_states"
 """Key of a checkpoint: a list with one entry per process, in rank order."""
 
 
-def own_states(device: torch.device) -> dict[str, Any]:
+def generator_states(device: torch.device) -> dict[str, Any]:
     """Generator states of this process as plain values: Python, NumPy, torch, and its device."""
     kind, keys, *rest = np.random.get_state()
     states = {
@@ -43,13 +43,13 @@ def restore_states(states: dict[str, Any], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(states["device"].cpu())
 
 
-def gather(trainer: Trainer, own: dict[str, Any]) -> list[dict[str, Any]]:
+def gather(trainer: Trainer, state: dict[str, Any]) -> list[dict[str, Any]]:
     """The values of all processes in rank order. Collective: every process must call it."""
     if trainer.world_size == 1:
-        return [own]
-    everyone: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, own)
-    return everyone
+        return [state]
+    states: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(states, state)
+    return states
 
 
 def of_this_process(checkpoint: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def of_this_process(checkpoint: dict[str, Any], trainer: Trainer) -> dict[str, A
     Raises:
         UserError: the checkpoint has another number of processes.
     """
-    everyone = checkpoint.get(STATES)
-    if everyone is None:
+    states = checkpoint.get(STATES)
+    if states is None:
         if trainer.world_size > 1 and trainer.is_global_zero:
             print(
                 "llm2slm: this checkpoint has the random state of one process only: with dropout, the resumed training "
@@ -71,10 +71,10 @@ def of_this_process(checkpoint: dict[str, Any], trainer: Trainer) -> dict[str, A
             )
         old = {"torch": checkpoint["rng"]}
         return old | ({"device": checkpoint["rng_cuda"]} if "rng_cuda" in checkpoint else {})
-    if len(everyone) != trainer.world_size:
+    if len(states) != trainer.world_size:
         raise UserError(
-            f"the checkpoint is of {len(everyone)} processes, this run has {trainer.world_size}; to resume, use the "
+            f"the checkpoint is of {len(states)} processes, this run has {trainer.world_size}; to resume, use the "
             "same trainer.devices and trainer.num_nodes"
         )
-    own: dict[str, Any] = everyone[trainer.global_rank]
-    return own
+    state: dict[str, Any] = states[trainer.global_rank]
+    return state

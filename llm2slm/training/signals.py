@@ -17,7 +17,7 @@ class StopSignals:
     """Stop requests of this run.
 
     Attributes:
-        requested: this process or (after `agreed`) another one has received a signal.
+        requested: this process or (after `any_requested`) another one has received a signal.
         validating: a validation is running; affects the message only.
     """
 
@@ -26,19 +26,19 @@ class StopSignals:
         self.validating = False
         self._handlers: dict[int, Any] = {}
 
-    def take_over(self) -> None:
+    def install(self) -> None:
         """Installs the handlers. (Lightning's would stop in the middle of an accumulation window.)"""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
-    def give_back(self) -> None:
+    def restore(self) -> None:
         """Restores the previous handlers."""
         while self._handlers:
             number, handler = self._handlers.popitem()
             signal.signal(number, handler)
 
-    def agreed(self, trainer: Trainer) -> bool:
+    def any_requested(self, trainer: Trainer) -> bool:
         """Whether any process received a signal. Collective: every process must call it."""
         if trainer.world_size > 1:
             self.requested = trainer.strategy.reduce_boolean_decision(self.requested, all=False)

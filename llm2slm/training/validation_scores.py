@@ -26,19 +26,19 @@ class ValidationScorer:
     """Generates and scores predictions in a validation.
 
     Attributes:
-        answer: (model, examples, share (rank, world size), `between`) -> predictions of the share by example index. The
-            shares cover all examples, with the predictions of a single process. `between` must be called before each
-            batch, equally often in every process; it may raise an exception to stop.
+        generate: (model, examples, share (rank, world size), `between`) -> predictions of the share by example index.
+            The shares cover all examples, with the predictions of a single process. `between` must be called before
+            each batch, equally often in every process; it may raise an exception to stop.
         score: (examples, their predictions in order) -> value by metric.
         lower_is_better: metric -> its direction; None: higher is better for every metric.
     """
 
-    answer: Callable[[LLM2SLM, Sequence[Example], tuple[int, int], Callable[[], None]], Mapping[int, str]]
+    generate: Callable[[LLM2SLM, Sequence[Example], tuple[int, int], Callable[[], None]], Mapping[int, str]]
     score: Callable[[Sequence[Example], Sequence[str]], dict[str, float]]
     lower_is_better: Callable[[str], bool] | None = None
 
 
-class Answers(Metric):
+class GatheredTexts(Metric):
     """Gathers texts by row index from all processes; `compute` is equal in every process.
 
     Texts are stored as UTF-8 bytes, since torchmetrics gathers tensors only. Every process must call `update` once,
@@ -77,20 +77,20 @@ class GenerationQuality(Callback):
     """
 
     def __init__(
-        self, judge: ValidationScorer, examples: Sequence[Example], between: Callable[[Trainer], None] = lambda _: None
+        self, scorer: ValidationScorer, examples: Sequence[Example], between: Callable[[Trainer], None] = lambda _: None
     ) -> None:
-        self.judge, self.examples, self.between = judge, list(examples), between
+        self.scorer, self.examples, self.between = scorer, list(examples), between
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Generates the share of this process; rank 0 scores all predictions and broadcasts the scores."""
         if trainer.sanity_checking:
             return
         share = (trainer.global_rank, trainer.world_size)
-        answers = Answers().to(pl_module.device)
-        answers.update(self.judge.answer(pl_module.model, self.examples, share, lambda: self.between(trainer)))
-        texts = answers.compute()
+        gathered = GatheredTexts().to(pl_module.device)
+        gathered.update(self.scorer.generate(pl_module.model, self.examples, share, lambda: self.between(trainer)))
+        texts = gathered.compute()
         scores = {}
         if trainer.is_global_zero:
-            scores = self.judge.score(self.examples, [texts[row] for row in range(len(self.examples))])
+            scores = self.scorer.score(self.examples, [texts[row] for row in range(len(self.examples))])
         for metric, value in trainer.strategy.broadcast(scores).items():
             pl_module.log(f"val/{metric}", value, prog_bar=True, rank_zero_only=False, sync_dist=False)

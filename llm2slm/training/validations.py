@@ -32,8 +32,8 @@ class BeforeValidation:
     def of(cls, trainer: Trainer) -> BeforeValidation:
         """The current state. Collective: every process must call it."""
         module: Any = trainer.lightning_module
-        own = int(sum(trainer.fit_loop.epoch_loop.val_loop.max_batches))
-        batches = torch.tensor(own, device=trainer.strategy.root_device)
+        count = int(sum(trainer.fit_loop.epoch_loop.val_loop.max_batches))
+        batches = torch.tensor(count, device=trainer.strategy.root_device)
         if trainer.world_size > 1:
             batches = trainer.strategy.reduce(batches, reduce_op="min")
         return cls(

@@ -20,7 +20,7 @@ from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.compare import run as compare
 from llm2slm.commands.encode import run as encode
 from llm2slm.commands.label import labelling_system
-from llm2slm.commands.preflight import check_room
+from llm2slm.commands.preflight import check_context_length
 from llm2slm.commands.train import run as train
 from llm2slm.config import CompareConfig, RunConfig
 from llm2slm.data.collate import Encoded
@@ -180,7 +180,7 @@ def test_there_is_room_behind_the_longest_prompt_that_a_row_may_be_told_of(tmp_p
         monkeypatch.setattr(data, "encoded", lambda split: rows)
         room = model.slm.config.max_position_embeddings - read
         data.task = replace(data.task, max_new_tokens=room)
-        check_room(model, data, "test")
+        check_context_length(model, data, "test")
         data.task = replace(data.task, max_new_tokens=room + 1)
         with pytest.raises(UserError, match=rf"test row 0 \({read} tokens\) exceeds"):
-            check_room(model, data, "test")
+            check_context_length(model, data, "test")

@@ -12,8 +12,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.commands.evaluate import print_defaults
 from llm2slm.commands.evaluate import run as evaluate
-from llm2slm.commands.evaluate import tell_defaults
 from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
 from llm2slm.types import Overlong, SystemKind, UserError
@@ -229,10 +229,10 @@ def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tmp_path, mo
 )
 def test_a_corpus_or_prefix_that_was_named_is_not_told(capsys, section, key, value):
     config = RunConfig(run="someone/model")
-    tell_defaults(config)
+    print_defaults(config)
     assert "someone/model records no corpus" in capsys.readouterr().err
     setattr(getattr(config, section), key, value)
-    tell_defaults(config)
+    print_defaults(config)
     assert capsys.readouterr() == ("", "")
 
 
@@ -240,5 +240,5 @@ def test_a_corpus_or_prefix_that_was_named_is_not_told(capsys, section, key, val
 def test_a_run_that_records_its_corpus_is_not_told(tmp_path, capsys, place):
     runs.write_config(tmp_path, RunConfig())
     (tmp_path / "model").mkdir()
-    tell_defaults(RunConfig(run=str(tmp_path / place)))
+    print_defaults(RunConfig(run=str(tmp_path / place)))
     assert capsys.readouterr() == ("", "")

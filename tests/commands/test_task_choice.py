@@ -12,7 +12,7 @@ from command_line import tiny_overrides
 from tiny_runs import tiny_run, write_rows
 
 from llm2slm.cli import main
-from llm2slm.commands.task_choice import tell_task, warn_task, with_task
+from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.commands.train import run as train
 from llm2slm.config import DataConfig, PartConfig, RunConfig, TaskConfig
 from llm2slm.data.sources.sources import task_of
@@ -20,7 +20,7 @@ from llm2slm.data.sources.sources import task_of
 
 def settled(data: dict[str, Any], task: str | None = None) -> RunConfig:
     given = RunConfig(task=TaskConfig(task), data=DataConfig(**data))
-    tell_task(given.task, given.data)
+    print_task(given.task, given.data)
     return with_task(given)
 
 

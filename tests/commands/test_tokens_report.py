@@ -54,8 +54,8 @@ def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, caps
     assert train(writer) == 0
     shown = capsys.readouterr()
     lines = [" ".join(line.split()) for line in shown.out.splitlines()]
-    assert "responses that the SLM's tokens cannot spell 2 1 0" in lines
-    assert "prompts that the SLM's tokens cannot spell 1 0 0" in lines
+    assert "responses lossy under the SLM's tokenizer 2 1 0" in lines
+    assert "prompts lossy under the SLM's tokenizer 1 0 0" in lines
     told = warnings(shown)
     assert told[0] == (
         "llm2slm: warning: responses cannot be represented by the SLM's tokens, so no prediction can equal "
@@ -77,7 +77,7 @@ def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, caps
 def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer, capsys) -> None:
     assert train(writer, "data.max_lossy_share=0.4") == 2
     shown = capsys.readouterr()
-    assert "responses that the SLM's tokens cannot spell" in shown.out
+    assert "responses lossy under the SLM's tokenizer" in shown.out
     errors = [line for line in shown.err.splitlines() if line.startswith("llm2slm: error")]
     assert errors == [
         "llm2slm: error: data=json, train: 2 of 4 responses cannot be represented by the SLM's tokens, more than "
@@ -100,7 +100,7 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
         "run/tokenizers/slm_kept: 9 tokens added to the 308 of " in shown.out
         and "'\\n', '\\t', '\\r', '  ', '    ', '        ', '                ', '{', '}'" in shown.out
     )
-    assert "responses that the SLM's tokens cannot spell 0 1 0" in [
+    assert "responses lossy under the SLM's tokenizer 0 1 0" in [
         " ".join(line.split()) for line in shown.out.splitlines()
     ]
     assert len(load_tokenizer("run/model")) == 317

@@ -22,7 +22,7 @@ from llm2slm.cli import main
 from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.export import run as export
-from llm2slm.commands.preflight import check_room
+from llm2slm.commands.preflight import check_context_length
 from llm2slm.commands.train import run as train
 from llm2slm.config import BenchmarkConfig, ExportConfig
 from llm2slm.models.hybrid import LLM2SLM
@@ -282,23 +282,23 @@ def test_the_longest_answer_that_has_room_is_accepted_and_one_token_more_refused
     tokens = [readings * (n + model.collator.marks_end) + virtual for n in tokens]
     longest = max(tokens)
     data.task = replace(data.task, max_new_tokens=POSITIONS - longest)
-    check_room(model, data, "test")
+    check_context_length(model, data, "test")
     full = {"max_new_tokens": POSITIONS - longest, "min_new_tokens": POSITIONS - longest}
     model.generate_text([texts[tokens.index(longest)]], **full)  # the writer itself fails where it has no position
     data.task = replace(data.task, max_new_tokens=POSITIONS - longest + 1)
     with pytest.raises(UserError) as caught:
-        check_room(model, data, "test")
+        check_context_length(model, data, "test")
     assert str(caught.value) == (
         f"task.max_new_tokens={POSITIONS - longest + 1} behind the prompt of test row {tokens.index(longest)} "
         f"({longest} tokens) exceeds the SLM's {POSITIONS} positions; at most {POSITIONS - longest} fit"
     )
-    check_room(model, data, "test", rows=tokens.index(longest))  # only what is answered needs room
+    check_context_length(model, data, "test", rows=tokens.index(longest))  # only what is answered needs room
 
 
 def test_a_writer_without_positions_has_room_for_any_answer(root):
     model, data = build(tiny_run(root))
     data.task = replace(data.task, max_new_tokens=10**6)
-    check_room(model, data, "test")
+    check_context_length(model, data, "test")
 
 
 @pytest.mark.parametrize(("generate_rows", "split"), [(0, "test"), (4, "test"), (4, "validation")])

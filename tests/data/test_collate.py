@@ -216,7 +216,7 @@ def test_a_teachers_prompts_stand_beside_ones_own(slm, llm):
     examples = [example("The big farmer", "Der Bauer", 4), example("old houses, small", "a b", 9)]
     teacher = Collator(llm, decoder_only=True, llm_frame=Frame("Read: "))
     plain = Collator(slm, slm)
-    batch, wanted = batch_of(plain.taught_by(teacher), *examples), batch_of(plain, *examples)
+    batch, wanted = batch_of(plain.with_teacher(teacher), *examples), batch_of(plain, *examples)
     theirs = batch_of(teacher, *examples)
     for name in ("slm_ids_BQ", "slm_mask_BQ"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name))
@@ -226,7 +226,7 @@ def test_a_teachers_prompts_stand_beside_ones_own(slm, llm):
     assert torch.equal(batch.teacher.labels_BT, wanted.labels_BT)
     assert (wanted.teacher, plain.teacher) == (None, None)
     assert batch.to("meta").teacher.slm_ids_BQ.device.type == "meta"
-    assert batch_of_rows_without(plain.taught_by(teacher), plain, examples).teacher is None
+    assert batch_of_rows_without(plain.with_teacher(teacher), plain, examples).teacher is None
 
 
 def batch_of_rows_without(collator, plain, examples):
@@ -236,14 +236,14 @@ def batch_of_rows_without(collator, plain, examples):
 def test_a_prompt_that_is_too_long_for_the_teacher_alone():
     def taught(overlong, limit=6):
         plain = Collator(word_tokenizer(False), max_prompt_tokens=limit, overlong=overlong)
-        return plain.taught_by(Collator(word_tokenizer(), max_prompt_tokens=7, overlong=overlong))
+        return plain.with_teacher(Collator(word_tokenizer(), max_prompt_tokens=7, overlong=overlong))
 
     with pytest.raises(
         UserError, match=r"row 17 \(from 0\): its prompt has 8 tokens with the teacher's tokenizer, at most 7"
     ):
         taught(Overlong.error).encode([LONG])
     with pytest.raises(
-        UserError, match=r"its prompt has 6 tokens, at most 5 are allowed, and its prompt has 8 tokens as"
+        UserError, match=r"its prompt has 6 tokens, at most 5 are allowed, and its prompt has 8 tokens with"
     ):
         taught(Overlong.error, 5).encode([LONG])
     short = example("the old", "a", 3)

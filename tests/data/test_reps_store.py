@@ -158,7 +158,7 @@ def test_another_dtype_is_given_when_asked(tmp_path: Path) -> None:
 def test_shapes_are_known_without_the_llm(tmp_path: Path) -> None:
     store = fill(tmp_path)
     assert (store.width, store.layers, store.embedding_width) == (8, [1, 3], 6)
-    assert (store.identity, store.reader) == (IDENTITY, READER)
+    assert (store.identity, store.encoder_facts) == (IDENTITY, READER)
     assert (store.dtype, store.finished) == (StoreDtype.float32, True)
 
 
@@ -221,7 +221,7 @@ def test_embedding_matrix(tmp_path: Path) -> None:
         fill(tmp_path / "without").embed(ids)
     for _ in range(2):
         with writer(tmp_path / "with") as store:
-            store.put_embeddings(matrix)
+            store.add_embeddings(matrix)
             store.append(ROWS[:3], spoken(ROWS[:3]))
             store.finish()
         found = RepsStore(tmp_path / "with")
@@ -328,7 +328,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", [3, 40, 0.1, 0.5, 0.99])
 def test_a_changed_byte_is_found_by_verify(tmp_path: Path, where: float, capsys: pytest.CaptureFixture[str]) -> None:
     with writer(tmp_path) as store:
-        store.put_embeddings(torch.randn(50, 6))
+        store.add_embeddings(torch.randn(50, 6))
     store = fill(tmp_path)
     store.verify()
     assert "verifying" in capsys.readouterr().err
@@ -414,7 +414,7 @@ def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: 
         store.check_free_space(12_300_000_000)
     monkeypatch.setattr(reps_writer.shutil, "disk_usage", lambda path: usage._replace(free=1234))
     with pytest.raises(UserError, match="1,234 bytes are free"):
-        store.put_embeddings(torch.zeros(100, 6))
+        store.add_embeddings(torch.zeros(100, 6))
     assert not (tmp_path / "embeddings.safetensors").exists()
 
 
@@ -528,10 +528,10 @@ class Mortal:
 def job(folder: Path) -> None:
     """Two fillings and an embedding matrix, as a process would do them from the start: what is there is passed over."""
     with writer(folder, shard_bytes=2 * SHARD) as store:
-        store.put_embeddings(torch.arange(60.0).view(10, 6))
+        store.add_embeddings(torch.arange(60.0).view(10, 6))
     for rows in (DIFFERENT[:17], DIFFERENT[10:40]):
         with writer(folder, shard_bytes=2 * SHARD) as store:
-            todo = store.unsettled(rows)
+            todo = store.prompts_to_fill(rows)
             for start in range(0, len(todo), 3):
                 batch = todo[start : start + 3]
                 if not all(map(store.holds, batch)):
@@ -638,7 +638,7 @@ def test_a_second_filling_looks_at_new_prompts_only(tmp_path: Path) -> None:
     fill(tmp_path, rows=DIFFERENT[:20])
     before = contents(tmp_path)
     with writer(tmp_path) as store:
-        assert store.unsettled([*DIFFERENT[15:25], DIFFERENT[24]]) == DIFFERENT[20:25]
+        assert store.prompts_to_fill([*DIFFERENT[15:25], DIFFERENT[24]]) == DIFFERENT[20:25]
     assert contents(tmp_path) == before  # opened and closed: nothing is new
     with pytest.raises(Died), writer(tmp_path) as store:
         store.append(DIFFERENT[20:50], spoken(DIFFERENT[20:50]))
@@ -646,7 +646,7 @@ def test_a_second_filling_looks_at_new_prompts_only(tmp_path: Path) -> None:
         raise Died
     assert not RepsStore(tmp_path).finished
     with writer(tmp_path) as store:  # shards of a filling that was not finished are no reason to plan it otherwise
-        assert store.unsettled(DIFFERENT[15:50]) == DIFFERENT[20:50]
+        assert store.prompts_to_fill(DIFFERENT[15:50]) == DIFFERENT[20:50]
         assert store.holds(DIFFERENT[20])
 
 

@@ -122,11 +122,11 @@ def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
     assert complaint(name="builtin").startswith("data.streaming=true: data=builtin is made in memory")
     assert complaint(name="mixture").startswith("data.streaming=true: data=mixture is made in memory")
     assert complaint(labels=Labels.llm, labels_from=str(tmp_path)) == (
-        "data.streaming=true: rows are read with the corpus' own answers, without data.labels=llm; set "
+        "data.streaming=true: rows are read with the targets of the corpus, not with data.labels=llm; set "
         "data.streaming=false, or stream the file of labels itself (data=json data.train=DIR/labels.jsonl "
         "data.source=source data.target=prediction)"
     )
-    assert complaint(labels=Labels.mix).startswith("data.streaming=true: rows are read with the corpus' own answers")
+    assert complaint(labels=Labels.mix).startswith("data.streaming=true: rows are read with the targets of the corpus")
     assert complaint(name="hub", train=None, path="nobody/nothing").startswith(
         "nobody/nothing, split train: not loaded ("
     )
@@ -199,7 +199,7 @@ def test_a_corpus_without_a_usable_row_ends(tokenizer):
 
 
 def test_rows_that_are_too_long_need_a_way(tokenizer):
-    with pytest.raises(UserError, match=r"^data\.streaming=true: a row that is too long .* data\.overlong=truncate or"):
+    with pytest.raises(UserError, match=r"^data\.streaming=true: an over-long row .* data\.overlong=truncate or"):
         RowStream(lambda _: iter(()), TASKS["instruction"], Collator(tokenizer), buffer=1)
 
 
@@ -378,7 +378,8 @@ def test_training_on_a_stream(files, tiny_llm, monkeypatch, capsys):
     for wrong, found in {
         "data.overlong=error": "data.streaming=true: an over-long row would end the training",
         "data.buffer=0": "data.buffer=0: must be at least 1",
-        "data.labels=mix": "data.streaming=true: rows are read with the corpus' own answers, without data.labels=mix",
+        "data.labels=mix": "data.streaming=true: rows are read with the targets of the corpus, not with "
+        "data.labels=mix; set data.streaming=false",
         "data.train=none.jsonl": "none.jsonl: no such file",
     }.items():
         assert main([*arguments, wrong, "hydra.run.dir=wrong"]) == 2

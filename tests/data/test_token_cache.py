@@ -54,8 +54,10 @@ def collators(writer, reader):
         "frame": Collator(writer, reader, align=True, llm_frame=Frame("Read: ", " End.")),
         "frame alone": Collator(writer, llm_frame=Frame("Read: ")),
         "decoder": Collator(writer, reader, decoder_only=True, align=True),
-        "taught": Collator(writer).taught_by(Collator(reader)),
-        "taught in a frame": Collator(writer, reader).taught_by(Collator(reader, llm_frame=Frame("Read: ", " End."))),
+        "taught": Collator(writer).with_teacher(Collator(reader)),
+        "taught in a frame": Collator(writer, reader).with_teacher(
+            Collator(reader, llm_frame=Frame("Read: ", " End."))
+        ),
     }
 
 

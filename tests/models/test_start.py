@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llm2slm.commands.loaded_models import recorded_projector
-from llm2slm.config import LanguageModelConfig, ModelConfig, OptimConfig, ProjectorConfig, understood
+from llm2slm.config import LanguageModelConfig, ModelConfig, OptimConfig, ProjectorConfig, upgraded
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config
@@ -139,11 +139,11 @@ def test_a_saved_model_records_its_start(zoo: Path, tmp_path: Path) -> None:
 def test_what_earlier_versions_recorded_keeps_its_meaning() -> None:
     old = {"hidden": None, "norm": True, "gate": False}
     assert recorded_projector(dict(old)) == ProjectorConfig(gate=False, start=Start.random)
-    read = understood({"model": {"projector": dict(old)}, "optim": {"lr": 1e-4, "projector_lr": None}})
+    read = upgraded({"model": {"projector": dict(old)}, "optim": {"lr": 1e-4, "projector_lr": None}})
     assert read["model"]["projector"] == old | {"start": "random"}
     assert read["optim"] == {"lr": 1e-4, "projector_lr": 1e-4}
     new = {"model": {"projector": old | {"start": None}}, "optim": {"lr": 1e-4, "projector_lr": None}}
-    assert understood(new)["optim"]["projector_lr"] is None and new["model"]["projector"]["start"] is None
+    assert upgraded(new)["optim"]["projector_lr"] is None and new["model"]["projector"]["start"] is None
 
 
 @pytest.mark.parametrize(

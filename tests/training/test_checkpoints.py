@@ -65,7 +65,7 @@ def test_a_frozen_model_that_was_exchanged_is_refused_in_one_line(tmp_path, monk
     slm, llm, run = tmp_path / "slm", Path(config.model.llm.name), tmp_path / "run"
     interrupted(deepcopy(config), run, monkeypatch, StopAt(3))
     begins = r"the frozen part of the model that is trained \(.*slm\) is not the one that this training began with: "
-    ends = r"its weights \(fingerprint .*\) are not those recorded in the checkpoint \(.*\); bring back .*slm to resume"
+    ends = r"its weights \(fingerprint .*\) are not those recorded in the checkpoint \(.*\); restore .*slm to resume"
     shutil.copytree(slm, tmp_path / "own_slm")
     write_tiny_t5(slm, seed=4)
     with pytest.raises(UserError, match=f"^{begins}{ends}$"):

@@ -224,7 +224,7 @@ def test_without_it_no_teacher_is_built_and_with_it_the_same_data_and_start_are_
     for row in distilled:
         loss, ce, kl = (float(row[f"train/{name}"]) for name in ("loss", "ce", "kl"))
         assert loss == pytest.approx((ce + kl) / 2, abs=1e-6)
-    with pytest.raises(ValueError, match=r"optim\.distill=0\.5 goes with a teacher"):
+    with pytest.raises(ValueError, match=r"optim\.distill=0\.5: a teacher is needed above 0"):
         TrainingModule(build(config)[0], config.optim, 1)
 
 
@@ -290,9 +290,7 @@ def test_the_command_line_distils_an_slm_alone(tmp_path, tiny_llm, capsys):
     assert system["kind"] == "slm"
     assert system["notes"]["distilled"] == {"teacher": str(tiny_llm), "weight": 0.5, "temperature": 2.0}
     card = (folder / "model" / "README.md").read_text()
-    assert (
-        "distilled: trained on the next-token distribution of `llm` (a local folder) as well (weight 0.5, temp" in card
-    )
+    assert "distilled: also trained on the next-token distribution of `llm` (a local folder) (weight 0.5, temp" in card
     assert "made with `llm` (a local folder)" in card
     assert (
         sum(p.numel() for p in LLM2SLM.from_pretrained(folder / "model").parameters()) == system["parameters"]["total"]
@@ -303,9 +301,12 @@ REFUSED = {
     "weight": (["optim.distill=1.5"], "optim.distill=1.5: must be between 0 and 1"),
     "not a number": (["optim.distill=nan"], "optim.distill=nan: must be between 0 and 1"),
     "temperature": (["optim.distill_temperature=0"], "optim.distill_temperature=0.0: must be above 0"),
-    "itself": (["model=llm"], "optim.distill=0.5: the LLM would teach itself; leave it out for model=llm"),
+    "itself": (["model=llm"], "optim.distill=0.5: the LLM would be its own teacher; leave it out for model=llm"),
     "a store": (["data.reps=nowhere"], "optim.distill=0.5 needs the whole LLM, and with data.reps=nowhere it is never"),
-    "random": (["model.llm.init=random"], "optim.distill=0.5: an LLM of random weights teaches nothing"),
+    "random": (
+        ["model.llm.init=random"],
+        "optim.distill=0.5: an LLM with random weights is no teacher",
+    ),
     "tokens": (
         ["model=slm", "model.slm.tokenizer=train:300"],
         "optim.distill=0.5: the teacher: the tokens of ",
@@ -327,7 +328,7 @@ def test_what_cannot_be_distilled_is_one_line_before_training(tmp_path, tiny_llm
 
 def test_an_llm_that_cannot_write_is_told(tmp_path):
     config = distilling(tmp_path, llm="bert", slm="t5")
-    with pytest.raises(UserError, match=r"^optim\.distill=0\.5: the teacher: a bert only reads, it predicts no"):
+    with pytest.raises(UserError, match=r"^optim\.distill=0\.5: the teacher: a bert is an encoder and predicts no"):
         fitted(config, tmp_path / "run")
 
 

@@ -22,7 +22,7 @@ from llm2slm.commands.train import run as train
 from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.training import fit as fit_module
-from llm2slm.training.checkpoints import better
+from llm2slm.training.checkpoints import direction
 from llm2slm.training.fit import TokenBar, build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.training.validation_scores import ValidationScorer
@@ -32,16 +32,16 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TOLERANCE = 1e-4
 
 
-def fitted(config, folder, judge=None, resume=None):
-    """A seeded fit; returns the model and what fit says of it."""
+def fitted(config, folder, scorer=None, resume=None):
+    """A seeded fit; returns the model and the result of `fit`."""
     set_seed(config.seed)
     model, data, teacher = taught(config)
     logged = [MetricsFile(folder)]
-    return model, fit(config, folder, model, data, loggers=logged, judge=judge, resume=resume, teacher=teacher)
+    return model, fit(config, folder, model, data, loggers=logged, scorer=scorer, resume=resume, teacher=teacher)
 
 
-def judging(values):
-    """A judge that answers nothing and gives one value after the other."""
+def scoring(values):
+    """A scorer that generates nothing and returns one value after the other."""
     return ValidationScorer(
         lambda model, examples, share, between: dict.fromkeys(range(len(examples)), ""),
         lambda examples, answers: {"score": next(values)},
@@ -284,7 +284,7 @@ def test_after_a_fit_the_model_holds_the_best_weights_not_the_last(tmp_path):
     values = iter([3.0, 1.0, 5.0, 0.5, 2.0, 4.0])
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
     config.callbacks.generate_rows = 1
-    model, done = fitted(config, tmp_path, judge=judging(values))
+    model, done = fitted(config, tmp_path, scorer=scoring(values))
     best = checkpoint(Path(done.best))
     assert best["global_step"] == 3
     assert column(tmp_path, "val/score") == [3.0, 1.0, 5.0, 0.5, 2.0, 4.0]
@@ -311,7 +311,7 @@ def test_early_stopping_stops(tmp_path):
     config.callbacks.patience, config.callbacks.generate_rows = 2, 1
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
     values = iter([1.0, 2.0, 1.5, 2.0, 9.0])
-    _, done = fitted(config, tmp_path, judge=judging(values))
+    _, done = fitted(config, tmp_path, scorer=scoring(values))
     assert done.steps == 4
     assert checkpoint(Path(done.best))["global_step"] == 2
 
@@ -322,21 +322,21 @@ def test_a_resumed_run_stops_by_its_own_patience(tmp_path):
     config.callbacks.patience, config.callbacks.generate_rows = 1, 1
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
     values = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.0])
-    assert fitted(config, tmp_path, judge=judging(values))[1].steps == 2
+    assert fitted(config, tmp_path, scorer=scoring(values))[1].steps == 2
     config.callbacks.patience = 3
     last = tmp_path / "checkpoints" / "last.ckpt"
-    assert fitted(config, tmp_path, judge=judging(values), resume=last)[1].steps == 4
+    assert fitted(config, tmp_path, scorer=scoring(values), resume=last)[1].steps == 4
 
 
 def test_the_best_value_of_another_monitor_does_not_count(tmp_path):
     """Of val/loss less is better and it is below 9; a score that starts at 3 is the best score all the same."""
     config = tiny_run(tmp_path, max_steps=2, val_every=1)
     config.callbacks.generate_rows = 1
-    fitted(config, tmp_path, judge=judging(iter([0.0, 0.0])))
+    fitted(config, tmp_path, scorer=scoring(iter([0.0, 0.0])))
     config.trainer.max_steps = 4
     config.callbacks.monitor, config.callbacks.mode = "val/score", "min"
     last = tmp_path / "checkpoints" / "last.ckpt"
-    _, done = fitted(config, tmp_path, judge=judging(iter([30.0, 40.0])), resume=last)
+    _, done = fitted(config, tmp_path, scorer=scoring(iter([30.0, 40.0])), resume=last)
     assert checkpoint(Path(done.best))["global_step"] == 3
 
 
@@ -373,8 +373,8 @@ def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
         return dict.fromkeys(range(len(examples)), "")
 
     with pytest.raises(UserError, match=r"training diverged: val/loss is nan at step 3"):
-        judge = ValidationScorer(answer, lambda examples, answers: {"score": 1.0})
-        fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], judge=judge)
+        scorer = ValidationScorer(answer, lambda examples, answers: {"score": 1.0})
+        fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], scorer=scorer)
     for name in ("last", "best"):
         state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
         assert state["global_step"] <= 2
@@ -414,7 +414,7 @@ def test_bf16_trains(tmp_path, slm):
     ],
 )
 def test_a_loss_and_edits_get_better_downwards_and_other_metrics_upwards(monitor, mode, expected):
-    assert better(CallbacksConfig(monitor=monitor, mode=mode), lower_is_better) == expected
+    assert direction(CallbacksConfig(monitor=monitor, mode=mode), lower_is_better) == expected
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

@@ -8,7 +8,7 @@ from tiny_runs import build, tiny_run
 from torch import nn
 
 from llm2slm.config import OptimConfig
-from llm2slm.training.muon import Muon, orthogonalise
+from llm2slm.training.muon import Muon, orthogonalize
 from llm2slm.training.optim import build_optimizer, parameter_groups
 from llm2slm.types import Init
 
@@ -23,7 +23,7 @@ def drawn(seed, shapes=SHAPES):
 @pytest.mark.parametrize("shape", [(12, 12), (6, 30), (30, 6)])
 def test_singular_vectors_stay_and_singular_values_come_near_one(shape):
     matrix = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
-    result = orthogonalise(matrix)
+    result = orthogonalize(matrix)
     for before, after in zip(matrix, result, strict=True):
         u, _, vh = torch.linalg.svd(before, full_matrices=False)
         values = u.mT @ after @ vh.mT  # diagonal exactly where the singular vectors are kept

@@ -16,7 +16,7 @@ from llm2slm.commands.train import run as train
 from llm2slm.config import LanguageModelConfig, ModelConfig, OptimConfig, RunConfig
 from llm2slm.training import fit as fit_module
 from llm2slm.training.fit import build_trainer
-from llm2slm.training.phases import held_parameters, projector_rate
+from llm2slm.training.phases import frozen_in_first_phase, projector_rate
 from llm2slm.types import SystemKind, UserError
 
 NEW = ("crossattention", "ln_cross_attn")
@@ -156,7 +156,7 @@ def test_adapters_are_held_too(tmp_path) -> None:
     config = tiny_run(tmp_path)
     config.model.slm.tune, config.model.slm.peft = "lora", {"r": 2, "target_modules": ["q"]}
     model = build(config)[0]
-    held = {id(parameter) for parameter in held_parameters(model)}
+    held = {id(parameter) for parameter in frozen_in_first_phase(model)}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in held}
     assert names and all("lora_" in name for name in names)
 
@@ -196,7 +196,7 @@ def as_it_is(root: Path) -> RunConfig:
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"tune": "none"}, r"model\.slm\.tune=none: leaves nothing to train, as model\.conditioning=kv has no projector"),
-    ({"freeze_slm_steps": 2}, r"optim\.freeze_slm_steps=2: model\.conditioning=kv has no projector here"),
+    ({"freeze_slm_steps": 2}, r"optim\.freeze_slm_steps=2: model\.conditioning=kv has no projector: the SLM uses"),
 ])  # fmt: skip
 def test_without_a_projector_there_is_nothing_to_train_alone(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     config = as_it_is(tmp_path)

@@ -21,7 +21,7 @@ from llm2slm.evaluation.predict import answers, predict
 from llm2slm.training.fit import fit
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.training.module import TrainingModule
-from llm2slm.training.validation_scores import Answers, GenerationQuality, ValidationScorer
+from llm2slm.training.validation_scores import GatheredTexts, GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
 
 METRICS = ["bleu", "chrf++", "rougeL"]
@@ -39,15 +39,15 @@ class Seen(Callback):
         path.write_text(json.dumps({"logged": logged, "world": trainer.world_size}))
 
 
-def validated(folder, rows, judge_of, **trainer):
+def validated(folder, rows, scorer_of, **trainer):
     """What each process logged, after a validation with answers to the first rows."""
     config = tiny_run(folder.parent / "shared")
     config.task.metrics = METRICS
     config.data.eval_batch_size = 2
     model, data = build(config)
-    judge = judge_of(validation_scorer(data.task, config.data.eval_batch_size))
+    scorer = scorer_of(validation_scorer(data.task, config.data.eval_batch_size))
     folder.mkdir()
-    quality = GenerationQuality(judge, data.examples("validation")[:rows])
+    quality = GenerationQuality(scorer, data.examples("validation")[:rows])
     Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, barebones=False,
         use_distributed_sampler=False, enable_checkpointing=False, callbacks=[quality, Seen(folder)],
@@ -57,20 +57,20 @@ def validated(folder, rows, judge_of, **trainer):
 
 
 def recording(folder):
-    """Changes a judge so that each process writes down which rows it answered, and whoever scores what it scored.
+    """Changes a scorer so that each process writes the rows of its share, and the scoring process the texts, to a file.
 
-    The model is untrained: behind its answer stand some words of the prompt, so that there is something to score.
+    The model is untrained: a part of the source is appended to each prediction, so that scores are not all 0.
     """
 
-    def change(judge):
+    def change(scorer):
         def answer(model, examples, share, between):
-            found = judge.answer(model, examples, share, between)
+            found = scorer.generate(model, examples, share, between)
             (folder / f"answered{share[0]}.json").write_text(json.dumps(sorted(found)))
             return {row: f"{text} {examples[row].source[:20]}" for row, text in found.items()}
 
         def scored(examples, texts):
             (folder / "texts.json").write_text(json.dumps(texts))
-            return judge.score(examples, texts)
+            return scorer.score(examples, texts)
 
         return ValidationScorer(answer, scored)
 
@@ -127,10 +127,10 @@ def test_the_better_checkpoint_is_kept_for_chinese(tmp_path, language):
     model, data = build(config)
     task = task_of(config.task, config.data)
     data.task = task
-    judge = validation_scorer(task, 4, language_seen(data.examples("test")))
+    scorer = validation_scorer(task, 4, language_seen(data.examples("test")))
     given = iter([WORSE, BETTER, WORSE])
-    judge = ValidationScorer(lambda *_: dict(enumerate(next(given))), judge.score)
-    done = fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], judge=judge)
+    scorer = ValidationScorer(lambda *_: dict(enumerate(next(given))), scorer.score)
+    done = fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], scorer=scorer)
     assert torch.load(done.best, weights_only=True)["global_step"] == 2
     logged = [float(row["val/bleu"]) for row in curve(tmp_path) if row.get("val/bleu")]
     for value, answered in zip(logged, [WORSE, BETTER, WORSE], strict=True):
@@ -166,7 +166,7 @@ def test_shares_together_are_the_answers_of_one_process(tmp_path, world):
 
 @pytest.mark.parametrize("texts", [{}, {4: "a"}, {3: "", 0: "né 犬 \U0001f600", 7: "half \ud83d", 1: "x\n" * 300}])
 def test_texts_come_back_as_they_were(texts):
-    kept = Answers()
+    kept = GatheredTexts()
     kept.update(texts)
     assert kept.compute() == texts
 
@@ -177,9 +177,9 @@ def test_metrics_that_need_a_model_wait_until_the_end(tmp_path):
     task = resolve(config.task)
     with pytest.raises(UserError, match=r"monitor=val/perplexity: this run never logs it; it logs val/loss, val/chrf$"):
         check_monitor(config, task)
-    judge = validation_scorer(task, 4)
-    assert judge is not None
+    scorer = validation_scorer(task, 4)
+    assert scorer is not None
     examples = build(config)[1].examples("test")
-    assert list(judge.score(examples, [""] * len(examples))) == ["chrf"]
+    assert list(scorer.score(examples, [""] * len(examples))) == ["chrf"]
     config.task.metrics = ["perplexity"]
     assert validation_scorer(resolve(config.task), 4) is None

@@ -151,13 +151,13 @@ def test_a_validation_that_ends_training_early_is_repeated_and_ends_it(tmp_path)
     config, calls = tiny_run(tmp_path, max_steps=50, val_every=1), []
     config.callbacks.patience, config.callbacks.generate_rows = 2, 1
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
-    judge = ValidationScorer(stopped, lambda examples, answers: {"score": next(values)})
+    scorer = ValidationScorer(stopped, lambda examples, answers: {"score": next(values)})
     with pytest.raises(KeyboardInterrupt):
-        fitted(config, tmp_path, judge=judge)
+        fitted(config, tmp_path, scorer=scorer)
     last, limits = tmp_path / "checkpoints" / "last.ckpt", Limits.of(config.trainer, config.callbacks)
     assert (Progress.of(last, limits).steps, Progress.of(last, limits).finished) == (4, False)
     calls.append(None)
-    assert fitted(config, tmp_path, judge=judge, resume=last)[1].steps == 4
+    assert fitted(config, tmp_path, scorer=scorer, resume=last)[1].steps == 4
     assert next(values, None) is None
     assert Progress.of(last, limits).finished
 

@@ -32,7 +32,7 @@ def _has(person: str) -> str:
 
 @cache
 def verb_group(verb: Verb, tense: str, modal: str, person: str, support: bool) -> tuple[str, str, str]:
-    """(auxiliary, main verb, particle). `support` asks for an auxiliary even where the tense has none (do-support,
+    """(auxiliary, main verb, particle). `support` forces an auxiliary even where the tense has none (do-support,
     for negation and questions). The auxiliary is "" when there is none; an adverb of frequency goes before the main
     verb, and before `not`'s complement: `has not often bought`."""
     if modal:

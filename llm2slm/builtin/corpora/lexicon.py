@@ -1,4 +1,4 @@
-"""The lexicon of the built-in corpora: English and German word forms, read from the tab-separated files beside it.
+"""The lexicon of the built-in corpora: English and German word forms, read from the tab-separated files of `lexicon/`.
 
 One row is one lexeme. `-` stands for "none". Every inflected form that no rule predicts is spelled out in the files,
 so a mistake is corrected there and nowhere else. `load_lexicon()` reads and checks the files once per process.
@@ -41,7 +41,7 @@ FRAMES = (
     "posture",  # lies on the table (dative of place)
     "that",  # knows that ...
     "zu",  # tries to ...
-    "whether",  # asks whether ...
+    "whether",  # an indirect question with "whether"
 )
 
 

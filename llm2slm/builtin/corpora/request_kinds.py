@@ -279,7 +279,7 @@ def show_speech(name: str, said: Sentence) -> Sequence[str]:
 
 
 def reported(name: str, said: Sentence) -> str:
-    """`Anna says that she needed a key in the hall.`"""
+    """The sentence in reported speech: the name, a verb of saying, and `that she needed a key in the hall`."""
     rest = said.past().removeprefix(f"{said.subject} ")
     return f"{name} says that {'she' if name in _WOMEN else 'he'} {rest}"
 

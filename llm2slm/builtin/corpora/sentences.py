@@ -77,7 +77,7 @@ def draw_subject(rng: random.Random, verb: Verb) -> str:
 
 
 def draw_sentence(rng: random.Random, definite: bool = False) -> Sentence:
-    """Draws a sentence without a place; `definite` asks for `the` before the object."""
+    """Draws a sentence without a place; with `definite`, the object has the article `the`."""
     verb = rng.choice(_ACTIONS)
     subject = draw_subject(rng, verb)
     thing = rng.choice(verb.objects)

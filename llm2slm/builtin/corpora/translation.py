@@ -53,7 +53,7 @@ def draw_with_sub(rng: random.Random) -> Sentence:
 
 
 def draw_with_complement(rng: random.Random) -> Sentence:
-    """knows that …, asks whether …, knows where …."""
+    """A sentence whose verb has a clause as complement, with "that", "whether" or a question word."""
     ix = index()
     tense = "past" if rng.random() < 0.5 else "present"
     whether = rng.random() < 0.45

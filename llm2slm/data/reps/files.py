@@ -48,13 +48,13 @@ class Index:
     """Entries in order; their number at the end of the last completed fill; length of the complete lines in bytes."""
 
     entries: list[Entry]
-    settled: int
+    completed: int
     length: int
 
     @property
     def finished(self) -> bool:
         """Whether all prompts belong to completed fills."""
-        return not any(entry.prompts for entry in self.entries[self.settled :])
+        return not any(entry.prompts for entry in self.entries[self.completed :])
 
 
 # Prompts and values
@@ -146,17 +146,17 @@ def read_index(folder: Path) -> Index:
     path = folder / INDEX
     content = path.read_bytes() if path.is_file() else b""
     entries: list[Entry] = []
-    length, settled = content.rfind(b"\n") + 1, 0
+    length, completed = content.rfind(b"\n") + 1, 0
     for number, line in enumerate(content[:length].splitlines(), 1):
         try:
             found = json.loads(line)
             if "finished" in found:
-                settled = len(entries)
+                completed = len(entries)
             else:
                 entries.append(Entry(**{field.name: found[field.name] for field in fields(Entry)}))
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {number}: is damaged; remove the folder and fill the store again") from None
-    return Index(entries, settled, length)
+    return Index(entries, completed, length)
 
 
 def check_size(path: Path, size: int) -> None:

@@ -2,14 +2,14 @@
 
 A store is a folder, written by `data/reps/writer.py`:
 
-    store.json               value encoding, the LLM and its settings (`identity`), its shapes (`reader`)
+    store.json               value encoding, the LLM and its settings (`identity`), the shapes of its encoder (`reader`)
     index.jsonl              a line per finished file (size, sha256) and per completed fill
     shard-00000.safetensors  concatenated prompts: values [tokens, E], scales [tokens, layers] (int8 only),
                              keys [prompts, 16], starts [prompts + 1]
     embeddings.safetensors   the LLM's embedding matrix (optional)
 
 A prompt's key is a hash of its LLM token ids, which depend on text, tokenizer and frame. Equal prompts are stored once.
-Files are memory-mapped: opening a store reads no values, and a batch reads only its own rows.
+Files are memory-mapped: opening a store reads no values, and a batch reads only the rows that it needs.
 
 Encoding       bytes per token       error of a value
 float32        4 E                   0
@@ -84,7 +84,8 @@ class RepsStore:
             fingerprint of an LLM that is not loaded).
 
     Attributes:
-        identity, reader: recorded by the writer.
+        identity: recorded by `StoreWriter`.
+        encoder_facts: shapes of the LLM encoder, recorded by `StoreWriter`.
         dtype: value encoding.
         layers: numbers of the stored layers.
         width: width of one layer, E / len(layers).
@@ -100,15 +101,15 @@ class RepsStore:
         self.folder = Path(folder)
         self.record = read_record(self.folder)
         self.identity: dict[str, Any] = self.record["identity"]
-        self.reader: dict[str, Any] = self.record["reader"]
+        self.encoder_facts: dict[str, Any] = self.record["reader"]
         expected = plain(dict(identity or {}))
         check_equal(self.folder, {key: self.identity.get(key) for key in expected}, expected)
         self.dtype = StoreDtype(self.record["kept_as"])
-        self.layers: list[int] = self.reader["layers"]
-        self.width: int = self.reader["width"]
-        self.embedding_width: int = self.reader["embedding_width"]
+        self.layers: list[int] = self.encoder_facts["layers"]
+        self.width: int = self.encoder_facts["width"]
+        self.embedding_width: int = self.encoder_facts["embedding_width"]
         self.index = read_index(self.folder)
-        self.finished = self.index.finished and self.index.settled > 0
+        self.finished = self.index.finished and self.index.completed > 0
         for entry in self.index.entries:
             check_size(self.folder / entry.file, entry.bytes)
         self._mapped: dict[str, dict[str, Tensor]] = {}

@@ -42,11 +42,11 @@ from llm2slm.runs import plain
 from llm2slm.types import Reps, StoreDtype, UserError, reason_of
 
 SHARD_BYTES = 64 * 2**20
-"""Maximum size of a shard (unless a single prompt is larger). It bounds the loss at an interruption, and the writer's
-memory (about four times as much while it writes)."""
+"""Maximum size of a shard (unless a single prompt is larger). It bounds the loss at an interruption, and the memory
+of a `StoreWriter` (about four times as much while it writes)."""
 FILE_BYTES = 1024
 """Upper bound of the overhead of a file: its header and its index line."""
-READER_KEYS = ("layers", "width", "embedding_width")
+ENCODER_KEYS = ("layers", "width", "embedding_width")
 
 
 class StoreWriter:
@@ -55,7 +55,7 @@ class StoreWriter:
     Args:
         folder: folder of the store; created if missing.
         identity: identity of the representations, as plain values; equal for all writers of a store.
-        reader: shapes of the LLM encoder: layers, width and embedding_width; further values are kept for training.
+        encoder_facts: shapes of the LLM encoder: layers, width and embedding_width; further values are stored too.
         dtype: value encoding.
         shard_bytes: maximum size of a shard.
 
@@ -68,19 +68,19 @@ class StoreWriter:
         self,
         folder: Path | str,
         identity: Mapping[str, Any],
-        reader: Mapping[str, Any],
+        encoder_facts: Mapping[str, Any],
         dtype: StoreDtype = StoreDtype.float32,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        if missing := [key for key in READER_KEYS if key not in reader]:
-            raise ValueError(f"reader lacks {', '.join(missing)}")
+        if missing := [key for key in ENCODER_KEYS if key not in encoder_facts]:
+            raise ValueError(f"encoder_facts lacks {', '.join(missing)}")
         self.folder, self.dtype, self.shard_bytes = Path(folder), StoreDtype(dtype), shard_bytes
-        self._width, self._layers = int(reader["width"]), len(reader["layers"])
+        self._width, self._layers = int(encoder_facts["width"]), len(encoder_facts["layers"])
         self._lock = WriteLock(self.folder / INDEX, "give another folder")
         self._log = self._open()
         try:
             self._begin(
-                {"identity": identity, "reader": reader, "kept_as": self.dtype.value, "shard_bytes": shard_bytes}
+                {"identity": identity, "reader": encoder_facts, "kept_as": self.dtype.value, "shard_bytes": shard_bytes}
             )
         except OSError as error:
             self.close()
@@ -132,8 +132,8 @@ class StoreWriter:
         if self._log.tell() != index.length:
             self._log.truncate(index.length)
         self.has_embeddings = store.has_embeddings
-        self._settled = set(store.keys(0, index.settled))
-        self._known = self._settled | set(store.keys(index.settled))
+        self._completed = set(store.keys(0, index.completed))
+        self._known = self._completed | set(store.keys(index.completed))
         self._marked = index.finished
         self._clear()
 
@@ -144,13 +144,13 @@ class StoreWriter:
             UserError: more files are missing from the index, so a part of the index is lost.
         """
         known = {entry.file for entry in self._files}
-        unknown = {path.name for path in self.folder.glob("*.safetensors") if _ours(path.name)} - known
+        unknown = {path.name for path in self.folder.glob("*.safetensors") if _is_store_file(path.name)} - known
         if lost := sorted(unknown - {EMBEDDINGS, self._next_shard()}):
             raise UserError(
                 f"{self.folder}: {INDEX} has no entry of {lost[0]}, so a part of it is lost; restore it, or remove the "
                 "folder and fill the store again"
             )
-        for path in [path for path in self.folder.glob("*.part") if _ours(path.name)]:
+        for path in [path for path in self.folder.glob("*.part") if _is_store_file(path.name)]:
             path.unlink()
         for name in unknown:
             (self.folder / name).unlink()
@@ -186,13 +186,13 @@ class StoreWriter:
         """Whether a prompt (token ids) is in the store or in the shard in memory."""
         return key_of(ids) in self._known
 
-    def unsettled(self, rows: Iterable[Sequence[int]]) -> list[Sequence[int]]:
+    def prompts_to_fill(self, rows: Iterable[Sequence[int]]) -> list[Sequence[int]]:
         """The distinct prompts of this fill, in order, without those of earlier completed fills: the same list whether
         or not this fill was interrupted."""
         kept: dict[bytes, Sequence[int]] = {}
         for row in rows:
             key = key_of(row)
-            if key not in self._settled:
+            if key not in self._completed:
                 kept.setdefault(key, row)
         return list(kept.values())
 
@@ -256,7 +256,7 @@ class StoreWriter:
             self._known.add(key)
         return len(self._known) - before
 
-    def put_embeddings(self, embeddings_VE: Tensor) -> None:
+    def add_embeddings(self, embeddings_VE: Tensor) -> None:
         """Adds the LLM's embedding matrix, unless the store has it.
 
         Raises:
@@ -269,12 +269,12 @@ class StoreWriter:
 
     def finish(self) -> None:
         """Writes the last shard, and marks the fill as completed; idempotent. Call it only after all prompts of
-        `unsettled` were appended."""
+        `prompts_to_fill` were appended."""
         if self._keys:
             self._write_shard()
         if not self._marked:
             self._enter({"finished": len(self._known)})
-            self._settled |= self._known
+            self._completed |= self._known
             self._marked = True
 
     def _write_shard(self) -> None:
@@ -317,7 +317,7 @@ class StoreWriter:
             raise UserError(f"{self._log.name}: cannot be written ({reason}); free disk space, and continue") from None
 
 
-def _ours(name: str) -> bool:
+def _is_store_file(name: str) -> bool:
     """Whether a file name is one that a writer uses."""
     name = name.removesuffix(".part")
     return name in (RECORD, INDEX, EMBEDDINGS) or (name.startswith("shard-") and name.endswith(".safetensors"))

@@ -47,16 +47,16 @@ class Columns:
         Raises:
             UserError: missing column or field, a value that is not text, or no rows; raised when it is read.
         """
-        unmet = _Unmet({name: key for name, key in self._fields().values() if key == KEY or self.text})
+        unseen = _UnseenFields({name: key for name, key in self._fields().values() if key == KEY or self.text})
         last = None
         for table, number, row in islice(self._read(tables, start), None if stop is None else max(stop - start, 0)):
             last = table, number, row
-            unmet.look(row)
-            yield self._row(table, number, row, unmet)
+            unseen.add(row)
+            yield self._row(table, number, row, unseen)
         if start == 0 and last is None:
             raise UserError(f"{label}: holds no rows")
         if start == 0 and last is not None:
-            unmet.check(*last, label)
+            unseen.check(*last, label)
 
     def needed(self, table: Table) -> list[str]:
         """The columns of a table that must be read.
@@ -98,7 +98,7 @@ class Columns:
         named = {"source": (self.source, "data.source"), "target": (self.target, "data.target")}
         return named.get(field, (field, KEY))
 
-    def _row(self, table: Table, number: int, row: Row, unmet: _Unmet) -> dict[str, str]:
+    def _row(self, table: Table, number: int, row: Row, unseen: _UnseenFields) -> dict[str, str]:
         """Source, target and task of a row; the source (or text) by a template, if there are templates."""
         if self.templates:
             texts = {
@@ -109,7 +109,7 @@ class Columns:
                 empty = self.text and not any(text.strip() for text in texts.values())
                 source = "" if empty else filled(self.templates, texts, table.location(number))
             except UserError:
-                unmet.check(table, number, row)
+                unseen.check(table, number, row)
                 raise
         else:
             source = text_in(table, number, row, self.source, "data.source")
@@ -122,7 +122,7 @@ class Columns:
 
 
 @dataclass
-class _Unmet:
+class _UnseenFields:
     """The fields of templates that no row had so far, with their configuration keys.
 
     If rows have different keys, a misspelt field would otherwise look like a field without a text.
@@ -131,7 +131,7 @@ class _Unmet:
     names: dict[str, str]
     columns: dict[str, None] = field(default_factory=dict)
 
-    def look(self, row: Row) -> None:
+    def add(self, row: Row) -> None:
         """Removes the fields that a row has."""
         if self.names:
             self.names = {name: key for name, key in self.names.items() if not holds(row, name)}

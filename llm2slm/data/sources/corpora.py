@@ -114,8 +114,8 @@ CORPORA = {
 def columns_of(config: CorpusConfig) -> Columns:
     """The columns of a configuration; by default those of the corpus."""
     corpus = CORPORA.get(config.name)
-    own = corpus and (corpus.files if config.root is not None or corpus.hub is None else corpus.hub)
-    source, target = (own.source, own.target) if own else ("source", "target")
+    named = corpus and (corpus.files if config.root is not None or corpus.hub is None else corpus.hub)
+    source, target = (named.source, named.target) if named else ("source", "target")
     return Columns(config.source or source, config.target or target)
 
 

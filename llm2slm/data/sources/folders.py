@@ -30,9 +30,9 @@ from llm2slm.data.sources.rows import READERS, suffix_of
 from llm2slm.nearest_names import nearest
 from llm2slm.types import UserError
 
-OWN = {"csv": {".csv", ".tsv"}, "json": {".json", ".jsonl", ".ndjson"}, "parquet": {".parquet"}}
-"""Builders of `datasets` whose files this project reads with its own readers, and the suffixes of these files."""
-OUR_KEYS = {"data_files", "data_dir", "default", "description", "version"}
+READABLE = {"csv": {".csv", ".tsv"}, "json": {".json", ".jsonl", ".ndjson"}, "parquet": {".parquet"}}
+"""Builders of `datasets` whose files this project reads, and the suffixes of these files."""
+IGNORED_KEYS = {"data_files", "data_dir", "default", "description", "version"}
 """Keys of a subset in README.md that have no effect on reading its files."""
 OPTIONS = {"delimiter": "sep"}
 """Aliases of options."""
@@ -55,7 +55,7 @@ class FolderFiles:
     @property
     def as_rows(self) -> bool:
         """Whether this project's readers can read the files."""
-        return self.kind in OWN and not self._unknown_files and not self._unknown_options
+        return self.kind in READABLE and not self._unknown_files and not self._unknown_options
 
     @property
     def not_as_rows(self) -> str:
@@ -114,7 +114,7 @@ def find_files(folder: Path, subset: str | None, must: bool) -> FolderFiles:
         if (folder / subset).is_dir():
             return _files(folder / subset, {})
         if must:
-            raise UserError(f"{folder}: no subset {subset!r}; {_meant(subset, folder, known)}")
+            raise UserError(f"{folder}: no subset {subset!r}; {_subset_suggestion(subset, folder, known)}")
         subset = None
     if subset is None and known:
         subset = MetadataConfigs(known).get_default_config_name()
@@ -123,7 +123,7 @@ def find_files(folder: Path, subset: str | None, must: bool) -> FolderFiles:
     return _files(folder, known[subset] if subset is not None else {})
 
 
-def _meant(subset: str, folder: Path, known: Mapping[str, Any]) -> str:
+def _subset_suggestion(subset: str, folder: Path, known: Mapping[str, Any]) -> str:
     names = sorted(known) or sorted(path.name for path in folder.iterdir() if path.is_dir())
     if not names:
         return "it holds none; leave data.subset out"
@@ -143,15 +143,15 @@ def _files(folder: Path, metadata: Mapping[str, Any]) -> FolderFiles:
         kind, options = infer_module_for_data_files({split: list(map(str, files)) for split, files in found.items()})
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{base}: {str(error).partition(chr(10))[0]}") from None
-    if kind in OWN:  # ignores files of other kinds
-        ours = {split: [path for path in files if _is_of(kind, path)] for split, files in found.items()}
-        found = {split: ours[split] or found[split] for split in found}
-    options = options | {OPTIONS.get(key, key): value for key, value in metadata.items() if key not in OUR_KEYS}
+    if kind in READABLE:  # ignores files of other kinds
+        readable = {split: [path for path in files if _is_of(kind, path)] for split, files in found.items()}
+        found = {split: readable[split] or found[split] for split in found}
+    options = options | {OPTIONS.get(key, key): value for key, value in metadata.items() if key not in IGNORED_KEYS}
     return FolderFiles({split: [base / name for name in files] for split, files in found.items()}, kind, options)
 
 
 def _is_of(kind: str, path: PurePosixPath) -> bool:
-    return any(suffix.lower() in OWN[kind] for suffix in path.suffixes)
+    return any(suffix.lower() in READABLE[kind] for suffix in path.suffixes)
 
 
 def _names(folder: Path) -> list[PurePosixPath]:

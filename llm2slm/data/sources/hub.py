@@ -13,7 +13,7 @@ import datasets
 
 from llm2slm.config import CorpusConfig
 from llm2slm.data.sources.corpora import CORPORA, PARQUET, SPLITS, known_corpus
-from llm2slm.data.sources.folders import OWN, FolderFiles, find_files
+from llm2slm.data.sources.folders import READABLE, FolderFiles, find_files
 from llm2slm.data.sources.rows import open_table
 from llm2slm.data.sources.rows.table import Read, Row, Table
 from llm2slm.types import UserError
@@ -129,7 +129,7 @@ def _by_datasets(found: FolderFiles) -> tuple[str, dict[str, Any]]:
         UserError: csv or json files with an unsupported compression or option, since `datasets` would infer the types
             of their values.
     """
-    if found.kind in OWN and found.kind != "parquet":
+    if found.kind in READABLE and found.kind != "parquet":
         raise UserError(found.not_as_rows)
     files = {name: [glob.escape(str(path)) for path in paths] for name, paths in found.splits.items()}
     return found.kind, {"data_files": files, **found.options}

@@ -51,8 +51,8 @@ def relabelled(rows: list[dict[str, str]], config: DataConfig, seed: int) -> lis
                 f"{path}: the label of row {index} (from 0) is of another text ({label['source'][:40]!r}, the row is "
                 f"{row['source'].strip()[:40]!r}); label the split that you train on{by_seed}"
             )
-        theirs = config.labels is Labels.llm or np.random.default_rng((seed, index)).random() < config.labels_share
-        found.append(row | {"target": label["prediction"]} if theirs else row)
+        from_llm = config.labels is Labels.llm or np.random.default_rng((seed, index)).random() < config.labels_share
+        found.append(row | {"target": label["prediction"]} if from_llm else row)
     return found
 
 

@@ -100,7 +100,7 @@ def _rows(
             yield first
             yield from read
     except UserError as error:
-        raise UserError(f"{error}{_meant_root(config)}") from None
+        raise UserError(f"{error}{_root_suggestion(config)}") from None
 
 
 def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Rows, list[dict[str, Any]]]:
@@ -117,9 +117,9 @@ def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Row
         return load_rows(data, split, seed, task.templates, task.text), []
     size, parts = _size(data, split), _parts(data)
     whole = []
-    for number, (part, (_, own)) in enumerate(zip(parts, task.parts, strict=True)):
+    for number, (part, (_, part_task)) in enumerate(zip(parts, task.parts, strict=True)):
         try:
-            whole.append(load_rows(part, split, seed, own.templates, own.text))
+            whole.append(load_rows(part, split, seed, part_task.templates, part_task.text))
         except UserError as error:
             raise UserError(f"data.parts[{number}]: {error}") from None
     counts = mixture.shares([len(rows) for rows in whole], parts, size) if split == "train" else None
@@ -130,9 +130,9 @@ def read_split(data: DataConfig, task: Task, split: str, seed: int) -> tuple[Row
     found = mixture.interleaved(marked)[:size]
     given = Counter(row[TASK] for row in found)
     notes = [
-        {"name": label, "task": own.name, "prefix": own.prefix, "metrics": list(own.metrics), "weight": part.weight}
+        {"name": label, "task": of.name, "prefix": of.prefix, "metrics": list(of.metrics), "weight": part.weight}
         | {"rows": given[label], "of": len(rows)}
-        for part, (label, own), rows in zip(parts, task.parts, whole, strict=True)
+        for part, (label, of), rows in zip(parts, task.parts, whole, strict=True)
     ]
     return found, notes
 
@@ -149,8 +149,8 @@ def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[st
     """
     if data.labels is not Labels.gold:
         raise UserError(
-            f"data.streaming=true: rows are read with the corpus' own answers, without data.labels={data.labels}; set "
-            "data.streaming=false, or stream the file of labels itself (data=json data.train=DIR/labels.jsonl "
+            f"data.streaming=true: rows are read with the targets of the corpus, not with data.labels={data.labels}; "
+            "set data.streaming=false, or stream the file of labels itself (data=json data.train=DIR/labels.jsonl "
             "data.source=source data.target=prediction)"
         )
     if data.name in ("builtin", "mixture"):
@@ -161,15 +161,15 @@ def stream_rows(data: DataConfig, task: Task, skip: int = 0) -> Iterator[dict[st
 def task_of(task: TaskConfig, data: DataConfig) -> Task:
     """The task of a configuration for its corpus, with the prefix, language and templates of the corpus.
 
-    Without `task.name`, it is the default task of the corpus (`own_task`). The task of a part of a mixture is its
+    Without `task.name`, it is the default task of the corpus (`default_task`). The task of a part of a mixture is its
     `task`, else the default task of its corpus, else `task.name`.
 
     Raises:
         UserError: unknown task or language, invalid template, parts that cannot be mixed, or keys of `data` that do not
             match the task.
     """
-    found = _task_of(*chosen_task(task, data))
-    texts = [own.text for _, own in found.parts] or [found.text]
+    found = _task_of(*with_default_tasks(task, data))
+    texts = [part.text for _, part in found.parts] or [found.text]
     if data.overlong is Overlong.split and not all(texts):
         raise UserError("data.overlong=split: only for plain text (task=lm); use truncate or drop")
     if data.labels is not Labels.gold and any(texts):
@@ -184,12 +184,12 @@ def _task_of(task: TaskConfig, data: DataConfig) -> Task:
         return replace(found, languages=tuple(BUILTIN_LANGUAGES.items())) if by_task else found
     parts = _parts(data)
     mixture.check_parts(parts)
-    own = [_part_task(task, part, f"data.parts[{number}]") for number, part in enumerate(parts)]
-    return mixed(task, list(zip(mixture.labels(parts), own, strict=True)))
+    tasks = [_part_task(task, part, f"data.parts[{number}]") for number, part in enumerate(parts)]
+    return mixed(task, list(zip(mixture.labels(parts), tasks, strict=True)))
 
 
-def own_task(config: CorpusConfig) -> str:
-    """The default task of a corpus; `TEXT` for the user's own rows."""
+def default_task(config: CorpusConfig) -> str:
+    """The default task of a corpus; `TEXT` for files and data sets of the user."""
     if config.name == "builtin":
         return config.corpus if config.corpus in TASKS else TEXT  # an unknown corpus raises when it is read
     if config.name == "mixture":
@@ -197,12 +197,12 @@ def own_task(config: CorpusConfig) -> str:
     return CORPORA[config.name].task if config.name in CORPORA else TEXT
 
 
-def chosen_task(task: TaskConfig, data: DataConfig) -> tuple[TaskConfig, DataConfig]:
+def with_default_tasks(task: TaskConfig, data: DataConfig) -> tuple[TaskConfig, DataConfig]:
     """The configuration with the default tasks filled in: `task.name`, and the task of each part of a mixture."""
     if task.name is not None:
         return task, data
-    parts = [replace(part, task=part.task or own_task(part)) for part in data.parts]
-    return replace(task, name=own_task(data)), replace(data, parts=parts)
+    parts = [replace(part, task=part.task or default_task(part)) for part in data.parts]
+    return replace(task, name=default_task(data)), replace(data, parts=parts)
 
 
 def _templates(config: CorpusConfig, task: str | None) -> tuple[str, ...]:
@@ -212,13 +212,13 @@ def _templates(config: CorpusConfig, task: str | None) -> tuple[str, ...]:
     column; else the target alone.
     """
     hub = CORPORA[config.name].hub if config.name in CORPORA and config.root is None else None
-    own = hub.templates if hub is not None and config.source is None else ()
+    templates = hub.templates if hub is not None and config.source is None else ()
     if task != LM.name:
-        return own
+        return templates
     paired = config.name == "builtin" or config.name in CORPORA or config.source is not None
     target = WHOLE_TEXT if config.target is None and config.name in ("json", "hub") else config.target
     paired = paired and (config.source is None or config.source != target)
-    return (*(f"{one}\n\n{{target}}" for one in own or ("{source}",)), *WHOLE) if paired else tuple(WHOLE)
+    return (*(f"{one}\n\n{{target}}" for one in templates or ("{source}",)), *WHOLE) if paired else tuple(WHOLE)
 
 
 def _parts(data: DataConfig) -> list[PartConfig]:
@@ -232,13 +232,13 @@ def _parts(data: DataConfig) -> list[PartConfig]:
 
 
 def _part_task(task: TaskConfig, part: PartConfig, key: str) -> Task:
-    of_project = part.name == "builtin" or part.name in CORPORA
+    is_known = part.name == "builtin" or part.name in CORPORA
     if part.name not in ("builtin", "json", "hub"):
         try:
             known_corpus(part.name)
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
-    name = part.task or (own_task(part) if of_project else task.name)
+    name = part.task or (default_task(part) if is_known else task.name)
     single = [task_name for task_name in TASKS if task_name != "mixture"]
     if name not in single:
         raise UserError(f"{key}: its task is one of {', '.join(single)}; it is {name}")
@@ -306,7 +306,7 @@ def _local(config: CorpusConfig, split: str) -> Path:
     return folder / f"{getattr(config, split) or default}.jsonl.gz"
 
 
-def _meant_root(config: CorpusConfig) -> str:
+def _root_suggestion(config: CorpusConfig) -> str:
     """A suggestion if `data.path` is a folder of a known corpus below a `data.root`, else ""."""
     folder = Path(config.path or "").expanduser().absolute()
     known = CORPORA.get(config.name)

@@ -42,7 +42,7 @@ Values = Callable[[Path, int], Iterator[tuple[int, Any]]]
 
 
 def _layout(path: Path) -> Values:
-    """The reader for the layout of a file, determined from its beginning."""
+    """The function that reads the layout of a file, determined from its beginning."""
     rest = ""
     for piece in pieces(path):
         rest = piece.lstrip()
@@ -170,9 +170,9 @@ class _Scanner:
 
     def _more(self) -> bool:
         """Reads at least as many characters as are left: a long value is decoded few times, not once for each piece."""
-        held = len(self._text) - self.position
+        left = len(self._text) - self.position
         new: list[str] = []
-        while not self._ended and sum(map(len, new)) < max(held, 1):
+        while not self._ended and sum(map(len, new)) < max(left, 1):
             piece = next(self._pieces, None)
             self._ended = piece is None
             new.append(piece or "")

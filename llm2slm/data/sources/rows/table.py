@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
+from llm2slm.nearest_names import similar
 from llm2slm.types import UserError, check_text
 
 Row = Mapping[str, Any]
@@ -140,9 +140,8 @@ def value_in(table: Table, number: int, row: Row, name: str, key: str, *, gaps: 
             value = value[int(field)] if isinstance(value, list) else value[field]
         except (KeyError, IndexError, ValueError, TypeError):
             known = list(_leaves(row[path[0]], path[0]))
-            raise UserError(
-                f"{table.location(number)}: no field {name!r} ({key}){meant(name, known)} fields: {', '.join(known)}"
-            ) from None
+            hint = f"{suggestion(name, known)} fields: {', '.join(known)}"
+            raise UserError(f"{table.location(number)}: no field {name!r} ({key}){hint}") from None
     return value
 
 
@@ -163,13 +162,13 @@ def no_column(location: str, name: str, key: str, names: Sequence[str], where: s
     Args:
         where: what was searched, if not the location.
     """
-    return f"{location}: no column {name!r} ({key}){where}{meant(name, names)} columns: {', '.join(names)}"
+    return f"{location}: no column {name!r} ({key}){where}{suggestion(name, names)} columns: {', '.join(names)}"
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of a message, with the most similar known word; ";" if none is similar."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ";"
+    near = similar(word, known)
+    return f"; did you mean {near!r}?" if near else ";"
 
 
 def _leaves(value: Any, name: str) -> Iterator[str]:
