@@ -151,12 +151,18 @@ def complete(folder: Path, progress: Progress) -> runs.Result | None:
     runs.refuse_another(folder, "train")
     if not progress.finished or not (folder / RESULT).is_file() or not (folder / "model").is_dir():
         return None
-    stored = runs.read_result(folder)
-    systems = [_system(values) for values in stored.pop("systems")]
-    if not systems or systems[0].notes.get("optimizer_steps") != progress.steps:
+    stored = stored_result(folder)
+    if not stored.systems or stored.systems[0].notes.get("optimizer_steps") != progress.steps:
         return None  # of an earlier end
     if first_process() and not (folder / "model" / CARD).is_file():
         card_of_run(folder / "model", folder.resolve().name, folder)
+    return stored
+
+
+def stored_result(folder: Path) -> runs.Result:
+    """The result of `train` in a run directory."""
+    stored = runs.read_result(folder)
+    systems = [_system(values) for values in stored.pop("systems")]
     chosen = stored.pop("selection", None)
     return runs.Result(systems=systems, selection=runs.Selection(**chosen) if chosen else None, **stored)
 

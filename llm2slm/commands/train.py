@@ -53,12 +53,15 @@ from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
 
 
-def run(config: RunConfig, folder: Path) -> runs.Result:
+def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     """Trains a system into `folder` and tests it.
 
     With `run=DIR` an interrupted training resumes in DIR from its last checkpoint, with the configuration recorded
     there; new values of `trainer.*`, `logger.*` and `callbacks.*` override it (as a larger trainer.max_steps). A
     finished training is not repeated: only its missing test, result and model card are made.
+
+    Args:
+        shown: show progress bars (where trainer.progress is true) and print the table of the result.
     """
     started, begun = time.perf_counter(), None
     starts_over = False
@@ -84,6 +87,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
+        config = replace(config, trainer=replace(config.trainer, progress=shown and config.trainer.progress))
         fitted, answers = trained(config, folder, ready, begun, loggers)
         ready.teacher = None  # frees its memory for the test
         if fitted.first_process:
@@ -99,7 +103,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
                 result.wall_seconds = time.perf_counter() - started
                 runs.write_result(folder, result)
                 card_of_run(folder / "model", folder.resolve().name, folder)
-            show_result(folder)
+            if shown:
+                show_result(folder)
     return result
 
 
