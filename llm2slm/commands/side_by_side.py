@@ -289,11 +289,11 @@ def main() -> int:
         sys.argv = arguments  # recorded in the result
         import torch
 
-        from llm2slm.commands import hush, train
+        from llm2slm.commands import silence_libraries, train
 
         if threads is not None:
             torch.set_num_threads(threads)
-        hush()
+        silence_libraries()
         train.run(config, Path(folder), shown=False)
     except UserError as error:
         print(f"{ERROR}{error}", file=sys.stderr)

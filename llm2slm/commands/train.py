@@ -136,8 +136,8 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     model = untrained(at_first, task)
     check_trainable(model, config)
     teacher = build_teacher(at_first, model.collator)
-    told = None if teacher is None else teacher.collator
-    data = DataModule(config.data, task, model.collator, config.seed, told, val_rows=config.trainer.val_rows)
+    of_teacher = None if teacher is None else teacher.collator
+    data = DataModule(config.data, task, model.collator, config.seed, of_teacher, val_rows=config.trainer.val_rows)
     final = final_split(config.data)
     read_data(model, data, ("train", "validation", final), config.trainer.progress)
     check_monitor(config, task)
@@ -204,7 +204,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
     for section in ("model", "data", "task", "optim", "seed"):
         if runs.plain(getattr(settled, section)) != runs.plain(getattr(recorded, section)):
             raise UserError(
-                f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
+                f"run={folder} was started with another {section}; a resumed run can change trainer, logger and "
                 "callbacks only: leave the rest out, or train anew without run="
             )
     newest = newest_whole(folder / CHECKPOINTS)
