@@ -24,6 +24,7 @@ from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system
 from llm2slm.commands.loaded_models import limited
+from llm2slm.commands.resume import refuse_used
 from llm2slm.commands.side_by_side import train_side_by_side
 from llm2slm.commands.task_choice import tell_task, with_task
 from llm2slm.config import RunConfig
@@ -63,6 +64,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     show_held()
     tell_task(given.task, given.data)
     clear(folder, configs)
+    for name in configs:
+        refuse_used(folder / name)
     runs.write_config(folder, config)
     explain_training(config, configs, console)
     at_once, threads = processes(config)

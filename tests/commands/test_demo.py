@@ -128,6 +128,14 @@ def test_an_earlier_demo_is_removed_and_nothing_else(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine", "config.yaml"}
 
 
+def test_the_run_of_another_command_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_command, "train_side_by_side", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "out" / "guided" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"out/guided: holds a run already \(checkpoints\)"):
+        run(demo_config(tmp_path), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["guided", "checkpoints"]
+
+
 @pytest.mark.slow
 def test_where_prompts_are_cut_all_are_scored_and_timed_on_the_same_rows(tmp_path, monkeypatch):
     """Under two tokenizers that make different rows over-long: dropping them would leave each system others."""
