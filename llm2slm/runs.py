@@ -86,8 +86,12 @@ def device_name(device_type: str = "cpu") -> str:
                 break
     except OSError:  # not Linux: keep the platform module's name
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores" if device_type == "cpu" else f"{model}, {device_type}"
+    return f"{model}, {usable_cores()} cores" if device_type == "cpu" else f"{model}, {device_type}"
+
+
+def usable_cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_commit() -> str:

@@ -170,7 +170,7 @@ def test_a_corpus_that_is_asked_as_another_task_is_told(files, tiny_llm, capsys)
     for split in SPLITS:
         with gzip.open(files / "samsum" / f"{split}.jsonl.gz", "wt") as file:
             file.write((json.dumps(ROW) + "\n") * 4)
-    warning = "llm2slm: warning: data=samsum is made for summarization, and is asked as translation; set task=summ"
+    warning = "llm2slm: warning: data=samsum is a corpus for summarization, and is used for translation; set task=summ"
     corpus = ["data=samsum", "data.root=.", "trainer.max_steps=1"]
     for arguments, warned in (
         (["task=translation", "task.prefix=a "], False),
@@ -203,7 +203,7 @@ def test_resuming_cannot_change_what_is_trained(files, trained, capsys):
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
     assert main(["train", "run=run", "optim.lr=0.5"]) == 2
-    assert mistake(capsys).startswith("run=run was begun with another optim")
+    assert mistake(capsys).startswith("run=run was started with another optim")
     assert files_of(files / "run") == before
 
 

@@ -130,7 +130,7 @@ NOT_READ = {
     "another split": (["evaluate", "run=LLM", "data.train_size=5"], "data.train_size=5 (read with split=train)"),
     "metrics": (["encode", "task.metrics=[bleu]"], "task.metrics=[bleu] (read by train, demo, evaluate, label)"),
     "llm without run": (["benchmark", "llm=DIR"], "llm=DIR (read with run=)"),
-    "demo": (["demo", "optim.lr=0.1"], "optim.lr=0.1 (each of the systems slm, llm2slm sets its own)"),
+    "demo": (["demo", "optim.lr=0.1"], "optim.lr=0.1 (each of the systems slm, llm2slm sets it)"),
     "tokenizer": (["tokenizer", "data.batch_tokens=9"], "data.batch_tokens=9 (read by train, demo)"),
     "field": (["generate", "run=LLM", "prompt=a", "field=x"], "field=x (read with input=FILE)"),
     "top_p": (["generate", "run=LLM", "top_p=0.5"], "top_p=0.5 (read with do_sample=true)"),

@@ -26,7 +26,7 @@ from rich.progress import track
 from transformers import T5Config, T5ForConditionalGeneration
 
 from llm2slm import runs
-from llm2slm.commands import hush
+from llm2slm.commands import silence_libraries
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.tokenizer import train as train_tokenizer
 from llm2slm.config import (
@@ -373,7 +373,7 @@ def main(asked: argparse.Namespace) -> None:
     """Encodes, trains and writes."""
     started, size = time.perf_counter(), SMALL if asked.small else STUDY
     size = replace(size, llm=size.llm | LARGER.get(asked.llm, {}), batch_tokens=asked.batch_tokens or size.batch_tokens)
-    hush()
+    silence_libraries()
     torch.set_num_threads(asked.threads)
     device = device_type(asked.device)
     systems: list[runs.System] = []

@@ -50,13 +50,13 @@ def check_read(
     found: list[tuple[str, str]] = []
     base = default if experiment is None else experiment
     for name in given(config, default, names):
-        each, own = TABLES[type(config)][name], value(config, name)
+        each, current = TABLES[type(config)][name], value(config, name)
         if reason := unread(verb, name, each, config):
             if (verb, name) in REFUSED:
-                shown_as = _text(own, value(default, name))
+                shown_as = _text(current, value(default, name))
                 raise UserError(f"{name}={shown_as}: not read by {verb} here ({reason}); leave it out")
-            if own != value(base, name):
-                found.append((f"{name}={_text(own, value(base, name))}", reason))
+            if current != value(base, name):
+                found.append((f"{name}={_text(current, value(base, name))}", reason))
     data = getattr(config, "data", None)
     chosen = names is None or "data.parts" in names or "data" in names
     if data is not None and data.name == "mixture" and chosen and data.parts != base.data.parts:
@@ -70,9 +70,9 @@ def given(config: Any, default: Any, names: Sequence[str] | None = None) -> list
     """Keys whose values differ from the default, in the order of the schema."""
     found = []
     for name in leaves(type(config)):
-        own = value(config, name)
+        current = value(config, name)
         chosen = names is None or any(name == each or name.startswith(f"{each}.") for each in names)
-        if chosen and own != value(default, name) and own not in ({}, []):
+        if chosen and current != value(default, name) and current not in ({}, []):
             found.append(name)
     return found
 
@@ -86,19 +86,19 @@ def unread(verb: str, name: str, each: Row, config: Any) -> str:
         return ""
     if verb != "demo":
         return "" if each.read(verb, config) else each.where(verb)
-    systems = {key: own for key, own in config.systems.items() if isinstance(own, dict)}
-    if systems and all(_sets(own, name) for own in systems.values()):
-        return f"each of the systems {', '.join(systems)} sets its own"
+    systems = {key: overrides for key, overrides in config.systems.items() if isinstance(overrides, dict)}
+    if systems and all(_sets(overrides, name) for overrides in systems.values()):
+        return f"each of the systems {', '.join(systems)} sets it"
     return "" if any(each.read(verb, one) for one in _configs(config, systems)) else each.where(verb)
 
 
 def _configs(config: RunConfig, systems: Mapping[str, Any]) -> list[RunConfig]:
     """The configurations of the systems of a demo; that of the demo if they are invalid (the demo raises the error)."""
     found = []
-    for own in systems.values():
+    for overrides in systems.values():
         try:
             base = OmegaConf.merge(OmegaConf.structured(RunConfig), runs.plain(config) | {"systems": {}})
-            one = OmegaConf.to_object(OmegaConf.merge(base, own))
+            one = OmegaConf.to_object(OmegaConf.merge(base, overrides))
         except OmegaConfBaseException:
             return [config]
         assert isinstance(one, RunConfig)
@@ -127,8 +127,8 @@ def _text(found: Any, default: Any = None) -> str:
     """A value in the syntax of the command line; of a mapping the entries that differ from the default."""
     plain = runs.plain(found)
     if isinstance(plain, dict):
-        own = default if isinstance(default, dict) else {}
-        inner = [f"{k}: {_text(v)}" for k, v in plain.items() if k not in own or own[k] != v]
+        usual = default if isinstance(default, dict) else {}
+        inner = [f"{k}: {_text(v)}" for k, v in plain.items() if k not in usual or usual[k] != v]
         return f"{{{', '.join(inner)}}}"
     if isinstance(plain, list):
         return f"[{', '.join(map(_text, plain))}]"

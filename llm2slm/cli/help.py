@@ -103,8 +103,8 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
         for group, options in groups.items():
             lines += wrapped(f"  {group:19} ", ", ".join(options))
     lines += ["", "keys (KEY=VALUE), with their defaults:"]
-    own = primary(conf_folder() / f"{verb}.yaml", keys(schema))
-    known = [replace(key, default=own.get(name, key.default)) for name, key in keys(schema).items()]
+    defaults = primary(conf_folder() / f"{verb}.yaml", keys(schema))
+    known = [replace(key, default=defaults.get(name, key.default)) for name, key in keys(schema).items()]
     for key in sorted(known, key=lambda key: "." in key.name or key.section):  # keys outside sections first
         lines += describe(key)
     lines += ["", "flags:"]

@@ -29,7 +29,7 @@ from llm2slm.cli.given import check_read
 from llm2slm.cli.named import with_named_models
 from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.cli.sweep import JobRecord, finish_sweep
-from llm2slm.commands import hush
+from llm2slm.commands import silence_libraries
 from llm2slm.commands.deferred_warnings import drop_held, show_held
 from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import make_folder
@@ -157,7 +157,7 @@ class Command:
             default, experiment = self.composer.typed(self.composer.defaults()), self.experiment(overrides)
             check_read(self.verb, config, default, names, experiment=experiment, shown=first)
             run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
-            hush()
+            silence_libraries()
             result = run(config, folder)
         except UserError:  # raised before the work began, or after the warnings were printed
             drop_held()

@@ -52,7 +52,7 @@ def _of_the_named(
                 "them out"
             )
         given = {name for each in parsed for name in _entries(each, f"{key}.config")}
-        lost = {name for name in outside.keys() - given if outside.get(name) != _own(composer, side).get(name)}
+        lost = {name for name in outside.keys() - given if outside.get(name) != _primary(composer, side).get(name)}
         if lost and shown:
             hold_warning(
                 f"{key}.config of the experiment ({', '.join(sorted(lost))}) is for another model, "
@@ -62,8 +62,8 @@ def _of_the_named(
     plain = composer.defaults().model[side]
     if plain.name == composed.model[side].name:
         return outside
-    own = _own(composer, side)
-    return {name: value for name, value in outside.items() if name not in own or own[name] != value}
+    primary = _primary(composer, side)
+    return {name: value for name, value in outside.items() if name not in primary or primary[name] != value}
 
 
 def _config(composed: DictConfig, side: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _config(composed: DictConfig, side: str) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def _own(composer: Composer, side: str) -> dict[str, Any]:
+def _primary(composer: Composer, side: str) -> dict[str, Any]:
     """`model.SIDE.config` of the primary config of the verb."""
     return _config(composer.compose([f"~model/{side}"]), side)
 

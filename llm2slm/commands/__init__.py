@@ -1,7 +1,4 @@
-"""One file a verb. Each takes a typed configuration and a run directory.
-
-The order on the page is the order of the run.
-"""
+"""The commands: one module per verb, whose `run` takes a typed configuration and a run directory."""
 
 from __future__ import annotations
 
@@ -14,33 +11,33 @@ EXPECTED = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # steps count over all epochs
 )
-"""Beginnings of Lightning's warnings that say nothing of a run of ours."""
+"""Beginnings of warnings of Lightning that do not apply to runs of this package."""
 
 MASK = "We strongly recommend passing in an `attention_mask`"
-"""Beginning of a warning of transformers': its `generate` leaves out a mask that is all ones, and its models then miss
-it where the last token is a pad, as it is of each answer that has ended."""
+"""Beginning of a warning of transformers: its `generate` omits a mask of ones only, and its models then warn if the
+last token is a pad, as in every finished response of a batch."""
 
 
-def hush() -> None:
-    """Keeps the libraries' talk off the terminal, which is for progress, results and mistakes. Their warnings stay.
+def silence_libraries() -> None:
+    """Disables log messages and progress bars of libraries; their other warnings stay.
 
-    Acts on what is imported already: call it once the command's own imports are done.
+    Affects libraries that are already imported: call it after the imports of the command.
     """
     if "transformers" in sys.modules:
         from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
         from transformers.utils.logging import disable_progress_bar
 
         silent = are_progress_bars_disabled()
-        disable_progress_bar()  # of reading weights from disk: gone in a moment
+        disable_progress_bar()  # of reading weights from disk
         if not silent:
-            enable_progress_bars()  # of downloads, which the call above ended as well
+            enable_progress_bars()  # of downloads, which the call above disabled too
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("transformers.modeling_utils").addFilter(_not_of_a_mask)
-    logging.getLogger("datasets.packaged_modules.json.json").setLevel(logging.CRITICAL)  # what it logs it raises too
-    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each of its five tries to reach the Hub
+    logging.getLogger("transformers.modeling_utils").addFilter(_not_about_masks)
+    logging.getLogger("datasets.packaged_modules.json.json").setLevel(logging.CRITICAL)  # it also raises what it logs
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each of five attempts to reach the Hub
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
 
 
-def _not_of_a_mask(record: logging.LogRecord) -> bool:
+def _not_about_masks(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(MASK)

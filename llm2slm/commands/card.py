@@ -30,8 +30,8 @@ def card_of_run(
     task = task_of(recorded(home, "task", TaskConfig), recorded(home, "data", DataConfig))
     prefix, suffix = task.around() or (task.prefix, "")
     config["task"] = config["task"] | {"prefix": prefix, "suffix": suffix}
-    own = runs.read_result(home) if (home / "result.json").is_file() else None
-    own = own if own is not None and own["verb"] == "train" else None
+    result = runs.read_result(home) if (home / "result.json").is_file() else None
+    result = result if result is not None and result["verb"] == "train" else None
     saved = json.loads((model / "config.json").read_text(encoding="utf-8"))
     llm, slm = saved.get("llm"), saved.get("slm", saved)
-    write_text(model / CARD, model_card(name, config, own, others, license=license, llm=llm, slm=slm))
+    write_text(model / CARD, model_card(name, config, result, others, license=license, llm=llm, slm=slm))

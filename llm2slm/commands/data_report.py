@@ -65,7 +65,7 @@ def visible(text: str, limit: int = SHOWN) -> str:
 def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str) -> None:
     """Prints the task, one example, the table of the data, and warnings.
 
-    Warnings: another task than the corpus is made for, targets of `final` that the metrics cannot tokenize, prompts of
+    Warnings: another task than that of the corpus, targets of `final` that the metrics cannot tokenize, prompts of
     `final` that are also training prompts, texts that a tokenizer cannot represent.
 
     Args:
@@ -105,7 +105,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     known, rows = report[final]["in_train"], report[final]["rows"] - report[final]["dropped"]
     if known:
         print(
-            f"llm2slm: warning: {known:,} of {rows:,} prompts of the {final} split are in the training data too; its "
-            "scores tell in part what was remembered",
+            f"llm2slm: warning: {known:,} of {rows:,} prompts of the {final} split are also in the training data; "
+            "its scores partly measure memorization",
             file=sys.stderr,
         )

@@ -1,24 +1,31 @@
-"""`llm2slm demo`: trains the SLM alone and the hybrid, and compares the quality and speed of both with the LLM's."""
+"""`llm2slm demo`: trains the SLM alone and the hybrid, and compares the quality and speed of both with the LLM's.
+
+The systems are trained at the same time, each in a process with one thread (`side_by_side`). A repeated command starts
+over; a training that was stopped is resumed by `llm2slm train run=DIR/SYSTEM`.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
-from llm2slm.commands import train
 from llm2slm.commands.benchmark import Sources, benchmark_systems, share_llms
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system
 from llm2slm.commands.loaded_models import limited
+from llm2slm.commands.resume import refuse_used
+from llm2slm.commands.side_by_side import train_side_by_side
 from llm2slm.commands.task_choice import print_task, with_task
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
@@ -28,9 +35,18 @@ from llm2slm.evaluation.metrics.scores import computed_alike, lower_is_better
 from llm2slm.models.ablation import check_control
 from llm2slm.models.build import build_llm
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.types import Init, Overlong, UserError
+from llm2slm.types import Init, Overlong, SystemKind, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LLM = "llm"
+PURPOSE = {
+    SystemKind.llm: "another LLM, trained on the same data",
+    SystemKind.slm: "the SLM alone, which shows what a small model reaches without the LLM",
+    SystemKind.llm2slm: "the SLM with the LLM's representations of the prompt, which shows what the LLM adds",
+}
+"""The reason for training a system of each kind."""
 
 
 def run(config: RunConfig, folder: Path) -> runs.Result:
@@ -48,27 +64,28 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     show_held()
     print_task(given.task, given.data)
     clear(folder, configs)
+    for name in configs:
+        refuse_used(folder / name)
     runs.write_config(folder, config)
-    scored: dict[str, runs.System] = {}
-    sources: Sources = {}
-    for number, name in enumerate(config.systems, 1):
-        console.print(f"\n[bold]{number}/{len(config.systems) + 2} Training {name}[/bold]")
-        scored[name] = train.run(configs[name], folder / name).systems[0]
-        scored[name].name = name
-        sources[name] = (str(folder / name / "model"), None)
-    console.print(f"\n[bold]{len(config.systems) + 1}/{len(config.systems) + 2} Evaluating the LLM[/bold]")
+    explain_training(config, configs, console)
+    at_once, threads = processes(config)
+    trained = train_side_by_side(configs, folder, console, at_once=at_once, threads=threads)
+    for name, system in trained.items():
+        system.name = name
+    explain(console, 2, "Evaluating the LLM on the test split", "its scores are the reference for those of the others")
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
     systems = {LLM: build_llm(config.model.llm, config.data)}
     systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in configs}
     share_llms(systems)
     for model in systems.values():
         move_to_device(model, config.trainer.accelerator)
-    sources[LLM] = (config.model.llm, None)
     data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
-    scored = {
-        LLM: score_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test"),
-        **scored,
-    }
-    console.print(f"\n[bold]{len(config.systems) + 2}/{len(config.systems) + 2} Timing all, interleaved[/bold]")
+    scored = {LLM: score_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test")}
+    scored |= trained
+    explain(console, 3, "Timing all systems in turn", "only times of one process, round by round, can be compared")
+    sources: Sources = {LLM: (config.model.llm, None)}
+    sources |= {name: (str(folder / name / "model"), None) for name in configs}
     timed, baseline = benchmark_systems(systems, sources, data, config)
     for system in timed:
         scored[system.name].speed = system.speed
@@ -83,10 +100,38 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     for name in configs:
         card_of_run(folder / name / "model", f"{folder.name}-{name}", folder / name, [written])
     configuration = yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True)
-    page = write_report([written], folder, "llm2slm demo: the LLM reads, the SLM writes", configs=[configuration])
+    page = write_report([written], folder, "llm2slm demo: the LLM encodes, the SLM generates", configs=[configuration])
     console.print(terminal_table([written]))
     console.print(f"{page} ({result.wall_seconds:.0f} s in all)")
     return result
+
+
+def processes(config: RunConfig) -> tuple[int, int | None]:
+    """How many systems are trained at the same time, and with how many threads each (None: torch's default).
+
+    On a CPU one process per core, with one thread each, so that the results do not depend on the number of cores. On a
+    GPU one after the other, since each may need all of its memory.
+    """
+    return (runs.usable_cores(), 1) if device_type(config.trainer.accelerator) == "cpu" else (1, None)
+
+
+def explain(console: Console, step: int, action: str, reason: str) -> None:
+    """Prints the heading of one of the three steps."""
+    console.print(f"\n[bold]{step}/3 {action}[/bold]: {reason}", highlight=False)
+
+
+def explain_training(config: RunConfig, configs: Mapping[str, RunConfig], console: Console) -> None:
+    """Prints the systems, why each is trained, and how."""
+    names, together = " and ".join(configs), processes(config)[0] > 1 and len(configs) > 1
+    order = "at the same time, each in a process on one core" if together else "one after the other"
+    explain(console, 1, f"Training {names} {order}", "the systems do not depend on each other")
+    lines = [f"{LLM}: {config.model.llm.source}, which is trained already"]
+    lines += [
+        f"{name}: {PURPOSE[each.model.kind]}; {each.trainer.max_steps:,} steps at learning rate {each.optim.lr:g}"
+        for name, each in configs.items()
+    ]
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def check(config: RunConfig) -> dict[str, RunConfig]:

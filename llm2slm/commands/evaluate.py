@@ -44,8 +44,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
     device_type(config.trainer.accelerator)
-    writer = load_system(run, config.llm, config.model, config.data)
-    config, model = replace(config, model=writer.config), writer.model
+    loaded = load_system(run, config.llm, config.model, config.data)
+    config, model = replace(config, model=loaded.config), loaded.model
     print_defaults(given)
     print_task(given.task, given.data)
     warn_task(config)
@@ -112,17 +112,17 @@ def language_note(task: Task) -> dict[str, str]:
 
 def final_split(data: DataConfig) -> str:
     """The split for final scores and timing: test; validation for files without a test split."""
-    own = [data, *data.parts] if data.name == "mixture" else [data]
-    return "validation" if any(part.name == "json" and part.test is None for part in own) else "test"
+    sources = [data, *data.parts] if data.name == "mixture" else [data]
+    return "validation" if any(each.name == "json" and each.test is None for each in sources) else "test"
 
 
 def print_defaults(config: RunConfig) -> None:
     """Prints corpus and prefix if neither the model nor the user names them."""
     if config.run is None or runs.home(config.run) is not None:
         return
-    data, silent = config.data, RunConfig()
+    data, default = config.data, RunConfig()
     named = (data.name, data.corpus, config.task.name, config.task.prefix)
-    if named == (silent.data.name, silent.data.corpus, silent.task.name, silent.task.prefix):
+    if named == (default.data.name, default.data.corpus, default.task.name, default.task.prefix):
         task = task_of(config.task, data)
         print(
             f"llm2slm: {config.run} records no corpus: using data={data.name} (data.corpus={data.corpus}) with "
@@ -152,8 +152,8 @@ def score_system(
     known, size = answers is not None, config.data.eval_batch_size
     if answers is None:
         # without a source all prompts are equal
-        asked = examples[:1] if task.text else examples
-        answers = predict(model, asked, task, size, progress=config.trainer.progress)
+        distinct = examples[:1] if task.text else examples
+        answers = predict(model, distinct, task, size, progress=config.trainer.progress)
         answers = answers * len(examples) if task.text else answers
     rows = prediction_rows(examples, answers)
     if not known:
@@ -191,10 +191,11 @@ def decoding_note(model: LLM2SLM, task: Task, decoding: Mapping[str, Any] | None
         decoding: arguments of `generate` in addition to the task's.
     """
     arguments = arguments_of(task, decoding)
-    own = published_settings(model.generation_config, arguments)
-    if own:
+    published = published_settings(model.generation_config, arguments)
+    if published:
         print(
-            f"llm2slm: {model.label} answers under settings of its own generation_config.json as well: {one_line(own)}",
+            f"llm2slm: {model.label} also decodes with the settings of its generation_config.json: "
+            f"{one_line(published)}",
             file=sys.stderr,
         )
     return {"decoding": effective_settings(model.generation_config, arguments)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
 from llm2slm.atomic import STAGE, writing
-from llm2slm.commands import hush
+from llm2slm.commands import silence_libraries
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.output_folder import check_folder
@@ -29,7 +29,7 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     A repeated command leaves `out` unchanged and pushes again.
 
     Raises:
-        UserError: no model given, `out` holds something else, or the Hub refuses.
+        UserError: no model given, `out` holds other files, or the Hub refuses.
     """
     out = check(config)
     home = runs.home(str(config.run))
@@ -37,7 +37,7 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     model = load(config)
     check_measured(model, results)
     if config.dtype is not None:
-        narrowed(model, config.dtype)
+        cast_weights(model, config.dtype)
     show_held()
     llm = str((model.config.llm or {}).get("name"))
     if not config.with_llm and config.push is None and Path(llm).is_absolute():
@@ -50,11 +50,11 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
             card_of_run(staged, name, home, [result for _, result in results], license=config.license)
         elif model.card is None:
             print(f"llm2slm: {config.run} is no run directory: no model card is written", file=sys.stderr)
-        there = hand_over(staged, out)
+        unchanged = move_into(staged, out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
-    print(f"{out}: {megabytes:.1f} MB{', all there already' if there else ''}")
+    print(f"{out}: {megabytes:.1f} MB{', unchanged' if unchanged else ''}")
     if config.push is not None:
         from llm2slm.models.saving import push
 
@@ -82,7 +82,7 @@ def check(config: ExportConfig) -> Path:
     out = Path(config.out)
     check_folder("out", out)
     if held(out) and not (out / "config.json").is_file():
-        raise UserError(f"out={out}: holds something already; {ADVICE}")
+        raise UserError(f"out={out}: is not empty; {ADVICE}")
     return out
 
 
@@ -99,11 +99,11 @@ def staging(out: Path) -> Path:
     return found
 
 
-def hand_over(staged: Path, out: Path) -> bool:
+def move_into(staged: Path, out: Path) -> bool:
     """Moves the finished model into `out`; returns whether `out` already held the same model, which then stays.
 
     Raises:
-        UserError: `out` holds something else; names the first differing file.
+        UserError: `out` holds other files; names the first differing file.
     """
     if not held(out):
         shutil.rmtree(out / STAGE, ignore_errors=True)
@@ -118,7 +118,7 @@ def hand_over(staged: Path, out: Path) -> bool:
             state = (
                 "is not in it" if name not in there else "is no part of this model" if name not in here else "differs"
             )
-            raise UserError(f"out={out}: holds something else already ({name} {state}); {ADVICE}")
+            raise UserError(f"out={out}: holds another model or other files ({name} {state}); {ADVICE}")
     return True
 
 
@@ -129,24 +129,24 @@ def files(folder: Path) -> dict[str, Path]:
 
 def load(config: ExportConfig) -> LLM2SLM:
     """The trained model, with its LLM verified."""
-    from llm2slm.commands.loaded_models import model_place
+    from llm2slm.commands.loaded_models import model_path
     from llm2slm.models.hybrid import LLM2SLM
 
-    hush()
-    return LLM2SLM.from_pretrained(model_place(str(config.run)), llm=config.llm)
+    silence_libraries()
+    return LLM2SLM.from_pretrained(model_path(str(config.run)), llm=config.llm)
 
 
 def check_measured(model: LLM2SLM, results: list[tuple[str, dict[str, Any]]]) -> None:
     """Refuses a result that does not include this model."""
     from llm2slm.models.saving import own_fingerprint
 
-    own = own_fingerprint(model)
+    weights = own_fingerprint(model)
     for path, result in results:
-        if own not in [system.get("weights") for system in result["systems"]]:
-            raise UserError(f"results={path}: measured other models, none with the weights of this one ({own})")
+        if weights not in [system.get("weights") for system in result["systems"]]:
+            raise UserError(f"results={path}: measured other models, none with the weights of this one ({weights})")
 
 
-def narrowed(model: LLM2SLM, dtype: str) -> None:
+def cast_weights(model: LLM2SLM, dtype: str) -> None:
     """Casts the weights for storage; the model is still loaded in the dtype of its training."""
     import torch
 

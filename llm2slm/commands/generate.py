@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2slm import runs
-from llm2slm.commands import hush
+from llm2slm.commands import silence_libraries
 from llm2slm.commands.batch_generation import BatchGeneration, check_writable, generate_file, read
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
@@ -96,12 +96,12 @@ def defaults(config: GenerateConfig) -> tuple[tuple[str, str] | None, int]:
         task = task_of(recorded(home, "task", TaskConfig), recorded(home, "data", DataConfig))
         if around is None and task.prefixes:
             named = ", ".join(f"{name}: {text!r}" for name, text in task.prefixes)
-            raise UserError(f"run={home} was trained on several tasks; say which by prefix=TEXT ({named})")
+            raise UserError(f"run={home} was trained on several tasks; choose one by prefix=TEXT ({named})")
         around = task.around() if around is None else around
         if around is None:
             named = " ".join(f"{{{name}}}" for name in fields(task.templates))
-            raise UserError(f"run={home} was trained on prompts of several fields ({named}); say what goes before the "
-                            "text by prefix=TEXT")  # fmt: skip
+            raise UserError(f"run={home} was trained on prompts of several fields ({named}); set the text before "
+                            "the input by prefix=TEXT")  # fmt: skip
         limit = limit or task.max_new_tokens
     return around, limit or MAX_NEW_TOKENS
 
@@ -142,7 +142,7 @@ def load(config: GenerateConfig) -> LLM2SLM:
     from llm2slm.commands.loaded_models import load_system
     from llm2slm.config import ModelConfig
 
-    hush()
+    silence_libraries()
     torch.manual_seed(config.seed)
     given = ModelConfig(llm=config.model.llm.named(str(config.run)))
     model = load_system(str(config.run), config.llm, given, recorded=False).model

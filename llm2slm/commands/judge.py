@@ -22,7 +22,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.atomic import write_text
-from llm2slm.commands import hush
+from llm2slm.commands import silence_libraries
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.judge_rows import instruction_of, read_rows
 from llm2slm.commands.output_folder import check_folder
@@ -165,7 +165,7 @@ def local_client(config: JudgeConfig) -> tuple[JudgeClient, dict[str, Any]]:
     from llm2slm.models.loading.pretrained import commit, load_language_model, locate, read_config
     from llm2slm.models.slm import contiguous_head
 
-    hush()
+    silence_libraries()
     name = str(config.local)
     path = locate(name)
     if read_config(name, config.revision).model_type == LLM2SLM.config_class.model_type:

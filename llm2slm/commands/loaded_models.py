@@ -60,7 +60,7 @@ def load_system(
     """
     if given.llm.gguf_file is not None and moved is None and runs.home(run) is None:
         run, given = named_file(run, given)
-    source, home = model_place(run), runs.home(run)
+    source, home = model_path(run), runs.home(run)
     kind = saved_kind(source, given.llm.revision if home is None else None)
     if moved is not None and kind is not SystemKind.llm2slm and not (comparable and kind is SystemKind.slm):
         raise UserError(f"llm={moved}: {run} has no LLM that could have moved; remove the key")
@@ -95,7 +95,7 @@ def alone(llm: LLMConfig) -> ModelConfig:
     return ModelConfig(kind=SystemKind.llm, llm=llm, conditioning="none")
 
 
-def model_place(run: str) -> str:
+def model_path(run: str) -> str:
     """The model folder of a run directory; other paths and ids are returned unchanged."""
     inside = Path(run) / "model"
     return str(inside) if inside.is_dir() else run

@@ -41,4 +41,4 @@ def make_folder(key: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{key}={folder}: cannot be made ({error.strerror}); give another folder") from None
+        raise UserError(f"{key}={folder}: cannot be created ({error.strerror}); give another folder") from None

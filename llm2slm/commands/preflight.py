@@ -87,14 +87,14 @@ def check_context_length(model: LLM2SLM, data: DataModule, split: str, rows: int
     if positions is None:
         return
     _, before_response = taken(model.slm)
-    answered = data.encoded(split)[:rows]
-    lengths = [len(row.slm if row.llm is None else row.llm) for row in answered]
+    generated = data.encoded(split)[:rows]
+    lengths = [len(row.slm if row.llm is None else row.llm) for row in generated]
     if model.control is Control.shuffled:  # any row may get the longest prompt
         lengths = [max(lengths, default=0)] * len(lengths)
-    for row, before in zip(answered, lengths, strict=True):
-        read = before_response + (model.mode.positions(model.config, len(row.slm), before) if model.pads_left else 0)
-        if read + data.task.max_new_tokens > positions:
+    for row, before in zip(generated, lengths, strict=True):
+        used = before_response + (model.mode.positions(model.config, len(row.slm), before) if model.pads_left else 0)
+        if used + data.task.max_new_tokens > positions:
             raise UserError(
-                f"task.max_new_tokens={data.task.max_new_tokens} behind the prompt of {split} row {row.index} "
-                f"({read} tokens) exceeds the SLM's {positions} positions; at most {max(positions - read, 0)} fit"
+                f"task.max_new_tokens={data.task.max_new_tokens} after the prompt of {split} row {row.index} "
+                f"({used} tokens) exceeds the SLM's {positions} positions; at most {max(positions - used, 0)} fit"
             )

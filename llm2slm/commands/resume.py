@@ -97,7 +97,7 @@ def naming_command(folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, NotWritten):
         if first_process():
             saved = any((folder / CHECKPOINTS).glob("*.ckpt"))
-            to = "to go on from the last checkpoint" if saved else "there is no checkpoint yet; to start over"
+            to = "to resume from the last checkpoint" if saved else "there is no checkpoint yet; to start over"
             print(f"llm2slm: {to}: {command(folder)}", file=sys.stderr)
         raise
 
@@ -108,7 +108,7 @@ def naming_rest(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        kept = f"training is finished and kept in {folder / CHECKPOINTS}"
+        kept = f"training is finished and saved in {folder / CHECKPOINTS}"
         print(f"llm2slm: {kept}; to do only what is missing: {command(folder)}", file=sys.stderr)
         raise
 
@@ -123,7 +123,7 @@ def outdate(folder: Path) -> None:
 def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
     """Predictions of a test that ended before its result, from `predictions.jsonl`; None: there are none.
 
-    Also None, with a printed reason, if the file is damaged or of other rows: predictions are then generated again.
+    Also None, with a printed reason, if the file is damaged or belongs to other rows.
     """
     path = folder / PREDICTIONS
     if not path.is_file() or (folder / RESULT).exists():
@@ -132,12 +132,12 @@ def kept_answers(folder: Path, examples: Sequence[Example]) -> list[str] | None:
         rows = list(json_lines.read_jsonl(path))
         wrong = next((number for number, row in rows if not isinstance(row.get("prediction"), str)), None)
         if wrong is not None:
-            raise UserError(f"{path}, line {wrong}: has no text as prediction")
+            raise UserError(f"{path}, line {wrong}: its prediction is not a text")
         if [(row.get("source"), row.get("target")) for _, row in rows] != [(e.source, e.target) for e in examples]:
-            raise UserError(f"{path}: is of other rows")
+            raise UserError(f"{path}: belongs to other rows")
     except UserError as error:
         if first_process():
-            print(f"llm2slm: {error}; its prompts are answered again", file=sys.stderr)
+            print(f"llm2slm: {error}; its predictions are generated again", file=sys.stderr)
         return None
     return [row["prediction"] for _, row in rows]
 
@@ -151,12 +151,18 @@ def complete(folder: Path, progress: Progress) -> runs.Result | None:
     runs.refuse_another(folder, "train")
     if not progress.finished or not (folder / RESULT).is_file() or not (folder / "model").is_dir():
         return None
-    stored = runs.read_result(folder)
-    systems = [_system(values) for values in stored.pop("systems")]
-    if not systems or systems[0].notes.get("optimizer_steps") != progress.steps:
+    stored = stored_result(folder)
+    if not stored.systems or stored.systems[0].notes.get("optimizer_steps") != progress.steps:
         return None  # of an earlier end
     if first_process() and not (folder / "model" / CARD).is_file():
         card_of_run(folder / "model", folder.resolve().name, folder)
+    return stored
+
+
+def stored_result(folder: Path) -> runs.Result:
+    """The result of `train` in a run directory."""
+    stored = runs.read_result(folder)
+    systems = [_system(values) for values in stored.pop("systems")]
     chosen = stored.pop("selection", None)
     return runs.Result(systems=systems, selection=runs.Selection(**chosen) if chosen else None, **stored)
 

@@ -1,4 +1,4 @@
-"""The choice of the task: the user's, else the one that the corpus is made for, which is then printed."""
+"""The choice of the task: the user's, else that of the corpus, which is then printed."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def _lines(data: DataConfig, task: Task) -> list[str]:
     """The lines that state the task; for a mixture, of the parts without a known task."""
     if data.name == "mixture":
         return [
-            f"data.parts[{number}] ({label}) without task: asked as text ({_asked(own)})"
-            for number, (label, own) in enumerate(task.parts)
-            if own.name == TEXT
+            f"data.parts[{number}] ({label}) without task: task=text is used ({_summary(part)})"
+            for number, (label, part) in enumerate(task.parts)
+            if part.name == TEXT
         ]
-    why = "" if task.name == TEXT else ", which it is made for"
+    why = "" if task.name == TEXT else ", the task of this corpus,"
     other = "; choose another by task=translation, summarization or instruction" if task.name == TEXT else ""
-    return [f"data={data.name} without task: asked as task={task.name}{why} ({_asked(task)}){other}"]
+    return [f"data={data.name} without task: task={task.name}{why} is used ({_summary(task)}){other}"]
 
 
-def _asked(task: Task) -> str:
+def _summary(task: Task) -> str:
     prefix = f"prefix {task.prefix!r}" if task.prefix else "no prefix"
     return f"{prefix}; {', '.join(task.metrics)}"
 
@@ -56,7 +56,7 @@ def warn_task(config: RunConfig) -> None:
     if corpus is None or task.name in (None, corpus.task, LM.name) or worded:
         return
     print(
-        f"llm2slm: warning: data={config.data.name} is made for {corpus.task}, and is asked as {task.name}; set "
-        f"task={corpus.task} (or task.prefix, to ask in words of your own)",
+        f"llm2slm: warning: data={config.data.name} is a corpus for {corpus.task}, and is used for {task.name}; "
+        f"set task={corpus.task} (or task.prefix, for another prompt)",
         file=sys.stderr,
     )

@@ -55,12 +55,15 @@ from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
 
 
-def run(config: RunConfig, folder: Path) -> runs.Result:
+def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     """Trains a system into `folder` and tests it.
 
     With `run=DIR` an interrupted training resumes in DIR from its last checkpoint, with the configuration recorded
     there; new values of `trainer.*`, `logger.*` and `callbacks.*` override it (as a larger trainer.max_steps). A
     finished training is not repeated: only its missing test, result and model card are made.
+
+    Args:
+        shown: show progress bars (where trainer.progress is true) and print the table of the result.
     """
     started, begun = time.perf_counter(), None
     starts_over = False
@@ -86,6 +89,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
+        config = replace(config, trainer=replace(config.trainer, progress=shown and config.trainer.progress))
         fitted, answers = trained(config, folder, ready, begun, loggers)
         ready.teacher = None  # frees its memory for the test
         if fitted.first_process:
@@ -101,7 +105,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
                 result.wall_seconds = time.perf_counter() - started
                 runs.write_result(folder, result)
                 card_of_run(folder / "model", folder.resolve().name, folder)
-            show_result(folder)
+            if shown:
+                show_result(folder)
     return result
 
 
@@ -133,10 +138,10 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     model = untrained(at_first, task)
     check_trainable(model, config)
     teacher = build_teacher(at_first, model.collator)
-    taught = None if teacher is None else teacher.collator
+    of_teacher = None if teacher is None else teacher.collator
     if teacher is not None and replicates(config.trainer.strategy):
         share_weights(model, teacher.model)
-    data = DataModule(config.data, task, model.collator, config.seed, taught, val_rows=config.trainer.val_rows)
+    data = DataModule(config.data, task, model.collator, config.seed, of_teacher, val_rows=config.trainer.val_rows)
     final = final_split(config.data)
     read_data(model, data, ("train", "validation", final), config.trainer.progress)
     check_monitor(config, task)
@@ -208,7 +213,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
     for section in ("model", "data", "task", "optim", "seed"):
         if runs.plain(getattr(settled, section)) != runs.plain(getattr(recorded, section)):
             raise UserError(
-                f"run={folder} was begun with another {section}; a resumed run can change trainer, logger and "
+                f"run={folder} was started with another {section}; a resumed run can change trainer, logger and "
                 "callbacks only: leave the rest out, or train anew without run="
             )
     newest = newest_undamaged(folder / CHECKPOINTS)

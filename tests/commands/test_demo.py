@@ -10,7 +10,6 @@ from tiny_runs import SIZES, tiny_run
 
 from llm2slm import runs
 from llm2slm.commands import demo as demo_command
-from llm2slm.commands import train as train_command
 from llm2slm.commands.demo import clear, quality_kept, run, system_config
 from llm2slm.data.collate import Collator
 from llm2slm.runs import Score, System
@@ -37,7 +36,7 @@ def demo(tmp_path_factory):
     return folder / "out", config, json.loads((folder / "out" / "result.json").read_text())
 
 
-def test_three_systems_judged_and_timed(demo):
+def test_three_systems_are_scored_and_timed(demo):
     folder, _, result = demo
     assert [(s["name"], s["kind"]) for s in result["systems"]] == [
         ("llm", "llm"), ("small", "slm"), ("guided", "llm2slm"),
@@ -85,9 +84,9 @@ def test_quality_kept_by_hand():
 
 def test_a_systems_configuration_is_the_common_one_with_its_changes(tmp_path):
     config = demo_config(tmp_path)
-    own = system_config(config, "guided")
-    assert (own.model.kind, own.model.conditioning, own.optim.lr) == (SystemKind.llm2slm, "memory", 0.002)
-    assert own.optim.projector_lr == config.optim.projector_lr
+    system = system_config(config, "guided")
+    assert (system.model.kind, system.model.conditioning, system.optim.lr) == (SystemKind.llm2slm, "memory", 0.002)
+    assert system.optim.projector_lr == config.optim.projector_lr
     assert config.model.conditioning == "add"
 
 
@@ -109,8 +108,8 @@ def test_a_systems_configuration_is_the_common_one_with_its_changes(tmp_path):
         ),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(train_command, "run", lambda *_: pytest.fail("trained"))
+def test_errors_are_reported_before_anything_is_trained(tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(demo_command, "train_side_by_side", lambda *_, **__: pytest.fail("trained"))
     config = demo_config(tmp_path)
     change(config)
     with pytest.raises(UserError, match=message) as caught:
@@ -118,7 +117,7 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch, cha
     assert "\n" not in str(caught.value)
 
 
-def test_an_earlier_demo_is_taken_away_and_nothing_else(tmp_path):
+def test_an_earlier_demo_is_removed_and_nothing_else(tmp_path):
     config = demo_config(tmp_path)
     for name in ("small", "guided", "mine"):
         (tmp_path / "out" / name).mkdir(parents=True)
@@ -129,8 +128,16 @@ def test_an_earlier_demo_is_taken_away_and_nothing_else(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine", "config.yaml"}
 
 
+def test_the_run_of_another_command_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_command, "train_side_by_side", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "out" / "guided" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"out/guided: holds a run already \(checkpoints\)"):
+        run(demo_config(tmp_path), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["guided", "checkpoints"]
+
+
 @pytest.mark.slow
-def test_where_prompts_are_cut_all_are_judged_and_timed_on_the_same_rows(tmp_path, monkeypatch):
+def test_where_prompts_are_cut_all_are_scored_and_timed_on_the_same_rows(tmp_path, monkeypatch):
     """Under two tokenizers that make different rows over-long: dropping them would leave each system others."""
     config = demo_config(tmp_path)
     config.model = tiny_model_config(tmp_path / "zoo", tokenizers=Tokenizers.offsets)

@@ -72,14 +72,14 @@ def test_the_same_command_again_changes_nothing_and_another_one_is_refused(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     capsys.readouterr()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.endswith(" MB, all there already\n")
+    assert capsys.readouterr().out.endswith(" MB, unchanged\n")
     assert main([*arguments, "dtype=bfloat16"]) == 2
-    assert "out: holds something else already (model.safetensors differs); give a folder" in mistake(capsys)
+    assert "out: holds another model or other files (model.safetensors differs); give a folder" in mistake(capsys)
     assert main(arguments[:-1]) == 2
-    assert "out: holds something else already (README.md differs); give a folder" in capsys.readouterr().err
+    assert "out: holds another model or other files (README.md differs); give a folder" in capsys.readouterr().err
     (tmp_path / "out" / "thesis.txt").write_text("x")
     assert main(arguments) == 2
-    assert "out: holds something else already (thesis.txt is no part of this model); give" in mistake(capsys)
+    assert "out: holds another model or other files (thesis.txt is no part of this model); give" in mistake(capsys)
     (tmp_path / "out" / "thesis.txt").unlink()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -114,7 +114,7 @@ def test_other_results_are_part_of_the_card(trained: Path, tmp_path: Path) -> No
     [
         ([], "export needs run=DIR"),
         (["run=RUN", "dtype=int8"], "dtype=int8 is unknown; possible: float32, bfloat16, float16"),
-        (["run=RUN", "out=full"], "out=full: holds something already"),
+        (["run=RUN", "out=full"], "out=full: is not empty"),
         (["run=RUN", "push=a/b/c"], "push=a/b/c: give a repository of the Hub"),
         (["run=RUN", "results=[nowhere]"], "nowhere: no such folder"),
         (["run=alone", "name=mine"], "run=alone: records no configuration to write a model card from"),

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from gguf_models import gguf_vocabulary, write_gguf
-from llm2slm.data.tokenizer import cut_of
 from tiny_runs import tiny_run
 from transformers import PreTrainedModel
 
@@ -24,6 +23,7 @@ from llm2slm.commands.encode import run as encode
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.config import LLMConfig, RunConfig, SLMConfig
+from llm2slm.data.tokenization.tokenizer import cut_of
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Start, StoreDtype, SystemKind, Tokenizers, UserError, Vocab
 

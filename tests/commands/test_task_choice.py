@@ -38,25 +38,25 @@ def settled(data: dict[str, Any], task: str | None = None) -> RunConfig:
         ({"name": "hub", "path": "me/data"}, "text", ""),
     ],
 )
-def test_each_corpus_has_its_own_task(data: dict[str, Any], task: str, prefix: str, capsys: Any) -> None:
+def test_each_corpus_has_a_default_task(data: dict[str, Any], task: str, prefix: str, capsys: Any) -> None:
     found = settled(data)
     assert (found.task.name, task_of(found.task, found.data).prefix) == (task, prefix)
     assert task_of(TaskConfig(), DataConfig(**data)) == task_of(found.task, found.data)
-    said = capsys.readouterr().err
-    assert said.count("\n") == (1 if data else 0)
-    assert not data or f"task={task}" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == (1 if data else 0)
+    assert not data or f"task={task}" in printed
     chosen = settled(data, "translation")
     assert (chosen.task.name, capsys.readouterr().err) == ("translation", "")
-    warn_task(found)  # no task that was taken from the corpus is another than its own
+    warn_task(found)  # the default task causes no warning
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_of_a_users_own_is_asked_as_it_is(capsys: Any) -> None:
+def test_files_without_a_task_get_no_prefix(capsys: Any) -> None:
     task = task_of(TaskConfig(), DataConfig(name="json"))
     assert (task.prefix, task.metrics, task.templates) == ("", ("rougeL", "chrf", "exact_match"), ())
     settled({"name": "json"})
     assert capsys.readouterr().err == (
-        "llm2slm: data=json without task: asked as task=text (no prefix; rougeL, chrf, exact_match); choose another by "
+        "llm2slm: data=json without task: task=text is used (no prefix; rougeL, chrf, exact_match); choose another by "
         "task=translation, summarization or instruction\n"
     )
 
@@ -71,21 +71,21 @@ def test_parts_of_a_mixture_likewise(capsys: Any) -> None:
     prefixes = dict(task_of(found.task, found.data).prefixes)
     assert list(prefixes.values()) == ["summarize: ", "", "summarize: "]
     assert capsys.readouterr().err == (
-        "llm2slm: data.parts[1] (json) without task: asked as text (no prefix; rougeL, chrf, exact_match)\n"
+        "llm2slm: data.parts[1] (json) without task: task=text is used (no prefix; rougeL, chrf, exact_match)\n"
     )
 
 
-def own_files(folder: Path) -> list[str]:
+def overrides_of_files(folder: Path) -> list[str]:
     write_rows(folder / "rows")
     files = [f"data.{split}={folder / 'rows' / split}.jsonl" for split in ("train", "validation", "test")]
     return ["data=json", *files, "data.source=source", "data.target=target"]
 
 
-def test_training_on_own_files_puts_nothing_in_front(tmp_path: Path, tiny_llm: Path, capsys: Any) -> None:
-    run = ["train", *tiny_overrides(tiny_llm), *own_files(tmp_path), f"hydra.run.dir={tmp_path / 'run'}"]
+def test_training_on_files_adds_no_prefix(tmp_path: Path, tiny_llm: Path, capsys: Any) -> None:
+    run = ["train", *tiny_overrides(tiny_llm), *overrides_of_files(tmp_path), f"hydra.run.dir={tmp_path / 'run'}"]
     assert main(run) == 0
     shown = capsys.readouterr()
-    assert "data=json without task: asked as task=text" in shown.err
+    assert "data=json without task: task=text is used" in shown.err
     recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert recorded["task"]["name"] == "text"
     saved = json.loads((tmp_path / "run" / "model" / "config.json").read_text())

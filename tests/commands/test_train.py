@@ -33,7 +33,7 @@ from llm2slm.types import Example, UserError
 
 RESULT = {
     "schema", "verb", "created", "command", "git_commit", "versions", "device", "seed", "config_hash", "wall_seconds",
-    "systems", "selection",
+    "systems", "selection", "baseline",
 }  # fmt: skip
 SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes", "weights"}
 SYSTEM |= {"buckets", "validation"}
@@ -289,7 +289,7 @@ def test_the_longest_answer_that_has_room_is_accepted_and_one_token_more_refused
     with pytest.raises(UserError) as caught:
         check_context_length(model, data, "test")
     assert str(caught.value) == (
-        f"task.max_new_tokens={POSITIONS - longest + 1} behind the prompt of test row {tokens.index(longest)} "
+        f"task.max_new_tokens={POSITIONS - longest + 1} after the prompt of test row {tokens.index(longest)} "
         f"({longest} tokens) exceeds the SLM's {POSITIONS} positions; at most {POSITIONS - longest} fit"
     )
     check_context_length(model, data, "test", rows=tokens.index(longest))  # only what is answered needs room
@@ -315,7 +315,7 @@ def test_answers_without_room_are_refused_before_anything_is_written(
         own = rows if name == split else rows[:1]
         setattr(config.data, name, str(tmp_path / f"{name}.jsonl"))
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-    with pytest.raises(UserError, match=rf"^task\.max_new_tokens=60 behind the prompt of {split} row 3 \("):
+    with pytest.raises(UserError, match=rf"^task\.max_new_tokens=60 after the prompt of {split} row 3 \("):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     if split == "validation":

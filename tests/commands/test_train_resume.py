@@ -156,7 +156,7 @@ def test_damaged_answers_are_written_again(whole, tmp_path, monkeypatch, capsys,
     told = [line for line in capsys.readouterr().err.splitlines() if "predictions.jsonl" in line]
     number = 6 if harm in (cut_off, not_text) else 1
     assert len(told) == 1 and told[0].startswith(f"llm2slm: {kept}, line {number}: ")
-    assert told[0].endswith("; its prompts are answered again")
+    assert told[0].endswith("; its predictions are generated again")
     assert_complete(tmp_path, wanted)
 
 
@@ -222,7 +222,7 @@ class Fills(Callback):
 
 @pytest.mark.parametrize(
     ("step", "to", "file"),
-    [(0, "there is no checkpoint yet; to start over", "best"), (3, "to go on from the last checkpoint", "best|last")],
+    [(0, "there is no checkpoint yet; to start over", "best"), (3, "to resume from the last checkpoint", "best|last")],
 )
 def test_a_checkpoint_that_cannot_be_written_names_the_command_that_is_true(
     whole, tmp_path, monkeypatch, capsys, room, step, to, file

@@ -276,7 +276,7 @@ def test_training_on_a_mixture(root, tmp_path, tiny_llm, monkeypatch, capsys):
     assert "a mixture of samsum, multi30k" in card
     capsys.readouterr()
     assert main(["generate", "run=run", "prompt=hello"]) == 2
-    assert mistake(capsys).startswith("run=run was trained on several tasks; say which by prefix=TEXT (samsum: 'summ")
+    assert mistake(capsys).startswith("run=run was trained on several tasks; choose one by prefix=TEXT (samsum: 'summ")
     assert main(["train", "run=run", "trainer.max_steps=3"]) == 0
 
 

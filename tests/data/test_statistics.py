@@ -123,8 +123,8 @@ def test_a_training_tells_and_notes_what_it_reads(files, tiny_llm, capsys):
     assert ["prompts", "that", "are", "in", "train", "–", "1", "2"] in lines
     warnings = [line for line in shown.err.splitlines() if "warning" in line]
     assert warnings == [
-        "llm2slm: warning: 2 of 3 prompts of the test split are in the training data too; its scores tell in part what "
-        "was remembered"
+        "llm2slm: warning: 2 of 3 prompts of the test split are also in the training data; its scores partly "
+        "measure memorization"
     ]
     [system] = json.loads((files / "run" / "result.json").read_text("utf-8"))["systems"]
     told = system["notes"]["data"]

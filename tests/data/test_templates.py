@@ -195,4 +195,4 @@ def test_a_model_trained_on_a_template_is_asked_in_it(tmp_path, tiny_llm, monkey
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("  - '{q} ({hint})'\n", "").replace("Q: {q}", "{q} {hint}"))
     assert main(["generate", "run=run", "prompt=why"]) == 2
-    assert mistake(capsys).startswith("run=run was trained on prompts of several fields ({q} {hint}); say what goes")
+    assert mistake(capsys).startswith("run=run was trained on prompts of several fields ({q} {hint}); set the text")

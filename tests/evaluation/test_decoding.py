@@ -92,7 +92,12 @@ def test_a_result_says_what_its_answers_were_written_under(root, capsys):
     config.run = published(root, "strict", no_repeat_ngram_size=1, length_penalty=3.0)
     [system] = evaluate(config, root / "strict-run").systems
     assert system.notes["decoding"] == {"do_sample": False, **ASKED, "no_repeat_ngram_size": 1}
-    assert capsys.readouterr().err.count("of its own generation_config.json as well: no_repeat_ngram_size=1\n") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "also decodes with the settings of its generation_config.json: no_repeat_ngram_size=1\n"
+        )
+        == 1
+    )
     config.task.num_beams = 2
     [system] = evaluate(config, root / "beams-run").systems
     assert system.notes["decoding"]["length_penalty"] == 3.0
