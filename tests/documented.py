@@ -25,7 +25,6 @@ SMALLER = {
     "evaluate": ["data.test_size=4", "data.validation_size=4", "trainer.progress=false", "task.max_new_tokens=4"],
     "generate": ["max_new_tokens=4"],
     "benchmark": BENCHMARK,
-    "judge": ["wait=0"],
     "compare": ["resamples=100"],
     "tokenizer": ["data.train_size=50"],
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from pathlib import Path
 
 import pytest
 from command_line import ROOT
@@ -57,11 +56,13 @@ def takes(composer: Composer, override: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_files_named_exist(page):
+def test_files_named_and_linked_exist(page):
     text = page.read_text(encoding="utf-8")
-    for span in [*spans(text), *re.findall(r"\]\((?!https?:)([^)]+)\)", text)]:
+    for span in spans(text):
         if re.fullmatch(r"(docs|experiments|conf|tests|llm2slm)/[\w./-]*", span):
             assert (ROOT / span).exists(), span
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        assert (page.parent / link).exists(), link
 
 
 def test_every_corpus_task_and_metric_is_named():

@@ -76,12 +76,14 @@ def draw_samsum(axes: Axes) -> None:
     table = load("real_pairs/samsum.json")
     rows = table["rows"][::-1]
     for place, row in enumerate(rows):
-        control = row["title"].startswith("control")
-        kind = CONTROL if control else LLM if row["run"] == "llm_b" else HYBRID if "hybrid" in row["title"] else SLM
+        is_control = row["title"].startswith("control")
+        kind = CONTROL if is_control else LLM if row["run"] == "llm_b" else HYBRID if "hybrid" in row["title"] else SLM
         axes.plot([row["low"], row["high"]], [place, place], color=kind, lw=2.5, solid_capstyle="round")
         axes.plot(row["value"], place, "o", ms=7, color=kind)
         axes.text(row["high"] + 0.8, place, f"{row['value']:.1f}", va="center", color=kind)
-    names = [row["title"].replace("`", "").replace("control of it", "kv, control").partition(", tuned")[0] for row in rows]
+    control = f"{table['best_hybrid']}, control"
+    names = [row["title"].replace("`", "").replace("control of it", control) for row in rows]
+    names = [name.partition(", tuned")[0] for name in names]
     axes.set_yticks(range(len(rows)), names)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 43), xlabel="ROUGE-L, 95 % interval")
