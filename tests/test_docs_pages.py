@@ -82,3 +82,17 @@ def test_every_extra_is_in_the_installation():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     named = set(re.findall(r"'llm-to-slm\[(\w+)\]'", (ROOT / "docs" / "install.md").read_text("utf-8")))
     assert named == set(extras)
+
+
+def test_the_map_of_the_package_is_true():
+    """Every module and folder of the map in CONTRIBUTING.md exists, and every package is in it."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.partition("## The package\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"(?<![\w/])(\w+(?:/\w+)*(?:\.py|/))", section))
+    files = [path.relative_to(ROOT) for path in (ROOT / "llm2slm").rglob("*") if "__pycache__" not in path.parts]
+    known = {path.name for path in files} | {f"{path.parent.name}/{path.name}" for path in files}
+    assert len(named) > 40
+    for name in named:
+        assert name.rstrip("/") in known or (ROOT / name).exists(), name
+    folders = {path.parent.name for path in files if path.name == "__init__.py"} - {"llm2slm", "rows", "corpora"}
+    assert folders <= {name.rstrip("/") for name in named}
