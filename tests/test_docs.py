@@ -1,15 +1,15 @@
-"""docs/bring-your-own-model.md: its commands and its Python run in order, as a reader would type them, only smaller."""
+"""docs/bring-your-own-model.md and the Python of docs/generating.md run in order, unchanged but for sizes."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-import textwrap
 from pathlib import Path
 
 import pytest
 from command_line import ROOT
+from documented import calls as calls_of
+from documented import fenced
 
 from llm2slm.cli import main
 from llm2slm.cli.schema import keys
@@ -18,7 +18,9 @@ from llm2slm.models import conditioning
 from llm2slm.testing import ARCHITECTURES, tiny_tokenizer, write_tiny
 from llm2slm.types import Tokenizers
 
-PAGE = (ROOT / "docs" / "bring-your-own-model.md").read_text(encoding="utf-8")
+PAGES = [(ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("bring-your-own-model", "generating")]
+PAGE, GENERATING = PAGES
+CONDITIONING = (ROOT / "docs" / "conditioning.md").read_text(encoding="utf-8")
 SMALLER = {
     "train": ["model.llm.dtype=float32", "trainer.accelerator=cpu", "trainer.max_steps=2", "trainer.progress=false",
               "optim.warmup_steps=1", "callbacks.generate_rows=1", "task.max_new_tokens=5"],
@@ -27,14 +29,6 @@ SMALLER = {
     "generate": ["max_new_tokens=4"],
     "export": ["with_llm=true"],
 }  # fmt: skip
-
-
-def commands() -> list[list[str]]:
-    """The calls in indented blocks, continued lines joined, comments taken off."""
-    text = re.sub(r"^```.*?^```\n", "", PAGE, flags=re.MULTILINE | re.DOTALL)
-    lines = re.sub(r"\\\n\s*", "", "\n".join(re.findall(r"^ {4}.*$", text, re.MULTILINE)))
-    found = [line.partition(" #")[0] for line in textwrap.dedent(lines).splitlines()]
-    return [shlex.split(line)[1:] for line in found if line.startswith("llm2slm ")]
 
 
 def test_a_reader_types_the_page_from_top_to_bottom(
@@ -48,19 +42,17 @@ def test_a_reader_types_the_page_from_top_to_bottom(
     for name in ("train", "dev"):
         rows = [json.loads(row) | {"question": f"{name} {i}: {json.loads(row)['question']}"} for i in range(4)]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    Path("questions.txt").write_text("Why is the sky blue?\nWho are you?\n")
-    calls = commands()
-    assert [call[0] for call in calls] == ["train", "benchmark", "generate", "generate", "export"]
+    calls = [call for call in calls_of(PAGE) if call[0] != "tokenizer"]  # test_docs_run.py runs that one
+    assert [call[0] for call in calls] == ["train", "benchmark", "generate", "export"]
     for call in calls:
         assert main([*call, *SMALLER[call[0]]]) == 0, capsys.readouterr().err
     capsys.readouterr()
-    assert len(Path("answers.jsonl").read_text().splitlines()) == 2
     card = Path("my-model/README.md").read_text()
     assert "(initialized from `SmolLM2-135M` (a local folder))" in card  # its weights, not its shape alone
     assert "license: apache-2.0" in card and "## Quality" in card and "## Speed" in card
 
     names: dict[str, object] = {}
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    blocks = fenced(GENERATING, "python")
     assert len(blocks) == 3
     for block in blocks:
         exec(block.replace("max_new_tokens=64", "max_new_tokens=4"), names)
@@ -70,9 +62,9 @@ def test_a_reader_types_the_page_from_top_to_bottom(
 
 def test_every_key_and_way_that_the_page_names_is_there() -> None:
     known = set(keys(RunConfig))
-    named = set(re.findall(r"`((?:model|data|task|trainer)(?:\.\w+)+)(?!\(|\w)", PAGE))
+    named = set(re.findall(r"`((?:model|data|task|trainer)(?:\.\w+)+)(?!\(|\w)", "".join([*PAGES, CONDITIONING])))
     assert len(named) > 10
     assert named <= known, named - known
     for member in [*conditioning.names(), *Tokenizers]:
-        assert f"| `{member}`" in PAGE or member == "none"
+        assert f"| `{member}`" in CONDITIONING or member == "none"
     assert "ARCHITECTURES" not in PAGE and len(ARCHITECTURES) >= 17  # families by the names that people know them by

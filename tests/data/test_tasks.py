@@ -49,7 +49,8 @@ def test_languages_word_the_prefix_of_translation_only_by_default():
 
 def test_mixture_takes_each_rows_own_prefix():
     task = resolve(TaskConfig(name="mixture"))
-    prompts = [task.example({"task": name, "source": "s", "target": "t"}, 0).prompt for name in list(TASKS)[:3]]
+    names = ("translation", "summarization", "instruction")
+    prompts = [task.example({"task": name, "source": "s", "target": "t"}, 0).prompt for name in names]
     assert prompts == ["translate English to German: s", "summarize: s", "s"]
 
 
