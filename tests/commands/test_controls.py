@@ -67,7 +67,7 @@ def test_a_control_is_trained_tested_saved_and_gone_on_with(
     assert system["notes"]["control"] == control
     assert LLM2SLM.from_pretrained(folder / "model").control is Control(control)
     card = (folder / "model" / "README.md").read_text()
-    assert f"**A control (`model.control={control}`), to be compared with, not to be used" in card
+    assert f"**A control (`model.control={control}`) for comparison, not for use" in card
     capsys.readouterr()
     assert main(["generate", f"run={folder}", "prompt=a dog", "max_new_tokens=2"]) == 0
     assert f"llm2slm: warning: {folder} is a control: {WARNINGS[control]}" in capsys.readouterr().err
