@@ -100,6 +100,6 @@ def check_config(config: RunConfig, folder: Path) -> None:
 def row_chunks(data: DataModule, splits: list[str]) -> Iterator[list[Encoded]]:
     """The rows of all splits in one list, so that batches may mix splits; streamed rows in chunks."""
     if data.config.streaming:
-        yield from chain.from_iterable(map(data.once, splits))
+        yield from chain.from_iterable(map(data.one_pass, splits))
     else:
         yield [row for split in splits for row in data.encoded(split)]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rich.progress import MofNCompleteColumn
@@ -15,7 +16,7 @@ from llm2slm.data import statistics
 from llm2slm.data.collate import FOR_ROWS, Collator, Encoded
 from llm2slm.data.sources.labels import relabelled
 from llm2slm.data.sources.sources import read_split, stream_rows
-from llm2slm.data.streaming import RowStream
+from llm2slm.data.streaming import Position, RowStream
 from llm2slm.data.tasks import Task
 from llm2slm.data.token_cache import TokenCache, entry_key
 from llm2slm.data.tokenization import round_trip
@@ -154,6 +155,25 @@ class TokenizedCorpus:
         """The examples of `first_rows`, including dropped ones."""
         self.prepare(split)
         return self._examples[self._known_rows(split)]
+
+    def one_pass(self, split: str) -> Iterator[list[Encoded]]:
+        """All rows of a split in order, in parts that fit into memory: one part, or the chunks of streamed rows.
+
+        Raises:
+            UserError: as `encoded`.
+        """
+        if split != "train" or not self.config.streaming:
+            yield self.encoded(split)
+            return
+        last = -1
+        for chunk in self._row_stream().chunks(Position()):  # endless: the first row follows the last one
+            numbers = [last, *(row.index for row in chunk.rows)]
+            end = next((n for n, (one, after) in enumerate(pairwise(numbers)) if after <= one), None)
+            if rows := chunk.rows[:end]:
+                yield rows
+            if end is not None:
+                return
+            last = numbers[-1]
 
     def compare(self) -> None:
         """Adds to the report: empty responses, repeated training rows, and rows of other splits whose prompt is among

@@ -210,7 +210,7 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) ->
     """Implements `LLM2SLM.from_pretrained`."""
     config = read_config(name, revision)
     if llm is not None and not (isinstance(config, LLM2SLMConfig) and config.llm is not None):
-        raise UserError(f"llm={llm}: {name} has no LLM encoder; leave it out")
+        raise UserError(f"llm={llm}: {name} has no LLM that could have moved; remove the key")
     model: ModelT
     if isinstance(config, LLM2SLMConfig):
         model = _load_hybrid(cls, config, name, llm, revision)

@@ -108,8 +108,14 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
         ),
         (lambda c: setattr(c.model.llm, "prefix", "the "), r"frame.before is '' in the store, 'the '"),
         (lambda c: setattr(c.model.llm, "init", Init.random), r"init is 'pretrained' in the store, 'random'"),
-        (lambda c: write_tiny_t5(c.model.llm.name, seed=9, width=24), r"weights is '\w+' in the store, '\w+' is asked"),
-        (lambda c: edit(c.model.llm.name, layer_norm_epsilon=0.5), r"settings is '\w+' in the store, '\w+' is asked"),
+        (
+            lambda c: write_tiny_t5(c.model.llm.name, seed=9, width=24),
+            r"weights is '\w+' in the store, '\w+' is req",
+        ),
+        (
+            lambda c: edit(c.model.llm.name, layer_norm_epsilon=0.5),
+            r"settings is '\w+' in the store, '\w+' is req",
+        ),
         (
             lambda c: setattr(c.data, "reps", str(Path(c.data.reps).parent)),
             r"kept: is no store of representations \(no store\.json\); give the one in it, .*/kept/reps$",
@@ -259,7 +265,7 @@ def test_the_same_command_on_a_finished_store_changes_nothing(
     before = contents()
     shown = capsys.readouterr().out
     assert "already had" not in shown
-    monkeypatch.setattr("llm2slm.data.reps.writer.StoreWriter.append", lambda *_: pytest.fail("it was asked again"))
+    monkeypatch.setattr("llm2slm.data.reps.writer.StoreWriter.append", lambda *_: pytest.fail("it was encoded again"))
     encode(config(), tmp_path / "kept")
     assert "; the store already had all prompts of 57 rows; train with data.reps=" in capsys.readouterr().out
     assert contents() == before
