@@ -59,21 +59,12 @@ METRICS = {"bleu", "chrf++", "rouge1", "rouge2", "rougeL", "rougeLsum", "token_f
 """Names of metrics that have no other meaning."""
 METRICS_ALLOWED = ("evaluation.metrics", "data.tasks")
 """Where metrics are defined, and where tasks choose their default metrics."""
-NOT_YET_BY_REGISTRY: dict[str, tuple[str, ...]] = {
-    "conditioning": ("cli", "commands", "data", "evaluation", "models", "testing"),
-}
-"""Packages that still decide by the name of a conditioning. Remove an entry once its package does not."""
 DIALECT = re.compile(
     r"\b(told|tells?|owed|whoever|those who|in force|beside|of (its|their|his) own|gone on with|(goes|went|go) on"
     r"|the (reader|writer)('s|s)?|(no|has|have|had) room|room for|says|said|asks|asked)\b",
     re.IGNORECASE,
 )
 """Words for which a standard term exists (CONTRIBUTING.md, "Language")."""
-NOT_YET_REWRITTEN = (
-    "builtin", "commands", "data", "gguf_files", "models", "offline",
-    "runs", "testing", "training", "types",
-)  # fmt: skip
-"""Packages and modules whose texts may still contain such words. Remove an entry once its texts are rewritten."""
 SHOWN = ("print", "hold_warning", "UserError", "warn", "warning", "info", "error")
 """Functions whose string arguments users read."""
 
@@ -168,13 +159,9 @@ def is_constant(statement: ast.AST) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def in_any(source: Source, packages: tuple[str, ...]) -> bool:
-    return any(within(source.name, package) for package in packages)
-
-
 def decides_by_no_conditioning(source: Source) -> Iterator[str]:
     """A conditioning is one module of `models.conditioning`; no other module compares with the name of one."""
-    if in_any(source, ("models.conditioning",)):
+    if within(source.name, "models.conditioning"):
         return
     for node in ast.walk(source.tree()):
         if isinstance(node, ast.Compare):
@@ -188,7 +175,7 @@ def decides_by_no_conditioning(source: Source) -> Iterator[str]:
 
 def decides_by_no_metric(source: Source) -> Iterator[str]:
     """A metric is one entry of `evaluation.metrics`; no other module contains the name of one."""
-    if in_any(source, METRICS_ALLOWED):
+    if any(within(source.name, package) for package in METRICS_ALLOWED):
         return
     for node in ast.walk(source.tree()):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in METRICS:
@@ -197,8 +184,6 @@ def decides_by_no_metric(source: Source) -> Iterator[str]:
 
 def uses_standard_terms(source: Source) -> Iterator[str]:
     """No word of DIALECT in docstrings, comments and messages."""
-    if in_any(source, NOT_YET_REWRITTEN):
-        return
     for line, text in texts(source):
         if found := DIALECT.search(" ".join(text.split())):
             yield f"{source.name}, line {line}: {found[0]!r}"
@@ -273,8 +258,6 @@ def test_the_circle_check_sees_one_within_functions() -> None:
 def test_modules_that_rules_name_exist() -> None:
     """A renamed module must not leave the rule that names it."""
     assert [name for name in (*METHOD, "data.interface", "data.datamodule") if name not in SOURCES] == []
-    pending = {*NOT_YET_REWRITTEN, *NOT_YET_BY_REGISTRY["conditioning"]}
-    assert [name for name in pending if not any(within(source, name) for source in SOURCES)] == []
     assert set(MAY_IMPORT) - {source.package for source in SOURCES.values()} <= {"decoding", "offline", "testing"}
 
 
