@@ -170,7 +170,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=a,a": "a: named twice",
         "runs=a,nowhere": "nowhere: no such folder",
         "runs=a,bare": "bare/predictions.jsonl: no such file; compare reads the predictions",
-        "runs=a,timed": "timed: is a benchmark, which answers nothing; its speeds are read from benchmark=timed",
+        "runs=a,timed": "timed: is a benchmark, which has no predictions; pass it as benchmark=timed",
         "runs=a,other": "a/predictions.jsonl and other/predictions.jsonl: row 4 differs in its source, "
         "'das Haus ist alt' and 'x'; compare runs over the same rows",
         "runs=blank,blank2": "nothing to score against: all 1 references are empty",
