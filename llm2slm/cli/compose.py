@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm.cli import hydra_internals
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.schema import CONDITIONING, SCHEMAS, Key, has_groups, keys, lookup, nearest_keys, unknown_key
+from llm2slm.cli.schema import CLOSED, SCHEMAS, Key, has_groups, keys, lookup, nearest_keys, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.types import UserError
@@ -200,7 +200,7 @@ class Composer:
             if isinstance(value, str) and "${" in value:
                 continue
             check_entries(name, key, value)
-            if key.name == CONDITIONING and shown not in key.choices:
+            if key.name in CLOSED and shown not in key.choices:
                 raise UserError(f"{name}={shown}: expected {key.expected}")
             section, _, inner = name.partition(".")  # copying the whole schema takes 10 ms
             tried, key_path = (blank(self.schema)[section], inner) if inner else (blank(self.schema), name)

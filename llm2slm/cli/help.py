@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from llm2slm.cli.folders import conf_folder
-from llm2slm.cli.schema import CONDITIONING, LISTED, SCHEMAS, Key, as_help, has_groups, keys
+from llm2slm.cli.schema import LISTED, REGISTERED, SCHEMAS, Key, as_help, has_groups, keys
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
@@ -181,7 +181,7 @@ def describe(key: Key) -> list[str]:
     text = key.help or ""
     if isinstance(key.default, Enum) and not LISTED.search(text):
         text = f"{text} {' | '.join(type(key.default).__members__)}".strip()
-    elif key.name == CONDITIONING:
+    elif key.name in REGISTERED:
         text = f"{text} {' | '.join(key.choices)}"
     if not text:
         return [head]

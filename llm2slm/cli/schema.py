@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from llm2slm import config
+from llm2slm.data.tasks import TASKS
 from llm2slm.models import conditioning
 from llm2slm.types import UserError
 
@@ -36,8 +37,22 @@ SCHEMAS: dict[str, type] = {
     "tokenizer": config.TokenizerConfig,
 }
 """Verb -> the dataclass of its configuration."""
-CONDITIONING = "model.conditioning"
-"""The key whose values are the modules of `llm2slm/models/conditioning`."""
+
+
+def _metrics() -> list[str]:
+    from llm2slm.evaluation.metrics.scores import METRICS, of_texts
+
+    return of_texts(METRICS)
+
+
+REGISTERED: dict[str, Callable[[], list[str]]] = {
+    "model.conditioning": conditioning.names,
+    "task.name": lambda: list(TASKS),
+    "task.metrics": _metrics,
+}
+"""Text keys whose values are names in a registry, and the names. Help and completion list them."""
+CLOSED = ("model.conditioning",)
+"""Those of them that the composition checks; the commands check the others, which allow more (bertscore:MODEL)."""
 OPTION = r"[\w+-]+(?: \([^()]*\))?"
 LISTED = re.compile(rf"(?:^|: )({OPTION}(?: \| {OPTION})+)")
 
@@ -75,9 +90,10 @@ class Key:
 
     @property
     def choices(self) -> list[str]:
-        """Values of a text that the help lists, as "A | B (explanation) | C", at its start or after a colon."""
-        if self.name == CONDITIONING:
-            return conditioning.names()
+        """Values of a text: those of its registry, else those that the help lists, as "A | B (explanation) | C", at its
+        start or after a colon."""
+        if self.name in REGISTERED:
+            return REGISTERED[self.name]()
         found = LISTED.search(self.help) if self.text or self.texts else None
         return [re.sub(r" \(.*", "", option) for option in found[1].split(" | ")] if found else []
 
@@ -100,8 +116,8 @@ class Key:
     @property
     def expected(self) -> str:
         """The type in words."""
-        if self.name == CONDITIONING:
-            return f"one of {', '.join(conditioning.names())}"
+        if self.name in CLOSED:
+            return f"one of {', '.join(self.choices)}"
         words = " or ".join(_words(t) for t in self.members)
         nullable = type(None) in typing.get_args(self.annotation)
         return words + (" or null" if nullable else "")

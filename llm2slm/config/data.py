@@ -113,9 +113,8 @@ class TaskConfig:
     """Prompts, generation length and metrics. None: the default of the task (data/tasks.py)."""
 
     name: str | None = None
-    """translation | summarization | instruction | text (no prefix) | lm (plain text: an empty prompt, a loss on every
-    token) | mixture (each row has its task). None: the task of the known or built-in corpus; text for data=json and
-    data=hub."""
+    """None: the task of the known or built-in corpus; text for data=json and data=hub. text: no prefix. lm: plain text,
+    with an empty prompt and a loss on every token. mixture: each row has its task."""
     prefix: str | None = None
     """Text before every source. T5 models need the prefixes of their training. None: that of the task and the
     corpus."""
@@ -125,9 +124,9 @@ class TaskConfig:
     column unchanged. task=lm: template of the text, with {source} and {target}; None: both columns, or the target
     alone without a source column."""
     metrics: list[str] | None = None
-    """bleu | chrf | chrf++ | ter | rouge1 | rouge2 | rougeL | rougeLsum | token_f1 | exact_match | length_ratio |
-    repetition (evaluation/metrics), also logged at each validation; and, in the final test only, perplexity of the
-    references and bertscore:MODEL[:layer] with any model. The first metric is the main metric."""
+    """Names of evaluation/metrics; the first metric is the main metric. Those computed from texts are also logged at
+    each validation. In the final test only: perplexity of the references, and bertscore:MODEL[:layer] with any model.
+    Computed from texts:"""
     language: str | None = None
     """Language code of the targets (de, ru, zh, ja, ko, th, ...), which selects the tokenization of the metrics. None:
     that of the known corpus, or of the column names (de, translation.de); else English for Latin script, and a warning
