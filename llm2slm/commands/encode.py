@@ -89,7 +89,7 @@ def check_config(config: RunConfig, folder: Path) -> None:
     if config.model.llm.start is Init.random:
         raise UserError("model.llm has random weights, which are saved nowhere; name a pretrained LLM")
     if (folder / "config.yaml").exists() and not (folder / STORE).is_dir():
-        raise UserError(f"{folder}: already holds a run; write the store to another folder with hydra.run.dir=DIR")
+        raise UserError(f"{folder}: holds a run already; write the store to another folder with hydra.run.dir=DIR")
     if config.data.overlong is Overlong.split and config.data.streaming:
         raise UserError("data.overlong=split: encode does not split streamed texts; use truncate or drop")
     if config.split != RunConfig().split:

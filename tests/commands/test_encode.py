@@ -239,7 +239,7 @@ def test_a_run_in_the_folder_stays_as_it_was(tmp_path: Path) -> None:
     train(encoding(tmp_path), tmp_path / "run")
     encode(encoding(tmp_path), tmp_path / "kept")
     before = [(tmp_path / name / "config.yaml").read_bytes() for name in ("run", "kept")]
-    with pytest.raises(UserError, match="run: already holds a run; write the store to another folder"):
+    with pytest.raises(UserError, match="run: holds a run already; write the store to another folder"):
         encode(encoding(tmp_path, dtype="int8"), tmp_path / "run")
     with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is required"):
         encode(encoding(tmp_path, dtype="int8"), tmp_path / "kept")
