@@ -70,7 +70,10 @@ class TransformersInterface(Delegation):
         """
         given = sorted(name for name, value in others.items() if value is not None)
         if given:
-            raise TypeError(f"LLM2SLM.forward does not take {', '.join(given)}; give the tensors of its processor")
+            raise TypeError(
+                f"LLM2SLM.forward does not take {', '.join(given)}; give the tensors of its processor (peft's prompt "
+                "and prefix tuning are model.slm.tune=prompt and prefix of build_model)"
+            )
         response = labels
         if decoder_input_ids is not None:  # the token after the last has no effect
             response = torch.cat([decoder_input_ids[:, 1:], torch.full_like(decoder_input_ids[:, :1], -100)], dim=1)
