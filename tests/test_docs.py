@@ -56,7 +56,7 @@ def test_a_reader_types_the_page_from_top_to_bottom(
     capsys.readouterr()
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
     card = Path("my-model/README.md").read_text()
-    assert "(started from `SmolLM2-135M` (a local folder))" in card  # its weights, not its shape alone
+    assert "(initialized from `SmolLM2-135M` (a local folder))" in card  # its weights, not its shape alone
     assert "license: apache-2.0" in card and "## Quality" in card and "## Speed" in card
 
     names: dict[str, object] = {}

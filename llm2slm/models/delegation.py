@@ -77,6 +77,7 @@ class Delegation(Parts):
         """
         embeddings: nn.Module = self.slm.resize_token_embeddings(*args, **arguments)
         language_model.contiguous_head(self.slm)
+        self.vocab_size = self.config.get_text_config().vocab_size  # as transformers' own method
         return embeddings
 
     # Expected by transformers' collators and by peft

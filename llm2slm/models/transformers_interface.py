@@ -169,7 +169,7 @@ class TransformersInterface(Delegation):
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,
+        name: str | Path | None = None,
         llm: str | Path | None = None,
         revision: str | None = None,
         *,
@@ -184,7 +184,8 @@ class TransformersInterface(Delegation):
         """Loads a trained system, its tokenizers and its LLM.
 
         Args:
-            name: folder or Hub id of a saved hybrid, or of any transformers language model (a system without an LLM).
+            name: folder or Hub id of a saved hybrid, or of any transformers language model (a system without an LLM);
+                also as `pretrained_model_name_or_path`.
             llm: folder or Hub id of the LLM, if it is not at its recorded name.
             dtype: of the SLM (torch.bfloat16, "bfloat16", ...); None or "auto": the stored one. The LLM keeps the dtype
                 that the model was trained with, to which its fingerprint belongs; the projector computes in float32.
@@ -203,6 +204,9 @@ class TransformersInterface(Delegation):
             TypeError: an argument that would change how it is loaded.
         """
         older = others.pop("torch_dtype", None)  # transformers' earlier name of dtype
+        name = others.pop("pretrained_model_name_or_path", name)
+        if name is None:
+            raise TypeError("LLM2SLM.from_pretrained needs the name of a saved model: a folder or Hub id")
         unknown = sorted(others.keys() - FROM_AUTO)
         if unknown:
             raise TypeError(

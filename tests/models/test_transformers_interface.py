@@ -155,7 +155,7 @@ def test_resized_embeddings_keep_the_logits_and_are_saved(zoo: Path, tmp_path: P
     assert model.config.get_text_config().vocab_size == size
     before = model(**batch).logits
     new = model.resize_token_embeddings(size + 5, mean_resizing=False)
-    assert new is model.get_input_embeddings() and new.num_embeddings == size + 5
+    assert new is model.get_input_embeddings() and new.num_embeddings == model.vocab_size == size + 5
     logits = model(**batch).logits
     assert logits.shape[-1] == size + 5
     close(logits[..., :size], before)
@@ -317,7 +317,10 @@ def test_modules_that_transformers_keeps_in_float32_stay_there(zoo: Path, tmp_pa
         assert parameter.dtype == (torch.float32 if ".wo." in name else torch.float16), name
     with torch.no_grad():
         assert torch.isfinite(model(**batch_of(model)).loss)
-    assert LLM2SLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.float32
+    named = LLM2SLM.from_pretrained(pretrained_model_name_or_path=tmp_path, dtype="auto")
+    assert named.dtype == torch.float32
+    with pytest.raises(TypeError, match="needs the name of a saved model"):
+        LLM2SLM.from_pretrained(dtype="auto")
     with pytest.raises(UserError, match=r"dtype=int8: give torch\.float32, torch\.bfloat16"):
         LLM2SLM.from_pretrained(tmp_path, dtype="int8")
     with pytest.raises(TypeError, match=r"takes name, llm, revision, dtype, .*, not ignore_mism"):
