@@ -107,7 +107,7 @@ def test_device_map_of_from_pretrained(zoo: Path, tmp_path: Path, system: System
 # torch.compile and torch.export
 
 
-@pytest.mark.parametrize("system", representatives(SYSTEMS, FEW), ids=named)
+@pytest.mark.parametrize("system", representatives(SYSTEMS, [HYBRIDS[2], HYBRIDS[6]]), ids=named)
 def test_the_forward_pass_is_one_graph(zoo: Path, system: System) -> None:
     """Compiled and exported on one batch, it computes other batches of these shapes as well, whatever is padded."""
     model = built(zoo, system)
@@ -127,6 +127,7 @@ def test_the_forward_pass_is_one_graph(zoo: Path, system: System) -> None:
             close(found.loss, output.loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [3, 0.4])
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
 @torch.no_grad()
