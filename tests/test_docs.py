@@ -53,11 +53,12 @@ def test_a_reader_types_the_page_from_top_to_bottom(
 
     names: dict[str, object] = {}
     blocks = fenced(GENERATING, "python")
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block.replace("max_new_tokens=64", "max_new_tokens=4"), names)
     assert len(names["answers"]) == 1 and capsys.readouterr().out
     assert any(Path("trained").glob("checkpoint-2/model.safetensors"))
+    assert Path("my-adapted-model/model.safetensors").is_file()
 
 
 def test_every_key_and_way_that_the_page_names_is_there() -> None:

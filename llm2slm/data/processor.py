@@ -7,7 +7,7 @@ It wraps the hybrid's `Collator` in transformers' interface, for `AutoProcessor`
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,7 @@ from transformers.utils import PROCESSOR_NAME, cached_file
 
 from llm2slm.atomic import filling
 from llm2slm.data.collate import LLM_TOKENIZER, Collator
+from llm2slm.data.padding import padded_alignment, padded_inputs, padded_labels
 from llm2slm.data.tokenization.prompts import Frame
 from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.types import INPUTS, Example, Overlong, UserError
@@ -78,6 +79,26 @@ class LLM2SLMProcessor(ProcessorMixin):
             raise UserError("no row of this batch is short enough (overlong=drop); raise the limits, or truncate")
         return BatchFeature(self.collator(rows).inputs())
 
+    def pad(self, rows: Sequence[Mapping[str, Any]], **_: Any) -> BatchFeature:
+        """A padded batch of tokenized rows, for a Trainer's `data_collator` (or in `DataCollatorForSeq2Seq`).
+
+        Args:
+            rows: each is what this processor returns for one text without its first dimension, as tensors or lists.
+                Padding that they have is removed first.
+            _: arguments of transformers' collators, without effect: a batch is padded to its longest rows.
+        """
+        collator = self.collator
+        left, one = collator.decoder_only, collator.one_prompt
+        batch = padded_inputs(rows, "", collator.pad_id, left)
+        if "llm_input_ids" in rows[0]:
+            llm_pad_id = collator.pad_id if one else collator.llm_prompts.pad_id
+            batch |= padded_inputs(rows, "llm_", llm_pad_id, left and one)
+        if "alignment" in rows[0]:
+            batch["alignment"] = padded_alignment(rows, left)
+        if "labels" in rows[0]:
+            batch["labels"] = padded_labels(rows)
+        return BatchFeature(batch)
+
     def batch_decode(self, ids: Tensor | Sequence[Any], **_: Any) -> list[str]:
         """The texts of response ids (rows of a tensor), each up to its end, special tokens left out."""
         return self.collator.decode(ids)
@@ -90,6 +111,11 @@ class LLM2SLMProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the tensors in a batch, without labels."""
         return [name for name in INPUTS if name != "labels"]
+
+    @property
+    def padding_side(self) -> str:
+        """Of responses, for transformers' collators."""
+        return "right"
 
     @property
     def pad_token_id(self) -> int:

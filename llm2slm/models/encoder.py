@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -116,12 +117,11 @@ class FrozenEncoder(nn.Module):
             reps_BPE of the chosen layer (several are concatenated along E), zero at padding, and the mask.
         """
         order_BP = torch.argsort(1 - mask_BP, dim=1, stable=True)  # real tokens first
-        moved = bool((mask_BP[:, :1] == 0).any())
-        ids, mask = (ids_BP.gather(1, order_BP), mask_BP.gather(1, order_BP)) if moved else (ids_BP, mask_BP)
+        # also where nothing moves: a branch that depends on the data could not be compiled or exported
+        ids, mask = ids_BP.gather(1, order_BP), mask_BP.gather(1, order_BP)
         reps_BPE = self._hidden_states(ids, mask) if self.kv_blocks is None else self._keys_values(ids, mask)
-        if moved:
-            back_BP = torch.argsort(order_BP, dim=1)
-            reps_BPE = reps_BPE.gather(1, back_BP.unsqueeze(-1).expand_as(reps_BPE))
+        back_BP = torch.argsort(order_BP, dim=1)
+        reps_BPE = reps_BPE.gather(1, back_BP.unsqueeze(-1).expand_as(reps_BPE))
         return Reps(reps_BPE.masked_fill(~mask_BP.unsqueeze(-1).bool(), 0), mask_BP)
 
     def _hidden_states(self, ids_BP: Tensor, mask_BP: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class FrozenEncoder(nn.Module):
         try:
             output = self.body(input_ids=ids_BP, attention_mask=mask_BP, **self._arguments)
             self._states[self.depth] = output.last_hidden_state
-            return torch.cat([self._states[number] for number in self.layers], dim=-1)
+            return torch.cat([self._states[number].to(ids_BP.device) for number in self.layers], dim=-1)
         finally:
             self._states = None
 
@@ -157,9 +157,17 @@ def keep_out_of_state_dicts(model: nn.Module) -> None:
 
 
 def _remove_encoder(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
-    if module.encoder is not None:
+    if module.encoder is not None and not _offloading():
         for key in [key for key in state if key.startswith(f"{prefix}encoder.")]:
             del state[key]
+
+
+def _offloading() -> bool:
+    """Whether accelerate collects a model's tensors in order to offload them: it takes them from the state dict."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__") != "accelerate.big_modeling":
+        frame = frame.f_back
+    return frame.f_back is not None
 
 
 def _ignore_missing_encoder(module: Any, keys: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, GenerationConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from llm2slm.data.interface import LLM2SLMProcessor
 from llm2slm.models import conditioning
@@ -46,6 +47,7 @@ class LLM2SLM(TransformersInterface):
 
     def __init__(self, config: LLM2SLMConfig, slm: PreTrainedModel, encoder: PromptEncoder | None = None) -> None:
         super().__init__(config)
+        config.slm = slm.config  # one object: what transformers changes in one (vocabulary, attention) is saved
         self.slm, self.encoder = language_model.contiguous_head(slm), encoder
         self.working_dtype = str(slm.dtype).removeprefix("torch.")
         self.llm_path, self.card = None, None
@@ -63,6 +65,7 @@ class LLM2SLM(TransformersInterface):
             setattr(self, name, module)
         keep_out_of_state_dicts(self)
         self.remember_encoder()
+        self.post_init()
 
     # Prefill
 
@@ -81,7 +84,8 @@ class LLM2SLM(TransformersInterface):
         if self.projector is None or self.ablation is None:
             return self.mode.prompt(self, batch, None)  # type: ignore[arg-type]
         reps, zero_BP = self.ablation(batch, reps, self.represent)
-        z_BPD = self.projector(reps.reps_BPE).to(self.slm.dtype)  # the projector may be float32, the SLM bfloat16
+        # the projector may be float32, the SLM bfloat16, and accelerate may have put them on several devices
+        z_BPD = self.projector(reps.reps_BPE).to(batch.slm_ids_BQ.device, self.slm.dtype)
         if zero_BP is not None:
             z_BPD = z_BPD.masked_fill(zero_BP.unsqueeze(-1), 0)
         return self.mode.prompt(self, batch, Reps(z_BPD, reps.mask_BP))
@@ -109,14 +113,23 @@ class LLM2SLM(TransformersInterface):
         Raises:
             ValueError: the batch has no labels.
         """
+        logits_BTV: Tensor = self.teacher_forced(batch, reps).logits
+        return logits_BTV
+
+    def teacher_forced(
+        self, batch: Batch, reps: Reps | None = None, decoder_ids_BT: Tensor | None = None, **wanted: Any
+    ) -> ModelOutput:
+        """The SLM's output under teacher forcing; decoder_ids_BT and wanted as for `slm.response_output`."""
         if batch.labels_BT is None:
-            raise ValueError("this batch has no labels: to generate, use generate (the Trainer's "
-                             "label_smoothing_factor removes labels from the batch and cannot be used)")  # fmt: skip
-        if torch.is_grad_enabled():
+            raise ValueError(
+                "this batch has no labels: to generate, use generate; for the Trainer's label_smoothing_factor, add "
+                "decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels) to each batch"
+            )
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self.keep_frozen()
         prompt = self.prefill(batch, reps)
         with self.attending(prompt):
-            return language_model.response_logits(self.slm, prompt, batch.labels_BT)
+            return language_model.response_output(self.slm, prompt, batch.labels_BT, decoder_ids_BT, **wanted)
 
     @torch.no_grad()
     def generate(
@@ -158,7 +171,8 @@ class LLM2SLM(TransformersInterface):
 
     @generation_config.setter
     def generation_config(self, value: GenerationConfig) -> None:
-        self.slm.generation_config = value
+        if "slm" in self._modules:  # else transformers' constructor sets one that it derives from the config
+            self.slm.generation_config = value
 
     def generate_text(self, texts: Sequence[str], batch_size: int = 32, **arguments: Any) -> list[str]:
         """Responses to texts, in order; the `num_return_sequences` responses to one text are consecutive.

@@ -50,5 +50,10 @@ class LLM2SLMConfig(PreTrainedConfig):
             self.slm = AutoConfig.for_model(values.pop("model_type"), **values)
         super().__post_init__(**kwargs)
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The SLM's, where transformers' tools look for the size of the vocabulary and the width."""
+        slm = self.slm
+        return slm.get_text_config(decoder, encoder) if isinstance(slm, PreTrainedConfig) else self
+
 
 AutoConfig.register("llm2slm", LLM2SLMConfig)

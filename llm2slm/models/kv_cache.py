@@ -99,3 +99,19 @@ def cache_shape(model: PreTrainedModel, name: str) -> CacheShape:
             "shape in every block; use another conditioning"
         )
     return CacheShape(*shape)
+
+
+def refuse_checkpointing(slm: PreTrainedModel, cached: str) -> None:
+    """Refuses gradient checkpointing, with which transformers' blocks ignore the cache that they are given.
+
+    Args:
+        cached: what the cache holds, for the error message.
+
+    Raises:
+        UserError: it is enabled, and the SLM in train mode.
+    """
+    if slm.training and any(getattr(module, "gradient_checkpointing", False) for module in slm.modules()):
+        raise UserError(
+            f"gradient checkpointing: {cached} in the SLM's cache, which checkpointed blocks ignore; call "
+            "model.gradient_checkpointing_disable(), or leave gradient_checkpointing=True out"
+        )

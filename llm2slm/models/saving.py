@@ -37,6 +37,7 @@ from llm2slm.models.loading.pretrained import (
     read_config,
 )
 from llm2slm.models.parts import Parts
+from llm2slm.models.placement import DTYPES, keep_in_float32
 from llm2slm.models.processing import attach_processor, default_limits
 from llm2slm.models.soft_prompts import virtual_tokens
 from llm2slm.models.tuning import merged, restore_soft_prompts
@@ -57,8 +58,13 @@ def save(model: Parts, folder: Path, *, with_llm: bool = False) -> None:
     """Implements `LLM2SLM.save_pretrained`.
 
     Raises:
-        UserError: with_llm, and there is no LLM, or one with random weights.
+        UserError: with_llm, and there is no LLM, or one with random weights; the weights are offloaded.
     """
+    if any(tensor.is_meta for _, tensor in own_tensors(model)):
+        raise UserError(
+            "save_pretrained: the weights are offloaded by accelerate; save the model as it was loaded without "
+            "device_map, or after accelerate.hooks.remove_hook_from_module(model, recurse=True)"
+        )
     if with_llm and model.encoder is None:
         raise UserError(f"with_llm: this system ({model.kind}) has no LLM encoder; save it without")
     with filling(folder, last="config.json") as stage:
@@ -206,16 +212,20 @@ def push(
 # Loading
 
 
-def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) -> ModelT:
-    """Implements `LLM2SLM.from_pretrained`."""
+def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None, dtype: str | None = None) -> ModelT:
+    """Implements `LLM2SLM.from_pretrained`.
+
+    Args:
+        dtype: of the SLM; None: the stored one.
+    """
     config = read_config(name, revision)
     if llm is not None and not (isinstance(config, LLM2SLMConfig) and config.llm is not None):
         raise UserError(f"llm={llm}: {name} has no LLM that could have moved; remove the key")
     model: ModelT
     if isinstance(config, LLM2SLMConfig):
-        model = _load_hybrid(cls, config, name, llm, revision)
+        model = _load_hybrid(cls, config, name, llm=llm, revision=revision, dtype=dtype)
     else:
-        model = _load_plain(cls, config, name, revision)
+        model = _load_plain(cls, config, name, revision, dtype)
     path = None
     if not is_gguf(name):
         path = cached_file(
@@ -227,7 +237,9 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None) ->
     return model
 
 
-def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str | None, revision: str | None) -> ModelT:
+def _load_hybrid(
+    cls: type[ModelT], config: LLM2SLMConfig, name: str, *, llm: str | None, revision: str | None, dtype: str | None
+) -> ModelT:
     path = locate(name)
     tokenizer = load_tokenizer(path, revision)
     llm_tokenizer = None
@@ -242,7 +254,9 @@ def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str |
     slm_config = config.slm
     assert isinstance(slm_config, PreTrainedConfig)
     auto = AutoModelForSeq2SeqLM if slm_config.is_encoder_decoder else AutoModelForCausalLM
-    slm = auto.from_config(deepcopy(slm_config))
+    slm = auto.from_config(deepcopy(slm_config), **({} if dtype is None else {"dtype": DTYPES[dtype]}))
+    if dtype is not None:
+        keep_in_float32(slm)
     if config.virtual_tokens is not None:
         restore_soft_prompts(slm, config.virtual_tokens, name)
     model = cls(config, slm, encoder)
@@ -254,12 +268,14 @@ def _load_hybrid(cls: type[ModelT], config: LLM2SLMConfig, name: str, llm: str |
     return model
 
 
-def _load_plain(cls: type[ModelT], config: PreTrainedConfig, name: str, revision: str | None) -> ModelT:
+def _load_plain(
+    cls: type[ModelT], config: PreTrainedConfig, name: str, revision: str | None, dtype: str | None
+) -> ModelT:
     """A system without an LLM encoder: any language model of transformers."""
     extra = dict(getattr(config, "llm2slm", None) or {})
     tokenizer = load_tokenizer(locate(name), revision)
     # the stored dtype may be narrower than the working one: builtin/llm is stored in float16
-    generator = LanguageModelConfig(name=name, revision=revision, dtype=extra.get("dtype", "float32"))
+    generator = LanguageModelConfig(name=name, revision=revision, dtype=dtype or extra.get("dtype", "float32"))
     slm = load_language_model(generator, tokenizer)
     own = LLM2SLMConfig(
         slm=deepcopy(slm.config),

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
-from llm2slm.models.kv_cache import PromptCache
+from llm2slm.models.kv_cache import PromptCache, refuse_checkpointing
 from llm2slm.models.loading.published import FORCED_END, OF_TOKENS, drop_token_ids, drop_unsupported
 from llm2slm.models.sequences import concatenate, positions
 from llm2slm.models.soft_prompts import PREFIX, PROMPT, virtual_tokens
@@ -49,7 +50,7 @@ class Prompt:
 
 def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
     """Input embeddings of token ids: ids_BQ -> embeds_BQD, equivalent to the ids as model input."""
-    embeds_BQD: Tensor = slm.get_input_embeddings()(ids_BQ)
+    embeds_BQD: Tensor = slm.get_input_embeddings()(ids_BQ).to(ids_BQ.device)  # accelerate may distribute the parts
     scale = embed_scale(slm)
     return embeds_BQD if scale == 1 else embeds_BQD * scale
 
@@ -136,28 +137,39 @@ def _prefixed(slm: PreTrainedModel, rows: int, prompt: Prompt) -> tuple[int, dic
     """Positions that are cached before the first one processed (a trained prefix, or a prompt's cache), and
     the cache as arguments of `forward`."""
     if prompt.cache is not None:
+        refuse_checkpointing(slm, "the prompt (conditioning=kv) is")
         return prompt.cache.mask_BC.shape[1], {"past_key_values": prompt.cache.new(rows), "use_cache": True}
     tokens = virtual_tokens(slm)
     if tokens is None or tokens.tune != PREFIX:
         return 0, {"use_cache": False}
+    refuse_checkpointing(slm, "the trained prefix (tune=prefix) is")
     return tokens.length, {"past_key_values": tokens.cache(slm, rows), "use_cache": True}
 
 
-def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> Tensor:
-    """Teacher-forced logits_BTV: position t is conditioned on the prompt and the response before t.
+def response_output(
+    slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor, decoder_ids_BT: Tensor | None = None, **wanted: Any
+) -> ModelOutput:
+    """The SLM's output under teacher forcing: at position t it is conditioned on the prompt and the response before t.
 
     Args:
         labels_BT: the response, padded on the right with IGNORE_INDEX.
+        decoder_ids_BT: the decoder's input, if it is not that of the labels; without effect if prompt and response are
+            one sequence.
+        wanted: output_attentions, output_hidden_states.
+
+    Returns:
+        transformers' output. Its `logits` are logits_BTV of the response. Hidden states and attentions of a
+        decoder-only model are those of its whole input: the prompt, then the response.
     """
     prompt = _with_soft_prompts(slm, prompt)
     before, cached = _prefixed(slm, len(labels_BT), prompt)
     if prompt.cross_attended or slm.config.is_encoder_decoder:
-        ids_BT = decoder_inputs(slm, labels_BT)
+        ids_BT = decoder_inputs(slm, labels_BT) if decoder_ids_BT is None else decoder_ids_BT
         inputs = {"decoder_input_ids": ids_BT}
         if not slm.config.is_encoder_decoder:
             inputs = {"input_ids": ids_BT, "attention_mask": _extended(torch.ones_like(ids_BT), before)}
-        logits_BTV: Tensor = slm(**inputs, **prompt_arguments(slm, prompt), **cached).logits
-        return logits_BTV
+        crossed: ModelOutput = slm(**inputs, **prompt_arguments(slm, prompt), **cached, **wanted)
+        return crossed
     real_BT = labels_BT != IGNORE_INDEX
     response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))
     states = torch.cat([prompt.states_BQD, response_BTD.to(prompt.states_BQD.dtype)], dim=1)
@@ -166,8 +178,11 @@ def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> 
     length = labels_BT.shape[1] + 1  # the last prompt position predicts the first response token
     keep = {"logits_to_keep": length} if "logits_to_keep" in inspect.signature(slm.forward).parameters else {}
     position_ids = positions(mask)[:, before:]
-    logits = slm(inputs_embeds=states, attention_mask=mask, position_ids=position_ids, **cached, **keep).logits
-    return logits[:, -length:-1]  # type: ignore[no-any-return]
+    output: ModelOutput = slm(
+        inputs_embeds=states, attention_mask=mask, position_ids=position_ids, **cached, **keep, **wanted
+    )
+    output.logits = output.logits[:, -length:-1]
+    return output
 
 
 def _extended(mask_BQ: Tensor, before: int) -> Tensor:
@@ -304,6 +319,8 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     if starts and not slm.config.is_encoder_decoder:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
         inputs |= {"input_ids": ids_B1, "attention_mask": torch.ones_like(ids_B1)}
+    if prompt.cross_attended and slm.config.is_encoder_decoder:  # transformers creates these, on the parameters' device
+        inputs["input_ids"] = torch.full_like(prompt.mask_BQ, IGNORE_INDEX, dtype=torch.int64)
     inputs |= _cache_inputs(slm, prompt, inputs, config)
     output = slm.generate(**inputs, generation_config=config, **arguments)
     if not starts:

@@ -60,7 +60,9 @@ class SoftPrompts(nn.Module):
 
     def _all(self) -> Tensor:
         """The output of peft's module for all virtual tokens."""
-        vectors: Tensor = self.part(torch.arange(self.length, device=next(self.parameters()).device))
+        device = next(self.parameters()).device
+        offloaded = device.type == "meta"  # by accelerate, which moves the input itself
+        vectors: Tensor = self.part(torch.arange(self.length, device=None if offloaded else device))
         return vectors
 
     def embeddings(self, rows: int, dtype: torch.dtype) -> Tensor:

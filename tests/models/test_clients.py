@@ -48,7 +48,7 @@ def arguments(folder: Path, **more: Any) -> Seq2SeqTrainingArguments:
 
 def without_dropout(model: LLM2SLM) -> LLM2SLM:
     for module in model.modules():
-        for name in ("p", "dropout", "attn_pdrop"):  # of torch's modules, and of transformers' own
+        for name in ("p", "dropout", "attn_pdrop", "attention_dropout"):  # of torch's modules, and of transformers' own
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model

@@ -518,5 +518,5 @@ def test_a_client_of_transformers_loads_it_by_the_auto_classes(build, tmp_path, 
 
 
 def test_arguments_that_would_change_nothing_are_refused(saved) -> None:
-    with pytest.raises(TypeError, match="takes name, llm and revision, not dtype"):
-        LLM2SLM.from_pretrained(saved, dtype="bfloat16")
+    with pytest.raises(TypeError, match=r"takes name, llm, revision, dtype, .*, not subfolder"):
+        LLM2SLM.from_pretrained(saved, subfolder="model")

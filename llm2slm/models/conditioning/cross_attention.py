@@ -101,7 +101,7 @@ class CrossAttentionBlocks(nn.Module):
         copies = states_BQD.shape[0] // self._mask.shape[0]
         if copies > 1:  # beams and samples of a prompt are consecutive rows
             attended = tuple(t.repeat_interleave(copies, 0) for t in attended)
-        guided_BQD = self.layers[number](states_BQD.to(attended[0].dtype), *attended).to(states_BQD.dtype)
+        guided_BQD = self.layers[number](states_BQD.to(attended[0].dtype), *attended).to(states_BQD)
         return ((guided_BQD, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": guided_BQD})
 
 

@@ -29,7 +29,7 @@ from llm2slm.config import ModelConfig
 from llm2slm.data.interface import is_cut
 from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning import Conditioning
-from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape
+from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape, refuse_checkpointing
 from llm2slm.models.loading.cut_config import RECORD
 from llm2slm.models.loading.partial_loading import is_bidirectional
 from llm2slm.models.loading.pretrained import model_config
@@ -135,6 +135,7 @@ def own_cache(
     Args:
         added_BQD: what is added, in the layout of `flat`, of the same positions.
     """
+    refuse_checkpointing(slm, "the prompt (conditioning=kv) is")
     before = slice(None, -1)
     cache = DynamicCache()
     mask_BC = mask_BQ[:, before]

@@ -24,6 +24,10 @@ class NoEncoder(nn.Module):
 
     main_input_name = "input_ids"
 
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        """Of the decoder alone."""
+        del embeddings
+
     def forward(self, *_: Any, **__: Any) -> None:
         """Never called: `generate` is given the encoder's output."""
         raise RuntimeError("this SLM has no encoder: its decoder attends to z (conditioning=memory)")
@@ -36,9 +40,10 @@ def drop_encoder(slm: Any) -> None:
     parent, _, name = path.rpartition(".")
     setattr(slm.get_submodule(parent), name, NoEncoder())
     for module in slm.modules():
-        if tied := getattr(module, "all_tied_weights_keys", None):
-            for key in [key for key in tied if key.startswith(("encoder.", f"{path}."))]:
-                del tied[key]
+        for attribute in ("_tied_weights_keys", "all_tied_weights_keys"):
+            if tied := getattr(module, attribute, None):
+                kept = {key: value for key, value in tied.items() if not key.startswith(("encoder.", f"{path}."))}
+                setattr(module, attribute, kept)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Any, ClassVar
 
 import torch
@@ -24,14 +25,20 @@ def pool(z_BPD: Tensor, mask_BP: Tensor, size: float) -> tuple[Tensor, Tensor]:
             up). The groups of a row differ in length by at most one token.
 
     Returns:
-        z (B, G, D), zero after a row's last group, and its mask (B, G).
+        z (B, G, D), zero after a row's last group, and its mask (B, G). G is the largest number of groups in the batch,
+        or in a compiled graph the largest number for P.
     """
     real_BP = mask_BP.long()
     length_B = real_BP.sum(1)
     groups_B = (length_B * size).ceil().long() if size < 1 else length_B.clamp(max=int(size))
     rank_BP = real_BP.cumsum(1) - 1
     group_BP = rank_BP * groups_B.unsqueeze(1) // length_B.clamp(min=1).unsqueeze(1)
-    numbers_G = torch.arange(int(groups_B.max()), device=z_BPD.device)
+    if torch.compiler.is_compiling():  # no shape may depend on the data: the largest number that is possible
+        tokens = z_BPD.shape[1]
+        most = ceil(tokens * size) if size < 1 else min(tokens, int(size))
+    else:
+        most = int(groups_B.max())
+    numbers_G = torch.arange(most, device=z_BPD.device)
     member_BGP = (group_BP.unsqueeze(1) == numbers_G[None, :, None]) & real_BP.unsqueeze(1).bool()
     share_BGP = member_BGP.to(z_BPD.dtype) / member_BGP.sum(2, keepdim=True).clamp(min=1).to(z_BPD.dtype)
     return share_BGP @ z_BPD, (numbers_G[None, :] < groups_B.unsqueeze(1)).to(mask_BP.dtype)
