@@ -23,6 +23,8 @@ IN_README = calls((ROOT / "README.md").read_text(encoding="utf-8"))
 """Commands that test_readme.py runs."""
 ANOTHER_TEST = {"bring-your-own-model": ("train", "benchmark", "generate", "export")}
 """Verbs that test_docs.py runs, with models of the families that the page names."""
+HYDRA_FOLDER = ("train", "evaluate", "label", "encode", "benchmark")
+"""Verbs that write into hydra.run.dir, by default a folder named after the time."""
 WRITES = {
     "judge": ("judge.json", "outputs/judge"),
     "compare": ("compare.html", "outputs/compare"),
@@ -41,7 +43,7 @@ def test_commands_run(page, tmp_path, monkeypatch, trained, tiny_llm, request, c
     monkeypatch.chdir(tmp_path)
     if any("data.root=DIR" in call for call in found):
         (tmp_path / "DIR").symlink_to(request.getfixturevalue("shared_data"))
-    for call in found:
+    for number, call in enumerate(found):
         if " ".join(call) in NOT_RUN or call in IN_README:
             continue
         verb, given = call[0], dict(word.partition("=")[::2] for word in call[1:])
@@ -50,8 +52,10 @@ def test_commands_run(page, tmp_path, monkeypatch, trained, tiny_llm, request, c
             (tmp_path / "RUN").rename(tmp_path / "before")
         if given.get("results") == "[RUN-speed]" and not Path("RUN-speed").exists():
             assert main(["benchmark", "run=RUN", *BENCHMARK, "hydra.run.dir=RUN-speed"]) == 0
+        unnamed = verb in HYDRA_FOLDER and "-m" not in call and "hydra.run.dir" not in given
+        folder = [f"hydra.run.dir=unnamed-{number}"] * unnamed  # the default is the same within a second
         server = [f"endpoint={request.getfixturevalue('chat').url}"] if "endpoint" in given else []
-        code = main([*call, *smaller(call, tiny_llm, tmp_path), *server])
+        code = main([*call, *smaller(call, tiny_llm, tmp_path), *server, *folder])
         shown = capsys.readouterr()
         if "local" in given:  # the judge has random weights: it replies, but without a verdict
             assert code == 2 and "no verdict in its reply" in shown.err

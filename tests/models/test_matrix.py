@@ -92,7 +92,7 @@ def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
     """
     prompt = model.prefill(batch)
     with torch.no_grad(), model.attending(prompt):
-        steps = language_model.response_logits(model.slm, prompt, torch.tensor([ids]))[0]
+        steps = language_model.response_output(model.slm, prompt, torch.tensor([ids])).logits[0]
     steps[:, model.collator.slm_tokenizer.eos_token_id] = -torch.inf
     return steps.argmax(-1).tolist()
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llm2slm.cli import reads
-from llm2slm.commands.export import narrowed
+from llm2slm.commands.export import cast_weights
 from llm2slm.config import RunConfig
 from llm2slm.evaluation.benchmark import costs
 from llm2slm.models import conditioning
@@ -83,7 +83,7 @@ def test_it_trains_generates_and_loads(zoo: Path, tmp_path: Path) -> None:
 
 def test_all_its_modules_are_narrowed_for_export(zoo: Path) -> None:
     model = build_model(tiny_model_config(zoo, "t5", "gpt2", "summary", Tokenizers.offsets))
-    narrowed(model, "bfloat16")
+    cast_weights(model, "bfloat16")
     dtypes = {name.partition(".")[0]: parameter.dtype for name, parameter in model.named_parameters()}
     trained = dict.fromkeys(("slm", "projector", "summary"), torch.bfloat16)
     assert dtypes == trained | {"encoder": torch.float32}

@@ -50,6 +50,12 @@ def padded(rows: list[list[int]], pad: int, left: bool) -> Tensor:
     return torch.tensor([[pad] * (width - len(r)) + r if left else r + [pad] * (width - len(r)) for r in rows])
 
 
+def response_logits(slm: PreTrainedModel, prompt: language_model.Prompt, labels_BT: Tensor) -> Tensor:
+    """logits_BTV under teacher forcing."""
+    logits_BTV: Tensor = language_model.response_output(slm, prompt, labels_BT).logits
+    return logits_BTV
+
+
 def prompt_of(slm: PreTrainedModel) -> language_model.Prompt:
     left = not slm.config.is_encoder_decoder
     mask = padded([[1] * len(row) for row in PROMPTS], 0, left)
@@ -58,7 +64,7 @@ def prompt_of(slm: PreTrainedModel) -> language_model.Prompt:
 
 @torch.no_grad()
 def test_response_logits_are_those_of_transformers(slm) -> None:
-    logits_BTV = language_model.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
+    logits_BTV = response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
     assert logits_BTV.shape == (3, 5, slm.config.vocab_size)
     for b, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         if slm.config.is_encoder_decoder:
@@ -102,9 +108,7 @@ def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
     slm.eval()
     ids = torch.tensor([PROMPTS[0]])
     labels = torch.tensor([RESPONSES[1]])
-    ours = language_model.response_logits(
-        slm, language_model.Prompt(language_model.embed(slm, ids), torch.ones_like(ids)), labels
-    )
+    ours = response_logits(slm, language_model.Prompt(language_model.embed(slm, ids), torch.ones_like(ids)), labels)
     if config.is_encoder_decoder:
         own = slm(input_ids=ids, labels=labels).logits
     else:
@@ -131,17 +135,17 @@ def test_training_starts_as_generation_does(config) -> None:
     prompt = prompt_of(slm)
     generated = language_model.generate(slm, prompt, **FEATURES, return_dict_in_generate=True, output_logits=True)
     ids = generated.sequences
-    logits = language_model.response_logits(slm, prompt, ids)
+    logits = response_logits(slm, prompt, ids)
     torch.testing.assert_close(logits, torch.stack(generated.logits, 1), rtol=1e-4, atol=1e-4)
     short = torch.cat([ids[:, :2], torch.full_like(ids[:, 2:], IGNORE_INDEX)], 1)
-    assert torch.equal(language_model.response_logits(slm, prompt, short)[:, :2], logits[:, :2])
+    assert torch.equal(response_logits(slm, prompt, short)[:, :2], logits[:, :2])
 
 
 def test_a_model_without_a_token_to_start_with_is_refused() -> None:
     names = {"decoder_start_token_id": None, "bos_token_id": None}
     slm = AutoModelForSeq2SeqLM.from_config(MBartConfig(**(TINY | ENCODER_DECODER | names)))
     with pytest.raises(UserError, match="SLM mbart: none of decoder_start_token_id, bos_token_id is set"):
-        language_model.response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
+        response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
 
 
 def test_a_model_whose_embeddings_are_not_equivalent_to_ids_is_refused(tmp_path) -> None:
@@ -174,16 +178,16 @@ def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
     states = slm.encoder(input_ids=padded(PROMPTS, 0, left=False), attention_mask=mask).last_hidden_state
     labels = padded(RESPONSES, IGNORE_INDEX, left=False)
     whole = prompt_of(slm)
-    logits, ids = language_model.response_logits(slm, whole, labels), language_model.generate(slm, whole, **FEATURES)
+    logits, ids = response_logits(slm, whole, labels), language_model.generate(slm, whole, **FEATURES)
     names = set(slm.state_dict())
 
     drop_encoder(slm)
     memory = language_model.Prompt(states, mask, cross_attended=True)
-    assert torch.equal(language_model.response_logits(slm, memory, labels), logits)
+    assert torch.equal(response_logits(slm, memory, labels), logits)
     assert torch.equal(language_model.generate(slm, memory, **FEATURES), ids)
     assert names - set(slm.state_dict()) == {name for name in names if name.startswith("encoder.")}
     with pytest.raises(RuntimeError, match="has no encoder"):
-        language_model.response_logits(slm, whole, labels)
+        response_logits(slm, whole, labels)
 
 
 def test_the_output_layer_gets_contiguous_inputs(tmp_path, monkeypatch) -> None:
