@@ -42,6 +42,12 @@ def first_of_each(values: Iterable[Any], kind: Callable[[Any], Any], *, whole: b
     return representatives(values, list(firsts.values()), whole=whole)
 
 
+def first_few(values: Iterable[Any], number: int) -> list[Any]:
+    """Parameters of which the first `number` are in the default run."""
+    values = list(values)
+    return representatives(values, values[:number])
+
+
 def examples(number: int) -> settings:
     """Hypothesis settings with `number` examples, or a fifth of them in the default run."""
     return settings(max_examples=number if SLOW in os.environ else number // 5, deadline=None)

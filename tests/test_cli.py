@@ -250,19 +250,22 @@ def test_train_run_goes_on_in_place(calls, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "no",
-        "12",
-        "1e5",
-        "a, b",
-        "Is {this} [ok]: x = ${y}?",
-        'it\'s "so"',
-        "two\nlines",
-        "back\\slash\\",
-        "",
-        " a ",
-        "ü%",
-    ],
+    representatives(
+        [
+            "no",
+            "12",
+            "1e5",
+            "a, b",
+            "Is {this} [ok]: x = ${y}?",
+            'it\'s "so"',
+            "two\nlines",
+            "back\\slash\\",
+            "",
+            " a ",
+            "ü%",
+        ],
+        ["1e5", "Is {this} [ok]: x = ${y}?", "two\nlines", "ü%"],
+    ),
 )
 def test_a_prompt_is_taken_as_it_is(calls, text):
     assert main(["generate", f"prompt={text}"]) == 0
@@ -270,7 +273,9 @@ def test_a_prompt_is_taken_as_it_is(calls, text):
     assert calls[0][0].prompt == text
 
 
-@pytest.mark.parametrize("text", ["translate English to German: ", "a, b", "1e5", "on", "x=y,z"])
+@pytest.mark.parametrize(
+    "text", representatives(["translate English to German: ", "a, b", "1e5", "on", "x=y,z"], ["a, b", "x=y,z"])
+)
 def test_text_needs_no_quotes_beyond_the_shells(calls, text):
     assert main(["train", f"task.prefix={text}", "model.llm.revision=null"]) == 0
     assert calls[0][0].task.prefix.strip() == text.strip()

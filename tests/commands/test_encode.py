@@ -170,6 +170,7 @@ def flip(store: str, key: bool = False) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None:
     """Another conditioning leaves an SLM with positions less room, and the LLM may have moved: nothing of that changes
     what the LLM says of a prompt that fits."""
@@ -191,6 +192,7 @@ def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None
         train(config, tmp_path / "never")
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_is_ordered(tmp_path: Path) -> None:
     """The same overrides encode and train."""
 

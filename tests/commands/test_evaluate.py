@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import sacrebleu
+from sampling import representatives
 from tiny_runs import SIZES, checkpoint, tiny_run
 from transformers import AutoModelForSeq2SeqLM
 
@@ -46,6 +47,7 @@ def test_a_plain_model_is_scored_on_the_split_asked_for(root, split):
     assert (stored["verb"], stored["systems"][0]["kind"]) == ("evaluate", "llm")
 
 
+@pytest.mark.slow
 def test_what_no_run_has_trained_counts_as_untrained(root):
     config = tiny_run(root)
     config.run = config.model.llm.name
@@ -73,7 +75,7 @@ TUNED = {
 """Kind, tune, arguments of peft."""
 
 
-@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize("name", representatives(TUNED, ["full", "lora", "prompt"]))
 def test_what_was_trained_is_recorded_with_the_model(root, tmp_path, name):
     """The run, its model alone and its export: each result has the number of the parameters that training changed."""
     kind, tune, peft = TUNED[name]

@@ -99,6 +99,7 @@ def test_weights_are_stored_narrower_and_loaded_as_they_were(trained: Path, tmp_
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_other_results_are_part_of_the_card(trained: Path, tmp_path: Path) -> None:
     timed = tmp_path / "timed"
     grid = ["benchmark.prompts=2", "benchmark.response_tokens=[4]", "benchmark.repeats=2", "benchmark.memory=false"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from gguf_models import gguf_vocabulary, write_gguf
+from sampling import representatives
 from tiny_runs import tiny_run
 from transformers import PreTrainedModel
 
@@ -88,6 +89,7 @@ def test_a_hybrid_of_two_files_is_trained_with_the_llm_as_its_teacher(files, tmp
     assert train(config, tmp_path / "run").systems[0].notes["optimizer_steps"] == 9
 
 
+@pytest.mark.slow
 def test_an_slm_alone_and_the_llm_itself_are_trained(files, tmp_path: Path) -> None:
     for kind in ("slm", "llm"):
         config = run_of(tmp_path, files, max_steps=2)
@@ -98,6 +100,7 @@ def test_an_slm_alone_and_the_llm_itself_are_trained(files, tmp_path: Path) -> N
         assert LLM2SLM.from_pretrained(tmp_path / kind / "model").generate_text(["two dogs"], max_new_tokens=3)
 
 
+@pytest.mark.slow
 def test_training_from_a_store_needs_no_file(files, tmp_path: Path) -> None:
     llm = tmp_path / "llm.gguf"
     shutil.copy(files[0], llm)
@@ -117,7 +120,7 @@ def test_training_from_a_store_needs_no_file(files, tmp_path: Path) -> None:
         train(stored, tmp_path / "refused")
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "label"])
+@pytest.mark.parametrize("verb", representatives(["evaluate", "label"], ["evaluate"]))
 def test_the_answers_are_those_of_the_dequantized_model(files, tmp_path: Path, verb: str) -> None:
     run = {"evaluate": evaluate, "label": label.run}[verb]
     run(asked(tmp_path, files), tmp_path / "out")
@@ -133,6 +136,7 @@ def test_generate_answers_from_a_file(files, capsys: pytest.CaptureFixture[str])
         assert capsys.readouterr().out.strip() == expected(files, ["the little dog"])[0]
 
 
+@pytest.mark.slow
 def test_a_trained_model_refuses_the_key(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(run_of(tmp_path, files, max_steps=2), tmp_path / "run")
     for run in (tmp_path / "run", tmp_path / "run" / "model"):
@@ -140,6 +144,7 @@ def test_a_trained_model_refuses_the_key(files, tmp_path: Path, capsys: pytest.C
         assert "model.llm.gguf_file=other.gguf: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_benchmark_times_a_file_beside_a_hybrid(files, tmp_path: Path) -> None:
     config = run_of(tmp_path, files)
     config.benchmark.batch, config.benchmark.prompt_tokens, config.benchmark.response_tokens = [1], [8], [2]

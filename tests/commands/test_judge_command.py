@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer, Step
 from command_line import ROOT, files_of, mistake
+from sampling import representatives
 
 from llm2slm.cli import main
 from llm2slm.commands.judge import endpoint_client, run
@@ -337,7 +338,7 @@ def test_an_endpoint_that_has_moved_is_told(judge, chat, capsys):
         assert result()["judge"]["endpoint"] == other.url
 
 
-@pytest.mark.parametrize("arguments", [["runs=[B]"], ["runs=A,B"], ["model=n"]])
+@pytest.mark.parametrize("arguments", representatives([["runs=[B]"], ["runs=A,B"], ["model=n"]], [["model=n"]]))
 def test_other_verdicts_are_not_written_over(judge, chat, place, arguments):
     assert judge("runs=[A]")[0] == 0
     before = files_of(place)

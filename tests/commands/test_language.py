@@ -7,6 +7,7 @@ import json
 import pytest
 import sacrebleu
 from command_line import files_of, mistake, tiny_overrides
+from sampling import representatives
 
 from llm2slm import runs
 from llm2slm.cli import main
@@ -31,14 +32,17 @@ def rows_and_quality(folder):
 
 @pytest.mark.parametrize(
     ("arguments", "warned", "note"),
-    [
-        (
-            [],
-            ["task.language is not set, and the references are in Han script: tokenized as zh (Chinese) for bleu;"],
-            None,
-        ),
-        (["task.language=zh-CN"], [], "zh"),
-    ],
+    representatives(
+        [
+            (
+                [],
+                ["task.language is not set, and the references are in Han script: tokenized as zh (Chinese) for bleu;"],
+                None,
+            ),
+            (["task.language=zh-CN"], [], "zh"),
+        ],
+        lambda case: not case[0],
+    ),
 )
 def test_training_and_its_test_tokenize_by_the_language_and_warn_once(place, tiny_llm, capsys, arguments, warned, note):
     files = [f"data.{split}={split}.jsonl" for split in ("train", "validation", "test")]
@@ -61,7 +65,7 @@ def test_training_and_its_test_tokenize_by_the_language_and_warn_once(place, tin
     assert runs.read_result(place / "again")["systems"][0]["notes"].get("language") == note
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "label", "demo"])
+@pytest.mark.parametrize("verb", representatives(["train", "evaluate", "label", "demo"], ["train", "label"]))
 def test_an_unknown_language_is_one_line_before_anything_is_read_or_written(place, capsys, verb):
     before = files_of(place)
     run = ["run=builtin/llm"] if verb == "evaluate" else []

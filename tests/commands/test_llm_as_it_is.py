@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from command_line import mistake
-from sampling import representatives
+from sampling import first_few, representatives
 from tiny_runs import publish, tiny_run
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -136,7 +136,7 @@ def generated(capsys: Any, *arguments: str) -> str:
     return capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize(("llm", "frame"), FRAMES.values(), ids=list(FRAMES))
+@pytest.mark.parametrize(("llm", "frame"), first_few(FRAMES.values(), 2), ids=list(FRAMES))
 def test_generate_asks_as_told(instructed: Path, capsys: Any, llm: Any, frame: str) -> None:
     keys = [f"model.llm.{key}={str(value).lower() if value is True else value}" for key, value in llm.items()]
     for text, wanted in zip(TEXTS, oracle(instructed, framed(TEXTS, frame)), strict=True):
@@ -235,6 +235,7 @@ def test_benchmark_asks_the_llm_as_the_hybrid_does(root: Path, instructed: Path,
     assert llm.notes["llm"]["chat"] is hybrid.notes["llm"]["chat"] is True
 
 
+@pytest.mark.slow
 def test_benchmark_asks_the_llm_beside_an_slm_as_told(root: Path, instructed: Path, tmp_path: Path) -> None:
     config = tiny_run(root, "slm", max_steps=1)
     train(config, tmp_path / "slm")
@@ -245,7 +246,7 @@ def test_benchmark_asks_the_llm_beside_an_slm_as_told(root: Path, instructed: Pa
     assert "llm" not in slm.notes
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "generate", "export"])
+@pytest.mark.parametrize("verb", representatives(["evaluate", "generate", "export"], ["evaluate"]))
 def test_a_place_of_an_llm_that_is_not_there_is_refused(
     root: Path, instructed: Path, tmp_path: Path, capsys: Any, verb: str
 ) -> None:

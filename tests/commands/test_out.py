@@ -8,6 +8,7 @@ import pytest
 from command_line import mistake
 from compared_runs import GOOD, POOR, write_run
 from omegaconf import OmegaConf
+from sampling import representatives
 
 from llm2slm.cli import main
 from llm2slm.commands.output_folder import check_folder
@@ -33,7 +34,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("out", ["file", "file/below/it"])
+@pytest.mark.parametrize("out", representatives(["file", "file/below/it"], ["file/below/it"]))
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_file_is_no_folder_to_write_into(place, capsys, verb, out):
     assert main([verb, *VERBS[verb], f"out={out}"]) == 2
@@ -51,7 +52,7 @@ def test_a_run_directory_is_none_either(place, capsys, out):
 
 @pytest.mark.parametrize("place", ["/proc/nothing/here", "file/below", "n" * 300])
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
-@pytest.mark.parametrize("verb", VERBS_OF_RUNS)
+@pytest.mark.parametrize("verb", representatives(VERBS_OF_RUNS, ["train"]))
 def test_a_run_directory_that_cannot_be_made_is_one_line(calls, tmp_path, capsys, verb, key, place):
     """A folder of /proc stands for a read-only file system: nobody can make it, root included."""
     (tmp_path / "file").write_text("the user's own")
@@ -62,7 +63,7 @@ def test_a_run_directory_that_cannot_be_made_is_one_line(calls, tmp_path, capsys
     assert not calls and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", ["0", "multirun.yaml"])
+@pytest.mark.parametrize("name", representatives(["0", "multirun.yaml"], ["0"]))
 def test_what_stands_in_the_way_of_a_sweep_is_named(calls, tmp_path, capsys, name):
     """A file where the first job's folder comes, a folder where Hydra's file comes."""
     (tmp_path / "sweep").mkdir()

@@ -45,6 +45,7 @@ def test_two_runs_stand_side_by_side(two, capsys):
     assert (files_of(two / "a"), files_of(two / "b")) == before
 
 
+@pytest.mark.slow
 def test_a_result_file_does_as_well_as_its_folder(two):
     assert main(["report", "runs=a/result.json", "out=file"]) == 0
     assert main(["report", "runs=a", "out=folder"]) == 0

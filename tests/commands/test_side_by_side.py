@@ -171,6 +171,7 @@ def test_a_killed_process_stops_the_other(tmp_path, started):
     assert (tmp_path / "out" / "small" / "checkpoints" / "last.ckpt").is_file()  # it had time to save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_both_which_can_be_resumed(tmp_path, started, capsys, number):
     once_all_train(tmp_path / "out", lambda: os.kill(os.getpid(), number))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from sampling import first_few
 
 from llm2slm import LLM2SLM
 from llm2slm.cli import main
@@ -116,7 +117,13 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
 
 @pytest.mark.parametrize(
     ("target", "added"),
-    [("▁{", "1 tokens added to the 308 of {}: '{{'"), ("▁", "tokenizer {}: loses none of the other requested text")],
+    first_few(
+        [
+            ("▁{", "1 tokens added to the 308 of {}: '{{'"),
+            ("▁", "tokenizer {}: loses none of the other requested text"),
+        ],
+        1,
+    ),
 )
 def test_a_character_that_no_token_can_hold_is_left_out_and_named(files, writer, capsys, target, added) -> None:
     Path("train.jsonl").write_text(json.dumps({"source": "a", "target": target}) + "\n")
@@ -156,6 +163,7 @@ def test_what_cannot_be_kept_is_refused(files, writer, capsys, arguments, compla
     assert errors == [f"llm2slm: error: {complaint}"]
 
 
+@pytest.mark.slow
 def test_where_nothing_is_trained_with_them_the_keys_are_not_read(files, writer, capsys) -> None:
     named = [f"model.llm.name={writer}", "data=json", "data.train=train.jsonl", "task=instruction"]
     short = ["task.max_new_tokens=2", "trainer.progress=false", "hydra.run.dir=labels"]
@@ -171,6 +179,7 @@ def test_where_nothing_is_trained_with_them_the_keys_are_not_read(files, writer,
     )
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, capsys) -> None:
     whole = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "whole")
     assert train(whole, "model.slm.keep_whitespace=true") == 0

@@ -195,6 +195,7 @@ def test_the_slm_alone_is_trained_by_the_same_command(root):
     assert AutoModelForCausalLM.from_pretrained(root / "slm" / "model").config.n_layer == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "slm", "tune"),
     representatives(
@@ -352,6 +353,7 @@ def test_ctrl_c_saves_tells_how_to_go_on_and_exits_with_130(tmp_path, tiny_llm, 
     assert json.loads((folder / "result.json").read_text())["systems"][0]["notes"]["optimizer_steps"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distill", representatives([0.0, 0.5], [0.0]))
 def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path, distill):
     """The batches of a step on two processes are those of an accumulation window of two on one."""

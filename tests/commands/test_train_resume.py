@@ -13,7 +13,7 @@ import torch
 import yaml
 from command_line import files_of, tiny_overrides
 from lightning import Callback
-from sampling import representatives
+from sampling import first_few, representatives
 from tiny_runs import assert_same, checkpoint, curve, tiny_run, trained_run, weights
 
 from llm2slm import runs
@@ -90,7 +90,7 @@ AFTER = {
 """What is done after training, in order: where it is called, and what is there by then."""
 
 
-@pytest.mark.parametrize("stage", representatives(AFTER, list(AFTER)[:2]))
+@pytest.mark.parametrize("stage", representatives(AFTER, ["generation"]))
 def test_what_fails_after_training_leaves_the_rest_and_is_completed(whole, tmp_path, monkeypatch, capsys, stage):
     wanted, config = whole
     owner, name, there = AFTER[stage]
@@ -141,6 +141,7 @@ def no_answer(content):
     return json.dumps(json.loads(line) | {"prediction": None}).encode() + b"\n" + rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", representatives([cut_off, not_text, without_answer, no_answer], [cut_off]))
 def test_damaged_answers_are_written_again(whole, tmp_path, monkeypatch, capsys, harm):
     wanted, config = whole
@@ -160,6 +161,7 @@ def test_damaged_answers_are_written_again(whole, tmp_path, monkeypatch, capsys,
     assert_complete(tmp_path, wanted)
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_after_training_keeps_its_traceback_and_names_the_command(
     tmp_path, tiny_llm, monkeypatch, capsys
 ):
@@ -222,7 +224,13 @@ class Fills(Callback):
 
 @pytest.mark.parametrize(
     ("step", "to", "file"),
-    [(0, "there is no checkpoint yet; to start over", "best"), (3, "to resume from the last checkpoint", "best|last")],
+    representatives(
+        [
+            (0, "there is no checkpoint yet; to start over", "best"),
+            (3, "to resume from the last checkpoint", "best|last"),
+        ],
+        lambda case: case[0] == 3,
+    ),
 )
 def test_a_checkpoint_that_cannot_be_written_names_the_command_that_is_true(
     whole, tmp_path, monkeypatch, capsys, room, step, to, file
@@ -303,6 +311,7 @@ def test_a_training_that_stopped_early_is_finished_until_its_limits_change(tmp_p
     assert again(config, tmp_path / "run").systems[0].notes["optimizer_steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_result_of_an_earlier_end_is_not_left_beside_a_later_model(whole, tmp_path, monkeypatch):
     config = deepcopy(whole[1])
     train(deepcopy(config), tmp_path)
@@ -491,6 +500,7 @@ def best_of(folder):
 OTHER_ROWS = "was computed on other validation rows before"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "others"), representatives([(1, False), (2, True)], [(2, True)]))
 def test_a_builtin_run_of_before_is_not_compared_with_validations_on_other_rows(
     root, tmp_path, capsys, monkeypatch, seed, others
@@ -504,14 +514,14 @@ def test_a_builtin_run_of_before_is_not_compared_with_validations_on_other_rows(
     assert runs.read_config(tmp_path / "run")["trainer"]["val_rows"] is None  # all of them, as the run was begun
 
 
-@pytest.mark.parametrize(("monitor", "changed", "others"), [
+@pytest.mark.parametrize(("monitor", "changed", "others"), first_few([
     ("val/loss", {"val_rows": 4}, True),
     ("val/loss", {"val_rows": 11}, False),  # all there are, as before
     ("val/loss", {"limit_val_batches": 1}, True),
     ("val/chrf", {"val_rows": 4}, False),
     ("val/chrf", {"generate_rows": 2}, True),
     ("val/loss", {"generate_rows": 2}, False),
-])  # fmt: skip
+], 2))  # fmt: skip
 def test_the_best_value_counts_only_on_the_same_rows(root, tmp_path, capsys, monitor, changed, others):
     config = tiny_run(root, max_steps=2, val_every=1)
     config.callbacks.monitor, config.callbacks.mode, config.callbacks.patience = monitor, "min", 1
@@ -524,6 +534,7 @@ def test_the_best_value_counts_only_on_the_same_rows(root, tmp_path, capsys, mon
     assert (best_of(tmp_path / "run") == -1.0) == (not others)
 
 
+@pytest.mark.slow
 def test_validation_rows_that_were_capped_before_they_were_named_are_the_same(root, tmp_path, capsys):
     config = tiny_run(root, max_steps=2, val_every=1, val_rows=4)
     config.callbacks.patience = 3

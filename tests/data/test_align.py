@@ -182,6 +182,7 @@ def test_every_pair_of_tokenizers_by_characters(tokenizers, text):
         assert_close(alignment(spans(found[slm]), spans(found[llm])), oracle(found[slm], found[llm]))
 
 
+@pytest.mark.slow
 @examples(60)
 @given(text=PROMPTS, data=st.data())
 def test_every_pair_cut_short_on_either_side_and_on_both(tokenizers, text, data):

@@ -8,6 +8,7 @@ from pathlib import Path
 import hub_tables
 import pytest
 from hub_tables import LOCAL, TABLES, text
+from sampling import first_few, representatives
 
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.folders import conf_folder
@@ -108,7 +109,7 @@ def test_no_option_is_left_untested():
     assert set(LOCAL) == {name for name, corpus in CORPORA.items() if corpus.files}
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("split", representatives(["train", "validation", "test"], ["train"]))
 @pytest.mark.parametrize("corpus", TABLES)
 def test_the_hubs_own_columns_become_rows(tables, corpus, split):
     found = rows(split, f"data={corpus}", f"data.path={tables / corpus}")
@@ -124,7 +125,7 @@ def test_the_hubs_own_columns_become_rows(tables, corpus, split):
     assert found == want
 
 
-@pytest.mark.parametrize("corpus", TABLES)
+@pytest.mark.parametrize("corpus", first_few(TABLES, 5))
 def test_without_a_path_the_hub_is_asked(corpus):
     chosen = config(f"data={corpus}")
     path, arguments, part = hub_location(chosen, "validation")
@@ -139,7 +140,7 @@ def test_without_a_path_the_hub_is_asked(corpus):
     assert hub_location(mirror, "validation") == ("me/mirror", {"name": name, "revision": "abc"}, "dev")
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("split", representatives(["train", "validation", "test"], ["train"]))
 @pytest.mark.parametrize("corpus", LOCAL)
 def test_the_folder_of_corpora_gives_the_same_form(root, corpus, split):
     found = load_rows(config(f"data={corpus}", f"data.root={root}"), split, 1)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sampling import examples
+from sampling import examples, representatives
 
 from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.sources.sources import load_rows, stream_rows, task_of
@@ -66,7 +66,7 @@ DATES = ["2024-01-15", "2024-01-16"]
 
 @pytest.mark.parametrize("last", [NUMBERS, NUMBERS + WORDS, ["True", "False"]], ids=["numbers", "mixed", "truth"])
 @pytest.mark.parametrize("first", [0, 10_000])
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv"])
+@pytest.mark.parametrize("suffix", representatives([".csv", ".csv.gz", ".tsv"], [".csv", ".csv.gz"]))
 def test_a_csv_field_is_text_whatever_stands_around_it(tmp_path, suffix, first, last):
     texts = ["word"] * first + last
     text = io.StringIO()

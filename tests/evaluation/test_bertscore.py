@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from sampling import representatives
 from tokenizers import normalizers
 from transformers import AutoModel, RobertaConfig, RobertaModel
 
@@ -58,10 +59,10 @@ def f1_by_hand(ours, right):
     return 2 * precision * recall / (precision + recall) if precision > 0 and recall > 0 else 0.0
 
 
-@pytest.mark.parametrize(("name", "asked", "layer"), [
+@pytest.mark.parametrize(("name", "asked", "layer"), representatives([
     ("bert", "", 3), ("bert", ":1", 1), ("bert", ":0", 0), ("bert", ":-2", 2), ("t5", "", 2), ("t5", ":1", 1),
     ("gpt2", "", 2), ("gpt2", ":3", 3),
-])  # fmt: skip
+], lambda case: case[:2] in (("bert", ":1"), ("t5", ""), ("gpt2", ":3"))))  # fmt: skip
 def test_it_equals_a_plain_loop_over_pairs_of_tokens(zoo, monkeypatch, name, asked, layer):
     monkeypatch.setattr(bertscore, "PAIRS", 3)  # texts of all lengths in one batch, and more than one batch
     found = BertScore(f"bertscore:{zoo[name]}{asked}").measure(PREDICTIONS, REFERENCES)

@@ -12,6 +12,7 @@ import pytest
 from compared_runs import GOOD, METRICS, POOR, SOURCES, TARGETS, speed, write_demo, write_run
 from rich.console import Console
 from sacrebleu.metrics import BLEU
+from sampling import representatives
 from test_report import HOSTILE, Page, across, browser, drawing, probe, value
 
 from llm2slm import runs
@@ -484,7 +485,7 @@ def test_probabilities(p):
     assert probability(p[0]) == p[1]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", representatives([390, 1280], [390]))
 def test_page_in_a_browser(browser, found, tmp_path, width):
     page = json.loads(json.dumps(found))
     page["row_differences"][0]["better"][0]["prediction"] = HOSTILE[1]

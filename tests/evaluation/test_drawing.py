@@ -61,6 +61,7 @@ def test_files_for_papers_have_the_legend_and_no_date(tmp_path):
     assert b"/FontFile2" in (tmp_path / "training-loss.pdf").read_bytes()  # TrueType
 
 
+@pytest.mark.slow
 def test_names_of_any_script_and_with_markup_are_drawn_as_they_are(tmp_path):
     result = plain(make_result())
     for system, name in zip(result["systems"], (HOSTILE[3], "教師 \ufffe\n$x_1$", HOSTILE[1]), strict=True):

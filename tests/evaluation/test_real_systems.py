@@ -108,6 +108,7 @@ def test_peak_memory_is_the_systems_own(tokenizer, tmp_path):
     assert memory("without a folder", [TEXT], 4) is None
 
 
+@pytest.mark.slow
 def test_memory_of_a_broken_folder_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing"}))
     with pytest.raises(UserError, match="peak memory could not be measured") as caught:
@@ -115,6 +116,7 @@ def test_memory_of_a_broken_folder_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_memory_of_an_llm_that_is_named_and_nothing_more():
     """As the demo asks for it: a name, and no word of where its weights come from."""
     memory = folder_memory({"llm": LLMConfig(name="builtin/llm")}, threads=1)

@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from sampling import representatives
 
 from llm2slm.evaluation.report.entries import entries, metric_keys, metric_name
 from llm2slm.evaluation.report.report import render, terminal_table, write_report
@@ -606,7 +607,7 @@ def probe(browser, page, folder, width):
     return json.loads("".join(words)), console
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", representatives([390, 1280], [390]))
 def test_page_in_a_browser(browser, result, tmp_path, width):
     for system, name in zip(result["systems"][1:], (HOSTILE[1], HOSTILE[6]), strict=True):
         system["name"] = name
@@ -622,7 +623,7 @@ def test_page_in_a_browser(browser, result, tmp_path, width):
     assert found["samples"] == [target for _, target in PAIRS] + HOSTILE
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", representatives([390, 1280], [390]))
 def test_sweep_in_a_browser_is_sorted_by_pressing_a_heading(browser, result, tmp_path, width):
     runs = [json.loads(json.dumps(result)) for _ in range(7)]
     for run, value in zip(runs, (9.5, 88.0, 100.0, None, 70.25, 6.0, 0.5), strict=True):

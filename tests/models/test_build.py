@@ -369,6 +369,7 @@ def test_a_response_fits_into_the_positions_of_the_slm(zoo, mode) -> None:
         build_model(cfg, DataConfig(max_response_tokens=513))
 
 
+@pytest.mark.slow
 def test_a_start_token_and_the_answer_are_all_that_memory_leaves_in_the_positions_of_a_decoder(zoo) -> None:
     positions = 512
     cfg = tiny_model_config(zoo, slm="gpt2", conditioning="memory")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model, inject_adapter_in_model
+from sampling import representatives
 from test_clients import TEXTS, arguments, collate, hybrid
 from transformers import Seq2SeqTrainer
 
@@ -41,7 +42,7 @@ ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
 }
 
 
-@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+@pytest.mark.parametrize("slm", representatives(["t5", "gpt2"], ["gpt2"]))
 @pytest.mark.parametrize("adapters", ADAPTERS)
 def test_peft_is_refused_where_it_would_train_the_llm(zoo: Path, slm: str, adapters: str) -> None:
     model = hybrid(zoo, slm)
@@ -53,7 +54,7 @@ def test_peft_is_refused_where_it_would_train_the_llm(zoo: Path, slm: str, adapt
         model.logits(labelled(model, [0, 1, 2]))
 
 
-@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+@pytest.mark.parametrize("slm", representatives(["t5", "gpt2"], ["gpt2"]))
 def test_peft_trains_the_other_modules_with_the_arguments_of_the_message(zoo: Path, tmp_path: Path, slm: str) -> None:
     for config in (LoraConfig(target_modules="all-linear", exclude_modules=OUT), LoraConfig(target_modules=r"slm\..*")):
         if config.target_modules != "all-linear":
@@ -102,7 +103,7 @@ WAYS: dict[str, Callable[[LLM2SLM], Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", representatives(WAYS, ["requires_grad_", "enable_input_require_grads"]))
 @pytest.mark.parametrize(("slm", "mode"), [("t5", "add"), ("gpt2", "cross_attention")])
 def test_trainer_leaves_it_alone_whatever_was_switched_on(
     zoo: Path, tmp_path: Path, way: str, slm: str, mode: str

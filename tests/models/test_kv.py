@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampling import representatives
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
@@ -80,7 +81,7 @@ def real(batch: Batch, logits_BTV: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("folder", FAMILIES, indirect=True)
+@pytest.mark.parametrize("folder", representatives(FAMILIES, ["gpt2", "llama", "gemma2"]), indirect=True)
 def test_with_all_blocks_kept_it_is_the_llm_alone(folder: Path) -> None:
     family = folder.name.removeprefix("kv_")
     cfg = config_of(folder, folder, family)
@@ -99,8 +100,8 @@ def test_with_all_blocks_kept_it_is_the_llm_alone(folder: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("folder", FAMILIES, indirect=True)
-@pytest.mark.parametrize("blocks", [[1, 4], [2, 3, 4]], ids=str)
+@pytest.mark.parametrize("folder", representatives(FAMILIES, ["gpt2", "llama", "gemma2"]), indirect=True)
+@pytest.mark.parametrize("blocks", representatives([[1, 4], [2, 3, 4]], [[1, 4]]), ids=str)
 def test_a_cut_model_is_transformers_own_on_the_llms_cache(folder: Path, zoo: Path, blocks: list[int]) -> None:
     family = folder.name.removeprefix("kv_")
     slm = cut_by_hand(folder, blocks, zoo / f"{folder.name}_{'_'.join(map(str, blocks))}")
@@ -165,7 +166,10 @@ def shallow(zoo: Path) -> Path:
 
 
 @pytest.mark.parametrize("tokenizers", [Tokenizers.shared, Tokenizers.offsets])
-@pytest.mark.parametrize(("llm", "slm"), [("gpt2", "gpt2"), ("llama", "gpt2"), ("qwen2", "llama")])
+@pytest.mark.parametrize(
+    ("llm", "slm"),
+    representatives([("gpt2", "gpt2"), ("llama", "gpt2"), ("qwen2", "llama")], [("gpt2", "gpt2"), ("qwen2", "llama")]),
+)
 def test_mapped_it_starts_as_the_slm_and_the_maps_learn_at_once(
     zoo: Path, llm: str, slm: str, tokenizers: Tokenizers
 ) -> None:

@@ -207,6 +207,7 @@ def test_its_equal_learns_nothing_from_it(tmp_path, kind):
     assert largest[0] < 1e-4 < 0.1 < largest[1]
 
 
+@pytest.mark.slow
 def test_without_it_no_teacher_is_built_and_with_it_the_same_data_and_start_are_trained(tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("a teacher was built")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
-from sampling import representatives
+from sampling import first_few, representatives
 from stopped_runs import StopAt, assert_runs_equal, interrupted
 from tiny_runs import assert_same, build, checkpoint, curve, taught, tiny_run, weights
 
@@ -58,7 +58,7 @@ def column(folder, name):
 SYSTEMS = [("t5", "add"), ("t5", "memory"), ("gpt2", "add"), ("gpt2", "prepend"), ("gpt2", "memory")]
 
 
-@pytest.mark.parametrize(("slm", "mode"), SYSTEMS)
+@pytest.mark.parametrize(("slm", "mode"), first_few(SYSTEMS, 2))
 def test_golden_losses(tmp_path, slm, mode):
     """Ten losses of a seeded run, written down in tests/golden (set LLM2SLM_GOLDEN=write to write them anew)."""
     config = tiny_run(tmp_path, slm=slm, mode=mode, max_steps=10, val_every=10)
@@ -199,6 +199,7 @@ def test_an_interrupted_bar_ends_its_line(whole, tmp_path, monkeypatch, capsys, 
     assert "it/s" in "".join(shown) and shown[-1].endswith("\n")
 
 
+@pytest.mark.slow
 def test_stopped_twice_in_a_moved_folder_and_by_sigterm(whole, tmp_path, monkeypatch):
     root, config = whole
     interrupted(deepcopy(config), tmp_path / "a", monkeypatch, StopAt(7, signal.SIGTERM))
@@ -210,6 +211,7 @@ def test_stopped_twice_in_a_moved_folder_and_by_sigterm(whole, tmp_path, monkeyp
     assert_runs_equal(tmp_path / "b", root / "run")
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once_and_the_last_validation_is_kept(whole, tmp_path, monkeypatch):
     root, config = whole
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)

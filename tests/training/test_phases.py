@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
+from sampling import representatives
 from stopped_runs import Fails, StopAt, assert_runs_equal, fitted, interrupted, resumed
 from tiny_runs import build, checkpoint, curve, tiny_run
 
@@ -61,12 +62,15 @@ def watched(config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("slm", "mode", "optimizer", "windows"),
-    [
-        ("t5", "add", "adamw", 1),
-        ("t5", "add", "muon", 2),
-        ("gpt2", "cross_attention", "adamw", 1),
-        ("gpt2", "memory", "adamw", 1),
-    ],
+    representatives(
+        [
+            ("t5", "add", "adamw", 1),
+            ("t5", "add", "muon", 2),
+            ("gpt2", "cross_attention", "adamw", 1),
+            ("gpt2", "memory", "adamw", 1),
+        ],
+        lambda case: case[:2] != ("t5", "add") or case[3] == 2,
+    ),
 )
 def test_the_slm_stays_bit_for_bit_and_then_moves(tmp_path, monkeypatch, slm, mode, optimizer, windows) -> None:
     config = phased(tmp_path, 3, slm, mode, accumulate_grad_batches=windows)
@@ -103,8 +107,8 @@ def test_the_projector_learns_what_it_would_learn_beside_a_moving_slm_in_its_fir
             assert torch.equal(first.after[1][name], second.after[1][name])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("stop", [2, 5])
+@pytest.mark.parametrize("optimizer", representatives(["adamw", "muon"], ["adamw"]))
+@pytest.mark.parametrize("stop", representatives([2, 5], [2]))
 def test_stopped_in_either_phase_and_resumed_equals_undisturbed(tmp_path, monkeypatch, stop, optimizer) -> None:
     config = phased(tmp_path, 4, max_steps=8)
     config.optim.name = optimizer
@@ -115,6 +119,7 @@ def test_stopped_in_either_phase_and_resumed_equals_undisturbed(tmp_path, monkey
     assert_runs_equal(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_stopped_in_the_first_phase_and_resumed_equal_undisturbed(tmp_path) -> None:
     """Each process drops the same gradients, after they were added up."""
     config = phased(tmp_path, 3, devices=2, strategy="ddp_fork")

@@ -116,6 +116,7 @@ def test_given_up_before_a_batch_of_answers(whole, tmp_path, monkeypatch, valida
     assert_runs_equal(tmp_path, whole[0])
 
 
+@pytest.mark.slow
 def test_given_up_twice_and_in_the_validation_that_is_repeated(whole, tmp_path, monkeypatch):
     interrupted(deepcopy(whole[1]), tmp_path, monkeypatch, StopAtBatch(2))
     again = deepcopy(whole[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from sampling import representatives
 
 from llm2slm.builtin.corpora import CORPORA, corpus_row, corpus_rows, split_of
 from llm2slm.cli.compose import Composer
@@ -28,7 +29,7 @@ def rows(corpus, split, seed, size):
     return [(row["source"], row["target"]) for row in load_rows(config, split, seed)]
 
 
-@pytest.mark.parametrize("corpus", NAMES)
+@pytest.mark.parametrize("corpus", representatives(NAMES, ["translation", "mixture"]))
 def test_validation_and_test_are_the_same_for_every_seed_and_training_rows_are_not(corpus):
     for split in EVALUATION:
         first, *others = (rows(corpus, split, seed, 30) for seed in SEEDS)
@@ -37,7 +38,7 @@ def test_validation_and_test_are_the_same_for_every_seed_and_training_rows_are_n
     assert all(one != other for i, one in enumerate(trained) for other in trained[:i])
 
 
-@pytest.mark.parametrize("corpus", NAMES)
+@pytest.mark.parametrize("corpus", representatives(NAMES, ["translation", "mixture"]))
 def test_no_evaluation_row_is_a_training_row_of_any_seed(corpus):
     evaluated = {split: {source for source, _ in rows(corpus, split, 1, 200)} for split in EVALUATION}
     assert not evaluated["validation"] & evaluated["test"]
