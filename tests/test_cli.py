@@ -329,6 +329,7 @@ def test_a_dict_is_given_key_by_key_or_whole(calls):
     assert config.model.llm.quantization == {"quant_method": "quanto"}
 
 
+@pytest.mark.slow
 def test_a_key_may_have_the_name_of_another_verbs_group(calls, capsys, tmp_path):
     """`model` is a group of train's, and a plain text for judge; a sweep runs over its values."""
     names = "runs=[a]", "endpoint=http://h/v1"

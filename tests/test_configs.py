@@ -164,13 +164,16 @@ def test_alone_means_without_the_llm():
 
 @pytest.mark.parametrize(
     ("typed", "value"),
-    [
-        ("6", 6),
-        ("0.25", 0.25),
-        ("[1,4,-1]", [1, 4, -1]),
-        ("{encoder:0.5,decoder:[1,-1]}", {"encoder": 0.5, "decoder": [1, -1]}),
-        ("null", None),
-    ],
+    representatives(
+        [
+            ("6", 6),
+            ("0.25", 0.25),
+            ("[1,4,-1]", [1, 4, -1]),
+            ("{encoder:0.5,decoder:[1,-1]}", {"encoder": 0.5, "decoder": [1, -1]}),
+            ("null", None),
+        ],
+        lambda case: case[0].startswith(("0", "{")),
+    ),
 )
 def test_blocks_that_an_slm_keeps_are_plain_values_for_the_command(calls, typed, value):
     assert main(["train", "model.slm.name=x/y", f"model.slm.layers={typed}"]) == 0

@@ -88,6 +88,7 @@ def test_import_loads_no_heavy_library(statement: str) -> None:
     assert heavy_after(statement) == []
 
 
+@pytest.mark.slow
 def test_heavy_imports_are_found() -> None:
     """The check above can fail: accessing the model class loads torch."""
     assert "torch" in heavy_after("from llm2slm import LLM2SLM")

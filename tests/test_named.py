@@ -44,11 +44,13 @@ def test_without_a_name_the_group_is_changed_as_before(calls: Any) -> None:
     assert (config["model_type"], config["num_layers"], config["d_model"]) == ("t5", 6, 64)
 
 
+@pytest.mark.slow
 def test_in_a_sweep_too(calls: Any) -> None:
     assert main(["train", "-m", "model.slm.name=a,b", "model.slm.config.d_ff=8"]) == 0
     assert [(c.model.slm.name, c.model.slm.config) for c, _ in calls] == [("a", {"d_ff": 8}), ("b", {"d_ff": 8})]
 
 
+@pytest.mark.slow
 def test_what_a_verbs_own_file_sets_is_of_its_default_model(calls: Any) -> None:
     assert composed(calls, verb="demo").model.slm.config["n_embd"] == 128
     assert composed(calls, "model.slm.name=some/model", verb="demo").model.slm.config == {}

@@ -323,6 +323,7 @@ def plan_of(rows: list[Any]) -> list[Any]:
     return list(offline.batches([list(ids) for ids in dict.fromkeys(tuple(llm_prompt(row)) for row in rows)], 100))
 
 
+@pytest.mark.slow
 def test_killed_twenty_times(tmp_path: Path) -> None:
     """SIGKILL at random moments: nothing that was finished is lost, and the files are those of an undisturbed run."""
     root = Path(__file__).resolve().parents[1]

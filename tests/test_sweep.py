@@ -192,6 +192,7 @@ def test_a_sweep_without_validation_scores_prints_that_it_is_not_ranked(calls, c
     assert "Not ranked: no validation score of " in Path("sweep/report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_sweeper_reads_the_validation_score(monkeypatch, calls):
     """What Hydra's launcher gets back from each job, which is what a sweeper optimizes."""
     returned = []

@@ -170,6 +170,7 @@ def test_dropped_rows_are_counted(root, hybrid):
         assert (told["rows"], told["dropped"], told["overlong"]) == (SIZES["test"], 2, "drop")
 
 
+@pytest.mark.slow
 def test_the_baseline_is_the_llm_that_the_hybrid_records(root, hub, tmp_path, monkeypatch):
     """In the commit and the dtype that it was trained with, whatever main is now and whatever is configured."""
     config = config_of(root)

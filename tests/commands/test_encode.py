@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import representatives
+from sampling import first_few, representatives
 from tiny_runs import tiny_run
 
 from llm2slm.commands.encode import run as encode
@@ -83,6 +83,7 @@ def assert_same_losses(live: Path, stored: Path) -> None:
     assert numbers[1] == pytest.approx(numbers[0], rel=1e-5, nan_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "near"), representatives([("bfloat16", 0.02), ("int8", 0.02)], [("int8", 0.02)]))
 def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str, near: float) -> None:
     train(encoding(tmp_path), tmp_path / "live")
@@ -100,37 +101,46 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [
-        (lambda c: setattr(c.model.llm, "layer", 1), r"model\.llm\.layer is \[2\] in the store, \[1\] is required"),
-        (
-            lambda c: setattr(c.model.llm, "dtype", "bfloat16"),
-            r"model\.llm\.dtype is 'float32' in the store, 'bfloat16'",
-        ),
-        (lambda c: setattr(c.model.llm, "prefix", "the "), r"frame.before is '' in the store, 'the '"),
-        (lambda c: setattr(c.model.llm, "init", Init.random), r"init is 'pretrained' in the store, 'random'"),
-        (
-            lambda c: write_tiny_t5(c.model.llm.name, seed=9, width=24),
-            r"weights is '\w+' in the store, '\w+' is req",
-        ),
-        (
-            lambda c: edit(c.model.llm.name, layer_norm_epsilon=0.5),
-            r"settings is '\w+' in the store, '\w+' is req",
-        ),
-        (
-            lambda c: setattr(c.data, "reps", str(Path(c.data.reps).parent)),
-            r"kept: is no store of representations \(no store\.json\); give the one in it, .*/kept/reps$",
-        ),
-        (lambda c: setattr(c.task, "prefix", "see: "), r"40 of 40 prompts of train are not in this store, the first"),
-        (
-            lambda c: other_row(c, "train"),
-            r"1 of 40 prompts of train are not in this store, the first is that of row 7 ",
-        ),
-        (lambda c: other_row(c, "test"), r"1 of 6 prompts of test are not in this store, the first is that of row 2 "),
-        (lambda c: cut(c.data), r"\d+ of 40 prompts of train are not in this store"),
-        (lambda c: setattr(c.model, "tokenizers", Tokenizers.llm_tokens), "has no embedding matrix of the LLM"),
-        (lambda c: flip(c.data.reps, key=True), r"shard-00000\.safetensors is not as written \(sha256 differs"),
-        (lambda c: flip(c.data.reps), r"shard-00000\.safetensors is not as written \(sha256 differs"),
-    ],
+    first_few(
+        [
+            (lambda c: setattr(c.model.llm, "layer", 1), r"model\.llm\.layer is \[2\] in the store, \[1\] is required"),
+            (
+                lambda c: setattr(c.model.llm, "dtype", "bfloat16"),
+                r"model\.llm\.dtype is 'float32' in the store, 'bfloat16'",
+            ),
+            (lambda c: setattr(c.model.llm, "prefix", "the "), r"frame.before is '' in the store, 'the '"),
+            (lambda c: setattr(c.model.llm, "init", Init.random), r"init is 'pretrained' in the store, 'random'"),
+            (
+                lambda c: write_tiny_t5(c.model.llm.name, seed=9, width=24),
+                r"weights is '\w+' in the store, '\w+' is req",
+            ),
+            (
+                lambda c: edit(c.model.llm.name, layer_norm_epsilon=0.5),
+                r"settings is '\w+' in the store, '\w+' is req",
+            ),
+            (
+                lambda c: setattr(c.data, "reps", str(Path(c.data.reps).parent)),
+                r"kept: is no store of representations \(no store\.json\); give the one in it, .*/kept/reps$",
+            ),
+            (
+                lambda c: setattr(c.task, "prefix", "see: "),
+                r"40 of 40 prompts of train are not in this store, the first",
+            ),
+            (
+                lambda c: other_row(c, "train"),
+                r"1 of 40 prompts of train are not in this store, the first is that of row 7 ",
+            ),
+            (
+                lambda c: other_row(c, "test"),
+                r"1 of 6 prompts of test are not in this store, the first is that of row 2 ",
+            ),
+            (lambda c: cut(c.data), r"\d+ of 40 prompts of train are not in this store"),
+            (lambda c: setattr(c.model, "tokenizers", Tokenizers.llm_tokens), "has no embedding matrix of the LLM"),
+            (lambda c: flip(c.data.reps, key=True), r"shard-00000\.safetensors is not as written \(sha256 differs"),
+            (lambda c: flip(c.data.reps), r"shard-00000\.safetensors is not as written \(sha256 differs"),
+        ],
+        6,
+    ),
 )
 def test_a_store_of_something_else_is_refused_before_training(tmp_path: Path, change: Any, said: str) -> None:
     encode(encoding(tmp_path), tmp_path / "kept")

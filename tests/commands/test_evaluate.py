@@ -155,6 +155,7 @@ def judged(tmp_path_factory):
     return folder, names.split(","), runs.read_result(folder)["systems"][0]
 
 
+@pytest.mark.slow
 def test_final_scores_agree_with_a_second_package(judged):
     """torchmetrics, on the answers as they were written down.
 

@@ -77,6 +77,7 @@ def test_an_unknown_language_is_one_line_before_anything_is_read_or_written(plac
     assert files_of(place) == before
 
 
+@pytest.mark.slow
 def test_rows_of_a_mixture_keep_their_language(place, tiny_llm):
     """In predictions.jsonl too, for `compare`."""
     texts = [{"de": f"der Hund {n}", "en": "the dog"} for n in range(8)]

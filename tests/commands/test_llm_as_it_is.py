@@ -166,6 +166,7 @@ def test_quantization_is_honoured_wherever_the_llm_answers(
     assert mistake(capsys).startswith("model.llm.quantization.quant_method=nope is unknown")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     representatives(["chat=true", "prefix=two ", "dtype=bfloat16", "attn_implementation=eager"], ["chat=true"]),
@@ -260,6 +261,7 @@ def test_a_place_of_an_llm_that_is_not_there_is_refused(
         assert mistake(capsys) == (f"llm={instructed}: {run} has no LLM that could have moved; remove the key")
 
 
+@pytest.mark.slow
 def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(
     instructed: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:

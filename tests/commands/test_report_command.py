@@ -52,6 +52,7 @@ def test_a_result_file_does_as_well_as_its_folder(two):
     assert (two / "file" / "report.html").read_text("utf-8") == (two / "folder" / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_quality_by_length_is_printed_where_it_is_asked_for(two, capsys):
     """The few rows of these runs have none; where a result has, its figures are shown."""
     assert main(["report", "runs=a,b", "out=page", "buckets=true"]) == 0

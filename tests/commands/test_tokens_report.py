@@ -205,6 +205,7 @@ def test_over_long_rows_are_all_counted_and_shown_before_the_error(files, writer
     assert not Path("run/config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_was_not_made_for_a_script_is_warned_of(files, tmp_path_factory, capsys) -> None:
     letters = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "letters")
     texts = [{"source": "große Vögel jagen", "target": "quirky words flew by, vexing jazz fans"} for _ in range(9)]

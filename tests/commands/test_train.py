@@ -148,6 +148,7 @@ def test_evaluate_gives_the_scores_of_the_training(hybrid, root):
     assert (root / "evaluated" / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumed_with_more_steps_goes_on(root):
     config = tiny_run(root, max_steps=2, val_every=1)
     config.optim.schedule = "constant"

@@ -112,6 +112,7 @@ def test_what_fails_after_training_leaves_the_rest_and_is_completed(whole, tmp_p
     assert runs.plain(result.systems[0]) == json.loads((folder / "result.json").read_text())["systems"][0]
 
 
+@pytest.mark.slow
 def test_answers_of_other_rows_are_not_taken(whole, tmp_path, monkeypatch):
     wanted, config = whole
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):

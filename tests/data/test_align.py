@@ -236,6 +236,7 @@ def test_sums_and_columns(tokenizers, text):
         assert not (width_P.any() and align_QP[~special_Q][:, special_P].any())
 
 
+@pytest.mark.slow
 @examples(100)
 @given(text=PROMPTS)
 def test_one_tokenizer_on_both_sides(tokenizers, text):

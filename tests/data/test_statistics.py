@@ -135,12 +135,14 @@ def test_a_training_tells_and_notes_what_it_reads(files, tiny_llm, capsys):
     assert "* test: 3 rows, in train 2" in (files / "run" / "model" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_no_warning_where_there_is_no_need(files, tiny_llm, capsys):
     (files / "test.jsonl").write_text(json.dumps({"source": "six", "target": "t"}) + "\n")
     assert train(tiny_llm) == 0
     assert "warning" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_labels_that_are_named_but_not_read_are_told(files, tiny_llm, capsys):
     assert train(tiny_llm, "data.labels_from=labels", "trainer.max_steps=1", "task.metrics=[chrf]") == 0
     assert "data.labels_from=labels (read with data.labels=llm or mix)" in capsys.readouterr().err

@@ -149,6 +149,7 @@ def test_a_row_that_fits_no_template_is_named_with_the_field(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_template_on_the_command_line():
     composer = Composer("train")
 

@@ -61,12 +61,10 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REPRESENTATIVES = [
-    ("t5", "t5", "add", "shared"), ("gpt2", "gpt2", "add", "offsets"),
-    ("gpt2", "gpt2", "replace", "shared"), ("t5", "t5", "replace", "offsets"),
-    ("gpt2", "t5", "prepend", "shared"), ("t5", "gpt2", "prepend", "offsets"),
-    ("t5", "gpt2", "memory", "shared"), ("gpt2", "t5", "memory", "offsets"),
+    ("t5", "t5", "add", "shared"), ("gpt2", "gpt2", "replace", "shared"),
+    ("t5", "gpt2", "prepend", "offsets"), ("gpt2", "t5", "memory", "offsets"),
 ]  # fmt: skip
-"""Every two values of any two of the four are together in one of them."""
+"""Each conditioning once, and each LLM, each SLM and each way to share tokenizers twice."""
 
 
 @pytest.fixture(scope="session", params=representatives(COMBINATIONS, REPRESENTATIVES, whole=True), ids="-".join)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import first_of_each, representatives
+from sampling import representatives
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
@@ -26,7 +26,9 @@ SYSTEMS = [
     ("gpt2", "add", "llm_tokens"), ("gpt2", "prepend", "shared"), ("gpt2", "memory", "offsets"),
     ("gpt2", "cross_attention", "shared"), ("gpt2", "cross_attention", "offsets"),
 ]  # fmt: skip
-SOME = first_of_each(SYSTEMS, lambda system: system[1])
+SOME = representatives(
+    SYSTEMS, [("t5", "add", "shared"), ("gpt2", "prepend", "shared"), ("gpt2", "cross_attention", "offsets")]
+)
 IN_PLACE = ("add", "replace")
 EIGHT = {"max_new_tokens": 8, "min_new_tokens": 8}
 Make = Callable[..., LLM2SLM]

@@ -57,8 +57,16 @@ def without_dropout(model: LLM2SLM) -> LLM2SLM:
 
 @pytest.mark.parametrize(
     ("slm", "mode", "tokenizers"),
-    representatives([("t5", "add", "offsets"), ("gpt2", "prepend", "shared"), ("gpt2", "cross_attention", "offsets"),
-     ("t5", "memory", "shared"), ("gpt2", "replace", "llm_tokens")], lambda case: case[1] in ("add", "cross_attention")),
+    representatives(
+        [
+            ("t5", "add", "offsets"),
+            ("gpt2", "prepend", "shared"),
+            ("gpt2", "cross_attention", "offsets"),
+            ("t5", "memory", "shared"),
+            ("gpt2", "replace", "llm_tokens"),
+        ],
+        lambda case: case[1] in ("add", "cross_attention"),
+    ),
 )
 def test_seq2seq_trainer_trains_as_a_plain_loop_does(
     zoo: Path, tmp_path: Path, slm: str, mode: str, tokenizers: str

@@ -201,7 +201,7 @@ def check_saved(model: PreTrainedModel, oracle: PreTrainedModel, tmp_path: Path)
 # Against a model cut by hand
 
 
-@pytest.mark.parametrize("family", representatives(ONE_STACK, lambda name: name in ("gpt2", "llama", "opt", "gemma2")))
+@pytest.mark.parametrize("family", representatives(ONE_STACK, ["gpt2", "llama"]))
 def test_a_decoder_only_model_is_cut_as_by_hand(tmp_path, family) -> None:
     folder = write(family, tmp_path / "whole")
     whole = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
@@ -242,7 +242,7 @@ def test_a_smaller_depth_of_a_cut_model_is_recorded(tmp_path) -> None:
     assert torch.equal(logits(model), logits(by_hand(folder, "llama", {"": [1, 3]})))
 
 
-@pytest.mark.parametrize("family", representatives(TWO_STACKS, lambda name: name in ("t5", "bart", "t5gemma")))
+@pytest.mark.parametrize("family", representatives(TWO_STACKS, ["t5"]))
 def test_an_encoder_decoder_is_cut_as_by_hand(tmp_path, family) -> None:
     folder = write(family, tmp_path / "whole")
     for layers, encoder, decoder in (

@@ -13,6 +13,7 @@ import gguf
 import pytest
 import torch
 from gguf_models import TEMPLATE, gguf_vocabulary, hidden_states, write_gguf
+from sampling import representatives
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm2slm.config import LLMConfig, ModelConfig, SLMConfig
@@ -56,7 +57,7 @@ def padded(rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tenso
     return torch.tensor(ids), torch.tensor(mask)
 
 
-@pytest.mark.parametrize("layer", [0, 1, 0.5, -1, [1, 3]], ids=str)
+@pytest.mark.parametrize("layer", representatives([0, 1, 0.5, -1, [1, 3]], [1, [1, 3]]), ids=str)
 def test_every_layer_is_that_of_the_dequantized_model(written, layer) -> None:
     path, oracle = written
     encoder = load_encoder(LLMConfig(name=str(path), layer=layer), gguf_vocabulary())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sampling import representatives
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from llm2slm.config import LLMConfig
@@ -21,7 +22,7 @@ from llm2slm.types import Tokenizers, UserError
 IDS, MASK = torch.tensor([[5, 9, 12, 7], [8, 6, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
 
 
-@pytest.fixture(scope="module", params=["t5", "gpt2", "llama", "opt", "gemma2"])
+@pytest.fixture(scope="module", params=representatives(["t5", "gpt2", "llama", "opt", "gemma2"], ["t5", "llama"]))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(request.param, tmp_path_factory.mktemp("llm") / request.param, seed=1)
 

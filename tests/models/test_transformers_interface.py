@@ -216,7 +216,7 @@ def calls_of_norms(part: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize(
     "system", representatives([s for s in SYSTEMS if s.mode != "kv"], [s for s in FEW if s.mode != "kv"]), ids=named
 )
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", representatives([False, True], [False]))
 def test_checkpointing_keeps_the_gradients(zoo: Path, system: System, reentrant: bool) -> None:
     model = built(zoo, system).train()  # with dropout
     expected = gradients(model)

@@ -107,7 +107,7 @@ def test_device_map_of_from_pretrained(zoo: Path, tmp_path: Path, system: System
 # torch.compile and torch.export
 
 
-@pytest.mark.parametrize("system", representatives(SYSTEMS, [HYBRIDS[2], HYBRIDS[6]]), ids=named)
+@pytest.mark.parametrize("system", representatives(SYSTEMS, [HYBRIDS[2]]), ids=named)
 def test_the_forward_pass_is_one_graph(zoo: Path, system: System) -> None:
     """Compiled and exported on one batch, it computes other batches of these shapes as well, whatever is padded."""
     model = built(zoo, system)
@@ -230,7 +230,7 @@ def test_rows_are_grouped_by_length(zoo: Path, tmp_path: Path) -> None:
     assert order[0] == max(order)
 
 
-@pytest.mark.parametrize("system", [HYBRIDS[0], HYBRIDS[5], SYSTEMS[-1]], ids=named)
+@pytest.mark.parametrize("system", representatives([HYBRIDS[0], HYBRIDS[5], SYSTEMS[-1]], [HYBRIDS[5]]), ids=named)
 def test_neftune_adds_noise_to_the_slms_embeddings(zoo: Path, tmp_path: Path, system: System) -> None:
     model = without_dropout(built(zoo, system))
     embeddings, seen = model.get_input_embeddings(), []

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import mistake, tiny_overrides
-from sampling import representatives
+from sampling import first_few, representatives
 from test_fit import StopAt, assert_runs_equal, fitted, interrupted
 from test_module import MICRO, assert_close, no_dropout, sgd, trained
 from tiny_runs import assert_same, batch_of, build, checkpoint, curve, taught, tiny_run, weights
@@ -56,7 +56,7 @@ def own_logits(model, prompt, labels):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "llm", "slm", "mode"), KINDS)
+@pytest.mark.parametrize(("kind", "llm", "slm", "mode"), representatives(KINDS, lambda kind: kind[0] == "llm2slm"))
 def test_its_logits_are_those_of_the_whole_llm_behind_its_own_prompt(tmp_path, kind, llm, slm, mode):
     config = distilling(tmp_path, kind=kind, llm=llm, slm=slm, mode=mode)
     config.model.llm.prefix = "say: "
@@ -319,7 +319,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize(("arguments", "said"), first_few(REFUSED.values(), 4), ids=list(REFUSED))
 def test_what_cannot_be_distilled_is_one_line_before_training(tmp_path, tiny_llm, capsys, arguments, said):
     folder = tmp_path / "run"
     assert main(["train", *tiny_overrides(tiny_llm), "optim.distill=0.5", *arguments, f"hydra.run.dir={folder}"]) == 2

@@ -142,7 +142,7 @@ PLACES = {"adamw": (1, 2, 4, 5, 6, 9, 11, 14), "muon": (1, 2, 4, 5, 6, 9, 11, 14
     ("whole", "batch"),
     representatives(
         [(name, batch) for name, places in PLACES.items() for batch in places],
-        [("adamw", 2), ("adamw", 5), ("muon", 5)],
+        [("adamw", 5), ("muon", 5)],
     ),
     indirect=["whole"],
 )

@@ -89,6 +89,7 @@ def test_the_slm_stays_bit_for_bit_and_then_moves(tmp_path, monkeypatch, slm, mo
     assert states.stateful[3] >= slm_names
 
 
+@pytest.mark.slow
 def test_the_projector_learns_what_it_would_learn_beside_a_moving_slm_in_its_first_step(tmp_path, monkeypatch) -> None:
     """Its gradient is the same whether or not the SLM's is computed; so is every learning rate."""
     one = watched(phased(tmp_path, 3), tmp_path / "phased", monkeypatch)

@@ -78,6 +78,7 @@ def test_a_longer_schedule_holds_from_the_first_resumed_step_on(tmp_path, monkey
             assert float(rows[step][f"train/lr_{part}"]) == pytest.approx(wanted, rel=1e-6), (step, name)
 
 
+@pytest.mark.slow
 def test_stored_rates_and_weights_of_a_longer_run_are_those_of_a_run_in_one_go(tmp_path):
     """A constant rate after warm-up does not depend on trainer.max_steps: both ways give the same bits."""
     short = scheduled(tmp_path, "adamw", "constant", 4)
