@@ -159,7 +159,7 @@ NOT_READ = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), first_few(NOT_READ.values(), 15), ids=list(NOT_READ))
+@pytest.mark.parametrize(("arguments", "said"), first_few(NOT_READ.values(), 10), ids=list(NOT_READ))
 def test_what_is_not_read_is_printed(calls: Any, capsys: Any, arguments: list[str], said: str) -> None:
     found = warned(calls, capsys, *arguments)
     assert found == said or (said.endswith("[{") and found.startswith(said))
@@ -213,7 +213,7 @@ READ = [
 ]
 
 
-@pytest.mark.parametrize("arguments", first_few(READ, 10), ids=" ".join)
+@pytest.mark.parametrize("arguments", first_few(READ, 7), ids=" ".join)
 def test_what_is_read_is_not_printed(calls: Any, capsys: Any, arguments: list[str]) -> None:
     assert warned(calls, capsys, *arguments) == ""
 

@@ -54,6 +54,7 @@ def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.Cap
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_changes_nothing_and_another_one_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
