@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from package_sources import PACKAGE, SOURCES, Source, imports, within
 
+from llm2slm.evaluation.metrics import scores as registry
+
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
@@ -40,12 +42,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": {"types", "models"},  # for type checkers; at run time both are imported on first use
 }
-METHOD = (
+CONDITIONINGS = {path.stem for path in (PACKAGE.parent / "conf" / "model" / "conditioning").glob("*.yaml")}
+METHOD = (  # a conditioning that changes the modules or the cache of a transformers model may import transformers
     "models.projector",
     "models.sequences",
     "models.matrix_shapes",
     "models.conditioning",
-    *(f"models.conditioning.{name}" for name in ("none", "add", "replace", "prepend", "memory")),
+    *(f"models.conditioning.{name}" for name in CONDITIONINGS - {"cross_attention", "kv"}),
     "training.objectives",
     "evaluation.metrics.scores",
     "evaluation.metrics.text_metrics",
@@ -54,9 +57,8 @@ METHOD = (
 )
 
 
-CONDITIONINGS = {path.stem for path in (PACKAGE.parent / "conf" / "model" / "conditioning").glob("*.yaml")}
-METRICS = {"bleu", "chrf++", "rouge1", "rouge2", "rougeL", "rougeLsum", "token_f1", "exact_match", "length_ratio"}
-"""Names of metrics that have no other meaning."""
+METRICS = set(registry.METRICS) - {"chrf", "ter", "repetition", "perplexity", "bertscore:"}
+"""Names of metrics that occur with no other meaning, so that any other module that contains one depends on it."""
 METRICS_ALLOWED = ("evaluation.metrics", "data.tasks")
 """Where metrics are defined, and where tasks choose their default metrics."""
 DIALECT = re.compile(

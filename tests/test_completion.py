@@ -163,11 +163,12 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
     assert choices() == {
         "model.slm.dtype": [*DTYPES],
         "model.slm.attn_implementation": attention,
-        "model.conditioning": ["add", "cross_attention", "kv", "memory", "none", "prepend", "replace"],
+        "model.conditioning": sorted(path.stem for path in (ROOT / "conf/model/conditioning").glob("*.yaml")),
         "model.slm.tune": ["full", "none", *ADDED],
         "data.corpus": ["translation", "summarization", "instruction", "mixture"],
         "task.name": [*TASKS],
         "task.metrics": of_texts(METRICS),
+        "metrics": of_texts(METRICS),
         "optim.name": [*OPTIMIZERS],
         "optim.schedule": [*SCHEDULES],
         "trainer.accelerator": [*ACCELERATORS],

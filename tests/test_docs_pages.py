@@ -19,7 +19,12 @@ from llm2slm.types import UserError
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WITHOUT_COMMANDS = {"glossary"}
-OF_PYTHON = ("num_return_sequences=3", "stop_strings=[\\n]", "PYTHON=/path/to/python3.12")
+OF_PYTHON = (
+    "num_return_sequences=3",
+    "stop_strings=[\\n]",
+    "PYTHON=/path/to/python3.12",
+    "decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels)",
+)
 """Arguments of Python or make, which are no overrides."""
 VERB_KEYS = {verb: Composer(verb) for verb in VERBS}
 

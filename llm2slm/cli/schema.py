@@ -49,6 +49,7 @@ REGISTERED: dict[str, Callable[[], list[str]]] = {
     "model.conditioning": conditioning.names,
     "task.name": lambda: list(TASKS),
     "task.metrics": _metrics,
+    "metrics": _metrics,  # of compare
 }
 """Text keys whose values are names in a registry, and the names. Help and completion list them."""
 CLOSED = ("model.conditioning",)

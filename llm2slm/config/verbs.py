@@ -163,7 +163,7 @@ class CompareConfig:
     """Run, or name of a system in the table, that all others are compared with. None: the first. Of several LLMs,
     quality kept is relative to the one named here."""
     metrics: list[str] | None = None
-    """Names of metrics; the first one orders the rows that differ. None: those in the results of the runs."""
+    """The first one orders the rows that differ. None: those in the results of the runs. Computed from texts:"""
     language: str | None = None
     """Language of the targets, as task.language. None: that of the results."""
     benchmark: str | None = None
