@@ -151,6 +151,14 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             for how in ("shuffled", "constant", "zero")
         ),
         hybrid("kv_long", pair_b, "reps_kv", "`kv`, 1,000 steps", *kv, *LONG, rate_of="kv"),
+        Run(
+            "kv_distilled",
+            "train",
+            (*pair_b, *kv, *FIT, *LONG, "optim.distill=0.5"),
+            ("heal", "llm_b", "kv"),
+            rate_of="kv",
+            title="`kv`, 1,000 steps, distilled from B",
+        ),
         Run("slm_long", "train", (*alone, *LONG), ("heal", "slm"), rate_of="slm", title="SLM alone, 1,000 steps"),
         store("reps", pair_b, offsets),
         hybrid("add", pair_b, "reps", "hybrid of B, `add`", offsets),
