@@ -23,6 +23,8 @@ FIT = (
 """How every system is trained on the task: about 3,200 rows, less than one epoch."""
 LONG = ("trainer.max_steps=1000", "trainer.val_every=200")
 """A remedy: four times as long."""
+FIRST = ("optim.lr=3e-4", "optim.projector_lr=3e-4", "trainer.max_steps=100", "trainer.val_every=25")
+"""The first validations with the rate of the SLM for the projector as well, where ten times as much is the default."""
 HEAL = (
     "task=lm",
     "data.overlong=split",
@@ -193,6 +195,19 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             "hybrid of B, `cross_attention`, last layer",
             *(offsets, "model.conditioning=cross_attention", "model.llm.layer=-1"),
             rate_of="cross_attention",
+        ),
+        *(
+            Run(
+                f"first_{name}",
+                "train",
+                (*pair_b, *FIT, "data.reps={reps}/reps", offsets, *more),
+                ("heal", "llm_b", "reps"),
+            )
+            for name, more in (
+                ("add", FIRST),
+                ("cross_attention", (*FIRST, "model.conditioning=cross_attention")),
+                ("prepend", (*FIRST, "model.conditioning=prepend", "model.pool=0.25")),
+            )
         ),
         Run("labels_b", "label", ("run={llm_b}", "split=train", *data), ("llm_b",)),
         Run(
