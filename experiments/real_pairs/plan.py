@@ -23,6 +23,8 @@ FIT = (
 """How every system is trained on the task: about 3,200 rows, less than one epoch."""
 LONG = ("trainer.max_steps=1000", "trainer.val_every=200")
 """A remedy: four times as long."""
+FIRST = ("optim.lr=3e-4", "optim.projector_lr=3e-4", "trainer.max_steps=100", "trainer.val_every=25")
+"""The first validations with the rate of the SLM for the projector as well, where ten times as much is the default."""
 HEAL = (
     "task=lm",
     "data.overlong=split",
@@ -151,6 +153,14 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             for how in ("shuffled", "constant", "zero")
         ),
         hybrid("kv_long", pair_b, "reps_kv", "`kv`, 1,000 steps", *kv, *LONG, rate_of="kv"),
+        Run(
+            "kv_distilled",
+            "train",
+            (*pair_b, *kv, *FIT, *LONG, "optim.distill=0.5"),
+            ("heal", "llm_b", "kv"),
+            rate_of="kv",
+            title="`kv`, 1,000 steps, distilled from B",
+        ),
         Run("slm_long", "train", (*alone, *LONG), ("heal", "slm"), rate_of="slm", title="SLM alone, 1,000 steps"),
         store("reps", pair_b, offsets),
         hybrid("add", pair_b, "reps", "hybrid of B, `add`", offsets),
@@ -185,6 +195,19 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             "hybrid of B, `cross_attention`, last layer",
             *(offsets, "model.conditioning=cross_attention", "model.llm.layer=-1"),
             rate_of="cross_attention",
+        ),
+        *(
+            Run(
+                f"first_{name}",
+                "train",
+                (*pair_b, *FIT, "data.reps={reps}/reps", offsets, *more),
+                ("heal", "llm_b", "reps"),
+            )
+            for name, more in (
+                ("add", FIRST),
+                ("cross_attention", (*FIRST, "model.conditioning=cross_attention")),
+                ("prepend", (*FIRST, "model.conditioning=prepend", "model.pool=0.25")),
+            )
         ),
         Run("labels_b", "label", ("run={llm_b}", "split=train", *data), ("llm_b",)),
         Run(
@@ -226,8 +249,8 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
                     "systems.llm_b={llm_b}",
                     "systems.cross_attention={cross_attention}",
                 ),
-                *("benchmark.batch=[1,8]", "benchmark.prompts=16", "benchmark.prompt_tokens=[128]"),
-                *("benchmark.response_tokens=[32,64]", "benchmark.repeats=5", *data),
+                *("benchmark.batch=[1,8]", "benchmark.prompts=8", "benchmark.prompt_tokens=[128]"),
+                *("benchmark.response_tokens=[32]", "benchmark.repeats=5", *data),
             ),
             ("kv", "slm", "llm_b", "cross_attention"),
         ),
