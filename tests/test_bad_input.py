@@ -250,7 +250,7 @@ def test_what_another_verb_left_is_not_overwritten(files, trained, capsys, verb)
     named = [] if verb == "encode" else ["run=run"]
     assert main([verb, *named, "hydra.run.dir=run", "trainer.accelerator=cpu"]) == 2
     found = f"contains files of `llm2slm train`, which {verb} would overwrite"
-    assert f"run: {'already holds a run' if verb == 'encode' else found}" in mistake(capsys)
+    assert f"run: {'holds a run already' if verb == 'encode' else found}" in mistake(capsys)
     assert files_of(files / "run") == before
 
 
