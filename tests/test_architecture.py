@@ -48,7 +48,7 @@ METHOD = (  # a conditioning that changes the modules or the cache of a transfor
     "models.sequences",
     "models.matrix_shapes",
     "models.conditioning",
-    *(f"models.conditioning.{name}" for name in CONDITIONINGS - {"cross_attention", "kv"}),
+    *(f"models.conditioning.{name}" for name in sorted(CONDITIONINGS - {"cross_attention", "kv"})),
     "training.objectives",
     "evaluation.metrics.scores",
     "evaluation.metrics.text_metrics",
