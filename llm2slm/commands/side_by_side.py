@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from rich.console import Console
 
 from llm2slm import runs
+from llm2slm.atomic import writing
 from llm2slm.commands.resume import METRICS, stored_result
 from llm2slm.config import RunConfig
 from llm2slm.progress import progress_bar
@@ -51,8 +52,10 @@ class Training:
         self.name, self.config, self.folder = name, config, folder
         self.error = ""
         self.printed: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._log = (folder / LOG).open("w", encoding="utf-8", buffering=1)
+        with writing(folder / LOG):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._log: TextIO | None = (folder / LOG).open("w", encoding="utf-8", buffering=1)
+        self._logging = threading.Lock()
         self._rows: dict[int, dict[str, float]] = {}
         self._shown: set[int] = set()
         self.process = subprocess.Popen(
@@ -77,12 +80,31 @@ class Training:
         traceback = False
         for line in io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n"):
             before, redrawn, text = line.rstrip("\r\n").rpartition("\r")
-            self._log.write(text + "\n")
+            self._write(text)
             traceback = traceback or (is_error and text.startswith("Traceback (most recent call last)"))
             if is_error and text.startswith(ERROR):
                 self.error = text.removeprefix(ERROR)
             elif not (redrawn and before.strip()) and not traceback:
                 self.printed.put((is_error, text))
+
+    def _write(self, text: str) -> None:
+        """Writes a line to the log. If that fails, one warning is printed, and the log ends there: the training
+        continues, and reports a full disk itself when it writes its files."""
+        with self._logging:
+            if self._log is None:
+                return
+            try:
+                self._log.write(text + "\n")
+            except OSError as error:
+                self._close()
+                lost = f"llm2slm: warning: {self.folder / LOG}: cannot be written ({error.strerror}); it ends here"
+                self.printed.put((True, lost))
+
+    def _close(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            with suppress(OSError):  # of lines that could not be written, which `_write` has reported
+                log.close()
 
     def ended(self) -> bool:
         """Whether the process has ended, and its output is complete."""
@@ -90,7 +112,7 @@ class Training:
             return False
         for reader in self._readers:
             reader.join()
-        self._log.close()
+        self._close()
         return True
 
     def interrupt(self) -> None:

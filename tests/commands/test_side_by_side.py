@@ -272,3 +272,36 @@ def test_a_second_signal_is_passed_on_and_a_third_kills(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train_side_by_side({"small": RunConfig()}, tmp_path, Console(file=StringIO()), at_once=2, threads=1)
     assert calls == ["interrupt", "interrupt", "kill"]
+
+
+def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
+    """The training continues: its own files report a full disk."""
+    configs = configs_in(tmp_path, max_steps=2, val_every=2)
+    write = side_by_side.Training._write
+
+    class Full:
+        def write(self, *_):
+            raise OSError(28, "No space left on device")
+
+        close = write
+
+    def full(self, text):
+        if self._log is not None:
+            self._log = Full()
+        write(self, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(side_by_side.Training, "_write", full)
+        found = train_side_by_side(configs, tmp_path, Console(file=StringIO()), at_once=2, threads=1)
+    assert set(found) == set(configs)
+    lines = [line for line in capsys.readouterr().err.splitlines() if LOG in line]
+    assert lines == [
+        f"llm2slm: warning: {tmp_path / name / LOG}: cannot be written (No space left on device); it ends here"
+        for name in sorted(configs, key=lambda name: next(i for i, line in enumerate(lines) if name in line))
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "small").write_text("a file")
+    with pytest.raises(UserError, match=r"small/train.log: cannot be written \("):
+        train_side_by_side(configs_in(tmp_path), tmp_path, Console(file=StringIO()), at_once=2, threads=1)

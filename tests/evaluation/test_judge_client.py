@@ -81,7 +81,35 @@ def test_only_the_given_settings_are_sent(chat, ask, monkeypatch):
 def test_without_openai_one_line_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"^endpoint=... needs openai: pip install 'llm-to-slm\[judge\]'$"):
-        EndpointClient("http://127.0.0.1:9/v1", "m", {})
+        EndpointClient("http://127.0.0.1:9/v1", "m", {}).complete("?", threading.Event())
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": "socks5://127.0.0.1:1"},
+        {"ALL_PROXY": "ftp://x"},
+        {"HTTPS_PROXY": "socks5h://x:1"},
+        {"SSL_CERT_FILE": "/nonexistent"},
+        {"HTTP_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "127.0.0.1,localhost"},
+    ],
+    ids="-".join,
+)
+def test_settings_of_the_environment_for_other_addresses_do_not_matter(chat, monkeypatch, variables):
+    monkeypatch.delenv("no_proxy")
+    for name, value in ({"NO_PROXY": ""} | variables).items():
+        monkeypatch.setenv(name, value)
+    assert EndpointClient(chat.url, "m", {}).complete("?", threading.Event()).text is not None
+
+
+def test_a_proxy_of_the_environment_is_used_or_reported(chat, monkeypatch):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("HTTP_PROXY", chat.url.removesuffix("/v1"))
+    monkeypatch.setenv("NO_PROXY", "")
+    assert EndpointClient("http://judge.invalid/v1", "m", {}).complete("?", threading.Event()).text is not None
+    monkeypatch.setenv("HTTP_PROXY", "ftp://x")
+    with pytest.raises(UserError, match=r"^http://judge.invalid/v1: the proxy of the environment cannot be used \("):
+        EndpointClient("http://judge.invalid/v1", "m", {}).complete("?", threading.Event())
 
 
 USAGES = [

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from llm2slm.types import UserError
 
@@ -100,9 +101,6 @@ class EndpointClient:
         key: API key, sent as a bearer token. None: no Authorization header.
         timeout: seconds for one request. retries: attempts after the first one. wait: seconds before the first retry;
             doubled for each further retry, or the Retry-After header if that is longer; at most `MAX_WAIT`.
-
-    Raises:
-        UserError: the package `openai` is not installed.
     """
 
     attempts = 2
@@ -118,24 +116,11 @@ class EndpointClient:
         retries: int = 6,
         wait: float = 1.0,
     ) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise UserError("endpoint=... needs openai: pip install 'llm-to-slm[judge]'") from None
         self.location, self.model, self.parameters = location, model, dict(parameters)
         self.timeout, self.retries, self.wait = timeout, retries, wait
         self._key = key
-        self._client = openai.OpenAI(
-            api_key=key or "none",  # None: openai would send the key of OPENAI_API_KEY
-            base_url=location,
-            timeout=timeout,
-            max_retries=0,
-            http_client=openai.DefaultHttpxClient(
-                follow_redirects=False,  # a redirect would send the key to another server
-                timeout=timeout,
-                event_hooks={"request": [self._restrict_headers]},
-            ),
-        )
+        self._opened: openai.OpenAI | None = None
+        self._opening = threading.Lock()
         self._reached = False  # once the server has replied, a lost connection no longer means a wrong address
         self._not_before = 0.0  # monotonic time before which the server accepts no request
 
@@ -144,9 +129,11 @@ class EndpointClient:
 
         Raises:
             Refused: the endpoint rejects this prompt.
-            UserError: the endpoint cannot be reached, rejects all requests, or failed in every attempt.
+            UserError: the endpoint cannot be reached, rejects all requests, or failed in every attempt; or the package
+                `openai` is not installed.
             Stopped: `stop` was set.
         """
+        self._client()
         import httpx2
         import openai
 
@@ -166,6 +153,46 @@ class EndpointClient:
         times = f"{self.retries + 1} requests in a row" if self.retries else "a request"
         raise UserError(f"{self.location}: {times} failed, the last one with: {failure}")
 
+    def _client(self) -> openai.OpenAI:
+        """The client of `openai`, created at the first request: replies that are stored already need none.
+
+        Proxy and certificates are those that `urllib` takes from the environment and the system: HTTP_PROXY,
+        HTTPS_PROXY, NO_PROXY, and the system's certificates.
+
+        Raises:
+            UserError: `openai` is not installed, or the proxy cannot be used.
+        """
+        with self._opening:
+            if self._opened is None:
+                try:
+                    import openai
+                except ImportError:
+                    raise UserError("endpoint=... needs openai: pip install 'llm-to-slm[judge]'") from None
+                target = urlsplit(self.location)
+                proxy = None if proxy_bypass(target.netloc) else getproxies().get(target.scheme)
+                try:
+                    transport = openai.DefaultHttpxClient(
+                        follow_redirects=False,  # a redirect would send the key to another server
+                        timeout=self.timeout,
+                        event_hooks={"request": [self._restrict_headers]},
+                        trust_env=False,
+                        proxy=proxy,
+                        verify=ssl.create_default_context(),
+                    )
+                except (ImportError, ValueError) as error:
+                    raise UserError(
+                        f"{self.location}: the proxy of the environment cannot be used ({error}); change "
+                        f"{target.scheme}_proxy, or add the host to no_proxy"
+                    ) from None
+                self._opened = openai.OpenAI(
+                    api_key=self._key or "none",  # None: openai would send the key of OPENAI_API_KEY
+                    base_url=self.location,
+                    timeout=self.timeout,
+                    max_retries=0,
+                    http_client=transport,
+                )
+        return self._opened
+
     def _restrict_headers(self, request: httpx2.Request) -> None:
         """Removes the headers that `openai` adds: platform details, and values of OPENAI_* environment variables."""
         headers = {name: request.headers[name] for name in HEADERS if name in request.headers}
@@ -182,7 +209,7 @@ class EndpointClient:
             UserError: the body is too long.
         """
         deadline, content = time.monotonic() + self.timeout, bytearray()
-        with self._client.chat.completions.with_streaming_response.create(
+        with self._client().chat.completions.with_streaming_response.create(
             model=self.model, messages=[{"role": "user", "content": prompt}], extra_body=self.parameters
         ) as response:
             self._reached = True
