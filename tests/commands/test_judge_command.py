@@ -329,6 +329,15 @@ def test_what_is_on_disk_is_not_asked_again_unless_it_is_another_question(judge,
     assert new() == 1
 
 
+def test_replies_on_disk_need_no_openai(judge, chat, monkeypatch):
+    assert judge("runs=[A]", "rows=5")[0] == 0
+    chat.forget()
+    monkeypatch.setitem(sys.modules, "openai", None)
+    assert judge("runs=[A]", "rows=5")[0] == 0
+    assert judge("runs=[A]", "rows=6")[0] == 2
+    assert len(chat.prompts) == 0
+
+
 def test_an_endpoint_that_has_moved_is_told(judge, chat, capsys):
     assert judge("runs=[A]", "rows=4")[0] == 0
     with ChatServer() as other:
