@@ -243,14 +243,9 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
             "speed",
             "benchmark",
             (
-                *(
-                    "run={kv}",
-                    "systems.slm={slm}",
-                    "systems.llm_b={llm_b}",
-                    "systems.cross_attention={cross_attention}",
-                ),
+                *("run={kv}", "systems.slm={slm}", "systems.cross_attention={cross_attention}"),
                 *("benchmark.batch=[1,8]", "benchmark.prompts=8", "benchmark.prompt_tokens=[128]"),
-                *("benchmark.response_tokens=[32]", "benchmark.repeats=5", *data),
+                *("benchmark.response_tokens=[32]", "benchmark.repeats=3", "benchmark.warmup=1", *data),
             ),
             ("kv", "slm", "llm_b", "cross_attention"),
         ),
