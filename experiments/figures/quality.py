@@ -77,13 +77,19 @@ def draw_samsum(axes: Axes) -> None:
     rows = table["rows"][::-1]
     for place, row in enumerate(rows):
         is_control = row["title"].startswith("control")
-        kind = CONTROL if is_control else LLM if row["run"] == "llm_b" else HYBRID if "hybrid" in row["title"] else SLM
+        kind = (
+            CONTROL
+            if is_control
+            else LLM
+            if row["run"].startswith("llm_")
+            else HYBRID
+            if "hybrid" in row["title"]
+            else SLM
+        )
         axes.plot([row["low"], row["high"]], [place, place], color=kind, lw=2.5, solid_capstyle="round")
         axes.plot(row["value"], place, "o", ms=7, color=kind)
         axes.text(row["high"] + 0.8, place, f"{row['value']:.1f}", va="center", color=kind)
-    control = f"{table['best_hybrid']}, control"
-    names = [row["title"].replace("`", "").replace("control of it", control) for row in rows]
-    names = [name.partition(", tuned")[0] for name in names]
+    names = [row["title"].replace("`", "").partition(", tuned")[0].partition(", not tuned")[0] for row in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 43), xlabel="ROUGE-L, 95 % interval")
@@ -93,7 +99,7 @@ def draw_samsum(axes: Axes) -> None:
 def draw(path: Path) -> None:
     """Writes the figure."""
     with matplotlib.rc_context(STYLE):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.6), width_ratios=(1, 1.05))
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), width_ratios=(1, 1.05))
         draw_captions(left)
         draw_samsum(right)
         figure.tight_layout(w_pad=2)

@@ -149,17 +149,17 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
         store("reps_kv", pair_b, *kv),
         hybrid("kv", pair_b, "reps_kv", "hybrid of B, `kv`", *kv),
         *(
-            hybrid(f"kv_{how}", pair_b, "reps_kv", f"control of it: {how}", *kv, f"model.control={how}", rate_of="kv")
+            hybrid(f"kv_{how}", pair_b, "reps_kv", f"control of `kv`: {how}", *kv, f"model.control={how}", rate_of="kv")
             for how in ("shuffled", "constant", "zero")
         ),
-        hybrid("kv_long", pair_b, "reps_kv", "`kv`, 1,000 steps", *kv, *LONG, rate_of="kv"),
+        hybrid("kv_long", pair_b, "reps_kv", "hybrid of B, `kv`, 1,000 steps", *kv, *LONG, rate_of="kv"),
         Run(
             "kv_distilled",
             "train",
             (*pair_b, *kv, *FIT, *LONG, "optim.distill=0.5"),
             ("heal", "llm_b", "kv"),
             rate_of="kv",
-            title="`kv`, 1,000 steps, distilled from B",
+            title="hybrid of B, `kv`, 1,000 steps, distilled from B",
         ),
         Run("slm_long", "train", (*alone, *LONG), ("heal", "slm"), rate_of="slm", title="SLM alone, 1,000 steps"),
         store("reps", pair_b, offsets),

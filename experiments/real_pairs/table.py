@@ -90,6 +90,7 @@ def main() -> None:
     corpus = next(corpus for corpus in CORPORA if corpus.name == args.corpus)
     runs = Runs(corpus, args.out.absolute(), {})
     shown = [run for run in runs.runs.values() if run.title and runs.complete(run.name)]
+    shown.sort(key=lambda run: not run.name.startswith("llm_"))
     hybrids = [
         run.name for run in shown if "reps" in " ".join(run.overrides) and "control" not in " ".join(run.overrides)
     ]
