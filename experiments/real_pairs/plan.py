@@ -209,6 +209,7 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
                 ("prepend", (*FIRST, "model.conditioning=prepend", "model.pool=0.25")),
             )
         ),
+        Run("first_slm", "train", (*alone, *(each for each in FIRST if "projector" not in each)), ("heal",)),
         Run("labels_b", "label", ("run={llm_b}", "split=train", *data), ("llm_b",)),
         Run(
             "labelled_b",
