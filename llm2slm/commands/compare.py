@@ -115,7 +115,7 @@ def metrics_of(config: CompareConfig, systems: list[Answers]) -> tuple[list[str]
         check_known(config.metrics)
         for name in config.metrics:
             if name not in of_texts(config.metrics):
-                raise UserError(f"metrics: {name} cannot be resampled; those that can: {', '.join(of_texts(METRICS))}")
+                raise UserError(f"metrics: {name} cannot be resampled; use {', '.join(of_texts(METRICS))}")
         if not config.metrics:
             raise UserError("metrics=[]: name one or more, or leave it out for those of the runs' results")
         return list(dict.fromkeys(config.metrics)), []

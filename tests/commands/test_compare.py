@@ -188,7 +188,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(place, capsys):
         "runs=a,b baseline=other": "other/predictions.jsonl and a/predictions.jsonl: row 4 differs",
         "runs=a,b metrics=[blue]": "metric 'blue' is unknown; did you mean 'bleu'?",
         "runs=a,b metrics=[]": "metrics=[]: name one or more",
-        "runs=a,b metrics=[perplexity]": "metrics: perplexity cannot be resampled; those that can: bleu",
+        "runs=a,b metrics=[perplexity]": "metrics: perplexity cannot be resampled; use bleu",
         "runs=a,b benchmark=nowhere": "nowhere: no such folder",
         "runs=a,b benchmark=demo": "benchmark=demo: timed ",
         "runs=a,b resamples=99": "resamples=99: must be at least 100",

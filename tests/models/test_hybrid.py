@@ -505,7 +505,7 @@ print(AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])["input_ids"])
 """
 
 
-@pytest.mark.slow  # the default run loads it in a process of its own in test_hub.py
+@pytest.mark.slow  # test_hub.py, in the default run, loads a hybrid in a new process
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
 def test_a_client_of_transformers_loads_it_by_the_auto_classes(build, tmp_path, slm) -> None:
     model = build("t5", slm, "add", "offsets")

@@ -118,6 +118,22 @@ def test_logits_and_answers_are_those_of_peft(zoo: Path, slm: str, tune: str) ->
             assert found[row].tolist() == generated[-6:].tolist(), (row, beams)
 
 
+def assert_independent_of_padding_and_cache(model: LLM2SLM, batch: Batch, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Logits in a padded batch are those of each row alone; logits of cached generation are the teacher-forced ones.
+
+    Returns:
+        The logits_BTV of the batch, and the generated ids_BT.
+    """
+    together = logits(model, batch)
+    for row, (_, labels) in enumerate(own_rows(batch)):
+        alone = logits(model, labelled(model, [row]))[0]
+        torch.testing.assert_close(together[row, : labels.shape[1]], alone, rtol=tolerance, atol=tolerance)
+    generated = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
+    again = logits(model, replace(batch, labels_BT=generated.sequences))
+    torch.testing.assert_close(again, torch.stack(generated.logits, 1), rtol=1e-3, atol=1e-3)
+    return together, generated.sequences
+
+
 @pytest.mark.parametrize(
     ("slm", "tune"),
     representatives(
@@ -128,13 +144,7 @@ def test_logits_and_answers_are_those_of_peft(zoo: Path, slm: str, tune: str) ->
 def test_padded_is_alone_and_cached_is_uncached_in_every_family(zoo: Path, slm: str, tune: str) -> None:
     model = system(zoo, slm, tune)
     batch = labelled(model, [0, 1, 2])
-    together = logits(model, batch)
-    for row, (_, labels) in enumerate(own_rows(batch)):
-        alone = logits(model, labelled(model, [row]))[0]
-        torch.testing.assert_close(together[row, : labels.shape[1]], alone, rtol=1e-4, atol=1e-4)
-    generated = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
-    again = logits(model, replace(batch, labels_BT=generated.sequences))
-    torch.testing.assert_close(again, torch.stack(generated.logits, 1), rtol=1e-3, atol=1e-3)
+    assert_independent_of_padding_and_cache(model, batch, 1e-4)
     one_by_one = [model.generate(model.collator.batch_of_texts([text]), num_beams=3, **SIX)[0] for text in TEXTS]
     assert torch.equal(model.generate(batch, num_beams=3, **SIX), torch.stack(one_by_one))
     assert model.generate(batch, do_sample=True, num_return_sequences=2, **SIX).shape == (6, 6)
@@ -176,13 +186,7 @@ def test_only_virtual_tokens_are_trained_saved_and_loaded(
     assert {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} <= model.trainable_names()
     assert not [n for n in own if "virtual_tokens" in n and torch.equal(model.get_parameter(n), before[n])]
 
-    together = logits(model, batch)
-    for row, (_, labels) in enumerate(own_rows(batch)):
-        alone = logits(model, labelled(model, [row]))[0]
-        torch.testing.assert_close(together[row, : labels.shape[1]], alone, rtol=1e-3, atol=1e-3)
-    generated = model.generate(batch, return_dict_in_generate=True, output_logits=True, **SIX)
-    again = logits(model, replace(batch, labels_BT=generated.sequences))
-    torch.testing.assert_close(again, torch.stack(generated.logits, 1), rtol=1e-3, atol=1e-3)
+    together, generated = assert_independent_of_padding_and_cache(model, batch, 1e-3)
 
     model.save_pretrained(tmp_path)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
@@ -190,7 +194,7 @@ def test_only_virtual_tokens_are_trained_saved_and_loaded(
     assert loaded.kind == kind and loaded.parameter_counts()["total"] == model.parameter_counts()["total"]
     assert loaded.trainable_names() == model.trainable_names()
     assert torch.equal(logits(loaded, batch), together)
-    assert torch.equal(loaded.generate(**AutoProcessor.from_pretrained(tmp_path)(TEXTS), **SIX), generated.sequences)
+    assert torch.equal(loaded.generate(**AutoProcessor.from_pretrained(tmp_path)(TEXTS), **SIX), generated)
     beams = SIX | {"num_beams": 2}
     assert loaded.generate_text(TEXTS, **beams) == model.generate_text(TEXTS, **beams)
 
