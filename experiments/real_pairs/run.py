@@ -22,8 +22,13 @@ from pathlib import Path
 
 from plan import CORPORA, Corpus, Run, plan
 
-ROWS = {"train": None, "validation": 300, "test": 500}
-"""Split -> most rows that are kept; None: as the corpus says."""
+ROWS = {
+    "train": ("train", None),
+    "train_all": ("train", 1_000_000),
+    "validation": ("validation", 300),
+    "test": ("test", 500),
+}
+"""Name of a file -> its split and the most rows that are kept; None: as the corpus says."""
 ENCODED = "encoded"
 """File that this script writes when `encode` has ended well; the other verbs end with a result.json."""
 
@@ -104,8 +109,8 @@ def prepare(corpus: Corpus, data: Path, folder: Path) -> None:
     """Writes the short rows of a corpus, so that every tokenizer gets the same ones whole."""
     folder.mkdir(parents=True, exist_ok=True)
     prompt, response = corpus.longest
-    for split, most in ROWS.items():
-        if (target := folder / f"{split}.jsonl").is_file():
+    for name, (split, most) in ROWS.items():
+        if (target := folder / f"{name}.jsonl").is_file():
             continue
         with gzip.open(data / corpus.name / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
