@@ -25,6 +25,7 @@ from llm2slm.models.ablation import RepsAblation
 from llm2slm.models.encoder import keep_out_of_state_dicts
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.projector import Projector
+from llm2slm.models.prompt import Prompt, embed
 from llm2slm.models.stored_encoder import PromptEncoder
 from llm2slm.models.transformers_interface import TransformersInterface
 from llm2slm.types import INPUTS, Batch, Control, Reps, SystemKind, Tokenizers, UserError
@@ -75,7 +76,7 @@ class LLM2SLM(TransformersInterface):
             raise ValueError("this system, or this batch, has no LLM to compute representations with")
         return self.encoder(batch.llm_ids_BP, batch.llm_mask_BP)  # type: ignore[no-any-return]
 
-    def prefill(self, batch: Batch, reps: Reps | None = None) -> language_model.Prompt:
+    def prefill(self, batch: Batch, reps: Reps | None = None) -> Prompt:
         """The SLM's input for a batch's prompts: all computation before its first forward pass.
 
         Args:
@@ -93,12 +94,12 @@ class LLM2SLM(TransformersInterface):
     def prompt_embeddings(self, batch: Batch, z: Reps) -> Tensor:
         """embeds_BQD of the prompt: the SLM's, or with tokenizers `llm_tokens` the LLM's, mapped to width D."""
         if self.config.tokenizers != Tokenizers.llm_tokens:
-            return language_model.embed(self.slm, batch.slm_ids_BQ)
+            return embed(self.slm, batch.slm_ids_BQ)
         if not isinstance(self.projector, Projector) or self.encoder is None or self.projector.tokens is None:
             return torch.zeros_like(z.reps_BPE)  # a conditioning that does not use them (`reads_embeddings`)
         return self.projector.embed(self.encoder.embed(batch.slm_ids_BQ)).to(z.reps_BPE.dtype)
 
-    def attending(self, prompt: language_model.Prompt) -> AbstractContextManager[None]:
+    def attending(self, prompt: Prompt) -> AbstractContextManager[None]:
         """The context in which the SLM's forward passes attend to the prompt."""
         return self.mode.attending(self, prompt)
 

@@ -1,58 +1,24 @@
 """One interface to transformers' encoder-decoder and decoder-only language models (the SLM).
 
-Input is a `Prompt` (vectors and a mask); output are logits or generated ids. Only this module distinguishes prompts
-that an encoder processes, that replace an encoder's output, or that are the left part of a causal sequence.
+Input is a `Prompt` (`models/prompt.py`); output are logits or generated ids.
 """
 
 from __future__ import annotations
 
 import inspect
 from copy import deepcopy
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from llm2slm.models.kv_cache import PromptCache, refuse_checkpointing
 from llm2slm.models.loading.published import FORCED_END, OF_TOKENS, drop_token_ids, drop_unsupported
-from llm2slm.models.sequences import concatenate, positions
-from llm2slm.models.soft_prompts import PREFIX, PROMPT, virtual_tokens
-from llm2slm.types import IGNORE_INDEX, Reps, UserError
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The input of the SLM before the response.
-
-    Attributes:
-        states_BQD, mask_BQ: vectors, and 1 at real positions.
-        cross_attended: the states are cross-attention states: an encoder-decoder's encoder is not run on them, and a
-            decoder-only model (with cross-attention layers) starts the response from its start token alone.
-        gated_states: z and its mask, which gated cross-attention layers attend to in addition.
-        cache: keys and values of the positions before the states, of a decoder-only model.
-    """
-
-    states_BQD: Tensor
-    mask_BQ: Tensor
-    cross_attended: bool = False
-    gated_states: Reps | None = None
-    cache: PromptCache | None = None
-
-    @property
-    def whole_mask(self) -> Tensor:
-        """1 at real positions of the cache and the states, (B, C + length)."""
-        return self.mask_BQ if self.cache is None else torch.cat([self.cache.mask_BC, self.mask_BQ], dim=1)
-
-
-def embed(slm: PreTrainedModel, ids_BQ: Tensor) -> Tensor:
-    """Input embeddings of token ids: ids_BQ -> embeds_BQD, equivalent to the ids as model input."""
-    embeds_BQD: Tensor = slm.get_input_embeddings()(ids_BQ).to(ids_BQ.device)  # accelerate may distribute the parts
-    scale = embed_scale(slm)
-    return embeds_BQD if scale == 1 else embeds_BQD * scale
+from llm2slm.models.prompt import Prompt, cached_prefix, embed, extended, prompt_arguments, with_soft_prompts
+from llm2slm.models.sequences import positions
+from llm2slm.models.soft_prompts import PREFIX, virtual_tokens
+from llm2slm.types import IGNORE_INDEX, UserError
 
 
 def contiguous_head(slm: PreTrainedModel) -> PreTrainedModel:
@@ -66,84 +32,6 @@ def contiguous_head(slm: PreTrainedModel) -> PreTrainedModel:
 
 def _contiguous(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
-
-
-def embed_scale(slm: PreTrainedModel) -> float:
-    """The factor that a model applies to embeddings of ids but not to `inputs_embeds`; 1 for most models.
-
-    Marian and Pegasus scale (their encoder's `embed_scale`), BART and T5 do not. No config records it, so it is
-    determined by a forward pass on two tokens, and cached on the model.
-
-    Raises:
-        UserError: no factor makes ids and embeddings equivalent.
-    """
-    known: float | None = getattr(slm, "llm2slm_embed_scale", None)
-    if known is None:
-        was_training = slm.training
-        slm.eval()
-        try:
-            known = _measured_scale(slm)
-        finally:
-            slm.train(was_training)
-        slm.llm2slm_embed_scale = known
-    return known
-
-
-@torch.no_grad()
-def _measured_scale(slm: PreTrainedModel) -> float:
-    table, config = slm.get_input_embeddings(), slm.config.get_text_config()
-    special = {getattr(config, name, None) for name in ("pad_token_id", "bos_token_id")}
-    ids_BQ = torch.tensor([[i for i in range(2, 8) if i not in special][:2]], device=table.weight.device)
-    embeds_BQD = table(ids_BQ)
-    body = slm.get_encoder() if slm.config.is_encoder_decoder else slm
-
-    def run(**inputs: Tensor) -> Tensor:
-        output: Tensor = body(**inputs, attention_mask=torch.ones_like(ids_BQ), return_dict=True)[0]
-        return output.float()
-
-    expected = run(input_ids=ids_BQ)
-    tolerance = (1e-4 if table.weight.dtype == torch.float32 else 1e-2) * float(expected.norm())
-    best, distance = 1.0, float("inf")
-    for scale in (1.0, float(embeds_BQD.shape[-1]) ** 0.5):
-        try:
-            found = float((run(inputs_embeds=embeds_BQD * scale) - expected).norm())
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise UserError(f"SLM {config.model_type}: it takes token ids only, no embeddings ({error})") from None
-        if found < distance:
-            best, distance = scale, found
-        if found == 0:
-            break
-    if distance > tolerance:
-        raise UserError(
-            f"SLM {config.model_type}: embeddings of token ids give other outputs than the ids, "
-            "so z cannot be mixed into its prompt; use another SLM"
-        )
-    return best
-
-
-def _with_soft_prompts(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
-    """The prompt after the SLM's virtual tokens, if it has any from prompt tuning."""
-    tokens = virtual_tokens(slm)
-    if tokens is None or tokens.tune != PROMPT:
-        return prompt
-    states_BQD, mask_BQ = prompt.states_BQD, prompt.mask_BQ
-    virtual_BSD = tokens.embeddings(len(states_BQD), states_BQD.dtype) * embed_scale(slm)
-    mask_BS = mask_BQ.new_ones(virtual_BSD.shape[:2])
-    joined = concatenate(virtual_BSD, mask_BS, states_BQD, mask_BQ, pad_left=not slm.config.is_encoder_decoder)
-    return replace(prompt, states_BQD=joined[0], mask_BQ=joined[1])
-
-
-def _prefixed(slm: PreTrainedModel, rows: int, prompt: Prompt) -> tuple[int, dict[str, Any]]:
-    """Positions that are cached before the first one processed (a trained prefix, or a prompt's cache), and
-    the cache as arguments of `forward`."""
-    if prompt.cache is not None:
-        refuse_checkpointing(slm, "the prompt (conditioning=kv) is")
-        return prompt.cache.mask_BC.shape[1], {"past_key_values": prompt.cache.new(rows), "use_cache": True}
-    tokens = virtual_tokens(slm)
-    if tokens is None or tokens.tune != PREFIX:
-        return 0, {"use_cache": False}
-    refuse_checkpointing(slm, "the trained prefix (tune=prefix) is")
-    return tokens.length, {"past_key_values": tokens.cache(slm, rows), "use_cache": True}
 
 
 def response_output(
@@ -161,19 +49,19 @@ def response_output(
         transformers' output. Its `logits` are logits_BTV of the response. Hidden states and attentions of a
         decoder-only model are those of its whole input: the prompt, then the response.
     """
-    prompt = _with_soft_prompts(slm, prompt)
-    before, cached = _prefixed(slm, len(labels_BT), prompt)
+    prompt = with_soft_prompts(slm, prompt)
+    before, cached = cached_prefix(slm, len(labels_BT), prompt)
     if prompt.cross_attended or slm.config.is_encoder_decoder:
         ids_BT = decoder_inputs(slm, labels_BT) if decoder_ids_BT is None else decoder_ids_BT
         inputs = {"decoder_input_ids": ids_BT}
         if not slm.config.is_encoder_decoder:
-            inputs = {"input_ids": ids_BT, "attention_mask": _extended(torch.ones_like(ids_BT), before)}
+            inputs = {"input_ids": ids_BT, "attention_mask": extended(torch.ones_like(ids_BT), before)}
         crossed: ModelOutput = slm(**inputs, **prompt_arguments(slm, prompt), **cached, **wanted)
         return crossed
     real_BT = labels_BT != IGNORE_INDEX
     response_BTD = embed(slm, labels_BT.masked_fill(~real_BT, 0))
     states = torch.cat([prompt.states_BQD, response_BTD.to(prompt.states_BQD.dtype)], dim=1)
-    before_response = prompt.whole_mask if prompt.cache is not None else _extended(prompt.mask_BQ, before)
+    before_response = prompt.whole_mask if prompt.cache is not None else extended(prompt.mask_BQ, before)
     mask = torch.cat([before_response, real_BT.to(prompt.mask_BQ.dtype)], dim=1)
     length = labels_BT.shape[1] + 1  # the last prompt position predicts the first response token
     keep = {"logits_to_keep": length} if "logits_to_keep" in inspect.signature(slm.forward).parameters else {}
@@ -183,11 +71,6 @@ def response_output(
     )
     output.logits = output.logits[:, -length:-1]
     return output
-
-
-def _extended(mask_BQ: Tensor, before: int) -> Tensor:
-    """A mask with `before` real positions added in front."""
-    return torch.cat([mask_BQ.new_ones(len(mask_BQ), before), mask_BQ], dim=1)
 
 
 def start_token(slm: PreTrainedModel) -> int:
@@ -224,18 +107,6 @@ def decoder_inputs(slm: PreTrainedModel, labels_BT: Tensor) -> Tensor:
     ids_BT[:, 1:] = labels_BT[:, :-1]
     # positions after a response have no loss: any token is valid
     return ids_BT.masked_fill(ids_BT == IGNORE_INDEX, start)
-
-
-def prompt_arguments(slm: PreTrainedModel, prompt: Prompt) -> dict[str, Any]:
-    """The prompt as keyword arguments of the SLM's `forward` and `generate`."""
-    if not prompt.cross_attended:
-        return {"inputs_embeds": prompt.states_BQD, "attention_mask": prompt.mask_BQ}
-    if slm.config.is_encoder_decoder:
-        return {
-            "encoder_outputs": BaseModelOutput(last_hidden_state=prompt.states_BQD),
-            "attention_mask": prompt.mask_BQ,
-        }
-    return {"encoder_hidden_states": prompt.states_BQD, "encoder_attention_mask": prompt.mask_BQ}
 
 
 def greedy(slm: PreTrainedModel, pad: int, eos: int | None, *, own_tokens: bool = True) -> dict[str, str]:
@@ -305,7 +176,7 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
         UserError: the SLM has too few positions for the response; or a cache is disabled or of another kind while the
             SLM's cache holds a trained prefix or the prompt.
     """
-    prompt = _with_soft_prompts(slm, prompt)
+    prompt = with_soft_prompts(slm, prompt)
     starts = prompt.cross_attended or slm.config.is_encoder_decoder  # else the response continues the prompt
     config = _completed(slm, config)
     for name in [name for name in arguments if hasattr(config, name)]:  # arguments override the config
@@ -348,7 +219,7 @@ def _cache_inputs(
         kept = "the prompt's keys and values are" if prompt.cache is not None else "this model's trained prefix is"
         raise UserError(f"{name}: {kept} in a cache that is given to `generate`; leave it out")
     rows = len(inputs["attention_mask"]) * max(config.num_beams or 1, config.num_return_sequences or 1)
-    length, cached = _prefixed(slm, rows, prompt)
+    length, cached = cached_prefix(slm, rows, prompt)
     found: dict[str, Any] = {"past_key_values": cached["past_key_values"]}
     if slm.config.is_encoder_decoder:
         return found
@@ -358,7 +229,7 @@ def _cache_inputs(
         found["inputs_embeds"] = torch.cat([cached_BCD, states_BQD], dim=1)
     if prompt.cache is not None:
         return found | {"attention_mask": prompt.whole_mask}
-    return found | {"attention_mask": _extended(inputs["attention_mask"], length)}
+    return found | {"attention_mask": extended(inputs["attention_mask"], length)}
 
 
 def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> GenerationConfig:

@@ -19,8 +19,8 @@ from llm2slm.models.build import build_model
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
+from llm2slm.models.prompt import Prompt
 from llm2slm.models.sequences import concatenate
-from llm2slm.models.slm import Prompt
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
 from llm2slm.types import IGNORE_INDEX, Batch, Reps, Tokenizers, UserError
 

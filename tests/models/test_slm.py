@@ -22,6 +22,7 @@ from transformers import (
 from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning.memory import drop_encoder
 from llm2slm.models.loading.pretrained import read_config
+from llm2slm.models.prompt import Prompt, embed, embed_scale
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import IGNORE_INDEX, UserError
 
@@ -50,16 +51,16 @@ def padded(rows: list[list[int]], pad: int, left: bool) -> Tensor:
     return torch.tensor([[pad] * (width - len(r)) + r if left else r + [pad] * (width - len(r)) for r in rows])
 
 
-def response_logits(slm: PreTrainedModel, prompt: language_model.Prompt, labels_BT: Tensor) -> Tensor:
+def response_logits(slm: PreTrainedModel, prompt: Prompt, labels_BT: Tensor) -> Tensor:
     """logits_BTV under teacher forcing."""
     logits_BTV: Tensor = language_model.response_output(slm, prompt, labels_BT).logits
     return logits_BTV
 
 
-def prompt_of(slm: PreTrainedModel) -> language_model.Prompt:
+def prompt_of(slm: PreTrainedModel) -> Prompt:
     left = not slm.config.is_encoder_decoder
     mask = padded([[1] * len(row) for row in PROMPTS], 0, left)
-    return language_model.Prompt(language_model.embed(slm, padded(PROMPTS, 0, left)), mask)
+    return Prompt(embed(slm, padded(PROMPTS, 0, left)), mask)
 
 
 @torch.no_grad()
@@ -103,12 +104,12 @@ def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
     torch.manual_seed(3)
     slm = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
     slm = slm.to(dtype).train()
-    assert language_model.embed_scale(slm) == scale
+    assert embed_scale(slm) == scale
     assert all(module.training for module in slm.modules())
     slm.eval()
     ids = torch.tensor([PROMPTS[0]])
     labels = torch.tensor([RESPONSES[1]])
-    ours = response_logits(slm, language_model.Prompt(language_model.embed(slm, ids), torch.ones_like(ids)), labels)
+    ours = response_logits(slm, Prompt(embed(slm, ids), torch.ones_like(ids)), labels)
     if config.is_encoder_decoder:
         own = slm(input_ids=ids, labels=labels).logits
     else:
@@ -157,7 +158,7 @@ def test_a_model_whose_embeddings_are_not_equivalent_to_ids_is_refused(tmp_path)
         with_kwargs=True,
     )
     with pytest.raises(UserError, match="SLM gpt2: embeddings of token ids give other outputs"):
-        language_model.embed(slm, torch.tensor([[5]]))
+        embed(slm, torch.tensor([[5]]))
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -182,7 +183,7 @@ def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
     names = set(slm.state_dict())
 
     drop_encoder(slm)
-    memory = language_model.Prompt(states, mask, cross_attended=True)
+    memory = Prompt(states, mask, cross_attended=True)
     assert torch.equal(response_logits(slm, memory, labels), logits)
     assert torch.equal(language_model.generate(slm, memory, **FEATURES), ids)
     assert names - set(slm.state_dict()) == {name for name in names if name.startswith("encoder.")}
@@ -201,7 +202,7 @@ def test_the_output_layer_gets_contiguous_inputs(tmp_path, monkeypatch) -> None:
     def generated() -> Tensor:
         found.clear()
         embeds = torch.randn(2, 5, slm.config.hidden_size, generator=torch.Generator().manual_seed(0))
-        prompt = language_model.Prompt(embeds, torch.ones(2, 5, dtype=torch.int64))
+        prompt = Prompt(embeds, torch.ones(2, 5, dtype=torch.int64))
         ids: Tensor = language_model.generate(slm, prompt, max_new_tokens=3, min_new_tokens=3)
         return ids
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from llm2slm.models.hybrid_config import LLM2SLMConfig
-    from llm2slm.models.slm import Prompt
+    from llm2slm.models.prompt import Prompt
 
 NONE = "none"
 """The conditioning of a model without an LLM encoder."""
@@ -126,11 +126,11 @@ class Conditioning(ABC):
         Raises:
             UserError: the SLM does not fit.
         """
-        from llm2slm.models import slm as language_model
         from llm2slm.models.projector import Projector
+        from llm2slm.models.prompt import embed_scale
 
         if not self.cross_attends:
-            language_model.embed_scale(slm)  # refuses an SLM that takes no embeddings
+            embed_scale(slm)  # refuses an SLM that takes no embeddings
         llm_tokens = config.tokenizers == Tokenizers.llm_tokens and self.reads_embeddings
         projector = Projector(
             *(encoder.width, slm.get_input_embeddings().embedding_dim),

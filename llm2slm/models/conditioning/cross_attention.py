@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.loading.partial_loading import blocks_of
 from llm2slm.models.matrix_shapes import Cross, HybridShapes, PromptCost
-from llm2slm.models.slm import Prompt
+from llm2slm.models.prompt import Prompt
 from llm2slm.types import Batch, Reps, UserError
 
 

@@ -27,13 +27,13 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from llm2slm.config import ModelConfig
 from llm2slm.data.interface import is_cut
-from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape, refuse_checkpointing
 from llm2slm.models.loading.cut_config import RECORD
 from llm2slm.models.loading.partial_loading import is_bidirectional
 from llm2slm.models.loading.pretrained import model_config
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
+from llm2slm.models.prompt import Prompt, embed, embed_scale
 from llm2slm.models.sequences import align, positions
 from llm2slm.models.soft_prompts import PREFIX, PROMPT
 from llm2slm.types import Batch, Reps, Tokenizers, UserError
@@ -203,7 +203,7 @@ class Mode(Conditioning):
         """The `CacheMap`, under the name `projector`; refuses an SLM that takes no embeddings."""
         if encoder.cache_shape is None:
             raise ValueError("conditioning kv needs an encoder that gives keys and values")
-        language_model.embed_scale(slm)
+        embed_scale(slm)
         blocks = len(encoder.layers) // 2
         return {"projector": CacheMap(encoder.cache_shape, cache_shape(slm, "SLM"), blocks, config.kv["mapped"])}
 
@@ -215,15 +215,15 @@ class Mode(Conditioning):
         """Unmapped: of the prompt, the SLM gets the last token alone."""
         return super().collation(config) | ({} if config.kv["mapped"] else {"last_token": True})
 
-    def prompt(self, model: Any, batch: Batch, z: Reps) -> language_model.Prompt:
+    def prompt(self, model: Any, batch: Batch, z: Reps) -> Prompt:
         """The last position, with a cache of all others."""
         slm, mapping = model.slm, model.projector
-        embeds_BQD, mask_BQ = language_model.embed(slm, batch.slm_ids_BQ), batch.slm_mask_BQ
+        embeds_BQD, mask_BQ = embed(slm, batch.slm_ids_BQ), batch.slm_mask_BQ
         if not mapping.mapped:  # the batch holds the last prompt token only
-            return language_model.Prompt(embeds_BQD, mask_BQ, cache=llm_cache(z.reps_BPE, z.mask_BP, mapping.target))
+            return Prompt(embeds_BQD, mask_BQ, cache=llm_cache(z.reps_BPE, z.mask_BP, mapping.target))
         added_BQD = align(z.reps_BPE, batch.align_BQP)
         cache = own_cache(slm, embeds_BQD, mask_BQ, positions(mask_BQ), added_BQD)
-        return language_model.Prompt(embeds_BQD[:, -1:], mask_BQ[:, -1:], cache=cache)
+        return Prompt(embeds_BQD[:, -1:], mask_BQ[:, -1:], cache=cache)
 
     def positions(self, config: Any, own: int, llm: int) -> int:
         """Unmapped: the LLM's tokens but the last, and the SLM's token for that one."""

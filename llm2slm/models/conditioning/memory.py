@@ -14,7 +14,7 @@ from torch import nn
 from llm2slm.config import ModelConfig
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
-from llm2slm.models.slm import Prompt
+from llm2slm.models.prompt import Prompt
 from llm2slm.models.soft_prompts import PROMPT
 from llm2slm.types import Batch, Reps, UserError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning import Conditioning
+from llm2slm.models.prompt import Prompt, embed, embed_scale
 from llm2slm.types import Batch, Reps
 
 
@@ -20,10 +20,10 @@ class Mode(Conditioning):
     def modules(self, config: Any, slm: Any, encoder: Any) -> dict[str, Any]:
         """None; refuses an SLM that takes no embeddings."""
         del config, encoder
-        language_model.embed_scale(slm)
+        embed_scale(slm)
         return {}
 
-    def prompt(self, model: Any, batch: Batch, z: Reps | None = None) -> language_model.Prompt:
+    def prompt(self, model: Any, batch: Batch, z: Reps | None = None) -> Prompt:
         """The prompt's embeddings and mask."""
         del z
-        return language_model.Prompt(language_model.embed(model.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)
+        return Prompt(embed(model.slm, batch.slm_ids_BQ), batch.slm_mask_BQ)

@@ -12,8 +12,8 @@ from torch import Tensor
 from llm2slm.config import ModelConfig
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
+from llm2slm.models.prompt import Prompt
 from llm2slm.models.sequences import concatenate
-from llm2slm.models.slm import Prompt
 from llm2slm.types import Batch, Reps, UserError
 
 

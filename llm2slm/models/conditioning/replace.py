@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from llm2slm.models.conditioning import Conditioning
+from llm2slm.models.prompt import Prompt
 from llm2slm.models.sequences import align, require_same_shape
-from llm2slm.models.slm import Prompt
 from llm2slm.types import Batch, Reps
 
 
