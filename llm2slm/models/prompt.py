@@ -17,7 +17,25 @@ from transformers.modeling_outputs import BaseModelOutput
 from llm2slm.models.kv_cache import PromptCache, refuse_checkpointing
 from llm2slm.models.sequences import concatenate
 from llm2slm.models.soft_prompts import PREFIX, PROMPT, virtual_tokens
-from llm2slm.types import Reps, UserError
+from llm2slm.types import UserError
+
+
+@dataclass(frozen=True)
+class GatedStates:
+    """What the gated cross-attention layers attend to.
+
+    Attributes:
+        keys_values: of each layer its keys and values of z, each (B, heads, P, width of a head).
+        mask_BP: 1 at real positions.
+    """
+
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
+    mask_BP: Tensor
+
+    def rows(self, rows_B: Tensor) -> GatedStates:
+        """Those of some rows of the batch, by their indices."""
+        pairs = tuple((keys[rows_B], values[rows_B]) for keys, values in self.keys_values)
+        return GatedStates(pairs, self.mask_BP[rows_B])
 
 
 @dataclass(frozen=True)
@@ -28,14 +46,14 @@ class Prompt:
         states_BQD, mask_BQ: vectors, and 1 at real positions.
         cross_attended: the states are cross-attention states: an encoder-decoder's encoder is not run on them, and a
             decoder-only model (with cross-attention layers) starts the response from its start token alone.
-        gated_states: z and its mask, which gated cross-attention layers attend to in addition.
+        gated_states: keys and values of z, which gated cross-attention layers attend to in addition.
         cache: keys and values of the positions before the states, of a decoder-only model.
     """
 
     states_BQD: Tensor
     mask_BQ: Tensor
     cross_attended: bool = False
-    gated_states: Reps | None = None
+    gated_states: GatedStates | None = None
     cache: PromptCache | None = None
 
     @property

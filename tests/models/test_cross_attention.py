@@ -12,7 +12,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.conditioning.cross_attention import CrossAttentionBlocks, GatedCrossAttention
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
-from llm2slm.types import UserError
+from llm2slm.types import Reps, UserError
 
 B, Q, P, D, E = 2, 3, 5, 8, 6
 
@@ -103,7 +103,10 @@ def test_out_of_it_the_slm_is_as_it_was(build) -> None:
     ids = torch.tensor([[5, 9, 40]])
     before = model.slm(ids).logits
     model.generate_text(["the old dog"], max_new_tokens=3)
-    with pytest.raises(RuntimeError), model.crossing.attending(torch.zeros(1, 2, 16), torch.ones(1, 2)):
+    with (
+        pytest.raises(RuntimeError),
+        model.crossing.attending(model.crossing.states(Reps(torch.zeros(1, 2, 16), torch.ones(1, 2)))),
+    ):
         raise RuntimeError
     assert torch.equal(model.slm(ids).logits, before)
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.loading.partial_loading import blocks_of
 from llm2slm.models.matrix_shapes import Cross, HybridShapes, PromptCost
-from llm2slm.models.prompt import Prompt
+from llm2slm.models.prompt import GatedStates, Prompt
 from llm2slm.types import Batch, Reps, UserError
 
 
@@ -79,26 +79,29 @@ class CrossAttentionBlocks(nn.Module):
             blocks[number].register_forward_pre_hook(partial(self._cross, len(self.layers)), with_kwargs=True)
             width_z = slm.get_input_embeddings().embedding_dim
             self.layers.append(GatedCrossAttention(config.hidden_size, width_z, config.num_attention_heads))
-        self._keys_values: list[tuple[Tensor, Tensor]] = []
-        self._mask: Tensor | None = None
+        self._attended: GatedStates | None = None
+
+    def states(self, z: Reps) -> GatedStates:
+        """Keys and values of z in every layer."""
+        dtype = next(self.parameters()).dtype  # float32, where the SLM may be bfloat16
+        pairs = tuple(layer.keys_values(z.reps_BPE.to(dtype)) for layer in self.layers)  # type: ignore[operator]
+        return GatedStates(pairs, z.mask_BP)
 
     @contextmanager
-    def attending(self, z_BPD: Tensor, mask_BP: Tensor) -> Iterator[None]:
-        """Within this context the SLM's blocks attend to z."""
-        dtype = next(self.parameters()).dtype  # float32, where the SLM may be bfloat16
-        self._keys_values = [layer.keys_values(z_BPD.to(dtype)) for layer in self.layers]  # type: ignore[operator]
-        self._mask = mask_BP
+    def attending(self, states: GatedStates) -> Iterator[None]:
+        """Within this context the SLM's blocks attend to the states."""
+        self._attended = states
         try:
             yield
         finally:
-            self._keys_values, self._mask = [], None
+            self._attended = None
 
     def _cross(self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._mask is None:
+        if self._attended is None:
             return None
         states_BQD: Tensor = args[0] if args else kwargs["hidden_states"]
-        attended: tuple[Tensor, ...] = (*self._keys_values[number], self._mask)
-        copies = states_BQD.shape[0] // self._mask.shape[0]
+        attended: tuple[Tensor, ...] = (*self._attended.keys_values[number], self._attended.mask_BP)
+        copies = states_BQD.shape[0] // attended[-1].shape[0]
         if copies > 1:  # beams and samples of a prompt are consecutive rows
             attended = tuple(t.repeat_interleave(copies, 0) for t in attended)
         guided_BQD = self.layers[number](states_BQD.to(attended[0].dtype), *attended).to(states_BQD)
@@ -119,13 +122,13 @@ class Mode(Conditioning):
         return super().modules(config, slm, encoder) | {"crossing": CrossAttentionBlocks(slm, config.cross_every)}
 
     def prompt(self, model: Any, batch: Batch, z: Reps) -> Prompt:
-        """The embeddings, with z as the gated states."""
-        return Prompt(model.prompt_embeddings(batch, z), batch.slm_mask_BQ, gated_states=z)
+        """The embeddings; the gated layers' keys and values of z as the gated states."""
+        return Prompt(model.prompt_embeddings(batch, z), batch.slm_mask_BQ, gated_states=model.crossing.states(z))
 
     def attending(self, model: Any, prompt: Prompt) -> AbstractContextManager[None]:
         """The SLM's blocks attend to the gated states."""
-        z = prompt.gated_states
-        return nullcontext() if z is None else model.crossing.attending(z.reps_BPE, z.mask_BP)
+        states = prompt.gated_states
+        return nullcontext() if states is None else model.crossing.attending(states)
 
     def cost(self, shapes: HybridShapes) -> PromptCost:
         """Every new position attends to P positions in the gated layers."""
