@@ -56,6 +56,12 @@ class Prompt:
     gated_states: GatedStates | None = None
     cache: PromptCache | None = None
 
+    def rows(self, rows_K: Tensor) -> Prompt:
+        """The prompts of some rows, by their indices; without the cache, whose rows belong to the cache in use."""
+        gated = None if self.gated_states is None else self.gated_states.rows(rows_K)
+        states, mask = self.states_BQD[rows_K], self.mask_BQ[rows_K]
+        return replace(self, states_BQD=states, mask_BQ=mask, gated_states=gated, cache=None)
+
     @property
     def whole_mask(self) -> Tensor:
         """1 at real positions of the cache and the states, (B, C + length)."""

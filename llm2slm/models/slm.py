@@ -178,14 +178,14 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     """
     prompt = with_soft_prompts(slm, prompt)
     starts = prompt.cross_attended or slm.config.is_encoder_decoder  # else the response continues the prompt
-    config = _completed(slm, config)
+    config = completed_config(slm, config)
     for name in [name for name in arguments if hasattr(config, name)]:  # arguments override the config
         setattr(config, name, arguments.pop(name))
         if name == "max_length":
             config.max_new_tokens = None
     if config.max_new_tokens is None and config.max_length is not None:
         config.max_new_tokens, config.max_length = config.max_length - int(starts), None
-    _check_positions(slm, prompt, config.max_new_tokens)
+    check_positions(slm, prompt, config.max_new_tokens)
     inputs = prompt_arguments(slm, prompt)
     if starts and not slm.config.is_encoder_decoder:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
@@ -232,7 +232,7 @@ def _cache_inputs(
     return found | {"attention_mask": extended(inputs["attention_mask"], length)}
 
 
-def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> GenerationConfig:
+def completed_config(slm: PreTrainedModel, config: GenerationConfig | None) -> GenerationConfig:
     """A copy of a generation config with missing special tokens filled in, the decoder start token as in training."""
     own = slm.generation_config
     config = deepcopy(own if config is None else config)
@@ -244,7 +244,7 @@ def _completed(slm: PreTrainedModel, config: GenerationConfig | None) -> Generat
     return config
 
 
-def _check_positions(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) -> None:
+def check_positions(slm: PreTrainedModel, prompt: Prompt, new_tokens: int | None) -> None:
     """Refuses a response that exceeds the position embeddings, which would be an index error during generation.
 
     Raises:

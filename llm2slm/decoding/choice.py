@@ -1,0 +1,128 @@
+"""The choice of the next token from logits: greedy or sampled, after the settings of a generation config.
+
+The settings are applied by transformers' logits processors, in the order in which `generate` applies them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation.logits_process import (
+    ForcedBOSTokenLogitsProcessor,
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from llm2slm.models.loading.published import NEUTRAL, OF_SAMPLING
+from llm2slm.models.slm import end_tokens
+
+APPLIED = {
+    *("repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens", "suppress_tokens"),
+    *("forced_bos_token_id", "temperature", "top_k", "top_p", "min_p"),
+}
+"""Settings that are applied here; others of `NEUTRAL` and `OF_SAMPLING` are left to `generate`."""
+ELSEWHERE: dict[str, Any] = {
+    "num_beams": 1,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "guidance_scale": None,
+    "prompt_lookup_num_tokens": None,
+    "stop_strings": None,
+    "max_time": None,
+    "cache_implementation": None,
+    "use_cache": True,
+    "return_dict_in_generate": False,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "renormalize_logits": False,
+    "remove_invalid_values": False,
+}
+"""Settings of other algorithms and outputs, which are left to `generate`, each with its neutral value."""
+
+
+def left_to_generate(config: GenerationConfig) -> list[str]:
+    """The settings of a config that need transformers' `generate`, in alphabetical order; [] if none does."""
+    neutral = {name: value for name, value in NEUTRAL.items() if name not in APPLIED} | ELSEWHERE
+    if config.do_sample:
+        neutral |= {name: value for name, value in OF_SAMPLING.items() if name not in APPLIED}
+    values = {name: getattr(config, name, None) for name in neutral}
+    return sorted(name for name, value in values.items() if value not in (None, neutral[name]))
+
+
+TOP_K = 50
+"""transformers' default of top_k, if neither the model nor the call sets it."""
+
+
+class Choice:
+    """Chooses tokens, and decides when a row is finished.
+
+    Args:
+        config: complete (`slm.completed_config`), with nothing that is `left_to_generate`.
+        start: the decoder's start token, which `generate` counts among the ids; None: the response follows the prompt.
+        prompt: positions of the prompt, with padding, in front of the response; min_length counts them.
+        device: of the logits.
+    """
+
+    def __init__(self, config: GenerationConfig, start: int | None, prompt: int, device: torch.device) -> None:
+        self.sampled = bool(config.do_sample)
+        self.pad = 0 if config.pad_token_id is None else int(config.pad_token_id)
+        self.start = start
+        self.ends = torch.tensor(sorted(end_tokens(config)), dtype=torch.int64, device=device)
+        self.processors = LogitsProcessorList(_processors(config, self.ends, start is not None, prompt, device))
+
+    def __call__(self, ids_BT: Tensor, logits_BV: Tensor) -> Tensor:
+        """The next token of each row: ids_B.
+
+        Args:
+            ids_BT: the response so far.
+        """
+        if self.start is not None and self.processors:
+            ids_BT = torch.cat([ids_BT.new_full((len(ids_BT), 1), self.start), ids_BT], dim=1)
+        scores_BV = logits_BV.to(torch.float32, copy=True)
+        for processor in self.processors:
+            scores_BV = processor(ids_BT, scores_BV)
+        if not self.sampled:
+            return scores_BV.argmax(-1)
+        return torch.multinomial(scores_BV.softmax(-1), num_samples=1).squeeze(1)
+
+    def ended(self, ids_B: Tensor) -> Tensor:
+        """Whether each token ends its response: (B,)."""
+        return torch.isin(ids_B, self.ends)
+
+
+def _processors(config: GenerationConfig, ends: Tensor, starts: bool, prompt: int, device: torch.device) -> list[Any]:
+    """transformers' logits processors for the settings that are not neutral."""
+    found: list[Any] = []
+    if config.repetition_penalty not in (None, 1.0):
+        found.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+    if config.no_repeat_ngram_size:
+        found.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
+    counted = int(starts)  # the start token is among the ids
+    shortest = max((config.min_new_tokens or 0) + counted, (config.min_length or 0) - prompt)
+    if shortest > counted and len(ends):
+        found.append(MinLengthLogitsProcessor(shortest, ends, device=device))
+    if config.forced_bos_token_id is not None:
+        found.append(ForcedBOSTokenLogitsProcessor(config.forced_bos_token_id))
+    if config.suppress_tokens is not None:
+        found.append(SuppressTokensLogitsProcessor(config.suppress_tokens, device=device))
+    if not config.do_sample:
+        return found
+    if config.temperature not in (None, 1.0):
+        found.append(TemperatureLogitsWarper(config.temperature))
+    if top_k := TOP_K if config.top_k is None else config.top_k:
+        found.append(TopKLogitsWarper(top_k))
+    if config.top_p is not None and config.top_p < 1.0:
+        found.append(TopPLogitsWarper(config.top_p))
+    if config.min_p:
+        found.append(MinPLogitsWarper(config.min_p))
+    return found

@@ -1,0 +1,80 @@
+"""Forward passes of the SLM during generation: over the prompt, then over one token of every row at a time.
+
+They compute what transformers' `generate` computes, with the same growing cache, so the logits are the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+
+from llm2slm.decoding.state import DecodeState, all_rows
+from llm2slm.models.prompt import Prompt, cached_prefix, extended, prompt_arguments, with_soft_prompts
+from llm2slm.models.sequences import positions
+from llm2slm.models.slm import start_token
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+
+
+class Forward:
+    """Forward passes of one system's SLM.
+
+    Args:
+        model: the system; its encoder is not used.
+    """
+
+    def __init__(self, model: LLM2SLM) -> None:
+        self.model, self.slm = model, model.slm
+        parameters = inspect.signature(self.slm.forward).parameters
+        self.last_logits: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+
+    def start(self, prompt: Prompt) -> tuple[DecodeState, Tensor]:
+        """The state after the prompt (and the start token, if there is one), and the logits_BV of the first token."""
+        prompt = with_soft_prompts(self.slm, prompt)
+        rows = len(prompt.mask_BQ)
+        before, cached = cached_prefix(self.slm, rows, prompt)
+        cache = cached.get("past_key_values") or self._new_cache()
+        mask_BC: Tensor | None
+        if not prompt.cross_attended and not self.slm.config.is_encoder_decoder:
+            mask_BC = prompt.whole_mask if prompt.cache is not None else extended(prompt.mask_BQ, before)
+            state = DecodeState(all_rows(rows, mask_BC.device), cache, mask_BC, prompt, {})
+            return self._forward(state, inputs_embeds=prompt.states_BQD)
+        attended = prompt_arguments(self.slm, prompt)
+        if "inputs_embeds" in attended:
+            attended["encoder_outputs"] = self.slm.get_encoder()(**attended, return_dict=True)
+            del attended["inputs_embeds"]
+        ids_B1 = prompt.mask_BQ.new_full((rows, 1), start_token(self.slm), dtype=torch.int64)
+        mask_BC = None if self.slm.config.is_encoder_decoder else extended(torch.ones_like(ids_B1), before)
+        return self._forward(DecodeState(all_rows(rows, ids_B1.device), cache, mask_BC, prompt, attended), ids_B1)
+
+    def step(self, state: DecodeState, ids_B: Tensor) -> tuple[DecodeState, Tensor]:
+        """The state after one more token of every row, and the logits_BV of the next one."""
+        mask_BC = state.mask_BC
+        if mask_BC is not None:
+            mask_BC = torch.cat([mask_BC, mask_BC.new_ones(len(mask_BC), 1)], dim=1)
+        return self._forward(replace(state, mask_BC=mask_BC), ids_B.unsqueeze(1))
+
+    def _new_cache(self) -> Any:
+        """An empty cache, as `generate` makes it."""
+        cache = DynamicCache(config=self.slm.config.get_text_config(decoder=True))
+        return EncoderDecoderCache(cache, DynamicCache()) if self.slm.config.is_encoder_decoder else cache
+
+    def _forward(
+        self, state: DecodeState, ids_BT: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> tuple[DecodeState, Tensor]:
+        """A forward pass over the last positions of the state's mask, which are not in its cache yet."""
+        name = "decoder_input_ids" if self.slm.config.is_encoder_decoder else "input_ids"
+        inputs: dict[str, Any] = {name: ids_BT} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        if state.mask_BC is not None:
+            new = (ids_BT if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+            inputs |= {"attention_mask": state.mask_BC, "position_ids": positions(state.mask_BC)[:, -new:]}
+        with self.model.attending(state.prompt):
+            cached = {"past_key_values": state.cache, "use_cache": True, "return_dict": True}
+            output = self.slm(**inputs, **state.attended, **cached, **self.last_logits)
+        return replace(state, cache=output.past_key_values), output.logits[:, -1]

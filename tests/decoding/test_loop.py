@@ -1,0 +1,132 @@
+"""Our loop of generation equals transformers' `generate`, token for token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from matrix import CELLS, FEW, Cell
+from sampling import representatives
+from torch import Tensor
+
+from llm2slm.decoding.loop import generate, settings, stream
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.testing import tiny_rows
+from llm2slm.types import Batch
+
+LENGTH = 12
+VARIED = {"no_repeat_ngram_size": 1}
+"""No token twice; otherwise some of the tiny models repeat one token."""
+TEXTS = [row["source"] for row in tiny_rows()]
+SYSTEMS = [
+    ("t5", "t5", "add"), ("t5", "t5", "memory"), ("gpt2", "gpt2", "add"), ("t5", "gpt2", "memory"),
+    ("t5", "bart", "prepend"), ("gpt2", "gpt2", "cross_attention"), ("gpt2", "gpt2", "kv"), ("t5", "llama", "replace"),
+]  # fmt: skip
+FEW_SYSTEMS = [("t5", "t5", "memory"), ("gpt2", "gpt2", "add")]
+
+
+def both(model: LLM2SLM, batch: Batch, **arguments: Any) -> tuple[Tensor, Tensor]:
+    """Responses by our loop and by transformers, with the same random numbers."""
+    if "max_length" not in arguments:
+        arguments = {"max_new_tokens": LENGTH} | arguments
+    torch.manual_seed(3)
+    ours = generate(model, batch, **arguments)
+    torch.manual_seed(3)
+    return ours, model.generate(batch, **arguments)
+
+
+def end_at_different_steps(model: LLM2SLM, batch: Batch, **arguments: Any) -> list[int]:
+    """End tokens with which some rows finish before others, and at least one in the first half."""
+    ids_BT = model.generate(batch, max_new_tokens=LENGTH, **arguments)
+    ends = [int(ids_BT[0, 2]), int(ids_BT[1, 7])]
+    model.generation_config.eos_token_id = ends
+    return ends
+
+
+@pytest.mark.parametrize("cell", representatives(CELLS, FEW, whole=True), ids="-".join)
+def test_greedy_of_every_system(cell: Cell, make: Any) -> None:
+    model = make(*cell)
+    batch = model.collator.batch_of_texts(TEXTS)
+    ours, theirs = both(model, batch, **VARIED)
+    assert torch.equal(ours, theirs)
+    assert len(set(ours[0].tolist())) == LENGTH
+    end_at_different_steps(model, batch, **VARIED)
+    ours, theirs = both(model, batch, **VARIED)
+    assert torch.equal(ours, theirs) and (theirs == model.generation_config.pad_token_id).any()
+
+
+@pytest.mark.parametrize("system", representatives(SYSTEMS, FEW_SYSTEMS, whole=True), ids="-".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"min_new_tokens": 9},
+        {"do_sample": True, "temperature": 0.7, "top_k": 11, "num_return_sequences": 3, "eos_token_id": None},
+        {"do_sample": True, "top_p": 0.8, "min_p": 0.01, "eos_token_id": None},
+        {"no_repeat_ngram_size": 2, "suppress_tokens": [9, 10, 11]},
+        {"forced_bos_token_id": 8},
+        {"min_length": 30},
+        {"max_length": 7},
+    ],
+    ids="-".join,
+)
+def test_settings(system: tuple[str, str, str], arguments: dict[str, Any], make: Any) -> None:
+    model = make(*system)
+    batch = model.collator.batch_of_texts(TEXTS)
+    end_at_different_steps(model, batch)
+    if "eos_token_id" in arguments:
+        model.generation_config.eos_token_id = None  # no row ends: the random numbers of all rows are the same
+    ours, theirs = both(model, batch, **arguments)
+    assert torch.equal(ours, theirs)
+    plain = model.generate(batch, max_new_tokens=LENGTH)
+    assert ours.shape != plain.shape or not torch.equal(ours, plain)  # the setting has an effect
+
+
+@pytest.mark.parametrize("system", representatives(SYSTEMS, FEW_SYSTEMS, whole=True), ids="-".join)
+def test_repetition_penalty_row_by_row(system: tuple[str, str, str], make: Any) -> None:
+    """Of a padded row of embeddings, transformers 5.23 does not penalize the first tokens, as many as the padding."""
+    model = make(*system)
+    penalty = {"repetition_penalty": 9.0, "max_new_tokens": LENGTH}
+    rows = [model.generate(model.collator.batch_of_texts([text]), **penalty) for text in TEXTS]
+    model.generation_config.eos_token_id = ends = [int(rows[0][0, 4])]
+    ours = generate(model, model.collator.batch_of_texts(TEXTS), **penalty)
+    assert ours.shape == (len(TEXTS), LENGTH)
+    for row, expected in zip(ours.tolist(), (row[0].tolist() for row in rows), strict=True):
+        length = next((t + 1 for t, i in enumerate(expected) if i in ends), LENGTH)
+        assert row[:length] == expected[:length]
+    plain = model.generate(model.collator.batch_of_texts(TEXTS[:1]), max_new_tokens=LENGTH)
+    assert not torch.equal(plain, rows[0][:, : plain.shape[1]])
+
+
+@pytest.mark.parametrize("tune", ["prompt", "prefix"])
+@pytest.mark.parametrize("slm", ["t5", "gpt2"])
+def test_virtual_tokens(slm: str, tune: str, make: Any) -> None:
+    pytest.importorskip("peft")
+    model = make("t5", slm, "add", tune=tune)
+    for name, parameter in model.slm.named_parameters():
+        if parameter.requires_grad and ("prompt" in name or "virtual" in name):
+            parameter.data.normal_()
+    ours, theirs = both(model, model.collator.batch_of_texts(TEXTS))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_finished_row_leaves_the_batch(make: Any) -> None:
+    model = make("t5", "gpt2", "cross_attention")
+    batch = model.collator.batch_of_texts(TEXTS)
+    expected = model.generate(batch, max_new_tokens=LENGTH)
+    ends = end_at_different_steps(model, batch)
+    lengths = [next((t + 1 for t, i in enumerate(row) if i in ends), LENGTH) for row in expected.tolist()]
+    assert len(set(lengths)) > 1
+    rows = [rows_B.tolist() for rows_B, _ in stream(model, batch, settings(model, max_new_tokens=LENGTH))]
+    assert rows == [[row for row, n in enumerate(lengths) if n > step] for step in range(max(lengths))]
+
+
+def test_other_settings_are_left_to_generate(make: Any) -> None:
+    model = make("t5", "t5", "memory")
+    batch = model.collator.batch_of_texts(TEXTS)
+    with pytest.raises(ValueError, match=r"^num_beams: use LLM2SLM\.generate"):
+        generate(model, batch, num_beams=2)
+    with pytest.raises(ValueError, match=r"^typical_p: use"):
+        generate(model, batch, do_sample=True, typical_p=0.4)
+    with pytest.raises(ValueError, match="logits_processor: not a field"):
+        generate(model, batch, logits_processor=[])
