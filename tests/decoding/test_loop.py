@@ -36,10 +36,17 @@ def both(model: LLM2SLM, batch: Batch, **arguments: Any) -> tuple[Tensor, Tensor
     return ours, model.generate(batch, **arguments)
 
 
+def lengths_of(rows: list[list[int]], ends: list[int]) -> list[int]:
+    """Length of each row up to its first end token."""
+    return [next((t + 1 for t, i in enumerate(row) if i in ends), len(row)) for row in rows]
+
+
 def end_at_different_steps(model: LLM2SLM, batch: Batch, **arguments: Any) -> list[int]:
-    """End tokens with which some rows finish before others, and at least one in the first half."""
-    ids_BT = model.generate(batch, max_new_tokens=LENGTH, **arguments)
-    ends = [int(ids_BT[0, 2]), int(ids_BT[1, 7])]
+    """Sets end tokens with which the rows finish at different steps."""
+    rows = model.generate(batch, max_new_tokens=LENGTH, **arguments).tolist()
+    pairs = [[row[2], other[7]] for row in rows for other in rows]
+    ends = max(pairs, key=lambda pair: len(set(lengths_of(rows, pair))))
+    assert len(set(lengths_of(rows, ends))) > 1
     model.generation_config.eos_token_id = ends
     return ends
 
@@ -48,6 +55,7 @@ def end_at_different_steps(model: LLM2SLM, batch: Batch, **arguments: Any) -> li
 def test_greedy_of_every_system(cell: Cell, make: Any) -> None:
     model = make(*cell)
     batch = model.collator.batch_of_texts(TEXTS)
+    model.generation_config.eos_token_id = None
     ours, theirs = both(model, batch, **VARIED)
     assert torch.equal(ours, theirs)
     assert len(set(ours[0].tolist())) == LENGTH
@@ -88,14 +96,13 @@ def test_repetition_penalty_row_by_row(system: tuple[str, str, str], make: Any) 
     model = make(*system)
     penalty = {"repetition_penalty": 9.0, "max_new_tokens": LENGTH}
     rows = [model.generate(model.collator.batch_of_texts([text]), **penalty) for text in TEXTS]
-    model.generation_config.eos_token_id = ends = [int(rows[0][0, 4])]
-    ours = generate(model, model.collator.batch_of_texts(TEXTS), **penalty)
-    assert ours.shape == (len(TEXTS), LENGTH)
-    for row, expected in zip(ours.tolist(), (row[0].tolist() for row in rows), strict=True):
-        length = next((t + 1 for t, i in enumerate(expected) if i in ends), LENGTH)
-        assert row[:length] == expected[:length]
     plain = model.generate(model.collator.batch_of_texts(TEXTS[:1]), max_new_tokens=LENGTH)
-    assert not torch.equal(plain, rows[0][:, : plain.shape[1]])
+    model.generation_config.eos_token_id = ends = [int(rows[0][0, 4])]
+    ours = generate(model, model.collator.batch_of_texts(TEXTS), **penalty).tolist()
+    expected = [row[0].tolist() for row in rows]
+    for row, alone, length in zip(ours, expected, lengths_of(expected, ends), strict=True):
+        assert row[:length] == alone[:length]
+    assert not torch.equal(plain, rows[0])
 
 
 @pytest.mark.parametrize("tune", ["prompt", "prefix"])
@@ -115,8 +122,7 @@ def test_a_finished_row_leaves_the_batch(make: Any) -> None:
     batch = model.collator.batch_of_texts(TEXTS)
     expected = model.generate(batch, max_new_tokens=LENGTH)
     ends = end_at_different_steps(model, batch)
-    lengths = [next((t + 1 for t, i in enumerate(row) if i in ends), LENGTH) for row in expected.tolist()]
-    assert len(set(lengths)) > 1
+    lengths = lengths_of(expected.tolist(), ends)
     rows = [rows_B.tolist() for rows_B, _ in stream(model, batch, settings(model, max_new_tokens=LENGTH))]
     assert rows == [[row for row, n in enumerate(lengths) if n > step] for step in range(max(lengths))]
 
