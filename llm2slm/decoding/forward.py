@@ -34,8 +34,13 @@ class Forward:
         parameters = inspect.signature(self.slm.forward).parameters
         self.last_logits: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
-    def start(self, prompt: Prompt) -> tuple[DecodeState, Tensor]:
-        """The state after the prompt (and the start token, if there is one), and the logits_BV of the first token."""
+    def start(self, prompt: Prompt, new_tokens: int) -> tuple[DecodeState, Tensor]:
+        """The state after the prompt (and the start token, if there is one), and the logits_BV of the first token.
+
+        Args:
+            new_tokens: the most tokens of a response; a cache that grows does not need it.
+        """
+        del new_tokens
         prompt = with_soft_prompts(self.slm, prompt)
         rows = len(prompt.mask_BQ)
         before, cached = cached_prefix(self.slm, rows, prompt)

@@ -27,21 +27,26 @@ MAX_LENGTH = 20
 
 @torch.no_grad()
 def stream(
-    model: LLM2SLM, batch: Batch, config: GenerationConfig, reps: Reps | None = None
+    model: LLM2SLM,
+    batch: Batch,
+    config: GenerationConfig,
+    reps: Reps | None = None,
+    forward: Forward | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Responses to a batch, one token of every unfinished row at a time.
 
     Args:
         config: complete, with nothing that is `left_to_generate`; max_new_tokens is set.
         reps: as for `LLM2SLM.prefill`.
+        forward: computes the steps; None: with a cache that grows.
 
     Yields:
         rows_B, indices of the rows (those of a prompt's samples are consecutive), and ids_B, their next tokens.
     """
     prompt = _repeated(model.prefill(batch, reps), config.num_return_sequences or 1)
     language_model.check_positions(model.slm, prompt, config.max_new_tokens)
-    forward = Forward(model)
-    state, logits_BV = forward.start(prompt)
+    forward = Forward(model) if forward is None else forward
+    state, logits_BV = forward.start(prompt, config.max_new_tokens)
     starts = prompt.cross_attended or model.slm.config.is_encoder_decoder
     start = language_model.start_token(model.slm) if starts else None
     choice = Choice(config, start, 0 if starts else prompt.whole_mask.shape[1], logits_BV.device)
@@ -66,6 +71,7 @@ def generate(
     generation_config: GenerationConfig | None = None,
     *,
     reps: Reps | None = None,
+    forward: Forward | None = None,
     **arguments: Any,
 ) -> Tensor:
     """Responses to a batch: ids_BT as `LLM2SLM.generate` returns them, for the settings that the loop applies.
@@ -79,7 +85,7 @@ def generate(
     columns: list[Tensor] = []
     rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
     pad = 0 if config.pad_token_id is None else int(config.pad_token_id)
-    for rows_B, ids_B in stream(model, batch, config, reps):
+    for rows_B, ids_B in stream(model, batch, config, reps, forward):
         column = ids_B.new_full((rows,), pad)
         column[rows_B] = ids_B
         columns.append(column)
