@@ -73,6 +73,7 @@ class Session:
         capacity: S, positions of self-attention. attended: P, positions of (gated) cross-attention.
     """
 
+    @torch.inference_mode(False)  # the buffers are changed in inference mode and outside of it
     def __init__(self, forward: Forward, state: DecodeState, rows: int, capacity: int, attended: int) -> None:
         self.model, self.slm, self.last_logits = forward.model, forward.slm, forward.last_logits
         own, across = _caches(state.cache)
@@ -123,7 +124,8 @@ class Session:
     def step(self) -> Tensor:
         """logits_BV after the tokens in `ids_B1`; captures the step when it is called for the first time."""
         if self.graph is not None:
-            return self.graph()
+            with torch.inference_mode():  # each operation costs less without the bookkeeping of autograd
+                return self.graph()
         self.graph, logits_BV = _captured(self._compute)
         return logits_BV
 
