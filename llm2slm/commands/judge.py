@@ -221,7 +221,7 @@ def collect_replies(
         source = f" (some of them from {', '.join(sorted(others))})" if others else ""
         print(f"llm2slm: {log.path} holds the replies to {done} of {total} questions{source}", file=sys.stderr)
     started, new, tokens = time.perf_counter(), 0, 0
-    with progress_bar(shown=sys.stderr.isatty(), transient=True) as bar:
+    with progress_bar(shown=True, transient=True) as bar:
         task = bar.add_task("judging", total=total, completed=done, speed="")
 
         def count(reply: Reply, finished: bool) -> None:

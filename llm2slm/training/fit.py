@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from llm2slm.config import RunConfig, TrainerConfig
@@ -27,6 +25,7 @@ from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
+from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
@@ -67,42 +66,6 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         """Restores the best value and the count of validations without improvement."""
         if state_dict.get("rows", self.unrecorded) == self.rows:
             super().load_state_dict({**state_dict, "patience": self.patience})
-
-
-class TokenBar(TQDMProgressBar):
-    """A progress bar over the optimizer steps of the whole run (Lightning's restarts at each epoch).
-
-    Rate and time left are computed from the steps of this process; tokens/s comes from the module.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Creates one bar, which starts at the step of a resumed run."""
-        self.train_progress_bar = self.init_train_tqdm()
-        self.train_progress_bar.total = pl_module.max_steps  # the Trainer's value may differ until training starts
-        self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Shows no epochs."""
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advances per optimizer step, not per micro-batch of an accumulated step."""
-        bar, step = self.train_progress_bar, trainer.global_step
-        if step > bar.n and (step % self.refresh_rate == 0 or step == trainer.max_steps):
-            bar.update(step - bar.n)
-            bar.set_postfix(self.get_metrics(trainer, pl_module))
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Closes the bars before anything else is printed."""
-        del trainer, pl_module, exception
-        for bar in (self._val_progress_bar, self._train_progress_bar):
-            if bar is not None:
-                bar.close()
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Metrics shown after the bar."""
-        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
 
 
 def set_seed(seed: int) -> None:
@@ -173,7 +136,7 @@ def fit(
         examples = validation[: config.callbacks.generate_rows]
         callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
     if cfg.progress:
-        callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
+        callbacks.append(training_progress())
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     model.train()  # Lightning keeps eval mode, in which dropout is off
     with matmul_precision(cfg.matmul_precision):

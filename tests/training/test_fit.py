@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import re
@@ -18,13 +19,15 @@ from sampling import first_few, representatives
 from stopped_runs import StopAt, assert_runs_equal, interrupted
 from tiny_runs import assert_same, build, checkpoint, curve, taught, tiny_run, weights
 
+from llm2slm import progress
 from llm2slm.commands.train import run as train
 from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import direction
-from llm2slm.training.fit import TokenBar, build_trainer, fit, set_seed
+from llm2slm.training.fit import build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
+from llm2slm.training.progress_lines import TokenBar
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import UserError
 
@@ -166,15 +169,12 @@ def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stoppe
     shown = []
 
     class Watched(TokenBar):
-        def __init__(self, **_):
-            super().__init__(refresh_rate=1)
-
         def on_train_batch_end(self, *args):
             super().on_train_batch_end(*args)
             bar = self.train_progress_bar
             shown.append((bar.initial, bar.n, bar.total))
 
-    monkeypatch.setattr(fit_module, "TokenBar", Watched)
+    monkeypatch.setattr(fit_module, "training_progress", Watched)
     config = deepcopy(whole[1])
     config.trainer.progress = True
     interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(8))
@@ -188,11 +188,32 @@ def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stoppe
     assert len(set(shown)) >= 10 - begun > 0
 
 
+def test_without_a_terminal_a_training_prints_plain_lines(whole, tmp_path, monkeypatch, capsys):
+    """A line for each validation and, at the pace of the clock, for the steps between; nothing is redrawn."""
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    config = deepcopy(whole[1])
+    config.trainer.progress = True
+    train(config, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("step ")]
+    assert not any("it/s" in line for line in lines if not line.startswith("Loading weights"))  # of transformers
+    assert list(dict.fromkeys(line.partition(",")[0] for line in steps)) == [f"step {n} of 10" for n in range(1, 11)]
+    assert all("train/loss" in line for line in steps) and "val/loss" in steps[-1]
+    assert all(re.search(r", \d:\d\d:\d\d left$", line) for line in steps if not line.startswith("step 10 "))
+
+    monkeypatch.setattr(progress, "INTERVAL", 1e9)
+    train(config, tmp_path / "slow")
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    validations = {row["step"] for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["val/loss"]}
+    assert len(steps) == len(validations) and all("val/loss" in line for line in steps)
+
+
 @pytest.mark.parametrize("batch", [2, 8])
 def test_an_interrupted_bar_ends_its_line(whole, tmp_path, monkeypatch, capsys, batch):
     """What is printed next, to the other stream, would stand behind the bar wherever both go to one file."""
     shown = []
     monkeypatch.setattr("builtins.print", lambda *_, **__: shown.append(capsys.readouterr().out))
+    monkeypatch.setattr(fit_module, "training_progress", TokenBar)
     config = deepcopy(whole[1])
     config.trainer.progress = True
     interrupted(config, tmp_path, monkeypatch, StopAt(batch))
