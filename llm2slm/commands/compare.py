@@ -20,6 +20,9 @@ from llm2slm.evaluation.metrics.language_warnings import advice
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts, score
 from llm2slm.evaluation.metrics.scores import check as check_known
 from llm2slm.evaluation.metrics.tokenization import by_row
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.tracking.tracker import Table
 from llm2slm.types import UserError
 
 
@@ -34,7 +37,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     systems, baseline = read(config)
     from rich.console import Console
 
-    from llm2slm.evaluation.compare.page import csv_text, page_and_plots, terminal_table
+    from llm2slm.evaluation.compare.page import csv_text, flat_rows, page_and_plots, terminal_table
     from llm2slm.evaluation.compare.rows import rows_csv, terminal_rows
     from llm2slm.evaluation.compare.statistics import Settings, compare
     from llm2slm.evaluation.report.drawing import write_plots
@@ -48,26 +51,30 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     codes = by_row(languages, targets)
     timing = set_speeds(systems, systems[baseline], config.benchmark)
     show_held()
-    with progress_bar(shown=True, transient=True) as bar:
+    with track("compare", config, None) as tracking:
+        with progress_bar(shown=True, transient=True) as bar:
 
-        def open_bar(name: str, total: int) -> Callable[[int], object]:
-            task = bar.add_task(name, total=total, speed="")
-            return lambda done: bar.advance(task, done)
+            def open_bar(name: str, total: int) -> Callable[[int], object]:
+                task = bar.add_task(name, total=total, speed="")
+                return lambda done: bar.advance(task, done)
 
-        settings = Settings(
-            metrics, config.resamples, config.seed, config.rows, codes, named=config.baseline is not None
-        )
-        comparison = compare(systems, baseline, settings, timing, open_bar)
-    comparison.notes += left_out
-    comparison.config_hash = runs.config_hash(config)
-    comparison.wall_seconds = time.perf_counter() - started
-    found, out = runs.plain(comparison), Path(config.out)
-    write_whole(out / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    write_whole(out / "compare.csv", csv_text(found))
-    write_whole(out / "compare_rows.csv", rows_csv(found))
-    text, plots = page_and_plots(found)
-    write_plots(out / "plots", plots)
-    page = write_whole(out / "compare.html", text)
+            settings = Settings(
+                metrics, config.resamples, config.seed, config.rows, codes, named=config.baseline is not None
+            )
+            comparison = compare(systems, baseline, settings, timing, open_bar)
+        comparison.notes += left_out
+        comparison.config_hash = runs.config_hash(config)
+        comparison.wall_seconds = time.perf_counter() - started
+        found, out = runs.plain(comparison), Path(config.out)
+        write_whole(out / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write_whole(out / "compare.csv", csv_text(found))
+        write_whole(out / "compare_rows.csv", rows_csv(found))
+        text, plots = page_and_plots(found)
+        write_plots(out / "plots", plots)
+        page = write_whole(out / "compare.html", text)
+        rows = flat_rows(found)
+        tracking.table("systems", Table(list(rows[0]), [list(row.values()) for row in rows]))
+        tracking.outputs(out)
     console = Console()
     console.print(terminal_table(found))
     console.print(terminal_rows(found))
@@ -85,6 +92,7 @@ def check(config: CompareConfig) -> None:
             "compare needs runs: llm2slm compare RUN RUN ..., run directories with predictions, or one of a demo"
         )
     check_ranges(config)
+    check_loggers(config.logger)
     check_folder("out", Path(config.out))
 
 

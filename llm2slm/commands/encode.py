@@ -28,6 +28,8 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.models.build import build_model
 from llm2slm.offline import add_embeddings, encode, open_writer
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.types import Init, Overlong, SystemKind, Tokenizers, UserError
 
 STORE = "reps"
@@ -55,7 +57,11 @@ def run(config: RunConfig, folder: Path) -> None:
     print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_encoder(config)
-    with open_writer(folder / STORE, model, config.encode.dtype) as store:
+    resumed = (folder / STORE).is_dir()
+    with (
+        open_writer(folder / STORE, model, config.encode.dtype) as store,
+        track("encode", config, folder, resumed=resumed) as tracking,
+    ):
         show_held()
         runs.write_config(folder, config)
         try:
@@ -69,8 +75,11 @@ def run(config: RunConfig, folder: Path) -> None:
             print(f"llm2slm: to continue, run the same command with hydra.run.dir={folder}", file=sys.stderr)
             raise
         prompts = len(store)
-    size = sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()) / 1e6
-    rows, new, seconds = (sum(getattr(f, name) for f in filled) for name in ("rows", "new", "seconds"))
+        size = sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()) / 1e6
+        rows, new, seconds = (sum(getattr(f, name) for f in filled) for name in ("rows", "new", "seconds"))
+        tokens_per_s = sum(f.new_tokens for f in filled) / max(seconds, 1e-9)
+        values = {"prompts": prompts, "new_prompts": new, "rows": rows, "store_mb": size, "seconds": seconds}
+        tracking.summary(values | {"tokens_per_s": tokens_per_s})
     if new:
         found = f"{prompts} prompts, {size:.1f} MB; {new} of them new, of {rows} rows, in {seconds:.1f} s"
     else:
@@ -95,6 +104,7 @@ def check_config(config: RunConfig, folder: Path) -> None:
     if config.split != RunConfig().split:
         raise UserError(f"split={config.split}: encode stores all splits; leave it out")
     device_type(config.trainer.accelerator)
+    check_loggers(config.logger)
 
 
 def row_chunks(data: DataModule, splits: list[str]) -> Iterator[list[Encoded]]:

@@ -27,7 +27,7 @@ from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
 from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
-from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
+from llm2slm.training.validation_scores import GenerationQuality, KeepSamples, ValidationScorer
 from llm2slm.types import Example, UserError
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
@@ -101,6 +101,7 @@ def fit(
     resume: Path | None = None,
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
+    keep_samples: KeepSamples | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
 
@@ -111,6 +112,7 @@ def fit(
         recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
             validation rows; None: these validations are not comparable with later ones.
         teacher: for optim.distill; `data` must provide its prompts.
+        keep_samples: receives the predictions of each validation, in the first process.
 
     Raises:
         UserError: incompatible settings, a monitored value that is never logged, or a loss that is not finite.
@@ -134,7 +136,7 @@ def fit(
         callbacks.append(_early_stopping(limits, rows, unrecorded))
     if scorer is not None and config.callbacks.generate_rows:
         examples = validation[: config.callbacks.generate_rows]
-        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
+        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested, keep_samples))
     if cfg.progress:
         callbacks.append(training_progress())
     trainer = build_trainer(cfg, folder, callbacks, loggers)

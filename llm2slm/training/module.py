@@ -21,6 +21,7 @@ from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
 from llm2slm.training.phases import frozen_in_first_phase, without_gradients
 from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
+from llm2slm.training.step_statistics import device_memory_mb, filled_positions, gradient_norms
 from llm2slm.types import Batch, UserError
 
 EARLIER_PROMPTS = "heard"
@@ -79,6 +80,7 @@ class TrainingModule(LightningModule):
         self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.frozen_first = frozen_in_first_phase(model) if cfg.freeze_slm_steps else []
         self._step = _Tally()
+        self._positions = _Tally()
         self._since_log = _Tally()
         self._clock = time.perf_counter()
 
@@ -98,6 +100,8 @@ class TrainingModule(LightningModule):
             losses = {"loss": (1 - weight) * ce + weight * kl, "ce": ce, "kl": kl}
         self._step.add(tokens, **losses)
         self._since_log.add(tokens + batch.slm_mask_BQ.sum())
+        filled, positions = filled_positions(batch)
+        self._positions.add(filled, all=positions)
         windows: int = self.trainer.accumulate_grad_batches
         return losses["loss"] * windows  # Lightning divides by it; the true divisor is below
 
@@ -127,8 +131,12 @@ class TrainingModule(LightningModule):
             rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in optimizer.param_groups}
             for name, rate in rates.items():
                 self.log(f"train/lr_{name}", rate)
+            for name, norm in gradient_norms(optimizer).items():
+                self.log(f"train/grad_norm_{name}", norm)
+            filled, positions = self.trainer.strategy.reduce(self._positions.stacked(self.device), reduce_op="sum")
+            self.log("train/padding", (1 - filled / positions).float())
             self._log_rate()
-        self._step = _Tally()
+        self._step, self._positions = _Tally(), _Tally()
 
     def _log_losses(self, losses: dict[str, Tensor]) -> None:
         """Logs the step's losses, and ends a diverged run (checked only when logged, since it synchronizes a GPU)."""
@@ -138,11 +146,13 @@ class TrainingModule(LightningModule):
             raise UserError(diverged("train/loss", float(losses["loss"]), self.trainer.global_step + 1))
 
     def _log_rate(self) -> None:
-        """Logs prompt and response tokens per second of all processes since the last log."""
+        """Logs tokens (of prompt and response, of all processes) per second since the last log, and device memory."""
         seconds = time.perf_counter() - self._clock
         if seconds > 1.0:
             seen = float(self._since_log.stacked(self.device)[0])
             self.log("train/tokens_per_s", seen * self.trainer.world_size / seconds, prog_bar=True)
+            if (memory := device_memory_mb(self.device)) is not None:
+                self.log("train/device_memory_mb", memory)
             self._restart_clock()
 
     def _restart_clock(self) -> None:

@@ -98,7 +98,7 @@ class StepLines(ProgressBar):
             return
         self._last = text
         done = step - self._first
-        left = (time.monotonic() - self._started) / done * (total - step) if 0 < done and step < total else 0
+        left = (time.monotonic() - self._started) / done * (total - step) if done > 0 and step < total else 0
         print_line(f"{text}{f', {clock(left)} left' if left else ''}")
 
 
