@@ -333,13 +333,13 @@ def logger_rows(*verbs: str, samples: tuple[str, ...]) -> dict[str, Row]:
         "tags": row(*verbs, if_=LOGGED),
         "artifacts": row(*verbs, if_=_logger("wandb", "mlflow")),
         "samples": row(*samples, if_=LOGGED),
-        "predictions": row(*FIT, if_=LOGGED),
     }
 
 
 LOGGER = logger_rows(*RUN_VERBS, samples=ANSWER)
 CALLBACKS = dict.fromkeys(("monitor", "mode", "patience", "generate_rows"), row(*FIT)) | {
-    "min_delta": row(*FIT, if_=STOPS)
+    "min_delta": row(*FIT, if_=STOPS),
+    "predictions": row(*FIT, if_=LOGGED),
 }
 TIMED = ("benchmark", "demo")
 TIMES = when("benchmark.after_training=true", lambda config: config.benchmark.after_training)

@@ -29,8 +29,8 @@ def _named(verb: str, always: str, conditions: dict[str, When] | None = None) ->
     }
 
 
-def _logger(verb: str, *, samples: bool = False) -> dict[str, Row]:
-    return {f"logger.{name}": each for name, each in logger_rows(verb, samples=(verb,) if samples else ()).items()}
+def _logger(verb: str) -> dict[str, Row]:
+    return {f"logger.{name}": each for name, each in logger_rows(verb, samples=(verb,)).items()}
 
 
 FILE = when("input=FILE", lambda config: config.input is not None)
@@ -44,7 +44,7 @@ GENERATE = _named(
     "model.llm.prefix model.llm.chat prompt input output prefix max_new_tokens num_beams do_sample overlong seed",
     {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED}
     | {"model.llm.revision": when(ON_HUB, lambda config: config.run is None or hub_name(config.run))},
-) | _logger("generate", samples=True)
+) | _logger("generate")
 EXPORT = _named(
     "export", "run llm out with_llm dtype name license results push",
     {"private": when("push=REPOSITORY", lambda config: config.push is not None)},
@@ -54,7 +54,7 @@ JUDGE = _named(  # the command refuses keys of an endpoint with local, and the r
     "runs endpoint model key_env local dtype attn_implementation quantization out rows instruction reference "
     "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
     {"revision": when(ON_HUB, lambda config: config.local is None or hub_name(config.local))},
-) | _logger("judge", samples=True)
+) | _logger("judge")
 REPORT = _named("report", "runs out title buckets") | _logger("report")
 COMPARE = _named("compare", "runs out baseline metrics language benchmark resamples rows seed") | _logger("compare")
 DASHBOARD = _named("dashboard", "project entity group metric factors title mode out")
@@ -62,7 +62,7 @@ TOKENIZER = (
     {f"data.{name}": rows for name, rows in DATA.items()}
     | {f"task.{name}": rows for name, rows in TASK.items()}
     | _named("tokenizer", "vocab_size out seed")
-    | _logger("tokenizer")
+    | {f"logger.{name}": each for name, each in logger_rows("tokenizer", samples=("train",)).items()}
 )
 
 TABLES: dict[type, dict[str, Row]] = {

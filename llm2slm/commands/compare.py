@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm2slm import runs
@@ -15,13 +15,22 @@ from llm2slm.config import CompareConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.languages import known
 from llm2slm.evaluation.compare.same_rows import check_aligned
-from llm2slm.evaluation.compare.systems import Answers, agreed_languages, find, label_systems, read_run, set_speeds
+from llm2slm.evaluation.compare.systems import (
+    FIELDS,
+    Answers,
+    agreed_languages,
+    find,
+    label_systems,
+    read_run,
+    set_speeds,
+)
 from llm2slm.evaluation.metrics.language_warnings import advice
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts, score
 from llm2slm.evaluation.metrics.scores import check as check_known
 from llm2slm.evaluation.metrics.tokenization import by_row
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
+from llm2slm.tracking.summary import sample_table
 from llm2slm.tracking.tracker import Table
 from llm2slm.types import UserError
 
@@ -72,6 +81,8 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
         text, plots = page_and_plots(found)
         write_plots(out / "plots", plots)
         page = write_whole(out / "compare.html", text)
+        samples = {system.label: as_samples(system.rows[: config.logger.samples]) for system in systems}
+        tracking.table("samples", sample_table(samples, config.logger.samples))
         rows = flat_rows(found)
         tracking.table("systems", Table(list(rows[0]), [list(row.values()) for row in rows]))
         tracking.outputs(out)
@@ -81,6 +92,11 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     if found["row_differences"]:
         print(f"More rows with whole texts, and those on which a system is better: {out / 'compare_rows.csv'}")
     print(page)
+
+
+def as_samples(rows: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """Source, target and prediction as rows of a table of samples."""
+    return [dict(zip(FIELDS, row, strict=True)) for row in rows]
 
 
 def check(config: CompareConfig) -> None:

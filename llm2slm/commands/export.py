@@ -15,9 +15,9 @@ from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ExportConfig
+from llm2slm.tracking.session import Tracking, track
 from llm2slm.tracking.session import check as check_loggers
-from llm2slm.tracking.session import track
-from llm2slm.tracking.summary import numbers
+from llm2slm.tracking.summary import numbers, of_system, sample_table
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
         unchanged = write(model, name, home, config, [result for _, result in results])
         megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
         print(f"{out}: {megabytes:.1f} MB{', unchanged' if unchanged else ''}")
-        tracking.summary({"megabytes": megabytes} | numbers({"parameters": model.parameter_counts()}))
+        log(tracking, home, out, {"megabytes": megabytes} | numbers({"parameters": model.parameter_counts()}))
         if config.push is not None:
             from llm2slm.models.saving import push
 
@@ -59,6 +59,18 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
             except UserError as error:
                 raise UserError(f"{error} (the model is in {out}; the same command tries again)") from None
             tracking.summary({"repository": config.push})
+
+
+def log(tracking: Tracking, home: Path | None, out: Path, values: dict[str, Any]) -> None:
+    """Logs the exported model, with quality and samples of its run."""
+    if home is not None and (home / "result.json").is_file():
+        systems = runs.read_result(home)["systems"][:1]
+        values = values | {name: value for system in systems for name, value in of_system(system).items()}
+        samples = {system["name"]: system["samples"] for system in systems if system["samples"]}
+        tracking.table("samples", sample_table(samples, tracking.cfg.samples))
+    tracking.summary(values)
+    if "model" in tracking.cfg.artifacts:
+        tracking.files("model", {path.name: path for path in sorted(out.iterdir()) if path.is_file()})
 
 
 def write(model: LLM2SLM, name: str, home: Path | None, config: ExportConfig, results: list[dict[str, Any]]) -> bool:

@@ -50,7 +50,7 @@ def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:
         case "encode":
             return ["train", *_corpus(config), f"data.reps={folder}/reps"]
         case "demo":
-            return ["generate", f"run={folder}/{list(config.systems)[-1]}", "prompt=TEXT"]
+            return ["generate", f"run={folder}/{next(reversed(config.systems), '')}", "prompt=TEXT"]
     return None
 
 

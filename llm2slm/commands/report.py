@@ -11,7 +11,7 @@ from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ReportConfig
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
-from llm2slm.tracking.summary import systems_table
+from llm2slm.tracking.summary import sample_table, systems_table
 from llm2slm.types import UserError
 
 
@@ -39,7 +39,10 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     names = [{"run": name} for name in config.runs] if len(paths) > 1 else None
     with track("report", config, None) as tracking:
         page = write_report(results, Path(config.out), config.title, names, configs, plots=True)
-        tracking.table("systems", systems_table(all_systems(results, config.runs)))
+        found = all_systems(results, config.runs)
+        samples = {system["name"]: system["samples"] for system in found["systems"] if system["samples"]}
+        tracking.table("systems", systems_table(found))
+        tracking.table("samples", sample_table(samples, config.logger.samples))
         tracking.outputs(Path(config.out))
     Console().print(terminal_table(results, overrides=names))
     if config.buckets:

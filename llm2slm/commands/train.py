@@ -124,7 +124,7 @@ class Ready:
     Attributes:
         final: the split to test on.
         baseline: the LLM's scores (benchmark.baseline).
-        samples: predictions of other systems by source text (logger.predictions).
+        samples: predictions of other systems by source text (callbacks.predictions).
     """
 
     model: LLM2SLM
@@ -146,7 +146,7 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     check_possible(config)
     check_loggers(config.logger)
     check_timing(config)
-    baseline, samples = read_baseline(config), predictions_of(config.logger.predictions)
+    baseline, samples = read_baseline(config), predictions_of(config.callbacks.predictions)
     set_seed(config.seed)
     task = task_of(config.task, config.data)
     check_metrics(task)

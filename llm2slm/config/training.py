@@ -106,9 +106,6 @@ class LoggerConfig:
     mlflow.db in the working directory."""
     samples: int = 16
     """Rows of the table of samples: prompt, reference and predictions; in `train` so many at each validation."""
-    predictions: dict[str, str] = field(default_factory=dict)
-    """train: name of a system -> run directory of `evaluate split=validation` (or its predictions.jsonl): further
-    columns of the table of samples, as {llm: DIR, slm: DIR}."""
     artifacts: list[str] = field(default_factory=lambda: ["config", "code"])
     """config | code | results | model: uploaded files. model: SLM and projector, without the LLM."""
 
@@ -127,3 +124,6 @@ class CallbacksConfig:
     """Minimum change of `monitor` that counts as an improvement, for `patience`."""
     generate_rows: int = 64
     """Validation rows that are generated and scored at each validation. 0: none."""
+    predictions: dict[str, str] = field(default_factory=dict)
+    """Name of a system -> run directory of `evaluate split=validation` (or its predictions.jsonl): further columns of
+    the table of samples (logger.samples), as {llm: DIR, slm: DIR}."""

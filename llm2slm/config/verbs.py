@@ -192,8 +192,8 @@ class DashboardConfig:
     """User or team of the project. None: the default of the account."""
     group: str | None = None
     """Only runs of this group (the name of a sweep). None: all runs."""
-    metric: str = "bleu"
-    """Metric of the plots of quality."""
+    metric: str | None = None
+    """Metric of the plots of quality. None: the first one of the default task."""
     factors: list[str] = new_field(default_factory=lambda: ["model.conditioning"])
     """Keys of the configuration whose effects on the quality are plotted."""
     title: str = "Quality and latency"
@@ -201,4 +201,4 @@ class DashboardConfig:
     mode: str = "auto"
     """auto (online if logged in, else offline) | online | offline (write their JSON files only)."""
     out: str = "outputs/dashboard"
-    """Folder of workspace.json and report.json."""
+    """Folder of workspace.json, report.json and files for `wandb sweep`."""

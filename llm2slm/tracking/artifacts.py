@@ -26,9 +26,15 @@ def check(kinds: Sequence[str]) -> None:
             raise UserError(f"logger.artifacts: {kind} is unknown; choose among {', '.join(KINDS)}")
 
 
+def conf_folder() -> Path:
+    """The configuration files: in the package of an installed wheel, else in the checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
 def code() -> dict[str, Path]:
     """The sources of this package and its configuration files; no weights, no data."""
-    conf = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+    conf = conf_folder()
     found = {path.relative_to(PACKAGE.parent): path for path in PACKAGE.rglob("*") if path.suffix in SOURCES}
     found |= {Path("conf") / path.relative_to(conf): path for path in conf.rglob("*.yaml")}
     return {name.as_posix(): found[name] for name in sorted(found) if "__pycache__" not in name.parts}

@@ -56,12 +56,12 @@ class SampleLog:
 
 
 def predictions_of(named: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Predictions of other systems by source text, from `logger.predictions`.
+    """Predictions of other systems by source text, from `callbacks.predictions`.
 
     Raises:
         UserError: a file is missing or has other rows.
     """
-    return {system: _read(f"logger.predictions.{system}", Path(path)) for system, path in named.items()}
+    return {system: _read(f"callbacks.predictions.{system}", Path(path)) for system, path in named.items()}
 
 
 def _read(key: str, path: Path) -> dict[str, str]:

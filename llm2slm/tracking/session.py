@@ -58,9 +58,9 @@ class Tracking:
     def outputs(self, folder: Path) -> None:
         """Logs the artifacts `results` and `model` of a folder, as `logger.artifacts` lists them."""
         if "results" in self.cfg.artifacts:
-            self._files("results", artifacts.results(folder))
+            self.files("results", artifacts.results(folder))
         if "model" in self.cfg.artifacts and (folder / "model").is_dir():
-            self._files("model", artifacts.model(folder))
+            self.files("model", artifacts.model(folder))
 
     def inputs(self) -> None:
         """Logs the artifacts `config` and `code`, as `logger.artifacts` lists them."""
@@ -68,9 +68,9 @@ class Tracking:
             return
         if "config" in self.cfg.artifacts:
             text = yaml.safe_dump(self.facts.config, sort_keys=False, allow_unicode=True)
-            self._files("config", {"config.yaml": text})
+            self.files("config", {"config.yaml": text})
         if "code" in self.cfg.artifacts:
-            self._files("code", artifacts.code())
+            self.files("code", artifacts.code())
 
     def close(self, *, failed: bool) -> None:
         """Closes all loggers, and prints where the run is."""
@@ -81,7 +81,8 @@ class Tracking:
         for line in lines:
             print(f"llm2slm: {line}", file=sys.stderr, flush=True)
 
-    def _files(self, kind: str, files: Mapping[str, Path | str]) -> None:
+    def files(self, kind: str, files: Mapping[str, Path | str]) -> None:
+        """Logs files (name in the artifact -> path or text) as the artifact of a kind of this run."""
         if files and self.facts is not None:
             name = "llm2slm" if kind == "code" else f"{self.facts.verb}-{self.facts.folder.resolve().name}"
             self._each(lambda tracker: tracker.files(name, kind, files))
