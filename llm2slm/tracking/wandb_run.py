@@ -52,7 +52,8 @@ class WandbRun(Tracker):
 
         if wandb.run is not None:  # a second run would be part of it
             raise UserError(f"W&B run {wandb.run.id} is still open in this process; call wandb.finish() first")
-        folder = Path(os.environ.get("WANDB_DIR") or self.facts.folder) if not self.facts.kept else self.facts.folder
+        folder = self.facts.folder if self.facts.kept else Path(os.environ.get("WANDB_DIR") or self.facts.folder)
+        folder = folder.absolute()  # W&B's service process may have another working directory
         with writing(folder):
             (folder / "wandb").mkdir(parents=True, exist_ok=True)
         for variable, inner in FOLDERS.items():
