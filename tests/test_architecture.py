@@ -16,12 +16,13 @@ from llm2slm.evaluation.metrics import scores as registry
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress"}
+BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress", "stops"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
     # package -> what it may import besides itself: packages, or single modules of a package ("data.collate")
     "types": set(),
     "nearest_names": set(),
+    "stops": set(),
     "progress": set(),
     "json_lines": {"types", "atomic"},
     "atomic": {"types"},

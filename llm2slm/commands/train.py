@@ -30,6 +30,7 @@ from llm2slm.commands.resume import (
     refuse_used,
     start_over,
 )
+from llm2slm.commands.run_lock import RunLock
 from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig, before_zero_start, other_rows
@@ -65,10 +66,22 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     Args:
         shown: show progress bars (where trainer.progress is true) and print the table of the result.
     """
-    started, begun = time.perf_counter(), None
-    starts_over = False
+    started = time.perf_counter()
     if config.run is not None:
         folder = Path(config.run)
+    with RunLock(folder) as lock:
+        return _locked(config, folder, lock, started, shown=shown)
+
+
+def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, shown: bool) -> runs.Result:
+    """`run`, within the lock of the run directory: at once for a run that exists, before the first file of a new one.
+
+    Args:
+        started: `time.perf_counter` at the start of the command.
+    """
+    begun, starts_over = None, False
+    if config.run is not None:
+        lock.acquire(unless_read_only=True)
         config, begun = resumed(config, folder)
         starts_over = begun is None
         if begun is not None and (stored := complete(folder, begun.progress)) is not None:
@@ -78,6 +91,7 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
             return stored
     given, config = config, with_task(config)
     ready = prepare(config, folder, None if begun is None else begun.checkpoint)
+    lock.acquire()
     if starts_over:
         start_over(folder)
     elif begun is None:
@@ -85,7 +99,8 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     if first_process():
         show_data(given, config, ready.data, ready.final)
         show_held()
-        runs.write_config(folder, replace(config, run=None))
+        if begun is None:  # that of a resumed run is replaced after its first step: a failed resume leaves it
+            record(config, folder)
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
     with finish_loggers():
         loggers = build_loggers(config.logger, folder, config)
@@ -108,6 +123,11 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
             if shown:
                 show_result(folder)
     return result
+
+
+def record(config: RunConfig, folder: Path) -> None:
+    """Writes `config.yaml`, in which a resumed run looks like one that was never stopped."""
+    runs.write_config(folder, replace(config, run=None))
 
 
 @dataclass
@@ -161,13 +181,16 @@ def trained(
     """Trains, or loads a finished training together with its test predictions, if these are complete."""
     if begun is not None and begun.progress.finished:
         answers = kept_answers(folder, ready.data.examples(ready.final))
-        return load_fitted(config, folder, ready.model, begun.progress, ready.teacher), answers
+        fitted = load_fitted(config, folder, ready.model, begun.progress, ready.teacher)
+        if fitted.first_process:
+            record(config, folder)
+        return fitted, answers
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
     scorer = validation_scorer(ready.task, config.data.eval_batch_size, seen)
     given: dict[str, Any] = {}
     if begun is not None:
-        given = {"resume": begun.checkpoint, "recorded": begun.recorded}
+        given = {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
     model, data, teacher = ready.model, ready.data, ready.teacher
     with naming_command(folder):
         fitted = fit(config, folder, model, data, loggers=loggers, scorer=scorer, teacher=teacher, **given)

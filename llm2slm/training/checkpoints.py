@@ -1,7 +1,7 @@
 """Checkpoints during training, from which a stopped run resumes exactly.
 
-`last.ckpt` is written at every validation, at the end, and at a requested stop; `best.ckpt` when the monitored value
-improves. (Lightning's callback writes `last` only together with `best`, and refers to it by an absolute path.)
+`last.ckpt` is written at every validation, at the end, and at a requested stop (the one before it becomes
+`previous.ckpt`); `best.ckpt` when the monitored value improves. (Lightning's callback writes `last` only together with `best`, and refers to it by an absolute path.)
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def selected(path: Path) -> tuple[Selection | None, dict[str, float]]:
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` and `best.ckpt` into a folder, and stops a run on SIGINT (Ctrl-C) or SIGTERM.
+    """Writes `last.ckpt` and `best.ckpt` into a folder, and stops a run on a signal (`llm2slm.stops`).
 
     A signal takes effect at the next optimizer step, or at the next batch of a validation: the validation is aborted,
     and a resumed run repeats it. A second signal stops immediately. The last step of a run is always validated,
@@ -154,6 +154,11 @@ class Checkpoints(Checkpoint):
         """Seconds of training, without interruptions."""
         return self._seconds + time.perf_counter() - self._started
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Installs the signal handlers, as soon as all processes are connected."""
+        del trainer, pl_module, stage
+        self.signals.install()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepares to repeat an aborted validation."""
         del pl_module
@@ -161,11 +166,10 @@ class Checkpoints(Checkpoint):
             self._repeat = Repeat(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Installs the signal handlers, and repeats an aborted validation."""
+        """Repeats an aborted validation."""
         del pl_module
         if trainer.is_global_zero:
             clear_partial(self.folder)
-        self.signals.install()
         if self._repeat is not None:
             self._repeat.run()
             self._repeat = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.runs import Selection, text_hash
+from llm2slm.stops import Stopped
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
 from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, newest_best, selected
 from llm2slm.training.distill import Teacher
@@ -67,6 +68,23 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         """Restores the best value and the count of validations without improvement."""
         if state_dict.get("rows", self.unrecorded) == self.rows:
             super().load_state_dict({**state_dict, "patience": self.patience})
+
+
+class OnceBegun(Callback):
+    """Calls a function in the first process once training works: after its first batch, or at its end without one."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """After the first batch."""
+        if self._action is not None and trainer.is_global_zero:
+            self._action()
+        self._action = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After a training without batches, as one that repeats a validation only."""
+        self.on_train_batch_end(trainer, pl_module)
 
 
 class TokenBar(TQDMProgressBar):
@@ -138,6 +156,7 @@ def fit(
     resume: Path | None = None,
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
+    begun: Callable[[], object] | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
 
@@ -148,10 +167,11 @@ def fit(
         recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
             validation rows; None: these validations are not comparable with later ones.
         teacher: for optim.distill; `data` must provide its prompts.
+        begun: called once in the first process, after the first step of this process (or its last validation).
 
     Raises:
         UserError: incompatible settings, a monitored value that is never logged, or a loss that is not finite.
-        KeyboardInterrupt: stopped by a signal; after a first Ctrl-C `checkpoints/last.ckpt` has the current step.
+        Stopped: by a signal (a KeyboardInterrupt); after a first one `checkpoints/last.ckpt` has the current step.
     """
     cfg = config.trainer
     if cfg.threads:
@@ -169,6 +189,8 @@ def fit(
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(limits, rows, unrecorded))
+    if begun is not None:
+        callbacks.append(OnceBegun(begun))
     if scorer is not None and config.callbacks.generate_rows:
         examples = validation[: config.callbacks.generate_rows]
         callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
@@ -220,17 +242,20 @@ def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
 def _run(
     trainer: Trainer, module: TrainingModule, data: DataModule, checkpoints: Checkpoints, resume: Path | None
 ) -> None:
-    """Trainer.fit; both kinds of stop are raised as KeyboardInterrupt."""
+    """Trainer.fit; both kinds of stop are raised as `Stopped`, a KeyboardInterrupt."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
     except Interrupted:
-        raise KeyboardInterrupt from None
+        if not trainer.is_global_zero:  # Lightning kills the first process if another one it started fails
+            raise SystemExit(0) from None
+        raise checkpoints.signals.stopped() from None
     except SystemExit as error:  # Lightning converts KeyboardInterrupt to it
         if trainer.interrupted:
-            raise KeyboardInterrupt from None
+            by = error.__context__
+            raise (by if isinstance(by, Stopped) else checkpoints.signals.stopped()) from None
         raise error
     if checkpoints.signals.requested:  # during the last step: trained, not tested
-        raise KeyboardInterrupt
+        raise checkpoints.signals.stopped()
 
 
 def validation_interval(cfg: TrainerConfig) -> int:
