@@ -18,11 +18,13 @@ from llm2slm.data.reps.writer import SHARD_BYTES, StoreWriter
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.stored_encoder import encoder_facts, identity
+from llm2slm.out_of_memory import explained
 from llm2slm.progress import Rate, progress_bar
 from llm2slm.types import StoreDtype, UserError
 
 EMBEDDED = 4096
 """Rows of the embedding matrix per forward pass."""
+TOO_LARGE = "lower encode.batch_tokens"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def encode(
         for batch, lacking in zip(plan, missing, strict=True):
             if lacking:
                 ids_BP, mask_BP = padded(batch, pad)
-                store.append(batch, encoder(ids_BP.to(device), mask_BP.to(device)))
+                with explained(f"a batch of {len(batch)} prompts of {ids_BP.shape[1]} tokens", TOO_LARGE):
+                    reps = encoder(ids_BP.to(device), mask_BP.to(device))
+                store.append(batch, reps)
                 bar.advance(job, _tokens([lacking]))
     if plan:  # else the store has all prompts, and an unfinished fill belongs to another split
         store.finish()

@@ -55,7 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the process that reads standard output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
+    except Exception as error:
+        from llm2slm.cli.failures import of_machine
+
+        if (line := of_machine(error)) is not None:
+            print(f"llm2slm: error: {line}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         return 1
 

@@ -308,7 +308,14 @@ OPTIM = dict.fromkeys(
 TRAINER = dict.fromkeys(
     (
         *("devices", "num_nodes", "strategy", "precision", "matmul_precision", "max_steps", "max_time", "val_every"),
-        *("gradient_clip_val", "accumulate_grad_batches", "log_every_n_steps", "deterministic", "profiler"),
+        *(
+            "gradient_clip_val",
+            "accumulate_grad_batches",
+            "micro_batch",
+            "log_every_n_steps",
+            "deterministic",
+            "profiler",
+        ),
         *("overfit_batches", "limit_val_batches", "val_rows"),
     ),
     row(*FIT),

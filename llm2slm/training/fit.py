@@ -26,6 +26,7 @@ from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage,
 from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, newest_best, selected
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import MODEL, FrozenParts
+from llm2slm.training.micro_batches import MicroBatches
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
 from llm2slm.training.ranks import first_process
@@ -178,7 +179,8 @@ def fit(
         torch.set_num_threads(cfg.threads)
     frozen = FrozenParts(model, config.model, teacher)
     optim = replace(config.optim, projector_lr=projector_rate(config.optim, config.model))
-    module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen)
+    micro = MicroBatches() if cfg.micro_batch else None
+    module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen, micro=micro)
     validation = data.examples("validation")
     rows = monitored_rows(config, drawn(validation, data.val_rows), validation)
     unrecorded = None

@@ -130,7 +130,7 @@ def test_a_second_training_in_a_run_directory_is_refused(tmp_path, tiny_llm, cap
         f"llm2slm: error: {folder / 'checkpoints'}: another process is writing it; wait, or train into another folder "
         "by hydra.run.dir=DIR"
     )
-    for words in (tiny_overrides(tiny_llm) + [f"hydra.run.dir={folder}"], [f"run={folder}"]):
+    for words in ([*tiny_overrides(tiny_llm), f"hydra.run.dir={folder}"], [f"run={folder}"]):
         if words[0].startswith("run="):
             (folder / "config.yaml").write_text("seed: 1\n")
         assert main(["train", *words]) == 2

@@ -134,8 +134,10 @@ def test_without_a_whole_checkpoint_it_is_one_line(stopped, tmp_path):
     (tmp_path / "run/checkpoints/previous.ckpt").unlink()
     cut(tmp_path / "run/checkpoints/best.ckpt")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    both = r"^[^\n]*last.ckpt: is damaged \(.*\), previous.ckpt is missing, and best.ckpt is damaged \(.*\), so nothing is left"
-    with pytest.raises(UserError, match=both + " to resume from; train anew in another folder, without run=$"):
+    both = r"^[^\n]*last.ckpt: is damaged \(.*\), previous.ckpt is missing, and best.ckpt is damaged \(.*\), so "
+    with pytest.raises(
+        UserError, match=both + "nothing is left to resume from; train anew in another folder, without run=$"
+    ):
         resumed(config, tmp_path / "run")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
