@@ -201,7 +201,14 @@ def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answer
     """The trained system with its scores on the final split, its curve, and notes on its training."""
     move_to_device(ready.model, config.trainer.accelerator)  # Lightning leaves it on the processor
     system = score_system(
-        ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
+        ready.model,
+        ready.data,
+        ready.task,
+        config=config,
+        folder=folder,
+        split=ready.final,
+        answers=answers,
+        written=answers is not None,
     )
     system.curve = read_curve(folder / METRICS)
     system.validation = fitted.validation
