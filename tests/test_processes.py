@@ -1,4 +1,4 @@
-"""Data-parallel commands: two processes write the files that one writes, one continues theirs, and they end together."""
+"""Data-parallel commands: two processes write the files that one writes, one continues them, and they end together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 from command_line import ROOT, python
 from safetensors.torch import load_file
+from tiny_runs import SIZES, write_rows
 
 from llm2slm.cli import main
 from llm2slm.config import TrainerConfig
@@ -147,7 +148,12 @@ def test_evaluation_by_two_processes_is_that_of_one(tmp_path: Path, trained: Pat
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_store_of_two_processes_is_that_of_one(tmp_path: Path, tiny_llm: Path, streaming: bool) -> None:
     words = [f"model.llm.name={tiny_llm}", *DATA, "encode.batch_tokens=64"]
-    words += ["data.streaming=true", "data.buffer=8", "data.overlong=drop"] if streaming else []
+    if streaming:
+        write_rows(tmp_path / "rows")
+        words = [word for word in words if not word.startswith("data.")]
+        words += ["data=json", "data.source=source", "data.target=target", "task=instruction", "data.overlong=drop"]
+        words += [f"data.{split}={tmp_path}/rows/{split}.jsonl" for split in SIZES]
+        words += ["data.streaming=true", "data.buffer=8"]
     assert main(["encode", *words, f"hydra.run.dir={tmp_path / 'one'}"]) == 0
     two("encode", *words, f"hydra.run.dir={tmp_path / 'two'}")
     stores = [{p.name: p.read_bytes() for p in (tmp_path / name / "reps").iterdir()} for name in ("one", "two")]

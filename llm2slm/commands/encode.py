@@ -2,7 +2,7 @@
 
 They replace the representations that a hybrid with the same LLM, layer, tokenizers and frame computes in every epoch.
 After an interruption, the same command with the same run directory continues. Streamed training rows are encoded in
-chunks. With several processes (trainer.devices) each encodes a share of the batches, and the first one writes the store.
+chunks. With several processes (trainer.devices) each encodes a share of the batches, and the first one writes.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
         loggers = build_loggers(config.logger, folder, config)
         config = replace(config, trainer=replace(config.trainer, progress=shown and config.trainer.progress))
         fitted, answers = trained(config, folder, ready, begun, loggers)
-        ready.teacher = None  # frees its memory for the test
+        ready.model, ready.teacher = fitted.model, None  # frees the memory of the teacher for the test
         if fitted.first_process:
             with naming_rest(folder):
                 if answers is None:
@@ -132,13 +132,14 @@ def record(config: RunConfig, folder: Path) -> None:
 
 @dataclass
 class Ready:
-    """Checked inputs of a training. final: the split to test on."""
+    """Checked inputs of a training. final: the split to test on; rebuild: builds the untrained model again."""
 
     model: LLM2SLM
     data: DataModule
     task: Task
     final: str
     teacher: Teacher | None
+    rebuild: Callable[[], LLM2SLM]
 
 
 def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
@@ -167,7 +168,12 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     check_monitor(config, task)
     check_context_length(model, data, final)
     check_context_length(model, data, "validation", config.callbacks.generate_rows)
-    return Ready(model, data, task, final, teacher)
+
+    def rebuild() -> LLM2SLM:
+        set_seed(config.seed)
+        return untrained(at_first, task)
+
+    return Ready(model, data, task, final, teacher, rebuild)
 
 
 def replicates(strategy: str) -> bool:
@@ -188,9 +194,9 @@ def trained(
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
     scorer = validation_scorer(ready.task, config.data.eval_batch_size, seen)
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"rebuild": ready.rebuild}
     if begun is not None:
-        given = {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
+        given |= {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
     model, data, teacher = ready.model, ready.data, ready.teacher
     with naming_command(folder):
         fitted = fit(config, folder, model, data, loggers=loggers, scorer=scorer, teacher=teacher, **given)

@@ -30,6 +30,7 @@ from llm2slm.training.micro_batches import MicroBatches
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
 from llm2slm.training.ranks import first_process
+from llm2slm.training.sharding import FSDP, Sharded
 from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
 
@@ -38,9 +39,14 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome of a fit: seconds and optimizer steps (of the whole training, interruptions included), path of the
-    checkpoint whose weights the model has, and how it was selected."""
+    """The outcome of a fit.
 
+    Attributes:
+        model: with the weights of the best checkpoint. best: path of that checkpoint; selection: how it was selected.
+        seconds, steps: of training (optimizer steps); of the whole training, interruptions included.
+    """
+
+    model: LLM2SLM
     seconds: float
     steps: int
     best: str
@@ -158,6 +164,7 @@ def fit(
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
     begun: Callable[[], object] | None = None,
+    rebuild: Callable[[], LLM2SLM] | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
 
@@ -168,6 +175,7 @@ def fit(
         recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
             validation rows; None: these validations are not comparable with later ones.
         teacher: for optim.distill; `data` must provide its prompts.
+        rebuild: builds the untrained model again, for the result of a strategy that leaves `model` sharded (FSDP).
         begun: called once in the first process, after the first step of this process (or its last validation).
 
     Raises:
@@ -198,6 +206,7 @@ def fit(
         callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
     if cfg.progress:
         callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
+    data.divides_validation = cfg.strategy != FSDP  # sharded weights: equal passes in all processes
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     model.train()  # Lightning keeps eval mode, in which dropout is off
     with matmul_precision(cfg.matmul_precision):
@@ -205,8 +214,11 @@ def fit(
     seconds = checkpoints.seconds
     module.teacher = None  # the Trainer still references the module
     best = newest_best(folder / CHECKPOINTS)
+    if cfg.strategy == FSDP and rebuild is not None:
+        model = rebuild()
     load_best(model, best, frozen)
-    return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero, *selected(best))
+    chosen = selected(best)
+    return Fitted(model, seconds, trainer.global_step, str(best), trainer.is_global_zero, *chosen)
 
 
 def monitored_rows(config: RunConfig, of_loss: Sequence[Example], validation: Sequence[Example]) -> str:
@@ -225,7 +237,7 @@ def load_fitted(
     """The result of `fit` for a finished training; loads the weights of the best checkpoint into `model`."""
     best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, FrozenParts(model, config.model, teacher))
-    return Fitted(progress.seconds, progress.steps, str(best), first_process(), *selected(best))
+    return Fitted(model, progress.seconds, progress.steps, str(best), first_process(), *selected(best))
 
 
 def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
@@ -281,7 +293,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
-            strategy=cfg.strategy,
+            strategy=Sharded() if cfg.strategy == FSDP else cfg.strategy,
             precision=cfg.precision,
             max_steps=cfg.max_steps,
             max_epochs=-1,

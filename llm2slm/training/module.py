@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
@@ -24,6 +25,7 @@ from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
 from llm2slm.training.phases import frozen_in_first_phase, without_gradients
 from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
+from llm2slm.training.sharding import local, shard
 from llm2slm.types import Batch, UserError
 
 EARLIER_PROMPTS = "heard"
@@ -201,7 +203,7 @@ class TrainingModule(LightningModule):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.grad.mul_(scale.to(parameter.grad.dtype))
+                    local(parameter.grad).mul_(scale.to(parameter.grad.dtype))
         step = self.trainer.global_step + 1
         self.losses.stepped(step, totals[1] / tokens)
         # Lightning writes a row at the last step, whatever the interval
@@ -256,6 +258,12 @@ class TrainingModule(LightningModule):
         self.val_loss.reset()
         self.val_tokens.reset()
         self._restart_clock()  # training time excludes validation
+
+    def configure_model(self) -> None:
+        """With FSDP, shards the model. (`device_mesh` is None with other strategies.)"""
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.device_mesh)
+            self.frozen_first = frozen_in_first_phase(self.model) if self.cfg.freeze_slm_steps else []
 
     def configure_optimizers(self) -> Any:
         """The optimizer over projector and SLM, one scheduler step per optimizer step."""
