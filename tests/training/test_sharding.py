@@ -78,7 +78,9 @@ def test_two_sharded_processes_train_what_one_does(tmp_path):
     assert files[0] == files[1]
     ends = [checkpoint(f / "checkpoints" / "last.ckpt") for f in (folder, tmp_path / "alone")]
     assert ends[0].keys() == ends[1].keys() and ends[0]["state_dict"].keys() == ends[1]["state_dict"].keys()
-    off = sum(float((ends[0]["state_dict"][f"model.{n}"] - ends[1]["state_dict"][f"model.{n}"]).pow(2).sum()) for n in start)
+    off = sum(
+        float((ends[0]["state_dict"][f"model.{n}"] - ends[1]["state_dict"][f"model.{n}"]).pow(2).sum()) for n in start
+    )
     way = sum(float((ends[1]["state_dict"][f"model.{n}"] - start[n]).pow(2).sum()) for n in start)
     assert off < 1e-6 * way
     states = [end["optimizer_states"][0] for end in ends]
