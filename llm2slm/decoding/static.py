@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from transformers import EncoderDecoderCache, StaticCache
-from transformers.cache_utils import StaticLayer
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.row_cache import RowCache, positions_by_row
 from llm2slm.decoding.state import DecodeState
 from llm2slm.models.prompt import GatedStates, Prompt
 
@@ -40,8 +41,8 @@ def misfit(model: LLM2SLM) -> str | None:
     kind = slm.config.model_type
     if not getattr(slm, "_can_compile_fullgraph", False):
         return f"transformers does not support a static cache for {kind}"
-    cache = StaticCache(config=slm.config, max_cache_len=1)
-    if any(type(layer) is not StaticLayer for layer in cache.layers):
+    cache = DynamicCache(config=slm.config.get_text_config(decoder=True))
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
         return f"a {kind} has blocks with a sliding window or a state"
     return None
 
@@ -53,10 +54,12 @@ class StaticState(DecodeState):
     Attributes:
         session: the buffers.
         active_B: rows of the session that are not finished.
+        length: slots in use, the same in all rows.
     """
 
     session: Session
     active_B: Tensor
+    length: int
 
     def keep(self, kept_K: Tensor) -> StaticState:
         """See `DecodeState`. The session computes finished rows too, until half of its rows are finished."""
@@ -64,93 +67,88 @@ class StaticState(DecodeState):
 
 
 class Session:
-    """Buffers for batches of one size, and the captured step over them.
+    """Buffers for batches of one size, and the captured forward passes over them, by the number of their tokens.
 
     Args:
         forward: of the system.
         state: of a prompt; gives shapes, types and device.
         rows: of the buffers; at least those of the state.
-        capacity: S, positions of self-attention. attended: P, positions of (gated) cross-attention.
+        capacity: S, slots of self-attention. attended: P, positions of (gated) cross-attention.
     """
 
     @torch.inference_mode(False)  # the buffers are changed in inference mode and outside of it
     def __init__(self, forward: Forward, state: DecodeState, rows: int, capacity: int, attended: int) -> None:
-        self.model, self.slm, self.last_logits = forward.model, forward.slm, forward.last_logits
+        self.model, self.slm = forward.model, forward.slm
         own, across = _caches(state.cache)
         like = own.layers[0].keys
-        self.rows, self.low = rows, torch.finfo(like.dtype).min
-        self.own = StaticCache(config=self.slm.config, max_cache_len=capacity)
-        _reserve(self.own, own, rows)
+        self.rows, self.capacity, self.low = rows, capacity, torch.finfo(like.dtype).min
+        self.own = RowCache(own, rows, capacity)
+        self.across = None if across is None else RowCache(across, rows, attended)
         self.cache: Any = self.own
-        self.across: StaticCache | None = None
-        if across is not None:
-            self.across = StaticCache(config=self.slm.config, max_cache_len=attended)
-            _reserve(self.across, across, rows)
+        if self.across is not None:
             self.cache = EncoderDecoderCache(self.own, self.across)
             self.cache.is_updated = dict.fromkeys(range(len(self.across.layers)), True)
-        self.ids_B1 = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
-        self.positions_B1 = None if state.mask_BC is None else torch.zeros_like(self.ids_B1)
-        self.mask_B11S = like.new_zeros(rows, 1, 1, capacity)
+        self.decoder_only = state.mask_BC is not None
+        self.start_B = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self.slots_S = torch.arange(capacity, device=like.device)
         self.cross_mask_B11P = None if across is None else like.new_zeros(rows, 1, 1, attended)
         self.states_BPD = state.prompt.states_BQD.new_zeros(rows, attended, state.prompt.states_BQD.shape[2])
         self.gated = _gated_buffers(state.prompt.gated_states, rows, attended)
-        self.graph: Callable[[], Tensor] | None = None
+        self.inputs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.graphs: dict[int, Callable[[], Tensor]] = {}
 
     def adopt(self, state: DecodeState) -> None:
         """Copies what the SLM has processed into the buffers, as their first rows."""
         own, across = _caches(state.cache)
-        length = own.layers[0].keys.shape[2]
         rows = slice(0, len(state.rows_B))
-        _copy(self.own, own, rows)
-        for layer in self.own.layers:
-            layer.cumulative_length.fill_(length)
-        self.mask_B11S.zero_()
-        if state.mask_BC is not None and self.positions_B1 is not None:
-            self.mask_B11S[rows, 0, 0, :length] = self._additive(state.mask_BC)
-            self.positions_B1[rows, 0] = state.mask_BC.long().sum(1)
+        self.own.fill(own)
+        if state.mask_BC is not None:  # padded on the left
+            self.start_B[rows] = state.mask_BC.shape[1] - state.mask_BC.long().sum(1)
         if self.across is not None and across is not None and self.cross_mask_B11P is not None:
-            _copy(self.across, across, rows)
+            self.across.fill(across)
             mask_BP = state.prompt.mask_BQ
             self.cross_mask_B11P.fill_(self.low)
-            self.cross_mask_B11P[rows, 0, 0, : mask_BP.shape[1]] = self._additive(mask_BP)
+            self.cross_mask_B11P[rows, 0, 0, : mask_BP.shape[1]].masked_fill_(mask_BP == 1, 0)
         if self.gated is not None and state.prompt.gated_states is not None:
             _copy_gated(self.gated, state.prompt.gated_states, rows)
 
-    def _additive(self, mask: Tensor) -> Tensor:
-        """A mask of 1 and 0 as 0 and the lowest number."""
-        return torch.zeros_like(mask, dtype=self.mask_B11S.dtype).masked_fill_(mask == 0, self.low)
+    def advance(self, ids_BQ: Tensor, slots_BQ: Tensor) -> Tensor:
+        """logits_BQV after Q tokens of every row, which are written to the slots.
 
-    def step(self) -> Tensor:
-        """logits_BV after the tokens in `ids_B1`; captures the step when it is called for the first time."""
-        if self.graph is not None:
+        Args:
+            slots_BQ: consecutive in each row; what a row has in later slots is written over or never attended to.
+        """
+        tokens = ids_BQ.shape[1]
+        if tokens not in self.inputs:
+            with torch.inference_mode(False):
+                self.inputs[tokens] = ids_BQ.clone(), slots_BQ.clone()
+        for buffer, value in zip(self.inputs[tokens], (ids_BQ, slots_BQ), strict=True):
+            buffer.copy_(value)
+        if tokens in self.graphs:
             with torch.inference_mode():  # each operation costs less without the bookkeeping of autograd
-                return self.graph()
-        self.graph, logits_BV = _captured(self._compute)
-        return logits_BV
+                return self.graphs[tokens]()
+        self.graphs[tokens], logits_BQV = _captured(lambda: self._compute(*self.inputs[tokens]))
+        return logits_BQV
 
-    def _compute(self) -> Tensor:
-        """The step itself: the SLM's forward pass over one token of every row."""
-        later_S = torch.where(self.slots_S > self.own.layers[0].cumulative_length, self.low, 0.0)
-        mask_B11S = torch.minimum(self.mask_B11S, later_S.to(self.mask_B11S.dtype))
+    def _compute(self, ids_BQ: Tensor, slots_BQ: Tensor) -> Tensor:
+        """The forward pass itself."""
+        self.own.slots_BQ = slots_BQ
+        real_BQS = (self.slots_S <= slots_BQ.unsqueeze(-1)) & (self.slots_S >= self.start_B[:, None, None])
+        mask_B1QS = torch.where(real_BQS, 0.0, self.low).to(self.states_BPD.dtype).unsqueeze(1)
         seq2seq = self.slm.config.is_encoder_decoder
-        inputs: dict[str, Any] = {"decoder_input_ids" if seq2seq else "input_ids": self.ids_B1}
-        inputs["decoder_attention_mask" if seq2seq else "attention_mask"] = mask_B11S
+        inputs: dict[str, Any] = {"decoder_input_ids" if seq2seq else "input_ids": ids_BQ}
+        inputs["decoder_attention_mask" if seq2seq else "attention_mask"] = mask_B1QS
         if self.cross_mask_B11P is not None and seq2seq:
             output = BaseModelOutput(last_hidden_state=self.states_BPD)
             inputs |= {"encoder_outputs": output, "attention_mask": self.cross_mask_B11P}
         elif self.cross_mask_B11P is not None:
             inputs |= {"encoder_hidden_states": self.states_BPD, "encoder_attention_mask": self.cross_mask_B11P}
-        if self.positions_B1 is not None:
-            inputs["position_ids"] = self.positions_B1
-        prompt = Prompt(self.states_BPD, self.ids_B1, gated_states=self.gated)
-        with self.model.attending(prompt):
-            logits_BTV: Tensor = self.slm(
-                **inputs, past_key_values=self.cache, use_cache=True, return_dict=True, **self.last_logits
-            ).logits
-        if self.positions_B1 is not None:
-            self.positions_B1.add_(1)
-        return logits_BTV[:, -1]
+        if self.decoder_only:
+            inputs["position_ids"] = (slots_BQ - self.start_B.unsqueeze(1)).clamp_(min=0)
+        prompt = Prompt(self.states_BPD, ids_BQ, gated_states=self.gated)
+        with self.model.attending(prompt), positions_by_row(self.slm, slots_BQ, self.capacity):
+            logits_BQV: Tensor = self.slm(**inputs, past_key_values=self.cache, use_cache=True, return_dict=True).logits
+        return logits_BQV
 
 
 class StaticForward(Forward):
@@ -169,22 +167,25 @@ class StaticForward(Forward):
         state, logits_BV = super().start(prompt, new_tokens)
         if new_tokens == 1:
             return state, logits_BV
-        length = _caches(state.cache)[0].layers[0].keys.shape[2] + new_tokens - 1
+        length = _caches(state.cache)[0].layers[0].keys.shape[2]
         gated = state.prompt.gated_states
         attended = state.prompt.mask_BQ.shape[1] if gated is None else gated.mask_BP.shape[1]
-        session = self._session(state, len(state.rows_B), _up(length, CAPACITY), _up(attended, ATTENDED))
+        sizes = _up(length + new_tokens - 1, CAPACITY), _up(attended, ATTENDED)
+        session = self._session(state, len(state.rows_B), *sizes)
         session.adopt(state)
         fields = {field: getattr(state, field) for field in DecodeState.__dataclass_fields__}
         active_B = torch.arange(len(state.rows_B), device=logits_BV.device)
-        return StaticState(**fields | {"cache": None}, session=session, active_B=active_B), logits_BV
+        return StaticState(**fields | {"cache": None}, session=session, active_B=active_B, length=length), logits_BV
 
     def step(self, state: DecodeState, ids_B: Tensor) -> tuple[DecodeState, Tensor]:
         """See `Forward`."""
         assert isinstance(state, StaticState)
         session, active_B = state.session, state.active_B
-        session.ids_B1[active_B, 0] = ids_B
-        logits_BV = session.step()
-        return state, logits_BV if len(active_B) == session.rows else logits_BV[active_B]
+        ids_BQ = ids_B.new_zeros(session.rows, 1)
+        ids_BQ[active_B, 0] = ids_B
+        logits_BV = session.advance(ids_BQ, torch.full_like(ids_BQ, state.length))[:, -1]
+        after = replace(state, length=state.length + 1)
+        return after, logits_BV if len(active_B) == session.rows else logits_BV[active_B]
 
     def _session(self, state: DecodeState, rows: int, capacity: int, attended: int) -> Session:
         """The session of this size: the one that was used before, or a new one."""
@@ -206,19 +207,6 @@ def _caches(cache: Any) -> tuple[Any, Any]:
     if isinstance(cache, EncoderDecoderCache):
         return cache.self_attention_cache, cache.cross_attention_cache
     return cache, None
-
-
-def _reserve(static: StaticCache, like: Any, rows: int) -> None:
-    """Allocates buffers of the shapes of another cache."""
-    for layer, other in zip(static.layers, like.layers, strict=True):
-        layer.lazy_initialization(other.keys[:1].expand(rows, -1, -1, -1), other.values[:1].expand(rows, -1, -1, -1))
-
-
-def _copy(static: StaticCache, cache: Any, rows: slice) -> None:
-    """Copies keys and values to the beginning of the buffers."""
-    for layer, other in zip(static.layers, cache.layers, strict=True):
-        length = other.keys.shape[2]
-        layer.keys[rows, :, :length], layer.values[rows, :, :length] = other.keys, other.values
 
 
 def _gated_buffers(states: GatedStates | None, rows: int, attended: int) -> GatedStates | None:
