@@ -11,6 +11,7 @@ DIR/
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -310,6 +311,16 @@ def recorded_config(folder: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a configuration; expected keys and values")
     return loaded
+
+
+def curve(path: Path) -> dict[int, dict[str, float]]:
+    """The rows of a `metrics.csv` by step, also of one that is being written; {} for a file that cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
+        return {int(row["step"]): {k: float(v) for k, v in row.items() if k and v and k != "step"} for row in rows}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def home(run: str) -> Path | None:

@@ -16,7 +16,7 @@ from llm2slm.evaluation.metrics import scores as registry
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress"}
+BASE = {"types", "processes", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
     # package -> what it may import besides itself: packages, or single modules of a package ("data.collate")
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "json_lines": {"types", "atomic"},
     "atomic": {"types"},
     "gguf_files": {"types"},
+    "processes": set(),
     "config": {"types", "gguf_files"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
@@ -37,8 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": LIBRARY,
     "evaluation": LIBRARY,
     "testing": LIBRARY,
-    "commands": LIBRARY | {"resumable", "offline", "training", "evaluation", "__init__"},
-    "cli": LIBRARY | {"offline", "training", "evaluation", "commands", "__init__"},
+    "sweeps": BASE | {"evaluation"},
+    "commands": LIBRARY | {"resumable", "offline", "training", "evaluation", "sweeps", "__init__"},
+    "cli": LIBRARY | {"offline", "training", "evaluation", "sweeps", "commands", "__init__"},
     "__main__": {"cli"},
     "__init__": {"types", "models"},  # for type checkers; at run time both are imported on first use
 }

@@ -29,6 +29,7 @@ from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import CLOSED, SCHEMAS, Key, has_groups, keys, lookup, nearest_keys, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
+from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS
 from llm2slm.types import UserError
 
 SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "compare", "tokenizer")}
@@ -48,8 +49,11 @@ def blank(schema: type) -> DictConfig:
 @cache
 def register_schema(verb: str) -> None:
     """Registers the dataclass of a verb with Hydra, under the name in the defaults list of its primary config."""
-    name = SCHEMA_NAMES.get(verb, "run_schema")
-    ConfigStore.instance().store(name=name, node=SCHEMAS[verb], provider="llm2slm")
+    name, store = SCHEMA_NAMES.get(verb, "run_schema"), ConfigStore.instance()
+    store.store(name=name, node=SCHEMAS[verb], provider="llm2slm")
+    for group, schemas in (("hydra/launcher", LAUNCHERS), ("hydra/sweeper", SWEEPERS)):
+        for option, node in schemas.items():
+            store.store(group=group, name=f"{option}_schema", node=node, provider="llm2slm")
 
 
 def search_path(main: Path, extra: str | None) -> ConfigSearchPath:
@@ -228,18 +232,17 @@ class Composer:
         return self._defaults
 
     def jobs(self, composed: DictConfig) -> list[list[str]]:
-        """The checked overrides of each job of a sweep; [] for other sweepers than Hydra's basic one."""
-        sweeper = composed.hydra.sweeper
-        if sweeper.get("_target_") != hydra_internals.BASIC_SWEEPER:
-            return []
-        params = [self.prepare(f"{key}={value}", sweeping=True) for key, value in (sweeper.params or {}).items()]
-        task = list(composed.hydra.overrides.task)
-        hydra = [o for o in composed.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        """The checked overrides of each job of a sweep by Hydra's basic sweeper, without those of Hydra."""
         try:
-            jobs = hydra_internals.cross_product([self.parse(o) for o in [*params, *task]])
+            return hydra_internals.cross_product([self.parse(override) for override in self.swept(composed)])
         except HydraException as error:
             raise UserError(one_line(error)) from None
-        return [[*hydra, *job] for job in jobs]
+
+    def swept(self, composed: DictConfig) -> list[str]:
+        """The checked overrides of a sweep, of `hydra.sweeper.params` and of the command line, with all values."""
+        params = composed.hydra.sweeper.get("params") or {}
+        prepared = [self.prepare(f"{key}={value}", sweeping=True) for key, value in params.items()]
+        return [*prepared, *composed.hydra.overrides.task]
 
     def typed(self, composed: DictConfig) -> Any:
         """The dataclass of the verb from a composed configuration (with or without Hydra's part)."""

@@ -277,7 +277,7 @@ def test_a_second_signal_is_passed_on_and_a_third_kills(tmp_path, monkeypatch):
 def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
     """The training continues: its own files report a full disk."""
     configs = configs_in(tmp_path, max_steps=2, val_every=2)
-    write = side_by_side.Training._write
+    write = side_by_side.Training._log_line
 
     class Full:
         def write(self, *_):
@@ -291,7 +291,7 @@ def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
         write(self, text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(side_by_side.Training, "_write", full)
+        patch.setattr(side_by_side.Training, "_log_line", full)
         found = train_side_by_side(configs, tmp_path, Console(file=StringIO()), at_once=2, threads=1)
     assert set(found) == set(configs)
     lines = [line for line in capsys.readouterr().err.splitlines() if LOG in line]
