@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2slm.atomic import REFUSED
 from llm2slm.cli import hydra_internals
 from llm2slm.cli.compose import Composer, one_line, quote
-from llm2slm.cli.job import attempt, named_in_environment, release
+from llm2slm.cli.job import attempt, release, with_environment
 from llm2slm.cli.launch import Command
 from llm2slm.commands.output_folder import make_folder
-from llm2slm.sweeps.jobs import JobRecord, name_of, read_record
+from llm2slm.sweeps.jobs import JOB_FOLDER, SWEEP_DIR, JobRecord, read_record
 from llm2slm.sweeps.table import finish_sweep
 from llm2slm.types import UserError
 
@@ -35,7 +35,7 @@ class SweptCommand(Command):
             return found.value
         JobRecord(overrides, "pending").write(folder)
         try:
-            with named_in_environment(name_of(folder.parent), folder):
+            with with_environment({SWEEP_DIR: str(folder.parent), JOB_FOLDER: str(folder)}):
                 attempt(folder, partial(self.run, composed, overrides, folder))
         finally:
             release()

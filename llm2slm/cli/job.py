@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from llm2slm.atomic import write_text
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.launch import parsed, run_prepared
 from llm2slm.processes import stop_with_parent
-from llm2slm.sweeps.jobs import JOB_FOLDER, SWEEP_NAME, Attempt
+from llm2slm.sweeps.jobs import JOB_FOLDER, Attempt
 from llm2slm.types import UserError
 
 STOPPED = (130, 143)
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def first_process() -> bool:
-    """Whether this is the process of rank 0 among those of a job, whoever started them: Lightning or Slurm."""
+    """Whether this is the process of rank 0 among those of a job, which Lightning or Slurm starts."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
@@ -102,10 +102,10 @@ def attempt(folder: Path, work: Callable[[], float | None]) -> int:
 
 
 @contextmanager
-def named_in_environment(sweep: str, folder: Path) -> Iterator[None]:
+def with_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """The environment of a job that runs in this process; afterwards it is as before."""
-    before = {name: os.environ.get(name) for name in (SWEEP_NAME, JOB_FOLDER)}
-    os.environ.update({SWEEP_NAME: sweep, JOB_FOLDER: str(folder)})
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

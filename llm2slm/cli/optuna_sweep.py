@@ -91,6 +91,7 @@ class Space:
 
     def _make(self, swept: Sequence[str], record: JobRecord | None, trial: int) -> Job:
         job = self.plan.add_job([*self.fixed, *swept], record, trial)
+        job.varied = tuple(axis.key.lstrip("+") for axis in self.axes)
         self.plan.write_pending(job)
         return job
 

@@ -50,7 +50,7 @@ JUDGE = _named(  # the command refuses keys of an endpoint with local, and the r
     "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
     {"revision": when(ON_HUB, lambda config: config.local is None or hub_name(config.local))},
 )
-REPORT = _named("report", "runs out title buckets")
+REPORT = _named("report", "runs mixed out title buckets")
 COMPARE = _named("compare", "runs out baseline metrics language benchmark resamples rows seed")
 TOKENIZER = (
     {f"data.{name}": rows for name, rows in DATA.items()}

@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from llm2slm.atomic import WriteLock, write_text
 from llm2slm.cli import hydra_internals
 from llm2slm.cli.compose import Composer, quote
-from llm2slm.cli.job import attempt, named_in_environment, release, run
+from llm2slm.cli.job import attempt, release, run, with_environment
 from llm2slm.cli.launch import parsed
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.processes import GRACE, POLL
-from llm2slm.sweeps.jobs import SWEEP_FILE, Job, JobRecord, name_of, read_records, runs_now, sweep_of
+from llm2slm.sweeps.jobs import SWEEP_FILE, Job, JobRecord, assignments, name_of, read_records, runs_now, sweep_of
 from llm2slm.sweeps.progress import Reporter, shown
 from llm2slm.sweeps.table import finish_sweep
 from llm2slm.types import UserError
@@ -121,6 +122,10 @@ class Plan:
             )
         for own, record in zip(overrides, found, strict=True):
             self.add_job(list(own), record)
+        values = [assignments(job.overrides) for job in self.jobs]
+        keys = dict.fromkeys(key for own in values for key in own)
+        varied = tuple(key for key in keys if len({own.get(key) for own in values}) > 1)
+        self.jobs = [replace(job, varied=varied) for job in self.jobs]
 
     def add_job(self, overrides: list[str], record: JobRecord | None = None, trial: int | None = None) -> Job:
         """Adds one job, whose configuration is checked."""
@@ -140,10 +145,6 @@ class Plan:
         job = Job(number, folder, overrides, arguments, trial=trial, **resources(self.verb, config))
         self.jobs.append(job)
         return job
-
-    def fixed(self) -> set[str]:
-        """The overrides that all jobs have."""
-        return set.intersection(*(set(job.overrides) for job in self.jobs)) if self.jobs else set()
 
     def _next(self) -> int:
         new = sum(job.number >= len(self.records) for job in self.jobs)
@@ -223,8 +224,8 @@ def in_this_process(plan: Plan) -> int:
     """Runs the jobs one after another in this process. Returns 0; a signal is raised."""
     for job in plan.left():
         wait_for(job)
-        print(f"[{job.number + 1} of {len(plan.jobs)}] {job.name}: {shown(job, plan.fixed())}", flush=True)
-        with named_in_environment(name_of(plan.folder), job.folder):
+        print(f"[{job.number + 1} of {len(plan.jobs)}] {job.name}: {shown(job)}", flush=True)
+        with with_environment(job.environment()):
             try:
                 attempt(job.folder, partial(run, job.command()))
             finally:
@@ -255,8 +256,7 @@ def in_processes(plan: Plan, space: Space | None) -> int:
             source.attached(job)
         else:
             wait_for(job)
-    fixed = plan.fixed() if space is None else space.fixed
-    return Supervisor(source, launcher, settings, Reporter(total, complete, fixed=fixed), attached=attached).run()
+    return Supervisor(source, launcher, settings, Reporter(total, complete), attached=attached).run()
 
 
 def launcher_settings(composed: DictConfig) -> Any:
@@ -310,7 +310,7 @@ def check_processes(config: Any) -> None:
     if isinstance(config, RunConfig) and several_processes(config.trainer):
         raise UserError(
             f"-m hydra/launcher=basic with trainer.devices={config.trainer.devices} and "
-            f"trainer.strategy={config.trainer.strategy}: such jobs need processes of their own; leave "
+            f"trainer.strategy={config.trainer.strategy}: such jobs need separate processes; leave "
             "hydra/launcher=basic out, or add trainer.devices=1 trainer.strategy=auto"
         )
 

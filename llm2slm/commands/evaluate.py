@@ -150,10 +150,14 @@ def score_system(
     """
     examples = data.examples(split)
     known, size = answers is not None, config.data.eval_batch_size
+    timed: dict[str, Any] = {}
     if answers is None:
         # without a source all prompts are equal
-        distinct = examples[:1] if task.text else examples
+        distinct, started = examples[:1] if task.text else examples, time.perf_counter()
         answers = predict(model, distinct, task, size, progress=config.trainer.progress)
+        if distinct:
+            ms = 1000 * (time.perf_counter() - started) / len(distinct)
+            timed = {"generation": {"ms_per_answer": round(ms, 3), "batch": size}}
         answers = answers * len(examples) if task.text else answers
     rows = prediction_rows(examples, answers)
     if not known:
@@ -165,7 +169,7 @@ def score_system(
     system.buckets = quality_by_length(examples, measured)
     notes = {"split": split, "data": data.report()} | language_note(task)
     system.notes = notes | decoding_note(model, task) | control_note(model)
-    system.notes |= llm_note(model, config.model.llm, system.weights)
+    system.notes |= llm_note(model, config.model.llm, system.weights) | timed
     return system
 
 

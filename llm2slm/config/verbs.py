@@ -85,7 +85,9 @@ class ReportConfig:
     """`report`: one page of the results of several runs."""
 
     runs: list[str] = field(default_factory=list)
-    """Run directories, or result.json files."""
+    """Run directories, result.json files, or folders of sweeps (all their jobs with a result)."""
+    mixed: bool = False
+    """Allow runs of several corpora: their table has a column for the corpus, and no best run."""
     out: str = "outputs/report"
     """Folder of report.html."""
     title: str = "llm2slm report"

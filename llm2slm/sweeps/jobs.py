@@ -22,8 +22,10 @@ from llm2slm.types import UserError
 JOB_FILE = "job.json"
 LOG = "job.log"
 SWEEP_FILE = "sweep.json"
-SWEEP_NAME = "LLM2SLM_SWEEP"
-"""Environment variable of the processes of a sweep: its name, as the group of W&B."""
+SWEEP_DIR = "LLM2SLM_SWEEP_DIR"
+"""Environment variable of the processes of a sweep: its folder, by whose name loggers group runs."""
+SWEEP_VARIED = "LLM2SLM_SWEEP_VARIED"
+"""Environment variable of the processes of a sweep: the keys that differ between jobs, separated by commas."""
 JOB_FOLDER = "LLM2SLM_JOB"
 """Environment variable of the processes of a job: its folder, which has `job.json`."""
 COMPLETE = ("done", "pruned")
@@ -119,7 +121,7 @@ class Job:
         arguments: of the command that runs it from its beginning, verb included.
         devices: number of devices of one node; processes: on one node (of a GPU job: one for each device).
         nodes: number of nodes. on_gpu: False: trainer.accelerator=cpu.
-        steps: optimizer steps; 0 for other verbs than train.
+        steps: optimizer steps; 0 for other verbs than train. varied: keys that differ between the jobs of the sweep.
     """
 
     number: int
@@ -131,6 +133,12 @@ class Job:
     on_gpu: bool = True
     steps: int = 0
     trial: int | None = None
+    varied: tuple[str, ...] = ()
+
+    def environment(self) -> dict[str, str]:
+        """The variables of its processes."""
+        named = {SWEEP_DIR: str(self.folder.parent), SWEEP_VARIED: ",".join(self.varied)}
+        return named | {JOB_FOLDER: str(self.folder)}
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from llm2slm.atomic import writing
 from llm2slm.processes import Child, environment
 from llm2slm.runs import usable_cores
-from llm2slm.sweeps.jobs import JOB_FOLDER, LOG, SWEEP_NAME, Job, JobRecord, name_of
+from llm2slm.sweeps.jobs import LOG, Job, JobRecord
 from llm2slm.sweeps.running import Running
 from llm2slm.sweeps.settings import LauncherSettings
 from llm2slm.types import UserError
@@ -26,7 +26,7 @@ class JobProcess(Child):
 
     def __init__(self, job: Job, threads: int | None = None, gpus: Sequence[str] | None = None) -> None:
         self.job, self.gpus, self.requested = job, list(gpus or ()), False
-        own = {SWEEP_NAME: name_of(job.folder.parent), JOB_FOLDER: str(job.folder)}
+        own = job.environment()
         if gpus:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         if threads is not None and "RAYON_NUM_THREADS" not in os.environ:
@@ -53,7 +53,7 @@ class JobProcess(Child):
 class LocalLauncher:
     """Starts jobs on this machine.
 
-    A job gets `job.devices` GPUs of its own while there are free ones; with `jobs=N` above their number, jobs share the
+    A job gets `job.devices` unused GPUs while there are some; with `jobs=N` above their number, jobs share the
     GPUs that have the fewest jobs. Without GPUs, one job runs at a time, or N.
     """
 

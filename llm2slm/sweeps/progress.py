@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.progress import TaskID
@@ -23,8 +23,7 @@ class Reporter:
     """Prints what happens to the jobs; a context within which the lines on a terminal are redrawn.
 
     Args:
-        total: number of jobs of the sweep. complete: of these, done before. fixed: overrides of all jobs, which are not
-            printed.
+        total: number of jobs of the sweep. complete: of these, done before.
         terminal: whether to redraw lines; None: whether the error stream is a terminal.
     """
 
@@ -33,12 +32,10 @@ class Reporter:
         total: int,
         complete: int = 0,
         *,
-        fixed: Collection[str] = (),
         terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.counts, self.clock = total, {"done": complete}, clock
-        self.fixed = fixed
         self.terminal = sys.stderr.isatty() if terminal is None else terminal
         self.bar = progress_bar(self.terminal, transient=True)
         self.bars: dict[int, TaskID] = {}
@@ -64,9 +61,7 @@ class Reporter:
         """A job starts."""
         self.began[job.number] = self.printed[job.number] = self.clock()
         again = " (resumes)" if job.command() != job.arguments else ""
-        self.line(
-            f"[{job.number + 1} of {max(self.total, job.number + 1)}] {job.name}{again}: {shown(job, self.fixed)}"
-        )
+        self.line(f"[{job.number + 1} of {max(self.total, job.number + 1)}] {job.name}{again}: {shown(job)}")
 
     def repeated(self, job: Job, record: JobRecord) -> None:
         """A job failed, and will be repeated."""
@@ -112,9 +107,9 @@ class Reporter:
             self.bar.remove_task(bar)
 
 
-def shown(job: Job, fixed: Collection[str] = ()) -> str:
+def shown(job: Job) -> str:
     """The overrides of a job on one line, without those of all jobs."""
-    own = [override for override in job.overrides if override not in fixed] or job.overrides
+    own = [each for each in job.overrides if each.lstrip("+").partition("=")[0] in job.varied] or job.overrides
     return " ".join(" ".join(own).split()) or "no overrides"
 
 

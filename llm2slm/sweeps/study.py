@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: the jobs are trials of an Optuna study, by ask and tell.
+"""`hydra/sweeper=optuna`: the jobs are trials of an Optuna study (its ask-and-report interface).
 
 The study is stored, so that the same command continues it: interrupted trials resume, failed ones are repeated.
 Validation scores are read from the `metrics.csv` of each job while it runs; a trial that the pruner rejects is stopped
@@ -200,7 +200,7 @@ class Trials:
         return [*self._waiting, *[self.template] * self.new][:most]
 
     def take(self, number: int) -> list[Job]:
-        """Takes jobs to resume, then asks the study for new trials."""
+        """Takes jobs to resume, then new trials of the study."""
         taken, self._waiting = self._waiting[:number], self._waiting[number:]
         for _ in range(number - len(taken)):
             self.new -= 1
@@ -229,7 +229,7 @@ class Trials:
         return bool(reported) and trial.should_prune()
 
     def ended(self, job: Job, record: JobRecord) -> None:
-        """Tells the study the objective of a job; an interrupted one stays open."""
+        """Reports the objective of a job to the study; an interrupted one stays open."""
         self._tell(self.begun[job.number], record, job.folder)
 
     def _tell(self, trial: optuna.Trial, record: JobRecord, folder: Path) -> None:
@@ -270,8 +270,8 @@ class Trials:
         return job
 
     def _recover(self, records: Sequence[JobRecord], folder: Path) -> None:
-        """Settles the trials of earlier commands: those with an outcome are told, interrupted ones are resumed, failed
-        ones are asked again with the same values, those without a job are failed."""
+        """Settles the trials of earlier commands: outcomes are reported, interrupted trials are resumed, failed ones are
+        repeated with the same values, and those without a job are marked as failed."""
         frozen = self.study.get_trials(deepcopy=False)
         known = {record.trial: record for record in records if record.trial is not None}
         for each in frozen:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
 from llm2slm.atomic import write_text
-from llm2slm.sweeps.jobs import assignments, read_records
+from llm2slm.evaluation.report.corpora import CORPUS, with_corpora
+from llm2slm.sweeps.jobs import JobRecord, assignments, has_result, name_of, read_records
 
 PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
 """Columns that are printed only if their values differ."""
@@ -28,15 +29,12 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     records = read_records(folder)
-    results = {
-        record.folder: runs.read_result(path)
-        for record in records
-        if (path := folder / record.folder / "result.json").is_file()
-    }
+    results = results_of(folder, records)
     shown = entries(list(results.values())) if any(result["systems"] for result in results.values()) else []
     chosen, _ = best_job(results)
     for record in records:
-        head = {"job": record.folder, **assignments(record.overrides), "status": record.status}
+        corpus = {CORPUS: results[record.folder][CORPUS]} if CORPUS in results.get(record.folder, {}) else {}
+        head = {"job": record.folder, **assignments(record.overrides), **corpus, "status": record.status}
         if chosen is not None:
             head[BEST] = "yes" if record.folder == chosen else ""
         tail = {"seconds": record.seconds, "error": record.error}
@@ -44,6 +42,14 @@ def table(folder: Path) -> list[dict[str, Any]]:
         systems = [entry.system for entry in shown if entry.run == run]
         rows += [{**head, **system_columns(system), **tail} for system in systems] or [{**head, **tail}]
     return rows
+
+
+def results_of(folder: Path, records: Sequence[JobRecord]) -> dict[str, dict[str, Any]]:
+    """The results of jobs by the names of their folders, with the key `corpus` if they are of several corpora."""
+    having = [record.folder for record in records if has_result(folder / record.folder)]
+    found = [runs.read_result(folder / name) for name in having]
+    marked, _ = with_corpora(found, [config_text(folder / name) for name in having])
+    return dict(zip(having, marked, strict=True))
 
 
 def best_job(results: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str]:
@@ -104,6 +110,7 @@ def show_table(rows: list[dict[str, Any]]) -> None:
     """
     from rich.console import Console
 
+    from llm2slm.evaluation.report.factors import shorter
     from llm2slm.evaluation.report.report import fitted
 
     names = [name for name in columns_of(rows) if name not in ("error", BEST)]
@@ -111,7 +118,7 @@ def show_table(rows: list[dict[str, Any]]) -> None:
     short = [name.rpartition(".")[2].removesuffix("_parameters") for name in names]
     head = [last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)]
     cells = ((row.get(name, "") for name in names) for row in rows)
-    lines = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in line] for line in cells]
+    lines = [[f"{cell:.4g}" if isinstance(cell, float) else shorter(str(cell)) for cell in line] for line in cells]
     Console().print(fitted([head, *lines], "", turn=False))
     for row in rows:
         if row["error"]:
@@ -128,7 +135,7 @@ def finish_sweep(folder: Path) -> bool:
     """Writes sweep.csv, sweep.md and (if any job has a result) report.html; prints the table and the best job.
 
     Returns:
-        Whether every job is done.
+        Whether every job is complete.
     """
     records = read_records(folder)
     if not records:
@@ -138,19 +145,39 @@ def finish_sweep(folder: Path) -> bool:
     chosen = [assignments(record.overrides) for record in records]
     fixed = {key for row in chosen for key in row} - {key for row in varied(chosen) for key in row}
     show_table([{name: value for name, value in row.items() if name not in fixed} for row in rows])
-    finished = [r for r in records if (folder / r.folder / "result.json").is_file()]
-    _, line = best_job({r.folder: runs.read_result(folder / r.folder) for r in finished})
+    results = results_of(folder, records)
+    if results:
+        show_seeds(records, results)
+    _, line = best_job(results)
     if line:
         print(line)
     print(folder / "sweep.csv")
-    if finished:
+    if results:
         from llm2slm.evaluation.report.report import write_report
 
-        configs = [config_text(folder / r.folder) for r in finished]
-        results = [runs.read_result(folder / r.folder) for r in finished]
-        overrides = varied([assignments(r.overrides) for r in finished])
-        print(write_report(results, folder, f"Sweep {folder.name}", overrides, configs))
-    return all(record.status == "done" for record in records)
+        overrides, configs = shown_overrides(records, results), [config_text(folder / name) for name in results]
+        title = f"Sweep {name_of(folder)}"
+        print(write_report(list(results.values()), folder, title, overrides, configs))
+    return all(record.complete for record in records)
+
+
+def show_seeds(records: Sequence[JobRecord], results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints mean and spread of the jobs that differ in the seed alone, where there are some."""
+    from rich.console import Console
+
+    from llm2slm.evaluation.report.report import seed_table
+
+    found = seed_table(list(results.values()), overrides=shown_overrides(records, results))
+    if found is not None:
+        Console().print(found)
+
+
+def shown_overrides(records: Sequence[JobRecord], results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The varied overrides of each job with a result, and its corpus if the results are of several."""
+    having = [record for record in records if record.folder in results]
+    found = varied([assignments(record.overrides) for record in having])
+    corpora = [results[record.folder].get(CORPUS) for record in having]
+    return [row | ({CORPUS: str(name)} if name else {}) for row, name in zip(found, corpora, strict=True)]
 
 
 def config_text(folder: Path) -> str:
