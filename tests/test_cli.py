@@ -140,9 +140,15 @@ WRONG = {
     "swept value": (["train", "-m", "seed=1,2", "model.conditioning=add,ad"], "model.conditioning=ad: expected one of"),
     "swept option": (["train", "-m", "model/slm=t5_mini,gpt2_mni"], "no option model/slm=gpt2_mni; did you mean"),
     "swept list": (["train", "-m", "task.metrics=bleu,chrf"], "task.metrics=bleu: expected a list of texts"),
-    "endless sweep": (["train", "-m", "optim.lr=interval(0,1)"], "BasicSweeper does not support sweep type"),
-    "sweep of ddp": (["train", "-m", "seed=1,2", "trainer=ddp_cpu"], "-m with trainer.devices=2 and trainer.strategy="),
-    "one job of ddp": (["train", "-m", "trainer=cpu,ddp_cpu"], "-m with trainer.devices=2 and trainer.strategy=ddp: "),
+    "endless sweep": (["train", "-m", "optim.lr=interval(0,1)"], "an interval needs hydra/sweeper=optuna"),
+    "sweep of ddp": (
+        ["train", "-m", "hydra/launcher=basic", "seed=1,2", "trainer=ddp_cpu"],
+        "-m hydra/launcher=basic with trainer.dev",
+    ),
+    "one job of ddp": (
+        ["train", "-m", "hydra/launcher=basic", "trainer=cpu,ddp_cpu"],
+        "trainer.strategy=ddp: such jobs need ",
+    ),
 }
 
 

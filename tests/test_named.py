@@ -46,7 +46,7 @@ def test_without_a_name_the_group_is_changed_as_before(calls: Any) -> None:
 
 @pytest.mark.slow
 def test_in_a_sweep_too(calls: Any) -> None:
-    assert main(["train", "-m", "model.slm.name=a,b", "model.slm.config.d_ff=8"]) == 0
+    assert main(["train", "-m", "hydra/launcher=basic", "model.slm.name=a,b", "model.slm.config.d_ff=8"]) == 0
     assert [(c.model.slm.name, c.model.slm.config) for c, _ in calls] == [("a", {"d_ff": 8}), ("b", {"d_ff": 8})]
 
 

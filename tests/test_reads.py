@@ -224,7 +224,10 @@ def test_nothing_is_printed_where_nothing_is_given(calls: Any, capsys: Any, verb
 
 
 def test_in_a_sweep_each_job_is_told_of(calls: Any, capsys: Any) -> None:
-    assert main(["train", "-m", "model.conditioning=add,cross_attention", "model.cross_every=2"]) == 0
+    assert (
+        main(["train", "-m", "hydra/launcher=basic", "model.conditioning=add,cross_attention", "model.cross_every=2"])
+        == 0
+    )
     assert len(calls) == 2 and capsys.readouterr().err.count("model.cross_every=2 (read with") == 1
 
 

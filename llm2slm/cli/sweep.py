@@ -24,7 +24,7 @@ from llm2slm.cli import hydra_internals
 from llm2slm.cli.compose import Composer, quote
 from llm2slm.cli.job import attempt, release, run, with_environment
 from llm2slm.cli.launch import parsed
-from llm2slm.commands.output_folder import make_folder
+from llm2slm.commands.output_folder import check_folder, make_folder
 from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.processes import GRACE, POLL
 from llm2slm.sweeps.jobs import SWEEP_FILE, Job, JobRecord, assignments, name_of, read_records, runs_now, sweep_of
@@ -48,6 +48,7 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], arguments: li
     composed = composer.compose([*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
     HydraConfig.instance().set_config(composed)
     given = Path(str(composed.hydra.sweep.dir))  # resolved once: its name contains the time
+    check_folder("hydra.sweep.dir", given.absolute())
     plan = Plan(verb, composer, composed, given.absolute(), arguments)
     kind = hydra_internals.kind_of_sweep(composed)
     if kind is None:
@@ -183,6 +184,8 @@ class Plan:
 
     def write(self) -> None:
         """Writes `sweep.json`, and the records of new jobs, which are pending."""
+        for job in self.jobs:
+            check_folder("hydra.sweep.dir", job.folder)
         values = {"verb": self.verb, "command": self.again(self.folder), "name": name_of(self.folder)}
         write_text(self.folder / SWEEP_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         for job in self.jobs:

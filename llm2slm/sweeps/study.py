@@ -270,7 +270,7 @@ class Trials:
         return job
 
     def _recover(self, records: Sequence[JobRecord], folder: Path) -> None:
-        """Settles the trials of earlier commands: outcomes are reported, interrupted trials are resumed, failed ones are
+        """Settles the trials of earlier commands: outcomes are reported, interrupted trials resume, failed ones are
         repeated with the same values, and those without a job are marked as failed."""
         frozen = self.study.get_trials(deepcopy=False)
         known = {record.trial: record for record in records if record.trial is not None}

@@ -118,7 +118,7 @@ def test_a_control_reads_from_a_store_what_it_reads_of_the_llm(control: str, tmp
 
 @pytest.mark.slow
 def test_a_sweep_over_controls_is_composed(calls: list[tuple[Any, Path]]) -> None:
-    assert main(["train", "-m", "model.control=none,constant,shuffled,zero"]) == 0
+    assert main(["train", "-m", "hydra/launcher=basic", "model.control=none,constant,shuffled,zero"]) == 0
     assert [config.model.control.value for config, _ in calls] == ["none", *CONTROLS]
 
 
