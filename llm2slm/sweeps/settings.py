@@ -85,9 +85,9 @@ class OptunaSettings:
     objective: str | None = None
     """Validation metric that is optimized, as val/loss or val/NAME of a metric; null: callbacks.monitor."""
     sampler: str = "tpe"
-    """tpe | random | gp | qmc."""
+    """tpe | random."""
     startup_trials: int = 10
-    """Random trials before tpe and gp use the results."""
+    """Random trials before tpe uses the results."""
     seed: int | None = 0
     """Seed of the sampler; null: a random one."""
     pruner: str = "none"

@@ -29,7 +29,7 @@ STORAGE = "study.log"
 """File of the study in the folder of the sweep."""
 READ = 1.0
 """Seconds between two readings of the validation scores of a running job."""
-SAMPLERS = ("tpe", "random", "gp", "qmc")
+SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "percentile", "halving", "hyperband")
 
 
@@ -113,8 +113,9 @@ def open_study(settings: OptunaSettings, folder: Path, objective: str) -> optuna
             direction="minimize" if lower_is_better(objective.removeprefix("val/")) else "maximize",
             load_if_exists=True,
         )
-        before = study.user_attrs.get("objective", objective)
-        study.set_user_attr("objective", objective)
+        before = study.user_attrs.get("objective")
+        if before is None:
+            study.set_user_attr("objective", before := objective)
     except Exception as error:  # of any storage: a database, a file
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"hydra.sweeper.storage={where}: the study cannot be opened ({reason})") from error
@@ -133,10 +134,6 @@ def sampler(settings: OptunaSettings, known: int) -> optuna.samplers.BaseSampler
     seed = None if settings.seed is None else settings.seed + known
     if settings.sampler == "tpe":
         return optuna.samplers.TPESampler(n_startup_trials=settings.startup_trials, constant_liar=True, seed=seed)
-    if settings.sampler == "gp":
-        return optuna.samplers.GPSampler(n_startup_trials=settings.startup_trials, seed=seed)
-    if settings.sampler == "qmc":
-        return optuna.samplers.QMCSampler(seed=settings.seed)  # continues its sequence by the number of trials
     return optuna.samplers.RandomSampler(seed=seed)
 
 
