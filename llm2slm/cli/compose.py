@@ -35,6 +35,9 @@ from llm2slm.types import UserError
 SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "compare", "tokenizer")}
 FREE_TEXT = ("prompt",)
 """Keys whose value is never parsed as Hydra syntax."""
+SHORT = {"launcher": "hydra/launcher", "sweeper": "hydra/sweeper", "jobs": "hydra.launcher.jobs"}
+"""Short names of keys of a sweep; no verb has a key of such a name."""
+OF_SWEEPS = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 OVERRIDE = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[\w./@:-]+)(?:=(?P<value>.*))?$", re.DOTALL)
 
@@ -101,6 +104,11 @@ class Composer:
         if found is None or (found["value"] is None and found["prefix"] != "~"):
             raise UserError(f"override {override!r} is malformed; write KEY=VALUE, as trainer.max_steps=100")
         name, value = found["key"], found["value"]
+        if name in SHORT and not found["prefix"]:
+            name = SHORT[name]
+            override = f"{name}={value}"
+        if not sweeping and name.startswith(OF_SWEEPS):
+            raise UserError(f"{override}: is read with -m alone; add -m (one job is a sweep too)")
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
             return self.hydra_key(name, value or "", override)
         options = self.options(name.partition("@")[0])

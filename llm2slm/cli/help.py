@@ -14,6 +14,7 @@ import yaml
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import LISTED, REGISTERED, SCHEMAS, Key, as_help, has_groups, keys
 from llm2slm.config import RunConfig
+from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS
 from llm2slm.types import UserError
 
 WIDTH = 116
@@ -28,6 +29,7 @@ EXAMPLES = {
         "llm2slm train data=json data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl"
         " data.source=de data.target=en",
         "llm2slm train -m model/slm=t5_mini,gpt2_mini model.conditioning=add,replace     four runs, one table",
+        "llm2slm train -m optim.lr=1e-3,3e-3 seed=range(1,4) jobs=2 hydra.sweep.dir=runs/lr     two jobs at a time",
         "llm2slm train run=DIR trainer.max_steps=5000             continue a run",
     ],
     "evaluate": [
@@ -63,7 +65,10 @@ EXAMPLES = {
         "llm2slm export run=DIR out=my-model with_llm=true        and its part of the LLM",
         "llm2slm export run=DIR out=my-model results=[BENCHMARK_DIR] license=apache-2.0 push=me/my-model",
     ],
-    "report": ["llm2slm report outputs/a outputs/b out=outputs/comparison"],
+    "report": [
+        "llm2slm report outputs/a outputs/b out=outputs/comparison",
+        "llm2slm report multirun/DATE/TIME                        a sweep: factors, seeds, quality against latency",
+    ],
     "compare": [
         "llm2slm compare runs/slm runs/hybrid                     differences to the first run, intervals, p-values",
         "llm2slm compare outputs/demo baseline=slm                all systems of a demo, against the SLM alone",
@@ -109,6 +114,14 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
         lines += describe(key)
     lines += ["", "flags:"]
     lines += [f"  {flag:28} {text}" for flag, text in FLAGS.items()]
+    short = "launcher=, sweeper=, jobs= for hydra/launcher=, hydra/sweeper=, hydra.launcher.jobs="
+    lines += ["", f"sweeps, with -m (short: {short}):"]
+    for group, schemas in (("launcher", LAUNCHERS), ("sweeper", SWEEPERS)):
+        for option, node in schemas.items():
+            lines += ["", *wrapped(f"  hydra/{group}={option}: ", as_help(node.__doc__ or "").partition(": ")[2])]
+            own = [key for name, key in keys(node, f"hydra.{group}.").items() if not name.endswith("_target_")]
+            for key in own:
+                lines += describe(key)
     return "\n".join(lines)
 
 

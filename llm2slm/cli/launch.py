@@ -27,9 +27,6 @@ from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig
 from llm2slm.types import UserError
 
-SHORT = {"launcher": "hydra/launcher", "sweeper": "hydra/sweeper", "jobs": "hydra.launcher.jobs"}
-"""Short names of keys of a sweep; no verb has a key of such a name."""
-
 
 class Parser(argparse.ArgumentParser):
     """Raises UserError instead of exiting."""
@@ -45,7 +42,7 @@ def launch(verb: str, arguments: list[str]) -> int:
     try:
         if args.info or args.cfg or args.hydra_help:
             return show(verb, composer, args)
-        words = runs_named(composer.schema, [full_name(word, sweeping=args.multirun) for word in args.overrides])
+        words = runs_named(composer.schema, args.overrides)
         overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
         if args.multirun:
             from llm2slm.cli.sweep import run_sweep
@@ -63,12 +60,6 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = hydra_internals.argument_parser()
     parser.__class__ = Parser
     return parser.parse_intermixed_args(arguments)
-
-
-def full_name(word: str, *, sweeping: bool) -> str:
-    """An override of a sweep in whose key a short name (`SHORT`) is replaced."""
-    key, separator, value = word.partition("=")
-    return f"{SHORT[key]}={value}" if sweeping and separator and key in SHORT else word
 
 
 def run_prepared(verb: str, composer: Composer, overrides: list[str]) -> float | None:

@@ -97,6 +97,7 @@ class Plan:
     ) -> None:
         self.verb, self.composer, self.composed, self.folder = verb, composer, composed, folder
         self.arguments = list(arguments)
+        self.of_sweep = [o for o in composed.hydra.overrides.hydra if o.lstrip("+~").startswith("hydra.sweep.")]
         self.hydra = [o for o in composed.hydra.overrides.hydra if not o.lstrip("+~").startswith(OF_THE_SWEEP)]
         self.records = read_records(folder) if folder.is_dir() else []
         self.jobs: list[Job] = []
@@ -131,7 +132,7 @@ class Plan:
     def add_job(self, overrides: list[str], record: JobRecord | None = None, trial: int | None = None) -> Job:
         """Adds one job, whose configuration is checked."""
         number = self.records.index(record) if record is not None else self._next()
-        composed = self.composer.compose([*self.hydra, *overrides])
+        composed = self.composer.compose([*self.hydra, *self.of_sweep, *overrides])
         config = self.composer.typed(composed)
         if basic(self.composed):
             check_processes(config)

@@ -58,6 +58,7 @@ def outcome(running: Running, *, pruned: bool = False) -> JobRecord:
     record = running.job.record()
     if record.status in ("running", "pending"):
         code = running.code()
+        record.attempts += record.status == "pending"  # it ended before it could record that it runs
         if code in INTERRUPTED:
             record.status = "interrupted"
         else:

@@ -97,7 +97,7 @@ def test_a_sweep_with_crashes_and_a_kill_is_complete_after_the_same_command(tmp_
         for seed in "123"
     ]
     assert [(r["model.conditioning"], r["optim.lr"], r["seed"]) for r in rows] == expected
-    assert all(row["val/loss"] and row["bleu"] and row["status"] == "done" and not row["error"] for row in rows)
+    assert all(row["val/loss"] and row["bleu"] and row["status"] == "done" and not row.get("error") for row in rows)
     check_report(tmp_path, sweep, rows)
 
 

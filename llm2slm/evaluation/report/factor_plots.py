@@ -76,10 +76,12 @@ def _x_axis(plot: Canvas, factor: Factor, runs: list[FactorRun]) -> dict[str, fl
 
 
 def front_plot(sweep: Sweep) -> list[Plot]:
-    """The first test metric against the latency of a whole answer, with the Pareto front; [] below two points."""
+    """The first test metric that differs between runs against the latency of a whole answer, with the Pareto front; []
+    below two points."""
     if not sweep.metrics:
         return []
-    metric = sweep.metrics[0]
+    differing = (key for key in sweep.metrics if len({each.test.get(key) for each in sweep.runs}) > 1)
+    metric = next(differing, sweep.metrics[0])
     runs = [each for each in sweep.runs if each.latency_ms is not None and metric in each.test]
     if len(runs) < 2:
         return []
