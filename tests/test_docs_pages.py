@@ -49,9 +49,8 @@ def test_overrides_in_the_text_are_valid(page):
             continue
         given = re.sub(r"^llm2slm \w+ ", "", span).replace("[...]", "[]").replace("...", "x")
         for word in [given] if "{" in given else shlex.split(given):
-            assert word in OF_PYTHON or any(takes(each, word, page.stem == "sweeps") for each in VERB_KEYS.values()), (
-                word
-            )
+            swept = page.stem == "sweeps"
+            assert word in OF_PYTHON or any(takes(each, word, swept) for each in VERB_KEYS.values()), word
             checked += 1
     assert checked > 3
 

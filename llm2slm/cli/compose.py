@@ -146,7 +146,7 @@ class Composer:
             UserError: wrong syntax.
         """
         try:
-            return OverridesParser.create(config_loader=self.loader).parse_override(override)
+            return OverridesParser.create(config_loader=self.loader).parse_overrides([override])[0]
         except HydraException as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "no override")
             raise UserError(
@@ -251,7 +251,8 @@ class Composer:
         """The checked overrides of a sweep, of `hydra.sweeper.params` and of the command line, with all values."""
         params = composed.hydra.sweeper.get("params") or {}
         prepared = [self.prepare(f"{key}={value}", sweeping=True) for key, value in params.items()]
-        return [*prepared, *composed.hydra.overrides.task]
+        given = OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)
+        return [*prepared, *map(str, given if isinstance(given, list) else [])]
 
     def typed(self, composed: DictConfig) -> Any:
         """The dataclass of the verb from a composed configuration (with or without Hydra's part)."""

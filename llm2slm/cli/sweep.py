@@ -97,8 +97,9 @@ class Plan:
     ) -> None:
         self.verb, self.composer, self.composed, self.folder = verb, composer, composed, folder
         self.arguments = list(arguments)
-        self.of_sweep = [o for o in composed.hydra.overrides.hydra if o.lstrip("+~").startswith("hydra.sweep.")]
-        self.hydra = [o for o in composed.hydra.overrides.hydra if not o.lstrip("+~").startswith(OF_THE_SWEEP)]
+        given = hydra_overrides(composed)
+        self.of_sweep = [each for each in given if each.lstrip("+~").startswith("hydra.sweep.")]
+        self.hydra = [each for each in given if not each.lstrip("+~").startswith(OF_THE_SWEEP)]
         self.records = read_records(folder) if folder.is_dir() else []
         self.jobs: list[Job] = []
         if (stored := sweep_of(folder)) is not None and stored["verb"] != verb:
@@ -209,6 +210,13 @@ class Plan:
         if skipped:
             print(f"{skipped} of {len(self.jobs)} jobs are complete and skipped", flush=True)
         return left
+
+
+def hydra_overrides(composed: DictConfig) -> list[str]:
+    """The overrides of Hydra's keys, with their interpolations."""
+    found = OmegaConf.to_container(composed.hydra.overrides.hydra, resolve=False)
+    assert isinstance(found, list)
+    return [str(each) for each in found]
 
 
 def wait_for(job: Job, seconds: float = GRACE) -> None:

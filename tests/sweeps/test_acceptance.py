@@ -109,7 +109,7 @@ def check_report(folder: Path, sweep: Path, rows: list[dict[str, str]]) -> None:
     best = min(losses, key=lambda key: losses[key])
     head = f"best by validation: {best[0]} · lr={best[1]} · seed={best[2]} (loss {losses[best]:.2f} at step "
     assert head.lower() in made.stdout.lower().replace("\n", " "), made.stdout
-    seeds = [line.split() for line in made.stdout.splitlines() if line.startswith("conditioning=")]
+    seeds = [line.split() for line in made.stdout.splitlines() if line.strip().startswith("conditioning=")]
     groups = {(words[0].partition("=")[2], words[2].partition("=")[2]): words for words in seeds}
     assert len(groups) == 8
     for (mode, rate), words in groups.items():
