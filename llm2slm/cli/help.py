@@ -14,7 +14,7 @@ import yaml
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import LISTED, REGISTERED, SCHEMAS, Key, as_help, has_groups, keys
 from llm2slm.config import RunConfig
-from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS
+from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS, LauncherSettings
 from llm2slm.types import UserError
 
 WIDTH = 116
@@ -114,15 +114,26 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
         lines += describe(key)
     lines += ["", "flags:"]
     lines += [f"  {flag:28} {text}" for flag, text in FLAGS.items()]
+    return "\n".join([*lines, *of_sweeps(verb, schema)])
+
+
+def of_sweeps(verb: str, schema: type) -> list[str]:
+    """The keys of launchers and sweepers, for verbs with a run directory (which run in several processes)."""
+    if schema is not RunConfig:
+        return []
     short = "launcher=, sweeper=, jobs= for hydra/launcher=, hydra/sweeper=, hydra.launcher.jobs="
-    lines += ["", f"sweeps, with -m (short: {short}):"]
-    for group, schemas in (("launcher", LAUNCHERS), ("sweeper", SWEEPERS)):
+    lines = ["", f"sweeps, with -m (short: {short}):"]
+    shared = keys(LauncherSettings, "hydra.launcher.")
+    lines += ["", "  every launcher but basic (one after another in the process of the command):"]
+    for name, key in shared.items():
+        lines += [] if name.endswith("_target_") else describe(key)
+    groups: dict[str, Mapping[str, type]] = {"launcher": LAUNCHERS, "sweeper": SWEEPERS if verb == "train" else {}}
+    for group, schemas in groups.items():
         for option, node in schemas.items():
             lines += ["", *wrapped(f"  hydra/{group}={option}: ", as_help(node.__doc__ or "").partition(": ")[2])]
-            own = [key for name, key in keys(node, f"hydra.{group}.").items() if not name.endswith("_target_")]
-            for key in own:
-                lines += describe(key)
-    return "\n".join(lines)
+            for name, key in keys(node, f"hydra.{group}.").items():
+                lines += [] if name in shared or name.endswith("_target_") else describe(key)
+    return lines
 
 
 def primary(path: Path, known: Mapping[str, Key]) -> dict[str, Any]:
