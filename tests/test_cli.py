@@ -147,7 +147,7 @@ WRONG = {
     ),
     "one job of ddp": (
         ["train", "-m", "hydra/launcher=basic", "trainer=cpu,ddp_cpu"],
-        "trainer.strategy=ddp: such jobs need ",
+        "-m hydra/launcher=basic with ",
     ),
 }
 

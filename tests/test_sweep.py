@@ -260,7 +260,7 @@ def test_processes_that_lightning_forks_may_be_swept(calls):
 def test_a_sweep_trains_each_job_and_puts_both_into_one_table(monkeypatch, tmp_path, tiny_llm):
     monkeypatch.chdir(tmp_path)
     swept = ["model.conditioning=add,replace", "logger=wandb", "hydra.sweep.dir=sweep"]
-    assert main(["train", "-m", *tiny_overrides(tiny_llm), *swept]) == 0
+    assert main(["train", "-m", BASIC, *tiny_overrides(tiny_llm), *swept]) == 0
     sweep = tmp_path / "sweep"
     with (sweep / "sweep.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

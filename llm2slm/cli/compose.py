@@ -244,8 +244,9 @@ class Composer:
         try:
             return hydra_internals.cross_product([self.parse(override) for override in self.swept(composed)])
         except HydraException as error:
-            interval = "; an interval needs hydra/sweeper=optuna" if "IntervalSweep" in str(error) else ""
-            raise UserError(one_line(error) + interval) from None
+            if "INTERVAL_SWEEP" in str(error):
+                raise UserError("an interval needs hydra/sweeper=optuna; or give a list or a range") from None
+            raise UserError(one_line(error)) from None
 
     def swept(self, composed: DictConfig) -> list[str]:
         """The checked overrides of a sweep, of `hydra.sweeper.params` and of the command line, with all values."""

@@ -19,7 +19,7 @@ from llm2slm.cli import main
 from llm2slm.cli import sweep as sweep_command
 from llm2slm.commands import report as report_command
 from llm2slm.sweeps import launchers
-from llm2slm.sweeps.jobs import JobRecord, read_record, read_records, runs_now
+from llm2slm.sweeps.jobs import JobRecord, assignments, read_record, read_records, runs_now
 from llm2slm.types import UserError
 
 SWEEP = ["train", "-m", "launcher=basic", "hydra.sweep.dir=sweep"]
@@ -73,6 +73,7 @@ def test_the_same_command_skips_what_is_done_and_repeats_what_failed(trains, cap
     assert ran == [2]
 
 
+@pytest.mark.slow
 def test_further_values_are_added_and_another_sweep_is_refused(trains, capsys):
     ran, _ = trains
     assert main([*SWEEP, "seed=1,2"]) == 0
@@ -87,20 +88,37 @@ def test_further_values_are_added_and_another_sweep_is_refused(trains, capsys):
     assert len(ran) == 4 and len(read_records(Path("sweep"))) == 4
 
 
-def test_lists_ranges_and_globs(trains, calls, capsys, tmp_path):
+@pytest.mark.slow
+def test_lists_and_ranges(trains):
     ran, _ = trains
     assert main([*SWEEP, "seed=range(1,4)", "optim.lr=choice(0.1,0.2)"]) == 0
     assert ran == [1, 1, 2, 2, 3, 3]
+
+
+def test_globs_of_experiments(trains, tmp_path):
+    ran, _ = trains
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     for name, seed in (("my_a", 7), ("my_b", 8), ("other", 9)):
         (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\nseed: {seed}\n")
-    ran.clear()
-    options = ["--config-dir", "mine", "experiment=glob(my_*)"]
-    assert main(["train", "-m", "launcher=basic", *options, "hydra.sweep.dir=globbed"]) == 0
+    assert main([*SWEEP, "--config-dir", "mine", "experiment=glob(my_*)"]) == 0
     assert ran == [7, 8]
-    assert [r.overrides for r in read_records(Path("globbed"))] == [["experiment=my_a"], ["experiment=my_b"]]
+    assert [r.overrides for r in read_records(Path("sweep"))] == [["experiment=my_a"], ["experiment=my_b"]]
 
 
+def test_the_process_of_a_job_records_its_outcome(tmp_path, monkeypatch, capsys):
+    """`llm2slm.cli.job` itself, with a verb that loads no model."""
+    monkeypatch.chdir(tmp_path)
+    words = ["runs=[nothing]", "title=a,'it\\'s b'", "launcher=local", "jobs=2", "hydra.sweep.dir=a sweep"]
+    assert main(["report", "-m", *words]) == 1
+    for number, title in enumerate(("a", "it's b")):
+        record = read_record(Path("a sweep") / str(number))
+        assert (record.status, record.error) == ("failed", "nothing: no such folder; give a run directory")
+        assert (record.attempts, assignments(record.overrides)["title"]) == (1, title)
+        assert f"llm2slm: error: {record.error}" in (Path("a sweep") / str(number) / "job.log").read_text()
+    assert last_line(capsys).startswith("to complete the sweep (jobs that are done are skipped): llm2slm report -m ")
+
+
+@pytest.mark.slow
 def test_folders_named_by_their_overrides(trains, capsys):
     ran, _ = trains
     named = "hydra.sweep.subdir=${hydra.job.override_dirname}"
@@ -127,6 +145,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sweep.json", "1/job.json"])
 def test_a_sweep_or_a_job_that_another_process_runs(trains, capsys, monkeypatch, name):
     assert main([*SWEEP, "seed=1"]) == 0
@@ -148,6 +167,7 @@ def test_a_sweep_or_a_job_that_another_process_runs(trains, capsys, monkeypatch,
     assert statuses() == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_resumed_by_the_arguments_of_its_folder(trains, calls, monkeypatch, capsys):
     """What the process of the job is given; `test_jobs.py` resumes a real training."""
     given = []
@@ -167,6 +187,7 @@ def test_an_interrupted_training_is_resumed_by_the_arguments_of_its_folder(train
     assert [config.run and Path(config.run).name for config in given] == [None, "0", None]
 
 
+@pytest.mark.slow
 def test_damaged_records_are_one_line(trains, capsys):
     assert main([*SWEEP, "seed=1,2"]) == 0
     capsys.readouterr()
@@ -210,6 +231,7 @@ def test_mistakes_are_one_line_and_leave_no_jobs(calls, capsys, message, argumen
     assert all(record.status == "pending" for record in read_records(Path("sweep")))
 
 
+@pytest.mark.slow
 def test_optuna_is_for_train_and_packages_may_be_missing(calls, capsys, monkeypatch):
     assert main(["evaluate", "-m", "sweeper=optuna", "seed=1,2"]) == 2
     assert "evaluate has no validation score; it optimizes train alone" in mistake(capsys)
@@ -219,6 +241,7 @@ def test_optuna_is_for_train_and_packages_may_be_missing(calls, capsys, monkeypa
         assert mistake(capsys).endswith(f"pip install 'llm-to-slm[{extra}]'")
 
 
+@pytest.mark.slow
 def test_the_report_of_sweeps_and_runs(trains, real_report, capsys, monkeypatch):
     _, wrong = trains
     wrong.add(3)
@@ -275,6 +298,7 @@ def test_jobs_have_the_sweep_in_their_environment(calls, monkeypatch):
     assert not any(name in os.environ for name in names)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_an_earlier_version_is_completed(trains):
     """Its records have fewer fields, and it has no sweep.json."""
     for number, status in enumerate(("done", "failed")):

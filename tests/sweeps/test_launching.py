@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT
+from sampling import representatives
 
 from llm2slm.sweeps import local
 from llm2slm.sweeps.jobs import Job, JobRecord, read_record
@@ -71,6 +72,7 @@ def test_a_crash_leaves_the_other_jobs_alone_and_is_named(tmp_path, capsys):
     assert out[-1].endswith("(2 done, 3 failed)")
 
 
+@pytest.mark.slow
 def test_failed_jobs_are_repeated_as_often_as_set_but_mistakes_are_not(tmp_path):
     jobs = jobs_in(tmp_path, ["once", "crash", "error"])
     assert launched(jobs, jobs=3, retries=2) == (0, ["done", "failed", "failed"])
@@ -121,7 +123,7 @@ def when(condition, action):
     threading.Thread(target=wait, daemon=True).start()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", representatives([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM]))
 def test_a_signal_stops_all_jobs_which_save_and_the_next_command_completes_them(tmp_path, number):
     jobs = jobs_in(tmp_path, ["long", "long", "done"])
     started = [job.folder / "seen.jsonl" for job in jobs[:2]]
@@ -133,6 +135,7 @@ def test_a_signal_stops_all_jobs_which_save_and_the_next_command_completes_them(
     assert launched(jobs, jobs=2) == (0, ["done", "done", "done"])
 
 
+@pytest.mark.slow
 def test_the_first_failure_stops_the_sweep_where_set(tmp_path, capsys):
     jobs = jobs_in(tmp_path, ["long", "crash", "done"])
     assert launched(jobs, jobs=2, on_failure="stop") == (0, ["interrupted", "failed", "pending"])
@@ -151,6 +154,7 @@ launched(jobs_in(Path({folder!r}), ["long", "long"]), jobs=2)
 """
 
 
+@pytest.mark.slow
 def test_jobs_save_and_stop_when_the_command_is_killed(tmp_path):
     """SIGKILL to the command: its jobs see the end of their standard input."""
     code = PARENT.format(here=str(HERE), tests=str(ROOT / "tests"), folder=str(tmp_path))

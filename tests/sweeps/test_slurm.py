@@ -31,6 +31,7 @@ def module(monkeypatch, tmp_path):
 SETTINGS = SlurmSettings(executor="local", timeout_min=5, signal_delay_s=20)
 
 
+@pytest.mark.slow
 def test_jobs_run_and_report_through_submitit(tmp_path, module):
     jobs = jobs_in(tmp_path, ["done", "crash", "error"])
     launcher = SlurmLauncher(SETTINGS, tmp_path)
@@ -60,6 +61,7 @@ def test_a_preempted_job_saves_is_requeued_and_resumes(tmp_path, module):
     assert len(seen(job)) == 2
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_saves_and_is_interrupted(tmp_path, module):
     [job] = jobs_in(tmp_path, ["long"])
     [running] = SlurmLauncher(SETTINGS, tmp_path).start([job])

@@ -9,6 +9,7 @@ import signal
 
 import optuna
 import pytest
+from sampling import representatives
 
 from llm2slm.sweeps import run as run_module
 from llm2slm.sweeps import study as study_module
@@ -126,7 +127,7 @@ def states(study):
     return [trial.state for trial in study.trials]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", representatives(["tpe", "random"], ["tpe"]))
 def test_trials_run_in_parallel_and_are_chosen_by_validation(tmp_path, sampler):
     launcher = InstantLauncher(3)
     study, stopped = optimized(tmp_path / "s", launcher, sampler=sampler)
@@ -236,7 +237,7 @@ def test_mistakes_are_one_line(tmp_path, message, settings):
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("pruner", ["percentile", "halving", "hyperband"])
+@pytest.mark.parametrize("pruner", representatives(["percentile", "halving", "hyperband"], ["halving"]))
 def test_each_pruner_runs(tmp_path, pruner):
     study, _ = optimized(tmp_path / "s", pruner=pruner, pruner_startup=1, pruner_warmup=1, trials=6)
     assert set(states(study)) <= {STATES.COMPLETE, STATES.PRUNED} and len(study.trials) == 6
