@@ -165,7 +165,7 @@ def test_a_killed_process_stops_the_other(tmp_path, started):
         started[1].process.kill()
 
     once_all_train(tmp_path / "out", kill)
-    with pytest.raises(UserError, match=r"^systems\.guided: its process was ended by signal 9 "):
+    with pytest.raises(UserError, match=r"^systems\.guided: its process was ended by signal 9, "):
         trained(configs_in(tmp_path), tmp_path / "out")
     assert started[0].process.poll() is not None
     assert (tmp_path / "out" / "small" / "checkpoints" / "last.ckpt").is_file()  # it had time to save
