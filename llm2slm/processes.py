@@ -26,8 +26,9 @@ ERROR = "llm2slm: error: "
 """Start of the line of a user error on the error stream."""
 STOP = b"\n"
 """Written to the standard input of a process before a stop is requested by a signal."""
-INTERRUPTED = frozenset({130, 143, -signal.SIGINT, -signal.SIGTERM})
-"""Exit codes of a process that stopped on Ctrl-C or SIGTERM."""
+_STOPPING = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+INTERRUPTED = frozenset(code for number in _STOPPING for code in (128 + number, -number))
+"""Exit codes of a process that a request to stop has ended."""
 
 
 class Child:

@@ -102,4 +102,6 @@ def smaller(arguments: list[str], tiny_llm: Path, folder: Path) -> list[str]:
         added.remove(f"model.llm.name={tiny_llm}")
     if "model/slm" in keys and not keys["model/slm"].endswith("_mini") and "model.slm.name" not in keys:
         added.append(f"model.slm.name={write_tiny_t5(folder / 'slm', seed=2)}")
+    if "-m" in given and not {"jobs", "launcher", "sweeper"} & keys.keys():  # several seconds less for each job
+        added.append("hydra/launcher=basic")
     return [*added, *(BENCHMARK if verb == "demo" else [])]

@@ -1,7 +1,8 @@
 """The command line: `llm2slm VERB [overrides]`. Only this package imports hydra, and only when a verb runs.
 
 `main` (here) parses the verb; `compose` checks the overrides and composes the typed configuration; `launch` runs the
-command of the verb once, or once per job of a sweep; `sweep` writes the table of the jobs.
+command of the verb once; `sweep` plans the jobs of a sweep and runs them by a launcher of `sweeps`; `job` runs in the
+process of a job.
 """
 
 from __future__ import annotations

@@ -24,12 +24,9 @@ from hydra.core.hydra_config import HydraConfig
 from llm2slm.atomic import write_text
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.launch import parsed, run_prepared
-from llm2slm.processes import stop_with_parent
+from llm2slm.processes import INTERRUPTED, stop_with_parent
 from llm2slm.sweeps.jobs import JOB_FOLDER, Attempt
 from llm2slm.types import UserError
-
-STOPPED = (130, 143)
-"""Exit codes of an interrupted command."""
 
 
 def main() -> int:
@@ -73,7 +70,7 @@ def run(arguments: list[str]) -> float | None:
 
 
 def attempt(folder: Path, work: Callable[[], float | None]) -> int:
-    """Runs a job, and records its outcome in any case. Returns the exit code; an interruption is raised.
+    """Runs a job, and records its outcome in any case. Returns the exit code; an interruption is recorded and raised.
 
     Raises:
         UserError: another process runs the job.
@@ -89,7 +86,7 @@ def attempt(folder: Path, work: Callable[[], float | None]) -> int:
         record.status, record.error, code = "failed", str(error), 2
         print(f"llm2slm: error: {error}", file=sys.stderr)
     except SystemExit as error:
-        if error.code not in STOPPED:
+        if error.code not in INTERRUPTED:
             record.status, record.error = "failed", f"the command ended with exit code {error.code}"
         raise
     except Exception as error:
@@ -126,5 +123,5 @@ def release() -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))

@@ -68,13 +68,11 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], arguments: li
     try:
         plan.write()
         stopped = in_this_process(plan) if basic(composed) else in_processes(plan, space)
-        complete = finish_sweep(plan.folder)
-        if not complete:
-            print(f"to complete the sweep (jobs that are done are skipped): {plan.again(given)}")
     except KeyboardInterrupt:
-        finish_sweep(plan.folder)
-        print(f"to complete the sweep (jobs that are done are skipped): {plan.again(given)}")
+        plan.finish(given, stopped=True)
         raise
+    else:
+        complete = plan.finish(given, stopped=bool(stopped))
     finally:
         lock.release()
     return 128 + stopped if stopped else int(not complete)
@@ -199,12 +197,20 @@ class Plan:
         if not (job.folder / "job.json").is_file():
             job.record().write(job.folder)
 
-    def left(self) -> list[Job]:
-        """The jobs that are not complete, after a wait for those that a killed command has left behind.
+    def finish(self, given: Path, *, stopped: bool) -> bool:
+        """Writes and prints the table, then the command that completes the sweep if it is not complete.
 
-        Raises:
-            UserError: another process runs a job.
+        Returns:
+            Whether all jobs of this command are complete; the folder may have others.
         """
+        finish_sweep(self.folder)
+        complete = all(job.record().complete for job in self.jobs)
+        if stopped or not complete:
+            print(f"to complete the sweep (jobs that are done are skipped): {self.again(given)}")
+        return complete
+
+    def left(self) -> list[Job]:
+        """The jobs that are not complete; prints how many are."""
         left = [job for job in self.jobs if not job.record().complete]
         skipped = len(self.jobs) - len(left)
         if skipped:

@@ -75,10 +75,13 @@ def test_the_same_command_skips_what_is_done_and_repeats_what_failed(trains, cap
 
 @pytest.mark.slow
 def test_further_values_are_added_and_another_sweep_is_refused(trains, capsys):
-    ran, _ = trains
-    assert main([*SWEEP, "seed=1,2"]) == 0
-    assert main([*SWEEP, "seed=2,3,4"]) == 0
-    assert ran == [1, 2, 3, 4]
+    ran, wrong = trains
+    wrong.add(1)
+    assert main([*SWEEP, "seed=1,2"]) == 1
+    capsys.readouterr()
+    assert main([*SWEEP, "seed=2,3,4"]) == 0  # its jobs are complete; job 0 is of the other command
+    assert "to complete" not in capsys.readouterr().out
+    assert ran == [1, 2, 3, 4] and statuses() == ["failed", "done", "done", "done"]
     assert [r.overrides for r in read_records(Path("sweep"))] == [[f"seed={n}"] for n in (1, 2, 3, 4)]
     capsys.readouterr()
     assert main([*SWEEP, "optim.lr=0.1,0.2"]) == 2
