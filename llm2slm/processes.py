@@ -1,147 +1,87 @@
-"""Processes that this one starts, watches and stops: the systems of a demo, the jobs of a sweep.
+"""The processes of a data-parallel command: shares of a list of batches, and their results in the order of one process.
 
-A process is started anew, not forked: a fork would inherit the locks of torch's threads. It stops, as on a signal, when
-the process that started it ends for any reason (`stop_with_parent`).
+Each process works on every size-th batch. The first process gets the results of all of them, batch by batch, in the
+order in which a single process would make them: so it writes the same files, and an interrupted command can be resumed
+with any number of processes. `training.launch` starts the processes.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import stat
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-POLL = 0.2
-"""Seconds between checks of the processes and their files."""
-GRACE = 60.0
-"""Seconds that a process has to save its state after a request to stop; then it is killed."""
-ERROR = "llm2slm: error: "
-"""Start of the line of a user error on the error stream."""
-STOP = b"\n"
-"""Written to the standard input of a process before a stop is requested by a signal."""
-_STOPPING = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
-INTERRUPTED = frozenset(code for number in _STOPPING for code in (128 + number, -number))
-"""Exit codes of a process that a request to stop has ended."""
+from llm2slm.types import UserError
+
+ItemT = TypeVar("ItemT")
 
 
-class Child:
-    """A Python process in a session of its children, so that the terminal's Ctrl-C reaches only its parent.
+@dataclass(frozen=True)
+class Processes:
+    """This process and the others of its command, connected by torch.distributed.
 
-    Args:
-        arguments: of the interpreter. stdout, stderr: as of `Popen`.
-        message: written to its standard input, which stays open: its end means that the parent has ended.
+    Attributes:
+        rank: of this process, from 0. size: number of processes.
     """
 
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        stdout: int | IO[Any],
-        stderr: int | IO[Any],
-        message: bytes = b"",
-    ) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, env=dict(environment),
-            start_new_session=True,
-        )  # fmt: skip
-        self._write(message)
+    rank: int = 0
+    size: int = 1
 
-    def _write(self, message: bytes) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # the process has ended already; its exit code is reported
-            self.process.stdin.write(message)
-            self.process.stdin.flush()
+    @property
+    def share(self) -> tuple[int, int]:
+        """(rank, size): the share of this process."""
+        return self.rank, self.size
 
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self.process.poll() is not None
+    def from_first(self, value: ItemT) -> ItemT:
+        """The value that the first process passes. Collective: every process must call it."""
+        if self.size == 1:
+            return value
+        from torch import distributed
 
-    def interrupt(self, number: int = signal.SIGINT) -> None:
-        """Sends a signal that requests a stop. (Windows has none for one process: there it is ended.)"""
-        if self.process.poll() is None:
-            self._write(STOP)
-            self.process.send_signal(signal.SIGTERM if os.name == "nt" else number)
+        values: list[Any] = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[no-any-return]
 
-    def kill(self) -> None:
-        """Kills the process and the processes that it started."""
-        if os.name != "nt":
-            with suppress(ProcessLookupError, PermissionError):  # no process of the group is left
-                os.killpg(self.process.pid, signal.SIGKILL)
-        if self.process.poll() is None:
-            self.process.kill()
+    def in_order(self, mine: Iterator[ItemT], total: int) -> Iterator[ItemT]:
+        """The items of all processes in turn, by rank; only the first process gets any. Collective.
 
+        Args:
+            mine: the items of this process. total: number of items of all processes.
 
-def stop(running: Sequence[Child], number: int = signal.SIGINT, grace: float = GRACE) -> None:
-    """Requests a stop of all processes; kills those that have not ended after `grace` seconds."""
-    for each in running:
-        each.interrupt(number)
-    deadline = time.monotonic() + grace
-    for each in running:
+        Raises:
+            UserError: another process has failed; with its message.
+        """
+        if self.size == 1:
+            yield from mine
+            return
+        for start in range(0, total, self.size):
+            item, failure = None, None
+            try:
+                item = next(mine, None)
+            except Exception as error:
+                failure = error
+            found = self._gathered((item, _words(failure)))
+            if failure is not None:
+                raise failure
+            for rank, (_, words) in enumerate(found):
+                if words is not None:
+                    raise UserError(f"process {rank} of {self.size} has failed: {words}")
+            yield from (each for each, _ in found[: total - start])
+
+    def _gathered(self, value: Any) -> list[Any]:
+        """The values of all processes in the first one, an empty list in the others."""
+        from torch import distributed
+
+        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
         try:
-            each.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            each.kill()
-            each.process.wait()
-        each.ended()
+            distributed.gather_object(value, found, dst=0)
+        except RuntimeError as error:
+            raise UserError(f"the connection of the processes is lost: one of them was ended ({error})") from None
+        return found or []
 
 
-def environment(threads: int | None = None, **more: str) -> dict[str, str]:
-    """The environment of a process: the same package, UTF-8, output without delay, and the number of threads."""
-    home = str(Path(__file__).resolve().parents[1])
-    paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    found = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    if threads is not None:
-        found |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    return found | more
-
-
-def by_signal(code: int) -> str:
-    """A negative exit code in words; "" for others."""
-    if code >= 0:
-        return ""
-    hint = " (often a lack of memory)" if code == -9 else ""
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "of an unknown name"
-    return f"its process was ended by signal {-code}, {name}{hint}"
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """The signals (Ctrl-C, SIGTERM) that arrive within the block, which do not interrupt it."""
-    arrived: list[int] = []
-    handlers: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGINT, signal.SIGTERM):
-            handlers[each] = signal.signal(each, lambda number, _: arrived.append(number))
-    try:
-        yield arrived
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def stop_with_parent(number: int = signal.SIGINT) -> None:
-    """Starts a thread that waits for the end of standard input, which is the end of the parent; then it sends this
-    process a signal, unless the parent has requested a stop before (a second signal would stop it without saving)."""
-    threading.Thread(target=_wait_for_the_end, args=(number,), daemon=True).start()
-
-
-def _wait_for_the_end(number: int) -> None:
-    requested = False
-    while os.read(0, 1):
-        requested = True
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        for stream in (1, 2):
-            if not stat.S_ISREG(os.fstat(stream).st_mode):  # a log is kept; nobody reads a pipe any more
-                os.dup2(nowhere.fileno(), stream)
-    if not requested:
-        os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else number)
+def _words(error: Exception | None) -> str | None:
+    """An exception in words, as the first process reports it."""
+    if error is None or isinstance(error, UserError):
+        return None if error is None else str(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -17,8 +17,9 @@ from llm2slm.cli.compose import Composer, one_line, quote
 from llm2slm.cli.job import attempt, release, with_environment
 from llm2slm.cli.launch import Command
 from llm2slm.commands.output_folder import make_folder
-from llm2slm.sweeps.jobs import JOB_FOLDER, SWEEP_DIR, JobRecord, read_record
+from llm2slm.sweeps.jobs import JOB_FOLDER, JobRecord, read_record
 from llm2slm.sweeps.table import finish_sweep
+from llm2slm.tracking.naming import in_sweep
 from llm2slm.types import UserError
 
 
@@ -35,7 +36,7 @@ class SweptCommand(Command):
             return found.value
         JobRecord(overrides, "pending").write(folder)
         try:
-            with with_environment({SWEEP_DIR: str(folder.parent), JOB_FOLDER: str(folder)}):
+            with with_environment({JOB_FOLDER: str(folder)}):
                 attempt(folder, partial(self.run, composed, overrides, folder))
         finally:
             release()
@@ -49,8 +50,10 @@ def run_by_hydra(verb: str, composer: Composer, overrides: list[str], folder: Pa
     command = SweptCommand(verb, composer)
     make_folder("hydra.sweep.dir", folder)
     complete = False
+    varied = [each.lstrip("+").partition("=")[0] for each in overrides if composer.parse(each).is_sweep_override()]
     try:
-        hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
+        with in_sweep(folder, varied):
+            hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     except OSError as error:  # of files of Hydra; errors of a job are in its record

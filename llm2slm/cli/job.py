@@ -21,10 +21,12 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from llm2slm import stops
 from llm2slm.atomic import write_text
+from llm2slm.child_processes import INTERRUPTED, stop_with_parent
 from llm2slm.cli.compose import Composer
+from llm2slm.cli.failures import of_machine
 from llm2slm.cli.launch import parsed, run_prepared
-from llm2slm.processes import INTERRUPTED, stop_with_parent
 from llm2slm.sweeps.jobs import JOB_FOLDER, Attempt
 from llm2slm.types import UserError
 
@@ -38,7 +40,8 @@ def main() -> int:
         return without_record(arguments)
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         stop_with_parent(signal.SIGTERM)
-    return attempt(Path(os.environ[JOB_FOLDER]), lambda: run(arguments))
+    with stops.raised():
+        return attempt(Path(os.environ[JOB_FOLDER]), lambda: run(arguments))
 
 
 def first_process() -> bool:
@@ -49,12 +52,11 @@ def first_process() -> bool:
 def without_record(arguments: list[str]) -> int:
     """Runs the command as another rank. Returns the exit code."""
     try:
-        run(arguments)
+        with stops.raised():
+            run(arguments)
     except UserError as error:  # rank 0 reports the same one
         print(f"llm2slm: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -90,7 +92,8 @@ def attempt(folder: Path, work: Callable[[], float | None]) -> int:
             record.status, record.error = "failed", f"the command ended with exit code {error.code}"
         raise
     except Exception as error:
-        record.status, record.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+        known = of_machine(error)
+        record.status, record.error = "failed", known or f"{type(error).__name__}: {error}".splitlines()[0]
         write_text(folder / "error.txt", traceback.format_exc())
         traceback.print_exc()
     finally:
@@ -124,4 +127,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt as error:
-        sys.exit(128 + getattr(error, "number", signal.SIGINT))
+        sys.exit(stops.exit_code(error))

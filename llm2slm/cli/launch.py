@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,11 @@ from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.commands import silence_libraries
 from llm2slm.commands.deferred_warnings import drop_held, show_held
 from llm2slm.commands.local_rank import first_local_process
+from llm2slm.commands.next_command import next_command
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig
+from llm2slm.sweeps.jobs import job_overrides
+from llm2slm.tracking.naming import set_overrides
 from llm2slm.types import UserError
 
 
@@ -112,6 +117,7 @@ class Command:
         self.verb, self.composer = verb, composer
         self.value: float | None = None
         self.failure: Exception | None = None
+        self.config: Any = None
 
     def __call__(self, composed: DictConfig) -> float | None:
         hydra = HydraConfig.get()
@@ -124,10 +130,12 @@ class Command:
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """Runs the command. Returns the value that an optimizing sweeper reads: of `train` the best validation score by
         `callbacks.monitor`; of other verbs the score of the first metric."""
+        set_overrides(job_overrides() or overrides)
         first = first_local_process()  # the others print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
             config, names = self.composer.typed(composed), None
+            self.config = config
             if isinstance(config, RunConfig):
                 config, recorded = with_stored(self.verb, config, overrides), config
                 names = None if config is recorded else chosen_keys(overrides)
@@ -135,7 +143,8 @@ class Command:
             check_read(self.verb, config, default, names, experiment=experiment, shown=first)
             run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
             silence_libraries()
-            result = run(config, folder)
+            with nullcontext() if first else silent():
+                result = run(config, folder)
         except UserError:  # raised before the work began, or after the warnings were printed
             drop_held()
             raise
@@ -159,6 +168,13 @@ class Command:
             return None
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Discards the output of a further process: the first one prints the same. Errors are printed after the block."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        yield
+
+
 def run_once(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> float | None:
     """Runs the composed configuration once; raises the exception of the command. Returns `Command.value`."""
     command, hydra = Command(verb, composer), hydra_internals.application(verb, composer.loader)
@@ -173,6 +189,9 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
         if command.failure is not None:
             raise command.failure
         done = True
+        following = None if job_overrides() is not None else next_command(verb, command.config, given)
+        if following and first_local_process():
+            print(f"llm2slm: next: {following}", file=sys.stderr)
     finally:
         if not done:
             remove_empty(missing)

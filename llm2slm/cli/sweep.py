@@ -20,13 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm2slm.atomic import WriteLock, write_text
+from llm2slm.child_processes import GRACE, POLL
 from llm2slm.cli import hydra_internals
 from llm2slm.cli.compose import Composer, quote
 from llm2slm.cli.job import attempt, release, run, with_environment
 from llm2slm.cli.launch import parsed
 from llm2slm.commands.output_folder import check_folder, make_folder
 from llm2slm.config import RunConfig, TrainerConfig
-from llm2slm.processes import GRACE, POLL
 from llm2slm.sweeps.jobs import SWEEP_FILE, Job, JobRecord, assignments, name_of, read_records, runs_now, sweep_of
 from llm2slm.sweeps.progress import Reporter, shown
 from llm2slm.sweeps.table import finish_sweep

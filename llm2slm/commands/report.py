@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from llm2slm.config import ReportConfig
 from llm2slm.evaluation.report.corpora import CORPUS, refuse_mixed, with_corpora
 from llm2slm.sweeps.jobs import assignments, has_result, is_sweep, name_of, read_records, sweep_of
 from llm2slm.sweeps.table import config_text, varied
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.tracking.summary import sample_table, systems_table
 from llm2slm.types import UserError
 
 
@@ -44,6 +47,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     if not config.runs:
         raise UserError("report needs runs: llm2slm report RUN RUN ..., run directories or result.json files")
     check_folder("out", Path(config.out))
+    check_loggers(config.logger)
     given = list(results_named(config.runs))
     same = [each.home.resolve() for each in given]
     if twice := next((each.name for each, home in zip(given, same, strict=True) if same.count(home) > 1), None):
@@ -53,7 +57,13 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     if not config.mixed:
         refuse_mixed(corpora, [each.name for each in given])
     names = columns(given, results) if len(given) > 1 else None
-    page = write_report(results, Path(config.out), title(config), names, configs, plots=True)
+    with track("report", config, None) as tracking:
+        page = write_report(results, Path(config.out), title(config), names, configs, plots=True)
+        found = all_systems(results, [each.name for each in given])
+        samples = {system["name"]: system["samples"] for system in found["systems"] if system["samples"]}
+        tracking.table("systems", systems_table(found))
+        tracking.table("samples", sample_table(samples, config.logger.samples))
+        tracking.outputs(Path(config.out))
     console = Console()
     console.print(terminal_table(results, overrides=names))
     if (seeds := seed_table(results, overrides=names)) is not None:
@@ -108,3 +118,14 @@ def title(config: ReportConfig) -> str:
     if config.title == ReportConfig.title and len(config.runs) == 1 and is_sweep(one):
         return f"Sweep {name_of(one.absolute())}"
     return config.title
+
+
+def all_systems(results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The systems of several results in one, named after their runs, for the loggers."""
+    return {
+        "systems": [
+            system | {"name": f"{name}: {system['name']}"}
+            for name, result in zip(names, results, strict=True)
+            for system in result["systems"]
+        ]
+    }

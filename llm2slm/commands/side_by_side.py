@@ -22,9 +22,7 @@ from rich.console import Console
 
 from llm2slm import runs
 from llm2slm.atomic import writing
-from llm2slm.commands.resume import METRICS, stored_result
-from llm2slm.config import RunConfig
-from llm2slm.processes import (
+from llm2slm.child_processes import (
     ERROR,
     INTERRUPTED,
     POLL,
@@ -35,6 +33,8 @@ from llm2slm.processes import (
     stop_requests,
     stop_with_parent,
 )
+from llm2slm.commands.resume import METRICS, stored_result
+from llm2slm.config import RunConfig
 from llm2slm.progress import progress_bar
 from llm2slm.runs import curve
 from llm2slm.types import UserError
@@ -169,7 +169,7 @@ def train_side_by_side(
     """
     waiting, running, printed = list(configs), list[Training](), set[str]()
     first, passed = waiting[0], 0
-    shown = all(config.trainer.progress for config in configs.values()) and sys.stderr.isatty()
+    shown = all(config.trainer.progress for config in configs.values())
     with stop_requests() as arrived, progress_bar(shown=shown, transient=True) as bar:
         bars = {name: bar.add_task(name, total=c.trainer.max_steps, speed="waiting") for name, c in configs.items()}
         try:

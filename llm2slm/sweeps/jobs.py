@@ -17,15 +17,12 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.atomic import WriteLock, write_text
+from llm2slm.tracking.naming import SWEEP_DIR, SWEEP_VARIED
 from llm2slm.types import UserError
 
 JOB_FILE = "job.json"
 LOG = "job.log"
 SWEEP_FILE = "sweep.json"
-SWEEP_DIR = "LLM2SLM_SWEEP_DIR"
-"""Environment variable of the processes of a sweep: its folder, by whose name loggers group runs."""
-SWEEP_VARIED = "LLM2SLM_SWEEP_VARIED"
-"""Environment variable of the processes of a sweep: the keys that differ between jobs, separated by commas."""
 JOB_FOLDER = "LLM2SLM_JOB"
 """Environment variable of the processes of a job: its folder, which has `job.json`."""
 COMPLETE = ("done", "pruned")
@@ -206,6 +203,12 @@ def runs_now(folder: Path) -> bool:
         return "another process" in str(error)
     lock.release()
     return False
+
+
+def job_overrides() -> list[str] | None:
+    """The overrides of the job that this process runs, also where it resumes by `run=DIR`; None: it runs no job."""
+    record = read_record(Path(os.environ[JOB_FOLDER])) if os.environ.get(JOB_FOLDER) else None
+    return None if record is None else record.overrides
 
 
 def sweep_of(folder: Path) -> dict[str, Any] | None:

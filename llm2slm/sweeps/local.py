@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm2slm.atomic import writing
-from llm2slm.processes import Child, environment
+from llm2slm.child_processes import Child, environment
 from llm2slm.runs import usable_cores
 from llm2slm.sweeps.jobs import LOG, Job, JobRecord
 from llm2slm.sweeps.running import Running

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from llm2slm.processes import GRACE
+from llm2slm.child_processes import GRACE
 from llm2slm.sweeps.jobs import Job, JobRecord
 from llm2slm.sweeps.local import JobProcess
 from llm2slm.sweeps.running import Running

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from llm2slm.processes import GRACE, POLL, stop_requests
+from llm2slm.child_processes import GRACE, POLL, stop_requests
 from llm2slm.sweeps.jobs import Job, JobRecord
 from llm2slm.sweeps.progress import Reporter
 from llm2slm.sweeps.running import Launcher, Running, outcome

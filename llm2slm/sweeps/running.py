@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from llm2slm.processes import INTERRUPTED, by_signal
+from llm2slm.child_processes import INTERRUPTED, by_signal
 from llm2slm.sweeps.jobs import LOG, Job, JobRecord
 
 

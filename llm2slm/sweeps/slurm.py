@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from llm2slm.atomic import write_text
-from llm2slm.processes import GRACE
+from llm2slm.child_processes import GRACE
 from llm2slm.sweeps.jobs import Job, JobRecord, runs_now
 from llm2slm.sweeps.local import JobProcess
 from llm2slm.sweeps.running import Running

@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from llm2slm.processes import stop_with_parent
-from llm2slm.sweeps.jobs import JOB_FOLDER, SWEEP_DIR, Attempt
+from llm2slm.child_processes import stop_with_parent
+from llm2slm.sweeps.jobs import JOB_FOLDER, Attempt
 
-SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", SWEEP_DIR, "LLM2SLM_SWEEP_VARIED")
+SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "LLM2SLM_SWEEP_DIR", "LLM2SLM_SWEEP_VARIED")
 
 
 def stopped(*_: object) -> None:
