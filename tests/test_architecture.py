@@ -46,6 +46,7 @@ CONDITIONINGS = {path.stem for path in (PACKAGE.parent / "conf" / "model" / "con
 METHOD = (  # a conditioning that changes the modules or the cache of a transformers model may import transformers
     "models.projector",
     "models.sequences",
+    "models.families",
     "models.matrix_shapes",
     "models.conditioning",
     *(f"models.conditioning.{name}" for name in sorted(CONDITIONINGS - {"cross_attention", "kv"})),
@@ -53,6 +54,8 @@ METHOD = (  # a conditioning that changes the modules or the cache of a transfor
     "evaluation.metrics.scores",
     "evaluation.metrics.text_metrics",
     "evaluation.benchmark.costs",
+    "evaluation.benchmark.mode_costs",
+    "evaluation.benchmark.roofline",
     "evaluation.compare.significance",
 )
 

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from llm2slm.evaluation.benchmark import costs
 from llm2slm.evaluation.benchmark.timing import _flops
 from llm2slm.evaluation.benchmark.workload import Condition, Request
+from llm2slm.models import families
 from llm2slm.models.build import build_model
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.testing import LLM_TEXTS, tiny_model_config
@@ -110,7 +111,7 @@ def generated(model, tokens: int) -> int:
 
 def test_every_known_family_is_held_to_torchs_count():
     held = {config.model_type for config in (*READERS.values(), ENCODER_DECODERS["t5gemma"].encoder)}
-    assert held == set(costs.FAMILIES)
+    assert held == set(families.FAMILIES)
 
 
 @pytest.mark.parametrize("layer", representatives([-1, 1], [-1]), ids=["whole", "first block"])
@@ -119,17 +120,17 @@ def test_reading(name, layer):
     """What `FrozenEncoder` runs, from the config of what it keeps."""
     reader, ids = FrozenEncoder(build(READERS[name], AutoModel), layer), torch.arange(3, 3 + P)[None]
     values = reader.body.config.to_dict()
-    assert costs.supported(values, generates=False)
+    assert families.supported(values, generates=False)
     found = counted(lambda: reader(ids, torch.ones_like(ids)))
-    assert costs.encoder_stack(values, reader.blocks).flops(P, P) == found
+    assert families.encoder_stack(values, reader.blocks).flops(P, P) == found
     if layer == -1:
-        assert costs.encoder_stack(values).flops(P, P) == found
+        assert families.encoder_stack(values).flops(P, P) == found
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_head_at_every_position(name):
     model, ids = build(DECODERS[name]), torch.arange(3, 3 + P)[None]
-    stack = costs.decoder_stack(DECODERS[name].to_dict())
+    stack = families.decoder_stack(DECODERS[name].to_dict())
     assert stack.flops(P, P, logits=P) == counted(lambda: model(input_ids=ids, use_cache=False))
 
 
@@ -138,7 +139,7 @@ def test_the_head_at_every_position(name):
 )
 def test_generation_phase_by_phase(name):
     model, values = build(WRITERS[name]), WRITERS[name].to_dict()
-    assert costs.supported(values)
+    assert families.supported(values)
     cost = costs.generation_cost(values, P, T)
     prefill, total = generated(model, 1), generated(model, T)
     assert cost.prefill_flops == prefill
@@ -383,10 +384,10 @@ def test_a_linear_projector_and_longer_answers():
 
 
 def test_what_is_not_known_is_refused():
-    assert not costs.supported({"model_type": "mamba"}, generates=False)
+    assert not families.supported({"model_type": "mamba"}, generates=False)
     with pytest.raises(UserError, match=r"model_type 'mamba': .*known: bart, bert"):
-        costs.encoder_stack({"model_type": "mamba"})
-    assert not costs.supported(ENCODERS["bert"].to_dict())  # it only encodes
+        families.encoder_stack({"model_type": "mamba"})
+    assert not families.supported(ENCODERS["bert"].to_dict())  # it only encodes
     with pytest.raises(UserError, match=r"model_type 'bert': .*known: bart, gemma"):
         costs.generation_cost(ENCODERS["bert"].to_dict(), 3, 3)
     with pytest.raises(ValueError, match="needs llm_config"):
