@@ -36,6 +36,7 @@ class Family:
         nested: encoder and decoder have separate configs, under the keys `encoder` and `decoder`.
         gated: three feed-forward matrices instead of two; `feed_forward_proj` in a config has priority.
         generates: whether models of the family generate.
+        own_head: published models have a head that is not tied to the embeddings, which their config does not state.
     """
 
     keys: Keys = _USUAL
@@ -43,6 +44,7 @@ class Family:
     nested: bool = False
     gated: bool = False
     generates: bool = True
+    own_head: bool = False
 
 
 _T5 = Family(
@@ -55,7 +57,8 @@ _BART = Family(
 _LLAMA = Family(gated=True)
 
 FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
+    "t5": _T5,
+    **dict.fromkeys(("mt5", "umt5"), replace(_T5, own_head=True)),
     **dict.fromkeys(("bart", "mbart", "pegasus"), _BART),
     "t5gemma": Family(decoder=_USUAL, nested=True, gated=True),
     "t5_gemma_module": Family(gated=True, generates=False),  # T5Gemma's encoder
@@ -141,7 +144,10 @@ def encoder_tables(config: Mapping[str, Any]) -> int:
 
 def decoder_tables(config: Mapping[str, Any]) -> int:
     """Elements of the embedding table of the generating part, and of a language-model head that is not tied to it."""
-    return decoder_stack(config).head * (1 if config.get("tie_word_embeddings", True) else 2)
+    # transformers 5 turns tie_word_embeddings=false of a T5 (as FLAN-T5) into scale_decoder_outputs=false
+    tied = config.get("tie_word_embeddings", True) and config.get("scale_decoder_outputs", True)
+    own_head = not tied or _family(config, generates=True).own_head
+    return decoder_stack(config).head * (2 if own_head else 1)
 
 
 def whole_tables(config: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llm2slm.evaluation.benchmark.costs import Cost, Prepared, Work, decoding_passes, first_step
-from llm2slm.models.families import decoder_stack, encoder_stack, encoder_tables, is_encoder_decoder, whole_tables
+from llm2slm.models.families import decoder_stack, encoder_stack, is_encoder_decoder, whole_tables
 from llm2slm.models.matrix_shapes import Stack
 
 SMALLEST, LARGEST = 1e-9, 1 - 1e-9
@@ -101,7 +101,7 @@ def lossless_cost(
     decoder_only = not is_encoder_decoder(llm_config)
     start = llm_tokens if decoder_only else 1  # positions before the first draft, the start token included
     own, memory = (0, 0) if decoder_only else (1, llm_tokens)
-    encoding = _encoding(llm_config, llm_tokens, llm_layers if shared else 0, shared)
+    encoding = _encoding(llm_config, llm_tokens, llm_layers if shared else 0)
     first = _verification(stack, n + own, n + 1, start + n, memory)
     rest = decoding_passes(stack, later, n + 1, start + n + middle, memory) if later > 0 else ()
     keys_values = [] if decoder_only else first_step(stack, 1, 0, llm_tokens)[:-1]
@@ -153,7 +153,7 @@ def after_encoding(
 ) -> Prepared:
     """The LLM before its greedy response to a prompt that it has encoded as the hybrid's encoder."""
     stack = decoder_stack(llm_config)
-    works = _encoding(llm_config, llm_tokens, llm_layers if shared else 0, shared)
+    works = _encoding(llm_config, llm_tokens, llm_layers if shared else 0)
     if is_encoder_decoder(llm_config):
         steps, keys, attended = first_step(stack, 1, 0, llm_tokens), 1.0, llm_tokens
     else:
@@ -161,17 +161,9 @@ def after_encoding(
     return Prepared((*works, *steps), stack, keys, attended, _held(llm_config))
 
 
-def _encoding(
-    config: Mapping[str, Any], tokens: float, done: int | None, shared: bool
-) -> tuple[Work, ...]:
-    """The blocks that process the prompt, without those whose output the hybrid's encoder gave.
-
-    Args:
-        done: blocks of a decoder-only LLM that have processed the prompt; None: all of them.
-    """
+def _encoding(config: Mapping[str, Any], tokens: float, done: int | None) -> tuple[Work, ...]:
+    """The blocks that process the prompt, without the first `done` of them; None: all are done."""
     encoder = encoder_stack(config)
-    if is_encoder_decoder(config):
-        return () if shared else (Work(1, encoder.layers, encoder.flops(tokens, tokens), encoder.weights),)
     left = 0 if done is None else encoder.layers - done
     # of the two matrices around the blocks, the one after them
     upper = replace(encoder, layers=left, around=encoder.around // 2 if done else encoder.around)
@@ -198,7 +190,7 @@ def _drafts(
     steps = hybrid.steps(later * n, keys)
     if not steps:
         return first, ()
-    twice = later * drafting.accepted_whole * hybrid.slm.flops(1, keys, hybrid.attended)
+    twice = later * drafting.accepted_whole * hybrid.slm.flops(1, hybrid.keys + middle * ratio, hybrid.attended)
     return first, (replace(steps[0], flops=steps[0].flops + twice),)
 
 
