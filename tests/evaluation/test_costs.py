@@ -10,7 +10,17 @@ from itertools import cycle, product
 import pytest
 import torch
 from counted import (
-    DECODERS, ENCODER_DECODERS, ENCODERS, GPT2_CROSS, READERS, T5_GATED, WRITERS, P, T, build, counted,
+    DECODERS,
+    ENCODER_DECODERS,
+    ENCODERS,
+    GPT2_CROSS,
+    READERS,
+    T5_GATED,
+    WRITERS,
+    P,
+    T,
+    build,
+    counted,
 )  # fmt: skip
 from sampling import first_of_each, representatives
 from torch import nn
