@@ -21,6 +21,7 @@ VERBS = {
     "label": "generate training targets for a split with the LLM",
     "encode": "store the LLM representations of a corpus, to train without loading the LLM",
     "benchmark": "time a model, its LLM and other systems in interleaved rounds",
+    "costs": "predict speed, memory and break-even length of a pair of models from their configs",
     "judge": "rate the answers of a run, or compare those of two runs, with another model",
     "export": "write a trained model, its model card and its part of the LLM to a folder or the Hub",
     "report": "write one page of tables and plots from the results of several runs",

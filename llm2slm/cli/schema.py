@@ -29,6 +29,7 @@ SCHEMAS: dict[str, type] = {
     "label": config.RunConfig,
     "encode": config.RunConfig,
     "benchmark": config.RunConfig,
+    "costs": config.CostsConfig,
     "judge": config.JudgeConfig,
     "export": config.ExportConfig,
     "report": config.ReportConfig,

@@ -15,7 +15,7 @@ from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig
 from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
-from llm2slm.config.verbs import CompareConfig, GenerateConfig, JudgeConfig
+from llm2slm.config.verbs import CompareConfig, CostsConfig, GenerateConfig, JudgeConfig
 from llm2slm.types import UserError, check_text
 
 
@@ -60,6 +60,7 @@ POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 COUNT = Range(1)
 SHARE = Range(0, 1)
+LENGTHS = Range(1, empty=False)
 BLOCKS = Range(-10_000, 10_000, empty=False)
 """Block numbers, negative from the end; the model checks that the blocks exist."""
 SEED = Range(0, 2**32 - 1)
@@ -147,6 +148,19 @@ RANGES: dict[type, dict[str, Range]] = {
         "price_in": NOT_NEGATIVE,
         "price_out": NOT_NEGATIVE,
         "seed": SEED,
+    },
+    CostsConfig: {
+        "slm_vocab": COUNT,
+        "slm_tokens": POSITIVE,
+        "bandwidth": POSITIVE,
+        "tflops": POSITIVE,
+        "overhead": NOT_NEGATIVE,
+        "batch": LENGTHS,
+        "prompt_tokens": LENGTHS,
+        "response_tokens": LENGTHS,
+        "draft_tokens": COUNT,
+        "accepted_tokens": NOT_NEGATIVE,
+        "rewritten": SHARE,
     },
     CompareConfig: {"resamples": Range(100), "rows": NOT_NEGATIVE, "seed": SEED},  # a 95 % interval needs 100
 }

@@ -122,8 +122,16 @@ def _with_decoder_depth(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def model_config(
+    cfg: LanguageModelConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    read: Callable[[str, str | None], PreTrainedConfig] = read_config,
+) -> PreTrainedConfig:
     """The transformers config of a model to build: that of `cfg.name` with the changes `cfg.config`, or a new one.
+
+    Args:
+        tokenizer: gives random weights their vocabulary size and special token ids; None: those of the config.
+        read: the config of a name and a revision.
 
     Raises:
         UserError: neither a name nor a whole config (with model_type) is given, or both; the name is that of a hybrid;
@@ -139,7 +147,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
                 f"model.{side}.name={name} and model.{side}.config.model_type={cfg.config['model_type']} describe "
                 "two models; leave one of them out"
             )
-        config, changes = read_config(name, cfg.revision), dict(cfg.config)
+        config, changes = read(name, cfg.revision), dict(cfg.config)
         if config.model_type == "llm2slm":
             raise UserError(
                 f"model {name!r}: is a hybrid, or has virtual tokens, and cannot be model.{side} of another; "
@@ -161,7 +169,7 @@ def model_config(cfg: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -
         _check_value(f"model.{side}.config.{key}", changes[key], getattr(config, key, None))
     _check_cut(cfg, config)
     if cfg.start is Init.random:
-        changes |= _token_values(tokenizer)
+        changes |= {} if tokenizer is None else _token_values(tokenizer)
         vars(config).pop(RECORD, None)  # a record of cut blocks does not hold for new weights
     if changes:
         renamed = {config.attribute_map.get(key, key): value for key, value in changes.items()}  # hidden_size: d_model
