@@ -61,17 +61,8 @@ TOKENIZER = (
 )
 OF_CONFIGS = (
     *("kind", "llm.name", "llm.revision", "llm.gguf_file", "llm.init", "llm.config", "llm.layer"),
-    *(
-        "slm.name",
-        "slm.revision",
-        "slm.gguf_file",
-        "slm.init",
-        "slm.config",
-        "slm.layers",
-        "slm.vocab",
-        "slm.tokenizer",
-    ),
-    *("slm.tune", "slm.peft", "projector.hidden"),
+    *("slm.name", "slm.revision", "slm.gguf_file", "slm.init", "slm.config", "slm.layers", "slm.vocab"),
+    *("slm.tokenizer", "slm.tune", "slm.peft", "projector.hidden"),
     *("conditioning", "pool", "cross_every", "kv_blocks", "tokenizers"),
 )
 """Keys under `model` that `costs` reads, where `benchmark` reads them (those of the LLM with model.kind=slm too)."""

@@ -20,7 +20,7 @@ SCHEMA = 1
 MEASURE = "measure"
 """Value of `device` that measures this machine."""
 CONDITIONS = ("batch", "prompt_tokens", "response_tokens")
-HEADS = ("prefill ms", "ms/token", "total ms", "speedup", "break-even", "GFLOP", "cache MB", "memory MB")
+HEADS = ("prefill ms", "ms/token", "total ms", "speedup", "break-even", "weights GB", "cache MB")
 
 
 def run(config: CostsConfig, folder: Path) -> None:
@@ -47,9 +47,7 @@ def run(config: CostsConfig, folder: Path) -> None:
     guided = config.run is not None or config.model.kind is SystemKind.llm2slm
     missing, precision = predictions.unknown(pair, guided=guided), PRECISIONS[config.dtype]
     if not predictions.systems(pair):
-        raise UserError(
-            f"cost unknown: {'; '.join(map(str, missing))}; docs/costs.md lists the families that are known"
-        )
+        raise UserError(f"cost unknown: {'; '.join(map(str, missing))}; docs/costs.md lists the known families")
     device = device_of(config, precision.product)
     show_held()
     assumptions = predictions.Assumptions(
@@ -57,6 +55,7 @@ def run(config: CostsConfig, folder: Path) -> None:
     )
     predictor = predictions.Predictor(pair, assumptions, device, precision)
     rows = list(predictor.rows(config.batch, config.prompt_tokens, config.response_tokens))
+    changed = any(value is not None for value in (config.bandwidth, config.tflops, config.overhead))
     models = {side: model for side, model in (("llm", pair.llm), ("slm", pair.slm)) if model is not None}
     written = {
         "schema": SCHEMA, "created": runs.now(), "command": runs.command(), "git_commit": runs.git_commit(),
@@ -64,7 +63,7 @@ def run(config: CostsConfig, folder: Path) -> None:
             side: {"name": model.name, "model_type": model.config.model_type, "config": model.source}
             for side, model in models.items()
         },
-        "conditioning": pair.conditioning, "device": {"name": config.device} | runs.plain(device),
+        "conditioning": pair.conditioning, "device": {"name": config.device + ", changed" * changed} | runs.plain(device),
         "dtype": config.dtype, "assumptions": runs.plain(assumptions), "unknown": runs.plain(missing),
         "rows": runs.plain(rows),
     }  # fmt: skip
@@ -102,9 +101,10 @@ def device_of(config: CostsConfig, product: str) -> Any:
     if config.tflops is not None:
         device = replace(device, tflops={product: config.tflops})
     if product not in device.tflops:
-        known = ", ".join(device.tflops)
-        raise UserError(f"dtype={config.dtype}: device={config.device} has no rate of {product} products, but of {known}; "
-                        "give it by tflops=N, or choose another dtype")  # fmt: skip
+        raise UserError(
+            f"dtype={config.dtype}: the rate of {product} products on device={config.device} is not known (known: "
+            f"{', '.join(device.tflops)}); give it by tflops=N, or choose another dtype"
+        )
     return replace(device, overhead=device.overhead if config.overhead is None else config.overhead)
 
 
@@ -114,6 +114,7 @@ def table(written: dict[str, Any], product: str) -> Any:
     Args:
         product: dtype of matrix products.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     device, rows = written["device"], written["rows"]
@@ -122,7 +123,7 @@ def table(written: dict[str, Any], product: str) -> Any:
         f"{models}; conditioning {written['conditioning']}; {written['dtype']} on {device['name']}: "
         f"{device['bandwidth']:,.4g} GB/s, {device['tflops'][product]:,.4g} TFLOP/s"
     )
-    found = Table(title=title, caption=caption(written))
+    found = Table(title=title, caption=caption(written), box=SIMPLE_HEAD, pad_edge=False)
     varied = [name for name in CONDITIONS if len({row[name] for row in rows}) > 1]
     found.add_column("system")
     for head in [*(name.partition("_")[0] for name in varied), *HEADS]:
@@ -143,6 +144,8 @@ def caption(written: dict[str, Any]) -> str:
         parts.append(f"lossless accepts {given['accepted']:g} of {given['drafted']:g} drafted tokens")
     if "cascade" in named:
         parts.append(f"cascade rewrites {given['rewritten']:.0%}")
+    if large := {row["system"] for row in rows if row["fits"] is False}:
+        parts.append(f"larger than the memory of the device: {', '.join(sorted(large))}")
     return "Lower bounds. " + "; ".join(parts)
 
 
@@ -150,14 +153,12 @@ def cells(row: dict[str, Any]) -> list[str]:
     """The numbers of a row of the table, in the order of `HEADS`."""
     compared = row["speedup"] is not None and row["system"] != "llm"
     never = "never" if compared else ""
-    memory = f"{row['weights_mb'] + row['cache_mb']:,.0f}" + (" (too large)" if row["fits"] is False else "")
     return [
         f"{row['prefill_ms']:,.3f}",
         "" if row["ms_per_token"] is None else f"{row['ms_per_token']:,.4f}",
         f"{row['total_ms']:,.2f}",
         "" if row["speedup"] is None else f"{row['speedup']:.2f}",
         never if row["break_even_tokens"] is None else f"{row['break_even_tokens']:,}",
-        f"{row['prefill_gflop'] + row['decode_gflop']:,.1f}",
+        f"{row['weights_mb'] / 1e3:,.2f}",
         f"{row['cache_mb']:,.1f}",
-        memory,
     ]

@@ -49,7 +49,8 @@ class Side:
     @property
     def values(self) -> dict[str, Any]:
         """The config as plain values."""
-        return self.config.to_dict()
+        found: dict[str, Any] = self.config.to_dict()
+        return found
 
     @property
     def encodes(self) -> bool:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from llm2slm.evaluation.benchmark.costs import Cost, Prepared, Setup, generation_cost, prepared
 from llm2slm.evaluation.benchmark.mode_costs import Drafting, cascade_cost, lossless_cost
@@ -120,10 +121,8 @@ class Predictor:
         assert pair.llm is not None and pair.slm is not None
         own: float = prompt if pair.same_prompt else prompt * self.assumptions.slm_tokens
         own = own if pair.slm_prompt is None else pair.slm_prompt
-        setup = Setup(
-            llm_config=pair.llm.values, llm_tokens=prompt, conditioning=pair.conditioning,
-            pooled=pair.groups(prompt), **pair.settings, **pair.virtual,
-        )  # fmt: skip
+        settings: dict[str, Any] = {**pair.settings, **pair.virtual, "pooled": pair.groups(prompt)}
+        setup = Setup(llm_config=pair.llm.values, llm_tokens=prompt, conditioning=pair.conditioning, **settings)
         return prepared(pair.slm.values, own, setup)
 
     def row(self, system: str, batch: int, prompt: int, response: int) -> Row:

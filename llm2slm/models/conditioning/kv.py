@@ -253,7 +253,7 @@ class Mode(Conditioning):
         return {"kv_mapped": None if weight is None else tuple(weight.shape)}
 
     def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any) -> dict[str, Any]:
-        """As the tokenizers are not read, an SLM with the LLM's shapes and at most its vocabulary counts as cut from it.
+        """An SLM with the LLM's shapes and at most its vocabulary counts as cut from it: tokenizers are not read.
         Unmapped, the SLM's prompt is one token."""
         blocks = blocks_of_llm(cfg, llm, slm)
         cut = slm.get_text_config().vocab_size <= llm.get_text_config().vocab_size

@@ -49,7 +49,7 @@ def drop_encoder(slm: Any) -> None:
 @torch.no_grad()
 def masks_states(slm: Any) -> bool:
     """Whether the cross-attention of a decoder-only model accepts a mask of shape (B, P), found by a forward pass on
-    one token. That of transformers' GPT-BigCode does not. Assumed of a model on the meta device, which computes nothing.
+    one token. That of transformers' GPT-BigCode does not. True on the meta device, where no pass is possible.
     """
     if slm.device.type == "meta":
         return True
