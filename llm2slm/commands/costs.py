@@ -20,7 +20,7 @@ SCHEMA = 1
 MEASURE = "measure"
 """Value of `device` that measures this machine."""
 CONDITIONS = ("batch", "prompt_tokens", "response_tokens")
-HEADS = ("prefill ms", "ms/token", "total ms", "speedup", "break-even", "weights GB", "cache MB")
+HEADS = ("prefill\nms", "ms per\ntoken", "total\nms", "speedup", "break-\neven", "weights\nGB", "cache\nMB")
 
 
 def run(config: CostsConfig, folder: Path) -> None:
@@ -55,7 +55,8 @@ def run(config: CostsConfig, folder: Path) -> None:
     )
     predictor = predictions.Predictor(pair, assumptions, device, precision)
     rows = list(predictor.rows(config.batch, config.prompt_tokens, config.response_tokens))
-    changed = any(value is not None for value in (config.bandwidth, config.tflops, config.overhead))
+    figures = (config.bandwidth, config.tflops, config.overhead)
+    name = config.device if figures == (None, None, None) else f"{config.device}, changed"
     models = {side: model for side, model in (("llm", pair.llm), ("slm", pair.slm)) if model is not None}
     written = {
         "schema": SCHEMA, "created": runs.now(), "command": runs.command(), "git_commit": runs.git_commit(),
@@ -63,8 +64,8 @@ def run(config: CostsConfig, folder: Path) -> None:
             side: {"name": model.name, "model_type": model.config.model_type, "config": model.source}
             for side, model in models.items()
         },
-        "conditioning": pair.conditioning, "device": {"name": config.device + ", changed" * changed} | runs.plain(device),
-        "dtype": config.dtype, "assumptions": runs.plain(assumptions), "unknown": runs.plain(missing),
+        "conditioning": pair.conditioning, "device": {"name": name} | runs.plain(device), "dtype": config.dtype,
+        "assumptions": runs.plain(assumptions), "unknown": runs.plain(missing),
         "rows": runs.plain(rows),
     }  # fmt: skip
     write_text(folder / "costs.csv", predictions.csv_text(rows))
@@ -123,9 +124,10 @@ def table(written: dict[str, Any], product: str) -> Any:
         f"{models}; conditioning {written['conditioning']}; {written['dtype']} on {device['name']}: "
         f"{device['bandwidth']:,.4g} GB/s, {device['tflops'][product]:,.4g} TFLOP/s"
     )
-    found = Table(title=title, caption=caption(written), box=SIMPLE_HEAD, pad_edge=False)
     varied = [name for name in CONDITIONS if len({row[name] for row in rows}) > 1]
-    found.add_column("system")
+    padding = (0, 0 if len(varied) > 1 else 1, 0, 0)
+    found = Table(title=title, caption=caption(written), box=SIMPLE_HEAD, pad_edge=False, padding=padding)
+    found.add_column("system", no_wrap=True)
     for head in [*(name.partition("_")[0] for name in varied), *HEADS]:
         found.add_column(head, justify="right")
     for row in rows:
@@ -154,11 +156,16 @@ def cells(row: dict[str, Any]) -> list[str]:
     compared = row["speedup"] is not None and row["system"] != "llm"
     never = "never" if compared else ""
     return [
-        f"{row['prefill_ms']:,.3f}",
-        "" if row["ms_per_token"] is None else f"{row['ms_per_token']:,.4f}",
-        f"{row['total_ms']:,.2f}",
+        *(shown(row[name]) for name in ("prefill_ms", "ms_per_token", "total_ms")),
         "" if row["speedup"] is None else f"{row['speedup']:.2f}",
         never if row["break_even_tokens"] is None else f"{row['break_even_tokens']:,}",
-        f"{row['weights_mb'] / 1e3:,.2f}",
-        f"{row['cache_mb']:,.1f}",
+        shown(row["weights_mb"] / 1e3),
+        shown(row["cache_mb"]),
     ]
+
+
+def shown(value: float | None) -> str:
+    """A number with three significant digits; "" for None."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -126,11 +126,13 @@ def recorded(run: str, moved: str | None = None) -> Pair:
     """The pair of a saved model: of a hybrid both models, else the model alone.
 
     Args:
-        run: model folder or Hub id. moved: the folder or id of the LLM, if it has moved.
+        run: run directory, model folder or Hub id. moved: the folder or id of the LLM, if it has moved.
 
     Raises:
         UserError: a config cannot be read; moved, and the model has no LLM; its LLM is not on this machine.
     """
+    inside = Path(run) / "model"
+    run = str(inside) if inside.is_dir() else run
     config = read_config(run)
     record = getattr(config, "llm2slm", None) or {}
     if not isinstance(config, LLM2SLMConfig):
@@ -154,7 +156,7 @@ def recorded(run: str, moved: str | None = None) -> Pair:
         tokenizers=Tokenizers(config.tokenizers),
     )
     same_prompt, shared = cfg.tokenizers is not Tokenizers.offsets, cfg.tokenizers is Tokenizers.shared
-    return _guided(Pair(_side(cfg.llm), slm, NONE, {}, None, None, same_prompt, shared, virtual), cfg)
+    return _guided(Pair(_side(cfg.llm), slm, NONE, {}, None, None, same_prompt, shared, virtual), cfg, config)
 
 
 def _refuse_moved(run: str, moved: str | None) -> None:
@@ -220,8 +222,11 @@ def _virtual(tune: str, peft: dict[str, Any]) -> dict[str, int]:
     return {"virtual" if tune == PROMPT else "prefix": count}
 
 
-def _guided(pair: Pair, cfg: ModelConfig) -> Pair:
+def _guided(pair: Pair, cfg: ModelConfig, saved: LLM2SLMConfig | None = None) -> Pair:
     """With the hybrid of both models; unchanged if the cost of either is unknown.
+
+    Args:
+        saved: config of a saved hybrid.
 
     Raises:
         UserError: as `conditioning.check_pair`; no such layer of the LLM.
@@ -230,7 +235,7 @@ def _guided(pair: Pair, cfg: ModelConfig) -> Pair:
     if llm is None or slm is None or not llm.encodes or not slm.generates:
         return pair
     conditioning.check_pair(cfg, _empty(slm.config, mode))
-    settings = mode.planned_cost_settings(cfg, llm.config, slm.config)
+    settings = mode.planned_cost_settings(cfg, llm.config, slm.config, saved)
     slm_prompt = settings.pop("prompt_tokens", None)
     record = LLM2SLMConfig(kv={"mapped": settings.get("kv_mapped") is not None})
     aligned = cfg.tokenizers is Tokenizers.offsets and mode.token_by_token(record)

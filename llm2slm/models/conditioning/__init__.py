@@ -185,15 +185,19 @@ class Conditioning(ABC):
         """Arguments of `costs.generation_cost` that describe the hybrid's modules."""
         return {"projector_shape": model.projector.shape, "embedding_width": model.projector.embedding_width}
 
-    def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any) -> dict[str, Any]:
+    def planned_cost_settings(
+        self, cfg: ModelConfig, llm: Any, slm: Any, record: LLM2SLMConfig | None = None
+    ) -> dict[str, Any]:
         """As `cost_settings`, for a hybrid that is not built.
 
         Args:
             llm, slm: transformers configs, of families that `models/families.py` knows.
+            record: of a saved hybrid; None: it was not trained.
 
         Raises:
             UserError: the LLM or an option of this way does not fit.
         """
+        del record
         width, hidden = embedding_width(slm.to_dict()), cfg.projector.hidden
         mapped = cfg.tokenizers is Tokenizers.llm_tokens and self.reads_embeddings
         return {

@@ -138,6 +138,6 @@ class Mode(Conditioning):
         """With the distance of the gated layers."""
         return super().cost_settings(model) | {"cross_every": model.config.cross_every}
 
-    def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any) -> dict[str, Any]:
+    def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any, record: Any = None) -> dict[str, Any]:
         """With the distance of the gated layers."""
-        return super().planned_cost_settings(cfg, llm, slm) | {"cross_every": cfg.cross_every}
+        return super().planned_cost_settings(cfg, llm, slm, record) | {"cross_every": cfg.cross_every}

@@ -252,12 +252,14 @@ class Mode(Conditioning):
         weight = model.projector.weight
         return {"kv_mapped": None if weight is None else tuple(weight.shape)}
 
-    def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any) -> dict[str, Any]:
-        """An SLM with the LLM's shapes and at most its vocabulary counts as cut from it: tokenizers are not read.
-        Unmapped, the SLM's prompt is one token."""
+    def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any, record: Any = None) -> dict[str, Any]:
+        """Unmapped, the SLM's prompt is one token. Tokenizers are not read: an SLM with the LLM's shapes counts as cut
+        from it if it has as many vocabulary entries, shares the tokenizer, or has a vocabulary cut."""
         blocks = blocks_of_llm(cfg, llm, slm)
-        cut = slm.get_text_config().vocab_size <= llm.get_text_config().vocab_size
-        if shares_cache(slm, llm) and cut:
+        sizes = [each.get_text_config().vocab_size for each in (slm, llm)]
+        cut = sizes[0] == sizes[1] or cfg.tokenizers is Tokenizers.shared or cfg.slm.vocab is not None
+        mapped = not (shares_cache(slm, llm) and cut) if record is None else record.kv["mapped"]
+        if not mapped:
             return {"kv_mapped": None, "llm_layers": max(blocks), "prompt_tokens": 1}
         source, target = encoder_stack(llm.to_dict()).kv, decoder_stack(slm.to_dict()).kv
         return {"kv_mapped": (2 * len(blocks), source, target), "llm_layers": max(blocks)}
