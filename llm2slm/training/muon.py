@@ -24,8 +24,8 @@ ADAMW_RMS = 0.2
 
 @lru_cache(maxsize=4)
 def product_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the device has units for its products, since the result is rough anyway: GPUs, and CPUs with AMX or
-    AVX512-BF16 (2 to 3 times as fast as float32 for matrices of width 128 on an AMD EPYC)."""
+    """bfloat16 where the device has units for its products, since the result is rough anyway: GPUs, and CPUs with AMX
+    or AVX512-BF16 (2 to 3 times as fast as float32 for matrices of width 128 on an AMD EPYC)."""
     capable = device == "cuda"
     if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.13; the range starts earlier
         found = torch.cpu.get_capabilities()
