@@ -210,7 +210,7 @@ class CostsConfig:
     draft_tokens: int = 8
     """Lossless: tokens that the hybrid drafts for each verification by the LLM."""
     accepted_tokens: float = 6.0
-    """Lossless: mean number of drafted tokens that a verification accepts; the LLM adds one token of its own."""
+    """Lossless: mean number of drafted tokens that a verification accepts. The LLM adds one token to them."""
     rewritten: float = 0.1
     """Cascade: share of the responses that the LLM generates anew."""
     shared_encoding: bool = True

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from itertools import product
 from math import ceil
 
 import pytest
 import yaml
 from command_line import ROOT, mistake
+from documented import calls
 from sampling import first_of_each
 from transformers import LlamaConfig
 
 from llm2slm.cli import main
+from llm2slm.commands.costs import cells
 from llm2slm.evaluation.benchmark import ceilings
 from llm2slm.evaluation.benchmark.costs import Cost, Work
 from llm2slm.evaluation.benchmark.pairs import configured, recorded
@@ -21,6 +24,7 @@ from llm2slm.evaluation.benchmark.predictions import HYBRID, Assumptions, Predic
 from llm2slm.evaluation.benchmark.roofline import DEVICES, LONGEST, PRECISIONS, Device, break_even, least_times
 from llm2slm.evaluation.benchmark.timing import _flops, _guidance
 from llm2slm.evaluation.benchmark.workload import Condition, Request
+from llm2slm.models import families
 from llm2slm.models.build import build_model
 from llm2slm.models.known_configs import known
 from llm2slm.testing import LLM_TEXTS, tiny_model_config
@@ -310,3 +314,22 @@ def test_this_machine_is_measured(tmp_path, monkeypatch):
 def test_pairs_that_are_not_built_are_checked_too(zoo):
     with pytest.raises(UserError, match=r"model.pool=4 is for model.conditioning=prepend; it is add"):
         configured(config(zoo, ("flan", "gpt2"), {"mode": "add", "pool": 4}, Tokenizers.offsets))
+
+
+def test_the_example_of_the_page(tmp_path):
+    """Its command gives the numbers of its table, and those in the text below."""
+    page = (ROOT / "docs" / "costs.md").read_text("utf-8")
+    [command] = [call for call in calls(page) if "device=cpu-2-cores" in call]
+    example, text = page.partition("<!-- example: begin")[2].split("<!-- example: end -->")
+    found = predicted(tmp_path, *command[1:])
+    rows = [[each.strip() for each in line.strip("|").split("|")] for line in example.splitlines() if line[:1] == "|"]
+    assert rows[2:] == [[str(row["response_tokens"]), row["system"], *cells(row)] for row in found["rows"]]
+    speedups = [row["speedup"] for row in found["rows"] if row["system"] == "llm2slm"]
+    assert "from {:.1f} for 8 tokens to {:.1f} for 64".format(*speedups) in text
+    long = by_system(predicted(tmp_path / "long", *command[1:], "prompt_tokens=512", "response_tokens=64"))
+    assert f"`prompt_tokens=512` it is {long['llm2slm']['speedup']:.1f} for 64 tokens" in " ".join(text.split())
+
+
+def test_the_page_lists_the_families():
+    page = (ROOT / "docs" / "costs.md").read_text("utf-8").partition("## Families")[2]
+    assert set(re.findall(r"`(\w+)`", page)) - {"costs"} == set(families.FAMILIES) - {"t5_gemma_module"}

@@ -1,7 +1,7 @@
 """The cost of lossless and of cascade decoding, from model configs alone, in the terms of `costs.py`.
 
 Lossless: the hybrid drafts n tokens, and the LLM verifies them in one forward pass over n + 1 positions (the last token
-of the response and the draft). It accepts a of them and adds one token of its own, so that a response of T tokens takes
+of the response and the draft). It accepts a of them and adds one token, so that a response of T tokens takes
 T / (a + 1) verifications. prefill contains the first one, which gives the first tokens.
 
 Cascade: the hybrid generates every response, and the LLM generates a share of them anew.
