@@ -120,9 +120,10 @@ def table(written: dict[str, Any], product: str) -> Any:
 
     device, rows = written["device"], written["rows"]
     models = " + ".join(f"{side.upper()} {model['name']}" for side, model in written["models"].items())
+    guided = "" if written["conditioning"] == "none" else f" by {written['conditioning']}"
     title = (
-        f"{models}; conditioning {written['conditioning']}; {written['dtype']} on {device['name']}: "
-        f"{device['bandwidth']:,.4g} GB/s, {device['tflops'][product]:,.4g} TFLOP/s"
+        f"{models}{guided}; {written['dtype']} on {device['name']}: {device['bandwidth']:,.4g} GB/s, "
+        f"{device['tflops'][product]:,.4g} TFLOP/s"
     )
     varied = [name for name in CONDITIONS if len({row[name] for row in rows}) > 1]
     padding = (0, 0 if len(varied) > 1 else 1, 0, 0)

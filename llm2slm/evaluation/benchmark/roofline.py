@@ -42,7 +42,7 @@ DEVICES: dict[str, Device] = {
     "h100": _gpu(3350, 80, 989, 67, "NVIDIA H100 SXM, data sheet"),
     "h200": _gpu(4800, 141, 989, 67, "NVIDIA H200 SXM, data sheet"),
     "rtx4090": _gpu(1008, 24, 165.2, 82.6, "NVIDIA Ada GPU architecture, products accumulated in float32"),
-    # No vendor states these for two cores. Measured: reading of weights; T5-large's encoder on 64 tokens (353 and 164 ms).
+    # No vendor states these. Measured on two cores: reading of weights; T5-large's encoder on 64 tokens (353, 164 ms).
     "cpu-2-cores": Device(23, {"float32": 0.11, "bfloat16": 0.24}, source="two cores of an AMD EPYC, measured"),
 }
 """Named devices. `ceilings.py` measures the machine that it runs on."""
