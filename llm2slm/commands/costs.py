@@ -13,6 +13,9 @@ from llm2slm.atomic import write_text
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import CostsConfig
 from llm2slm.nearest_names import nearest_hint
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.tracking.tracker import Table
 from llm2slm.types import SystemKind, UserError
 
 SCHEMA = 1
@@ -43,6 +46,7 @@ def run(config: CostsConfig, folder: Path) -> None:
         )
     if config.dtype not in PRECISIONS:
         raise UserError(f"dtype={config.dtype} is unknown; possible: {', '.join(PRECISIONS)}")
+    check_loggers(config.logger)
     pair = configured(config.model, config.slm_vocab) if config.run is None else recorded(config.run, config.llm)
     guided = config.run is not None or config.model.kind is SystemKind.llm2slm
     missing, precision = predictions.unknown(pair, guided=guided), PRECISIONS[config.dtype]
@@ -68,8 +72,11 @@ def run(config: CostsConfig, folder: Path) -> None:
         "assumptions": runs.plain(assumptions), "unknown": runs.plain(missing),
         "rows": runs.plain(rows),
     }  # fmt: skip
-    write_text(folder / "costs.csv", predictions.csv_text(rows))
-    path = write_text(folder / "costs.json", json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    with track("costs", config, folder) as tracking:
+        write_text(folder / "costs.csv", predictions.csv_text(rows))
+        path = write_text(folder / "costs.json", json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+        tracking.table("systems", Table(list(written["rows"][0]), [list(row.values()) for row in written["rows"]]))
+        tracking.outputs(folder)
     Console().print(table(written, precision.product))
     if missing:
         print(f"llm2slm: warning: cost unknown: {'; '.join(map(str, missing))}", file=sys.stderr)
@@ -116,7 +123,7 @@ def table(written: dict[str, Any], product: str) -> Any:
         product: dtype of matrix products.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.table import Table as TerminalTable
 
     device, rows = written["device"], written["rows"]
     models = " + ".join(f"{side.upper()} {model['name']}" for side, model in written["models"].items())
@@ -127,7 +134,7 @@ def table(written: dict[str, Any], product: str) -> Any:
     )
     varied = [name for name in CONDITIONS if len({row[name] for row in rows}) > 1]
     padding = (0, 0 if len(varied) > 1 else 1, 0, 0)
-    found = Table(title=title, caption=caption(written), box=SIMPLE_HEAD, pad_edge=False, padding=padding)
+    found = TerminalTable(title=title, caption=caption(written), box=SIMPLE_HEAD, pad_edge=False, padding=padding)
     found.add_column("system", no_wrap=True)
     for head in [*(name.partition("_")[0] for name in varied), *HEADS]:
         found.add_column(head, justify="right")

@@ -18,7 +18,15 @@ from llm2slm.config.model import (
 from llm2slm.config.recorded import before_zero_start, other_rows, recorded_changes, upgraded
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
-from llm2slm.config.verbs import CompareConfig, CostsConfig, ExportConfig, GenerateConfig, JudgeConfig, ReportConfig
+from llm2slm.config.verbs import (
+    CompareConfig,
+    CostsConfig,
+    DashboardConfig,
+    ExportConfig,
+    GenerateConfig,
+    JudgeConfig,
+    ReportConfig,
+)
 
 __all__ = [
     "BenchmarkConfig",
@@ -26,6 +34,7 @@ __all__ = [
     "CompareConfig",
     "CorpusConfig",
     "CostsConfig",
+    "DashboardConfig",
     "DataConfig",
     "EncodeConfig",
     "ExportConfig",
