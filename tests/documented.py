@@ -15,7 +15,7 @@ from llm2slm.testing import tiny_tokenizer, write_tiny, write_tiny_t5
 
 BENCHMARK = [
     "benchmark.prompts=2",
-    "benchmark.response_tokens=4",
+    "benchmark.response_tokens=[4]",
     "benchmark.repeats=1",
     "benchmark.warmup=0",
     "benchmark.memory=false",

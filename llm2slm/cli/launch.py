@@ -169,6 +169,7 @@ class Command:
             raise
         finally:
             show_held()
+            set_overrides([])
         if result and result.selection is not None and self.verb == "train":
             return result.selection.value
         scores = result.systems[0].quality if result and result.systems else {}
