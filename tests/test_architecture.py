@@ -16,12 +16,16 @@ from llm2slm.evaluation.metrics import scores as registry
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress"}
+SMALL = {"types", "json_lines", "nearest_names", "out_of_memory", "processes", "progress", "stops"}
+BASE = SMALL | {"config", "runs", "atomic", "gguf_files"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
     # package -> what it may import besides itself: packages, or single modules of a package ("data.collate")
     "types": set(),
     "nearest_names": set(),
+    "stops": set(),
+    "out_of_memory": {"types"},
+    "processes": {"types"},
     "progress": set(),
     "json_lines": {"types", "atomic"},
     "atomic": {"types"},

@@ -8,8 +8,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,8 @@ class Command:
             check_read(self.verb, config, default, names, experiment=experiment, shown=first)
             run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
             silence_libraries()
-            result = run(config, folder)
+            with nullcontext() if first else silent():
+                result = run(config, folder)
         except UserError:  # raised before the work began, or after the warnings were printed
             drop_held()
             raise
@@ -207,6 +208,13 @@ class Command:
             record.write(folder)
             release()
         return value
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Discards the output of a further process: the first one prints the same. Errors are printed after the block."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        yield
 
 
 def release() -> None:

@@ -307,12 +307,14 @@ OPTIM = dict.fromkeys(
 }
 TRAINER = dict.fromkeys(
     (
-        *("devices", "num_nodes", "strategy", "precision", "matmul_precision", "max_steps", "max_time", "val_every"),
-        *("gradient_clip_val", "accumulate_grad_batches", "log_every_n_steps", "deterministic", "profiler"),
-        *("overfit_batches", "limit_val_batches", "val_rows"),
+        *("precision", "matmul_precision", "max_steps", "max_time", "val_every", "gradient_clip_val", "micro_batch"),
+        *("accumulate_grad_batches", "log_every_n_steps", "deterministic", "profiler", "overfit_batches"),
+        *("limit_val_batches", "val_rows"),
     ),
     row(*FIT),
-) | {"accelerator": row(*RUN_VERBS), "progress": row(*RUN_VERBS), "threads": row(*FIT, "encode")}
+)
+TRAINER |= dict.fromkeys(("devices", "num_nodes", "strategy"), row(*FIT, "evaluate", "label", "encode"))
+TRAINER |= {"accelerator": row(*RUN_VERBS), "progress": row(*RUN_VERBS), "threads": row(*FIT, "encode")}
 
 
 def _logger(*names: str) -> When:

@@ -17,6 +17,7 @@ from llm2slm.config import GenerateConfig, PlainLLMConfig
 from llm2slm.data.sources.rows import READERS, open_table, suffix_of
 from llm2slm.data.sources.rows.table import LINE, check_once, no_column, path_in, text_in
 from llm2slm.data.sources.rows.text import lines
+from llm2slm.out_of_memory import explained
 from llm2slm.resumable import ResumableLines, other_settings
 from llm2slm.types import UserError
 
@@ -110,7 +111,9 @@ def generate_batches(job: BatchGeneration, texts: list[str], done: int = 0) -> I
             part = texts[start : start + job.config.batch_size]
             prompts = [job.prefix + text.strip() + job.suffix for text in part if text.strip()]
             torch.manual_seed(job.config.seed + start)  # a resumed job samples the same answers
-            answers = iter(job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else [])
+            with explained(f"a batch of {len(prompts)} answers", "lower batch_size"):
+                found = job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else []
+            answers = iter(found)
             yield [next(answers) if text.strip() else "" for text in part]
             rate = (start + len(part) - done) / max(time.perf_counter() - started, 1e-9)
             bar.update(task, advance=len(part), speed=f"{rate:.1f} texts/s")

@@ -2,7 +2,7 @@
 
 They replace the representations that a hybrid with the same LLM, layer, tokenizers and frame computes in every epoch.
 After an interruption, the same command with the same run directory continues. Streamed training rows are encoded in
-chunks.
+chunks. With several processes (trainer.devices) each encodes a share of the batches, and the first one writes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.collate import Encoded
 from llm2slm.data.datamodule import DataModule
+from llm2slm.data.reps.writer import StoreWriter
 from llm2slm.data.sources.sources import task_of
 from llm2slm.models.build import build_model
-from llm2slm.offline import add_embeddings, encode, open_writer
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.offline import Filled, add_embeddings, encode, encode_share, open_writer
+from llm2slm.processes import Processes
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
+from llm2slm.training.launch import check_parallel, in_processes
+from llm2slm.training.ranks import first_process
 from llm2slm.types import Init, Overlong, SystemKind, Tokenizers, UserError
 
 STORE = "reps"
@@ -57,6 +62,9 @@ def run(config: RunConfig, folder: Path) -> None:
     print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_encoder(config)
+    if not first_process():
+        in_processes(config.trainer, lambda group: share(model, group))
+        return
     resumed = (folder / STORE).is_dir()
     with (
         open_writer(folder / STORE, model, config.encode.dtype) as store,
@@ -67,10 +75,9 @@ def run(config: RunConfig, folder: Path) -> None:
         try:
             if config.model.tokenizers is Tokenizers.llm_tokens:  # first, so that a lack of disk space shows early
                 add_embeddings(model, store)
-            filled = [
-                encode(model, rows, store, config.encode.batch_tokens, config.trainer.progress)
-                for rows in row_chunks(data, splits)
-            ]
+            filled = in_processes(
+                config.trainer, lambda group: fill(model, row_chunks(data, splits), store, config, group)
+            )
         except KeyboardInterrupt:
             print(f"llm2slm: to continue, run the same command with hydra.run.dir={folder}", file=sys.stderr)
             raise
@@ -85,6 +92,25 @@ def run(config: RunConfig, folder: Path) -> None:
     else:
         found = f"{prompts} prompts, {size:.1f} MB; the store already had all prompts of {rows} rows"
     print(f"{folder / STORE}: {found}; train with data.reps={folder / STORE}")
+
+
+def fill(
+    model: LLM2SLM, chunks: Iterator[list[Encoded]], store: StoreWriter, config: RunConfig, group: Processes
+) -> list[Filled]:
+    """Fills the store chunk by chunk, together with the other processes (`share`)."""
+    filled = []
+    for rows in chunks:
+        group.from_first(True)  # another chunk follows
+        sizes = config.encode.batch_tokens, config.trainer.progress
+        filled.append(encode(model, rows, store, *sizes, processes=group))
+    group.from_first(False)
+    return filled
+
+
+def share(model: LLM2SLM, group: Processes) -> None:
+    """The part of a further process: encodes its share of each chunk."""
+    while group.from_first(False):
+        encode_share(model, group)
 
 
 def check_config(config: RunConfig, folder: Path) -> None:
@@ -105,6 +131,7 @@ def check_config(config: RunConfig, folder: Path) -> None:
         raise UserError(f"split={config.split}: encode stores all splits; leave it out")
     device_type(config.trainer.accelerator)
     check_loggers(config.logger)
+    check_parallel(config.trainer)
 
 
 def row_chunks(data: DataModule, splits: list[str]) -> Iterator[list[Encoded]]:

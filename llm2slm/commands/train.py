@@ -31,6 +31,7 @@ from llm2slm.commands.resume import (
     refuse_used,
     start_over,
 )
+from llm2slm.commands.run_lock import RunLock
 from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import train_ordered
 from llm2slm.config import RunConfig, before_zero_start, other_rows
@@ -69,10 +70,22 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     Args:
         shown: show progress bars (where trainer.progress is true) and print the table of the result.
     """
-    started, begun = time.perf_counter(), None
-    starts_over = False
+    started = time.perf_counter()
     if config.run is not None:
         folder = Path(config.run)
+    with RunLock(folder) as lock:
+        return _locked(config, folder, lock, started, shown=shown)
+
+
+def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, shown: bool) -> runs.Result:
+    """`run`, within the lock of the run directory: at once for a run that exists, before the first file of a new one.
+
+    Args:
+        started: `time.perf_counter` at the start of the command.
+    """
+    begun, starts_over = None, False
+    if config.run is not None:
+        lock.acquire(unless_read_only=True)
         config, begun = resumed(config, folder)
         starts_over = begun is None
         if begun is not None and (stored := complete(folder, begun.progress)) is not None:
@@ -82,6 +95,7 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
             return stored
     given, config = config, with_task(config)
     ready = prepare(config, folder, None if begun is None else begun.checkpoint)
+    lock.acquire()
     if starts_over:
         start_over(folder)
     elif begun is None:
@@ -89,13 +103,14 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     if first_process():
         show_data(given, config, ready.data, ready.final)
         show_held()
-        runs.write_config(folder, replace(config, run=None))
+        if begun is None:  # that of a resumed run is replaced after its first step: a failed resume leaves it
+            record(config, folder)
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
     with track("train", config, folder, resumed=begun is not None, active=first_process()) as tracking:
         config = replace(config, trainer=replace(config.trainer, progress=shown and config.trainer.progress))
         samples = SampleLog(tracking, folder, ready.model.kind.value, ready.samples)
         fitted, answers = trained(config, folder, ready, begun, samples)
-        ready.teacher = None  # frees its memory for the test
+        ready.model, ready.teacher = fitted.model, None  # frees the memory of the teacher for the test
         if fitted.first_process:
             with naming_rest(folder):
                 if answers is None:
@@ -117,6 +132,11 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     return result
 
 
+def record(config: RunConfig, folder: Path) -> None:
+    """Writes `config.yaml`, in which a resumed run looks like one that was never stopped."""
+    runs.write_config(folder, replace(config, run=None))
+
+
 @dataclass
 class Ready:
     """Checked inputs of a training.
@@ -125,6 +145,7 @@ class Ready:
         final: the split to test on.
         baseline: the LLM's scores (benchmark.baseline).
         samples: predictions of other systems by source text (callbacks.predictions).
+        rebuild: builds the untrained model again.
     """
 
     model: LLM2SLM
@@ -134,6 +155,7 @@ class Ready:
     teacher: Teacher | None
     baseline: runs.System | None
     samples: dict[str, dict[str, str]]
+    rebuild: Callable[[], LLM2SLM]
 
 
 def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
@@ -165,7 +187,12 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     check_monitor(config, task)
     check_context_length(model, data, final)
     check_context_length(model, data, "validation", config.callbacks.generate_rows)
-    return Ready(model, data, task, final, teacher, baseline, samples)
+
+    def rebuild() -> LLM2SLM:
+        set_seed(config.seed)
+        return untrained(at_first, task)
+
+    return Ready(model, data, task, final, teacher, baseline, samples, rebuild)
 
 
 def replicates(strategy: str) -> bool:
@@ -179,14 +206,17 @@ def trained(
     """Trains, or loads a finished training together with its test predictions, if these are complete."""
     if begun is not None and begun.progress.finished:
         answers = kept_answers(folder, ready.data.examples(ready.final))
-        return load_fitted(config, folder, ready.model, begun.progress, ready.teacher), answers
+        fitted = load_fitted(config, folder, ready.model, begun.progress, ready.teacher)
+        if fitted.first_process:
+            record(config, folder)
+        return fitted, answers
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
     scorer = validation_scorer(ready.task, config.data.eval_batch_size, seen)
-    given: dict[str, Any] = {"loggers": build_loggers(folder, samples.tracking)}
+    given: dict[str, Any] = {"loggers": build_loggers(folder, samples.tracking), "rebuild": ready.rebuild}
     given["keep_samples"] = lambda steps, rows, texts: samples.add(steps, "validation", rows, texts)
     if begun is not None:
-        given |= {"resume": begun.checkpoint, "recorded": begun.recorded}
+        given |= {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
     model, data, teacher = ready.model, ready.data, ready.teacher
     with naming_command(folder):
         fitted = fit(config, folder, model, data, scorer=scorer, teacher=teacher, **given)
@@ -197,7 +227,14 @@ def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answer
     """The trained system with its scores on the final split, its curve, and notes on its training."""
     move_to_device(ready.model, config.trainer.accelerator)  # Lightning leaves it on the processor
     system = score_system(
-        ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
+        ready.model,
+        ready.data,
+        ready.task,
+        config=config,
+        folder=folder,
+        split=ready.final,
+        answers=answers,
+        written=answers is not None,
     )
     system.curve = read_curve(folder / METRICS)
     system.validation = fitted.validation

@@ -68,6 +68,9 @@ class TrainerConfig:
     """Maximum norm of the gradient of all trained parameters. None: no clipping."""
     accumulate_grad_batches: int = 1
     """Batches per optimizer step."""
+    micro_batch: str | None = None
+    """auto: a training batch that does not fit into the memory of the device is processed in parts, with the same
+    gradient. None: it ends the training."""
     log_every_n_steps: int = 10
     """Optimizer steps between logged values of training (losses, learning rates, tokens per second)."""
     deterministic: bool = False

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.sharding import Sharded, gathered
 from llm2slm.types import Example
 
 KeepSamples = Callable[[int, Sequence[Example], Sequence[str]], None]
@@ -93,10 +94,13 @@ class GenerationQuality(Callback):
         """Generates the share of this process; rank 0 scores all predictions and broadcasts the scores."""
         if trainer.sanity_checking:
             return
-        share = (trainer.global_rank, trainer.world_size)
-        gathered = GatheredTexts().to(pl_module.device)
-        gathered.update(self.scorer.generate(pl_module.model, self.examples, share, lambda: self.between(trainer)))
-        texts = gathered.compute()
+        # with sharded weights all processes must run the same passes
+        share = (0, 1) if isinstance(trainer.strategy, Sharded) else (trainer.global_rank, trainer.world_size)
+        all_texts = GatheredTexts().to(pl_module.device)
+        with gathered(pl_module):
+            found = self.scorer.generate(pl_module.model, self.examples, share, lambda: self.between(trainer))
+        all_texts.update(found)
+        texts = all_texts.compute()
         scores = {}
         if trainer.is_global_zero:
             predictions = [texts[row] for row in range(len(self.examples))]

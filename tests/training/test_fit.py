@@ -27,6 +27,7 @@ from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import direction
 from llm2slm.training.fit import build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
+from llm2slm.training.module import TrainingModule
 from llm2slm.training.progress_lines import TokenBar
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import UserError
@@ -383,21 +384,17 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
+def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path, monkeypatch):
     config = tiny_run(tmp_path, max_steps=6, val_every=1, log_every_n_steps=100)
-    config.callbacks.generate_rows = 1
     model, data = build(config)
-    calls = []
 
-    def answer(model, examples, share, between):
-        calls.append(0)
-        if len(calls) == 2:
+    def spoil(module):
+        if module.trainer.global_step == 3:
             model.slm.shared.weight.data.fill_(math.nan)
-        return dict.fromkeys(range(len(examples)), "")
 
+    monkeypatch.setattr(TrainingModule, "on_validation_epoch_start", spoil)
     with pytest.raises(UserError, match=r"training diverged: val/loss is nan at step 3"):
-        scorer = ValidationScorer(answer, lambda examples, answers: {"score": 1.0})
-        fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], scorer=scorer)
+        fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)])
     for name in ("last", "best"):
         state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
         assert state["global_step"] <= 2
