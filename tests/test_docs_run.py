@@ -31,6 +31,7 @@ WRITES = {
     "report": ("report.html", "outputs/report"),
     "export": ("model.safetensors", "outputs/export"),
     "tokenizer": ("tokenizer.json", "outputs/tokenizer"),
+    "dashboard": ("workspace.json", "outputs/dashboard"),
 }
 """Verb -> a file that it writes into `out`, and the default of `out`."""
 

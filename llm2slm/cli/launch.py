@@ -35,7 +35,7 @@ from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.next_command import next_command
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
-from llm2slm.tracking.naming import in_sweep, set_overrides
+from llm2slm.tracking.naming import in_sweep, set_overrides, sweep_folder
 from llm2slm.types import UserError
 
 
@@ -170,6 +170,7 @@ class Command:
             raise
         finally:
             show_held()
+            set_overrides([])
         if result and result.selection is not None and self.verb == "train":
             return result.selection.value
         scores = result.systems[0].quality if result and result.systems else {}
@@ -238,7 +239,8 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
         if command.failure is not None:
             raise command.failure
         done = True
-        if first_local_process() and (following := next_command(verb, command.config, given)):
+        shown = first_local_process() and sweep_folder() is None  # a sweep prints other ones
+        if shown and (following := next_command(verb, command.config, given)):
             print(f"llm2slm: next: {following}", file=sys.stderr)
     finally:
         if not done:

@@ -116,8 +116,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
 def as_job(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration of a system's training: its loggers group it with the demo, which times all systems."""
-    group = group_of(config.logger.group) or folder.resolve().name
-    logger, timing = replace(config.logger, group=group), replace(config.benchmark, after_training=False)
+    logger, timing = config.logger, replace(config.benchmark, after_training=False)
+    if logger.name != "csv":
+        logger = replace(logger, group=group_of(logger.group) or folder.resolve().name)
     return replace(config, logger=logger, benchmark=timing)
 
 

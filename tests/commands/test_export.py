@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import files_of, mistake
+from command_line import files_of, mistake, without_next
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
@@ -49,7 +49,7 @@ def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.Cap
     for place in (run, out):
         assert main([*typed, f"run={place}"]) == 0
         shown = capsys.readouterr()
-        assert not shown.err
+        assert not without_next(shown.err)
         said.append(shown.out)
     assert said[0] == said[1]
 
