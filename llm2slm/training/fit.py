@@ -31,6 +31,7 @@ from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
 from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import FSDP, Sharded
+from llm2slm.training.signals import kept_ctrl_c, without_signals
 from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
 from llm2slm.types import Example, UserError
 
@@ -258,7 +259,8 @@ def _run(
 ) -> None:
     """Trainer.fit; both kinds of stop are raised as `Stopped`, a KeyboardInterrupt."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+        with kept_ctrl_c():
+            trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
     except Interrupted:
         if not trainer.is_global_zero:  # Lightning kills the first process if another one it started fails
             raise SystemExit(0) from None
@@ -289,7 +291,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             "model's weights in half precision by model.llm.dtype or model.slm.dtype"
         )
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
@@ -316,6 +318,8 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             logger=loggers,
             plugins=[CheckpointFiles()],
         )
+        without_signals(trainer)
+        return trainer
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
 

@@ -29,7 +29,8 @@ class Look(Callback):
         encoder, slm = (sum(p.numel() for p in part.parameters()) for part in (module.model.encoder, module.model.slm))
         sharded = [isinstance(p, DTensor) for p in module.parameters()]
         here = sum(p.to_local().numel() for p in module.parameters())
-        print(f"LOOK {trainer.global_rank} {all(sharded)} {here / (encoder + slm)}\n", end="", flush=True, file=sys.__stderr__)
+        words = f"LOOK {trainer.global_rank} {all(sharded)} {here / (encoder + slm)}"
+        print(words, flush=True, file=sys.__stderr__)
     def on_train_batch_start(self, trainer, *_):
         if os.environ.get("STOP") and trainer.global_rank == 1 and trainer.global_step == int(os.environ["STOP"]):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -78,7 +79,9 @@ def test_two_sharded_processes_train_what_one_does(tmp_path):
     assert files[0] == files[1]
     ends = [checkpoint(f / "checkpoints" / "last.ckpt") for f in (folder, tmp_path / "alone")]
     assert ends[0].keys() == ends[1].keys() and ends[0]["state_dict"].keys() == ends[1]["state_dict"].keys()
-    off = sum(float((ends[0]["state_dict"][f"model.{n}"] - ends[1]["state_dict"][f"model.{n}"]).pow(2).sum()) for n in start)
+    off = sum(
+        float((ends[0]["state_dict"][f"model.{n}"] - ends[1]["state_dict"][f"model.{n}"]).pow(2).sum()) for n in start
+    )
     way = sum(float((ends[1]["state_dict"][f"model.{n}"] - start[n]).pow(2).sum()) for n in start)
     assert off < 1e-6 * way
     states = [end["optimizer_states"][0] for end in ends]
