@@ -215,9 +215,11 @@ def fit(
     seconds = checkpoints.seconds
     module.teacher = None  # the Trainer still references the module
     best = newest_best(folder / CHECKPOINTS)
-    if cfg.strategy == FSDP and rebuild is not None:
+    if cfg.strategy != FSDP or rebuild is None:
+        load_best(model, best, frozen)
+    elif trainer.is_global_zero:  # it alone tests and saves
         model = rebuild()
-    load_best(model, best, frozen)
+        load_best(model, best, frozen)
     chosen = selected(best)
     return Fitted(model, seconds, trainer.global_step, str(best), trainer.is_global_zero, *chosen)
 
