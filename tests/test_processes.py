@@ -14,6 +14,7 @@ import pytest
 import torch
 from command_line import ROOT, python
 from safetensors.torch import load_file
+from sampling import representatives
 from tiny_runs import SIZES, write_rows
 
 from llm2slm import runs
@@ -72,7 +73,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.mark.parametrize("kind", ["whole", "fails", pytest.param("dies", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", representatives(["whole", "fails", "dies"], ["whole"]))
 def test_items_come_in_the_order_of_one_process(kind: str) -> None:
     port = str(free_port())
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
