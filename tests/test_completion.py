@@ -23,6 +23,9 @@ from llm2slm.commands.label import FORMATS
 from llm2slm.data.tasks import TASKS
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts
 from llm2slm.models.loading.pretrained import DTYPES
+from llm2slm.tracking.artifacts import KINDS
+from llm2slm.tracking.session import NAMES
+from llm2slm.tracking.wandb_run import MODES
 from llm2slm.training.fit import MATMUL_PRECISIONS
 from llm2slm.training.optim import OPTIMIZERS, SCHEDULES
 
@@ -174,8 +177,10 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "trainer.accelerator": [*ACCELERATORS],
         "trainer.precision": ["32-true", "bf16-mixed", "16-mixed"],
         "trainer.matmul_precision": [*MATMUL_PRECISIONS],
-        "logger.name": ["csv", "wandb"],
-        "logger.mode": ["offline", "online"],
+        "logger.name": [*NAMES],
+        "logger.mode": [*MODES],
+        "logger.artifacts": [*KINDS],
+        "mode": [*MODES],
         "callbacks.mode": ["min", "max"],
         "label.format": [*FORMATS],
         "split": ["train", "validation", "test"],

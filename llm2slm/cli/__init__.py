@@ -27,6 +27,7 @@ VERBS = {
     "export": "write a trained model, its model card and its part of the LLM to a folder or the Hub",
     "report": "write one page of tables and plots from the results of several runs",
     "compare": "compare systems on the same rows, with confidence intervals and significance tests",
+    "dashboard": "make a W&B workspace and report: quality against latency, quality kept by factor, losses, samples",
     "demo": "train an SLM and a hybrid on built-in data, and compare them with the LLM",
     "tokenizer": "train a tokenizer on a corpus",
 }

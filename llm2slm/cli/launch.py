@@ -32,8 +32,10 @@ from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import silence_libraries
 from llm2slm.commands.deferred_warnings import drop_held, show_held
 from llm2slm.commands.local_rank import first_local_process
+from llm2slm.commands.next_command import next_command
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
+from llm2slm.tracking.naming import in_sweep, set_overrides
 from llm2slm.types import UserError
 
 
@@ -129,6 +131,7 @@ class Command:
     def __init__(self, verb: str, composer: Composer, jobs: int | None = None) -> None:
         self.verb, self.composer, self.jobs = verb, composer, jobs
         self.failure: Exception | None = None
+        self.config: Any = None
 
     def __call__(self, composed: DictConfig) -> float | None:
         hydra = HydraConfig.get()
@@ -147,10 +150,12 @@ class Command:
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """Runs the command. Returns the value that an optimizing sweeper reads: of `train` the best validation score by
         `callbacks.monitor`; of other verbs the score of the first metric."""
+        set_overrides(overrides)
         first = first_local_process()  # the others print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
             config, names = self.composer.typed(composed), None
+            self.config = config
             if isinstance(config, RunConfig):
                 config, recorded = with_stored(self.verb, config, overrides), config
                 names = None if config is recorded else chosen_keys(overrides)
@@ -233,6 +238,8 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
         if command.failure is not None:
             raise command.failure
         done = True
+        if first_local_process() and (following := next_command(verb, command.config, given)):
+            print(f"llm2slm: next: {following}", file=sys.stderr)
     finally:
         if not done:
             remove_empty(missing)
@@ -261,8 +268,10 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: Dic
     overrides = [*overrides, f"hydra.sweep.dir={quote(str(folder))}", "hydra.mode=MULTIRUN"]
     command = Command(verb, composer, len(jobs) or None)
     make_folder("hydra.sweep.dir", folder)
+    varied = [o.lstrip("+").partition("=")[0] for o in overrides if composer.parse(o).is_sweep_override()]
     try:
-        hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
+        with in_sweep(folder, varied):
+            hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     except OSError as error:  # of files of Hydra; errors of a job are in its record

@@ -120,18 +120,24 @@ def generate_batches(job: BatchGeneration, texts: list[str], done: int = 0) -> I
             bar.update(task, advance=len(part), speed=f"{rate:.1f} texts/s")
 
 
-def generate_file(job: BatchGeneration, texts: list[str]) -> None:
+def generate_file(job: BatchGeneration, texts: list[str]) -> list[str]:
     """Generates the answers to a file of texts and writes them to `output`: JSON rows, or one answer on each line, with
     line ends replaced by spaces; without `output` to the terminal. An unfinished output of the same settings is
     continued; a finished one is kept.
+
+    Returns:
+        All answers in the order of the texts, each as a line of the output has it.
 
     Raises:
         UserError: the output was finished by a command with other settings.
     """
     if job.config.output is None:
+        found: list[str] = []
         for answers in generate_batches(job, texts):
-            print("\n".join(" ".join(answer.splitlines()) for answer in answers))
-        return
+            lines = [" ".join(answer.splitlines()) for answer in answers]
+            print("\n".join(lines))
+            found += lines
+        return found
     path = Path(job.config.output)
     path = path.resolve() if path.is_symlink() else path  # the target of a link is written, not the link
     decisive = json.loads(json.dumps(settings(job, texts)))  # as it will be read
@@ -139,7 +145,7 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> None:
     part = path.with_name(path.name + ".part")
     if not part.is_file() and finished(path, decisive):
         print(f"{job.config.output}: {count}, already complete with the same settings")
-        return
+        return answers_in(path)
     with closing(ResumableLines(path, decisive, job.config.batch_size, len(texts))) as file:
         _generate_missing(job, texts, file)
         content = "".join(f"{line}\n" for line in file.lines()).encode()
@@ -148,6 +154,7 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> None:
         file.put(record_of(path), f"{record}\n".encode())
         file.discard()
     print(f"{job.config.output}: {count}")
+    return answers_in(path)
 
 
 def _generate_missing(job: BatchGeneration, texts: list[str], file: ResumableLines) -> None:
@@ -165,6 +172,12 @@ def _generate_missing(job: BatchGeneration, texts: list[str], file: ResumableLin
         print(f"llm2slm: {file.done} of {len(texts)} answers are in {file.partial}; run the same command to continue",
               file=sys.stderr)  # fmt: skip
         raise
+
+
+def answers_in(path: Path) -> list[str]:
+    """The answers in a finished output."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line)["prediction"] for line in lines] if path.suffix == ".jsonl" else lines
 
 
 def record_of(path: Path) -> Path:

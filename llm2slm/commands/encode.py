@@ -31,6 +31,8 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.offline import Filled, add_embeddings, encode, encode_share, open_writer
 from llm2slm.processes import Processes
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.training.launch import check_parallel, in_processes
 from llm2slm.training.ranks import first_process
 from llm2slm.types import Init, Overlong, SystemKind, Tokenizers, UserError
@@ -63,7 +65,11 @@ def run(config: RunConfig, folder: Path) -> None:
     if not first_process():
         in_processes(config.trainer, lambda group: share(model, group))
         return
-    with open_writer(folder / STORE, model, config.encode.dtype) as store:
+    resumed = (folder / STORE).is_dir()
+    with (
+        open_writer(folder / STORE, model, config.encode.dtype) as store,
+        track("encode", config, folder, resumed=resumed) as tracking,
+    ):
         show_held()
         runs.write_config(folder, config)
         try:
@@ -76,8 +82,11 @@ def run(config: RunConfig, folder: Path) -> None:
             print(f"llm2slm: to continue, run the same command with hydra.run.dir={folder}", file=sys.stderr)
             raise
         prompts = len(store)
-    size = sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()) / 1e6
-    rows, new, seconds = (sum(getattr(f, name) for f in filled) for name in ("rows", "new", "seconds"))
+        size = sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()) / 1e6
+        rows, new, seconds = (sum(getattr(f, name) for f in filled) for name in ("rows", "new", "seconds"))
+        tokens_per_s = sum(f.new_tokens for f in filled) / max(seconds, 1e-9)
+        values = {"prompts": prompts, "new_prompts": new, "rows": rows, "store_mb": size, "seconds": seconds}
+        tracking.summary(values | {"tokens_per_s": tokens_per_s})
     if new:
         found = f"{prompts} prompts, {size:.1f} MB; {new} of them new, of {rows} rows, in {seconds:.1f} s"
     else:
@@ -121,6 +130,7 @@ def check_config(config: RunConfig, folder: Path) -> None:
     if config.split != RunConfig().split:
         raise UserError(f"split={config.split}: encode stores all splits; leave it out")
     device_type(config.trainer.accelerator)
+    check_loggers(config.logger)
     check_parallel(config.trainer)
 
 

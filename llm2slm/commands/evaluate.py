@@ -14,6 +14,7 @@ from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.loaded_models import llm_note, load_system, parameters
+from llm2slm.commands.quality_kept import read_baseline, set_quality_kept
 from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -28,6 +29,8 @@ from llm2slm.evaluation.predict import answer_batches, predict, prediction_rows
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.processes import Processes
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.training.launch import check_parallel, in_processes, several
 from llm2slm.training.ranks import first_process
 from llm2slm.types import Control, Example, UserError
@@ -53,7 +56,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
     device_type(config.trainer.accelerator)
+    check_loggers(config.logger)
     check_parallel(config.trainer)
+    baseline = read_baseline(config)
     loaded = load_system(run, config.llm, config.model, config.data)
     config, model = replace(config, model=loaded.config), loaded.model
     print_defaults(given)
@@ -69,13 +74,16 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
         generated(model, data.examples(config.split), task, config)
         return None
     runs.write_config(folder, config)
-    answers = generated(model, data.examples(config.split), task, config) if several(config.trainer) else None
-    system = score_system(model, data, task, config=config, folder=folder, split=config.split, answers=answers)
-    result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
-    result.selection, system.validation = selection_of(run, system.weights)
-    result.device = runs.device_name(model.device.type)
-    result.wall_seconds = time.perf_counter() - started
-    runs.write_result(folder, result)
+    with track("evaluate", config, folder) as tracking:
+        answers = generated(model, data.examples(config.split), task, config) if several(config.trainer) else None
+        system = score_system(model, data, task, config=config, folder=folder, split=config.split, answers=answers)
+        result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
+        result.selection, system.validation = selection_of(run, system.weights)
+        set_quality_kept(result, baseline)
+        result.device = runs.device_name(model.device.type)
+        result.wall_seconds = time.perf_counter() - started
+        runs.write_result(folder, result)
+        tracking.result(result, folder)
     show_result(folder)
     return result
 

@@ -43,6 +43,8 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.processes import Processes
 from llm2slm.resumable import ResumableLines, other_settings
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.training.launch import check_parallel, in_processes
 from llm2slm.training.ranks import first_process
 from llm2slm.types import Example, Labels, UserError
@@ -99,16 +101,18 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
                 file.discard()
             return None
         show_held()
-        if file is not None and not labels.is_file():
-            runs.write_config(folder, config)
-            write_labels(file, model, examples, task, config)
-            put(file, labels, config)
-        answers = answers_of(labels, examples)
-        result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
-        result.device = runs.device_name(model.device.type)
-        result.systems = [evaluated(model, data, task, config, answers)]
-        result.systems[0].notes[SETTINGS] = decisive
-        runs.write_result(folder, result)
+        with track("label", config, folder, resumed=file is None or file.done > 0) as tracking:
+            if file is not None and not labels.is_file():
+                runs.write_config(folder, config)
+                write_labels(file, model, examples, task, config)
+                put(file, labels, config)
+            answers = answers_of(labels, examples)
+            result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
+            result.device = runs.device_name(model.device.type)
+            result.systems = [evaluated(model, data, task, config, answers)]
+            result.systems[0].notes[SETTINGS] = decisive
+            runs.write_result(folder, result)
+            tracking.result(result, folder)
         if file is not None:
             file.discard()
     show_result(folder)
@@ -152,6 +156,7 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
     if config.label.format not in FORMATS:
         raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
     check_ranges(config)
+    check_loggers(config.logger)
     check_parallel(config.trainer)
     other = next((path for kind in FORMATS if (path := folder / f"labels.{kind}").is_file()), None)
     if other is not None and other.suffix != f".{config.label.format}":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from llm2slm.config import RunConfig, TrainerConfig
@@ -29,10 +27,11 @@ from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.micro_batches import MicroBatches
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
+from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import FSDP, Sharded
 from llm2slm.training.signals import kept_ctrl_c, without_signals
-from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
+from llm2slm.training.validation_scores import GenerationQuality, KeepSamples, ValidationScorer
 from llm2slm.types import Example, UserError
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
@@ -95,42 +94,6 @@ class OnceBegun(Callback):
         self.on_train_batch_end(trainer, pl_module)
 
 
-class TokenBar(TQDMProgressBar):
-    """A progress bar over the optimizer steps of the whole run (Lightning's restarts at each epoch).
-
-    Rate and time left are computed from the steps of this process; tokens/s comes from the module.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Creates one bar, which starts at the step of a resumed run."""
-        self.train_progress_bar = self.init_train_tqdm()
-        self.train_progress_bar.total = pl_module.max_steps  # the Trainer's value may differ until training starts
-        self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Shows no epochs."""
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advances per optimizer step, not per micro-batch of an accumulated step."""
-        bar, step = self.train_progress_bar, trainer.global_step
-        if step > bar.n and (step % self.refresh_rate == 0 or step == trainer.max_steps):
-            bar.update(step - bar.n)
-            bar.set_postfix(self.get_metrics(trainer, pl_module))
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Closes the bars before anything else is printed."""
-        del trainer, pl_module, exception
-        for bar in (self._val_progress_bar, self._train_progress_bar):
-            if bar is not None:
-                bar.close()
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Metrics shown after the bar."""
-        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
-
-
 def set_seed(seed: int) -> None:
     """Seeds every generator: Python's, NumPy's, torch's, and those of DataLoader processes."""
     seed_everything(seed, workers=True, verbose=False)
@@ -164,6 +127,7 @@ def fit(
     resume: Path | None = None,
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
+    keep_samples: KeepSamples | None = None,
     begun: Callable[[], object] | None = None,
     rebuild: Callable[[], LLM2SLM] | None = None,
 ) -> Fitted:
@@ -176,6 +140,7 @@ def fit(
         recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
             validation rows; None: these validations are not comparable with later ones.
         teacher: for optim.distill; `data` must provide its prompts.
+        keep_samples: receives the predictions of each validation, in the first process.
         rebuild: builds the untrained model again, for the result of a strategy that leaves `model` sharded (FSDP).
         begun: called once in the first process, after the first step of this process (or its last validation).
 
@@ -204,9 +169,9 @@ def fit(
         callbacks.append(OnceBegun(begun))
     if scorer is not None and config.callbacks.generate_rows:
         examples = validation[: config.callbacks.generate_rows]
-        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
+        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested, keep_samples))
     if cfg.progress:
-        callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
+        callbacks.append(training_progress())
     data.divides_validation = cfg.strategy != FSDP  # sharded weights: equal passes in all processes
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     model.train()  # Lightning keeps eval mode, in which dropout is off

@@ -28,6 +28,7 @@ from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_fac
 from llm2slm.training.phases import frozen_in_first_phase, without_gradients
 from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
 from llm2slm.training.sharding import local, shard
+from llm2slm.training.step_statistics import device_memory_mb, filled_positions, gradient_norms
 from llm2slm.types import Batch, UserError
 
 EARLIER_PROMPTS = "heard"
@@ -101,6 +102,7 @@ class TrainingModule(LightningModule):
         self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.frozen_first = frozen_in_first_phase(model) if cfg.freeze_slm_steps else []
         self._step = _Tally()
+        self._positions = _Tally()
         self._since_log = _Tally()
         self._clock = time.perf_counter()
 
@@ -142,6 +144,8 @@ class TrainingModule(LightningModule):
         """Adds a batch to the sums of the step."""
         self._step.add(tokens, **losses)
         self._since_log.add(tokens + batch.slm_mask_BQ.sum())
+        filled, positions = filled_positions(batch)
+        self._positions.add(filled, all=positions)
         self.losses.add(batch, losses["loss"])
 
     def _in_parts(self, micro: MicroBatches, batch: Batch, *, first: bool) -> Tensor:
@@ -226,8 +230,12 @@ class TrainingModule(LightningModule):
             rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in optimizer.param_groups}
             for name, rate in rates.items():
                 self.log(f"train/lr_{name}", rate)
+            for name, norm in gradient_norms(optimizer).items():
+                self.log(f"train/grad_norm_{name}", norm)
+            filled, positions = self.trainer.strategy.reduce(self._positions.stacked(self.device), reduce_op="sum")
+            self.log("train/padding", (1 - filled / positions).float())
             self._log_rate()
-        self._step = _Tally()
+        self._step, self._positions = _Tally(), _Tally()
 
     def any_stop_requested(self) -> bool:
         """Whether a process requested a stop (`stop_requested`) before this step; equal in all processes.
@@ -244,11 +252,13 @@ class TrainingModule(LightningModule):
         self.losses.check()
 
     def _log_rate(self) -> None:
-        """Logs prompt and response tokens per second of all processes since the last log."""
+        """Logs tokens (of prompt and response, of all processes) per second since the last log, and device memory."""
         seconds = time.perf_counter() - self._clock
         if seconds > 1.0:
             seen = float(self._since_log.stacked(self.device)[0])
             self.log("train/tokens_per_s", seen * self.trainer.world_size / seconds, prog_bar=True)
+            if (memory := device_memory_mb(self.device)) is not None:
+                self.log("train/device_memory_mb", memory)
             self._restart_clock()
 
     def _restart_clock(self) -> None:
