@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -145,28 +146,32 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> list[str]:
     if not part.is_file() and finished(path, decisive):
         print(f"{job.config.output}: {count}, already complete with the same settings")
         return answers_in(path)
-    file = ResumableLines(path, decisive, job.config.batch_size, len(texts))
+    with closing(ResumableLines(path, decisive, job.config.batch_size, len(texts))) as file:
+        _generate_missing(job, texts, file)
+        content = "".join(f"{line}\n" for line in file.lines()).encode()
+        file.put(path, content)
+        record = json.dumps({"settings": decisive, "sha256": sha256(content).hexdigest()}, ensure_ascii=False)
+        file.put(record_of(path), f"{record}\n".encode())
+        file.discard()
+    print(f"{job.config.output}: {count}")
+    return answers_in(path)
+
+
+def _generate_missing(job: BatchGeneration, texts: list[str], file: ResumableLines) -> None:
+    """Generates the answers that the file lacks, and appends them batch by batch."""
     if file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: continuing", file=sys.stderr)
     try:
         for answers in generate_batches(job, texts, file.done):
             rows = zip(texts[file.done :], answers, strict=False)
-            if path.suffix == ".jsonl":
+            if file.path.suffix == ".jsonl":
                 file.append([json.dumps({"source": s, "prediction": a}, ensure_ascii=False) for s, a in rows])
             else:
                 file.append([" ".join(a.splitlines()) for _, a in rows])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         print(f"llm2slm: {file.done} of {len(texts)} answers are in {file.partial}; run the same command to continue",
               file=sys.stderr)  # fmt: skip
-        file.close()
         raise
-    content = "".join(f"{line}\n" for line in file.lines()).encode()
-    file.put(path, content)
-    record = json.dumps({"settings": decisive, "sha256": sha256(content).hexdigest()}, ensure_ascii=False)
-    file.put(record_of(path), f"{record}\n".encode())
-    file.discard()
-    print(f"{job.config.output}: {count}")
-    return answers_in(path)
 
 
 def answers_in(path: Path) -> list[str]:

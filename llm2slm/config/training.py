@@ -49,7 +49,7 @@ class TrainerConfig:
     num_nodes: int = 1
     """Number of nodes."""
     strategy: str = "auto"
-    """Distribution over devices: auto, ddp, ... (names of Lightning)."""
+    """Distribution over devices: auto, ddp, fsdp (weights divided among processes), or another name of Lightning."""
     precision: str = "32-true"
     """32-true | bf16-mixed | 16-mixed: dtype of the computation in training."""
     matmul_precision: str = "highest"

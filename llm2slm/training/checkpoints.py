@@ -158,8 +158,10 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Installs the signal handlers, as soon as all processes are connected."""
-        del trainer, pl_module, stage
+        del trainer, stage
         self.signals.install()
+        module: Any = pl_module
+        module.stop_requested = lambda: self.signals.requested
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepares to repeat an aborted validation."""
@@ -299,12 +301,13 @@ class Checkpoints(Checkpoint):
         return value
 
     def _save_if_requested(self, trainer: Trainer, saved: bool = False) -> None:
-        """Saves in order to stop, in all processes together (synchronized every `log_every_n_steps`: a round trip)."""
-        if trainer.world_size > 1 and not saved and trainer.global_step % trainer.log_every_n_steps:
+        """Saves in order to stop, in all processes together."""
+        module: Any = trainer.lightning_module
+        if trainer.world_size > 1 and not saved and not module.any_stop_requested():
             return
         if self.signals.any_requested(trainer):
             if not saved:
-                self._check_losses(trainer.lightning_module)
+                self._check_losses(module)
                 trainer.save_checkpoint(self.folder / LAST)
             self._saved_to_stop = True
 

@@ -30,6 +30,7 @@ from llm2slm.training.phases import projector_rate
 from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import FSDP, Sharded
+from llm2slm.training.signals import kept_ctrl_c, without_signals
 from llm2slm.training.validation_scores import GenerationQuality, KeepSamples, ValidationScorer
 from llm2slm.types import Example, UserError
 
@@ -179,9 +180,11 @@ def fit(
     seconds = checkpoints.seconds
     module.teacher = None  # the Trainer still references the module
     best = newest_best(folder / CHECKPOINTS)
-    if cfg.strategy == FSDP and rebuild is not None:
+    if cfg.strategy != FSDP or rebuild is None:
+        load_best(model, best, frozen)
+    elif trainer.is_global_zero:  # it alone tests and saves
         model = rebuild()
-    load_best(model, best, frozen)
+        load_best(model, best, frozen)
     chosen = selected(best)
     return Fitted(model, seconds, trainer.global_step, str(best), trainer.is_global_zero, *chosen)
 
@@ -223,7 +226,8 @@ def _run(
 ) -> None:
     """Trainer.fit; both kinds of stop are raised as `Stopped`, a KeyboardInterrupt."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+        with kept_ctrl_c():
+            trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
     except Interrupted:
         if not trainer.is_global_zero:  # Lightning kills the first process if another one it started fails
             raise SystemExit(0) from None
@@ -254,7 +258,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             "model's weights in half precision by model.llm.dtype or model.slm.dtype"
         )
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
@@ -281,6 +285,8 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             logger=loggers,
             plugins=[CheckpointFiles()],
         )
+        without_signals(trainer)
+        return trainer
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
 
