@@ -29,6 +29,7 @@ from llm2slm.commands.evaluate import (
 from llm2slm.commands.loaded_models import LoadedSystem, llm_note, load_system, parameters, plain_llm
 from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.config import RunConfig
+from llm2slm.config.choices import FORMATS
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.labels import read_labels
@@ -42,7 +43,6 @@ from llm2slm.models.saving import own_fingerprint
 from llm2slm.resumable import ResumableLines, other_settings
 from llm2slm.types import Example, Labels, UserError
 
-FORMATS = ("jsonl", "parquet")
 SAMPLES = 32
 SETTINGS = "settings"
 """Key in the notes of a result: the settings that determined the labels."""
@@ -127,8 +127,6 @@ def write_labels(file: ResumableLines, model: LLM2SLM, examples: list[Example], 
 def checked(config: RunConfig, folder: Path) -> RunConfig:
     """Checks the configuration before the LLM is loaded; returns it with data.labels=gold."""
     device_type(config.trainer.accelerator)
-    if config.label.format not in FORMATS:
-        raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
     check_ranges(config)
     other = next((path for kind in FORMATS if (path := folder / f"labels.{kind}").is_file()), None)
     if other is not None and other.suffix != f".{config.label.format}":

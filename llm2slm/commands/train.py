@@ -46,7 +46,7 @@ from llm2slm.models.slm import begin_as_trained
 from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_undamaged, read
 from llm2slm.training.checkpoints import Limits, Progress
 from llm2slm.training.distill import Teacher, build_teacher
-from llm2slm.training.fit import Fitted, fit, load_fitted, set_seed
+from llm2slm.training.fit import Fitted, check_trainer, fit, load_fitted, set_seed
 from llm2slm.training.frozen_weights import at_recorded_commits
 from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
 from llm2slm.training.phases import check_trainable, projector_rate
@@ -133,6 +133,7 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     task = task_of(config.task, config.data)
     check_metrics(task)
     device_type(config.trainer.accelerator)
+    check_trainer(config.trainer, folder)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     at_first = config if checkpoint is None else at_recorded_commits(config, read(checkpoint))
     model = untrained(at_first, task)

@@ -83,7 +83,9 @@ def newest_undamaged(folder: Path) -> Path | None:
         UserError: neither can be read.
     """
     last, best = folder / LAST, folder / BEST
-    if not last.is_file() and not best.is_file():
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and should be the folder of the checkpoints; train anew, without run=")
+    if not last.exists() and not best.exists():
         return None
     last_damage, best_damage = damage(last), damage(best)
     if last_damage is None:

@@ -26,6 +26,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from llm2slm.atomic import replacing, write_text, writing
 from llm2slm.config import LoggerConfig, RunConfig
+from llm2slm.config.choices import CHOICES, check_choice
 from llm2slm.runs import plain
 from llm2slm.training.ranks import first_process
 from llm2slm.types import UserError
@@ -138,8 +139,7 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers
     Raises:
         UserError: unknown name or mode, or W&B refuses to start the run (no account, no network).
     """
-    if cfg.name not in ("csv", "wandb"):
-        raise UserError(f"logger.name={cfg.name}: unknown; choose csv or wandb")
+    check_choice("logger.name", cfg.name, CHOICES[LoggerConfig]["name"])
     loggers: Loggers = [MetricsFile(folder)]
     if cfg.name == "wandb" and first_process():
         loggers.append(_wandb_logger(cfg, folder, config))
@@ -149,8 +149,7 @@ def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers
 def _wandb_logger(cfg: LoggerConfig, folder: Path, config: RunConfig) -> WandbLogger:
     """A new W&B run, opened immediately so that a refusal precedes training."""
     mode: Literal["offline", "online"] = "online" if cfg.mode == "online" else "offline"
-    if cfg.mode != mode:
-        raise UserError(f"logger.mode={cfg.mode}: unknown; choose offline or online")
+    check_choice("logger.mode", cfg.mode, CHOICES[LoggerConfig]["mode"])
     import wandb
 
     if wandb.run is not None:  # WandbLogger would write into it, with a warning only

@@ -10,11 +10,13 @@ from copy import deepcopy
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQuantizationConfig
 
 from llm2slm.config import LanguageModelConfig, LLMConfig, SLMConfig
+from llm2slm.config.choices import DTYPES, check_choice
 from llm2slm.config.ranges import Range
 from llm2slm.gguf_files.names import commit as commit_of
 from llm2slm.gguf_files.names import find, is_gguf, on_hub
@@ -42,11 +45,14 @@ from llm2slm.nearest_names import nearest_hint
 from llm2slm.types import Init, UserError, reason_of
 
 BUILTIN = "builtin/"
+OUT_OF_MEMORY = "can't allocate memory"
+"""In the message of torch's allocator on the CPU."""
+POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""Values of every language model's config that are at least 1."""
 SIZE = re.compile(
     r"(^|_)(layers?|heads?|size|dim|model|ff|kv|inner|embd|positions|embeddings|buckets|distance|experts)$"
 )
 """Suffixes of config keys that hold widths and numbers of layers, heads and positions."""
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def locate(name: str) -> str:
@@ -77,11 +83,29 @@ def locate(name: str) -> str:
 
 @contextmanager
 def load_errors(name: str) -> Iterator[None]:
-    """Converts transformers' loading errors (missing files, invalid configs, missing libraries) to a `UserError`."""
+    """Converts errors of reading a model's files to a `UserError`: missing or damaged files, invalid configs, missing
+    libraries. Only calls of transformers and safetensors belong in the block.
+
+    Raises:
+        UserError: with the model, and the library's reason.
+        torch.OutOfMemoryError, MemoryError: unchanged; the files are not at fault.
+    """
     try:
         yield
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
     except (OSError, ValueError, ImportError, StrictDataclassError) as error:
         raise UserError(f"model {name!r} cannot be read: {reason_of(error)}") from error
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        raise UserError(
+            f"model {name!r} cannot be read: a file of weights is damaged ({reason_of(error)}); copy or download the "
+            "model again"
+        ) from error
+    except Exception as error:  # transformers reads config.json without checking its types
+        if OUT_OF_MEMORY in str(error):
+            raise
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise UserError(f"model {name!r} cannot be read: its config.json or weights are invalid ({reason})") from error
 
 
 def is_local(name: str) -> bool:
@@ -109,6 +133,10 @@ def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
             raise UserError(f"model {name!r}: is a run directory without a model; its training did not finish")
     with load_errors(name):
         config = AutoConfig.from_pretrained(path, revision=revision)
+        text = config.get_text_config()
+        for key in POSITIVE:
+            if isinstance(value := getattr(text, key, None), int) and value < 1:
+                raise UserError(f"model {name!r}: {key}={value} in its config.json: must be at least 1")
     return _with_decoder_depth(config)
 
 
@@ -340,8 +368,7 @@ def _weights(
         UserError: the weights cannot be read, or do not cover the model, whose remaining weights would be random.
     """
     side, name = _side(cfg), cfg.source
-    if cfg.dtype not in DTYPES:
-        raise UserError(f"model.{side}.dtype={cfg.dtype} is unknown; possible: {', '.join(DTYPES)}")
+    check_choice(f"model.{side}.dtype", cfg.dtype, DTYPES)
     more |= {"dtype": getattr(torch, cfg.dtype)}
     if cfg.attn_implementation is not None:
         more["attn_implementation"] = cfg.attn_implementation
