@@ -16,17 +16,19 @@ from llm2slm.evaluation.metrics import scores as registry
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress"}
+BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress", "shown_text"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
     # package -> what it may import besides itself: packages, or single modules of a package ("data.collate")
     "types": set(),
     "nearest_names": set(),
     "progress": set(),
+    "shown_text": set(),
+    "credentials": set(),
     "json_lines": {"types", "atomic"},
     "atomic": {"types"},
     "gguf_files": {"types"},
-    "config": {"types", "gguf_files"},
+    "config": {"types", "gguf_files", "credentials"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
     "models": BASE | {"data.interface"},

@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+from bad_inputs import CASES, LINE
 from command_line import files_of, mistake, python, tiny_overrides
 from sampling import representatives
 
@@ -41,6 +42,38 @@ def files(tmp_path, monkeypatch):
 def train(llm, *arguments):
     data = ["data=json", *(f"data.{split}={split}.jsonl" for split in SPLITS)]
     return main(["train", *tiny_overrides(llm), *data, *arguments])
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory, trained, tiny_llm):
+    """The folder that the cases of `bad_inputs` describe, to be copied."""
+    folder = tmp_path_factory.mktemp("bad") / "whole"
+    for name, source in {"run": trained, "other": trained, "llm": tiny_llm}.items():
+        shutil.copytree(source, folder / name)
+    for split in SPLITS:
+        (folder / f"{split}.jsonl").write_text(LINE * 4)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * case.slow, id=case.name) for case in CASES]
+)
+def test_bad_input_is_one_line_and_leaves_nothing(place, tmp_path, monkeypatch, capsys, case):
+    """Exit code 2, one line that names what is wrong, and no file or folder that was not there before."""
+    folder = tmp_path / "place"
+    shutil.copytree(place, folder)
+    monkeypatch.chdir(folder)
+    case.prepare(folder)
+    before, folders = files_of(folder), {path for path in folder.rglob("*") if path.is_dir()}
+    assert main(case.command) == 2
+    assert mistake(capsys).startswith(case.starts)
+    assert files_of(folder) == before
+    assert {path for path in folder.rglob("*") if path.is_dir()} == folders
+
+
+def test_the_cases_are_many_and_named_once():
+    assert len(CASES) >= 120
+    assert len({case.name for case in CASES}) == len(CASES)
 
 
 BAD = {

@@ -12,6 +12,7 @@ import sys
 import traceback
 
 from llm2slm.nearest_names import similar
+from llm2slm.shown_text import line
 from llm2slm.types import UserError
 
 VERBS = {
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"llm2slm: error: {error}", file=sys.stderr)
+        print(f"llm2slm: error: {line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("llm2slm: interrupted", file=sys.stderr)

@@ -67,8 +67,18 @@ class Key:
     annotation: Any
     default: Any
     help: str
-    closed: tuple[str, ...] = ()
-    """The only possible values of a text; empty: any."""
+    owner: type
+    """The dataclass of the field."""
+
+    @property
+    def field(self) -> dataclasses.Field[Any]:
+        """The field of the dataclass."""
+        return next(f for f in dataclasses.fields(self.owner) if f.name == self.name.rpartition(".")[2])
+
+    @property
+    def closed(self) -> tuple[str, ...]:
+        """The only possible values of a text; empty: any."""
+        return CHOICES.get(self.owner, {}).get(self.field.name, ())
 
     @property
     def section(self) -> bool:
@@ -155,8 +165,7 @@ def keys(schema: type, prefix: str = "") -> dict[str, Key]:
     for field in dataclasses.fields(schema):
         name = prefix + field.name
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        closed = CHOICES.get(schema, {}).get(field.name, ())
-        key = Key(name, hints[field.name], default, texts.get(field.name, ""), closed)
+        key = Key(name, hints[field.name], default, texts.get(field.name, ""), schema)
         found[name] = key
         if key.section:
             found |= keys(key.annotation, name + ".")

@@ -18,6 +18,7 @@ from llm2slm.data.sources.rows import READERS, open_table, suffix_of
 from llm2slm.data.sources.rows.table import LINE, check_once, no_column, path_in, text_in
 from llm2slm.data.sources.rows.text import lines
 from llm2slm.resumable import ResumableLines, other_settings
+from llm2slm.shown_text import in_terminal
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> None:
     """
     if job.config.output is None:
         for answers in generate_batches(job, texts):
-            print("\n".join(" ".join(answer.splitlines()) for answer in answers))
+            print("\n".join(in_terminal(" ".join(answer.splitlines())) for answer in answers))
         return
     path = Path(job.config.output)
     path = path.resolve() if path.is_symlink() else path  # the target of a link is written, not the link

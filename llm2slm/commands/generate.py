@@ -14,6 +14,7 @@ from llm2slm.commands.batch_generation import BatchGeneration, check_writable, g
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
+from llm2slm.shown_text import in_terminal
 from llm2slm.types import Control, Overlong, UserError, check_text
 
 if TYPE_CHECKING:
@@ -193,9 +194,7 @@ def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
 def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> None:
     """Prints the answer to one text, token by token if streaming is possible."""
     if config.stream and config.num_beams == 1:
-        from transformers import TextStreamer
-
-        streamer = TextStreamer(
+        streamer = _streamer(
             model.collator.slm_tokenizer,
             skip_prompt=True,
             skip_special_tokens=True,
@@ -203,7 +202,18 @@ def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[st
         )
         model.generate_text([text], 1, streamer=streamer, **arguments)
     else:
-        print(model.generate_text([text], 1, **arguments)[0])
+        print(in_terminal(model.generate_text([text], 1, **arguments)[0]))
+
+
+def _streamer(tokenizer: Any, **arguments: Any) -> Any:
+    """transformers' streamer to standard output; control characters are visible in a terminal."""
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(in_terminal(text), stream_end)
+
+    return Streamer(tokenizer, **arguments)
 
 
 def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], arguments: dict[str, Any]) -> None:

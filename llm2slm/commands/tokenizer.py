@@ -13,7 +13,8 @@ from llm2slm.atomic import filling
 from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
-from llm2slm.types import Example, Labels, UserError
+from llm2slm.config.ranges import RANGES
+from llm2slm.types import Example, Init, Labels, UserError
 
 TRAIN = "train:"
 """Prefix of a tokenizer setting that requests training, followed by the vocabulary size."""
@@ -70,7 +71,7 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
     Then adds tokens to the generating model's tokenizer, and cuts its vocabulary (`keep_ordered`).
 
     Raises:
-        UserError: `train:` is not followed by a number; as `keep_ordered`.
+        UserError: `train:` is not followed by a number, or the model has pretrained weights; as `keep_ordered`.
     """
     from llm2slm.commands.kept_tokenizer import check_keeping, keep_ordered
 
@@ -81,8 +82,15 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
         if order is None or not order.startswith(TRAIN):
             continue
         size = order.removeprefix(TRAIN)
-        if not size.isdigit():
+        if not (size.isascii() and size.isdigit()):
             raise UserError(f"model.{side}.tokenizer={order}: give the number of entries, as {TRAIN}8000")
+        if not (legal := RANGES[TokenizerConfig]["vocab_size"]).holds(int(size)):
+            raise UserError(f"model.{side}.tokenizer={order}: must be {legal.words(int(size))}")
+        if language_model.start is Init.pretrained:
+            raise UserError(
+                f"model.{side}.tokenizer={order}: the pretrained weights of {language_model.source} belong to its "
+                f"tokenizer; set model.{side}.tokenizer=null, or model.{side}.init=random"
+            )
         out = folder / "tokenizers" / side
         if first_local_process():
             print(train(data, task, seed, int(size), out))

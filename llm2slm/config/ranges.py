@@ -17,8 +17,11 @@ from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, Pr
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, GenerateConfig, JudgeConfig
+from llm2slm.credentials import credential_in
 from llm2slm.types import UserError, check_text
 
+UNWRITTEN = ("prompt",)
+"""Fields that no file records."""
 LARGEST = 2**32 - 1
 """The largest number of any key. A larger one overflows the integers or the floats of a library."""
 
@@ -176,21 +179,36 @@ def check_ranges(config: Any, section: str = "") -> None:
         UserError: a number is out of range, a text is not one of its `CHOICES`, is empty where it is a name or a
             path, or contains a lone surrogate where a model reads it; names key, value and range.
     """
-    known, choices = RANGES.get(type(config), {}), CHOICES.get(type(config), {})
     for field in dataclasses.fields(config):
         key, value = f"{section}.{field.name}" if section else field.name, getattr(config, field.name)
         for inner, nested in _sections(key, value):
             check_ranges(nested, inner)
-        if field.name in known:
-            _check(key, value, known[field.name])
-        if field.name in choices:
-            check_choice(key, value, choices[field.name])
-        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-        for text in texts:
-            if field.name in MODEL_TEXTS:
-                check_text(key, text)
-            elif not text.strip() and text != field.default:
-                raise UserError(f"{key}={text}: is empty; give a value, or leave the key out")
+        check_value(type(config), field, key, value)
+
+
+def check_value(section: type, field: dataclasses.Field[Any], key: str, value: Any) -> None:
+    """Checks the value of one field.
+
+    Args:
+        section: the dataclass of the field. key: dotted name, for the message.
+
+    Raises:
+        UserError: as `check_ranges`.
+    """
+    if field.name not in UNWRITTEN and (kind := credential_in(value)):
+        raise UserError(
+            f"{key}: contains {kind}, which files would record; leave it out, and set it in the environment"
+        )
+    if legal := RANGES.get(section, {}).get(field.name):
+        _check(key, value, legal)
+    if choices := CHOICES.get(section, {}).get(field.name):
+        check_choice(key, value, choices)
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and field.name in MODEL_TEXTS:
+            check_text(key, text)
+        elif isinstance(text, str) and not text.strip() and text != field.default:
+            shown = f"['{text}']" if isinstance(value, list) else text
+            raise UserError(f"{key}={shown}: is empty; give a value, or leave the key out")
 
 
 def _sections(key: str, value: Any) -> Iterator[tuple[str, Any]]:

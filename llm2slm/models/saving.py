@@ -31,12 +31,12 @@ from llm2slm.models.llm import LLMRecord
 from llm2slm.models.loading.gguf import packed_weights
 from llm2slm.models.loading.pretrained import (
     load_encoder_layers,
-    load_errors,
     load_language_model,
     locate,
     model_config,
     read_config,
 )
+from llm2slm.models.loading.reading_errors import load_errors
 from llm2slm.models.parts import Parts
 from llm2slm.models.placement import DTYPES, keep_in_float32
 from llm2slm.models.processing import attach_processor, default_limits

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -41,12 +37,11 @@ from llm2slm.models.loading.cut_config import KEY, RECORD, chosen_blocks, depth_
 from llm2slm.models.loading.cutting import cut_model, partial_class, plan_cut
 from llm2slm.models.loading.gguf import gguf_config, gguf_weights, named_with_head
 from llm2slm.models.loading.partial_loading import encoder_class
+from llm2slm.models.loading.reading_errors import check_shards, load_errors
 from llm2slm.nearest_names import nearest_hint
-from llm2slm.types import Init, UserError, reason_of
+from llm2slm.types import Init, UserError
 
 BUILTIN = "builtin/"
-OUT_OF_MEMORY = "can't allocate memory"
-"""In the message of torch's allocator on the CPU."""
 POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """Values of every language model's config that are at least 1."""
 SIZE = re.compile(
@@ -81,33 +76,6 @@ def locate(name: str) -> str:
     return str(folder)
 
 
-@contextmanager
-def load_errors(name: str) -> Iterator[None]:
-    """Converts errors of reading a model's files to a `UserError`: missing or damaged files, invalid configs, missing
-    libraries. Only calls of transformers and safetensors belong in the block.
-
-    Raises:
-        UserError: with the model, and the library's reason.
-        torch.OutOfMemoryError, MemoryError: unchanged; the files are not at fault.
-    """
-    try:
-        yield
-    except (UserError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
-        raise UserError(f"model {name!r} cannot be read: {reason_of(error)}") from error
-    except (SafetensorError, UnpicklingError, EOFError) as error:
-        raise UserError(
-            f"model {name!r} cannot be read: a file of weights is damaged ({reason_of(error)}); copy or download the "
-            "model again"
-        ) from error
-    except Exception as error:  # transformers reads config.json without checking its types
-        if OUT_OF_MEMORY in str(error):
-            raise
-        reason = f"{type(error).__name__}: {reason_of(error)}"
-        raise UserError(f"model {name!r} cannot be read: its config.json or weights are invalid ({reason})") from error
-
-
 def is_local(name: str) -> bool:
     """Whether a model is a local folder or file."""
     return Path(locate(name)).exists()
@@ -132,7 +100,14 @@ def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         if (Path(path) / "config.yaml").is_file():
             raise UserError(f"model {name!r}: is a run directory without a model; its training did not finish")
     with load_errors(name):
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        values, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+        if (code := values.get("auto_map")) and values.get("model_type") not in CONFIG_MAPPING:
+            raise UserError(
+                f"model {name!r}: its config.json names code of its own ({', '.join(map(str, dict(code).values()))}), "
+                "which llm2slm does not run; give a model of an architecture that transformers has"
+            )
+        check_shards(Path(path))
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         text = config.get_text_config()
         for key in POSITIVE:
             if isinstance(value := getattr(text, key, None), int) and value < 1:
@@ -383,7 +358,7 @@ def _weights(
         else:
             model, report = auto.from_pretrained(
                 locate(name), revision=cfg.revision, config=config,
-                output_loading_info=True, ignore_mismatched_sizes=True, **more,
+                output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **more,
             )  # fmt: skip
     wrong = sorted(key for key, *_ in report["mismatched_keys"])
     if not wrong:
