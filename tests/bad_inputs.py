@@ -1,4 +1,4 @@
-"""Bad input for `test_bad_input.py`: each case with its command, the damage to the files, and the start of the message.
+"""Bad input for `test_bad_input.py`: each case with its command, the damage to the files, and part of the message.
 
 The command runs in a folder with `train.jsonl`, `validation.jsonl`, `test.jsonl`, a tiny LLM `llm`, and the run
 directory `run` of a hybrid trained on it. Nothing in the folder may change.
@@ -35,12 +35,12 @@ TOKENIZER = ["tokenizer", "out=new"]
 
 @dataclass(frozen=True)
 class Case:
-    """One case. starts: the start of the message after "llm2slm: error: ". slow: left out of the default run, as it
-    loads a model and another case fails in the same way."""
+    """One case. message: part of the line. slow: left out of the default run, as it loads a model and another case
+    fails in the same way."""
 
     name: str
     command: list[str]
-    starts: str
+    message: str
     prepare: Prepare = lambda folder: None
     slow: bool = False
 
@@ -547,14 +547,19 @@ MODELS = [
     Case(
         "LLM, remote code",
         TINY,
-        f"{OF_LLM}: its config.json names code of its own",
+        f"{OF_LLM}: its config.json names Python code (evil.Config)",
         entries(LLM_CONFIG, model_type="own", auto_map={"AutoConfig": "evil.Config"}),
     ),
     Case("LLM, no such folder", [*TINY, "model.llm.name=./nowhere"], "model './nowhere': no such folder"),
     Case("LLM, not in the cache and no network", [*TINY, "model.llm.name=none/such"], "tokenizer none/such: "),
     Case("LLM, a run directory", [*TINY, "model.llm.name=run"], "tokenizer run: is a run directory; give its model"),
     Case("LLM, no file", [*TINY, "model.llm.gguf_file=a.gguf"], "model 'llm/a.gguf': no such file"),
-    Case("LLM, no GGUF file", [*TINY, "model.llm.gguf_file=a.gguf"], "llm/a.gguf: ", write("llm/a.gguf", "GGUF")),
+    Case(
+        "LLM, no GGUF file",
+        [*TINY, "model.llm.gguf_file=a.gguf"],
+        "llm/a.gguf: is cut off",
+        write("llm/a.gguf", "GGUF"),
+    ),
     Case("LLM, layer", [*TINY, "model.llm.layer=99"], "model.llm.layer=99: the LLM has layers 0 to 2"),
     Case("LLM, layer a text", [*TINY, "model.llm.layer=abc"], "model.llm.layer=abc: give a whole number", slow=True),
     Case("LLM, attention", [*TINY, "model.llm.attn_implementation=abc"], f"{OF_LLM} cannot be read: ", slow=True),

@@ -103,7 +103,7 @@ def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         values, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
         if (code := values.get("auto_map")) and values.get("model_type") not in CONFIG_MAPPING:
             raise UserError(
-                f"model {name!r}: its config.json names code of its own ({', '.join(map(str, dict(code).values()))}), "
+                f"model {name!r}: its config.json names Python code ({', '.join(map(str, dict(code).values()))}), "
                 "which llm2slm does not run; give a model of an architecture that transformers has"
             )
         check_shards(Path(path))
