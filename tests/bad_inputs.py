@@ -331,6 +331,12 @@ DATA = [
         ],
         "model.slm.tokenizer=train:300: ",
     ),
+    Case(
+        "data after a tokenizer was trained",
+        [*JSON, "model.slm.tokenizer=train:300", "model.tokenizers=offsets"],
+        "validation.jsonl, line 1: not UTF-8",
+        write("validation.jsonl", b"\xff\n"),
+    ),
     Case("prompts file", ["generate", "run=run", "input=none.txt"], "input=none.txt: no such file"),
     Case("prompts folder", ["generate", "run=run", "input=llm"], "input=llm: is a folder"),
     Case(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 from bad_inputs import CASES, LINE
-from command_line import files_of, mistake, python, tiny_overrides
+from command_line import files_of, mistake, python, replace_command, tiny_overrides
 from sampling import representatives
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.cli.launch import new_folder
 from llm2slm.types import UserError
 
 ROW = {"source": "the little dog", "target": "der kleine Hund"}
@@ -69,6 +72,37 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, tmp_path, monkeypatch, 
     assert case.message in mistake(capsys)
     assert files_of(folder) == before
     assert {path for path in folder.rglob("*") if path.is_dir()} == folders
+
+
+def test_runs_of_the_same_second_get_folders(tmp_path, monkeypatch):
+    made = [new_folder(tmp_path / "outputs" / "14-05-06") for _ in range(3)]
+    assert [path.name for path in made] == ["14-05-06", "14-05-06-2", "14-05-06-3"]
+    (tmp_path / "file").write_text("a")
+    with pytest.raises(UserError, match=r"hydra\.run\.dir=.*file/x: cannot be created"):
+        new_folder(tmp_path / "file" / "x")
+
+
+def test_the_default_folder_is_new_and_removed_after_a_mistake(calls, monkeypatch, capsys):
+    """All runs start in the same second."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+    for _ in range(2):
+        assert main(["train"]) == 0
+    replace_command(monkeypatch, "train", refuse)
+    assert main(["train"]) == 2
+    assert mistake(capsys) == "no"
+    day = Path.cwd() / "outputs/train/2026-01-02"
+    assert [folder for _, folder in calls] == [day / "03-04-05", day / "03-04-05-2"]
+    assert sorted(path.name for path in day.iterdir()) == ["03-04-05", "03-04-05-2"]
+
+
+def refuse(config, folder):
+    raise UserError("no")
 
 
 def test_the_cases_are_many_and_named_once():

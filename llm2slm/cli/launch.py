@@ -247,16 +247,15 @@ def has_time(composed: DictConfig) -> bool:
 def new_folder(folder: Path) -> Path:
     """Creates a folder, or if it exists one with a number appended: of two runs that start in the same second each gets
     its folder."""
-    for number in itertools.count(1):
-        made = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        try:
-            made.parent.mkdir(parents=True, exist_ok=True)
-            made.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"hydra.run.dir={made}: cannot be created ({error.strerror}); give another one") from None
-        return made
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            made = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            with suppress(FileExistsError):
+                made.mkdir()
+                return made
+    except OSError as error:
+        raise UserError(f"hydra.run.dir={folder}: cannot be created ({error.strerror}); give another one") from None
     raise AssertionError
 
 

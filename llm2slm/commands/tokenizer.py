@@ -16,6 +16,8 @@ from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskCon
 from llm2slm.config.ranges import RANGES
 from llm2slm.types import Example, Init, Labels, UserError
 
+TOKENIZERS = "tokenizers"
+"""Folder of the tokenizers that a run trains or changes, in its run directory."""
 TRAIN = "train:"
 """Prefix of a tokenizer setting that requests training, followed by the vocabulary size."""
 
@@ -91,7 +93,7 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
                 f"model.{side}.tokenizer={order}: the pretrained weights of {language_model.source} belong to its "
                 f"tokenizer; set model.{side}.tokenizer=null, or model.{side}.init=random"
             )
-        out = folder / "tokenizers" / side
+        out = folder / TOKENIZERS / side
         if first_local_process():
             print(train(data, task, seed, int(size), out))
         language_model.tokenizer = str(out.resolve())

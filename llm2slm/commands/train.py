@@ -17,6 +17,7 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
+from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
 from llm2slm.commands.resume import (
     METRICS,
@@ -31,7 +32,7 @@ from llm2slm.commands.resume import (
     start_over,
 )
 from llm2slm.commands.task_choice import with_task
-from llm2slm.commands.tokenizer import train_ordered
+from llm2slm.commands.tokenizer import TOKENIZERS, train_ordered
 from llm2slm.config import RunConfig, before_zero_start, other_rows
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
@@ -77,7 +78,8 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
                 show_result(folder)
             return stored
     given, config = config, with_task(config)
-    ready = prepare(config, folder, None if begun is None else begun.checkpoint)
+    with removed_on_failure(folder / TOKENIZERS):
+        ready = prepare(config, folder, None if begun is None else begun.checkpoint)
     if starts_over:
         start_over(folder)
     elif begun is None:
@@ -122,8 +124,8 @@ class Ready:
 
 
 def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
-    """Builds the model and reads the data. Invalid input is refused before anything is written (except for tokenizers
-    that the configuration trains).
+    """Builds the model and reads the data. Invalid input is refused before anything is written, except for tokenizers
+    that the configuration trains (`TOKENIZERS` of the folder).
 
     Args:
         checkpoint: to resume from; Hub models are loaded at the commits recorded in it.
