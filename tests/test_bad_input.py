@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from bad_inputs import CASES, LINE
+from bad_inputs import ALIKE, CASES, LINE
 from command_line import files_of, mistake, python, replace_command, tiny_overrides
 from sampling import representatives
 
@@ -108,6 +108,7 @@ def refuse(config, folder):
 def test_the_cases_are_many_and_named_once():
     assert len(CASES) >= 120
     assert len({case.name for case in CASES}) == len(CASES)
+    assert {case.name for case in CASES} >= ALIKE
 
 
 BAD = {
@@ -292,7 +293,7 @@ def test_missing_folder_of_a_model_is_called_that(files, capsys):
 @pytest.mark.parametrize(
     "told",
     ["trainer.max_steps=0: must be at least 1", "data.eval_batch_size=0: must be at least 1",
-     "task.num_beams=0: must be at least 1", "optim.lr=-1.0: must be above 0", "optim.lr=0.0: must be above 0",
+     "task.num_beams=0: must be between 1 and 1000", "optim.lr=-1.0: must be above 0", "optim.lr=0.0: must be above 0",
      "optim.lr=nan: must be above 0", "seed=-1: must be between 0 and 4294967295"],
 )  # fmt: skip
 def test_numbers_out_of_range(files, capsys, told):
