@@ -609,7 +609,7 @@ DEVICES = [
     Case("direction of the loss", [*TINY, "callbacks.mode=max"], "callbacks.mode=max: would select the largest loss"),
     Case("monitor", [*TINY, "callbacks.monitor=val/abc"], "callbacks.monitor=val/abc: this run never logs it"),
 ]
-ALIKE = {
+LIKE_ANOTHER = {
     # data
     "Latin-1", "malformed validation", "no object", "null for text", "NaN", "csv, fields too many", "csv, header only",
     "csv, open quote", "no parquet", "below a file", "unknown generated corpus", "mixture, unknown part",
@@ -631,6 +631,6 @@ ALIKE = {
 }  # fmt: skip
 """Cases that the default run leaves out: another one is refused at the same place of the code."""
 CASES = [
-    replace(case, slow=case.slow or case.name in ALIKE)
+    replace(case, slow=case.slow or case.name in LIKE_ANOTHER)
     for case in (*KEYS, *DATA, *RUNS, *CHECKPOINTS, *MODELS, *DEVICES)
 ]

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from bad_inputs import ALIKE, CASES, LINE
+from bad_inputs import CASES, LIKE_ANOTHER, LINE
 from command_line import files_of, mistake, python, replace_command, tiny_overrides
 from sampling import representatives
 
@@ -108,7 +108,7 @@ def refuse(config, folder):
 def test_the_cases_are_many_and_named_once():
     assert len(CASES) >= 120
     assert len({case.name for case in CASES}) == len(CASES)
-    assert {case.name for case in CASES} >= ALIKE
+    assert {case.name for case in CASES} >= LIKE_ANOTHER
 
 
 BAD = {
