@@ -18,11 +18,14 @@ from llm2slm.data.reps.writer import SHARD_BYTES, StoreWriter
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.stored_encoder import encoder_facts, identity
+from llm2slm.out_of_memory import explained
+from llm2slm.processes import Processes
 from llm2slm.progress import Rate, progress_bar
-from llm2slm.types import StoreDtype, UserError
+from llm2slm.types import Reps, StoreDtype, UserError
 
 EMBEDDED = 4096
 """Rows of the embedding matrix per forward pass."""
+TOO_LARGE = "lower encode.batch_tokens"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,13 @@ class Filled:
 
 
 def encode(
-    model: LLM2SLM, rows: Sequence[Encoded], store: StoreWriter, batch_tokens: int = 8192, progress: bool = True
+    model: LLM2SLM,
+    rows: Sequence[Encoded],
+    store: StoreWriter,
+    batch_tokens: int = 8192,
+    progress: bool = True,
+    *,
+    processes: Processes | None = None,
 ) -> Filled:
     """Fills a store with the LLM's representations of all prompts of a split that it lacks.
 
@@ -49,30 +58,48 @@ def encode(
         rows: rows of a data module: `data.encoded("train")`.
         batch_tokens: maximum number of tokens of a batch, padding included.
         progress: show a progress bar with rate and remaining time on the error stream.
+        processes: all processes that encode; this is the first one, and the others call `encode_share`.
 
     Raises:
         UserError: the disk space is too small, a representation is not finite, or the model has no LLM encoder.
     """
-    encoder = _encoder(model)
     prompts = [llm_prompt(row) for row in rows]
     plan = list(batches(store.prompts_to_fill(prompts), batch_tokens))
     missing = [[row for row in batch if not store.holds(row)] for batch in plan]
     new, tokens = sum(map(len, missing)), _tokens(missing)
     store.check_free_space(store.bytes_of(new, tokens))
-    pad, device = model.collator.llm_prompts.pad_id, next(encoder.parameters()).device
+    group = Processes() if processes is None else processes
+    todo = group.from_first([(batch, lacking) for batch, lacking in zip(plan, missing, strict=True) if lacking])
+    encoded = group.in_order(_encoded(model, [batch for batch, _ in todo], group), len(todo))
     started = time.perf_counter()
     done = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
     with progress_bar(progress, done, Rate("tokens")) as bar:
         total = _tokens(plan)
         job = bar.add_task("encoding", total=total, completed=total - tokens)
-        for batch, lacking in zip(plan, missing, strict=True):
-            if lacking:
-                ids_BP, mask_BP = padded(batch, pad)
-                store.append(batch, encoder(ids_BP.to(device), mask_BP.to(device)))
-                bar.advance(job, _tokens([lacking]))
+        for (batch, lacking), reps in zip(todo, encoded, strict=True):
+            store.append(batch, reps)
+            bar.advance(job, _tokens([lacking]))
     if plan:  # else the store has all prompts, and an unfinished fill belongs to another split
         store.finish()
     return Filled(len(rows), len({key_of(row) for row in prompts}), new, tokens, time.perf_counter() - started)
+
+
+def encode_share(model: LLM2SLM, processes: Processes) -> None:
+    """The part of a further process in `encode`: encodes every size-th batch of the first process. Collective."""
+    todo: list[tuple[list[Sequence[int]], list[Sequence[int]]]] = processes.from_first([])
+    for _ in processes.in_order(_encoded(model, [batch for batch, _ in todo], processes), len(todo)):
+        pass
+
+
+def _encoded(model: LLM2SLM, plan: Sequence[Sequence[Sequence[int]]], processes: Processes) -> Iterator[Reps]:
+    """The representations of the batches of this process, on the CPU."""
+    encoder = _encoder(model)
+    pad, device = model.collator.llm_prompts.pad_id, next(encoder.parameters()).device
+    for batch in plan[processes.rank :: processes.size]:
+        ids_BP, mask_BP = padded(batch, pad)
+        with explained(f"a batch of {len(batch)} prompts of {ids_BP.shape[1]} tokens", TOO_LARGE):
+            reps = encoder(ids_BP.to(device), mask_BP.to(device))
+        yield Reps(reps.reps_BPE.cpu(), reps.mask_BP.cpu())
 
 
 def batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[Sequence[int]]]:

@@ -262,8 +262,8 @@ def plain(value: Any) -> Any:
 
 
 def config_hash(config: object) -> str:
-    """Hash of a configuration as twelve hex digits, independent of folders."""
-    values = {k: v for k, v in plain(config).items() if k not in ("run", "llm")}
+    """Hash of a configuration as twelve hex digits, independent of folders and loggers."""
+    values = {k: v for k, v in plain(config).items() if k not in ("run", "llm", "logger")}
     if "data" in values:
         del values["data"]["cache"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

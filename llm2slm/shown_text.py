@@ -26,7 +26,7 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_VISIBLE)
 
 
-def line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """`visible` text on one line."""
     return " ".join(visible(text).split())
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -190,6 +190,13 @@ class Batch:
         """Its tensors under transformers' names (`INPUTS`)."""
         named = {name: getattr(self, field) for name, field in INPUTS.items()}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The rows from `start` to before `stop`, with the padding of the batch."""
+        part = slice(start, stop)
+        kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: value[part] for name, value in kept.items() if value is not None and name != "teacher"}
+        return replace(self, **values, teacher=None if self.teacher is None else self.teacher.rows(start, stop))
 
     def to(self, device: device | str) -> Batch:
         """The same batch on another device."""

@@ -34,6 +34,12 @@ def mistake(capsys: pytest.CaptureFixture[str]) -> str:
     return shown.removeprefix("llm2slm: error: ").removesuffix("\n")
 
 
+def without_next(shown: str) -> str:
+    """The error stream of a command without its last line, which names the next command."""
+    lines = shown.splitlines(keepends=True)
+    return "".join(lines[:-1]) if lines and lines[-1].startswith("llm2slm: next: ") else shown
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Everything that is in a folder, to see later that nothing changed."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -68,7 +68,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
                 damaged += [damage(last)] if damage(last) else []
                 resumed_from.append(int(checkpoint(last)["global_step"]))
         found = state_of(folder)[0]
-        parts = {path.name for path in last.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
+        parts = {path.name for path in last.parent.iterdir()} == {"last.ckpt", "previous.ckpt", "best.ckpt"}
         parts = parts and curve(folder) == curve(home / "whole")
         same.append(parts and found.keys() == whole.keys() and all(torch.equal(found[k], v) for k, v in whole.items()))
     return {"killed": killed, "looks": looks, "damaged": damaged, "resumed_from": resumed_from, "same": all(same),

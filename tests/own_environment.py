@@ -9,8 +9,8 @@ KEPT = ("LLM2SLM_SHARED_DATA", "LLM2SLM_MATRIX", "LLM2SLM_GOLDEN")
 """What a user says to the tests themselves: where real corpora are, and how much is tested."""
 PREFIXES = (
     "ACCELERATE_", "CLICOLOR", "DATASETS_", "FSDP_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "HYDRA_", "JUPYTER_",
-    "LC_", "LIGHTNING_", "LLM2SLM_", "OPENAI_", "PEFT_", "PL_", "PYTORCH_", "SACREBLEU", "SLURM_", "TOKENIZERS_",
-    "TORCH", "TQDM_", "TRANSFORMERS_", "TTY_", "WANDB_", "XDG_",
+    "LC_", "LIGHTNING_", "LLM2SLM_", "MLFLOW_", "OPENAI_", "PEFT_", "PL_", "PYTORCH_", "SACREBLEU", "SLURM_",
+    "TOKENIZERS_", "TORCH", "TQDM_", "TRANSFORMERS_", "TTY_", "WANDB_", "XDG_",
 )  # fmt: skip
 NAMES = (
     "COLUMNS", "FORCE_COLOR", "GLOBAL_RANK", "GROUP_RANK", "LANG", "LANGUAGE", "LINES", "LOCAL_RANK",
@@ -42,6 +42,7 @@ def own_environment(given: Mapping[str, str], folder: str) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "LC_ALL": "C.UTF-8",
         "LLM2SLM_CACHE": f"{folder}/tokens",
+        "NETRC": f"{folder}/netrc",
         "TERM": "dumb",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -16,12 +16,16 @@ from llm2slm.evaluation.metrics import scores as registry
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-BASE = {"types", "config", "runs", "atomic", "gguf_files", "json_lines", "nearest_names", "progress", "shown_text"}
+SMALL = {"types", "json_lines", "nearest_names", "out_of_memory", "processes", "progress", "shown_text", "stops"}
+BASE = SMALL | {"config", "runs", "atomic", "gguf_files"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
     # package -> what it may import besides itself: packages, or single modules of a package ("data.collate")
     "types": set(),
     "nearest_names": set(),
+    "stops": set(),
+    "out_of_memory": {"types"},
+    "processes": {"types"},
     "progress": set(),
     "shown_text": set(),
     "credentials": set(),
@@ -31,16 +35,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"types", "gguf_files", "credentials"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
+    "redaction": set(),
+    "tracking": BASE | {"redaction"},
     "models": BASE | {"data.interface"},
     "builtin": BASE,
     "data": BASE | {"builtin"},
     "decoding": BASE | {"models", "data"},
     "offline": LIBRARY | {"resumable"},
-    "training": LIBRARY,
+    "training": LIBRARY | {"tracking"},
     "evaluation": LIBRARY,
     "testing": LIBRARY,
-    "commands": LIBRARY | {"resumable", "offline", "training", "evaluation", "__init__"},
-    "cli": LIBRARY | {"offline", "training", "evaluation", "commands", "__init__"},
+    "commands": LIBRARY | {"tracking", "resumable", "offline", "training", "evaluation", "__init__"},
+    "cli": LIBRARY | {"tracking", "offline", "training", "evaluation", "commands", "__init__"},
     "__main__": {"cli"},
     "__init__": {"types", "models"},  # for type checkers; at run time both are imported on first use
 }

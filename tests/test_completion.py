@@ -21,6 +21,9 @@ from llm2slm.cli.schema import SCHEMAS, keys
 from llm2slm.config.choices import ACCELERATORS, DTYPES, FORMATS, MATMUL_PRECISIONS, OPTIMIZERS, SCHEDULES
 from llm2slm.data.tasks import TASKS
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts
+from llm2slm.tracking.artifacts import KINDS
+from llm2slm.tracking.session import NAMES
+from llm2slm.tracking.wandb_run import MODES
 
 READY, END = "ready> ", "the end of this test"
 
@@ -171,8 +174,10 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "trainer.precision": ["32-true", "bf16-mixed", "16-mixed"],
         "trainer.matmul_precision": [*MATMUL_PRECISIONS],
         "trainer.profiler": ["simple", "advanced", "pytorch"],
-        "logger.name": ["csv", "wandb"],
-        "logger.mode": ["offline", "online"],
+        "logger.name": [*NAMES],
+        "logger.mode": [*MODES],
+        "logger.artifacts": [*KINDS],
+        "mode": [*MODES],
         "callbacks.mode": ["min", "max"],
         "label.format": [*FORMATS],
         "split": ["train", "validation", "test"],

@@ -23,7 +23,7 @@ from llm2slm.models import conditioning
 from llm2slm.types import SystemKind
 
 CONF = conf_folder()
-FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent.name != "wandb_sweep")
 PRIMARY = [path for path in FILES if len(path.parts) == 1]
 OPTIONS = [path for path in FILES if len(path.parts) > 1 and path.parts[0] != "hydra"]
 

@@ -16,7 +16,7 @@ from llm2slm.credentials import credential_in
 from llm2slm.data.reps.files import read_index
 from llm2slm.evaluation.compare.rows import as_csv
 from llm2slm.evaluation.report.page import clean
-from llm2slm.shown_text import BIDI, cell, in_terminal, line, visible
+from llm2slm.shown_text import BIDI, cell, in_terminal, on_one_line, visible
 from llm2slm.types import UserError
 
 OVERRIDE = "\u202egnp.exe\u202c"
@@ -79,7 +79,7 @@ def test_no_terminal_executes_a_visible_text(code: int) -> None:
 def test_other_text_is_unchanged() -> None:
     for text in ("Füße, 犬, שלום, سلام, 👩‍👩‍👧", "two\nlines\tand a tab", "=1", ""):
         assert visible(text) == text
-    assert visible("a\r\nb") == "a\nb" and line(" a\n b ") == "a b"
+    assert visible("a\r\nb") == "a\nb" and on_one_line(" a\n b ") == "a b"
 
 
 def test_only_a_terminal_gets_symbols(monkeypatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import replace_command, tiny_overrides
 from sampling import representatives
+from wandb_files import read_run
 
 from llm2slm import runs
 from llm2slm.cli import main
@@ -274,14 +275,14 @@ def test_a_sweep_trains_each_job_and_puts_both_into_one_table(monkeypatch, tmp_p
     assert "Sweep sweep" in page
     for row in rows:
         assert f"{row['model.conditioning']}: val/loss" in page
-    identities = [job_run(sweep / row["job"]) for row in rows]
-    assert len(set(identities)) == 2
-
-
-def job_run(folder: Path) -> str:
-    """Identity of the one offline W&B run within a job's folder."""
-    [found] = folder.glob("wandb/offline-run-*/run-*.wandb")
-    identity = (folder / "wandb" / "run-id").read_text("utf-8").strip()
-    assert found.name == f"run-{identity}.wandb"
-    assert found.stat().st_size > 1000
-    return identity
+    logged = [read_run(sweep / row["job"]) for row in rows]
+    assert len({run["id"] for run in logged}) == 2
+    for run, row in zip(logged, rows, strict=True):
+        chosen = row["model.conditioning"]
+        assert (run["name"], run["group"], run["job_type"], run["exit"]) == (
+            f"conditioning={chosen} (sweep/{row['job']})", "sweep", "train", 0,
+        )  # fmt: skip
+        assert f"model.conditioning={chosen}" in run["tags"] and "trainer.max_steps=2" in run["tags"]
+        assert run["config"]["model"]["conditioning"] == chosen
+        assert run["summary"]["parameters/trainable"] == int(row["trainable_parameters"])
+        assert round(run["summary"]["quality/chrf"], 4) == float(row["chrf"])

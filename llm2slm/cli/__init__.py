@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 
+from llm2slm import stops
 from llm2slm.nearest_names import similar
-from llm2slm.shown_text import line
+from llm2slm.shown_text import on_one_line
 from llm2slm.types import UserError
 
 VERBS = {
@@ -26,6 +28,7 @@ VERBS = {
     "export": "write a trained model, its model card and its part of the LLM to a folder or the Hub",
     "report": "write one page of tables and plots from the results of several runs",
     "compare": "compare systems on the same rows, with confidence intervals and significance tests",
+    "dashboard": "make a W&B workspace and report: quality against latency, quality kept by factor, losses, samples",
     "demo": "train an SLM and a hybrid on built-in data, and compare them with the LLM",
     "tokenizer": "train a tokenizer on a corpus",
 }
@@ -35,23 +38,31 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
     0: success; 1: internal error (with traceback), or failed jobs of a sweep; 2: user error, reported on one line;
-    130: interrupted.
+    128 plus its number: ended by a signal (130: Ctrl-C, 143: SIGTERM).
     """
     arguments = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):  # characters outside the encoding of the terminal
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _run(arguments)
+        with stops.raised():
+            return _run(arguments)
     except UserError as error:
-        print(f"llm2slm: error: {line(str(error))}", file=sys.stderr)
+        print(f"llm2slm: error: {on_one_line(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("llm2slm: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        code = stops.exit_code(error)
+        by = "" if code == 128 + signal.SIGINT else f" by {signal.Signals(code - 128).name}"
+        print(f"llm2slm: interrupted{by}", file=sys.stderr)
+        return code
     except BrokenPipeError:  # the process that reads standard output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
+    except Exception as error:
+        from llm2slm.cli.failures import of_machine
+
+        if (line := of_machine(error)) is not None:
+            print(f"llm2slm: error: {line}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         return 1
 

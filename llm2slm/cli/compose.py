@@ -32,7 +32,8 @@ from llm2slm.config.ranges import check_ranges
 from llm2slm.config.ranges import check_value as check_field
 from llm2slm.types import UserError
 
-SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in ("generate", "judge", "export", "report", "compare", "tokenizer")}
+OTHER_SCHEMAS = ("generate", "judge", "export", "report", "compare", "dashboard", "tokenizer")
+SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in OTHER_SCHEMAS}
 FREE_TEXT = ("prompt",)
 """Keys whose value is never parsed as Hydra syntax."""
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")

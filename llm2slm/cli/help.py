@@ -69,6 +69,10 @@ EXAMPLES = {
         "llm2slm compare outputs/demo baseline=slm                all systems of a demo, against the SLM alone",
         "llm2slm compare A B C metrics=[chrf,bleu] benchmark=BENCHMARK_DIR resamples=1000",
     ],
+    "dashboard": [
+        "llm2slm dashboard project=llm2slm group=SWEEP            plots of a sweep at W&B; offline: their JSON files",
+        "llm2slm dashboard metric=chrf factors=[model.conditioning,optim.lr]",
+    ],
     "demo": ["llm2slm demo", "llm2slm demo seed=2 hydra.run.dir=outputs/demo-2"],
     "tokenizer": ["llm2slm tokenizer data=multi30k data.root=DIR vocab_size=8000 out=tokenizers/multi30k"],
 }

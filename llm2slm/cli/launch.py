@@ -9,8 +9,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import silence_libraries
 from llm2slm.commands.deferred_warnings import drop_held, show_held
 from llm2slm.commands.local_rank import first_local_process
+from llm2slm.commands.next_command import next_command
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig, TrainerConfig
+from llm2slm.tracking.naming import in_sweep, set_overrides
 from llm2slm.types import UserError
 
 
@@ -130,6 +132,7 @@ class Command:
     def __init__(self, verb: str, composer: Composer, jobs: int | None = None) -> None:
         self.verb, self.composer, self.jobs = verb, composer, jobs
         self.failure: Exception | None = None
+        self.config: Any = None
 
     def __call__(self, composed: DictConfig) -> float | None:
         hydra = HydraConfig.get()
@@ -148,10 +151,12 @@ class Command:
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """Runs the command. Returns the value that an optimizing sweeper reads: of `train` the best validation score by
         `callbacks.monitor`; of other verbs the score of the first metric."""
+        set_overrides(overrides)
         first = first_local_process()  # the others print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
             config, names = self.composer.typed(composed), None
+            self.config = config
             if isinstance(config, RunConfig):
                 config, recorded = with_stored(self.verb, config, overrides), config
                 names = None if config is recorded else chosen_keys(overrides)
@@ -159,7 +164,8 @@ class Command:
             check_read(self.verb, config, default, names, experiment=experiment, shown=first)
             run: Callable[[Any, Path], runs.Result | None] = import_module(f"llm2slm.commands.{self.verb}").run
             silence_libraries()
-            result = run(config, folder)
+            with nullcontext() if first else silent():
+                result = run(config, folder)
         except UserError:  # raised before the work began, or after the warnings were printed
             drop_held()
             raise
@@ -204,6 +210,13 @@ class Command:
         return value
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Discards the output of a further process: the first one prints the same. Errors are printed after the block."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        yield
+
+
 def release() -> None:
     """Frees the memory of a finished job."""
     gc.collect()
@@ -232,6 +245,8 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
         if command.failure is not None:
             raise command.failure
         done = True
+        if first_local_process() and (following := next_command(verb, command.config, given)):
+            print(f"llm2slm: next: {following}", file=sys.stderr)
     finally:
         if not done:
             remove_empty(missing)
@@ -281,8 +296,10 @@ def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: Dic
     overrides = [*overrides, f"hydra.sweep.dir={quote(str(folder))}", "hydra.mode=MULTIRUN"]
     command = Command(verb, composer, len(jobs) or None)
     make_folder("hydra.sweep.dir", folder)
+    varied = [o.lstrip("+").partition("=")[0] for o in overrides if composer.parse(o).is_sweep_override()]
     try:
-        hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
+        with in_sweep(folder, varied):
+            hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     except OSError as error:  # of files of Hydra; errors of a job are in its record

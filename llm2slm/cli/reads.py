@@ -294,7 +294,7 @@ TASK: dict[str, Row] = {
 DECAYS = when("optim.schedule=cosine or linear", lambda config: config.optim.schedule != "constant")
 DISTILLS = when("optim.distill above 0", lambda config: config.optim.distill > 0)
 STOPS = when("callbacks.patience", lambda config: config.callbacks.patience is not None)
-WANDB = when("logger.name=wandb", lambda config: config.logger.name == "wandb")
+LOGGED = when("a logger other than csv", lambda config: config.logger.name != "csv")
 SAMPLES = when("label.do_sample=true", lambda config: config.label.do_sample)
 
 OPTIM = dict.fromkeys(
@@ -307,22 +307,48 @@ OPTIM = dict.fromkeys(
 }
 TRAINER = dict.fromkeys(
     (
-        *("devices", "num_nodes", "strategy", "precision", "matmul_precision", "max_steps", "max_time", "val_every"),
-        *("gradient_clip_val", "accumulate_grad_batches", "log_every_n_steps", "deterministic", "profiler"),
-        *("overfit_batches", "limit_val_batches", "val_rows"),
+        *("precision", "matmul_precision", "max_steps", "max_time", "val_every", "gradient_clip_val", "micro_batch"),
+        *("accumulate_grad_batches", "log_every_n_steps", "deterministic", "profiler", "overfit_batches"),
+        *("limit_val_batches", "val_rows"),
     ),
     row(*FIT),
-) | {"accelerator": row(*RUN_VERBS), "progress": row(*RUN_VERBS), "threads": row(*FIT, "encode")}
-LOGGER = dict.fromkeys(("mode", "project", "entity", "group", "tags", "samples"), row(*FIT, if_=WANDB)) | {
-    "name": row(*FIT)
-}
+)
+TRAINER |= dict.fromkeys(("devices", "num_nodes", "strategy"), row(*FIT, "evaluate", "label", "encode"))
+TRAINER |= {"accelerator": row(*RUN_VERBS), "progress": row(*RUN_VERBS), "threads": row(*FIT, "encode")}
+
+
+def _logger(*names: str) -> When:
+    """One of the loggers is used."""
+    words = f"logger.name={' or '.join(names)}"
+    return when(words, lambda config: not set(names).isdisjoint(config.logger.name.split("+")))
+
+
+def logger_rows(*verbs: str, samples: tuple[str, ...]) -> dict[str, Row]:
+    """The rows of `logger` for verbs of one schema; `samples`: those with a table of samples."""
+    return {
+        "name": row(*verbs),
+        "mode": row(*verbs, if_=_logger("wandb")),
+        "entity": row(*verbs, if_=_logger("wandb")),
+        "project": row(*verbs, if_=_logger("wandb", "mlflow")),
+        "uri": row(*verbs, if_=_logger("mlflow")),
+        "group": row(*verbs, if_=LOGGED),
+        "tags": row(*verbs, if_=LOGGED),
+        "artifacts": row(*verbs, if_=_logger("wandb", "mlflow")),
+        "samples": row(*samples, if_=LOGGED),
+    }
+
+
+LOGGER = logger_rows(*RUN_VERBS, samples=ANSWER)
 CALLBACKS = dict.fromkeys(("monitor", "mode", "patience", "generate_rows"), row(*FIT)) | {
-    "min_delta": row(*FIT, if_=STOPS)
+    "min_delta": row(*FIT, if_=STOPS),
+    "predictions": row(*FIT, if_=LOGGED),
 }
 TIMED = ("benchmark", "demo")
+TIMES = when("benchmark.after_training=true", lambda config: config.benchmark.after_training)
 BENCHMARK = dict.fromkeys(
-    ("batch", "prompt_tokens", "response_tokens", "prompts", "repeats", "warmup", "threads", "memory"), row(*TIMED)
-)
+    ("batch", "prompt_tokens", "response_tokens", "prompts", "repeats", "warmup", "threads", "memory"),
+    either(row(*TIMED), row("train", if_=TIMES)),
+) | {"after_training": row("train"), "baseline": row("train", "evaluate")}
 LABEL = {
     "do_sample": row("label"),
     "temperature": row("label", if_=SAMPLES),

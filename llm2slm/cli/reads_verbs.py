@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm2slm.cli.reads import DATA, PART, RUN_KEYS, TASK, Row, When, hub_name, row, when
+from llm2slm.cli.reads import DATA, PART, RUN_KEYS, TASK, Row, When, hub_name, logger_rows, row, when
 from llm2slm.cli.schema import keys
 from llm2slm.config import (
     CompareConfig,
+    DashboardConfig,
     ExportConfig,
     GenerateConfig,
     JudgeConfig,
@@ -28,6 +29,10 @@ def _named(verb: str, always: str, conditions: dict[str, When] | None = None) ->
     }
 
 
+def _logger(verb: str) -> dict[str, Row]:
+    return {f"logger.{name}": each for name, each in logger_rows(verb, samples=(verb,)).items()}
+
+
 FILE = when("input=FILE", lambda config: config.input is not None)
 SAMPLED = when("do_sample=true", lambda config: config.do_sample)
 ONE = when("num_beams=1 and no input=", lambda config: config.input is None and config.num_beams == 1)
@@ -39,23 +44,25 @@ GENERATE = _named(
     "model.llm.prefix model.llm.chat prompt input output prefix max_new_tokens num_beams do_sample overlong seed",
     {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED}
     | {"model.llm.revision": when(ON_HUB, lambda config: config.run is None or hub_name(config.run))},
-)
+) | _logger("generate")
 EXPORT = _named(
     "export", "run llm out with_llm dtype name license results push",
     {"private": when("push=REPOSITORY", lambda config: config.push is not None)},
-)  # fmt: skip
+) | _logger("export")  # fmt: skip
 JUDGE = _named(  # the command refuses keys of an endpoint with local, and the reverse
     "judge",
     "runs endpoint model key_env local dtype attn_implementation quantization out rows instruction reference "
     "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
     {"revision": when(ON_HUB, lambda config: config.local is None or hub_name(config.local))},
-)
-REPORT = _named("report", "runs out title buckets")
-COMPARE = _named("compare", "runs out baseline metrics language benchmark resamples rows seed")
+) | _logger("judge")
+REPORT = _named("report", "runs out title buckets") | _logger("report")
+COMPARE = _named("compare", "runs out baseline metrics language benchmark resamples rows seed") | _logger("compare")
+DASHBOARD = _named("dashboard", "project entity group metric factors title mode out")
 TOKENIZER = (
     {f"data.{name}": rows for name, rows in DATA.items()}
     | {f"task.{name}": rows for name, rows in TASK.items()}
     | _named("tokenizer", "vocab_size out seed")
+    | {f"logger.{name}": each for name, each in logger_rows("tokenizer", samples=("train",)).items()}
 )
 
 TABLES: dict[type, dict[str, Row]] = {
@@ -65,6 +72,7 @@ TABLES: dict[type, dict[str, Row]] = {
     JudgeConfig: JUDGE,
     ReportConfig: REPORT,
     CompareConfig: COMPARE,
+    DashboardConfig: DASHBOARD,
     TokenizerConfig: TOKENIZER,
 }
 """Schema -> the row of every key that is no section."""

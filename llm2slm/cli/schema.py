@@ -34,6 +34,7 @@ SCHEMAS: dict[str, type] = {
     "export": config.ExportConfig,
     "report": config.ReportConfig,
     "compare": config.CompareConfig,
+    "dashboard": config.DashboardConfig,
     "demo": config.RunConfig,
     "tokenizer": config.TokenizerConfig,
 }

@@ -24,6 +24,8 @@ OF_OTHER_LLM = tuple(f"model.llm.{key.name}" for key in dataclasses.fields(Plain
 """Loading and prompting of the LLM that `benchmark` compares with an SLM trained without an LLM."""
 PER_COMMAND = ("run", "llm", "split", "systems", "benchmark", "label", "encode")
 """Keys of a single command, never taken from the recorded configuration."""
+DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
+"""Processes of a command; only a resumed training takes those that were recorded."""
 
 
 def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig:
@@ -50,7 +52,7 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
         )
         # generated labels are for training only; answers are scored against the targets of the corpus
         OmegaConf.update(merged, "data.labels", Labels.gold.value, force_add=True)
-    for name in [*PER_COMMAND, *chosen]:
+    for name in [*PER_COMMAND, *(DEVICES if verb != "train" else ()), *chosen]:
         if lookup(RunConfig, name) is not None:
             OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)
     try:

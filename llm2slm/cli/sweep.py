@@ -14,7 +14,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.atomic import write_text
-from llm2slm.shown_text import cell, line
+from llm2slm.shown_text import cell, on_one_line
 
 JOB_FILE = "job.json"
 PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
@@ -126,7 +126,7 @@ def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_text(folder / "sweep.csv", text.getvalue())
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for row in rows:
-        cells = (line(str(row.get(name, ""))).replace("|", "\\|").replace("<", "&lt;") for name in names)
+        cells = (on_one_line(str(row.get(name, ""))).replace("|", "\\|").replace("<", "&lt;") for name in names)
         lines.append("| " + " | ".join(cells) + " |")
     write_text(folder / "sweep.md", "\n".join(lines) + "\n")
 
@@ -157,7 +157,7 @@ def show_table(rows: list[dict[str, Any]]) -> None:
     Console().print(fitted([head, *lines], "", turn=False))
     for row in rows:
         if row["error"]:
-            print(f"job {row['job']}: {line(row['error'])}")
+            print(f"job {row['job']}: {on_one_line(row['error'])}")
 
 
 def varied(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from llm2slm.config import GenerateConfig, PlainLLMConfig
 from llm2slm.data.sources.rows import READERS, open_table, suffix_of
 from llm2slm.data.sources.rows.table import LINE, check_once, no_column, path_in, text_in
 from llm2slm.data.sources.rows.text import lines
+from llm2slm.out_of_memory import explained
 from llm2slm.resumable import ResumableLines, other_settings
 from llm2slm.shown_text import in_terminal
 from llm2slm.types import UserError
@@ -111,24 +112,32 @@ def generate_batches(job: BatchGeneration, texts: list[str], done: int = 0) -> I
             part = texts[start : start + job.config.batch_size]
             prompts = [job.prefix + text.strip() + job.suffix for text in part if text.strip()]
             torch.manual_seed(job.config.seed + start)  # a resumed job samples the same answers
-            answers = iter(job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else [])
+            with explained(f"a batch of {len(prompts)} answers", "lower batch_size"):
+                found = job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else []
+            answers = iter(found)
             yield [next(answers) if text.strip() else "" for text in part]
             rate = (start + len(part) - done) / max(time.perf_counter() - started, 1e-9)
             bar.update(task, advance=len(part), speed=f"{rate:.1f} texts/s")
 
 
-def generate_file(job: BatchGeneration, texts: list[str]) -> None:
+def generate_file(job: BatchGeneration, texts: list[str]) -> list[str]:
     """Generates the answers to a file of texts and writes them to `output`: JSON rows, or one answer on each line, with
     line ends replaced by spaces; without `output` to the terminal. An unfinished output of the same settings is
     continued; a finished one is kept.
+
+    Returns:
+        All answers in the order of the texts, each as a line of the output has it.
 
     Raises:
         UserError: the output was finished by a command with other settings.
     """
     if job.config.output is None:
+        found: list[str] = []
         for answers in generate_batches(job, texts):
-            print("\n".join(in_terminal(" ".join(answer.splitlines())) for answer in answers))
-        return
+            lines = [" ".join(answer.splitlines()) for answer in answers]
+            print("\n".join(map(in_terminal, lines)))
+            found += lines
+        return found
     path = Path(job.config.output)
     path = path.resolve() if path.is_symlink() else path  # the target of a link is written, not the link
     decisive = json.loads(json.dumps(settings(job, texts)))  # as it will be read
@@ -136,7 +145,7 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> None:
     part = path.with_name(path.name + ".part")
     if not part.is_file() and finished(path, decisive):
         print(f"{job.config.output}: {count}, already complete with the same settings")
-        return
+        return answers_in(path)
     file = ResumableLines(path, decisive, job.config.batch_size, len(texts))
     if file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: continuing", file=sys.stderr)
@@ -158,6 +167,13 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> None:
     file.put(record_of(path), f"{record}\n".encode())
     file.discard()
     print(f"{job.config.output}: {count}")
+    return answers_in(path)
+
+
+def answers_in(path: Path) -> list[str]:
+    """The answers in a finished output."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line)["prediction"] for line in lines] if path.suffix == ".jsonl" else lines
 
 
 def record_of(path: Path) -> Path:

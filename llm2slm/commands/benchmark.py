@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.llm import share_weights
 from llm2slm.models.loading.pretrained import locate
 from llm2slm.models.saving import own_fingerprint
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.types import Overlong, SystemKind, UserError
 
 Sources = dict[str, tuple[str | LLMConfig, str | None]]
@@ -43,6 +45,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     started = time.perf_counter()
     runs.refuse_another(folder, "benchmark")
     device_type(config.trainer.accelerator)
+    check_loggers(config.logger)
     for name, path in config.systems.items():
         if not isinstance(path, str):
             raise UserError(f"systems.{name}: give a run directory, a model folder or a Hub id, as systems.{name}=DIR")
@@ -74,19 +77,33 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     print_task(given.task, given.data)
     data = DataModule(config.data, task, next(iter(systems.values())).collator, config.seed)
     show_held()
-    timed, baseline = benchmark_systems(systems, sources, data, config)
-    for system in timed:
-        system.notes |= llm_note(systems[system.name], llms[system.name], system.weights)
-    result = runs.Result("benchmark", config.seed, runs.config_hash(config), time.perf_counter() - started, timed)
-    result.baseline = baseline
-    result.device = runs.device_name(next(iter(systems.values())).device.type)
-    runs.write_config(folder, config)
-    runs.write_result(folder, result)
+    with track("benchmark", config, folder) as tracking:
+        timed, baseline = benchmark_systems(systems, sources, data, config)
+        for system in timed:
+            system.notes |= llm_note(systems[system.name], llms[system.name], system.weights)
+        result = runs.Result("benchmark", config.seed, runs.config_hash(config), time.perf_counter() - started, timed)
+        result.baseline = baseline
+        result.device = runs.device_name(next(iter(systems.values())).device.type)
+        runs.write_config(folder, config)
+        runs.write_result(folder, result)
+        tracking.result(result, folder)
+        tracking.summary(recorded_quality(config.run, timed))
     written = runs.read_result(folder)
     for batch in config.benchmark.batch:
         Console().print(terminal_table([at_batch(written, batch)]))
     print(write_report([written], folder, "Benchmark"))
     return result
+
+
+def recorded_quality(run: str | None, timed: Sequence[runs.System]) -> dict[str, float]:
+    """The test scores that the run of a timed system recorded, for the loggers: one run has quality and latency."""
+    home = None if run is None else runs.home(run)
+    if home is None or not (home / "result.json").is_file():
+        return {}
+    weights = [system.weights for system in timed]
+    found = [system for system in runs.read_result(home)["systems"] if system.get("weights") in weights]
+    kept = {f"quality_kept/{name}": value for s in found[:1] for name, value in s["quality_kept"].items()}
+    return kept | {f"quality/{name}": score["value"] for s in found[:1] for name, score in s["quality"].items()}
 
 
 def share_llms(systems: Mapping[str, LLM2SLM]) -> None:

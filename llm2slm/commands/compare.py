@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm2slm import runs
@@ -15,11 +15,23 @@ from llm2slm.config import CompareConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.languages import known
 from llm2slm.evaluation.compare.same_rows import check_aligned
-from llm2slm.evaluation.compare.systems import Answers, agreed_languages, find, label_systems, read_run, set_speeds
+from llm2slm.evaluation.compare.systems import (
+    FIELDS,
+    Answers,
+    agreed_languages,
+    find,
+    label_systems,
+    read_run,
+    set_speeds,
+)
 from llm2slm.evaluation.metrics.language_warnings import advice
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts, score
 from llm2slm.evaluation.metrics.scores import check as check_known
 from llm2slm.evaluation.metrics.tokenization import by_row
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.tracking.summary import sample_table
+from llm2slm.tracking.tracker import Table
 from llm2slm.types import UserError
 
 
@@ -34,7 +46,7 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     systems, baseline = read(config)
     from rich.console import Console
 
-    from llm2slm.evaluation.compare.page import csv_text, page_and_plots, terminal_table
+    from llm2slm.evaluation.compare.page import csv_text, flat_rows, page_and_plots, terminal_table
     from llm2slm.evaluation.compare.rows import rows_csv, terminal_rows
     from llm2slm.evaluation.compare.statistics import Settings, compare
     from llm2slm.evaluation.report.drawing import write_plots
@@ -48,32 +60,43 @@ def run(config: CompareConfig, folder: Path) -> None:  # noqa: ARG001 - every ve
     codes = by_row(languages, targets)
     timing = set_speeds(systems, systems[baseline], config.benchmark)
     show_held()
-    with progress_bar(shown=True, transient=True) as bar:
+    with track("compare", config, None) as tracking:
+        with progress_bar(shown=True, transient=True) as bar:
 
-        def open_bar(name: str, total: int) -> Callable[[int], object]:
-            task = bar.add_task(name, total=total, speed="")
-            return lambda done: bar.advance(task, done)
+            def open_bar(name: str, total: int) -> Callable[[int], object]:
+                task = bar.add_task(name, total=total, speed="")
+                return lambda done: bar.advance(task, done)
 
-        settings = Settings(
-            metrics, config.resamples, config.seed, config.rows, codes, named=config.baseline is not None
-        )
-        comparison = compare(systems, baseline, settings, timing, open_bar)
-    comparison.notes += left_out
-    comparison.config_hash = runs.config_hash(config)
-    comparison.wall_seconds = time.perf_counter() - started
-    found, out = runs.plain(comparison), Path(config.out)
-    write_whole(out / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    write_whole(out / "compare.csv", csv_text(found))
-    write_whole(out / "compare_rows.csv", rows_csv(found))
-    text, plots = page_and_plots(found)
-    write_plots(out / "plots", plots)
-    page = write_whole(out / "compare.html", text)
+            settings = Settings(
+                metrics, config.resamples, config.seed, config.rows, codes, named=config.baseline is not None
+            )
+            comparison = compare(systems, baseline, settings, timing, open_bar)
+        comparison.notes += left_out
+        comparison.config_hash = runs.config_hash(config)
+        comparison.wall_seconds = time.perf_counter() - started
+        found, out = runs.plain(comparison), Path(config.out)
+        write_whole(out / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write_whole(out / "compare.csv", csv_text(found))
+        write_whole(out / "compare_rows.csv", rows_csv(found))
+        text, plots = page_and_plots(found)
+        write_plots(out / "plots", plots)
+        page = write_whole(out / "compare.html", text)
+        samples = {system.label: as_samples(system.rows[: config.logger.samples]) for system in systems}
+        tracking.table("samples", sample_table(samples, config.logger.samples))
+        rows = flat_rows(found)
+        tracking.table("systems", Table(list(rows[0]), [list(row.values()) for row in rows]))
+        tracking.outputs(out)
     console = Console()
     console.print(terminal_table(found))
     console.print(terminal_rows(found))
     if found["row_differences"]:
         print(f"More rows with whole texts, and those on which a system is better: {out / 'compare_rows.csv'}")
     print(page)
+
+
+def as_samples(rows: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """Source, target and prediction as rows of a table of samples."""
+    return [dict(zip(FIELDS, row, strict=True)) for row in rows]
 
 
 def check(config: CompareConfig) -> None:
@@ -85,6 +108,7 @@ def check(config: CompareConfig) -> None:
             "compare needs runs: llm2slm compare RUN RUN ..., run directories with predictions, or one of a demo"
         )
     check_ranges(config)
+    check_loggers(config.logger)
     check_folder("out", Path(config.out))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system
 from llm2slm.commands.loaded_models import limited
+from llm2slm.commands.quality_kept import quality_kept
 from llm2slm.commands.resume import refuse_used
 from llm2slm.commands.side_by_side import train_side_by_side
 from llm2slm.commands.task_choice import print_task, with_task
@@ -31,10 +33,12 @@ from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
-from llm2slm.evaluation.metrics.scores import computed_alike, lower_is_better
 from llm2slm.models.ablation import check_control
 from llm2slm.models.build import build_llm
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.tracking.naming import group_of
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.types import Init, Overlong, SystemKind, UserError
 
 if TYPE_CHECKING:
@@ -60,42 +64,46 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
     started, console = time.perf_counter(), Console()
     given, config = config, with_task(config)
-    configs = check(config)
+    configs = {name: as_job(each, folder) for name, each in check(config).items()}
     show_held()
     print_task(given.task, given.data)
     clear(folder, configs)
     for name in configs:
         refuse_used(folder / name)
     runs.write_config(folder, config)
-    explain_training(config, configs, console)
-    at_once, threads = processes(config)
-    trained = train_side_by_side(configs, folder, console, at_once=at_once, threads=threads)
-    for name, system in trained.items():
-        system.name = name
-    explain(console, 2, "Evaluating the LLM on the test split", "its scores are the reference for those of the others")
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
-    systems = {LLM: build_llm(config.model.llm, config.data)}
-    systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in configs}
-    share_llms(systems)
-    for model in systems.values():
-        move_to_device(model, config.trainer.accelerator)
-    data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
-    scored = {LLM: score_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test")}
-    scored |= trained
-    explain(console, 3, "Timing all systems in turn", "only times of one process, round by round, can be compared")
-    sources: Sources = {LLM: (config.model.llm, None)}
-    sources |= {name: (str(folder / name / "model"), None) for name in configs}
-    timed, baseline = benchmark_systems(systems, sources, data, config)
-    for system in timed:
-        scored[system.name].speed = system.speed
-    for system in scored.values():
-        system.quality_kept = quality_kept(system, scored[LLM])
-    result = runs.Result("demo", config.seed, runs.config_hash(config), 0.0, list(scored.values()))
-    result.baseline = baseline
-    result.device = runs.device_name(systems[LLM].device.type)
-    result.wall_seconds = time.perf_counter() - started
-    runs.write_result(folder, result)
+    with track("demo", config, folder) as tracking:
+        explain_training(config, configs, console)
+        at_once, threads = processes(config)
+        trained = train_side_by_side(configs, folder, console, at_once=at_once, threads=threads)
+        for name, system in trained.items():
+            system.name = name
+        explain(
+            console, 2, "Evaluating the LLM on the test split", "its scores are the reference for those of the others"
+        )
+        if config.trainer.threads:
+            torch.set_num_threads(config.trainer.threads)
+        systems = {LLM: build_llm(config.model.llm, config.data)}
+        systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in configs}
+        share_llms(systems)
+        for model in systems.values():
+            move_to_device(model, config.trainer.accelerator)
+        data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
+        scored = {LLM: score_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test")}
+        scored |= trained
+        explain(console, 3, "Timing all systems in turn", "only times of one process, round by round, can be compared")
+        sources: Sources = {LLM: (config.model.llm, None)}
+        sources |= {name: (str(folder / name / "model"), None) for name in configs}
+        timed, baseline = benchmark_systems(systems, sources, data, config)
+        for system in timed:
+            scored[system.name].speed = system.speed
+        for system in scored.values():
+            system.quality_kept = quality_kept(system, scored[LLM])
+        result = runs.Result("demo", config.seed, runs.config_hash(config), 0.0, list(scored.values()))
+        result.baseline = baseline
+        result.device = runs.device_name(systems[LLM].device.type)
+        result.wall_seconds = time.perf_counter() - started
+        runs.write_result(folder, result)
+        tracking.result(result, folder)
     written = runs.read_result(folder)
     for name in configs:
         card_of_run(folder / name / "model", f"{folder.name}-{name}", folder / name, [written])
@@ -104,6 +112,13 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     console.print(terminal_table([written]))
     console.print(f"{page} ({result.wall_seconds:.0f} s in all)")
     return result
+
+
+def as_job(config: RunConfig, folder: Path) -> RunConfig:
+    """The configuration of a system's training: its loggers group it with the demo, which times all systems."""
+    group = group_of(config.logger.group) or folder.resolve().name
+    logger, timing = replace(config.logger, group=group), replace(config.benchmark, after_training=False)
+    return replace(config, logger=logger, benchmark=timing)
 
 
 def processes(config: RunConfig) -> tuple[int, int | None]:
@@ -152,6 +167,7 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
     if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:
         raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
     device_type(config.trainer.accelerator)
+    check_loggers(config.logger)
     configs = {name: system_config(config, name) for name in config.systems}
     for each in (config, *configs.values()):
         if each.data.overlong is Overlong.drop:
@@ -193,16 +209,3 @@ def system_config(config: RunConfig, name: str) -> RunConfig:
         raise UserError(f"systems.{name}: {str(error).splitlines()[0]}") from None
     assert isinstance(merged, RunConfig)
     return merged
-
-
-def quality_kept(system: runs.System, baseline: runs.System) -> dict[str, float]:
-    """Each metric over the baseline's, if higher is better and both have the same signature and number of rows."""
-    return {
-        metric: score.value / baseline.quality[metric].value
-        for metric, score in system.quality.items()
-        if metric in baseline.quality
-        and not lower_is_better(metric)
-        and baseline.quality[metric].value
-        and baseline.quality[metric].n == score.n
-        and computed_alike(baseline.quality[metric].signature, score.signature)
-    }

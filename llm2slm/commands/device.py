@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llm2slm.config.choices import ACCELERATORS, check_choice
+from llm2slm.out_of_memory import explained
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -34,5 +35,8 @@ def device_type(accelerator: str) -> str:
 
 def move_to_device(model: LLM2SLM, accelerator: str) -> LLM2SLM:
     """Moves a model, its encoder included, to the device of `trainer.accelerator`; returns the model."""
-    model.to(device_type(accelerator))  # cuda: the current device, the first one of a training
+    with explained(
+        "placing the model on its device", "use a smaller dtype (model.llm.dtype=bfloat16) or a smaller model"
+    ):
+        model.to(device_type(accelerator))  # cuda: the current device, the first one of a training
     return model

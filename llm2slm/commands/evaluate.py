@@ -14,6 +14,7 @@ from llm2slm.commands.builtin_llm import warn_builtin_llm
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.loaded_models import llm_note, load_system, parameters
+from llm2slm.commands.quality_kept import read_baseline, set_quality_kept
 from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
@@ -24,17 +25,28 @@ from llm2slm.evaluation.metrics import scores as metrics
 from llm2slm.evaluation.metrics.buckets import quality_by_length
 from llm2slm.evaluation.metrics.language_warnings import advice
 from llm2slm.evaluation.metrics.metric import Evaluated, Measured
-from llm2slm.evaluation.predict import predict, prediction_rows
+from llm2slm.evaluation.predict import answer_batches, predict, prediction_rows
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
+from llm2slm.processes import Processes
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.training.launch import check_parallel, in_processes, several
+from llm2slm.training.ranks import first_process
 from llm2slm.types import Control, Example, UserError
 
 SAMPLES = 32
 """Rows of predictions that a result carries for the report."""
 
 
-def run(config: RunConfig, folder: Path) -> runs.Result:
-    """Evaluates a trained system, or (`run=builtin/llm`, or any Hub id) a plain model, on `split`."""
+def run(config: RunConfig, folder: Path) -> runs.Result | None:
+    """Evaluates a trained system, or (`run=builtin/llm`, or any Hub id) a plain model, on `split`.
+
+    With several processes (trainer.devices) each generates a share of the batches; the first one scores all answers.
+
+    Returns:
+        The result; None in a further process.
+    """
     started = time.perf_counter()
     run = config.run
     if run is None:
@@ -45,6 +57,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     runs.refuse_another(folder, "evaluate")
     trained = trained_result(run)
     device_type(config.trainer.accelerator)
+    check_loggers(config.logger)
+    check_parallel(config.trainer)
+    baseline = read_baseline(config)
     loaded = load_system(run, config.llm, config.model, config.data)
     config, model = replace(config, model=loaded.config), loaded.model
     print_defaults(given)
@@ -56,13 +71,20 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     data.encoded(config.split)  # bad data is found before anything is written
     warn_language(task, data.examples(config.split))
     show_held()
+    if not first_process():
+        generated(model, data.examples(config.split), task, config)
+        return None
     runs.write_config(folder, config)
-    system = score_system(model, data, task, config=config, folder=folder, split=config.split)
-    result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
-    result.selection, system.validation = selection_of(trained, system.weights)
-    result.device = runs.device_name(model.device.type)
-    result.wall_seconds = time.perf_counter() - started
-    runs.write_result(folder, result)
+    with track("evaluate", config, folder) as tracking:
+        answers = generated(model, data.examples(config.split), task, config) if several(config.trainer) else None
+        system = score_system(model, data, task, config=config, folder=folder, split=config.split, answers=answers)
+        result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
+        result.selection, system.validation = selection_of(trained, system.weights)
+        set_quality_kept(result, baseline)
+        result.device = runs.device_name(model.device.type)
+        result.wall_seconds = time.perf_counter() - started
+        runs.write_result(folder, result)
+        tracking.result(result, folder)
     show_result(folder)
     return result
 
@@ -147,23 +169,23 @@ def score_system(
     folder: Path,
     split: str,
     answers: Sequence[str] | None = None,
+    written: bool = False,
 ) -> runs.System:
     """Generates predictions for a split, writes `predictions.jsonl`, and scores them.
 
     Rows dropped by the length limits (data.overlong=drop) are excluded; the system's notes have their number.
 
     Args:
-        answers: this model's predictions, if `predictions.jsonl` has them already.
+        answers: this model's predictions; None: they are generated here.
+        written: `predictions.jsonl` has these answers already.
     """
     examples = data.examples(split)
-    known, size = answers is not None, config.data.eval_batch_size
     if answers is None:
-        # without a source all prompts are equal
-        distinct = examples[:1] if task.text else examples
-        answers = predict(model, distinct, task, size, progress=config.trainer.progress)
-        answers = answers * len(examples) if task.text else answers
+        distinct = distinct_prompts(examples, task)
+        found = predict(model, distinct, task, config.data.eval_batch_size, progress=config.trainer.progress)
+        answers = for_all(found, examples)
     rows = prediction_rows(examples, answers)
-    if not known:
+    if not written:
         json_lines.write_jsonl(folder / "predictions.jsonl", rows)
     measured = measure(model, data, task, answers, config=config, split=split)
     quality = {name: found.score() for name, found in measured.items()}
@@ -174,6 +196,31 @@ def score_system(
     system.notes = notes | decoding_note(model, task) | control_note(model)
     system.notes |= llm_note(model, config.model.llm, system.weights)
     return system
+
+
+def distinct_prompts(examples: list[Example], task: Task) -> list[Example]:
+    """The examples to generate for: of a task without a source all prompts are equal."""
+    return examples[:1] if task.text else examples
+
+
+def for_all(answers: list[str], examples: Sequence[Example]) -> list[str]:
+    """Answers to `distinct_prompts` as one per example."""
+    return answers if len(answers) == len(examples) else answers * len(examples)
+
+
+def generated(model: LLM2SLM, examples: list[Example], task: Task, config: RunConfig) -> list[str]:
+    """The answers to a split, by all processes; empty except in the first one."""
+    distinct, size = distinct_prompts(examples, task), config.data.eval_batch_size
+
+    def work(group: Processes) -> list[str]:
+        progress = config.trainer.progress and group.rank == 0
+        batches = answer_batches(model, distinct, task, size, share=group.share, progress=progress)
+        found: dict[int, str] = {}
+        for positions, texts in group.in_order(batches, len(range(0, len(distinct), size))):
+            found |= zip(positions, texts, strict=True)
+        return [found[i] for i in sorted(found)]
+
+    return for_all(in_processes(config.trainer, work), examples)
 
 
 def measure(

@@ -16,6 +16,9 @@ from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ExportConfig
 from llm2slm.config.choices import DTYPES, check_choice
+from llm2slm.tracking.session import Tracking, track
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.summary import numbers, of_system, sample_table
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -44,25 +47,46 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     if not config.with_llm and config.push is None and Path(llm).is_absolute():
         print(f"llm2slm: the LLM {llm} is local: with_llm=true exports its encoder too", file=sys.stderr)
     name = config.push or config.name or out.resolve().name
+    with track("export", config, None) as tracking:
+        unchanged = write(model, name, home, config, [result for _, result in results])
+        megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+        print(f"{out}: {megabytes:.1f} MB{', unchanged' if unchanged else ''}")
+        log(tracking, home, out, {"megabytes": megabytes} | numbers({"parameters": model.parameter_counts()}))
+        if config.push is not None:
+            from llm2slm.models.saving import push
+
+            try:
+                print(push(out, config.push, private=config.private, message=f"Upload {out.name}"))
+            except UserError as error:
+                raise UserError(f"{error} (the model is in {out}; the same command tries again)") from None
+            tracking.summary({"repository": config.push})
+
+
+def log(tracking: Tracking, home: Path | None, out: Path, values: dict[str, Any]) -> None:
+    """Logs the exported model, with quality and samples of its run."""
+    if home is not None and (home / "result.json").is_file():
+        systems = runs.read_result(home)["systems"][:1]
+        values = values | {name: value for system in systems for name, value in of_system(system).items()}
+        samples = {system["name"]: system["samples"] for system in systems if system["samples"]}
+        tracking.table("samples", sample_table(samples, tracking.cfg.samples))
+    tracking.summary(values)
+    if "model" in tracking.cfg.artifacts:
+        tracking.files("model", {path.name: path for path in sorted(out.iterdir()) if path.is_file()})
+
+
+def write(model: LLM2SLM, name: str, home: Path | None, config: ExportConfig, results: list[dict[str, Any]]) -> bool:
+    """Writes the model and its card; returns whether `out` already held the same model."""
+    out = Path(config.out)
     staged = staging(out)
     try:
         model.save_pretrained(staged, with_llm=config.with_llm)
         if home is not None:
-            card_of_run(staged, name, home, [result for _, result in results], license=config.license)
+            card_of_run(staged, name, home, results, license=config.license)
         elif model.card is None:
             print(f"llm2slm: {config.run} is no run directory: no model card is written", file=sys.stderr)
-        unchanged = move_into(staged, out)
+        return move_into(staged, out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
-    print(f"{out}: {megabytes:.1f} MB{', unchanged' if unchanged else ''}")
-    if config.push is not None:
-        from llm2slm.models.saving import push
-
-        try:
-            print(push(out, config.push, private=config.private, message=f"Upload {out.name}"))
-        except UserError as error:
-            raise UserError(f"{error} (the model is in {out}; the same command tries again)") from None
 
 
 def check(config: ExportConfig) -> Path:
@@ -77,6 +101,7 @@ def check(config: ExportConfig) -> Path:
     check_choice("dtype", config.dtype, DTYPES)
     if config.push is not None and config.push.count("/") > 1:
         raise UserError(f"push={config.push}: give a repository of the Hub, as me/my-model")
+    check_loggers(config.logger)
     out = Path(config.out)
     check_folder("out", out)
     if held(out) and not (out / "config.json").is_file():

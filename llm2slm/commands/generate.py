@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,9 @@ from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.shown_text import in_terminal
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.tracking.tracker import Table
 from llm2slm.types import Control, Overlong, UserError, check_text
 
 if TYPE_CHECKING:
@@ -46,13 +50,20 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     if config.prompt is not None:
         check_lengths(model, [("prompt", before + config.prompt + after)])
         show_held()
-        answer(model, config, before + config.prompt + after, arguments)
+        with track("generate", config, None) as tracking:
+            text = answer(model, config, before + config.prompt + after, arguments)
+            tracking.table("samples", Table(["prompt", "prediction"], [[config.prompt, text]]))
     elif texts is not None:
         check_lengths(
             model, [(f"{config.input}, {n}", before + text.strip() + after) for n, text in texts if text.strip()]
         )
         show_held()
-        generate_file(BatchGeneration(model, config, before, arguments, after), [text for _, text in texts])
+        with track("generate", config, None) as tracking:
+            started, prompts = time.perf_counter(), [text for _, text in texts]
+            answers = generate_file(BatchGeneration(model, config, before, arguments, after), prompts)
+            tracking.summary({"answers": len(prompts), "seconds": time.perf_counter() - started})
+            rows = [list(row) for row in zip(prompts, answers, strict=False)][: config.logger.samples]
+            tracking.table("samples", Table(["prompt", "prediction"], rows))
     else:
         show_held()
         converse(model, config, (before, after), arguments)
@@ -67,6 +78,7 @@ def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
     if config.output is not None and config.input is None:
         raise UserError("output is for the answers to a file; give input=FILE with it")
     check_ranges(config)
+    check_loggers(config.logger)
     if config.overlong in (Overlong.drop, Overlong.split):
         raise UserError(f"overlong={config.overlong}: every input needs an answer; use truncate or error")
     if config.output is not None:
@@ -191,8 +203,8 @@ def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
         print(f"llm2slm: prompts longer than {limit} tokens, cut to that length: {cut}", file=sys.stderr)
 
 
-def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> None:
-    """Prints the answer to one text, token by token if streaming is possible."""
+def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> str:
+    """Prints the answer to one text, token by token if streaming is possible; returns it."""
     if config.stream and config.num_beams == 1:
         streamer = _streamer(
             model.collator.slm_tokenizer,
@@ -200,9 +212,10 @@ def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[st
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,  # as `Collator.decode`
         )
-        model.generate_text([text], 1, streamer=streamer, **arguments)
-    else:
-        print(in_terminal(model.generate_text([text], 1, **arguments)[0]))
+        return model.generate_text([text], 1, streamer=streamer, **arguments)[0]
+    found = model.generate_text([text], 1, **arguments)[0]
+    print(in_terminal(found))
+    return found
 
 
 def _streamer(tokenizer: Any, **arguments: Any) -> Any:

@@ -45,6 +45,10 @@ from llm2slm.evaluation.judge.verdicts import (
     winner,
     worst_rated,
 )
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.tracking.summary import numbers
+from llm2slm.tracking.tracker import Table
 from llm2slm.types import UserError
 
 SCHEMA = 1
@@ -71,24 +75,28 @@ def run(config: JudgeConfig, folder: Path) -> None:  # noqa: ARG001 - every verb
     keys = [key(identity, question.prompt) for question in all_questions]
     parse: ReplyParser = rating if len(config.runs) == 1 else preference
     show_held()
-    with JudgeLog(out / "replies.jsonl") as log:
-        prompts = {name: question.prompt for name, question in zip(keys, all_questions, strict=True)}
-        refused = collect_replies(judge, prompts, parse, log, config)
-        records = {name: log.replies.get(name, []) for name in keys}
-    verdicts = [
-        verdict_line(question, records[name], refused.get(name), parse)
-        for question, name in zip(all_questions, keys, strict=True)
-    ]
-    scores = summary(config, verdicts)
-    effort = usage(config, records, refused, parse, len(all_questions))
-    result = {
-        **provenance(config, judge, identity, records, instruction),
-        **scores,
-        "asked": effort | {"wall_seconds": time.perf_counter() - started},
-    }
-    write_lines(out / "verdicts.jsonl", verdicts)
-    write_lines(out / "lost.jsonl", lost_lines(scores["lost"], rows, verdicts))
-    write_text(out / "judge.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    with track("judge", config, None) as tracking:
+        with JudgeLog(out / "replies.jsonl") as log:
+            prompts = {name: question.prompt for name, question in zip(keys, all_questions, strict=True)}
+            refused = collect_replies(judge, prompts, parse, log, config)
+            records = {name: log.replies.get(name, []) for name in keys}
+        verdicts = [
+            verdict_line(question, records[name], refused.get(name), parse)
+            for question, name in zip(all_questions, keys, strict=True)
+        ]
+        scores = summary(config, verdicts)
+        effort = usage(config, records, refused, parse, len(all_questions))
+        result = {
+            **provenance(config, judge, identity, records, instruction),
+            **scores,
+            "asked": effort | {"wall_seconds": time.perf_counter() - started},
+        }
+        write_lines(out / "verdicts.jsonl", verdicts)
+        write_lines(out / "lost.jsonl", lost_lines(scores["lost"], rows, verdicts))
+        write_text(out / "judge.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        tracking.summary(numbers({**scores, "asked": result["asked"]}))
+        tracking.table("samples", verdict_table(verdicts[: config.logger.samples], rows))
+        tracking.outputs(out)
     from llm2slm.evaluation.judge.table import show
 
     show(result, {row.number: row.source for row in rows})
@@ -113,6 +121,7 @@ def check(config: JudgeConfig) -> None:
         if getattr(config, name) != getattr(defaults, name):
             raise UserError(f"{name} is for {'local' if config.local is None else 'endpoint'}=...; leave it out")
     check_ranges(config)
+    check_loggers(config.logger)
     if (config.price_in is None) != (config.price_out is None):
         raise UserError("price_in and price_out: give both, or neither")
     check_folder("out", Path(config.out))
@@ -218,7 +227,7 @@ def collect_replies(
         source = f" (some of them from {', '.join(sorted(others))})" if others else ""
         print(f"llm2slm: {log.path} holds the replies to {done} of {total} questions{source}", file=sys.stderr)
     started, new, tokens = time.perf_counter(), 0, 0
-    with progress_bar(shown=sys.stderr.isatty(), transient=True) as bar:
+    with progress_bar(shown=True, transient=True) as bar:
         task = bar.add_task("judging", total=total, completed=done, speed="")
 
         def count(reply: Reply, finished: bool) -> None:
@@ -239,6 +248,19 @@ def collect_replies(
         except UserError as error:
             kept = f"; {done + new} of {total} questions are answered; run the same command to continue"
             raise UserError(f"{error}{kept if done + new else ''}") from None
+
+
+def verdict_table(verdicts: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> Table:
+    """The first verdicts with prompt, reference and answers, for the loggers."""
+    by_number = {row.number: row for row in rows}
+    count = len(rows[0].answers)
+    columns = ["prompt", "reference", *(f"answer {n}" for n in range(1, count + 1)), "order", "verdict", "reply"]
+    found = []
+    for line in verdicts:
+        row = by_number[line["row"]]
+        verdict = None if line["verdict"] is None else str(line["verdict"])
+        found.append([row.source, row.reference, *row.answers, line["order"], verdict, line["reply"]])
+    return Table(columns, found)
 
 
 def verdict_line(
@@ -309,7 +331,9 @@ def provenance(
     """The judge, prompts and settings that produced the verdicts."""
     replies = [record for found in records.values() for record in found]
     settings = {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in ("endpoint", "key_env")
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("endpoint", "key_env", "logger")
     }
     endpoint = {"endpoint": judge.location} if config.local is None else {}
     return {

@@ -1,7 +1,8 @@
 """`llm2slm label`: an LLM generates the answers of a split, for training with `data.labels=llm`.
 
 Each batch of answers is flushed to disk. After an interruption, the same command with the same run directory continues;
-the result is identical to that of an uninterrupted run. With finished labels, the command changes nothing.
+the result is identical to that of an uninterrupted run. With several processes (trainer.devices) each generates a share
+of the batches, and the first one writes them in order. With finished labels, the command changes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ from llm2slm.evaluation.metrics.scores import of_texts, score
 from llm2slm.evaluation.predict import answer_batches
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
+from llm2slm.processes import Processes
 from llm2slm.resumable import ResumableLines, other_settings
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.training.launch import check_parallel, in_processes
+from llm2slm.training.ranks import first_process
 from llm2slm.types import Example, Labels, UserError
 
 SAMPLES = 32
@@ -78,6 +84,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
         model.generation_config, arguments_of(task, decoding)
     )
     decisive = json.loads(json.dumps(decisive))  # as it is read again
+    if not first_process():
+        write_labels(None, model, examples, task, config)
+        return None
     labels = folder / f"labels.{config.label.format}"
     check_finished(labels, config, decisive)
     file = None
@@ -91,36 +100,53 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
             file.discard()
         return None
     show_held()
-    if file is not None and not labels.is_file():
-        runs.write_config(folder, config)
-        write_labels(file, model, examples, task, config)
-        put(file, labels, config)
-    answers = answers_of(labels, examples)
-    result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
-    result.device = runs.device_name(model.device.type)
-    result.systems = [evaluated(model, data, task, config, answers)]
-    result.systems[0].notes[SETTINGS] = decisive
-    runs.write_result(folder, result)
+    with track("label", config, folder, resumed=file is None or file.done > 0) as tracking:
+        if file is not None and not labels.is_file():
+            runs.write_config(folder, config)
+            write_labels(file, model, examples, task, config)
+            put(file, labels, config)
+        answers = answers_of(labels, examples)
+        result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
+        result.device = runs.device_name(model.device.type)
+        result.systems = [evaluated(model, data, task, config, answers)]
+        result.systems[0].notes[SETTINGS] = decisive
+        runs.write_result(folder, result)
+        tracking.result(result, folder)
     if file is not None:
         file.discard()
     show_result(folder)
     return result
 
 
-def write_labels(file: ResumableLines, model: LLM2SLM, examples: list[Example], task: Task, config: RunConfig) -> None:
-    """Generates the missing labels and appends them batch by batch."""
-    if file.done:
+def write_labels(
+    file: ResumableLines | None, model: LLM2SLM, examples: list[Example], task: Task, config: RunConfig
+) -> None:
+    """Generates the missing labels and appends them batch by batch.
+
+    Args:
+        file: None in a further process, which generates a share of the batches for the first one.
+    """
+    size = config.data.eval_batch_size
+
+    def work(group: Processes) -> None:
+        done = group.from_first(0 if file is None else file.done)
+        batches = answer_batches(
+            model, examples, task, size, share=group.share, progress=config.trainer.progress and file is not None,
+            done=done, decoding=decoding_of(config), seed=config.seed,
+        )  # fmt: skip
+        for positions, texts in group.in_order(batches, len(range(done, len(examples), size))):
+            assert file is not None
+            file.append(line(examples[i], text) for i, text in zip(positions, texts, strict=True))
+
+    if file is not None and file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(examples)} labels: continuing", file=sys.stderr)
     try:
-        for positions, texts in answer_batches(
-            model, examples, task, config.data.eval_batch_size,
-            progress=config.trainer.progress, done=file.done, decoding=decoding_of(config), seed=config.seed,
-        ):  # fmt: skip
-            file.append(line(examples[i], text) for i, text in zip(positions, texts, strict=True))
+        in_processes(config.trainer, work)
     except KeyboardInterrupt:
-        print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; run the same command with "
-              f"hydra.run.dir={file.path.parent} to continue", file=sys.stderr)  # fmt: skip
-        file.close()
+        if file is not None:
+            print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; run the same command with "
+                  f"hydra.run.dir={file.path.parent} to continue", file=sys.stderr)  # fmt: skip
+            file.close()
         raise
 
 
@@ -128,6 +154,8 @@ def checked(config: RunConfig, folder: Path) -> RunConfig:
     """Checks the configuration before the LLM is loaded; returns it with data.labels=gold."""
     device_type(config.trainer.accelerator)
     check_ranges(config)
+    check_loggers(config.logger)
+    check_parallel(config.trainer)
     other = next((path for kind in FORMATS if (path := folder / f"labels.{kind}").is_file()), None)
     if other is not None and other.suffix != f".{config.label.format}":
         raise UserError(

@@ -20,9 +20,11 @@ from llm2slm.models.soft_prompts import taken
 from llm2slm.models.stored_encoder import StoredEncoder
 from llm2slm.training.checkpoints import direction
 from llm2slm.training.distill import check_distill
+from llm2slm.training.micro_batches import check_micro_batch
 from llm2slm.training.optim import check_optimizer
 from llm2slm.training.phases import check_phases
 from llm2slm.training.ranks import first_process
+from llm2slm.training.sharding import check_sharding
 from llm2slm.types import Control, SystemKind, UserError
 
 
@@ -34,6 +36,8 @@ def check_possible(config: RunConfig) -> None:
     check_distill(config)
     check_optimizer(config.optim)
     check_phases(config)
+    check_micro_batch(config)
+    check_sharding(config)
 
 
 def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress: bool) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llm2slm import runs
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ReportConfig
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
+from llm2slm.tracking.summary import sample_table, systems_table
 from llm2slm.types import UserError
 
 
@@ -23,6 +28,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     if not config.runs:
         raise UserError("report needs runs: llm2slm report RUN RUN ..., run directories or result.json files")
     check_folder("out", Path(config.out))
+    check_loggers(config.logger)
     paths = [Path(name) for name in config.runs]
     results = [runs.read_result(path) for path in paths]
     homes = [path if path.is_dir() else path.parent for path in paths]
@@ -31,10 +37,27 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
         raise UserError(f"runs: {twice} is given twice; give each run once")
     configs = [path.read_text("utf-8") if (path := home / "config.yaml").is_file() else "" for home in homes]
     names = [{"run": name} for name in config.runs] if len(paths) > 1 else None
-    page = write_report(results, Path(config.out), config.title, names, configs, plots=True)
+    with track("report", config, None) as tracking:
+        page = write_report(results, Path(config.out), config.title, names, configs, plots=True)
+        found = all_systems(results, config.runs)
+        samples = {system["name"]: system["samples"] for system in found["systems"] if system["samples"]}
+        tracking.table("systems", systems_table(found))
+        tracking.table("samples", sample_table(samples, config.logger.samples))
+        tracking.outputs(Path(config.out))
     Console().print(terminal_table(results, overrides=names))
     if config.buckets:
         Console().print(
             bucket_table(results, overrides=names) or "No quality by length: the results have too few rows for it."
         )
     print(page)
+
+
+def all_systems(results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The systems of several results in one, named after their runs, for the loggers."""
+    return {
+        "systems": [
+            system | {"name": f"{name}: {system['name']}"}
+            for name, result in zip(names, results, strict=True)
+            for system in result["systems"]
+        ]
+    }

@@ -20,6 +20,7 @@ from llm2slm.atomic import NotWritten, writing
 from llm2slm.commands.card import card_of_run
 from llm2slm.config import RunConfig
 from llm2slm.models.saving import CARD
+from llm2slm.tracking.samples import FILE as SAMPLES
 from llm2slm.training.checkpoint_io import CHECKPOINTS
 from llm2slm.training.checkpoints import Progress
 from llm2slm.training.ranks import first_process
@@ -82,6 +83,7 @@ def clear_leftovers(folder: Path, *, from_start: bool) -> None:
         return
     if from_start:
         (folder / METRICS).unlink(missing_ok=True)
+        (folder / SAMPLES).unlink(missing_ok=True)
     if not (folder / RESULT).exists():
         (folder / PREDICTIONS).unlink(missing_ok=True)
 
@@ -163,12 +165,24 @@ def stored_result(folder: Path) -> runs.Result:
     """The result of `train` in a run directory."""
     stored = runs.read_result(folder)
     systems = [_system(values) for values in stored.pop("systems")]
-    chosen = stored.pop("selection", None)
-    return runs.Result(systems=systems, selection=runs.Selection(**chosen) if chosen else None, **stored)
+    chosen, baseline = stored.pop("selection", None), stored.pop("baseline", None)
+    return runs.Result(
+        systems=systems,
+        selection=runs.Selection(**chosen) if chosen else None,
+        baseline=runs.Baseline(**baseline) if baseline else None,
+        **stored,
+    )
 
 
 def _system(stored: dict[str, Any]) -> runs.System:
-    """A system of a stored result of `train`, which has no timings."""
+    """A system of a stored result of `train`."""
     quality = {name: runs.Score(**score) for name, score in stored["quality"].items()}
     buckets = [runs.Bucket(**bucket) for bucket in stored["buckets"]]
-    return runs.System(**stored | {"quality": quality, "buckets": buckets})
+    speed = [_speed_row(row) for row in stored["speed"]]
+    return runs.System(**stored | {"quality": quality, "buckets": buckets, "speed": speed})
+
+
+def _speed_row(stored: dict[str, Any]) -> runs.SpeedRow:
+    """A row of timings (benchmark.after_training)."""
+    values: dict[str, Any] = {name: runs.Spread(**v) if isinstance(v, dict) else v for name, v in stored.items()}
+    return runs.SpeedRow(**values)

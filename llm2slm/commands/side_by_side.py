@@ -222,7 +222,7 @@ def train_side_by_side(
     """
     waiting, running, printed = list(configs), list[Training](), set[str]()
     first, passed = waiting[0], 0
-    shown = all(config.trainer.progress for config in configs.values()) and sys.stderr.isatty()
+    shown = all(config.trainer.progress for config in configs.values())
     with stop_requests() as arrived, progress_bar(shown=shown, transient=True) as bar:
         bars = {name: bar.add_task(name, total=c.trainer.max_steps, speed="waiting") for name, c in configs.items()}
         try:

@@ -14,6 +14,8 @@ from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.config.ranges import RANGES
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.types import Example, Init, Labels, UserError
 
 TOKENIZERS = "tokenizers"
@@ -34,7 +36,10 @@ def run(config: TokenizerConfig, folder: Path) -> None:  # noqa: ARG001 - all ve
     from llm2slm.commands.task_choice import print_task
 
     check_folder("out", Path(config.out))
-    report = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
+    check_loggers(config.logger)
+    with track("tokenizer", config, None) as tracking:
+        report = train(config.data, config.task, config.seed, config.vocab_size, Path(config.out))
+        tracking.summary({"tokenizer": report})
     print_task(config.task, config.data)
     print(report)
 

@@ -19,6 +19,7 @@ from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
 from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
+from llm2slm.commands.quality_kept import check_timing, read_baseline, set_quality_kept, set_speed
 from llm2slm.commands.resume import (
     METRICS,
     Begun,
@@ -31,6 +32,7 @@ from llm2slm.commands.resume import (
     refuse_used,
     start_over,
 )
+from llm2slm.commands.run_lock import RunLock
 from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.tokenizer import TOKENIZERS, train_ordered
 from llm2slm.config import RunConfig, before_zero_start, other_rows
@@ -44,12 +46,15 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.llm import share_weights
 from llm2slm.models.slm import begin_as_trained
+from llm2slm.tracking.samples import SampleLog, predictions_of
+from llm2slm.tracking.session import check as check_loggers
+from llm2slm.tracking.session import track
 from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_undamaged, read
 from llm2slm.training.checkpoints import Limits, Progress
 from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.fit import Fitted, check_trainer, fit, load_fitted, set_seed
 from llm2slm.training.frozen_weights import at_recorded_commits
-from llm2slm.training.loggers import Loggers, build_loggers, finish_loggers, log_quality, log_samples
+from llm2slm.training.loggers import build_loggers
 from llm2slm.training.phases import check_trainable, projector_rate
 from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import ValidationScorer
@@ -66,10 +71,22 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     Args:
         shown: show progress bars (where trainer.progress is true) and print the table of the result.
     """
-    started, begun = time.perf_counter(), None
-    starts_over = False
+    started = time.perf_counter()
     if config.run is not None:
         folder = Path(config.run)
+    with RunLock(folder) as lock:
+        return _locked(config, folder, lock, started, shown=shown)
+
+
+def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, shown: bool) -> runs.Result:
+    """`run`, within the lock of the run directory: at once for a run that exists, before the first file of a new one.
+
+    Args:
+        started: `time.perf_counter` at the start of the command.
+    """
+    begun, starts_over = None, False
+    if config.run is not None:
+        lock.acquire(unless_read_only=True)
         config, begun = resumed(config, folder)
         starts_over = begun is None
         if begun is not None and (stored := complete(folder, begun.progress)) is not None:
@@ -80,6 +97,7 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     given, config = config, with_task(config)
     with removed_on_failure(folder / TOKENIZERS):
         ready = prepare(config, folder, None if begun is None else begun.checkpoint)
+    lock.acquire()
     if starts_over:
         start_over(folder)
     elif begun is None:
@@ -87,13 +105,14 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
     if first_process():
         show_data(given, config, ready.data, ready.final)
         show_held()
-        runs.write_config(folder, replace(config, run=None))
+        if begun is None:  # that of a resumed run is replaced after its first step: a failed resume leaves it
+            record(config, folder)
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
-    with finish_loggers():
-        loggers = build_loggers(config.logger, folder, config)
+    with track("train", config, folder, resumed=begun is not None, active=first_process()) as tracking:
         config = replace(config, trainer=replace(config.trainer, progress=shown and config.trainer.progress))
-        fitted, answers = trained(config, folder, ready, begun, loggers)
-        ready.teacher = None  # frees its memory for the test
+        samples = SampleLog(tracking, folder, ready.model.kind.value, ready.samples)
+        fitted, answers = trained(config, folder, ready, begun, samples)
+        ready.model, ready.teacher = fitted.model, None  # frees the memory of the teacher for the test
         if fitted.first_process:
             with naming_rest(folder):
                 if answers is None:
@@ -102,25 +121,43 @@ def run(config: RunConfig, folder: Path, *, shown: bool = True) -> runs.Result:
                 result.systems = [system := tested(config, folder, ready, fitted, answers)]
                 result.selection = fitted.selection
                 result.device = runs.device_name(ready.model.device.type)
-                log_samples(loggers, system.samples[: config.logger.samples])
-                log_quality(loggers, {name: s.value for name, s in system.quality.items()})
+                set_quality_kept(result, ready.baseline)
+                set_speed(result, config, ready, folder)
                 result.wall_seconds = time.perf_counter() - started
                 runs.write_result(folder, result)
                 card_of_run(folder / "model", folder.resolve().name, folder)
+                rows = ready.data.examples(ready.final)[: len(system.samples)]
+                samples.add(fitted.steps, ready.final, rows, [row["prediction"] for row in system.samples])
+                tracking.result(result, folder)
             if shown:
                 show_result(folder)
     return result
 
 
+def record(config: RunConfig, folder: Path) -> None:
+    """Writes `config.yaml`, in which a resumed run looks like one that was never stopped."""
+    runs.write_config(folder, replace(config, run=None))
+
+
 @dataclass
 class Ready:
-    """Checked inputs of a training. final: the split to test on."""
+    """Checked inputs of a training.
+
+    Attributes:
+        final: the split to test on.
+        baseline: the LLM's scores (benchmark.baseline).
+        samples: predictions of other systems by source text (callbacks.predictions).
+        rebuild: builds the untrained model again.
+    """
 
     model: LLM2SLM
     data: DataModule
     task: Task
     final: str
     teacher: Teacher | None
+    baseline: runs.System | None
+    samples: dict[str, dict[str, str]]
+    rebuild: Callable[[], LLM2SLM]
 
 
 def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
@@ -131,6 +168,9 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
         checkpoint: to resume from; Hub models are loaded at the commits recorded in it.
     """
     check_possible(config)
+    check_loggers(config.logger)
+    check_timing(config)
+    baseline, samples = read_baseline(config), predictions_of(config.callbacks.predictions)
     set_seed(config.seed)
     task = task_of(config.task, config.data)
     check_metrics(task)
@@ -150,7 +190,12 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     check_monitor(config, task)
     check_context_length(model, data, final)
     check_context_length(model, data, "validation", config.callbacks.generate_rows)
-    return Ready(model, data, task, final, teacher)
+
+    def rebuild() -> LLM2SLM:
+        set_seed(config.seed)
+        return untrained(at_first, task)
+
+    return Ready(model, data, task, final, teacher, baseline, samples, rebuild)
 
 
 def replicates(strategy: str) -> bool:
@@ -159,21 +204,25 @@ def replicates(strategy: str) -> bool:
 
 
 def trained(
-    config: RunConfig, folder: Path, ready: Ready, begun: Begun | None, loggers: Loggers
+    config: RunConfig, folder: Path, ready: Ready, begun: Begun | None, samples: SampleLog
 ) -> tuple[Fitted, list[str] | None]:
     """Trains, or loads a finished training together with its test predictions, if these are complete."""
     if begun is not None and begun.progress.finished:
         answers = kept_answers(folder, ready.data.examples(ready.final))
-        return load_fitted(config, folder, ready.model, begun.progress, ready.teacher), answers
+        fitted = load_fitted(config, folder, ready.model, begun.progress, ready.teacher)
+        if fitted.first_process:
+            record(config, folder)
+        return fitted, answers
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
     scorer = validation_scorer(ready.task, config.data.eval_batch_size, seen)
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"loggers": build_loggers(folder, samples.tracking), "rebuild": ready.rebuild}
+    given["keep_samples"] = lambda steps, rows, texts: samples.add(steps, "validation", rows, texts)
     if begun is not None:
-        given = {"resume": begun.checkpoint, "recorded": begun.recorded}
+        given |= {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
     model, data, teacher = ready.model, ready.data, ready.teacher
     with naming_command(folder):
-        fitted = fit(config, folder, model, data, loggers=loggers, scorer=scorer, teacher=teacher, **given)
+        fitted = fit(config, folder, model, data, scorer=scorer, teacher=teacher, **given)
     return fitted, None
 
 
@@ -181,7 +230,14 @@ def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answer
     """The trained system with its scores on the final split, its curve, and notes on its training."""
     move_to_device(ready.model, config.trainer.accelerator)  # Lightning leaves it on the processor
     system = score_system(
-        ready.model, ready.data, ready.task, config=config, folder=folder, split=ready.final, answers=answers
+        ready.model,
+        ready.data,
+        ready.task,
+        config=config,
+        folder=folder,
+        split=ready.final,
+        answers=answers,
+        written=answers is not None,
     )
     system.curve = read_curve(folder / METRICS)
     system.validation = fitted.validation

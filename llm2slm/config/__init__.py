@@ -18,13 +18,21 @@ from llm2slm.config.model import (
 from llm2slm.config.recorded import before_zero_start, other_rows, recorded_changes, upgraded
 from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
-from llm2slm.config.verbs import CompareConfig, ExportConfig, GenerateConfig, JudgeConfig, ReportConfig
+from llm2slm.config.verbs import (
+    CompareConfig,
+    DashboardConfig,
+    ExportConfig,
+    GenerateConfig,
+    JudgeConfig,
+    ReportConfig,
+)
 
 __all__ = [
     "BenchmarkConfig",
     "CallbacksConfig",
     "CompareConfig",
     "CorpusConfig",
+    "DashboardConfig",
     "DataConfig",
     "EncodeConfig",
     "ExportConfig",

@@ -32,7 +32,7 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
         "matmul_precision": MATMUL_PRECISIONS,
         "profiler": ("simple", "advanced", "pytorch"),
     },
-    LoggerConfig: {"name": ("csv", "wandb"), "mode": ("offline", "online")},
+    LoggerConfig: {"mode": ("auto", "online", "offline")},
     CallbacksConfig: {"mode": DIRECTIONS},
     LabelConfig: {"format": FORMATS},
     RunConfig: {"split": SPLITS},

@@ -32,6 +32,10 @@ class BenchmarkConfig:
     """CPU threads of torch. None: torch's default."""
     memory: bool = True
     """Also measure the peak memory of each system (on CPU in a separate process)."""
+    after_training: bool = False
+    """train: time the trained model and its LLM after the test, so that one result has quality, latency and speedup."""
+    baseline: str | None = None
+    """train, evaluate: run directory of an evaluation of the LLM on the same rows; quality kept is relative to it."""
 
 
 @dataclass
@@ -98,3 +102,4 @@ class TokenizerConfig:
     """Folder of the tokenizer, for model.llm.tokenizer or model.slm.tokenizer."""
     seed: int = 1
     """Seed of the training rows of data=builtin."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -68,6 +68,9 @@ class TrainerConfig:
     """Maximum norm of the gradient of all trained parameters. None: no clipping."""
     accumulate_grad_batches: int = 1
     """Batches per optimizer step."""
+    micro_batch: str | None = None
+    """auto: a training batch that does not fit into the memory of the device is processed in parts, with the same
+    gradient. None: it ends the training."""
     log_every_n_steps: int = 10
     """Optimizer steps between logged values of training (losses, learning rates, tokens per second)."""
     deterministic: bool = False
@@ -86,22 +89,28 @@ class TrainerConfig:
 
 @dataclass
 class LoggerConfig:
-    """Loggers of training curves. metrics.csv is always written."""
+    """Loggers of every verb. `train` always writes metrics.csv."""
 
     name: str = "csv"
-    """csv | wandb (a W&B run in addition to metrics.csv)."""
-    mode: str = "offline"
-    """wandb: offline (files, for `wandb sync`) | online."""
+    """csv | wandb | tensorboard | mlflow: logger; csv: no other files than those of the verb. Several are joined by +,
+    as wandb+tensorboard."""
+    mode: str = "auto"
+    """wandb: auto (online if logged in, else offline) | online | offline (files, for `wandb sync`)."""
     project: str = "llm2slm"
-    """wandb: project of the run."""
+    """wandb: project of the run; mlflow: experiment."""
     entity: str | None = None
     """wandb: user or team of the project. None: the default of the account."""
     group: str | None = None
-    """wandb: group of the run."""
+    """Group of the run. None: the name of its sweep."""
     tags: list[str] = field(default_factory=list)
-    """wandb: tags of the run."""
+    """Tags of the run, in addition to one for each override."""
+    uri: str | None = None
+    """mlflow: address of the store, as sqlite:///FILE, a folder, or http://HOST:PORT. None: MLFLOW_TRACKING_URI, else
+    mlflow.db in the working directory."""
     samples: int = 16
-    """wandb: rows of the table of sample outputs."""
+    """Rows of the table of samples: prompt, reference and predictions; in `train` so many at each validation."""
+    artifacts: list[str] = field(default_factory=lambda: ["config", "code"])
+    """config | code | results | model: uploaded files. model: SLM and projector, without the LLM."""
 
 
 @dataclass
@@ -118,3 +127,6 @@ class CallbacksConfig:
     """Minimum change of `monitor` that counts as an improvement, for `patience`."""
     generate_rows: int = 64
     """Validation rows that are generated and scored at each validation. 0: none."""
+    predictions: dict[str, str] = field(default_factory=dict)
+    """Name of a system -> run directory of `evaluate split=validation` (or its predictions.jsonl): further columns of
+    the table of samples (logger.samples), as {llm: DIR, slm: DIR}."""

@@ -1,4 +1,4 @@
-"""Keys of the verbs without a `RunConfig`: generate, export, judge, report, compare."""
+"""Keys of the verbs without a `RunConfig`: generate, export, judge, report, compare, dashboard."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import field as new_field
 from typing import Any
 
 from llm2slm.config.model import PlainModelConfig
+from llm2slm.config.training import LoggerConfig
 from llm2slm.types import Overlong
 
 
@@ -52,6 +53,7 @@ class GenerateConfig:
     error)."""
     seed: int = 1
     """Seed of sampling."""
+    logger: LoggerConfig = new_field(default_factory=LoggerConfig)
 
 
 @dataclass
@@ -78,6 +80,7 @@ class ExportConfig:
     """Hub repository to push to, as me/my-model; created if it does not exist."""
     private: bool | None = None
     """Whether a created repository is private. None: the default of its owner."""
+    logger: LoggerConfig = new_field(default_factory=LoggerConfig)
 
 
 @dataclass
@@ -92,6 +95,7 @@ class ReportConfig:
     """Title of the page."""
     buckets: bool = False
     """Also print quality by length of prompt and response (the page always contains it)."""
+    logger: LoggerConfig = new_field(default_factory=LoggerConfig)
 
 
 @dataclass
@@ -149,6 +153,7 @@ class JudgeConfig:
     """Price per million reply tokens."""
     seed: int = 1
     """Seed of the bootstrap."""
+    logger: LoggerConfig = new_field(default_factory=LoggerConfig)
 
 
 @dataclass
@@ -174,3 +179,26 @@ class CompareConfig:
     """Number of rows shown with the largest losses against the baseline, and with the largest gains. 0: none."""
     seed: int = 1
     """Seed of the bootstrap and of the randomization test."""
+    logger: LoggerConfig = new_field(default_factory=LoggerConfig)
+
+
+@dataclass
+class DashboardConfig:
+    """`dashboard`: a workspace and a report of W&B for the runs of a project."""
+
+    project: str = "llm2slm"
+    """Project of the runs, as logger.project."""
+    entity: str | None = None
+    """User or team of the project. None: the default of the account."""
+    group: str | None = None
+    """Only runs of this group (the name of a sweep). None: all runs."""
+    metric: str | None = None
+    """Metric of the plots of quality. None: the first one of the default task."""
+    factors: list[str] = new_field(default_factory=lambda: ["model.conditioning"])
+    """Keys of the configuration whose effects on the quality are plotted."""
+    title: str = "Quality and latency"
+    """Title of workspace and report."""
+    mode: str = "auto"
+    """auto (online if logged in, else offline) | online | offline (write their JSON files only)."""
+    out: str = "outputs/dashboard"
+    """Folder of workspace.json, report.json and files for `wandb sweep`."""

@@ -38,6 +38,9 @@ class DataModule(TokenizedCorpus, LightningDataModule):
     Args:
         config, task, collator, seed, teacher: as for `TokenizedCorpus`; the seed also determines the training order.
         val_rows: maximum number of rows in `val_dataloader`. None: all.
+
+    Attributes:
+        divides_validation: whether each process validates different rows; False: all rows, in equal batches.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True  # a small split may have no row for a process
@@ -55,6 +58,7 @@ class DataModule(TokenizedCorpus, LightningDataModule):
         LightningDataModule.__init__(self)
         TokenizedCorpus.__init__(self, config, task, collator, seed, teacher)
         self.val_rows = val_rows
+        self.divides_validation = True
         self._loader: TrainLoader | StreamLoader | None = None
         self._state: dict[str, int] = {}
 
@@ -85,7 +89,7 @@ class DataModule(TokenizedCorpus, LightningDataModule):
     def eval_loader(self, split: str, limit: int | None = None) -> DataLoader[Encoded]:
         """This process's share of a split, or of `limit` rows `drawn` from it, in batches of `eval_batch_size` rows."""
         rows = drawn(self.encoded(split), limit)
-        rank, world = self._process()
+        rank, world = self._process() if self.divides_validation else (0, 1)
         mine, size = list(range(rank, len(rows), world)), self.config.eval_batch_size
         return self._batches(rows, [mine[i : i + size] for i in range(0, len(mine), size)])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -231,9 +230,8 @@ class TokenizedCorpus:
 
 
 def _in_parts(examples: list[Example], split: str) -> Iterator[list[Example]]:
-    """The examples in parts of `PART`; for a long list with a progress bar, on a terminal."""
-    shown = len(examples) >= LONG and sys.stderr.isatty()
-    with progress_bar(shown, MofNCompleteColumn(), Rate("rows"), transient=True) as bar:
+    """The examples in parts of `PART`; for a long list with a progress bar."""
+    with progress_bar(len(examples) >= LONG, MofNCompleteColumn(), Rate("rows"), transient=True) as bar:
         job = bar.add_task(f"tokenizing {split}", total=len(examples))
         for start in range(0, len(examples), PART):
             part = examples[start : start + PART]

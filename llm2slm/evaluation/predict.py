@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.evaluation.decoding_settings import arguments_of
+from llm2slm.out_of_memory import explained
 from llm2slm.progress import progress_bar
 from llm2slm.types import Example
 
@@ -96,7 +97,8 @@ def answer_batches(
                 positions = by_length[start : start + batch_size]
                 if seed is not None:
                     torch.manual_seed(seed + start)
-                texts, new_tokens = _answer(model, [examples[i].prompt for i in positions], arguments)
+                with explained(f"a batch of {len(positions)} answers", "lower data.eval_batch_size"):
+                    texts, new_tokens = _answer(model, [examples[i].prompt for i in positions], arguments)
                 answered, tokens = answered + len(positions), tokens + new_tokens
                 seconds = max(time.perf_counter() - started, 1e-9)
                 speed = f"{(answered - done) / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"

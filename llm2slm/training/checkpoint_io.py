@@ -1,13 +1,15 @@
 """Checkpoint files: atomic writes, integrity checks, and the choice of the file to resume from.
 
 Each file is written under a temporary hidden name and renamed when complete (`atomic`), so that a killed process never
-damages one. If a disk fault damages `last.ckpt`, training resumes from `best.ckpt`, which has the same contents from an
-earlier step.
+damages one. The last checkpoint but one is kept as `previous.ckpt`. If a disk fault damages `last.ckpt`, training
+resumes from the newer one of `previous.ckpt` and `best.ckpt`.
 """
 
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,11 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from llm2slm.atomic import hidden, replacing
+from llm2slm.atomic import hidden, replacing, writing
 from llm2slm.training.ranks import first_process
 from llm2slm.types import UserError, reason_of
 
-CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
+CHECKPOINTS, LAST, PREVIOUS, BEST = "checkpoints", "last.ckpt", "previous.ckpt", "best.ckpt"
 KEYS = ("global_step", "state_dict", "loops", "optimizer_states")
 """Keys that every checkpoint has."""
 
@@ -36,8 +38,26 @@ class CheckpointFiles(TorchCheckpointIO):
         """
         if storage_options is not None:
             raise TypeError("checkpoints are local files: storage_options are not used")
-        with replacing(Path(path)) as file:
+        path = Path(path)
+        if path.name == LAST and path.is_file():
+            keep(path, path.with_name(PREVIOUS))
+        with replacing(path) as file:
             torch.save(checkpoint, file)
+
+
+def keep(path: Path, copy: Path) -> None:
+    """Makes `copy` a second name of a file, atomically, before `path` is replaced. `path` exists at any time.
+
+    Raises:
+        NotWritten: it cannot be written.
+    """
+    with writing(copy):
+        hidden(copy).unlink(missing_ok=True)
+        try:
+            os.link(path, hidden(copy))
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, hidden(copy))
+        hidden(copy).replace(copy)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -66,41 +86,49 @@ def damage(path: Path) -> str | None:
 
 def clear_partial(folder: Path) -> None:
     """Removes partial checkpoints of killed processes."""
-    for name in (LAST, BEST):
+    for name in (LAST, PREVIOUS, BEST):
         hidden(folder / name).unlink(missing_ok=True)
 
 
 def newest_undamaged(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the last one, or the best if the last is damaged; None if neither exists.
+    """The checkpoint to resume from: the last one, or if it is damaged the newest of the others; None: there is none.
 
-    A damaged file is reported on one line with the number of lost steps. A damaged `best.ckpt` is renamed to
-    `best.ckpt.damaged`; the best checkpoint is then chosen among later validations.
+    A damaged file is reported on one line with the number of lost steps, and renamed to `NAME.damaged`. Without
+    `best.ckpt` the best checkpoint is chosen among later validations.
 
     Args:
         folder: `checkpoints/` of a run directory.
 
     Raises:
-        UserError: neither can be read.
+        UserError: none can be read; then no file is renamed.
     """
-    last, best = folder / LAST, folder / BEST
+    last, previous, best = (folder / name for name in (LAST, PREVIOUS, BEST))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, and should be the folder of the checkpoints; train anew, without run=")
-    if not last.exists() and not best.exists():
+    if not any(path.exists() for path in (last, previous, best)):
         return None
-    last_damage, best_damage = damage(last), damage(best)
-    if last_damage is None:
-        if best.is_file() and best_damage is not None and first_process():
-            renamed = best.rename(best.with_name(f"{BEST}.damaged"))
-            report(f"{best}: {best_damage}; it is now {renamed.name}, and the best is chosen among validations to come")
-        return last
-    if best_damage is None:
-        repeated = _repeated_steps(best, folder.parent / "metrics.csv")
-        report(f"{last}: {last_damage}; resuming from {BEST} instead, {repeated}")
-        return best
-    raise UserError(
-        f"{last}: {last_damage}, and {BEST} {best_damage}, so nothing is left to resume from; train anew in another "
-        "folder, without run="
-    )
+    damaged = {path: damage(path) for path in (last, best)}
+    chosen = last
+    if damaged[last] is not None:
+        damaged[previous] = damage(previous)
+        undamaged = [path for path in (previous, best) if damaged[path] is None]
+        if not undamaged:
+            others = f"{PREVIOUS} {damaged[previous]}, and {BEST} {damaged[best]}"
+            raise UserError(
+                f"{last}: {damaged[last]}, {others}, so nothing is left to resume from; train anew in another folder, "
+                "without run="
+            )
+        chosen = max(undamaged, key=lambda path: int(read(path)["global_step"]))
+        repeated = _repeated_steps(chosen, folder.parent / "metrics.csv")
+        report(f"{last}: {damaged[last]}; resuming from {chosen.name} instead, {repeated}")
+    for path in (last, previous, best):
+        if damaged.get(path) is not None and path.is_file() and first_process():
+            with writing(path):
+                renamed = path.rename(path.with_name(f"{path.name}.damaged"))
+            if path == best:
+                anew = "the best is chosen among validations to come"
+                report(f"{best}: {damaged[best]}; it is now {renamed.name}, and {anew}")
+    return chosen
 
 
 def _repeated_steps(path: Path, metrics: Path) -> str:

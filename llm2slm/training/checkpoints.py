@@ -1,7 +1,8 @@
 """Checkpoints during training, from which a stopped run resumes exactly.
 
-`last.ckpt` is written at every validation, at the end, and at a requested stop; `best.ckpt` when the monitored value
-improves. (Lightning's callback writes `last` only together with `best`, and refers to it by an absolute path.)
+`last.ckpt` is written at every validation, at the end, and at a requested stop (the one before it becomes
+`previous.ckpt`); `best.ckpt` when the monitored value improves. (Lightning's callback writes `last` only together with
+`best`, and refers to it by an absolute path.)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.config.choices import DIRECTIONS, check_choice
 from llm2slm.runs import Selection
 from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read, report
+from llm2slm.training.divergence import diverged
 from llm2slm.training.signals import StopSignals
 from llm2slm.training.validations import BeforeValidation, Repeat
 from llm2slm.types import UserError
@@ -116,7 +118,7 @@ def selected(path: Path) -> tuple[Selection | None, dict[str, float]]:
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` and `best.ckpt` into a folder, and stops a run on SIGINT (Ctrl-C) or SIGTERM.
+    """Writes `last.ckpt` and `best.ckpt` into a folder, and stops a run on a signal (`llm2slm.stops`).
 
     A signal takes effect at the next optimizer step, or at the next batch of a validation: the validation is aborted,
     and a resumed run repeats it. A second signal stops immediately. The last step of a run is always validated,
@@ -156,6 +158,11 @@ class Checkpoints(Checkpoint):
         """Seconds of training, without interruptions."""
         return self._seconds + time.perf_counter() - self._started
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Installs the signal handlers, as soon as all processes are connected."""
+        del trainer, pl_module, stage
+        self.signals.install()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepares to repeat an aborted validation."""
         del pl_module
@@ -163,11 +170,10 @@ class Checkpoints(Checkpoint):
             self._repeat = Repeat(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Installs the signal handlers, and repeats an aborted validation."""
+        """Repeats an aborted validation."""
         del pl_module
         if trainer.is_global_zero:
             clear_partial(self.folder)
-        self.signals.install()
         if self._repeat is not None:
             self._repeat.run()
             self._repeat = None
@@ -193,16 +199,23 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Ends a run at its last step, or at this step if a stop was requested."""
-        del pl_module, outputs, batch, batch_idx
+        del outputs, batch, batch_idx
         stepped = not trainer.fit_loop.epoch_loop._should_accumulate()
         due = stepped and trainer.global_step % self.every == 0
         _validate_now(trainer, due)
         if stepped and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more
+        if due or trainer.should_stop:
+            self._check_losses(pl_module)
         # if a validation is due, it is aborted instead: a checkpoint before it would skip it
         if stepped and not due and not trainer.should_stop:
             self._validated, self._scores = False, {}
             self._save_if_requested(trainer)
+
+    @staticmethod
+    def _check_losses(module: Any) -> None:
+        """Ends a diverged run before it writes a checkpoint."""
+        module.losses.check()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records the state that the validation will change."""
@@ -293,6 +306,7 @@ class Checkpoints(Checkpoint):
             return
         if self.signals.any_requested(trainer):
             if not saved:
+                self._check_losses(trainer.lightning_module)
                 trainer.save_checkpoint(self.folder / LAST)
             self._saved_to_stop = True
 
@@ -301,11 +315,3 @@ def _validate_now(trainer: Trainer, due: bool) -> None:
     """Makes Lightning validate after this batch or not: it does if `val_check_batch` divides the batches so far."""
     batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
     trainer.val_check_batch = batches if due else batches + 1
-
-
-def diverged(name: str, value: float, step: int) -> str:
-    """The error message for a value that is not finite."""
-    return (
-        f"training diverged: {name} is {value} at step {step}; lower optim.lr, warm up longer (optim.warmup_steps), "
-        "clip (trainer.gradient_clip_val), and use bf16 rather than fp16 (T5 overflows in it)"
-    )

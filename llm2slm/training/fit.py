@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from llm2slm.config import RunConfig, TrainerConfig
@@ -23,14 +21,18 @@ from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.runs import Selection, text_hash
+from llm2slm.stops import Stopped
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
 from llm2slm.training.checkpoints import Checkpoints, Interrupted, Limits, Progress, newest_best, selected
 from llm2slm.training.distill import Teacher
 from llm2slm.training.frozen_weights import MODEL, FrozenParts
+from llm2slm.training.micro_batches import MicroBatches
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
+from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
-from llm2slm.training.validation_scores import GenerationQuality, ValidationScorer
+from llm2slm.training.sharding import FSDP, Sharded
+from llm2slm.training.validation_scores import GenerationQuality, KeepSamples, ValidationScorer
 from llm2slm.types import Example, UserError
 
 NAMED_BY = {
@@ -42,9 +44,14 @@ NAMED_BY = {
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome of a fit: seconds and optimizer steps (of the whole training, interruptions included), path of the
-    checkpoint whose weights the model has, and how it was selected."""
+    """The outcome of a fit.
 
+    Attributes:
+        model: with the weights of the best checkpoint. best: path of that checkpoint; selection: how it was selected.
+        seconds, steps: of training (optimizer steps); of the whole training, interruptions included.
+    """
+
+    model: LLM2SLM
     seconds: float
     steps: int
     best: str
@@ -75,40 +82,21 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
             super().load_state_dict({**state_dict, "patience": self.patience})
 
 
-class TokenBar(TQDMProgressBar):
-    """A progress bar over the optimizer steps of the whole run (Lightning's restarts at each epoch).
+class OnceBegun(Callback):
+    """Calls a function in the first process once training works: after its first batch, or at its end without one."""
 
-    Rate and time left are computed from the steps of this process; tokens/s comes from the module.
-    """
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Creates one bar, which starts at the step of a resumed run."""
-        self.train_progress_bar = self.init_train_tqdm()
-        self.train_progress_bar.total = pl_module.max_steps  # the Trainer's value may differ until training starts
-        self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """After the first batch."""
+        if self._action is not None and trainer.is_global_zero:
+            self._action()
+        self._action = None
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Shows no epochs."""
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advances per optimizer step, not per micro-batch of an accumulated step."""
-        bar, step = self.train_progress_bar, trainer.global_step
-        if step > bar.n and (step % self.refresh_rate == 0 or step == trainer.max_steps):
-            bar.update(step - bar.n)
-            bar.set_postfix(self.get_metrics(trainer, pl_module))
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Closes the bars before anything else is printed."""
-        del trainer, pl_module, exception
-        for bar in (self._val_progress_bar, self._train_progress_bar):
-            if bar is not None:
-                bar.close()
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Metrics shown after the bar."""
-        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After a training without batches, as one that repeats a validation only."""
+        self.on_train_batch_end(trainer, pl_module)
 
 
 def set_seed(seed: int) -> None:
@@ -143,6 +131,9 @@ def fit(
     resume: Path | None = None,
     recorded: RunConfig | None = None,
     teacher: Teacher | None = None,
+    keep_samples: KeepSamples | None = None,
+    begun: Callable[[], object] | None = None,
+    rebuild: Callable[[], LLM2SLM] | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
 
@@ -153,17 +144,21 @@ def fit(
         recorded: the configuration of the checkpoint's validations, for checkpoints that record no hash of their
             validation rows; None: these validations are not comparable with later ones.
         teacher: for optim.distill; `data` must provide its prompts.
+        keep_samples: receives the predictions of each validation, in the first process.
+        rebuild: builds the untrained model again, for the result of a strategy that leaves `model` sharded (FSDP).
+        begun: called once in the first process, after the first step of this process (or its last validation).
 
     Raises:
         UserError: incompatible settings, a monitored value that is never logged, or a loss that is not finite.
-        KeyboardInterrupt: stopped by a signal; after a first Ctrl-C `checkpoints/last.ckpt` has the current step.
+        Stopped: by a signal (a KeyboardInterrupt); after a first one `checkpoints/last.ckpt` has the current step.
     """
     cfg = config.trainer
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     frozen = FrozenParts(model, config.model, teacher)
     optim = replace(config.optim, projector_lr=projector_rate(config.optim, config.model))
-    module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen)
+    micro = MicroBatches() if cfg.micro_batch else None
+    module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen, micro=micro)
     validation = data.examples("validation")
     rows = monitored_rows(config, drawn(validation, data.val_rows), validation)
     unrecorded = None
@@ -174,11 +169,14 @@ def fit(
     callbacks: list[Callback] = [checkpoints]
     if config.callbacks.patience is not None:
         callbacks.append(_early_stopping(limits, rows, unrecorded))
+    if begun is not None:
+        callbacks.append(OnceBegun(begun))
     if scorer is not None and config.callbacks.generate_rows:
         examples = validation[: config.callbacks.generate_rows]
-        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested))
+        callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested, keep_samples))
     if cfg.progress:
-        callbacks.append(TokenBar(refresh_rate=1 if sys.stderr.isatty() else 50))
+        callbacks.append(training_progress())
+    data.divides_validation = cfg.strategy != FSDP  # sharded weights: equal passes in all processes
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     model.train()  # Lightning keeps eval mode, in which dropout is off
     with matmul_precision(cfg.matmul_precision):
@@ -186,8 +184,11 @@ def fit(
     seconds = checkpoints.seconds
     module.teacher = None  # the Trainer still references the module
     best = newest_best(folder / CHECKPOINTS)
+    if cfg.strategy == FSDP and rebuild is not None:
+        model = rebuild()
     load_best(model, best, frozen)
-    return Fitted(seconds, trainer.global_step, str(best), trainer.is_global_zero, *selected(best))
+    chosen = selected(best)
+    return Fitted(model, seconds, trainer.global_step, str(best), trainer.is_global_zero, *chosen)
 
 
 def monitored_rows(config: RunConfig, of_loss: Sequence[Example], validation: Sequence[Example]) -> str:
@@ -206,7 +207,7 @@ def load_fitted(
     """The result of `fit` for a finished training; loads the weights of the best checkpoint into `model`."""
     best = newest_best(folder / CHECKPOINTS)
     load_best(model, best, FrozenParts(model, config.model, teacher))
-    return Fitted(progress.seconds, progress.steps, str(best), first_process(), *selected(best))
+    return Fitted(model, progress.seconds, progress.steps, str(best), first_process(), *selected(best))
 
 
 def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
@@ -225,17 +226,20 @@ def load_best(model: LLM2SLM, path: Path, frozen: FrozenParts) -> None:
 def _run(
     trainer: Trainer, module: TrainingModule, data: DataModule, checkpoints: Checkpoints, resume: Path | None
 ) -> None:
-    """Trainer.fit; both kinds of stop are raised as KeyboardInterrupt."""
+    """Trainer.fit; both kinds of stop are raised as `Stopped`, a KeyboardInterrupt."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
     except Interrupted:
-        raise KeyboardInterrupt from None
+        if not trainer.is_global_zero:  # Lightning kills the first process if another one it started fails
+            raise SystemExit(0) from None
+        raise checkpoints.signals.stopped() from None
     except SystemExit as error:  # Lightning converts KeyboardInterrupt to it
         if trainer.interrupted:
-            raise KeyboardInterrupt from None
+            by = error.__context__
+            raise (by if isinstance(by, Stopped) else checkpoints.signals.stopped()) from None
         raise error
     if checkpoints.signals.requested:  # during the last step: trained, not tested
-        raise KeyboardInterrupt
+        raise checkpoints.signals.stopped()
 
 
 def validation_interval(cfg: TrainerConfig) -> int:
@@ -259,7 +263,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
-            strategy=cfg.strategy,
+            strategy=Sharded() if cfg.strategy == FSDP else cfg.strategy,
             precision=cfg.precision,
             max_steps=cfg.max_steps,
             max_epochs=-1,

@@ -1,38 +1,22 @@
-"""Loggers of a run: always `metrics.csv` in the run directory; with logger=wandb a Weights & Biases run as well.
-
-Use, the same for one run and for each job of a sweep:
-
-    with finish_loggers():
-        loggers = build_loggers(config.logger, folder, config)
-        Trainer(logger=loggers).fit(...)
-        log_samples(loggers, rows)
-        log_quality(loggers, {"bleu": 31.4})
-"""
+"""Lightning's loggers of a training: `metrics.csv` row by row, and an adapter to the loggers of the command."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import secrets
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
-from llm2slm.atomic import replacing, write_text, writing
-from llm2slm.config import LoggerConfig, RunConfig
-from llm2slm.config.choices import CHOICES, check_choice
-from llm2slm.runs import plain
+from llm2slm.atomic import replacing, writing
+from llm2slm.tracking.session import Tracking
 from llm2slm.training.ranks import first_process
 from llm2slm.types import UserError
 
 Loggers = list[Logger]
-SAMPLE_COLUMNS = ("source", "target", "prediction")
 
 
 class MetricsFile(Logger):
@@ -128,104 +112,40 @@ class MetricsFile(Logger):
             csv.DictWriter(file, self._columns).writerow(row)
 
 
-def build_loggers(cfg: LoggerConfig, folder: Path, config: RunConfig) -> Loggers:
-    """The loggers of a run. Call it inside `finish_loggers`, once per run.
+class TrackedMetrics(Logger):
+    """Passes the values that Lightning logs to the loggers of the command."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        super().__init__()
+        self._tracking = tracking
+
+    @property
+    def name(self) -> str:
+        """The logger's name in Lightning."""
+        return "tracking"
+
+    @property
+    def version(self) -> None:
+        """None: the loggers have their ids."""
+        return
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the configuration was logged at the start."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs numbers or one-element tensors at `step`."""
+        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
+        if values and first_process():
+            self._tracking.metrics(values, step or 0)
+
+
+def build_loggers(folder: Path, tracking: Tracking | None = None) -> Loggers:
+    """The loggers of a training: `metrics.csv`, and those of the command, if it has any.
 
     Args:
-        cfg: name and settings of the loggers.
         folder: the run directory.
-        config: the whole resolved configuration, which the W&B run records.
-
-    Raises:
-        UserError: unknown name or mode, or W&B refuses to start the run (no account, no network).
     """
-    check_choice("logger.name", cfg.name, CHOICES[LoggerConfig]["name"])
     loggers: Loggers = [MetricsFile(folder)]
-    if cfg.name == "wandb" and first_process():
-        loggers.append(_wandb_logger(cfg, folder, config))
+    if tracking:
+        loggers.append(TrackedMetrics(tracking))
     return loggers
-
-
-def _wandb_logger(cfg: LoggerConfig, folder: Path, config: RunConfig) -> WandbLogger:
-    """A new W&B run, opened immediately so that a refusal precedes training."""
-    mode: Literal["offline", "online"] = "online" if cfg.mode == "online" else "offline"
-    check_choice("logger.mode", cfg.mode, CHOICES[LoggerConfig]["mode"])
-    import wandb
-
-    if wandb.run is not None:  # WandbLogger would write into it, with a warning only
-        raise UserError(f"W&B run {wandb.run.id} is still open in this process; call wandb.finish() first")
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        # Opened here, not by WandbLogger, whose offline=True switches the whole process to offline.
-        run = wandb.init(
-            name=f"{config.model.kind}-{folder.name}",
-            project=cfg.project,
-            entity=cfg.entity,
-            group=cfg.group,
-            tags=list(cfg.tags),
-            dir=folder,
-            id=_run_id(folder, resumed=config.run is not None),
-            resume="allow",
-            config=plain(config),
-            mode=mode,
-            settings=wandb.Settings(silent=mode == "offline", console="off", disable_job_creation=True),
-        )
-    except wandb.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"W&B did not start ({reason}); run `wandb login`, or set logger.mode=offline") from None
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run, project=cfg.project, save_dir=folder)
-
-
-def _run_id(folder: Path, *, resumed: bool) -> str:
-    """The W&B id: a new one, or the previous one when resuming, so that both parts form one run."""
-    path = folder / "wandb" / "run-id"
-    if resumed and path.is_file():
-        return path.read_text(encoding="utf-8").strip()
-    write_text(path, identity := secrets.token_hex(4))
-    return identity
-
-
-@contextmanager
-def finish_loggers() -> Iterator[None]:
-    """Closes the W&B run that was opened in the block, also on an error, and restores the WANDB_* environment.
-
-    An open run would receive the curves of the next sweep job. On an error the run is marked as failed.
-    """
-    before = _wandb_environment()
-    failed = True
-    try:
-        yield
-        failed = False
-    finally:
-        wandb = sys.modules.get("wandb")
-        if wandb is not None and wandb.run is not None:
-            parts = sorted(Path(wandb.run.settings.wandb_dir).glob(f"offline-run-*-{wandb.run.id}"))
-            wandb.finish(exit_code=int(failed))
-            if len(parts) > 1:
-                paths = shlex.join(map(str, parts))
-                print(f"llm2slm: to upload all {len(parts)} parts of this W&B run: wandb sync {paths}", file=sys.stderr)
-        for key in _wandb_environment():
-            del os.environ[key]
-        os.environ.update(before)
-
-
-def _wandb_environment() -> dict[str, str]:
-    """W&B's variables without WANDB_SERVICE, the address of its service process, which later runs reuse."""
-    return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}
-
-
-def log_samples(loggers: Sequence[Logger], rows: Sequence[Mapping[str, str]]) -> None:
-    """Logs rows of source, target and prediction as a W&B table `samples` (on disk: predictions.jsonl)."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and first_process():
-            logger.log_table("samples", list(SAMPLE_COLUMNS), [[row[key] for key in SAMPLE_COLUMNS] for row in rows])
-
-
-def log_quality(loggers: Sequence[Logger], quality: Mapping[str, float]) -> None:
-    """Adds final scores to the summary of the W&B run as `quality/<metric>` (on disk: result.json)."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and first_process():
-            logger.experiment.summary.update({f"quality/{name}": float(value) for name, value in quality.items()})

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
 from llm2slm.config import OptimConfig
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.checkpoints import diverged
+from llm2slm.out_of_memory import explained, shape
 from llm2slm.training.distill import Teacher
+from llm2slm.training.divergence import LossWatch
 from llm2slm.training.frozen_weights import FrozenParts
+from llm2slm.training.micro_batches import MicroBatches, no_gradient
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
 from llm2slm.training.phases import frozen_in_first_phase, without_gradients
 from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
+from llm2slm.training.sharding import local, shard
+from llm2slm.training.step_statistics import device_memory_mb, filled_positions, gradient_norms
 from llm2slm.types import Batch, UserError
 
 EARLIER_PROMPTS = "heard"
 """Key of a `process_state`, in checkpoints of all versions: the prompts that an ablation keeps."""
+LIMIT = "micro_batch"
+"""Key of a `process_state`: the tokens of a part of a batch that fit into memory (`MicroBatches.limit`)."""
+TOO_LARGE = (
+    "lower data.batch_tokens (and raise trainer.accumulate_grad_batches by the same factor), or set "
+    "trainer.micro_batch=auto, which keeps the gradient"
+)
 
 
 class _Tally:
@@ -57,6 +69,7 @@ class TrainingModule(LightningModule):
         max_steps: optimizer steps of the schedule.
         teacher: an LLM whose distribution is part of the loss, with weight `cfg.distill`.
         frozen: weights that checkpoints leave out; None: the LLM only.
+        micro: splits batches that do not fit into memory; None: they end the training.
     """
 
     def __init__(
@@ -66,25 +79,44 @@ class TrainingModule(LightningModule):
         max_steps: int,
         teacher: Teacher | None = None,
         frozen: FrozenParts | None = None,
+        *,
+        micro: MicroBatches | None = None,
     ) -> None:
         super().__init__()
         if bool(cfg.distill) != (teacher is not None):
             raise ValueError(f"optim.distill={cfg.distill}: a teacher is needed above 0, and only then")
         self.model = model
         self.teacher = teacher
-        self.frozen = frozen
+        self.frozen, self.micro = frozen, micro
+        self.losses = LossWatch(Path())
+        self.batch = Batch(torch.empty(0, 0), torch.empty(0, 0))
         self.cfg = cfg
         self.max_steps = max_steps
         # the default drops NaN from the sum, which would hide divergence
         self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.frozen_first = frozen_in_first_phase(model) if cfg.freeze_slm_steps else []
         self._step = _Tally()
+        self._positions = _Tally()
         self._since_log = _Tally()
         self._clock = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Summed loss of a batch (see the class)."""
-        del batch_idx
+        """Summed loss of a batch (see the class).
+
+        Raises:
+            OutOfMemory: the batch does not fit into the memory of the device; names its shape.
+        """
+        windows: int = self.trainer.accumulate_grad_batches
+        self.batch = batch
+        if self.micro is not None:
+            return self._in_parts(self.micro, batch, first=batch_idx % windows == 0)
+        with explained(f"a training batch of {shape(batch)}", TOO_LARGE):
+            losses, tokens = self._forward(batch)
+        self._seen(batch, tokens, losses)
+        return losses["loss"] * windows  # Lightning divides by it; the true divisor is below
+
+    def _forward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Summed losses of a batch, and its number of response tokens."""
         assert batch.labels_BT is not None
         frozen = (
             self.frozen_first if self.first_phase and self.trainer.world_size == 1 else []
@@ -92,14 +124,71 @@ class TrainingModule(LightningModule):
         with without_gradients(frozen):
             logits_BTV = self.model.logits(batch)
         ce, tokens = token_cross_entropy(logits_BTV, batch.labels_BT, self.cfg.label_smoothing)
-        losses = {"loss": ce}
-        if self.teacher is not None:
-            kl, weight = self.teacher.divergence(batch, logits_BTV), self.cfg.distill
-            losses = {"loss": (1 - weight) * ce + weight * kl, "ce": ce, "kl": kl}
+        if self.teacher is None:
+            return {"loss": ce}, tokens
+        kl, weight = self.teacher.divergence(batch, logits_BTV), self.cfg.distill
+        return {"loss": (1 - weight) * ce + weight * kl, "ce": ce, "kl": kl}, tokens
+
+    def _seen(self, batch: Batch, tokens: Tensor, losses: dict[str, Tensor]) -> None:
+        """Adds a batch to the sums of the step."""
         self._step.add(tokens, **losses)
         self._since_log.add(tokens + batch.slm_mask_BQ.sum())
-        windows: int = self.trainer.accumulate_grad_batches
-        return losses["loss"] * windows  # Lightning divides by it; the true divisor is below
+        filled, positions = filled_positions(batch)
+        self._positions.add(filled, all=positions)
+        self.losses.add(batch, losses["loss"])
+
+    def _in_parts(self, micro: MicroBatches, batch: Batch, *, first: bool) -> Tensor:
+        """Forward and backward passes over a batch in parts (`MicroBatches`).
+
+        Args:
+            first: the first batch of an accumulation window, for which gradients are cleared here: Lightning would
+                clear them between this function and the backward pass.
+
+        Returns:
+            A loss of 0, whose backward pass only starts the reduction of DDP.
+        """
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if first:
+            for parameter in trained:
+                parameter.grad = None
+        before, names = self.process_state(), [""]
+
+        def passes(part: Batch) -> tuple[Tensor, ...]:
+            losses, tokens = self._forward(part)
+            with torch.autocast(self.device.type, enabled=False):
+                self.trainer.precision_plugin.pre_backward(losses["loss"], self).backward()
+            names[1:] = losses
+            return (tokens, *(loss.detach() for loss in losses.values()))
+
+        tokens, *sums = micro.run(batch, trained, passes, lambda: self.restore_generators(before))
+        self._seen(batch, tokens, dict(zip(names[1:], sums, strict=True)))
+        reduced = trained if self.trainer.world_size > 1 else [p for p in trained if p.grad is not None]
+        return no_gradient(reduced)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Clears gradients; with parts of batches `training_step` has done it."""
+        if self.micro is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's backward pass.
+
+        Raises:
+            OutOfMemory: as `training_step`.
+        """
+        with explained(f"a training batch of {shape(self.batch)}", TOO_LARGE):
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's step, in which the optimizer allocates its state the first time.
+
+        Raises:
+            OutOfMemory: the state does not fit into the memory of the device.
+        """
+        with explained(
+            "the optimizer's step", "train fewer weights (model.slm.tune=lora), or shard them (trainer=fsdp)"
+        ):
+            super().optimizer_step(*args, **kwargs)
 
     @property
     def first_phase(self) -> bool:
@@ -118,8 +207,9 @@ class TrainingModule(LightningModule):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.grad.mul_(scale.to(parameter.grad.dtype))
+                    local(parameter.grad).mul_(scale.to(parameter.grad.dtype))
         step = self.trainer.global_step + 1
+        self.losses.stepped(step, totals[1] / tokens)
         # Lightning writes a row at the last step, whatever the interval
         if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps:
             self._log_losses(dict(zip(self._step.losses, (totals[1:] / tokens).float(), strict=True)))
@@ -127,22 +217,27 @@ class TrainingModule(LightningModule):
             rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in optimizer.param_groups}
             for name, rate in rates.items():
                 self.log(f"train/lr_{name}", rate)
+            for name, norm in gradient_norms(optimizer).items():
+                self.log(f"train/grad_norm_{name}", norm)
+            filled, positions = self.trainer.strategy.reduce(self._positions.stacked(self.device), reduce_op="sum")
+            self.log("train/padding", (1 - filled / positions).float())
             self._log_rate()
-        self._step = _Tally()
+        self._step, self._positions = _Tally(), _Tally()
 
     def _log_losses(self, losses: dict[str, Tensor]) -> None:
-        """Logs the step's losses, and ends a diverged run (checked only when logged, since it synchronizes a GPU)."""
+        """Logs the step's losses, and ends a diverged run."""
         for name, loss in losses.items():
             self.log(f"train/{name}", loss, prog_bar=name == "loss")
-        if not torch.isfinite(losses["loss"]):
-            raise UserError(diverged("train/loss", float(losses["loss"]), self.trainer.global_step + 1))
+        self.losses.check()
 
     def _log_rate(self) -> None:
-        """Logs prompt and response tokens per second of all processes since the last log."""
+        """Logs tokens (of prompt and response, of all processes) per second since the last log, and device memory."""
         seconds = time.perf_counter() - self._clock
         if seconds > 1.0:
             seen = float(self._since_log.stacked(self.device)[0])
             self.log("train/tokens_per_s", seen * self.trainer.world_size / seconds, prog_bar=True)
+            if (memory := device_memory_mb(self.device)) is not None:
+                self.log("train/device_memory_mb", memory)
             self._restart_clock()
 
     def _restart_clock(self) -> None:
@@ -155,13 +250,15 @@ class TrainingModule(LightningModule):
             apply_schedule(config.scheduler)
         if self.teacher is not None:
             self.teacher.to(self.device)
+        self.losses = LossWatch(Path(self.trainer.default_root_dir), self.trainer.global_rank)
         self._restart_clock()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the summed loss and the token count."""
         del batch_idx
         assert batch.labels_BT is not None
-        loss, tokens = token_cross_entropy(self.model.logits(batch), batch.labels_BT)
+        with explained(f"a validation batch of {shape(batch)}", "lower data.eval_batch_size"):
+            loss, tokens = token_cross_entropy(self.model.logits(batch), batch.labels_BT)
         self.val_loss.update(loss)
         self.val_tokens.update(tokens)
 
@@ -171,6 +268,12 @@ class TrainingModule(LightningModule):
         self.val_loss.reset()
         self.val_tokens.reset()
         self._restart_clock()  # training time excludes validation
+
+    def configure_model(self) -> None:
+        """With FSDP, shards the model. (`device_mesh` is None with other strategies.)"""
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.device_mesh)
+            self.frozen_first = frozen_in_first_phase(self.model) if self.cfg.freeze_slm_steps else []
 
     def configure_optimizers(self) -> Any:
         """The optimizer over projector and SLM, one scheduler step per optimizer step."""
@@ -208,10 +311,18 @@ class TrainingModule(LightningModule):
         state = generator_states(self.device)
         if self.model.ablation is not None:
             state[EARLIER_PROMPTS] = self.model.ablation.state()
+        if self.micro is not None:
+            state[LIMIT] = self.micro.limit
         return state
 
     def restore_process_state(self, state: dict[str, Any]) -> None:
         """Restores a `process_state`."""
+        self.restore_generators(state)
+        if self.micro is not None:
+            self.micro.limit = state.get(LIMIT)
+
+    def restore_generators(self, state: dict[str, Any]) -> None:
+        """Restores the random generators and the earlier prompts of a `process_state`."""
         restore_states(state, self.device)
         if self.model.ablation is not None:
             self.model.ablation.restore(state.get(EARLIER_PROMPTS, []))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lightning.pytorch.utilities import rank_zero_only
 
 
@@ -10,4 +12,5 @@ def first_process() -> bool:
 
     The first process of each node is `commands.local_rank.first_local_process`.
     """
-    return int(rank_zero_only.rank) == 0
+    first_node = int(os.environ.get("NODE_RANK") or 0) == 0  # until Lightning knows the rank among all nodes
+    return int(rank_zero_only.rank) == 0 and first_node

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM during training: the first signal requests a stop, the second one stops immediately.
+"""Signals during training (`llm2slm.stops`): the first one requests a stop, the second one stops immediately.
 
 A requested stop takes effect where training resumes exactly: after an optimizer step or before a validation batch.
 """
@@ -7,47 +7,57 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from typing import Any
 
+import torch
 from lightning import Trainer
+
+from llm2slm.stops import Handlers, Stopped, ending, install, restore
 
 
 class StopSignals:
     """Stop requests of this run.
 
     Attributes:
-        requested: this process or (after `any_requested`) another one has received a signal.
+        number: of the signal that this process or (after `any_requested`) another one has received; 0: none.
         validating: a validation is running; affects the message only.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.number = 0
         self.validating = False
-        self._handlers: dict[int, Any] = {}
+        self._handlers: Handlers = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a stop is requested."""
+        return self.number != 0
 
     def install(self) -> None:
-        """Installs the handlers. (Lightning's would stop in the middle of an accumulation window.)"""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._on_signal)
+        """Installs the handlers, once. (Lightning's would stop in the middle of an accumulation window.)"""
+        if not self._handlers:
+            self._handlers = install(ending(), self._on_signal)
 
     def restore(self) -> None:
         """Restores the previous handlers."""
-        while self._handlers:
-            number, handler = self._handlers.popitem()
-            signal.signal(number, handler)
+        handlers, self._handlers = self._handlers, {}
+        restore(handlers)
 
     def any_requested(self, trainer: Trainer) -> bool:
         """Whether any process received a signal. Collective: every process must call it."""
         if trainer.world_size > 1:
-            self.requested = trainer.strategy.reduce_boolean_decision(self.requested, all=False)
+            number = torch.tensor(self.number, device=trainer.strategy.root_device)
+            self.number = int(trainer.strategy.reduce(number, reduce_op="max"))
         return self.requested
 
+    def stopped(self) -> Stopped:
+        """The exception that ends the command."""
+        return Stopped(self.number or signal.SIGINT)
+
     def _on_signal(self, number: int, frame: Any) -> None:
-        del number, frame
+        del frame
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise Stopped(number)
+        self.number = number
         when = "; a resumed run repeats this validation" if self.validating else " after this step"
         print(f"\nllm2slm: stopping{when}; once more to stop at once, without saving", file=sys.stderr)

@@ -18,7 +18,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.sharding import Sharded, gathered
 from llm2slm.types import Example
+
+KeepSamples = Callable[[int, Sequence[Example], Sequence[str]], None]
+"""Receives the number of optimizer steps, examples and their predictions."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +78,34 @@ class GenerationQuality(Callback):
 
     Args:
         between: called before each batch; may raise an exception to end the validation.
+        keep: called with the number of optimizer steps, the examples and their predictions, in the first process.
     """
 
     def __init__(
-        self, scorer: ValidationScorer, examples: Sequence[Example], between: Callable[[Trainer], None] = lambda _: None
+        self,
+        scorer: ValidationScorer,
+        examples: Sequence[Example],
+        between: Callable[[Trainer], None] = lambda _: None,
+        keep: KeepSamples | None = None,
     ) -> None:
-        self.scorer, self.examples, self.between = scorer, list(examples), between
+        self.scorer, self.examples, self.between, self.keep = scorer, list(examples), between, keep
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Generates the share of this process; rank 0 scores all predictions and broadcasts the scores."""
         if trainer.sanity_checking:
             return
-        share = (trainer.global_rank, trainer.world_size)
-        gathered = GatheredTexts().to(pl_module.device)
-        gathered.update(self.scorer.generate(pl_module.model, self.examples, share, lambda: self.between(trainer)))
-        texts = gathered.compute()
+        # with sharded weights all processes must run the same passes
+        share = (0, 1) if isinstance(trainer.strategy, Sharded) else (trainer.global_rank, trainer.world_size)
+        all_texts = GatheredTexts().to(pl_module.device)
+        with gathered(pl_module):
+            found = self.scorer.generate(pl_module.model, self.examples, share, lambda: self.between(trainer))
+        all_texts.update(found)
+        texts = all_texts.compute()
         scores = {}
         if trainer.is_global_zero:
-            scores = self.scorer.score(self.examples, [texts[row] for row in range(len(self.examples))])
+            predictions = [texts[row] for row in range(len(self.examples))]
+            scores = self.scorer.score(self.examples, predictions)
+            if self.keep is not None:
+                self.keep(trainer.global_step, self.examples, predictions)
         for metric, value in trainer.strategy.broadcast(scores).items():
             pl_module.log(f"val/{metric}", value, prog_bar=True, rank_zero_only=False, sync_dist=False)

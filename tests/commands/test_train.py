@@ -73,7 +73,7 @@ def test_the_run_directory_is_as_promised(hybrid):
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "model", "checkpoints", "metrics.csv", "predictions.jsonl", "result.json",
     }  # fmt: skip
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt", "best.ckpt"}
     assert yaml.safe_load((folder / "config.yaml").read_text()) == runs.plain(config)
     rows = curve(folder)
     assert [row["step"] for row in rows if row["train/loss"]] == ["0", "1", "2", "3"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -65,16 +66,47 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", representatives([cut, empty, flip, Path.unlink], [flip]))
-def test_a_damaged_last_checkpoint_is_replaced_by_the_best(stopped, tmp_path, capsys, harm):
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(stopped, tmp_path, capsys, harm):
     root, config = stopped
     shutil.copytree(root / "run", tmp_path / "run")
     last = tmp_path / "run/checkpoints/last.ckpt"
     harm(last)
     resumed(config, tmp_path / "run")
     what = "is missing" if harm is Path.unlink else r"is damaged \(.*\)"
-    line = rf"llm2slm: {last}: {what}; resuming from best.ckpt instead, of step 4: step 5 is trained again"
+    line = rf"llm2slm: {last}: {what}; resuming from previous.ckpt instead, of step 4: step 5 is trained again"
     assert_lines(said(capsys), line)
     assert_runs_equal(tmp_path / "run", root / "whole")
+    assert (last.parent / "last.ckpt.damaged").is_file() == (harm is not Path.unlink)
+
+
+def test_the_newer_of_the_others_is_chosen(stopped, tmp_path, capsys):
+    """The best is of step 4; the one before the last of step 2 or of step 4, and damaged."""
+    root, config = stopped
+    for name, harm in (("older", None), ("damaged", flip)):
+        shutil.copytree(root / "run", tmp_path / name)
+        folder = tmp_path / name / "checkpoints"
+        if harm is None:
+            saved = checkpoint(folder / "previous.ckpt")
+            (folder / "previous.ckpt").unlink()
+            torch.save(saved | {"global_step": 2}, folder / "previous.ckpt")
+        else:
+            harm(folder / "previous.ckpt")
+        cut(folder / "last.ckpt")
+        resumed(config, tmp_path / name)
+        (line,) = said(capsys)
+        assert "; resuming from best.ckpt instead, of step 4: step 5 is trained again" in line
+        assert_runs_equal(tmp_path / name, root / "whole")
+
+
+def test_both_names_of_a_checkpoint_where_there_are_no_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    files = CheckpointFiles()
+    for step in range(3):
+        files.save_checkpoint({"step": step}, tmp_path / "last.ckpt")
+    assert {p.name: checkpoint(p)["step"] for p in tmp_path.iterdir()} == {"last.ckpt": 2, "previous.ckpt": 1}
 
 
 def assert_lines(found, *patterns):
@@ -99,10 +131,13 @@ def test_without_a_whole_checkpoint_it_is_one_line(stopped, tmp_path):
     root, config = stopped
     shutil.copytree(root / "run", tmp_path / "run")
     empty(tmp_path / "run/checkpoints/last.ckpt")
+    (tmp_path / "run/checkpoints/previous.ckpt").unlink()
     cut(tmp_path / "run/checkpoints/best.ckpt")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    both = r"^[^\n]*last.ckpt: is damaged \(.*\), and best.ckpt is damaged \(.*\), so nothing is left to resume from; "
-    with pytest.raises(UserError, match=both + "train anew in another folder, without run=$"):
+    both = r"^[^\n]*last.ckpt: is damaged \(.*\), previous.ckpt is missing, and best.ckpt is damaged \(.*\), so "
+    with pytest.raises(
+        UserError, match=both + "nothing is left to resume from; train anew in another folder, without run=$"
+    ):
         resumed(config, tmp_path / "run")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
@@ -132,7 +167,7 @@ def test_nothing_of_a_training_goes_through_the_temporary_directory(stopped, tmp
     model.save_pretrained(tmp_path / "run/model")
     assert_runs_equal(tmp_path / "run", root / "whole")
     found = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*.[!js]*")}
-    assert found == {"metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    assert found == {"metrics.csv", *(f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best"))}
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -156,7 +191,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(stopped, tmp_p
     assert (tmp_path / "said").read_text() == (
         f"{folder / 'last.ckpt'}: cannot be written (File too large); free space on this disk"
     )
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before | {"previous.ckpt": before["last.ckpt"]}
 
 
 def test_killed_while_a_checkpoint_is_half_written(stopped, tmp_path):
@@ -183,7 +218,7 @@ def test_killed_while_a_checkpoint_is_half_written(stopped, tmp_path):
     assert damage(last) is None
     assert checkpoint(last)["global_step"] == 5
     resumed(config, tmp_path / "run")
-    assert {p.name for p in last.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in last.parent.iterdir()} == {"last.ckpt", "previous.ckpt", "best.ckpt"}
     assert_runs_equal(tmp_path / "run", root / "whole")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import re
@@ -18,13 +19,16 @@ from sampling import first_few, representatives
 from stopped_runs import StopAt, assert_runs_equal, interrupted
 from tiny_runs import assert_same, build, checkpoint, curve, taught, tiny_run, weights
 
+from llm2slm import progress
 from llm2slm.commands.train import run as train
 from llm2slm.config import CallbacksConfig, TrainerConfig
 from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoints import direction
-from llm2slm.training.fit import TokenBar, build_trainer, fit, set_seed
+from llm2slm.training.fit import build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
+from llm2slm.training.module import TrainingModule
+from llm2slm.training.progress_lines import TokenBar
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import UserError
 
@@ -166,15 +170,12 @@ def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stoppe
     shown = []
 
     class Watched(TokenBar):
-        def __init__(self, **_):
-            super().__init__(refresh_rate=1)
-
         def on_train_batch_end(self, *args):
             super().on_train_batch_end(*args)
             bar = self.train_progress_bar
             shown.append((bar.initial, bar.n, bar.total))
 
-    monkeypatch.setattr(fit_module, "TokenBar", Watched)
+    monkeypatch.setattr(fit_module, "training_progress", Watched)
     config = deepcopy(whole[1])
     config.trainer.progress = True
     interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(8))
@@ -188,11 +189,32 @@ def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stoppe
     assert len(set(shown)) >= 10 - begun > 0
 
 
+def test_without_a_terminal_a_training_prints_plain_lines(whole, tmp_path, monkeypatch, capsys):
+    """A line for each validation and, at the pace of the clock, for the steps between; nothing is redrawn."""
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    config = deepcopy(whole[1])
+    config.trainer.progress = True
+    train(config, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("step ")]
+    assert not any("it/s" in line for line in lines if not line.startswith("Loading weights"))  # of transformers
+    assert list(dict.fromkeys(line.partition(",")[0] for line in steps)) == [f"step {n} of 10" for n in range(1, 11)]
+    assert all("train/loss" in line for line in steps) and "val/loss" in steps[-1]
+    assert all(re.search(r", \d:\d\d:\d\d left$", line) for line in steps if not line.startswith("step 10 "))
+
+    monkeypatch.setattr(progress, "INTERVAL", 1e9)
+    train(config, tmp_path / "slow")
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    validations = {row["step"] for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["val/loss"]}
+    assert len(steps) == len(validations) and all("val/loss" in line for line in steps)
+
+
 @pytest.mark.parametrize("batch", [2, 8])
 def test_an_interrupted_bar_ends_its_line(whole, tmp_path, monkeypatch, capsys, batch):
     """What is printed next, to the other stream, would stand behind the bar wherever both go to one file."""
     shown = []
     monkeypatch.setattr("builtins.print", lambda *_, **__: shown.append(capsys.readouterr().out))
+    monkeypatch.setattr(fit_module, "training_progress", TokenBar)
     config = deepcopy(whole[1])
     config.trainer.progress = True
     interrupted(config, tmp_path, monkeypatch, StopAt(batch))
@@ -362,21 +384,17 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path):
+def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path, monkeypatch):
     config = tiny_run(tmp_path, max_steps=6, val_every=1, log_every_n_steps=100)
-    config.callbacks.generate_rows = 1
     model, data = build(config)
-    calls = []
 
-    def answer(model, examples, share, between):
-        calls.append(0)
-        if len(calls) == 2:
+    def spoil(module):
+        if module.trainer.global_step == 3:
             model.slm.shared.weight.data.fill_(math.nan)
-        return dict.fromkeys(range(len(examples)), "")
 
+    monkeypatch.setattr(TrainingModule, "on_validation_epoch_start", spoil)
     with pytest.raises(UserError, match=r"training diverged: val/loss is nan at step 3"):
-        scorer = ValidationScorer(answer, lambda examples, answers: {"score": 1.0})
-        fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)], scorer=scorer)
+        fit(config, tmp_path, model, data, loggers=[MetricsFile(tmp_path)])
     for name in ("last", "best"):
         state = checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
         assert state["global_step"] <= 2

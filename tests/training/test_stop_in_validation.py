@@ -217,7 +217,7 @@ def test_processes_give_a_validation_up_together(tmp_path):
     ]  # fmt: skip
     script = str(tmp_path / "stopper.py")
     done = python(script, "train", *overrides, cwd=tmp_path, OMP_NUM_THREADS="1", STOP="yes")
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == 143, done.stderr
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert checkpoint(last)["global_step"] == 2
     assert not [row for row in curve(tmp_path / "run") if row.get("val/loss")]

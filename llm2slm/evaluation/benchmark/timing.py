@@ -31,8 +31,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor
 
 from llm2slm.config import BenchmarkConfig
@@ -43,6 +42,7 @@ from llm2slm.models.conditioning.prepend import pool
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.slm import end_tokens
 from llm2slm.models.soft_prompts import PROMPT, virtual_tokens
+from llm2slm.progress import progress_bar
 from llm2slm.runs import SpeedRow, Spread
 from llm2slm.types import Example, UserError
 
@@ -305,5 +305,4 @@ def _quiet(systems: Mapping[str, LLM2SLM], threads: int | None) -> Iterator[None
 
 def _bar(shown: bool) -> Progress:
     """A bar without a refresh thread, which would compete with what is timed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not shown)
+    return progress_bar(shown, MofNCompleteColumn(), auto_refresh=False)

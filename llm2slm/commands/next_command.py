@@ -1,0 +1,66 @@
+"""The command that usually follows a verb, printed at its end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from llm2slm.config import RunConfig
+
+
+def next_command(verb: str, config: Any, folder: Path) -> str | None:
+    """The command line that follows; None if there is none.
+
+    Args:
+        config: the configuration of the verb.
+        folder: the run directory of a verb with one.
+    """
+    arguments = _arguments(verb, config, str(folder))
+    return None if arguments is None else f"llm2slm {shlex.join(arguments)}"
+
+
+def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
+    if isinstance(config, RunConfig):
+        return _of_run(verb, config, folder)
+    match verb:
+        case "generate":
+            return ["generate", f"run={config.run}", "input=FILE", "output=answers.jsonl"] if config.prompt else None
+        case "export":
+            return ["generate", f"run={config.out}", "prompt=TEXT"]
+        case "judge" | "report":
+            return ["compare", *config.runs] if len(config.runs) > 1 else ["compare", *config.runs, "RUN"]
+        case "compare":
+            return ["judge", *config.runs[:2], "endpoint=URL", "model=NAME"]
+        case "tokenizer":
+            return ["train", f"model.slm.tokenizer={config.out}"]
+    return None
+
+
+def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:
+    match verb:
+        case "train":
+            return ["benchmark", f"run={config.run or folder}"]
+        case "evaluate":
+            return ["compare", str(config.run), folder] if _is_run(config.run) else ["report", folder]
+        case "benchmark":
+            return ["report", folder] if config.run is None else ["report", str(config.run), folder]
+        case "label":
+            return ["train", *_corpus(config), "data.labels=llm", f"data.labels_from={folder}"]
+        case "encode":
+            return ["train", *_corpus(config), f"data.reps={folder}/reps"]
+        case "demo":
+            return ["generate", f"run={folder}/{next(reversed(config.systems), '')}", "prompt=TEXT"]
+    return None
+
+
+def _is_run(run: str | None) -> bool:
+    """Whether `run` has predictions to compare with."""
+    return run is not None and (Path(run) / "predictions.jsonl").is_file()
+
+
+def _corpus(config: RunConfig) -> list[str]:
+    """The keys that name the corpus, where it is not the default."""
+    data, default = config.data, RunConfig().data
+    found = [f"data={data.name}"] if data.name != default.name else []
+    return found + ([f"data.root={data.root}"] if data.root is not None else [])
