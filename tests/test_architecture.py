@@ -16,7 +16,7 @@ from llm2slm.evaluation.metrics import scores as registry
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-SMALL = {"types", "json_lines", "nearest_names", "out_of_memory", "processes", "progress", "stops"}
+SMALL = {"types", "json_lines", "nearest_names", "out_of_memory", "processes", "progress", "shown_text", "stops"}
 BASE = SMALL | {"config", "runs", "atomic", "gguf_files"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -27,10 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "out_of_memory": {"types"},
     "processes": {"types"},
     "progress": set(),
+    "shown_text": set(),
+    "credentials": set(),
     "json_lines": {"types", "atomic"},
     "atomic": {"types"},
     "gguf_files": {"types"},
-    "config": {"types", "gguf_files"},
+    "config": {"types", "gguf_files", "credentials"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
     "redaction": set(),

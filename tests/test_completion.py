@@ -19,17 +19,13 @@ from llm2slm.cli.completion import complete
 from llm2slm.cli.reads import ADDED
 from llm2slm.cli.schema import SCHEMAS, keys
 from llm2slm.commands.costs import MEASURE
-from llm2slm.commands.device import ACCELERATORS
-from llm2slm.commands.label import FORMATS
+from llm2slm.config.choices import ACCELERATORS, DTYPES, FORMATS, MATMUL_PRECISIONS, OPTIMIZERS, SCHEDULES
 from llm2slm.data.tasks import TASKS
 from llm2slm.evaluation.benchmark.roofline import DEVICES
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts
-from llm2slm.models.loading.pretrained import DTYPES
 from llm2slm.tracking.artifacts import KINDS
 from llm2slm.tracking.session import NAMES
 from llm2slm.tracking.wandb_run import MODES
-from llm2slm.training.fit import MATMUL_PRECISIONS
-from llm2slm.training.optim import OPTIMIZERS, SCHEDULES
 
 READY, END = "ready> ", "the end of this test"
 
@@ -179,6 +175,7 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "trainer.accelerator": [*ACCELERATORS],
         "trainer.precision": ["32-true", "bf16-mixed", "16-mixed"],
         "trainer.matmul_precision": [*MATMUL_PRECISIONS],
+        "trainer.profiler": ["simple", "advanced", "pytorch"],
         "logger.name": [*NAMES],
         "logger.mode": [*MODES],
         "logger.artifacts": [*KINDS],

@@ -14,6 +14,7 @@ import traceback
 
 from llm2slm import stops
 from llm2slm.nearest_names import similar
+from llm2slm.shown_text import on_one_line
 from llm2slm.types import UserError
 
 VERBS = {
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         with stops.raised():
             return _run(arguments)
     except UserError as error:
-        print(f"llm2slm: error: {error}", file=sys.stderr)
+        print(f"llm2slm: error: {on_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         code = stops.exit_code(error)

@@ -20,6 +20,7 @@ from llm2slm.data.sources.rows.table import LINE, check_once, no_column, path_in
 from llm2slm.data.sources.rows.text import lines
 from llm2slm.out_of_memory import explained
 from llm2slm.resumable import ResumableLines, other_settings
+from llm2slm.shown_text import in_terminal
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> list[str]:
         found: list[str] = []
         for answers in generate_batches(job, texts):
             lines = [" ".join(answer.splitlines()) for answer in answers]
-            print("\n".join(lines))
+            print("\n".join(map(in_terminal, lines)))
             found += lines
         return found
     path = Path(job.config.output)

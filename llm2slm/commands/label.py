@@ -31,6 +31,7 @@ from llm2slm.commands.evaluate import (
 from llm2slm.commands.loaded_models import LoadedSystem, llm_note, load_system, parameters, plain_llm
 from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.config import RunConfig
+from llm2slm.config.choices import FORMATS
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.labels import read_labels
@@ -49,7 +50,6 @@ from llm2slm.training.launch import check_parallel, in_processes
 from llm2slm.training.ranks import first_process
 from llm2slm.types import Example, Labels, UserError
 
-FORMATS = ("jsonl", "parquet")
 SAMPLES = 32
 SETTINGS = "settings"
 """Key in the notes of a result: the settings that determined the labels."""
@@ -153,8 +153,6 @@ def write_labels(
 def checked(config: RunConfig, folder: Path) -> RunConfig:
     """Checks the configuration before the LLM is loaded; returns it with data.labels=gold."""
     device_type(config.trainer.accelerator)
-    if config.label.format not in FORMATS:
-        raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
     check_ranges(config)
     check_loggers(config.logger)
     check_parallel(config.trainer)

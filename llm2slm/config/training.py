@@ -76,7 +76,7 @@ class TrainerConfig:
     deterministic: bool = False
     """Use deterministic algorithms only; an operation without one is an error."""
     profiler: str | None = None
-    """Profiler of Lightning: simple, advanced or pytorch. None: none."""
+    """simple | advanced | pytorch: profiler of Lightning. None: none."""
     overfit_batches: int = 0
     """Train on this number of batches only, repeatedly, to check that the loss approaches 0. 0: on all."""
     limit_val_batches: int | None = None

@@ -18,6 +18,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm2slm.config import CallbacksConfig, TrainerConfig
+from llm2slm.config.choices import DIRECTIONS, check_choice
 from llm2slm.runs import Selection
 from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read, report
 from llm2slm.training.divergence import diverged
@@ -33,13 +34,14 @@ def direction(cfg: CallbacksConfig, lower_is_better: Callable[[str], bool] | Non
         lower_is_better: of a metric by its name; None: only the loss is logged.
 
     Raises:
-        UserError: callbacks.mode is neither.
+        UserError: callbacks.mode is neither, or would select the largest loss.
     """
     metric = cfg.monitor.rpartition("/")[2]
     lower = metric == "loss" or (lower_is_better is not None and lower_is_better(metric))
     mode = cfg.mode or ("min" if lower else "max")
-    if mode not in ("min", "max"):
-        raise UserError(f"callbacks.mode={mode}: expected min or max")
+    check_choice("callbacks.mode", mode, DIRECTIONS)
+    if metric == "loss" and mode == "max":
+        raise UserError("callbacks.mode=max: would select the largest loss; leave it out, or set callbacks.monitor")
     return mode
 
 

@@ -115,7 +115,7 @@ def test_other_results_are_part_of_the_card(trained: Path, tmp_path: Path) -> No
     ("arguments", "said"),
     [
         ([], "export needs run=DIR"),
-        (["run=RUN", "dtype=int8"], "dtype=int8 is unknown; possible: float32, bfloat16, float16"),
+        (["run=RUN", "dtype=int8"], "dtype=int8: expected one of float32, bfloat16, float16"),
         (["run=RUN", "out=full"], "out=full: is not empty"),
         (["run=RUN", "push=a/b/c"], "push=a/b/c: give a repository of the Hub"),
         (["run=RUN", "results=[nowhere]"], "nowhere: no such folder"),

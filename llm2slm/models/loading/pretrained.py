@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from importlib.resources import files
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQuantizationConfig
 
 from llm2slm.config import LanguageModelConfig, LLMConfig, SLMConfig
+from llm2slm.config.choices import DTYPES, check_choice
 from llm2slm.config.ranges import Range
 from llm2slm.gguf_files.names import commit as commit_of
 from llm2slm.gguf_files.names import find, is_gguf, on_hub
@@ -38,15 +37,17 @@ from llm2slm.models.loading.cut_config import KEY, RECORD, chosen_blocks, depth_
 from llm2slm.models.loading.cutting import cut_model, partial_class, plan_cut
 from llm2slm.models.loading.gguf import gguf_config, gguf_weights, named_with_head
 from llm2slm.models.loading.partial_loading import encoder_class
+from llm2slm.models.loading.reading_errors import check_shards, load_errors
 from llm2slm.nearest_names import nearest_hint
-from llm2slm.types import Init, UserError, reason_of
+from llm2slm.types import Init, UserError
 
 BUILTIN = "builtin/"
+POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""Values of every language model's config that are at least 1."""
 SIZE = re.compile(
     r"(^|_)(layers?|heads?|size|dim|model|ff|kv|inner|embd|positions|embeddings|buckets|distance|experts)$"
 )
 """Suffixes of config keys that hold widths and numbers of layers, heads and positions."""
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def locate(name: str) -> str:
@@ -75,15 +76,6 @@ def locate(name: str) -> str:
     return str(folder)
 
 
-@contextmanager
-def load_errors(name: str) -> Iterator[None]:
-    """Converts transformers' loading errors (missing files, invalid configs, missing libraries) to a `UserError`."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
-        raise UserError(f"model {name!r} cannot be read: {reason_of(error)}") from error
-
-
 def is_local(name: str) -> bool:
     """Whether a model is a local folder or file."""
     return Path(locate(name)).exists()
@@ -108,7 +100,18 @@ def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         if (Path(path) / "config.yaml").is_file():
             raise UserError(f"model {name!r}: is a run directory without a model; its training did not finish")
     with load_errors(name):
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        values, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+        if (code := values.get("auto_map")) and values.get("model_type") not in CONFIG_MAPPING:
+            raise UserError(
+                f"model {name!r}: its config.json names Python code ({', '.join(map(str, dict(code).values()))}), "
+                "which llm2slm does not run; give a model of an architecture that transformers has"
+            )
+        check_shards(Path(path))
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        text = config.get_text_config()
+        for key in POSITIVE:
+            if isinstance(value := getattr(text, key, None), int) and value < 1:
+                raise UserError(f"model {name!r}: {key}={value} in its config.json: must be at least 1")
     return _with_decoder_depth(config)
 
 
@@ -348,8 +351,7 @@ def _weights(
         UserError: the weights cannot be read, or do not cover the model, whose remaining weights would be random.
     """
     side, name = _side(cfg), cfg.source
-    if cfg.dtype not in DTYPES:
-        raise UserError(f"model.{side}.dtype={cfg.dtype} is unknown; possible: {', '.join(DTYPES)}")
+    check_choice(f"model.{side}.dtype", cfg.dtype, DTYPES)
     more |= {"dtype": getattr(torch, cfg.dtype)}
     if cfg.attn_implementation is not None:
         more["attn_implementation"] = cfg.attn_implementation
@@ -364,7 +366,7 @@ def _weights(
         else:
             model, report = auto.from_pretrained(
                 locate(name), revision=cfg.revision, config=config,
-                output_loading_info=True, ignore_mismatched_sizes=True, **more,
+                output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **more,
             )  # fmt: skip
     wrong = sorted(key for key, *_ in report["mismatched_keys"])
     if not wrong:
