@@ -94,7 +94,8 @@ WAITING = """
 import sys, time
 from pathlib import Path
 from llm2slm.atomic import WriteLock
-WriteLock(Path(sys.argv[1]) / "checkpoints").acquire()
+lock = WriteLock(Path(sys.argv[1]) / "checkpoints")
+lock.acquire()
 print("locked", flush=True)
 time.sleep(600)
 """
