@@ -56,7 +56,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("verb", representatives(list(COMMANDS), ["generate", "benchmark"]))
+@pytest.mark.parametrize("verb", representatives(list(COMMANDS), ["generate"]))
 def test_a_verb_logs(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path, tiny_llm: Path, request: Any
 ) -> None:
