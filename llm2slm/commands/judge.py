@@ -168,7 +168,8 @@ def local_client(config: JudgeConfig) -> tuple[JudgeClient, dict[str, Any]]:
     from llm2slm.data.tokenization.tokenizer import load_tokenizer
     from llm2slm.evaluation.judge.local import LocalClient
     from llm2slm.models.hybrid import LLM2SLM
-    from llm2slm.models.loading.pretrained import commit, load_language_model, locate, read_config
+    from llm2slm.models.loading.configs import commit, locate, read_config
+    from llm2slm.models.loading.pretrained import load_language_model
     from llm2slm.models.slm import contiguous_head
 
     silence_libraries()

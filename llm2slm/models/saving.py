@@ -28,14 +28,9 @@ from llm2slm.models import conditioning
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.llm import LLMRecord
+from llm2slm.models.loading.configs import locate, model_config, read_config
 from llm2slm.models.loading.gguf import packed_weights
-from llm2slm.models.loading.pretrained import (
-    load_encoder_layers,
-    load_language_model,
-    locate,
-    model_config,
-    read_config,
-)
+from llm2slm.models.loading.pretrained import load_encoder_layers, load_language_model
 from llm2slm.models.loading.reading_errors import load_errors
 from llm2slm.models.parts import Parts
 from llm2slm.models.placement import DTYPES, keep_in_float32

@@ -25,10 +25,10 @@ from llm2slm.models.families import encoder_stack, supported
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.known_configs import known_config
 from llm2slm.models.llm import LLMRecord
+from llm2slm.models.loading.configs import commit, is_local, model_config, read_config
 from llm2slm.models.loading.cross_attention import can_add_cross_attention
 from llm2slm.models.loading.cut_config import chosen_blocks, cut_config
 from llm2slm.models.loading.partial_loading import chosen_layers, is_bidirectional
-from llm2slm.models.loading.pretrained import commit, is_local, model_config, read_config
 from llm2slm.models.saving import INSIDE
 from llm2slm.models.soft_prompts import DEFAULTS, PREFIX, PROMPT
 from llm2slm.types import Init, SystemKind, Tokenizers, UserError

@@ -31,9 +31,9 @@ from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.families import decoder_stack, encoder_stack
 from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape, refuse_checkpointing
+from llm2slm.models.loading.configs import model_config
 from llm2slm.models.loading.cut_config import RECORD
 from llm2slm.models.loading.partial_loading import is_bidirectional
-from llm2slm.models.loading.pretrained import model_config
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
 from llm2slm.models.sequences import align, positions
 from llm2slm.models.soft_prompts import PREFIX, PROMPT
