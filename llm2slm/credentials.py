@@ -11,9 +11,9 @@ FORMS = {
     "a token of the Hugging Face Hub": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
     "an API key": re.compile(r"\b(sk-[A-Za-z0-9_-]{20,}|AIza[\w-]{35}|wandb_v\d_\w{20,}|xox[abprs]-[\w-]{20,})"),
     "an access key": re.compile(r"\b(AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,})"),
-    "a password in a URL": re.compile(r"\w://[^/\s:@]*:[^/\s@]+@"),
+    "a password in a URL": re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),
     "a key in a URL": re.compile(r"(?i)[?&](api[_-]?key|access[_-]?token|token|key|password|secret)=[^&\s]+"),
-    "an authorization header": re.compile(r"\bBearer\s+\S{8,}"),
+    "an authorization header": re.compile(r"(?i)(?<=\bbearer )\S{8,}"),
 }
 """Kind of credential -> its form."""
 NAMES = re.compile(r"(api[_-]?key|access[_-]?token|auth[_-]?token|authorization|password|secret)$", re.IGNORECASE)

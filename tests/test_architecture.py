@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"types", "gguf_files", "credentials"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
-    "redaction": set(),
+    "redaction": {"credentials"},
     "tracking": BASE | {"redaction"},
     "models": BASE | {"data.interface"},
     "builtin": BASE,
