@@ -54,9 +54,11 @@ def test_details_show_groups_keys_and_help(capsys, tmp_path):
     assert "json, mine, mixture, multi30k" in " ".join(text.split())
     assert "add | cross_attention | kv | memory | none | prepend | replace" in " ".join(text.split())
     assert "trainer.max_steps=1000                Optimizer steps." in text
+    main(["dashboard", "--help"])
+    assert "GROUP=OPTION):" not in capsys.readouterr().out
     main(["generate", "--help"])
     generate = capsys.readouterr().out
-    assert "GROUP=OPTION):" not in generate
+    assert "logger              csv, mlflow, several, tensorboard, wandb" in generate and "model/slm" not in generate
     assert "prompt=null" in generate
 
 
@@ -434,6 +436,7 @@ def test_a_trained_model_is_not_made_another_by_an_override(calls, capsys, verb)
     assert capsys.readouterr().err.startswith(f"llm2slm: error: {message}")
     assert main([verb, "run=run", "model.control=none", "model/conditioning=add"]) == 0
     assert len(calls) == 1
+    capsys.readouterr()
     for group, key, was in [
         ("model=slm", "model.kind=slm", "llm2slm"),
         ("model.llm.config={num_layers: 1}", "model.llm.config.num_layers=1", "None"),

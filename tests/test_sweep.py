@@ -70,7 +70,7 @@ def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monk
     assert [r["error"] for r in rows] == ["", "", "bad row", "ValueError: boom", "", ""]
     markdown = (sweep / "sweep.md").read_text().splitlines()
     assert len(markdown) == 8
-    assert "hybrid\\|<b>" in markdown[2]
+    assert "hybrid\\|&lt;b>" in markdown[2]
     assert json.loads((sweep / "2" / "job.json").read_text())["error"] == "bad row"
     assert "ValueError: boom" in (sweep / "3" / "error.txt").read_text()
     assert not (sweep / "2" / "error.txt").exists()

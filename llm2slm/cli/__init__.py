@@ -15,6 +15,7 @@ import traceback
 
 from llm2slm import stops
 from llm2slm.nearest_names import similar
+from llm2slm.shown_text import on_one_line
 from llm2slm.types import UserError
 
 VERBS = {
@@ -24,6 +25,7 @@ VERBS = {
     "label": "generate training targets for a split with the LLM",
     "encode": "store the LLM representations of a corpus, to train without loading the LLM",
     "benchmark": "time a model, its LLM and other systems in interleaved rounds",
+    "costs": "predict speed, memory and break-even length of a pair of models from their configs",
     "judge": "rate the answers of a run, or compare those of two runs, with another model",
     "export": "write a trained model, its model card and its part of the LLM to a folder or the Hub",
     "report": "write one page of tables and plots from the results of several runs",
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         with stops.raised():
             return _run(arguments)
     except UserError as error:
-        print(f"llm2slm: error: {error}", file=sys.stderr)
+        print(f"llm2slm: error: {on_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         code = stops.exit_code(error)

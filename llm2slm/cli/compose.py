@@ -29,11 +29,11 @@ from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import CLOSED, SCHEMAS, Key, has_groups, keys, lookup, nearest_keys, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
+from llm2slm.config.ranges import check_value as check_field
 from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS
 from llm2slm.types import UserError
 
-OTHER_SCHEMAS = ("generate", "judge", "export", "report", "compare", "dashboard", "tokenizer")
-SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in OTHER_SCHEMAS}
+SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in SCHEMAS if SCHEMAS[verb] is not RunConfig}
 FREE_TEXT = ("prompt",)
 """Keys whose value is never parsed as Hydra syntax."""
 SHORT = {"launcher": "hydra/launcher", "sweeper": "hydra/sweeper", "jobs": "hydra.launcher.jobs"}
@@ -194,6 +194,8 @@ class Composer:
         """Raises UserError if a chosen option (of a sweep each one) does not exist."""
         for value in values(override):
             chosen = value if isinstance(value, list) else [value]
+            if not chosen:
+                raise UserError(f"{group}=[]: names no option; {group} has: {', '.join(options)}")
             for name in map(str, (c for c in chosen if c is not None)):
                 if name not in options:
                     near = nearest_keys(name, options, n=1)
@@ -218,9 +220,11 @@ class Composer:
             section, _, inner = name.partition(".")  # copying the whole schema takes 10 ms
             tried, key_path = (blank(self.schema)[section], inner) if inner else (blank(self.schema), name)
             try:
-                OmegaConf.update(tried.copy(), key_path, value, force_add=key.open and name != key.name)
+                OmegaConf.update(tried := tried.copy(), key_path, value, force_add=key.open and name != key.name)
             except OmegaConfBaseException:
                 raise UserError(f"{name}={shown}: expected {key.expected}") from None
+            if name == key.name and key.element is None:
+                check_field(key.owner, key.field, name, to_plain(OmegaConf.select(tried, key_path)))
 
     def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """The composed configuration, with Hydra's part under `hydra`.
@@ -335,6 +339,11 @@ def typed(schema: type, composed: DictConfig) -> Any:
         first, second = config.optim.betas  # OmegaConf stores a tuple as a list
         config.optim.betas = (first, second)
     return config
+
+
+def to_plain(value: Any) -> Any:
+    """A value of a configuration, with lists for OmegaConf's."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def one_line(error: BaseException) -> str:

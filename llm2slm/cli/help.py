@@ -55,6 +55,11 @@ EXAMPLES = {
         "llm2slm benchmark run=DIR                                the model of the run and its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
     ],
+    "costs": [
+        "llm2slm costs model/llm=t5_11b model/slm=t5_small        on an H100, in bfloat16",
+        "llm2slm costs model/llm=qwen2_7b model/slm=smollm2 device=rtx4090 batch=1,8 response_tokens=32,256",
+        "llm2slm costs run=DIR device=measure dtype=float32       a trained pair on this machine",
+    ],
     "judge": [
         "llm2slm judge DIR endpoint=http://localhost:8000/v1 model=NAME               rate each answer, 1 to 10",
         "llm2slm judge DIR_A DIR_B endpoint=https://HOST/v1 model=NAME key_env=MY_KEY   compare, in both orders",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
@@ -150,6 +151,7 @@ class Command:
             raise
         finally:
             show_held()
+            set_overrides([])
         if result and result.selection is not None and self.verb == "train":
             return result.selection.value
         scores = result.systems[0].quality if result and result.systems else {}
@@ -179,12 +181,18 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
     """Runs the composed configuration once; raises the exception of the command. Returns `Command.value`."""
     command, hydra = Command(verb, composer), hydra_internals.application(verb, composer.loader)
     hydra.config_loader.load_configuration = lambda *_, **__: composed
+    chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
+    if chosen and not str(composed.hydra.run.dir).strip():
+        raise UserError("hydra.run.dir=: is empty; give a folder, or leave it out")
     given = Path(os.path.normpath(str(composed.hydra.run.dir)))
     folder = given.absolute()
     missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110  raises no OSError
     done = False
     try:
-        make_folder("hydra.run.dir", given)
+        if not chosen and has_time(composed):
+            folder = new_folder(folder)
+            missing, composed.hydra.run.dir = [folder, *missing[1:]], str(folder)
+        make_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)))
         hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
         if command.failure is not None:
             raise command.failure
@@ -196,6 +204,27 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
         if not done:
             remove_empty(missing)
     return command.value
+
+
+def has_time(composed: DictConfig) -> bool:
+    """Whether the output folder is named by the time, as by default."""
+    plain: Any = OmegaConf.to_container(composed.hydra.run, resolve=False)
+    return "${now:" in str(plain["dir"])
+
+
+def new_folder(folder: Path) -> Path:
+    """Creates a folder, or if it exists one with a number appended: of two runs that start in the same second each gets
+    its folder."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            made = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            with suppress(FileExistsError):
+                made.mkdir()
+                return made
+    except OSError as error:
+        raise UserError(f"hydra.run.dir={folder}: cannot be created ({error.strerror}); give another one") from None
+    raise AssertionError
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -55,6 +55,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     task = task_of(config.task, config.data)
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
+    trained = trained_result(run)
     device_type(config.trainer.accelerator)
     check_loggers(config.logger)
     check_parallel(config.trainer)
@@ -78,7 +79,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
         answers = generated(model, data.examples(config.split), task, config) if several(config.trainer) else None
         system = score_system(model, data, task, config=config, folder=folder, split=config.split, answers=answers)
         result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
-        result.selection, system.validation = selection_of(run, system.weights)
+        result.selection, system.validation = selection_of(trained, system.weights)
         set_quality_kept(result, baseline)
         result.device = runs.device_name(model.device.type)
         result.wall_seconds = time.perf_counter() - started
@@ -88,14 +89,20 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     return result
 
 
-def selection_of(run: str, weights: str | None) -> tuple[runs.Selection | None, dict[str, float]]:
-    """How training chose the weights that are evaluated, with their validation scores; none where that is unknown."""
+def trained_result(run: str) -> dict[str, Any]:
+    """The `result.json` of a run directory; empty where there is none."""
     home = runs.home(run)
-    if home is None or not (home / "result.json").is_file():
-        return None, {}
-    trained = runs.read_result(home)
+    return runs.read_result(home) if home is not None and (home / "result.json").exists() else {}
+
+
+def selection_of(trained: Mapping[str, Any], weights: str | None) -> tuple[runs.Selection | None, dict[str, float]]:
+    """How training chose the weights that are evaluated, with their validation scores; none where that is unknown.
+
+    Args:
+        trained: the result of the training.
+    """
     chosen = trained.get("selection")
-    system: dict[str, Any] = next(iter(trained["systems"]), {})
+    system: dict[str, Any] = next(iter(trained.get("systems", [])), {})
     if not chosen or system.get("weights") != weights:
         return None, {}
     return runs.Selection(**chosen), dict(system["validation"])

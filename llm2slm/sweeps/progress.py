@@ -11,6 +11,7 @@ from rich.progress import TaskID
 
 from llm2slm.progress import progress_bar
 from llm2slm.runs import curve
+from llm2slm.shown_text import on_one_line
 from llm2slm.sweeps.jobs import LOG, Job, JobRecord
 
 STEADY = 60.0
@@ -66,7 +67,7 @@ class Reporter:
     def repeated(self, job: Job, record: JobRecord) -> None:
         """A job failed, and will be repeated."""
         self._remove(job)
-        self.line(f"{job.name}: failed ({record.error}); it is repeated")
+        self.line(f"{job.name}: failed ({on_one_line(record.error)}); it is repeated")
 
     def ended(self, job: Job, record: JobRecord) -> None:
         """A job has ended, and is not repeated."""
@@ -75,7 +76,7 @@ class Reporter:
         counted = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
         rest = self.total - sum(self.counts.values())
         left = f", {rest} left" if rest > 0 else ""
-        reason = f": {record.error}" if record.error else ""
+        reason = f": {on_one_line(record.error)}" if record.error else ""
         value = f", validation score {record.value:.4g}" if record.value is not None else ""
         seconds = f" after {record.seconds:,.0f} s" if record.seconds else ""
         self.line(f"{job.name}: {record.status}{seconds}{value}{reason} ({counted}{left})")

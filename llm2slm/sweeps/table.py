@@ -11,6 +11,7 @@ from typing import Any
 from llm2slm import runs
 from llm2slm.atomic import write_text
 from llm2slm.evaluation.report.corpora import CORPUS, with_corpora
+from llm2slm.shown_text import cell, on_one_line
 from llm2slm.sweeps.jobs import JobRecord, assignments, has_result, name_of, read_records
 
 PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
@@ -86,11 +87,11 @@ def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names, restval="", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     write_text(folder / "sweep.csv", text.getvalue())
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for row in rows:
-        cells = (str(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in names)
+        cells = (on_one_line(str(row.get(name, ""))).replace("|", "\\|").replace("<", "&lt;") for name in names)
         lines.append("| " + " | ".join(cells) + " |")
     write_text(folder / "sweep.md", "\n".join(lines) + "\n")
 
@@ -122,7 +123,7 @@ def show_table(rows: list[dict[str, Any]]) -> None:
     Console().print(fitted([head, *lines], "", turn=False))
     for row in rows:
         if row["error"]:
-            print(f"job {row['job']}: {row['error']}")
+            print(f"job {row['job']}: {on_one_line(row['error'])}")
 
 
 def varied(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -69,6 +69,7 @@ class WandbRun(Tracker):
                     f"W&B did not start ({reason}); run `wandb login`, or set logger.mode=offline"
                 ) from None
             print(f"llm2slm: warning: W&B did not start online ({reason}); the run is logged offline", file=sys.stderr)
+            wandb.teardown()  # its service process still holds the id of the run
             run = self._init("offline", folder, identity)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)

@@ -24,7 +24,7 @@ from llm2slm.commands.preflight import check_context_length
 from llm2slm.commands.train import run as train
 from llm2slm.config import CompareConfig, RunConfig
 from llm2slm.data.collate import Encoded
-from llm2slm.evaluation.benchmark import costs
+from llm2slm.models import families
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Control, StoreDtype, UserError
@@ -147,7 +147,7 @@ def test_the_llm_alone_labels_and_is_timed_whatever_the_control(tmp_path: Path) 
     _, plain = benchmark(config, tmp_path / "none").systems
     assert plain.name == "llm2slm"
     assert shuffled.speed[0].flops == plain.speed[0].flops
-    reads = costs.encoder_stack(build_model(config.model).encoder.body.config.to_dict()).flops(9, 9)
+    reads = families.encoder_stack(build_model(config.model).encoder.body.config.to_dict()).flops(9, 9)
     assert plain.speed[0].flops - control.speed[0].flops == pytest.approx(reads)  # it does not run the LLM
 
 
