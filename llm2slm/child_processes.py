@@ -131,7 +131,12 @@ def stop_requests() -> Iterator[list[int]]:
 
 def stop_with_parent(number: int = signal.SIGINT) -> None:
     """Starts a thread that waits for the end of standard input, which is the end of the parent; then it sends this
-    process a signal, unless the parent has requested a stop before (a second signal would stop it without saving)."""
+    process a signal, unless the parent has requested a stop before (a second signal would stop it without saving).
+
+    A process that was started in the background inherits that Ctrl-C is ignored; its parent sends one as a request.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_wait_for_the_end, args=(number,), daemon=True).start()
 
 

@@ -437,12 +437,24 @@ RUNS = [
     Case("predictions missing", JUDGE, "run", removed(PREDICTIONS)),
     Case("predictions binary", JUDGE, f"{PREDICTIONS}, line 1: not UTF-8", write(PREDICTIONS, b"\xff\n")),
 ]
-LAST, BEST = "run/checkpoints/last.ckpt", "run/checkpoints/best.ckpt"
+FILES = [f"run/checkpoints/{name}.ckpt" for name in ("last", "previous", "best")]
+LAST = FILES[0]
 CHECKPOINTS = [
-    Case("checkpoints empty", RESUME, f"{LAST}: is damaged", all_of(write(LAST, ""), write(BEST, ""))),
-    Case("checkpoints of text", RESUME, f"{LAST}: is damaged", all_of(write(LAST, "a"), write(BEST, "a")), slow=True),
-    Case("checkpoints cut", RESUME, f"{LAST}: is damaged", all_of(cut(LAST), cut(BEST)), slow=True),
-    Case("checkpoints are folders", RESUME, f"{LAST}: cannot be read", as_folder(LAST, BEST)),
+    Case(
+        "checkpoints empty",
+        RESUME,
+        f"{LAST}: is damaged",
+        all_of(*(write(path, "") for path in FILES)),
+    ),
+    Case(
+        "checkpoints of text",
+        RESUME,
+        f"{LAST}: is damaged",
+        all_of(*(write(path, "a") for path in FILES)),
+        slow=True,
+    ),
+    Case("checkpoints cut", RESUME, f"{LAST}: is damaged", all_of(*map(cut, FILES)), slow=True),
+    Case("checkpoints are folders", RESUME, f"{LAST}: cannot be read", as_folder(*FILES)),
     Case("checkpoints a file", RESUME, "run/checkpoints: is a file", as_file("run/checkpoints")),
 ]
 

@@ -93,6 +93,7 @@ def test_the_default_folder_is_new_and_removed_after_a_mistake(calls, monkeypatc
     monkeypatch.setattr("hydra.core.utils.datetime", Clock)
     for _ in range(2):
         assert main(["train"]) == 0
+    capsys.readouterr()
     replace_command(monkeypatch, "train", refuse)
     assert main(["train"]) == 2
     assert mistake(capsys) == "no"

@@ -11,12 +11,13 @@ import pytest
 from command_line import mistake
 from package_sources import SOURCES
 
-from llm2slm.cli import main, sweep
+from llm2slm.cli import main
 from llm2slm.credentials import credential_in
 from llm2slm.data.reps.files import read_index
 from llm2slm.evaluation.compare.rows import as_csv
 from llm2slm.evaluation.report.page import clean
 from llm2slm.shown_text import BIDI, cell, in_terminal, on_one_line, visible
+from llm2slm.sweeps.table import write_table
 from llm2slm.types import UserError
 
 OVERRIDE = "\u202egnp.exe\u202c"
@@ -109,7 +110,7 @@ def test_tables_of_a_comparison_and_of_a_sweep_hold_no_formula(tmp_path) -> None
     assert list(csv.reader(io.StringIO(text))) == [
         ["a", "b"], ["'=1+1", "-0.25"], ["x␛]0;title␇␛[31mred\n⟨U+202E⟩gnp.exe⟨U+202C⟩", ""],
     ]  # fmt: skip
-    sweep.write_table(tmp_path, [{"job": "0", "task.prefix": "=1+1", "bleu": -1.5, "error": "<script>|\x1b[2J"}])
+    write_table(tmp_path, [{"job": "0", "task.prefix": "=1+1", "bleu": -1.5, "error": "<script>|\x1b[2J"}])
     [row] = csv.DictReader(io.StringIO((tmp_path / "sweep.csv").read_text("utf-8")))
     assert row == {"job": "0", "task.prefix": "'=1+1", "bleu": "-1.5", "error": "<script>|␛[2J"}
     assert "&lt;script>\\|␛[2J" in (tmp_path / "sweep.md").read_text("utf-8")

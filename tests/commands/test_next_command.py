@@ -25,6 +25,7 @@ SET = {
     "report": {"runs": ["A"]},
     "compare": {"runs": ["A", "B", "C"]},
     "tokenizer": {"out": "tok"},
+    "costs": {"run": "RUN"},
 }
 EXPECTED = {
     "train": "llm2slm benchmark run='a b'",
@@ -39,6 +40,7 @@ EXPECTED = {
     "report": "llm2slm compare A RUN",
     "compare": "llm2slm judge A B endpoint=URL model=NAME",
     "tokenizer": "llm2slm train model.slm.tokenizer=tok",
+    "costs": "llm2slm benchmark run=RUN",
 }
 
 
@@ -58,6 +60,12 @@ def test_every_verb_with_an_output_has_one() -> None:
     assert set(SET) == set(SCHEMAS) - {"dashboard"}
     assert next_command("dashboard", SCHEMAS["dashboard"](), Path()) is None
     assert next_command("generate", SCHEMAS["generate"](run="RUN"), Path()) is None
+
+
+def test_costs_of_a_pair_are_followed_by_its_training() -> None:
+    config = SCHEMAS["costs"]()
+    config.model.llm.name, config.model.slm.name = "a/b", None
+    assert next_command("costs", config, Path("C")) == "llm2slm train model.llm.name=a/b"
 
 
 def test_a_corpus_is_named_again(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, list[str]] = {
     "compare": ["RUN1", "RUN2", "resamples=100", "out=out"],
     "tokenizer": ["data.train_size=50", "out=out"],
     "demo": [*BENCHMARK, "hydra.run.dir=out"],
+    "costs": ["model/llm=t5_large", "model/slm=t5_small", "hydra.run.dir=out"],
 }
 SUMMARY = {
     "generate": {"answers"},

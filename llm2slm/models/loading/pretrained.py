@@ -69,8 +69,11 @@ def load_language_model(
     plan = plan_cut(kind, config, blocks)
     try:
         return cut_model(_weights(partial_class(plan), cfg, config, crossed=crossed, packed=frozen), plan)
-    except AttributeError as error:  # weights initialized or changed block by block (Falcon-H1)
-        raise UserError(f"{KEY}: a {config.model_type} cannot be cut: {error}") from error
+    except (AttributeError, UserError) as error:
+        cause = error.__cause__ if isinstance(error, UserError) else error
+        if not isinstance(cause, AttributeError):  # weights initialized or changed block by block (Falcon-H1)
+            raise
+        raise UserError(f"{KEY}: a {config.model_type} cannot be cut: {cause}") from cause
 
 
 def _warn_unused(
