@@ -19,7 +19,7 @@ from llm2slm.cli.launch import Command
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.sweeps.jobs import JOB_FOLDER, JobRecord, read_record
 from llm2slm.sweeps.table import finish_sweep
-from llm2slm.tracking.naming import in_sweep
+from llm2slm.tracking.naming import of_sweep
 from llm2slm.types import UserError
 
 
@@ -52,13 +52,13 @@ def run_by_hydra(verb: str, composer: Composer, overrides: list[str], folder: Pa
     complete = False
     varied = [each.lstrip("+").partition("=")[0] for each in overrides if composer.parse(each).is_sweep_override()]
     try:
-        with in_sweep(folder, varied):
+        with with_environment(of_sweep(folder, varied)):
             hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     except OSError as error:  # of files of Hydra; errors of a job are in its record
-        of_sweep = error.errno in REFUSED if error.filename is None else folder in Path(str(error.filename)).parents
-        if not of_sweep:
+        of_the_sweep = error.errno in REFUSED if error.filename is None else folder in Path(str(error.filename)).parents
+        if not of_the_sweep:
             raise
         what = "a file" if error.filename is None else error.filename
         raise UserError(f"hydra.sweep.dir={folder}: {what} cannot be written ({error.strerror})") from None

@@ -17,7 +17,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.atomic import WriteLock, write_text
-from llm2slm.tracking.naming import SWEEP_DIR, SWEEP_VARIED
+from llm2slm.tracking.naming import of_sweep
 from llm2slm.types import UserError
 
 JOB_FILE = "job.json"
@@ -134,8 +134,7 @@ class Job:
 
     def environment(self) -> dict[str, str]:
         """The variables of its processes."""
-        named = {SWEEP_DIR: str(self.folder.parent), SWEEP_VARIED: ",".join(self.varied)}
-        return named | {JOB_FOLDER: str(self.folder)}
+        return of_sweep(self.folder.parent, self.varied) | {JOB_FOLDER: str(self.folder)}
 
     @property
     def name(self) -> str:
