@@ -19,7 +19,7 @@ from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
 from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
-from llm2slm.commands.quality_kept import check_timing, read_baseline, set_quality_kept, set_speed
+from llm2slm.commands.quality_kept import read_baseline, set_quality_kept
 from llm2slm.commands.resume import (
     METRICS,
     Begun,
@@ -34,6 +34,7 @@ from llm2slm.commands.resume import (
 )
 from llm2slm.commands.run_lock import RunLock
 from llm2slm.commands.task_choice import with_task
+from llm2slm.commands.timing_after_training import check_timing, set_speed
 from llm2slm.commands.tokenizer import TOKENIZERS, train_ordered
 from llm2slm.config import RunConfig, before_zero_start, other_rows
 from llm2slm.data.datamodule import DataModule
