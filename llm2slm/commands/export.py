@@ -67,7 +67,7 @@ def log(tracking: Tracking, home: Path | None, out: Path, values: dict[str, Any]
     if home is not None and (home / "result.json").is_file():
         systems = runs.read_result(home)["systems"][:1]
         values = values | {name: value for system in systems for name, value in of_system(system).items()}
-        samples = {system["name"]: system["samples"] for system in systems if system["samples"]}
+        samples = {system["name"]: system["samples"] for system in systems if system.get("samples")}
         tracking.table("samples", sample_table(samples, tracking.cfg.samples))
     tracking.summary(values)
     if "model" in tracking.cfg.artifacts:

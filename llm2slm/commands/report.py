@@ -60,7 +60,7 @@ def run(config: ReportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     with track("report", config, None) as tracking:
         page = write_report(results, Path(config.out), title(config), names, configs, plots=True)
         found = all_systems(results, [each.name for each in given])
-        samples = {system["name"]: system["samples"] for system in found["systems"] if system["samples"]}
+        samples = {system["name"]: system["samples"] for system in found["systems"] if system.get("samples")}
         tracking.table("systems", systems_table(found))
         tracking.table("samples", sample_table(samples, config.logger.samples))
         tracking.outputs(Path(config.out))

@@ -10,7 +10,7 @@ from math import ceil
 
 import pytest
 import yaml
-from command_line import ROOT, mistake
+from command_line import ROOT, mistake, without_next
 from documented import calls
 from sampling import first_of_each
 from transformers import LlamaConfig
@@ -123,7 +123,7 @@ def test_an_unknown_family_is_named_and_the_rest_is_predicted(tmp_path, capsys):
     found = predicted(tmp_path, *UNKNOWN, "model/slm=t5_small", "model.tokenizers=offsets")
     assert list(by_system(found)) == ["slm"]
     assert by_system(found)["slm"]["speedup"] is None
-    shown = capsys.readouterr().err
+    shown = without_next(capsys.readouterr().err)
     assert shown == ("llm2slm: warning: cost unknown: LLM mamba (mamba), so without llm, llm2slm, lossless, cascade\n")
     assert found["unknown"][0]["model_type"] == "mamba"
 
