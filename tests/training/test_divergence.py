@@ -56,6 +56,7 @@ def test_the_batch_is_saved_and_no_checkpoint_is_damaged(tmp_path, monkeypatch, 
     assert last["global_step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in last["state_dict"].values() if tensor.is_floating_point())
     monkeypatch.setattr(TrainingModule, "_forward", original)
+    monkeypatch.setattr(fit_module, "build_trainer", build_trainer)
     again = deepcopy(config)
     again.run = str(folder)
     assert train(again, folder).systems[0].notes["optimizer_steps"] == 8
