@@ -21,6 +21,7 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 DIRECTIONS = ("min", "max")
 FORMATS = ("jsonl", "parquet")
 """Formats of a file of labels."""
+LOGGER_MODES = ("auto", "online", "offline")
 SPLITS = ("train", "validation", "test")
 
 _WITH_DTYPE = (LanguageModelConfig, LLMConfig, SLMConfig, PlainLLMConfig, ExportConfig, JudgeConfig)
@@ -32,7 +33,7 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
         "matmul_precision": MATMUL_PRECISIONS,
         "profiler": ("simple", "advanced", "pytorch"),
     },
-    LoggerConfig: {"mode": ("auto", "online", "offline")},
+    LoggerConfig: {"mode": LOGGER_MODES},
     CallbacksConfig: {"mode": DIRECTIONS},
     LabelConfig: {"format": FORMATS},
     RunConfig: {"split": SPLITS},
