@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECKED := llm2slm tests experiments
 
-.PHONY: help setup demo test test-all matrix lint format builtin-llm wheel clean
+.PHONY: help setup demo test test-all matrix lint audit format builtin-llm wheel clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1|\2/' | \
@@ -43,6 +43,12 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
+
+# strict: a package that the database does not have is an error, not a success
+audit: $(BIN)/python ## Look up the versions of constraints.txt in the database of known vulnerabilities (needs a network)
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 format: $(STAMP) ## Format the code and apply ruff's automatic fixes
 	$(BIN)/ruff check --fix $(CHECKED)

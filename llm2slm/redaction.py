@@ -1,4 +1,5 @@
-"""Removes secrets (API keys, tokens, passwords) from what is logged or uploaded."""
+"""Removes secrets (API keys, tokens, passwords) from what is logged or uploaded; `credentials` refuses them in
+configurations."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from llm2slm.credentials import FORMS
 
 HIDDEN = "[redacted]"
 NAME = re.compile(r"(?:^|[_.-])(?:api_?key|(?:access|auth|bearer)?_?token|secret|password|passwd|authorization)$", re.I)
@@ -15,11 +18,6 @@ VARIABLE = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$")
 """Names of further environment variables whose values are secrets."""
 SHORTEST = 8
 """Shorter values of environment variables are not searched for: they occur in other words."""
-PATTERNS = (
-    re.compile(r"\b(?:hf_|sk-|wandb_v1_|ghp_|github_pat_|xox[abp]-)[\w-]{16,}"),  # keys of known services
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),  # user:password@host
-    re.compile(r"(?<=[Bb]earer )[\w.~+/=-]{8,}"),
-)
 ASSIGNMENT = re.compile(r"(?P<name>[\w.\"'-]+?)(?P<mark>[\"']?\s*[=:]\s*)(?P<value>[^\s,}\]]+)")
 
 
@@ -32,7 +30,7 @@ def redact_known(text: str) -> str:
     """A text without the values of secret environment variables, keys of known services, and passwords in URLs."""
     for value in _secrets():
         text = text.replace(value, HIDDEN)
-    for pattern in PATTERNS:
+    for pattern in FORMS.values():
         text = pattern.sub(HIDDEN, text)
     return text
 

@@ -57,6 +57,14 @@ class ResumableLines:
         complete = max(len(found) - 1, 0)
         self.done = complete if complete == total else complete // batch * batch
         self._head = len(header)
+        try:
+            self._cut(content, header, found)
+        except BaseException:
+            self.close()
+            raise
+
+    def _cut(self, content: bytes, header: bytes, found: list[bytes]) -> None:
+        """Leaves the header and the lines of complete batches in the partial file."""
         kept = header + b"".join(line + b"\n" for line in found[1 : self.done + 1])
         # kept is a prefix of the content, or (incomplete header) the content is a prefix of kept: only append or cut
         if len(content) > len(kept):

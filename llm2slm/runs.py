@@ -11,6 +11,7 @@ DIR/
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -34,6 +35,9 @@ from llm2slm.types import UserError
 
 SCHEMA = 1
 """Version of result.json; raised when a field changes its meaning."""
+
+NEEDED = frozenset({"name", "kind", "parameters", "quality", "speed"})
+"""Keys of every system in a `result.json`, also of earlier versions."""
 
 PACKAGES = (
     "torch",
@@ -312,6 +316,16 @@ def recorded_config(folder: Path) -> dict[str, Any]:
     return loaded
 
 
+def curve(path: Path) -> dict[int, dict[str, float]]:
+    """The rows of a `metrics.csv` by step, also of one that is being written; {} for a file that cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
+        return {int(row["step"]): {k: float(v) for k, v in row.items() if k and v and k != "step"} for row in rows}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
 def home(run: str) -> Path | None:
     """The run directory of a model: `run` itself, for RUN/model the RUN; None where no configuration is recorded."""
     folder = Path(run)
@@ -329,7 +343,7 @@ def refuse_another(folder: Path, verb: str) -> None:
     """
     markers = {"checkpoints": "train", "metrics.csv": "train", "reps": "encode", "labels.jsonl.part": "label"}
     found = {markers[name] for name in markers if (folder / name).exists()}
-    if (folder / "result.json").is_file():
+    if (folder / "result.json").exists():
         found.add(str(read_result(folder).get("verb")))
     if others := sorted(found - {verb}):
         raise UserError(
@@ -352,6 +366,8 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         path = path / "result.json"
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, and should be a file of results; remove it, or give another run")
     if not path.is_file() and not path.suffix:
         raise UserError(f"{path}: no such folder; give a run directory")
     if not path.is_file():
@@ -360,6 +376,16 @@ def read_result(path: Path) -> dict[str, Any]:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a result (its JSON is nested too deeply)") from None
     if not isinstance(loaded, dict) or loaded.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a result of schema {SCHEMA}; write it again with this version of llm2slm")
+    if not isinstance(loaded.get("verb"), str):
+        raise UserError(f"{path}: not a result of llm2slm (no verb); write it again")
+    systems = loaded.get("systems")
+    whole = isinstance(systems, list) and all(isinstance(each, dict) and each.keys() >= NEEDED for each in systems)
+    if not whole:
+        raise UserError(f"{path}: not a result of llm2slm (a system lacks one of {', '.join(sorted(NEEDED))})")
     return loaded

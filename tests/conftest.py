@@ -15,6 +15,7 @@ os.environ.update(OWN)  # before anything is imported that reads it
 import atexit
 import gc
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from sampling import SLOW
 from llm2slm.cli import VERBS, main
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests were started in the background
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 

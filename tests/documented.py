@@ -15,7 +15,7 @@ from llm2slm.testing import tiny_tokenizer, write_tiny, write_tiny_t5
 
 BENCHMARK = [
     "benchmark.prompts=2",
-    "benchmark.response_tokens=4",
+    "benchmark.response_tokens=[4]",
     "benchmark.repeats=1",
     "benchmark.warmup=0",
     "benchmark.memory=false",
@@ -98,8 +98,11 @@ def smaller(arguments: list[str], tiny_llm: Path, folder: Path) -> list[str]:
             write_tiny("llama", folder / name, seed=2, vocabulary="slm" if same else vocabulary)
             tiny_tokenizer("slm" if same else vocabulary).save_pretrained(folder / name)
     added = tiny_overrides(tiny_llm)
+    added += [each for each in BENCHMARK if "benchmark.after_training" in keys and each not in added]
     if "model.llm.name" in keys:
         added.remove(f"model.llm.name={tiny_llm}")
     if "model/slm" in keys and not keys["model/slm"].endswith("_mini") and "model.slm.name" not in keys:
         added.append(f"model.slm.name={write_tiny_t5(folder / 'slm', seed=2)}")
+    if "-m" in given and not {"jobs", "launcher", "sweeper"} & keys.keys():  # several seconds less for each job
+        added.append("hydra/launcher=basic")
     return [*added, *(BENCHMARK if verb == "demo" else [])]

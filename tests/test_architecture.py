@@ -16,7 +16,11 @@ from llm2slm.evaluation.metrics import scores as registry
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 
-SMALL = {"types", "json_lines", "nearest_names", "out_of_memory", "processes", "progress", "stops"}
+SMALL = {"types", "child_processes", "json_lines", "nearest_names", "out_of_memory", "processes"} | {
+    "progress",
+    "shown_text",
+    "stops",
+}
 BASE = SMALL | {"config", "runs", "atomic", "gguf_files"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -27,13 +31,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "out_of_memory": {"types"},
     "processes": {"types"},
     "progress": set(),
+    "shown_text": set(),
+    "credentials": set(),
     "json_lines": {"types", "atomic"},
     "atomic": {"types"},
     "gguf_files": {"types"},
-    "config": {"types", "gguf_files"},
+    "child_processes": set(),
+    "config": {"types", "gguf_files", "credentials"},
     "runs": {"types", "config", "atomic"},
     "resumable": {"types", "atomic"},
-    "redaction": set(),
+    "redaction": {"credentials"},
     "tracking": BASE | {"redaction"},
     "models": BASE | {"data.interface"},
     "builtin": BASE,
@@ -43,8 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": LIBRARY | {"tracking"},
     "evaluation": LIBRARY,
     "testing": LIBRARY,
-    "commands": LIBRARY | {"tracking", "resumable", "offline", "training", "evaluation", "__init__"},
-    "cli": LIBRARY | {"tracking", "offline", "training", "evaluation", "commands", "__init__"},
+    "sweeps": BASE | {"evaluation", "tracking"},
+    "commands": LIBRARY | {"tracking", "resumable", "offline", "training", "evaluation", "sweeps", "__init__"},
+    "cli": LIBRARY | {"tracking", "offline", "training", "evaluation", "sweeps", "commands", "__init__"},
     "__main__": {"cli"},
     "__init__": {"types", "models"},  # for type checkers; at run time both are imported on first use
 }
@@ -52,6 +60,7 @@ CONDITIONINGS = {path.stem for path in (PACKAGE.parent / "conf" / "model" / "con
 METHOD = (  # a conditioning that changes the modules or the cache of a transformers model may import transformers
     "models.projector",
     "models.sequences",
+    "models.families",
     "models.matrix_shapes",
     "models.conditioning",
     *(f"models.conditioning.{name}" for name in sorted(CONDITIONINGS - {"cross_attention", "kv"})),
@@ -59,6 +68,8 @@ METHOD = (  # a conditioning that changes the modules or the cache of a transfor
     "evaluation.metrics.scores",
     "evaluation.metrics.text_metrics",
     "evaluation.benchmark.costs",
+    "evaluation.benchmark.mode_costs",
+    "evaluation.benchmark.roofline",
     "evaluation.compare.significance",
 )
 

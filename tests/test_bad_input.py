@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from datetime import datetime
+from pathlib import Path
 
 import pytest
-from command_line import files_of, mistake, python, tiny_overrides
+from bad_inputs import CASES, LIKE_ANOTHER, LINE
+from command_line import files_of, mistake, python, replace_command, tiny_overrides
 from sampling import representatives
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.cli.launch import new_folder
 from llm2slm.types import UserError
 
 ROW = {"source": "the little dog", "target": "der kleine Hund"}
@@ -41,6 +45,71 @@ def files(tmp_path, monkeypatch):
 def train(llm, *arguments):
     data = ["data=json", *(f"data.{split}={split}.jsonl" for split in SPLITS)]
     return main(["train", *tiny_overrides(llm), *data, *arguments])
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory, trained, tiny_llm):
+    """The folder that the cases of `bad_inputs` describe, to be copied."""
+    folder = tmp_path_factory.mktemp("bad") / "whole"
+    for name, source in {"run": trained, "other": trained, "llm": tiny_llm}.items():
+        shutil.copytree(source, folder / name)
+    for split in SPLITS:
+        (folder / f"{split}.jsonl").write_text(LINE * 4)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * case.slow, id=case.name) for case in CASES]
+)
+def test_bad_input_is_one_line_and_leaves_nothing(place, tmp_path, monkeypatch, capsys, case):
+    """Exit code 2, one line that names what is wrong, and no file or folder that was not there before."""
+    folder = tmp_path / "place"
+    shutil.copytree(place, folder)
+    monkeypatch.chdir(folder)
+    case.prepare(folder)
+    before, folders = files_of(folder), {path for path in folder.rglob("*") if path.is_dir()}
+    assert main(case.command) == 2
+    assert case.message in mistake(capsys)
+    assert files_of(folder) == before
+    assert {path for path in folder.rglob("*") if path.is_dir()} == folders
+
+
+def test_runs_of_the_same_second_get_folders(tmp_path, monkeypatch):
+    made = [new_folder(tmp_path / "outputs" / "14-05-06") for _ in range(3)]
+    assert [path.name for path in made] == ["14-05-06", "14-05-06-2", "14-05-06-3"]
+    (tmp_path / "file").write_text("a")
+    with pytest.raises(UserError, match=r"hydra\.run\.dir=.*file/x: cannot be created"):
+        new_folder(tmp_path / "file" / "x")
+
+
+def test_the_default_folder_is_new_and_removed_after_a_mistake(calls, monkeypatch, capsys):
+    """All runs start in the same second."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+    for _ in range(2):
+        assert main(["train"]) == 0
+    capsys.readouterr()
+    replace_command(monkeypatch, "train", refuse)
+    assert main(["train"]) == 2
+    assert mistake(capsys) == "no"
+    day = Path.cwd() / "outputs/train/2026-01-02"
+    assert [folder for _, folder in calls] == [day / "03-04-05", day / "03-04-05-2"]
+    assert sorted(path.name for path in day.iterdir()) == ["03-04-05", "03-04-05-2"]
+
+
+def refuse(config, folder):
+    raise UserError("no")
+
+
+def test_the_cases_are_many_and_named_once():
+    assert len(CASES) >= 120
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert {case.name for case in CASES} >= LIKE_ANOTHER
 
 
 BAD = {
@@ -225,7 +294,7 @@ def test_missing_folder_of_a_model_is_called_that(files, capsys):
 @pytest.mark.parametrize(
     "told",
     ["trainer.max_steps=0: must be at least 1", "data.eval_batch_size=0: must be at least 1",
-     "task.num_beams=0: must be at least 1", "optim.lr=-1.0: must be above 0", "optim.lr=0.0: must be above 0",
+     "task.num_beams=0: must be between 1 and 1000", "optim.lr=-1.0: must be above 0", "optim.lr=0.0: must be above 0",
      "optim.lr=nan: must be above 0", "seed=-1: must be between 0 and 4294967295"],
 )  # fmt: skip
 def test_numbers_out_of_range(files, capsys, told):

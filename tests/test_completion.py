@@ -18,16 +18,14 @@ from llm2slm.cli import VERBS, main
 from llm2slm.cli.completion import complete
 from llm2slm.cli.reads import ADDED
 from llm2slm.cli.schema import SCHEMAS, keys
-from llm2slm.commands.device import ACCELERATORS
-from llm2slm.commands.label import FORMATS
+from llm2slm.commands.costs import MEASURE
+from llm2slm.config.choices import ACCELERATORS, DTYPES, FORMATS, MATMUL_PRECISIONS, OPTIMIZERS, SCHEDULES
 from llm2slm.data.tasks import TASKS
+from llm2slm.evaluation.benchmark.roofline import DEVICES
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts
-from llm2slm.models.loading.pretrained import DTYPES
 from llm2slm.tracking.artifacts import KINDS
 from llm2slm.tracking.session import NAMES
 from llm2slm.tracking.wandb_run import MODES
-from llm2slm.training.fit import MATMUL_PRECISIONS
-from llm2slm.training.optim import OPTIMIZERS, SCHEDULES
 
 READY, END = "ready> ", "the end of this test"
 
@@ -139,7 +137,7 @@ def test_what_is_offered(place: Path) -> None:
     assert "experiment=" not in offered("generate ") and "prompt=" in offered("generate ")
     assert offered("train optim.l") == ["optim.label_smoothing=", "optim.lr="]
     assert offered("train -m model.conditioning=add,repl") == ["model.conditioning=add,replace "]
-    assert offered("train +model/slm=gpt2") == ["+model/slm=gpt2 ", "+model/slm=gpt2_mini "]
+    assert offered("train +model/slm=gpt2") == [f"+model/slm={name} " for name in ("gpt2", "gpt2_medium", "gpt2_mini")]
     assert offered("train model.llm.chat=") == ["model.llm.chat=false ", "model.llm.chat=true "]
     assert offered("train hydra.run.dir=run_") == ["hydra.run.dir=run_one/", "hydra.run.dir=run_two/"]
     assert offered("evaluate run=.h") == ["run=.hidden/"]
@@ -177,6 +175,7 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "trainer.accelerator": [*ACCELERATORS],
         "trainer.precision": ["32-true", "bf16-mixed", "16-mixed"],
         "trainer.matmul_precision": [*MATMUL_PRECISIONS],
+        "trainer.profiler": ["simple", "advanced", "pytorch"],
         "logger.name": [*NAMES],
         "logger.mode": [*MODES],
         "logger.artifacts": [*KINDS],
@@ -184,6 +183,7 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "callbacks.mode": ["min", "max"],
         "label.format": [*FORMATS],
         "split": ["train", "validation", "test"],
+        "device": [*DEVICES, MEASURE],
         "dtype": [*DTYPES],
         "attn_implementation": attention,
     }

@@ -84,7 +84,7 @@ def test_every_file_belongs_to_a_verb_or_a_group():
     assert [name_of(path) for path in PRIMARY] == sorted(SCHEMAS)
     groups = {path.parts[0] for path in FILES if len(path.parts) > 1}
     assert groups == {"model", "data", "task", "trainer", "logger", "callbacks", "experiment", "hydra"}
-    assert len(FILES) == len(PRIMARY) + len(OPTIONS) + len(list((CONF / "hydra").glob("*.yaml")))
+    assert len(FILES) == len(PRIMARY) + len(OPTIONS) + len(list((CONF / "hydra").rglob("*.yaml")))
 
 
 @pytest.mark.parametrize("path", PRIMARY, ids=name_of)

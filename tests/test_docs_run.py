@@ -23,7 +23,7 @@ IN_README = calls((ROOT / "README.md").read_text(encoding="utf-8"))
 """Commands that test_readme.py runs."""
 ANOTHER_TEST = {"bring-your-own-model": ("train", "benchmark", "generate", "export")}
 """Verbs that test_docs.py runs, with models of the families that the page names."""
-HYDRA_FOLDER = ("train", "evaluate", "label", "encode", "benchmark")
+HYDRA_FOLDER = ("train", "evaluate", "label", "encode", "benchmark", "costs")
 """Verbs that write into hydra.run.dir, by default a folder named after the time."""
 WRITES = {
     "judge": ("judge.json", "outputs/judge"),
@@ -31,6 +31,7 @@ WRITES = {
     "report": ("report.html", "outputs/report"),
     "export": ("model.safetensors", "outputs/export"),
     "tokenizer": ("tokenizer.json", "outputs/tokenizer"),
+    "dashboard": ("workspace.json", "outputs/dashboard"),
 }
 """Verb -> a file that it writes into `out`, and the default of `out`."""
 
@@ -74,7 +75,7 @@ def check(verb: str, given: dict[str, str]) -> None:
         rows = [json.loads(line) for line in Path(given["output"]).read_text("utf-8").splitlines()]
         assert rows and all("prediction" in row for row in rows)
     elif "hydra.run.dir" in given:
-        files = {"label": "labels.jsonl", "encode": "reps"}
+        files = {"label": "labels.jsonl", "encode": "reps", "costs": "costs.json"}
         assert (Path(given["hydra.run.dir"]) / files.get(verb, "result.json")).exists()
 
 

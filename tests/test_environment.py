@@ -43,10 +43,10 @@ def test_every_hostile_variable_is_known(name: str) -> None:
 @pytest.mark.slow
 def test_tests_pass_in_a_hostile_environment(tmp_path: Path) -> None:
     """One test for each of the variables that once made some fail."""
-    chosen = ["tests/training/test_loggers.py::test_failed_run_is_closed_and_marked", "tests/test_environment.py"]
+    chosen = ["tests/tracking/test_wandb.py::test_a_failed_run_is_closed_and_marked", "tests/test_environment.py"]
     done = python(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "closed or this_process",
         f"--basetemp={tmp_path / 'tests'}", *chosen, cwd=ROOT, **HOSTILE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("...")  # three tests
+    assert done.stdout.startswith(".. ")  # two tests

@@ -14,10 +14,13 @@ import pytest
 import torch
 from command_line import ROOT, python
 from safetensors.torch import load_file
+from sampling import representatives
 from tiny_runs import SIZES, write_rows
 
+from llm2slm import runs
 from llm2slm.cli import main
-from llm2slm.config import TrainerConfig
+from llm2slm.cli.stored import with_stored
+from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.processes import Processes
 from llm2slm.training.launch import check_parallel, in_processes, several
 from llm2slm.types import UserError
@@ -70,7 +73,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.mark.parametrize("kind", ["whole", "fails", pytest.param("dies", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", representatives(["whole", "fails", "dies"], ["whole"]))
 def test_items_come_in_the_order_of_one_process(kind: str) -> None:
     port = str(free_port())
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -108,6 +111,23 @@ def test_a_strategy_of_training_is_refused_before_the_model_is_loaded(capsys: py
     for verb in ("label", "encode"):
         assert main([verb, "trainer.devices=2", "trainer.strategy=fsdp", "trainer.accelerator=cpu"]) == 2
         assert "trainer.strategy=fsdp: is for train only" in capsys.readouterr().err
+
+
+def test_the_processes_of_a_training_are_not_those_of_other_commands(tmp_path: Path) -> None:
+    """`evaluate run=RUN` of a run trained on eight GPUs uses one; a resumed training uses those that were recorded."""
+    recorded = RunConfig()
+    recorded.trainer.devices, recorded.trainer.num_nodes, recorded.trainer.strategy = 4, 2, "fsdp"
+    runs.write_config(tmp_path, recorded)
+    config = RunConfig(run=str(tmp_path))
+    config.trainer.devices = 3
+
+    def found(verb: str, *overrides: str) -> tuple[object, ...]:
+        trainer = with_stored(verb, config, list(overrides)).trainer
+        return trainer.devices, trainer.num_nodes, trainer.strategy
+
+    assert found("evaluate") == found("label") == (3, 1, "auto")
+    assert found("train") == (4, 2, "fsdp")
+    assert found("train", "trainer.devices=3") == (3, 2, "fsdp")
 
 
 # The commands

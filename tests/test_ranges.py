@@ -12,9 +12,10 @@ from command_line import mistake
 
 from llm2slm import config
 from llm2slm.cli import main
-from llm2slm.cli.schema import SCHEMAS, keys
+from llm2slm.cli.schema import LISTED, SCHEMAS, docstrings, keys
 from llm2slm.commands.demo import check as check_demo
 from llm2slm.config import DataConfig, GenerateConfig, JudgeConfig, OptimConfig, PartConfig, RunConfig
+from llm2slm.config.choices import CHOICES
 from llm2slm.config.ranges import RANGES, Range, check_ranges
 from llm2slm.types import UserError
 
@@ -48,6 +49,14 @@ def test_a_list_of_fixed_length_states_it() -> None:
             inner = typing.get_args(hint)
             fixed = len(inner) if typing.get_origin(hint) is tuple and Ellipsis not in inner else None
             assert name not in RANGES.get(section, {}) or RANGES[section][name].length == fixed
+
+
+@pytest.mark.parametrize("section", CHOICES, ids=lambda section: section.__name__)
+def test_the_help_text_lists_the_choices(section: type) -> None:
+    for name, values in CHOICES[section].items():
+        listed = LISTED.search(docstrings(section)[name])
+        assert listed is not None, name
+        assert tuple(option.partition(" (")[0] for option in listed[1].split(" | ")) == values
 
 
 @pytest.mark.parametrize("verb", SCHEMAS)

@@ -41,7 +41,7 @@ def test_every_verb_in_the_table_is_one_and_every_key_is_read_by_some() -> None:
             verbs |= {"tokenizer"}
         for name, row in table.items():
             read_by = {verb for each in row for verb in each.verbs}
-            assert read_by and (schema.__name__ == "TokenizerConfig" or read_by <= verbs), name
+            assert read_by and (schema.__name__ in ("TokenizerConfig", "CostsConfig") or read_by <= verbs), name
     assert {name for _, name in REFUSED} <= set(RUN_KEYS)
 
 
@@ -228,7 +228,10 @@ def test_nothing_is_printed_where_nothing_is_given(calls: Any, capsys: Any, verb
 
 
 def test_in_a_sweep_each_job_is_told_of(calls: Any, capsys: Any) -> None:
-    assert main(["train", "-m", "model.conditioning=add,cross_attention", "model.cross_every=2"]) == 0
+    assert (
+        main(["train", "-m", "hydra/launcher=basic", "model.conditioning=add,cross_attention", "model.cross_every=2"])
+        == 0
+    )
     assert len(calls) == 2 and capsys.readouterr().err.count("model.cross_every=2 (read with") == 1
 
 

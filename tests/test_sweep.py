@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from wandb_files import read_run
 
 from llm2slm import runs
 from llm2slm.cli import main
-from llm2slm.cli.launch import Command
-from llm2slm.cli.sweep import JobRecord, best_job, show_table, table
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.sweeps.jobs import JobRecord, read_record
+from llm2slm.sweeps.table import best_job, show_table, table
 from llm2slm.types import UserError
+
+BASIC = "hydra/launcher=basic"
+"""The jobs run in this process, where stubs stand in the commands' place."""
 
 
 def fake_result(config, folder):
@@ -40,7 +44,15 @@ def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monk
         return fake_result(config, folder)
 
     replace_command(monkeypatch, "train", run)
-    arguments = ["train", "-m", "seed=1,2,3", "model.conditioning=add,memory", "trainer=cpu", "hydra.sweep.dir=sweep"]
+    arguments = [
+        "train",
+        "-m",
+        BASIC,
+        "seed=1,2,3",
+        "model.conditioning=add,memory",
+        "trainer=cpu",
+        "hydra.sweep.dir=sweep",
+    ]
     assert main(arguments) == 1
     assert [(c.seed, c.model.conditioning) for c, _ in calls] == [
         (seed, mode) for seed in (1, 2, 3) for mode in ("add", "memory")
@@ -58,7 +70,7 @@ def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monk
     assert [r["error"] for r in rows] == ["", "", "bad row", "ValueError: boom", "", ""]
     markdown = (sweep / "sweep.md").read_text().splitlines()
     assert len(markdown) == 8
-    assert "hybrid\\|<b>" in markdown[2]
+    assert "hybrid\\|&lt;b>" in markdown[2]
     assert json.loads((sweep / "2" / "job.json").read_text())["error"] == "bad row"
     assert "ValueError: boom" in (sweep / "3" / "error.txt").read_text()
     assert not (sweep / "2" / "error.txt").exists()
@@ -67,7 +79,7 @@ def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monk
     assert not (sweep / "multirun.yaml").exists()
     shown = capsys.readouterr()
     assert "llm2slm: error: bad row" in shown.err
-    assert "[job 3 of 6] seed=2 model.conditioning=add trainer=cpu" in shown.out
+    assert "[3 of 6] job 2: seed=2 model.conditioning=add" in shown.out
     assert "sweep.csv" in shown.out
     assert {"job 2: bad row", "job 3: ValueError: boom"} <= set(shown.out.splitlines())
 
@@ -90,7 +102,7 @@ def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     replace_command(monkeypatch, "train", fake_result)
     keys = ["model.conditioning=add,replace", "optim.lr=0.001,0.002", "seed=1,2", "optim.label_smoothing=0.1"]
-    assert main(["train", "-m", *keys, "hydra.sweep.dir=sweep"]) == 0
+    assert main(["train", "-m", BASIC, *keys, "hydra.sweep.dir=sweep"]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     rows = [row for row in shown if len(row) == 7 and row[0].isdigit()]
     assert [row[:-1] for row in rows] == [
@@ -104,14 +116,14 @@ def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch)
 @pytest.mark.slow
 def test_keys_of_the_same_last_part_are_told_apart(calls, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert main(["train", "-m", "optim.lr=0.001,0.002", "model.slm.revision=a,b", "model.llm.revision=a,b"]) == 0
+    assert main(["train", "-m", BASIC, "optim.lr=0.001,0.002", "model.slm.revision=a,b", "model.llm.revision=a,b"]) == 0
     out = capsys.readouterr().out
     assert "model.slm.revision" in out and "model.llm.revision" in out
 
 
 @pytest.mark.slow
 def test_a_sweep_without_failures_succeeds(calls):
-    assert main(["evaluate", "-m", "seed=range(1,3)", "task.prefix=a: b"]) == 0
+    assert main(["evaluate", "-m", BASIC, "seed=range(1,3)", "task.prefix=a: b"]) == 0
     assert [(c.seed, c.task.prefix) for c, _ in calls] == [(1, "a: b"), (2, "a: b")]
     first, second = (folder for _, folder in calls)
     assert first.parent == second.parent
@@ -152,7 +164,7 @@ def selecting(values, mode="max", metric="val/bleu"):
 def test_the_best_job_is_the_best_by_validation(calls, capsys, monkeypatch, mode, best):
     values = {1: 20.0, 2: 30.0, 3: 10.0}
     replace_command(monkeypatch, "train", selecting(values, mode))
-    assert main(["train", "-m", "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 0
+    assert main(["train", "-m", BASIC, "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 0
     with Path("sweep/sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["val/loss"], r["val/bleu"], r["bleu"]) for r in rows] == [
@@ -186,7 +198,7 @@ def test_no_job_is_best_where_selections_do_not_compare():
 @pytest.mark.slow
 def test_a_sweep_without_validation_scores_prints_that_it_is_not_ranked(calls, capsys, monkeypatch):
     replace_command(monkeypatch, "evaluate", fake_result)
-    assert main(["evaluate", "-m", "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
+    assert main(["evaluate", "-m", BASIC, "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
     assert "not ranked: no validation score of job 0, job 1" in capsys.readouterr().out.splitlines()
     with Path("sweep/sweep.csv").open(newline="") as file:
         assert "best" not in next(csv.reader(file))
@@ -195,21 +207,13 @@ def test_a_sweep_without_validation_scores_prints_that_it_is_not_ranked(calls, c
 
 @pytest.mark.slow
 def test_a_sweeper_reads_the_validation_score(monkeypatch, calls):
-    """What Hydra's launcher gets back from each job, which is what a sweeper optimizes."""
-    returned = []
-    original = Command.job
-
-    def job(self, *arguments):
-        returned.append(original(self, *arguments))
-        return returned[-1]
-
-    monkeypatch.setattr(Command, "job", job)
+    """What a job leaves for the sweeper in its record: of train the validation score, of other verbs the first."""
     replace_command(monkeypatch, "train", selecting({1: 20.0, 2: 30.0}))
-    assert main(["train", "-m", "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
-    assert returned == [20.0, 30.0]
+    assert main(["train", "-m", BASIC, "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
+    assert [read_record(Path("sweep") / str(n)).value for n in (0, 1)] == [20.0, 30.0]
     replace_command(monkeypatch, "evaluate", fake_result)
-    assert main(["evaluate", "-m", "seed=1,2", "hydra.sweep.dir=other"]) == 0
-    assert returned[2:] == [10.0, 20.0]
+    assert main(["evaluate", "-m", BASIC, "seed=1,2", "hydra.sweep.dir=other"]) == 0
+    assert [read_record(Path("other") / str(n)).value for n in (0, 1)] == [10.0, 20.0]
 
 
 def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):
@@ -219,9 +223,19 @@ def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):
         return fake_result(config, folder)
 
     replace_command(monkeypatch, "train", run)
-    assert main(["train", "-m", "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 130
+    assert main(["train", "-m", BASIC, "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 130
     with Path("sweep/sweep.csv").open(newline="") as file:
-        assert [r["status"] for r in csv.DictReader(file)] == ["done", "interrupted"]
+        assert [r["status"] for r in csv.DictReader(file)] == ["done", "interrupted", "pending"]
+    again = "llm2slm train -m hydra/launcher=basic seed=1,2,3 hydra.sweep.dir=sweep"
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f": {again}")
+    calls.clear()
+    replace_command(
+        monkeypatch, "train", lambda config, folder: calls.append(config.seed) or fake_result(config, folder)
+    )
+    assert main(shlex.split(again)[1:]) == 0
+    assert calls == [2, 3]
+    with Path("sweep/sweep.csv").open(newline="") as file:
+        assert [(r["status"], r["bleu"]) for r in csv.DictReader(file)] == [("done", f"{n}.0") for n in (10, 20, 30)]
 
 
 @pytest.mark.slow
@@ -229,15 +243,15 @@ def test_sweeps_named_in_a_config_are_checked_too(calls, capsys, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      model.conditioning: add,memry\n"
     (tmp_path / "mine" / "experiment" / "grid.yaml").write_text(text)
-    assert main(["train", "-m", "--config-dir", "mine", "experiment=grid"]) == 2
+    assert main(["train", "-m", BASIC, "--config-dir", "mine", "experiment=grid"]) == 2
     assert "model.conditioning=memry: expected one of" in capsys.readouterr().err
-    assert main(["train", "-m", "experiment=conditioning"]) == 0
+    assert main(["train", "-m", BASIC, "experiment=conditioning"]) == 0
     assert [c.model.conditioning for c, _ in calls] == ["add", "replace", "prepend", "memory"]
 
 
 @pytest.mark.slow
 def test_processes_that_lightning_forks_may_be_swept(calls):
-    assert main(["train", "-m", "seed=1,2", "trainer=ddp_cpu", "trainer.strategy=ddp_spawn"]) == 0
+    assert main(["train", "-m", BASIC, "seed=1,2", "trainer=ddp_cpu", "trainer.strategy=ddp_spawn"]) == 0
     assert len(calls) == 2
 
 
@@ -247,7 +261,7 @@ def test_processes_that_lightning_forks_may_be_swept(calls):
 def test_a_sweep_trains_each_job_and_puts_both_into_one_table(monkeypatch, tmp_path, tiny_llm):
     monkeypatch.chdir(tmp_path)
     swept = ["model.conditioning=add,replace", "logger=wandb", "hydra.sweep.dir=sweep"]
-    assert main(["train", "-m", *tiny_overrides(tiny_llm), *swept]) == 0
+    assert main(["train", "-m", BASIC, *tiny_overrides(tiny_llm), *swept]) == 0
     sweep = tmp_path / "sweep"
     with (sweep / "sweep.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

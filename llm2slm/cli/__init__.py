@@ -1,7 +1,8 @@
 """The command line: `llm2slm VERB [overrides]`. Only this package imports hydra, and only when a verb runs.
 
 `main` (here) parses the verb; `compose` checks the overrides and composes the typed configuration; `launch` runs the
-command of the verb once, or once per job of a sweep; `sweep` writes the table of the jobs.
+command of the verb once; `sweep` plans the jobs of a sweep and runs them by a launcher of `sweeps`; `job` runs in the
+process of a job.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import traceback
 
 from llm2slm import stops
 from llm2slm.nearest_names import similar
+from llm2slm.shown_text import on_one_line
 from llm2slm.types import UserError
 
 VERBS = {
@@ -23,6 +25,7 @@ VERBS = {
     "label": "generate training targets for a split with the LLM",
     "encode": "store the LLM representations of a corpus, to train without loading the LLM",
     "benchmark": "time a model, its LLM and other systems in interleaved rounds",
+    "costs": "predict speed, memory and break-even length of a pair of models from their configs",
     "judge": "rate the answers of a run, or compare those of two runs, with another model",
     "export": "write a trained model, its model card and its part of the LLM to a folder or the Hub",
     "report": "write one page of tables and plots from the results of several runs",
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         with stops.raised():
             return _run(arguments)
     except UserError as error:
-        print(f"llm2slm: error: {error}", file=sys.stderr)
+        print(f"llm2slm: error: {on_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         code = stops.exit_code(error)

@@ -29,12 +29,16 @@ from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import CLOSED, SCHEMAS, Key, has_groups, keys, lookup, nearest_keys, unknown_key
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
+from llm2slm.config.ranges import check_value as check_field
+from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS
 from llm2slm.types import UserError
 
-OTHER_SCHEMAS = ("generate", "judge", "export", "report", "compare", "dashboard", "tokenizer")
-SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in OTHER_SCHEMAS}
+SCHEMA_NAMES = {verb: f"{verb}_schema" for verb in SCHEMAS if SCHEMAS[verb] is not RunConfig}
 FREE_TEXT = ("prompt",)
 """Keys whose value is never parsed as Hydra syntax."""
+SHORT = {"launcher": "hydra/launcher", "sweeper": "hydra/sweeper", "jobs": "hydra.launcher.jobs"}
+"""Short names of keys of a sweep; no verb has a key of such a name."""
+OF_SWEEPS = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 OVERRIDE = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[\w./@:-]+)(?:=(?P<value>.*))?$", re.DOTALL)
 
@@ -49,8 +53,11 @@ def blank(schema: type) -> DictConfig:
 @cache
 def register_schema(verb: str) -> None:
     """Registers the dataclass of a verb with Hydra, under the name in the defaults list of its primary config."""
-    name = SCHEMA_NAMES.get(verb, "run_schema")
-    ConfigStore.instance().store(name=name, node=SCHEMAS[verb], provider="llm2slm")
+    name, store = SCHEMA_NAMES.get(verb, "run_schema"), ConfigStore.instance()
+    store.store(name=name, node=SCHEMAS[verb], provider="llm2slm")
+    for group, schemas in (("hydra/launcher", LAUNCHERS), ("hydra/sweeper", SWEEPERS)):
+        for option, node in schemas.items():
+            store.store(group=group, name=f"{option}_schema", node=node, provider="llm2slm")
 
 
 def search_path(main: Path, extra: str | None) -> ConfigSearchPath:
@@ -98,6 +105,11 @@ class Composer:
         if found is None or (found["value"] is None and found["prefix"] != "~"):
             raise UserError(f"override {override!r} is malformed; write KEY=VALUE, as trainer.max_steps=100")
         name, value = found["key"], found["value"]
+        if name in SHORT and not found["prefix"]:
+            name = SHORT[name]
+            override = f"{name}={value}"
+        if not sweeping and name.startswith(OF_SWEEPS):
+            raise UserError(f"{override}: is read with -m alone; add -m (one job is a sweep too)")
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
             return self.hydra_key(name, value or "", override)
         options = self.options(name.partition("@")[0])
@@ -135,7 +147,7 @@ class Composer:
             UserError: wrong syntax.
         """
         try:
-            return OverridesParser.create(config_loader=self.loader).parse_override(override)
+            return OverridesParser.create(config_loader=self.loader).parse_overrides([override])[0]
         except HydraException as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "no override")
             raise UserError(
@@ -182,6 +194,8 @@ class Composer:
         """Raises UserError if a chosen option (of a sweep each one) does not exist."""
         for value in values(override):
             chosen = value if isinstance(value, list) else [value]
+            if not chosen:
+                raise UserError(f"{group}=[]: names no option; {group} has: {', '.join(options)}")
             for name in map(str, (c for c in chosen if c is not None)):
                 if name not in options:
                     near = nearest_keys(name, options, n=1)
@@ -206,9 +220,11 @@ class Composer:
             section, _, inner = name.partition(".")  # copying the whole schema takes 10 ms
             tried, key_path = (blank(self.schema)[section], inner) if inner else (blank(self.schema), name)
             try:
-                OmegaConf.update(tried.copy(), key_path, value, force_add=key.open and name != key.name)
+                OmegaConf.update(tried := tried.copy(), key_path, value, force_add=key.open and name != key.name)
             except OmegaConfBaseException:
                 raise UserError(f"{name}={shown}: expected {key.expected}") from None
+            if name == key.name and key.element is None:
+                check_field(key.owner, key.field, name, to_plain(OmegaConf.select(tried, key_path)))
 
     def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """The composed configuration, with Hydra's part under `hydra`.
@@ -229,18 +245,20 @@ class Composer:
         return self._defaults
 
     def jobs(self, composed: DictConfig) -> list[list[str]]:
-        """The checked overrides of each job of a sweep; [] for other sweepers than Hydra's basic one."""
-        sweeper = composed.hydra.sweeper
-        if sweeper.get("_target_") != hydra_internals.BASIC_SWEEPER:
-            return []
-        params = [self.prepare(f"{key}={value}", sweeping=True) for key, value in (sweeper.params or {}).items()]
-        task = list(composed.hydra.overrides.task)
-        hydra = [o for o in composed.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        """The checked overrides of each job of a sweep by Hydra's basic sweeper, without those of Hydra."""
         try:
-            jobs = hydra_internals.cross_product([self.parse(o) for o in [*params, *task]])
+            return hydra_internals.cross_product([self.parse(override) for override in self.swept(composed)])
         except HydraException as error:
+            if "INTERVAL_SWEEP" in str(error):
+                raise UserError("an interval needs hydra/sweeper=optuna; or give a list or a range") from None
             raise UserError(one_line(error)) from None
-        return [[*hydra, *job] for job in jobs]
+
+    def swept(self, composed: DictConfig) -> list[str]:
+        """The checked overrides of a sweep, of `hydra.sweeper.params` and of the command line, with all values."""
+        params = composed.hydra.sweeper.get("params") or {}
+        prepared = [self.prepare(f"{key}={value}", sweeping=True) for key, value in params.items()]
+        given = OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)
+        return [*prepared, *map(str, given if isinstance(given, list) else [])]
 
     def typed(self, composed: DictConfig) -> Any:
         """The dataclass of the verb from a composed configuration (with or without Hydra's part)."""
@@ -321,6 +339,11 @@ def typed(schema: type, composed: DictConfig) -> Any:
         first, second = config.optim.betas  # OmegaConf stores a tuple as a list
         config.optim.betas = (first, second)
     return config
+
+
+def to_plain(value: Any) -> Any:
+    """A value of a configuration, with lists for OmegaConf's."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def one_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import yaml
 from llm2slm.cli.folders import conf_folder
 from llm2slm.cli.schema import LISTED, REGISTERED, SCHEMAS, Key, as_help, has_groups, keys
 from llm2slm.config import RunConfig
+from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS, LauncherSettings
 from llm2slm.types import UserError
 
 WIDTH = 116
@@ -28,6 +29,7 @@ EXAMPLES = {
         "llm2slm train data=json data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl"
         " data.source=de data.target=en",
         "llm2slm train -m model/slm=t5_mini,gpt2_mini model.conditioning=add,replace     four runs, one table",
+        "llm2slm train -m optim.lr=1e-3,3e-3 seed=range(1,4) jobs=2 hydra.sweep.dir=runs/lr     two jobs at a time",
         "llm2slm train run=DIR trainer.max_steps=5000             continue a run",
     ],
     "evaluate": [
@@ -53,6 +55,11 @@ EXAMPLES = {
         "llm2slm benchmark run=DIR                                the model of the run and its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
     ],
+    "costs": [
+        "llm2slm costs model/llm=t5_11b model/slm=t5_small        on an H100, in bfloat16",
+        "llm2slm costs model/llm=qwen2_7b model/slm=smollm2 device=rtx4090 batch=1,8 response_tokens=32,256",
+        "llm2slm costs run=DIR device=measure dtype=float32       a trained pair on this machine",
+    ],
     "judge": [
         "llm2slm judge DIR endpoint=http://localhost:8000/v1 model=NAME               rate each answer, 1 to 10",
         "llm2slm judge DIR_A DIR_B endpoint=https://HOST/v1 model=NAME key_env=MY_KEY   compare, in both orders",
@@ -63,7 +70,10 @@ EXAMPLES = {
         "llm2slm export run=DIR out=my-model with_llm=true        and its part of the LLM",
         "llm2slm export run=DIR out=my-model results=[BENCHMARK_DIR] license=apache-2.0 push=me/my-model",
     ],
-    "report": ["llm2slm report outputs/a outputs/b out=outputs/comparison"],
+    "report": [
+        "llm2slm report outputs/a outputs/b out=outputs/comparison",
+        "llm2slm report multirun/DATE/TIME                        a sweep: factors, seeds, quality against latency",
+    ],
     "compare": [
         "llm2slm compare runs/slm runs/hybrid                     differences to the first run, intervals, p-values",
         "llm2slm compare outputs/demo baseline=slm                all systems of a demo, against the SLM alone",
@@ -113,7 +123,26 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
         lines += describe(key)
     lines += ["", "flags:"]
     lines += [f"  {flag:28} {text}" for flag, text in FLAGS.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *of_sweeps(verb, schema)])
+
+
+def of_sweeps(verb: str, schema: type) -> list[str]:
+    """The keys of launchers and sweepers, for verbs with a run directory (which run in several processes)."""
+    if schema is not RunConfig:
+        return []
+    short = "launcher=, sweeper=, jobs= for hydra/launcher=, hydra/sweeper=, hydra.launcher.jobs="
+    lines = ["", f"sweeps, with -m (short: {short}):"]
+    shared = keys(LauncherSettings, "hydra.launcher.")
+    lines += ["", "  every launcher but basic (one after another in the process of the command):"]
+    for name, key in shared.items():
+        lines += [] if name.endswith("_target_") else describe(key)
+    groups: dict[str, Mapping[str, type]] = {"launcher": LAUNCHERS, "sweeper": SWEEPERS if verb == "train" else {}}
+    for group, schemas in groups.items():
+        for option, node in schemas.items():
+            lines += ["", *wrapped(f"  hydra/{group}={option}: ", as_help(node.__doc__ or "").partition(": ")[2])]
+            for name, key in keys(node, f"hydra.{group}.").items():
+                lines += [] if name in shared or name.endswith("_target_") else describe(key)
+    return lines
 
 
 def primary(path: Path, known: Mapping[str, Key]) -> dict[str, Any]:

@@ -20,11 +20,41 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from llm2slm.types import UserError
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """`hydra.sweeper._target_` where the user chose no sweeper."""
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 """`hydra.launcher._target_` where the user chose no launcher: jobs run one after another in this process."""
+
+OWN = "llm2slm.sweeps."
+"""Start of the `_target_` of the launchers and sweepers of this package, which Hydra does not instantiate."""
+
+
+def kind_of_sweep(composed: DictConfig) -> str | None:
+    """grid | optuna; None: sweeper or launcher is a plugin of Hydra, which runs the jobs itself.
+
+    Raises:
+        UserError: a sweeper and a launcher that do not fit together.
+    """
+    sweeper, launcher = (str(composed.hydra[part].get("_target_")) for part in ("sweeper", "launcher"))
+    own, optuna, grid = launcher.startswith(OWN), sweeper.startswith(OWN), sweeper == BASIC_SWEEPER
+    chosen = dict(composed.hydra.runtime.choices)
+    if optuna and not own:
+        raise UserError(
+            f"hydra/sweeper=optuna: hydra/launcher={chosen.get('hydra/launcher')} cannot run its jobs; choose "
+            "hydra/launcher=local, slurm or ray"
+        )
+    if own and not (optuna or grid):
+        raise UserError(
+            f"hydra/sweeper={chosen.get('hydra/sweeper')} is a plugin of Hydra and starts its jobs by a launcher of "
+            "Hydra; add hydra/launcher=basic"
+        )
+    if optuna:
+        return "optuna"
+    return "grid" if grid and (own or launcher == BASIC_LAUNCHER) else None
 
 
 class Repository(ConfigRepository):

@@ -1,13 +1,11 @@
-"""Runs the command of a verb once, or once per job of a sweep (`-m`), in Hydra's output folder."""
+"""Runs the command of a verb once, in Hydra's output folder; `sweep` runs the jobs of a sweep (`-m`)."""
 
 from __future__ import annotations
 
 import argparse
-import gc
+import itertools
 import os
 import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
@@ -16,26 +14,23 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
-from llm2slm.atomic import REFUSED, write_text
 from llm2slm.cli import hydra_internals
-from llm2slm.cli.compose import Composer, one_line, quote, runs_named, values
+from llm2slm.cli.compose import Composer, runs_named, values
 from llm2slm.cli.given import check_read
 from llm2slm.cli.named import with_named_models
 from llm2slm.cli.stored import chosen_keys, with_stored
-from llm2slm.cli.sweep import JobRecord, finish_sweep
 from llm2slm.commands import silence_libraries
 from llm2slm.commands.deferred_warnings import drop_held, show_held
 from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.next_command import next_command
 from llm2slm.commands.output_folder import make_folder
-from llm2slm.config import RunConfig, TrainerConfig
-from llm2slm.tracking.naming import in_sweep, set_overrides
+from llm2slm.config import RunConfig
+from llm2slm.sweeps.jobs import job_overrides
+from llm2slm.tracking.naming import set_overrides
 from llm2slm.types import UserError
 
 
@@ -48,26 +43,38 @@ class Parser(argparse.ArgumentParser):
 
 def launch(verb: str, arguments: list[str]) -> int:
     """Parses and checks the arguments after the verb, and runs the command. Returns the exit code."""
-    parser = hydra_internals.argument_parser()
-    parser.__class__ = Parser
-    args = parser.parse_intermixed_args(arguments)
+    args = parsed(arguments)
     composer = Composer(verb, args.config_name, args.config_path, args.config_dir)
     try:
         if args.info or args.cfg or args.hydra_help:
             return show(verb, composer, args)
         words = runs_named(composer.schema, args.overrides)
         overrides = [composer.prepare(override, sweeping=args.multirun) for override in words]
-        if verb == "train":
-            overrides = resume_in_place(overrides, composer)
-        mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
-        composed = composer.compose([*overrides, f"hydra.mode={mode.name}"], mode)
-        if mode == RunMode.MULTIRUN:
-            return run_sweep(verb, composer, overrides, composed)
-        composer.typed(composed)
-        return run_once(verb, composer, overrides, composed)
+        if args.multirun:
+            from llm2slm.cli.sweep import run_sweep
+
+            return run_sweep(verb, composer, overrides, arguments)
+        run_prepared(verb, composer, overrides)
+        return 0
     finally:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The arguments after the verb: overrides, and Hydra's flags."""
+    parser = hydra_internals.argument_parser()
+    parser.__class__ = Parser
+    return parser.parse_intermixed_args(arguments)
+
+
+def run_prepared(verb: str, composer: Composer, overrides: list[str]) -> float | None:
+    """Composes checked overrides and runs the command once. Returns what an optimizing sweeper reads."""
+    if verb == "train":
+        overrides = resume_in_place(overrides, composer)
+    composed = composer.compose([*overrides, "hydra.mode=RUN"])
+    composer.typed(composed)
+    return run_once(verb, composer, overrides, composed)
 
 
 def show(verb: str, composer: Composer, args: argparse.Namespace) -> int:
@@ -99,58 +106,32 @@ def resume_in_place(overrides: list[str], composer: Composer) -> list[str]:
     return [*overrides, f"hydra.run.dir={named[-1].partition('=')[2]}"]
 
 
-def check_processes(config: Any) -> None:
-    """Refuses a sweep of distributed runs: Lightning would start the other ranks with the arguments of the sweep.
-
-    Raises:
-        UserError: Lightning would start several processes for a job of this process.
-    """
-    if isinstance(config, RunConfig) and several_processes(config.trainer):
-        raise UserError(
-            f"-m with trainer.devices={config.trainer.devices} and trainer.strategy={config.trainer.strategy}: "
-            "a sweep runs its jobs on one device each; add trainer.devices=1 trainer.strategy=auto, "
-            "or start these runs one by one, without -m"
-        )
-
-
-def several_processes(trainer: TrainerConfig) -> bool:
-    """Whether Lightning would start other processes that run this command again."""
-    if any(word in trainer.strategy for word in ("spawn", "fork", "notebook")):
-        return False
-    single = trainer.strategy in ("auto", "single_device") and str(trainer.devices) == "auto"
-    return trainer.num_nodes > 1 or not (str(trainer.devices) in ("1", "[0]", "0,") or single)
-
-
 class Command:
-    """The task function of Hydra, called with each composed configuration: runs `llm2slm.commands.VERB.run`.
+    """The task function of Hydra, called with the composed configuration: runs `llm2slm.commands.VERB.run`.
 
-    No exception reaches Hydra, which would print it and end a sweep: that of a single run is stored in `failure`, that
-    of a job in its folder.
+    Attributes:
+        value: of a finished run, the value that an optimizing sweeper reads.
+        failure: the exception of the run. It does not reach Hydra, which would print it.
     """
 
-    def __init__(self, verb: str, composer: Composer, jobs: int | None = None) -> None:
-        self.verb, self.composer, self.jobs = verb, composer, jobs
+    def __init__(self, verb: str, composer: Composer) -> None:
+        self.verb, self.composer = verb, composer
+        self.value: float | None = None
         self.failure: Exception | None = None
         self.config: Any = None
 
     def __call__(self, composed: DictConfig) -> float | None:
         hydra = HydraConfig.get()
-        folder = Path(hydra.runtime.output_dir)
-        overrides = list(hydra.overrides.task)
-        if hydra.mode == RunMode.MULTIRUN:
-            count = f" of {self.jobs}" if self.jobs else ""
-            print(f"[job {hydra.job.num + 1}{count}] {' '.join(overrides)}", flush=True)
-            return self.job(composed, overrides, folder)
         try:
-            return self.run(composed, overrides, folder)
+            self.value = self.run(composed, list(hydra.overrides.task), Path(hydra.runtime.output_dir))
         except Exception as error:
             self.failure = error
-            return None
+        return self.value
 
     def run(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
         """Runs the command. Returns the value that an optimizing sweeper reads: of `train` the best validation score by
         `callbacks.monitor`; of other verbs the score of the first metric."""
-        set_overrides(overrides)
+        set_overrides(job_overrides() or overrides)
         first = first_local_process()  # the others print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
@@ -170,6 +151,7 @@ class Command:
             raise
         finally:
             show_held()
+            set_overrides([])
         if result and result.selection is not None and self.verb == "train":
             return result.selection.value
         scores = result.systems[0].quality if result and result.systems else {}
@@ -187,27 +169,6 @@ class Command:
         except (UserError, OmegaConfBaseException):  # it needs other overrides: all keys may cause warnings
             return None
 
-    def job(self, composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
-        """Runs the command as a job of a sweep; writes its record in any case, and raises no exception of the job."""
-        started = time.monotonic()
-        record = JobRecord(overrides=overrides, status="interrupted")
-        value = None
-        try:
-            value = self.run(composed, overrides, folder)
-            record.status = "done"
-        except UserError as error:
-            record.status, record.error = "failed", str(error)
-            print(f"llm2slm: error: {error}", file=sys.stderr)
-        except Exception as error:
-            record.status, record.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
-            write_text(folder / "error.txt", traceback.format_exc())
-            traceback.print_exc()
-        finally:
-            record.seconds = round(time.monotonic() - started, 1)
-            record.write(folder)
-            release()
-        return value
-
 
 @contextmanager
 def silent() -> Iterator[None]:
@@ -216,34 +177,54 @@ def silent() -> Iterator[None]:
         yield
 
 
-def release() -> None:
-    """Frees the memory of a finished job."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def run_once(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
-    """Runs the composed configuration once; raises the exception of the command."""
+def run_once(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> float | None:
+    """Runs the composed configuration once; raises the exception of the command. Returns `Command.value`."""
     command, hydra = Command(verb, composer), hydra_internals.application(verb, composer.loader)
     hydra.config_loader.load_configuration = lambda *_, **__: composed
+    chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
+    if chosen and not str(composed.hydra.run.dir).strip():
+        raise UserError("hydra.run.dir=: is empty; give a folder, or leave it out")
     given = Path(os.path.normpath(str(composed.hydra.run.dir)))
     folder = given.absolute()
     missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110  raises no OSError
     done = False
     try:
-        make_folder("hydra.run.dir", given)
+        if not chosen and has_time(composed):
+            folder = new_folder(folder)
+            missing, composed.hydra.run.dir = [folder, *missing[1:]], str(folder)
+        make_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)))
         hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])
         if command.failure is not None:
             raise command.failure
         done = True
-        if first_local_process() and (following := next_command(verb, command.config, given)):
+        following = None if job_overrides() is not None else next_command(verb, command.config, given)
+        if following and first_local_process():
             print(f"llm2slm: next: {following}", file=sys.stderr)
     finally:
         if not done:
             remove_empty(missing)
-    return 0
+    return command.value
+
+
+def has_time(composed: DictConfig) -> bool:
+    """Whether the output folder is named by the time, as by default."""
+    plain: Any = OmegaConf.to_container(composed.hydra.run, resolve=False)
+    return "${now:" in str(plain["dir"])
+
+
+def new_folder(folder: Path) -> Path:
+    """Creates a folder, or if it exists one with a number appended: of two runs that start in the same second each gets
+    its folder."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            made = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            with suppress(FileExistsError):
+                made.mkdir()
+                return made
+    except OSError as error:
+        raise UserError(f"hydra.run.dir={folder}: cannot be created ({error.strerror}); give another one") from None
+    raise AssertionError
 
 
 def remove_empty(folders: list[Path]) -> None:
@@ -253,35 +234,3 @@ def remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
         except OSError:  # not empty, or it does not exist
             return
-
-
-def run_sweep(verb: str, composer: Composer, overrides: list[str], composed: DictConfig) -> int:
-    """Checks all jobs of a sweep, runs them, and writes their table. Returns 1 if any job failed."""
-    basic = composed.hydra.launcher.get("_target_") == hydra_internals.BASIC_LAUNCHER
-    jobs = composer.jobs(composed)
-    for job in jobs:
-        config = composer.typed(composer.compose(job))
-        if basic:
-            check_processes(config)
-    HydraConfig.instance().set_config(composed)
-    folder = Path(str(composed.hydra.sweep.dir)).absolute()  # resolved once: its name contains the time
-    overrides = [*overrides, f"hydra.sweep.dir={quote(str(folder))}", "hydra.mode=MULTIRUN"]
-    command = Command(verb, composer, len(jobs) or None)
-    make_folder("hydra.sweep.dir", folder)
-    varied = [o.lstrip("+").partition("=")[0] for o in overrides if composer.parse(o).is_sweep_override()]
-    try:
-        with in_sweep(folder, varied):
-            hydra_internals.application(verb, composer.loader).multirun(composer.config_name, command, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from None
-    except OSError as error:  # of files of Hydra; errors of a job are in its record
-        of_sweep = error.errno in REFUSED if error.filename is None else folder in Path(str(error.filename)).parents
-        if not of_sweep:
-            raise
-        what = "a file" if error.filename is None else error.filename
-        raise UserError(f"hydra.sweep.dir={folder}: {what} cannot be written ({error.strerror})") from None
-    finally:
-        with suppress(OSError):  # it does not exist
-            (folder / "multirun.yaml").unlink()  # of Hydra; the config.yaml of each job has the same information
-        complete = finish_sweep(folder)
-    return 0 if complete else 1

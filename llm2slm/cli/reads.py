@@ -372,6 +372,6 @@ RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.item
 
 REFUSED = {
     ("encode", "run"), ("demo", "run"), ("evaluate", "model.llm.name"), ("label", "model.llm.name"),
-    ("benchmark", "model.llm.name"),
+    ("benchmark", "model.llm.name"), ("costs", "model.llm.name"), ("costs", "model.slm.name"),
 }  # fmt: skip
 """(verb, key): an error if the verb does not read the key, which selects the model."""

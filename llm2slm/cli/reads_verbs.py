@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm2slm.cli.reads import DATA, PART, RUN_KEYS, TASK, Row, When, hub_name, logger_rows, row, when
+from llm2slm.cli.reads import (
+    BUILD,
+    DATA,
+    MODEL,
+    NO_RUN,
+    PART,
+    RUN_KEYS,
+    TASK,
+    Reads,
+    Row,
+    When,
+    hub_name,
+    logger_rows,
+    row,
+    when,
+)
 from llm2slm.cli.schema import keys
 from llm2slm.config import (
     CompareConfig,
+    CostsConfig,
     DashboardConfig,
     ExportConfig,
     GenerateConfig,
@@ -16,6 +32,7 @@ from llm2slm.config import (
     RunConfig,
     TokenizerConfig,
 )
+from llm2slm.types import SystemKind, Tokenizers
 
 
 def leaves(schema: type) -> list[str]:
@@ -55,7 +72,7 @@ JUDGE = _named(  # the command refuses keys of an endpoint with local, and the r
     "max_tokens temperature parameters workers timeout retries wait again price_in price_out seed",
     {"revision": when(ON_HUB, lambda config: config.local is None or hub_name(config.local))},
 ) | _logger("judge")
-REPORT = _named("report", "runs out title buckets") | _logger("report")
+REPORT = _named("report", "runs mixed out title buckets") | _logger("report")
 COMPARE = _named("compare", "runs out baseline metrics language benchmark resamples rows seed") | _logger("compare")
 DASHBOARD = _named("dashboard", "project entity group metric factors title mode out")
 TOKENIZER = (
@@ -64,6 +81,37 @@ TOKENIZER = (
     | _named("tokenizer", "vocab_size out seed")
     | {f"logger.{name}": each for name, each in logger_rows("tokenizer", samples=("train",)).items()}
 )
+OF_CONFIGS = (
+    *("kind", "llm.name", "llm.revision", "llm.gguf_file", "llm.init", "llm.config", "llm.layer"),
+    *("slm.name", "slm.revision", "slm.gguf_file", "slm.init", "slm.config", "slm.layers", "slm.vocab"),
+    *("slm.tokenizer", "slm.tune", "slm.peft", "projector.hidden"),
+    *("conditioning", "pool", "cross_every", "kv_blocks", "tokenizers"),
+)
+"""Keys under `model` that `costs` reads, where `benchmark` reads them (those of the LLM with model.kind=slm too)."""
+
+
+def _of_configs(name: str) -> Row:
+    if name not in OF_CONFIGS:
+        return MODEL[name]
+    if name.startswith("llm.") and name != "llm.layer":
+        return row("costs", if_=NO_RUN)
+    return Row(Reads(("costs",), NO_RUN & each.when) for each in MODEL[name] if set(each.verbs) & set(BUILD))
+
+
+OTHER_TOKENIZERS = when(
+    "run= or model.tokenizers=offsets or llm_tokens",
+    lambda config: config.run is not None or config.model.tokenizers is not Tokenizers.shared,
+)
+COSTS = {f"model.{name}": _of_configs(name) for name in MODEL} | _named(
+    "costs",
+    "run device bandwidth tflops overhead dtype batch prompt_tokens response_tokens",
+    {"llm": when("run=", lambda config: config.run is not None), "slm_vocab": NO_RUN, "slm_tokens": OTHER_TOKENIZERS}
+    | dict.fromkeys(
+        ("draft_tokens", "accepted_tokens", "rewritten", "shared_encoding"),
+        when("run= or model.kind=llm2slm", lambda c: c.run is not None or c.model.kind is SystemKind.llm2slm),
+    ),
+)
+COSTS |= {f"logger.{name}": each for name, each in logger_rows("costs", samples=("train",)).items()}
 
 TABLES: dict[type, dict[str, Row]] = {
     RunConfig: RUN_KEYS,
@@ -72,6 +120,7 @@ TABLES: dict[type, dict[str, Row]] = {
     JudgeConfig: JUDGE,
     ReportConfig: REPORT,
     CompareConfig: COMPARE,
+    CostsConfig: COSTS,
     DashboardConfig: DASHBOARD,
     TokenizerConfig: TOKENIZER,
 }

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from llm2slm import config
+from llm2slm.config.choices import CHOICES
 from llm2slm.data.tasks import TASKS
 from llm2slm.models import conditioning
 from llm2slm.types import UserError
@@ -29,6 +30,7 @@ SCHEMAS: dict[str, type] = {
     "label": config.RunConfig,
     "encode": config.RunConfig,
     "benchmark": config.RunConfig,
+    "costs": config.CostsConfig,
     "judge": config.JudgeConfig,
     "export": config.ExportConfig,
     "report": config.ReportConfig,
@@ -67,6 +69,18 @@ class Key:
     annotation: Any
     default: Any
     help: str
+    owner: type
+    """The dataclass of the field."""
+
+    @property
+    def field(self) -> dataclasses.Field[Any]:
+        """The field of the dataclass."""
+        return next(f for f in dataclasses.fields(self.owner) if f.name == self.name.rpartition(".")[2])
+
+    @property
+    def closed(self) -> tuple[str, ...]:
+        """The only possible values of a text; empty: any."""
+        return CHOICES.get(self.owner, {}).get(self.field.name, ())
 
     @property
     def section(self) -> bool:
@@ -92,8 +106,10 @@ class Key:
 
     @property
     def choices(self) -> list[str]:
-        """Values of a text: those of its registry, else those that the help lists, as "A | B (explanation) | C", at its
-        start or after a colon."""
+        """Values of a text: the only possible ones, else those of its registry, else those that the help lists, as
+        "A | B (explanation) | C", at its start or after a colon."""
+        if self.closed:
+            return list(self.closed)
         if self.name in REGISTERED:
             return REGISTERED[self.name]()
         found = LISTED.search(self.help) if self.text or self.texts else None
@@ -118,7 +134,7 @@ class Key:
     @property
     def expected(self) -> str:
         """The type in words."""
-        if self.name in CLOSED:
+        if self.name in CLOSED or self.closed:
             return f"one of {', '.join(self.choices)}"
         words = " or ".join(_words(t) for t in self.members)
         nullable = type(None) in typing.get_args(self.annotation)
@@ -151,7 +167,7 @@ def keys(schema: type, prefix: str = "") -> dict[str, Key]:
     for field in dataclasses.fields(schema):
         name = prefix + field.name
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        key = Key(name, hints[field.name], default, texts.get(field.name, ""))
+        key = Key(name, hints[field.name], default, texts.get(field.name, ""), schema)
         found[name] = key
         if key.section:
             found |= keys(key.annotation, name + ".")

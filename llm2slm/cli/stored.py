@@ -55,6 +55,10 @@ def with_stored(verb: str, config: RunConfig, overrides: list[str]) -> RunConfig
     for name in [*PER_COMMAND, *(DEVICES if verb != "train" else ()), *chosen]:
         if lookup(RunConfig, name) is not None:
             OmegaConf.update(merged, name, OmegaConf.select(composed, name), merge=False, force_add=True)
+    try:
+        typed(RunConfig, OmegaConf.create(stored))
+    except UserError as error:
+        raise UserError(f"{folder / 'config.yaml'}: {error}") from None
     result: RunConfig = typed(RunConfig, merged)
     return result
 

@@ -1,200 +1,341 @@
-"""One table for all jobs of a sweep, built from the files in the jobs' folders, so that it works with any launcher."""
+"""`-m`: composes and checks the jobs of a sweep, runs those that are not complete, and writes their table.
+
+The command is repeatable: a job that is done is skipped, an interrupted one resumes, a failed one is repeated.
+"""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm2slm import runs
-from llm2slm.atomic import write_text
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-JOB_FILE = "job.json"
-PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
-"""Columns that are printed only if their values differ."""
-BEST = "best"
-"""Column that marks the best job by validation."""
+from llm2slm.atomic import WriteLock, write_text
+from llm2slm.child_processes import GRACE, POLL
+from llm2slm.cli import hydra_internals
+from llm2slm.cli.compose import Composer, quote
+from llm2slm.cli.job import attempt, release, run, with_environment
+from llm2slm.cli.launch import parsed
+from llm2slm.commands.output_folder import check_folder, make_folder
+from llm2slm.config import RunConfig, TrainerConfig
+from llm2slm.sweeps.jobs import SWEEP_FILE, Job, JobRecord, assignments, name_of, read_records, runs_now, sweep_of
+from llm2slm.sweeps.progress import Reporter, shown
+from llm2slm.sweeps.table import finish_sweep
+from llm2slm.types import UserError
 
+if TYPE_CHECKING:
+    from llm2slm.cli.optuna_sweep import Space
 
-@dataclass
-class JobRecord:
-    """The outcome of one job: `job.json` in its folder."""
-
-    overrides: list[str]
-    status: str
-    """done | failed | interrupted."""
-    error: str = ""
-    seconds: float = 0.0
-    folder: str = field(default="", compare=False)
-    """Name of the job's folder within the sweep's; filled when read."""
-
-    def write(self, folder: Path) -> None:
-        """Writes the record into the job's folder."""
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k != "folder"}
-        write_text(folder / JOB_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+OF_THE_SWEEP = ("hydra.mode", "hydra.run.", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher")
+"""Overrides of Hydra that are not those of a job."""
 
 
-def read_records(folder: Path) -> list[JobRecord]:
-    """The records of a sweep in the order of its jobs."""
-    found = [JobRecord(**json.loads(p.read_text("utf-8")), folder=p.parent.name) for p in folder.glob(f"*/{JOB_FILE}")]
-    return sorted(found, key=lambda r: (not r.folder.isdigit(), int(r.folder) if r.folder.isdigit() else 0, r.folder))
+def run_sweep(verb: str, composer: Composer, overrides: list[str], arguments: list[str]) -> int:
+    """Runs the jobs of a sweep that are not complete. Returns the exit code: 1 if any job failed.
 
-
-def assignments(overrides: list[str]) -> dict[str, str]:
-    """Values of overrides by key, without those of Hydra itself."""
-    pairs = (o.lstrip("+").partition("=") for o in overrides)
-    return {key: unquoted(value) for key, _, value in pairs if not key.startswith(("hydra.", "hydra/"))}
-
-
-def unquoted(value: str) -> str:
-    """A value without Hydra's quotes or escapes."""
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1].replace(f"\\{value[0]}", value[0])
-    return re.sub(r"\\(.)", r"\1", value)
-
-
-def table(folder: Path) -> list[dict[str, Any]]:
-    """A row for each system of each job: job, overridden keys, status, scores, speed, parameters, seconds, error.
-
-    Validation scores are in columns val/<metric>, those of the split that was tested in columns <metric>. Test scores
-    of one metric with signatures that do not compare are in separate columns, as in the report.
+    Args:
+        overrides: checked, in Hydra's syntax. arguments: after the verb, as the user gave them.
     """
-    from llm2slm.evaluation.report.entries import entries
+    composed = composer.compose([*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+    HydraConfig.instance().set_config(composed)
+    given = Path(str(composed.hydra.sweep.dir))  # resolved once: its name contains the time
+    check_folder("hydra.sweep.dir", given.absolute())
+    plan = Plan(verb, composer, composed, given.absolute(), arguments)
+    kind = hydra_internals.kind_of_sweep(composed)
+    if kind is None:
+        from llm2slm.cli.hydra_sweep import run_by_hydra
 
-    rows: list[dict[str, Any]] = []
-    records = read_records(folder)
-    results = {
-        record.folder: runs.read_result(path)
-        for record in records
-        if (path := folder / record.folder / "result.json").is_file()
+        return run_by_hydra(verb, composer, overrides, plan.folder)
+    space = None
+    if kind == "optuna":
+        from llm2slm.cli.optuna_sweep import Space
+
+        space = Space(plan)
+    else:
+        plan.add(composer.jobs(composed))
+    make_folder("hydra.sweep.dir", plan.folder)
+    lock = WriteLock(plan.folder / SWEEP_FILE, "give another folder by hydra.sweep.dir=DIR")
+    lock.acquire()
+    try:
+        plan.write()
+        stopped = in_this_process(plan) if basic(composed) else in_processes(plan, space)
+    except KeyboardInterrupt:
+        plan.finish(given, stopped=True)
+        raise
+    else:
+        complete = plan.finish(given, stopped=bool(stopped))
+    finally:
+        lock.release()
+    return 128 + stopped if stopped else int(not complete)
+
+
+def basic(composed: DictConfig) -> bool:
+    """Whether the jobs run in this process."""
+    return bool(composed.hydra.launcher.get("_target_") == hydra_internals.BASIC_LAUNCHER)
+
+
+class Plan:
+    """The jobs of a sweep, those of earlier commands in the same folder first.
+
+    Attributes:
+        jobs: those of this command. records: of all jobs in the folder, as found.
+    """
+
+    def __init__(
+        self, verb: str, composer: Composer, composed: DictConfig, folder: Path, arguments: Sequence[str]
+    ) -> None:
+        self.verb, self.composer, self.composed, self.folder = verb, composer, composed, folder
+        self.arguments = list(arguments)
+        given = hydra_overrides(composed)
+        self.of_sweep = [each for each in given if each.lstrip("+~").startswith("hydra.sweep.")]
+        self.hydra = [each for each in given if not each.lstrip("+~").startswith(OF_THE_SWEEP)]
+        self.records = read_records(folder) if folder.is_dir() else []
+        self.jobs: list[Job] = []
+        if (stored := sweep_of(folder)) is not None and stored["verb"] != verb:
+            raise UserError(
+                f"hydra.sweep.dir={folder}: contains a sweep of `llm2slm {stored['verb']}`; give another folder"
+            )
+
+    def add(self, overrides: Sequence[Sequence[str]]) -> None:
+        """Adds the jobs of a command; those with equal overrides in the folder are the same jobs.
+
+        Raises:
+            UserError: the folder has other jobs only, two jobs have the same folder, or a job's configuration is
+                invalid.
+        """
+        known = {tuple(sorted(record.overrides)): record for record in self.records}
+        found = [known.get(tuple(sorted(each))) for each in overrides]
+        if known and not any(found):
+            stored = sweep_of(self.folder)
+            of = f" (its command: {stored['command']})" if stored else ""
+            raise UserError(
+                f"hydra.sweep.dir={self.folder}: contains another sweep{of}, with no job of this one; give another "
+                "folder"
+            )
+        for own, record in zip(overrides, found, strict=True):
+            self.add_job(list(own), record)
+        values = [assignments(job.overrides) for job in self.jobs]
+        keys = dict.fromkeys(key for own in values for key in own)
+        varied = tuple(key for key in keys if len({own.get(key) for own in values}) > 1)
+        self.jobs = [replace(job, varied=varied) for job in self.jobs]
+
+    def add_job(self, overrides: list[str], record: JobRecord | None = None, trial: int | None = None) -> Job:
+        """Adds one job, whose configuration is checked."""
+        number = self.records.index(record) if record is not None else self._next()
+        composed = self.composer.compose([*self.hydra, *self.of_sweep, *overrides])
+        config = self.composer.typed(composed)
+        if basic(self.composed):
+            check_processes(config)
+        folder = self.folder / (record.folder if record is not None else self._subfolder(composed, number))
+        if other := next((job for job in self.jobs if job.folder == folder), None):
+            raise UserError(
+                f"hydra.sweep.subdir: {' '.join(overrides)} and {' '.join(other.overrides)} have the same folder, "
+                f"{folder}; name the folders by all swept keys, or leave hydra.sweep.subdir out"
+            )
+        named = [f"hydra.run.dir={quote(str(folder))}", f"hydra.job.num={number}"]
+        arguments = [self.verb, *self._flags(), *overrides, *self.hydra, *named]
+        job = Job(number, folder, overrides, arguments, trial=trial, **resources(self.verb, config))
+        self.jobs.append(job)
+        return job
+
+    def _next(self) -> int:
+        new = sum(job.number >= len(self.records) for job in self.jobs)
+        return len(self.records) + new
+
+    def _subfolder(self, composed: DictConfig, number: int) -> str:
+        with open_dict(composed):
+            composed.hydra.job.num, composed.hydra.job.id = number, str(number)
+        HydraConfig.instance().set_config(composed)
+        name = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
+        if Path(name).name != name or name in (".", ".."):
+            raise UserError(
+                f"hydra.sweep.subdir={name}: must be the name of a folder, without '/'; exclude keys with paths by "
+                "hydra.job.config.override_dirname.exclude_keys"
+            )
+        return name
+
+    def _flags(self) -> list[str]:
+        args = parsed(self.arguments)
+        named = (
+            ("--config-name", args.config_name),
+            ("--config-path", args.config_path),
+            ("--config-dir", args.config_dir),
+        )
+        found: list[str] = []
+        for flag, value in named:
+            if value:
+                is_folder = flag != "--config-name"
+                found += [flag, str(Path(value).expanduser().absolute()) if is_folder else value]
+        return found
+
+    def again(self, folder: Path) -> str:
+        """The command that completes the sweep."""
+        kept = [word for word in self.arguments if not word.startswith("hydra.sweep.dir=")]
+        return shlex.join(["llm2slm", self.verb, *kept, f"hydra.sweep.dir={folder}"])
+
+    def write(self) -> None:
+        """Writes `sweep.json`, and the records of new jobs, which are pending."""
+        for job in self.jobs:
+            check_folder("hydra.sweep.dir", job.folder)
+        values = {"verb": self.verb, "command": self.again(self.folder), "name": name_of(self.folder)}
+        write_text(self.folder / SWEEP_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        for job in self.jobs:
+            self.write_pending(job)
+
+    def write_pending(self, job: Job) -> None:
+        """Writes the record of a new job."""
+        make_folder("hydra.sweep.dir", job.folder)
+        if not (job.folder / "job.json").is_file():
+            job.record().write(job.folder)
+
+    def finish(self, given: Path, *, stopped: bool) -> bool:
+        """Writes and prints the table, then the command that completes the sweep if it is not complete.
+
+        Returns:
+            Whether all jobs of this command are complete; the folder may have others.
+        """
+        finish_sweep(self.folder)
+        complete = all(job.record().complete for job in self.jobs)
+        if stopped or not complete:
+            print(f"to complete the sweep (jobs that are done are skipped): {self.again(given)}")
+        return complete
+
+    def left(self) -> list[Job]:
+        """The jobs that are not complete; prints how many are."""
+        left = [job for job in self.jobs if not job.record().complete]
+        skipped = len(self.jobs) - len(left)
+        if skipped:
+            print(f"{skipped} of {len(self.jobs)} jobs are complete and skipped", flush=True)
+        return left
+
+
+def hydra_overrides(composed: DictConfig) -> list[str]:
+    """The overrides of Hydra's keys, with their interpolations."""
+    found = OmegaConf.to_container(composed.hydra.overrides.hydra, resolve=False)
+    assert isinstance(found, list)
+    return [str(each) for each in found]
+
+
+def wait_for(job: Job, seconds: float = GRACE) -> None:
+    """Waits until no process of an earlier command runs a job.
+
+    Raises:
+        UserError: it still runs after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while runs_now(job.folder):
+        if time.monotonic() > deadline:
+            raise UserError(f"{job.folder}: another process ({job.record().host}) runs this job; wait, or stop it")
+        time.sleep(POLL)
+
+
+def in_this_process(plan: Plan) -> int:
+    """Runs the jobs one after another in this process. Returns 0; a signal is raised."""
+    for job in plan.left():
+        wait_for(job)
+        print(f"[{job.number + 1} of {len(plan.jobs)}] {job.name}: {shown(job)}", flush=True)
+        with with_environment(job.environment()):
+            try:
+                attempt(job.folder, partial(run, job.command()))
+            finally:
+                release()
+    return 0
+
+
+def in_processes(plan: Plan, space: Space | None) -> int:
+    """Runs the jobs by the chosen launcher. Returns the signal that stopped them, or 0.
+
+    Args:
+        space: the search space of an Optuna study; None: the jobs are those of the plan.
+    """
+    from llm2slm.sweeps.launchers import launcher_of
+    from llm2slm.sweeps.run import Grid, Source, Supervisor
+
+    settings = launcher_settings(plan.composed)
+    left = plan.left() if space is None else []
+    if not left and space is None:
+        return 0
+    launcher = launcher_of(settings, left if space is None else [space.template], plan.folder)
+    source: Source = Grid(left) if space is None else space.trials(settings)
+    total, complete = (len(plan.jobs), len(plan.jobs) - len(left)) if space is None else space.counts()
+    attached = []
+    for job in source.resumed():
+        if (running := launcher.attach(job, job.record())) is not None:
+            attached.append(running)
+            source.attached(job)
+        else:
+            wait_for(job)
+    return Supervisor(source, launcher, settings, Reporter(total, complete), attached=attached).run()
+
+
+def launcher_settings(composed: DictConfig) -> Any:
+    """The settings of the launcher, with checked types."""
+    settings: Any = OmegaConf.to_object(composed.hydra.launcher)
+    if settings.on_failure not in ("continue", "stop"):
+        raise UserError(f"hydra.launcher.on_failure={settings.on_failure}: expected continue or stop")
+    if settings.retries < 0:
+        raise UserError(f"hydra.launcher.retries={settings.retries}: must be at least 0")
+    return settings
+
+
+def resources(verb: str, config: Any) -> dict[str, Any]:
+    """The devices, nodes and steps of a job, by its configuration; see `Job`."""
+    if not isinstance(config, RunConfig):
+        return {}
+    trainer = config.trainer
+    return {
+        "devices": devices_of(trainer),
+        "nodes": trainer.num_nodes,
+        "on_gpu": trainer.accelerator != "cpu",
+        "steps": trainer.max_steps if verb == "train" else 0,
     }
-    shown = entries(list(results.values())) if any(result["systems"] for result in results.values()) else []
-    chosen, _ = best_job(results)
-    for record in records:
-        head = {"job": record.folder, **assignments(record.overrides), "status": record.status}
-        if chosen is not None:
-            head[BEST] = "yes" if record.folder == chosen else ""
-        tail = {"seconds": record.seconds, "error": record.error}
-        run = list(results).index(record.folder) if record.folder in results else None
-        systems = [entry.system for entry in shown if entry.run == run]
-        rows += [{**head, **system_columns(system), **tail} for system in systems] or [{**head, **tail}]
-    return rows
 
 
-def best_job(results: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str]:
-    """The job with the best validation score, and a line about it; or None, and a line with the reason.
+def devices_of(trainer: TrainerConfig) -> int:
+    """The number of devices of a job on one node; `auto` is one.
 
-    The line is "" for fewer than two results.
+    Raises:
+        UserError: a list of certain devices, which a launcher assigns.
     """
-    from llm2slm.evaluation.report.selection import best_by_validation
-
-    chosen, reason = best_by_validation(list(results.values()), [f"job {job}" for job in results])
-    if chosen is None:
-        return None, reason[:1].lower() + reason[1:].removesuffix(".")
-    job, selection = list(results)[chosen], list(results.values())[chosen]["selection"]
-    score = f"{selection['metric']} {selection['value']:.4g}, step {selection['step']}"
-    return job, f"best by validation: job {job} ({score})"
-
-
-def system_columns(system: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of one system of a `result.json`."""
-    columns: dict[str, Any] = {"system": system["name"]}
-    columns |= {f"val/{name}": round(value, 4) for name, value in (system.get("validation") or {}).items()}
-    columns |= {name: round(score["value"], 4) for name, score in system["quality"].items()}
-    for row in system["speed"][:1]:
-        columns["total_ms"] = round(row["total_ms"]["median"], 3)
-        columns["ms_per_token"] = round(row["ms_per_token"]["median"], 4)
-        if row.get("speedup"):
-            columns["speedup"] = round(row["speedup"]["median"], 3)
-    return columns | {f"{kind}_parameters": count for kind, count in system["parameters"].items()}
+    text = str(trainer.devices).strip("[] ")
+    if text in ("auto", "-1"):
+        return 1
+    with suppress(ValueError):
+        if "," not in text and not str(trainer.devices).startswith("["):
+            return int(text)
+        if [int(part) for part in text.split(",") if part.strip()] == list(range(len(text.split(",")))):
+            return len(text.split(","))
+    raise UserError(
+        f"trainer.devices={trainer.devices}: the launcher of a sweep assigns the devices; give their number"
+    )
 
 
-def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes sweep.csv and sweep.md."""
-    names = columns_of(rows)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, restval="", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "sweep.csv", text.getvalue())
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    for row in rows:
-        cells = (str(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in names)
-        lines.append("| " + " | ".join(cells) + " |")
-    write_text(folder / "sweep.md", "\n".join(lines) + "\n")
+def check_processes(config: Any) -> None:
+    """Refuses distributed runs in this process: Lightning would start the other ranks with the arguments of the sweep.
 
-
-def columns_of(rows: list[dict[str, Any]]) -> list[str]:
-    """Every column with a value in some row, `seconds` and `error` last."""
-    last = ("seconds", "error")
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in last))
-    return names + [name for name in last if any(row.get(name) not in (None, "") for row in rows)]
-
-
-def show_table(rows: list[dict[str, Any]]) -> None:
-    """Prints a narrow version of the table, then one line per error. sweep.csv has the whole table.
-
-    Columns that are equal in all rows are left out, keys are shortened to their last part where that is unique, and
-    numbers have four figures.
+    Raises:
+        UserError: Lightning would start several processes for a job of this process.
     """
-    from rich.console import Console
-
-    from llm2slm.evaluation.report.report import fitted
-
-    names = [name for name in columns_of(rows) if name not in ("error", BEST)]
-    names = [n for n in names if n not in PLAIN or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
-    short = [name.rpartition(".")[2].removesuffix("_parameters") for name in names]
-    head = [last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)]
-    cells = ((row.get(name, "") for name in names) for row in rows)
-    lines = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in line] for line in cells]
-    Console().print(fitted([head, *lines], "", turn=False))
-    for row in rows:
-        if row["error"]:
-            print(f"job {row['job']}: {row['error']}")
+    if isinstance(config, RunConfig) and several_processes(config.trainer):
+        raise UserError(
+            f"-m hydra/launcher=basic with trainer.devices={config.trainer.devices} and "
+            f"trainer.strategy={config.trainer.strategy}: such jobs need separate processes; leave "
+            "hydra/launcher=basic out, or add trainer.devices=1 trainer.strategy=auto"
+        )
 
 
-def varied(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows reduced to the keys whose values differ; unchanged if no value differs."""
-    keys = [key for key in dict.fromkeys(k for row in rows for k in row) if len({row.get(key) for row in rows}) > 1]
-    return [{key: row[key] for key in keys if key in row} for row in rows] if keys else rows
-
-
-def finish_sweep(folder: Path) -> bool:
-    """Writes sweep.csv, sweep.md and (if any job has a result) report.html; prints the table and the best job.
-
-    Returns:
-        Whether every job is done.
-    """
-    records = read_records(folder)
-    if not records:
+def several_processes(trainer: TrainerConfig) -> bool:
+    """Whether Lightning would start other processes that run this command again."""
+    if any(word in trainer.strategy for word in ("spawn", "fork", "notebook")):
         return False
-    rows = table(folder)
-    write_table(folder, rows)
-    chosen = [assignments(record.overrides) for record in records]
-    fixed = {key for row in chosen for key in row} - {key for row in varied(chosen) for key in row}
-    show_table([{name: value for name, value in row.items() if name not in fixed} for row in rows])
-    finished = [r for r in records if (folder / r.folder / "result.json").is_file()]
-    _, line = best_job({r.folder: runs.read_result(folder / r.folder) for r in finished})
-    if line:
-        print(line)
-    print(folder / "sweep.csv")
-    if finished:
-        from llm2slm.evaluation.report.report import write_report
-
-        configs = [config_text(folder / r.folder) for r in finished]
-        results = [runs.read_result(folder / r.folder) for r in finished]
-        overrides = varied([assignments(r.overrides) for r in finished])
-        print(write_report(results, folder, f"Sweep {folder.name}", overrides, configs))
-    return all(record.status == "done" for record in records)
-
-
-def config_text(folder: Path) -> str:
-    """The text of a run's config.yaml, "" where there is none."""
-    path = folder / "config.yaml"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    single = trainer.strategy in ("auto", "single_device") and str(trainer.devices) == "auto"
+    return trainer.num_nodes > 1 or not (str(trainer.devices) in ("1", "[0]", "0,") or single)

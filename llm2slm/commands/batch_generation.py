@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from llm2slm.data.sources.rows.table import LINE, check_once, no_column, path_in
 from llm2slm.data.sources.rows.text import lines
 from llm2slm.out_of_memory import explained
 from llm2slm.resumable import ResumableLines, other_settings
+from llm2slm.shown_text import in_terminal
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> list[str]:
         found: list[str] = []
         for answers in generate_batches(job, texts):
             lines = [" ".join(answer.splitlines()) for answer in answers]
-            print("\n".join(lines))
+            print("\n".join(map(in_terminal, lines)))
             found += lines
         return found
     path = Path(job.config.output)
@@ -145,28 +147,32 @@ def generate_file(job: BatchGeneration, texts: list[str]) -> list[str]:
     if not part.is_file() and finished(path, decisive):
         print(f"{job.config.output}: {count}, already complete with the same settings")
         return answers_in(path)
-    file = ResumableLines(path, decisive, job.config.batch_size, len(texts))
+    with closing(ResumableLines(path, decisive, job.config.batch_size, len(texts))) as file:
+        _generate_missing(job, texts, file)
+        content = "".join(f"{line}\n" for line in file.lines()).encode()
+        file.put(path, content)
+        record = json.dumps({"settings": decisive, "sha256": sha256(content).hexdigest()}, ensure_ascii=False)
+        file.put(record_of(path), f"{record}\n".encode())
+        file.discard()
+    print(f"{job.config.output}: {count}")
+    return answers_in(path)
+
+
+def _generate_missing(job: BatchGeneration, texts: list[str], file: ResumableLines) -> None:
+    """Generates the answers that the file lacks, and appends them batch by batch."""
     if file.done:
         print(f"llm2slm: {file.partial} holds {file.done} of {len(texts)} answers: continuing", file=sys.stderr)
     try:
         for answers in generate_batches(job, texts, file.done):
             rows = zip(texts[file.done :], answers, strict=False)
-            if path.suffix == ".jsonl":
+            if file.path.suffix == ".jsonl":
                 file.append([json.dumps({"source": s, "prediction": a}, ensure_ascii=False) for s, a in rows])
             else:
                 file.append([" ".join(a.splitlines()) for _, a in rows])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         print(f"llm2slm: {file.done} of {len(texts)} answers are in {file.partial}; run the same command to continue",
               file=sys.stderr)  # fmt: skip
-        file.close()
         raise
-    content = "".join(f"{line}\n" for line in file.lines()).encode()
-    file.put(path, content)
-    record = json.dumps({"settings": decisive, "sha256": sha256(content).hexdigest()}, ensure_ascii=False)
-    file.put(record_of(path), f"{record}\n".encode())
-    file.discard()
-    print(f"{job.config.output}: {count}")
-    return answers_in(path)
 
 
 def answers_in(path: Path) -> list[str]:

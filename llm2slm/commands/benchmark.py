@@ -22,7 +22,7 @@ from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.llm import share_weights
-from llm2slm.models.loading.pretrained import locate
+from llm2slm.models.loading.configs import locate
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track

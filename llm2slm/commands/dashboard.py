@@ -10,6 +10,7 @@ from llm2slm.atomic import write_text
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DashboardConfig, DataConfig, RunConfig, TaskConfig
+from llm2slm.config.choices import LOGGER_MODES
 from llm2slm.data.sources.sources import task_of
 from llm2slm.evaluation.metrics.scores import check as check_metrics
 from llm2slm.nearest_names import similar
@@ -49,10 +50,10 @@ def run(config: DashboardConfig, folder: Path) -> None:  # noqa: ARG001 - every 
 
 def check(config: DashboardConfig) -> bool:
     """Checks the configuration; returns whether the dashboard is created at W&B."""
-    from llm2slm.tracking.wandb_run import MODES, logged_in
+    from llm2slm.tracking.wandb_run import logged_in
 
-    if config.mode not in MODES:
-        raise UserError(f"mode={config.mode}: unknown; choose {', '.join(MODES)}")
+    if config.mode not in LOGGER_MODES:
+        raise UserError(f"mode={config.mode}: unknown; choose {', '.join(LOGGER_MODES)}")
     check_metrics([] if config.metric is None else [config.metric])
     known = [name for name, _ in flat(plain(RunConfig()))]
     for key in config.factors:

@@ -116,8 +116,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
 
 def as_job(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration of a system's training: its loggers group it with the demo, which times all systems."""
-    group = group_of(config.logger.group) or folder.resolve().name
-    logger, timing = replace(config.logger, group=group), replace(config.benchmark, after_training=False)
+    logger, timing = config.logger, replace(config.benchmark, after_training=False)
+    if logger.name != "csv":
+        logger = replace(logger, group=group_of(logger.group) or folder.resolve().name)
     return replace(config, logger=logger, benchmark=timing)
 
 
@@ -161,6 +162,9 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
         raise UserError(f"demo compares with a trained LLM; model.llm.init={config.model.llm.start}: use pretrained")
     if LLM in config.systems:
         raise UserError(f"systems.{LLM}: this name is reserved for the LLM; choose another")
+    for name in config.systems:
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"systems.{name}: is the name of a folder in the output folder; use letters and digits")
     if str(config.trainer.devices) != "1" or config.trainer.num_nodes != 1:
         raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
     device_type(config.trainer.accelerator)

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llm2slm.config.choices import ACCELERATORS, check_choice
 from llm2slm.out_of_memory import explained
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
-
-ACCELERATORS = ("auto", "gpu", "cuda", "mps", "cpu")
 
 
 def device_type(accelerator: str) -> str:
@@ -22,8 +21,7 @@ def device_type(accelerator: str) -> str:
         UserError: an accelerator that is unknown or not available.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if accelerator not in ACCELERATORS:
-        raise UserError(f"trainer.accelerator={accelerator}: unknown; possible: {', '.join(ACCELERATORS)}")
+    check_choice("trainer.accelerator", accelerator, ACCELERATORS)
     if accelerator in ("auto", "cpu"):
         return "cuda" if cuda and accelerator == "auto" else "cpu"
     if accelerator in ("gpu", "cuda") and cuda:

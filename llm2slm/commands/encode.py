@@ -20,8 +20,9 @@ from llm2slm.commands.builtin_llm import warn_builtin_encoder
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import final_split
+from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.task_choice import print_task, warn_task, with_task
-from llm2slm.commands.tokenizer import train_ordered
+from llm2slm.commands.tokenizer import TOKENIZERS, train_ordered
 from llm2slm.config import RunConfig
 from llm2slm.data.collate import Encoded
 from llm2slm.data.datamodule import DataModule
@@ -51,14 +52,15 @@ def run(config: RunConfig, folder: Path) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     task = task_of(config.task, config.data)
-    train_ordered(config.model, config.data, config.task, config.seed, folder)
-    model = move_to_device(
-        build_model(config.model, replace(config.data, reps=None)), config.trainer.accelerator
-    ).eval()
-    data = DataModule(config.data, task, model.collator, config.seed)
     splits = list(dict.fromkeys(("train", "validation", final_split(config.data))))
-    for split in splits:  # finds errors in the data before anything is written
-        data.prepare(split)
+    with removed_on_failure(folder / TOKENIZERS):
+        train_ordered(config.model, config.data, config.task, config.seed, folder)
+        model = move_to_device(
+            build_model(config.model, replace(config.data, reps=None)), config.trainer.accelerator
+        ).eval()
+        data = DataModule(config.data, task, model.collator, config.seed)
+        for split in splits:  # finds errors in the data before anything is written
+            data.prepare(split)
     print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_encoder(config)

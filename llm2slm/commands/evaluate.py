@@ -55,6 +55,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     task = task_of(config.task, config.data)
     check_metrics(task)
     runs.refuse_another(folder, "evaluate")
+    trained = trained_result(run)
     device_type(config.trainer.accelerator)
     check_loggers(config.logger)
     check_parallel(config.trainer)
@@ -78,7 +79,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
         answers = generated(model, data.examples(config.split), task, config) if several(config.trainer) else None
         system = score_system(model, data, task, config=config, folder=folder, split=config.split, answers=answers)
         result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
-        result.selection, system.validation = selection_of(run, system.weights)
+        result.selection, system.validation = selection_of(trained, system.weights)
         set_quality_kept(result, baseline)
         result.device = runs.device_name(model.device.type)
         result.wall_seconds = time.perf_counter() - started
@@ -88,14 +89,20 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     return result
 
 
-def selection_of(run: str, weights: str | None) -> tuple[runs.Selection | None, dict[str, float]]:
-    """How training chose the weights that are evaluated, with their validation scores; none where that is unknown."""
+def trained_result(run: str) -> dict[str, Any]:
+    """The `result.json` of a run directory; empty where there is none."""
     home = runs.home(run)
-    if home is None or not (home / "result.json").is_file():
-        return None, {}
-    trained = runs.read_result(home)
+    return runs.read_result(home) if home is not None and (home / "result.json").exists() else {}
+
+
+def selection_of(trained: Mapping[str, Any], weights: str | None) -> tuple[runs.Selection | None, dict[str, float]]:
+    """How training chose the weights that are evaluated, with their validation scores; none where that is unknown.
+
+    Args:
+        trained: the result of the training.
+    """
     chosen = trained.get("selection")
-    system: dict[str, Any] = next(iter(trained["systems"]), {})
+    system: dict[str, Any] = next(iter(trained.get("systems", [])), {})
     if not chosen or system.get("weights") != weights:
         return None, {}
     return runs.Selection(**chosen), dict(system["validation"])
@@ -173,9 +180,14 @@ def score_system(
         written: `predictions.jsonl` has these answers already.
     """
     examples = data.examples(split)
+    timed: dict[str, Any] = {}
     if answers is None:
-        distinct = distinct_prompts(examples, task)
-        found = predict(model, distinct, task, config.data.eval_batch_size, progress=config.trainer.progress)
+        distinct, started = distinct_prompts(examples, task), time.perf_counter()
+        size = config.data.eval_batch_size
+        found = predict(model, distinct, task, size, progress=config.trainer.progress)
+        if distinct:
+            ms = 1000 * (time.perf_counter() - started) / len(distinct)
+            timed = {"generation": {"ms_per_answer": round(ms, 3), "batch": size}}
         answers = for_all(found, examples)
     rows = prediction_rows(examples, answers)
     if not written:
@@ -187,7 +199,7 @@ def score_system(
     system.buckets = quality_by_length(examples, measured)
     notes = {"split": split, "data": data.report()} | language_note(task)
     system.notes = notes | decoding_note(model, task) | control_note(model)
-    system.notes |= llm_note(model, config.model.llm, system.weights)
+    system.notes |= llm_note(model, config.model.llm, system.weights) | timed
     return system
 
 

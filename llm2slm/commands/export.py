@@ -15,6 +15,7 @@ from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ExportConfig
+from llm2slm.config.choices import DTYPES, check_choice
 from llm2slm.tracking.session import Tracking, track
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.summary import numbers, of_system, sample_table
@@ -66,7 +67,7 @@ def log(tracking: Tracking, home: Path | None, out: Path, values: dict[str, Any]
     if home is not None and (home / "result.json").is_file():
         systems = runs.read_result(home)["systems"][:1]
         values = values | {name: value for system in systems for name, value in of_system(system).items()}
-        samples = {system["name"]: system["samples"] for system in systems if system["samples"]}
+        samples = {system["name"]: system["samples"] for system in systems if system.get("samples")}
         tracking.table("samples", sample_table(samples, tracking.cfg.samples))
     tracking.summary(values)
     if "model" in tracking.cfg.artifacts:
@@ -97,10 +98,7 @@ def check(config: ExportConfig) -> Path:
             f"run={config.run}: records no configuration to write a model card from; give the run directory, or leave "
             "results, license and name out"
         )
-    from llm2slm.models.loading.pretrained import DTYPES
-
-    if config.dtype is not None and config.dtype not in DTYPES:
-        raise UserError(f"dtype={config.dtype} is unknown; possible: {', '.join(DTYPES)}")
+    check_choice("dtype", config.dtype, DTYPES)
     if config.push is not None and config.push.count("/") > 1:
         raise UserError(f"push={config.push}: give a repository of the Hub, as me/my-model")
     check_loggers(config.logger)

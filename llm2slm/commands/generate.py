@@ -15,6 +15,7 @@ from llm2slm.commands.batch_generation import BatchGeneration, check_writable, g
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.config import DataConfig, GenerateConfig, TaskConfig
 from llm2slm.config.ranges import check_ranges
+from llm2slm.shown_text import in_terminal
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
 from llm2slm.tracking.tracker import Table
@@ -205,9 +206,7 @@ def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
 def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> str:
     """Prints the answer to one text, token by token if streaming is possible; returns it."""
     if config.stream and config.num_beams == 1:
-        from transformers import TextStreamer
-
-        streamer = TextStreamer(
+        streamer = _streamer(
             model.collator.slm_tokenizer,
             skip_prompt=True,
             skip_special_tokens=True,
@@ -215,8 +214,19 @@ def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[st
         )
         return model.generate_text([text], 1, streamer=streamer, **arguments)[0]
     found = model.generate_text([text], 1, **arguments)[0]
-    print(found)
+    print(in_terminal(found))
     return found
+
+
+def _streamer(tokenizer: Any, **arguments: Any) -> Any:
+    """transformers' streamer to standard output; control characters are visible in a terminal."""
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(in_terminal(text), stream_end)
+
+    return Streamer(tokenizer, **arguments)
 
 
 def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], arguments: dict[str, Any]) -> None:

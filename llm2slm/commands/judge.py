@@ -55,7 +55,6 @@ SCHEMA = 1
 """Version of judge.json; raised when a field changes its meaning."""
 OF_ENDPOINT = ("model", "key_env", "temperature", "parameters", "workers", "timeout", "retries", "wait")
 OF_LOCAL = ("revision", "dtype", "attn_implementation", "quantization")
-DTYPES = ("float32", "bfloat16", "float16")
 RESERVED = ("model", "messages", "stream", "n")
 """Request fields that the user cannot set: the job reads one complete reply."""
 
@@ -125,8 +124,6 @@ def check(config: JudgeConfig) -> None:
     check_loggers(config.logger)
     if (config.price_in is None) != (config.price_out is None):
         raise UserError("price_in and price_out: give both, or neither")
-    if config.dtype not in DTYPES:
-        raise UserError(f"dtype={config.dtype} is unknown; possible: {', '.join(DTYPES)}")
     check_folder("out", Path(config.out))
     for name in RESERVED:
         if name in config.parameters:
@@ -171,7 +168,8 @@ def local_client(config: JudgeConfig) -> tuple[JudgeClient, dict[str, Any]]:
     from llm2slm.data.tokenization.tokenizer import load_tokenizer
     from llm2slm.evaluation.judge.local import LocalClient
     from llm2slm.models.hybrid import LLM2SLM
-    from llm2slm.models.loading.pretrained import commit, load_language_model, locate, read_config
+    from llm2slm.models.loading.configs import commit, locate, read_config
+    from llm2slm.models.loading.pretrained import load_language_model
     from llm2slm.models.slm import contiguous_head
 
     silence_libraries()

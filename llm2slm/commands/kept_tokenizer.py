@@ -121,7 +121,7 @@ def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tup
     """
     from llm2slm.data.tokenization.cutting import NOT_CUT, cut
     from llm2slm.data.tokenization.tokenizer import cut_of
-    from llm2slm.models.loading.pretrained import model_config
+    from llm2slm.models.loading.configs import model_config
     from llm2slm.models.loading.vocabulary import RECORD, named_ids
 
     _, cfg = _generator(model)
@@ -146,7 +146,7 @@ def _ids(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> lis
     """Token ids of each row: prompt (if encoded with this tokenizer) and response."""
     from llm2slm.data.collate import Collator
     from llm2slm.data.tokenization.prompts import frame
-    from llm2slm.models.loading.pretrained import model_config
+    from llm2slm.models.loading.configs import model_config
 
     _, cfg = _generator(model)
     alone = model.kind is SystemKind.llm

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from llm2slm.commands.evaluate import (
 from llm2slm.commands.loaded_models import LoadedSystem, llm_note, load_system, parameters, plain_llm
 from llm2slm.commands.task_choice import print_task, warn_task, with_task
 from llm2slm.config import RunConfig
+from llm2slm.config.choices import FORMATS
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.labels import read_labels
@@ -48,7 +50,6 @@ from llm2slm.training.launch import check_parallel, in_processes
 from llm2slm.training.ranks import first_process
 from llm2slm.types import Example, Labels, UserError
 
-FORMATS = ("jsonl", "parquet")
 SAMPLES = 32
 SETTINGS = "settings"
 """Key in the notes of a result: the settings that determined the labels."""
@@ -92,28 +93,28 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     file = None
     if not labels.is_file() or partial_of(folder).is_file():
         file = ResumableLines(folder / "labels.jsonl", decisive, config.data.eval_batch_size, len(examples))
-    if labels.is_file() and (folder / "result.json").is_file():
-        print(
-            f"llm2slm: {labels}: all {len(examples)} labels exist already, made with the same settings", file=sys.stderr
-        )
+    with nullcontext() if file is None else closing(file):  # releases its lock on errors too
+        if labels.is_file() and (folder / "result.json").is_file():
+            same = "labels exist already, made with the same settings"
+            print(f"llm2slm: {labels}: all {len(examples)} {same}", file=sys.stderr)
+            if file is not None:
+                file.discard()
+            return None
+        show_held()
+        with track("label", config, folder, resumed=file is None or file.done > 0) as tracking:
+            if file is not None and not labels.is_file():
+                runs.write_config(folder, config)
+                write_labels(file, model, examples, task, config)
+                put(file, labels, config)
+            answers = answers_of(labels, examples)
+            result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
+            result.device = runs.device_name(model.device.type)
+            result.systems = [evaluated(model, data, task, config, answers)]
+            result.systems[0].notes[SETTINGS] = decisive
+            runs.write_result(folder, result)
+            tracking.result(result, folder)
         if file is not None:
             file.discard()
-        return None
-    show_held()
-    with track("label", config, folder, resumed=file is None or file.done > 0) as tracking:
-        if file is not None and not labels.is_file():
-            runs.write_config(folder, config)
-            write_labels(file, model, examples, task, config)
-            put(file, labels, config)
-        answers = answers_of(labels, examples)
-        result = runs.Result("label", config.seed, runs.config_hash(config), time.perf_counter() - started, [])
-        result.device = runs.device_name(model.device.type)
-        result.systems = [evaluated(model, data, task, config, answers)]
-        result.systems[0].notes[SETTINGS] = decisive
-        runs.write_result(folder, result)
-        tracking.result(result, folder)
-    if file is not None:
-        file.discard()
     show_result(folder)
     return result
 
@@ -142,19 +143,16 @@ def write_labels(
         print(f"llm2slm: {file.partial} holds {file.done} of {len(examples)} labels: continuing", file=sys.stderr)
     try:
         in_processes(config.trainer, work)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         if file is not None:
             print(f"llm2slm: {file.done} of {len(examples)} labels are in {file.partial}; run the same command with "
                   f"hydra.run.dir={file.path.parent} to continue", file=sys.stderr)  # fmt: skip
-            file.close()
         raise
 
 
 def checked(config: RunConfig, folder: Path) -> RunConfig:
     """Checks the configuration before the LLM is loaded; returns it with data.labels=gold."""
     device_type(config.trainer.accelerator)
-    if config.label.format not in FORMATS:
-        raise UserError(f"label.format={config.label.format}: unknown; possible: {', '.join(FORMATS)}")
     check_ranges(config)
     check_loggers(config.logger)
     check_parallel(config.trainer)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm.config import RunConfig
+from llm2slm.config.verbs import CostsConfig
 
 
 def next_command(verb: str, config: Any, folder: Path) -> str | None:
@@ -32,6 +33,8 @@ def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
             return ["compare", *config.runs] if len(config.runs) > 1 else ["compare", *config.runs, "RUN"]
         case "compare":
             return ["judge", *config.runs[:2], "endpoint=URL", "model=NAME"]
+        case "costs":
+            return _of_costs(config)
         case "tokenizer":
             return ["train", f"model.slm.tokenizer={config.out}"]
     return None
@@ -52,6 +55,13 @@ def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:
         case "demo":
             return ["generate", f"run={folder}/{next(reversed(config.systems), '')}", "prompt=TEXT"]
     return None
+
+
+def _of_costs(config: CostsConfig) -> list[str]:
+    if config.run is not None:
+        return ["benchmark", f"run={config.run}"]
+    sides = {"llm": config.model.llm.name, "slm": config.model.slm.name}
+    return ["train", *(f"model.{side}.name={name}" for side, name in sides.items() if name is not None)]
 
 
 def _is_run(run: str | None) -> bool:

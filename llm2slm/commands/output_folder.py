@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from llm2slm.commands.local_rank import first_local_process
 from llm2slm.types import UserError
 
 
@@ -26,6 +30,18 @@ def check_folder(key: str, folder: Path, *, writes: bool = True) -> None:
         raise UserError(f"{key}={folder}: {existing} is a file; give a folder")
     if writes and not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{key}={folder}: no permission to write into {existing}; give another folder")
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Removes a folder that the block creates if the block fails; an earlier folder stays."""
+    existed = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not existed and first_local_process():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def make_folder(key: str, folder: Path) -> None:

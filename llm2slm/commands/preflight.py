@@ -18,6 +18,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.projector import Projector
 from llm2slm.models.soft_prompts import taken
 from llm2slm.models.stored_encoder import StoredEncoder
+from llm2slm.training.checkpoints import direction
 from llm2slm.training.distill import check_distill
 from llm2slm.training.micro_batches import check_micro_batch
 from llm2slm.training.optim import check_optimizer
@@ -69,13 +70,14 @@ def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress:
 
 
 def check_monitor(config: RunConfig, task: Task) -> None:
-    """Refuses a monitor that this run would never log."""
+    """Refuses a monitor that this run would never log, or that would select the worst checkpoint."""
     metrics = of_texts(task.metrics) if config.callbacks.generate_rows else ()
     known = ["val/loss", *(f"val/{metric}" for metric in metrics)]
     if config.callbacks.monitor not in known:
         raise UserError(
             f"callbacks.monitor={config.callbacks.monitor}: this run never logs it; it logs {', '.join(known)}"
         )
+    direction(config.callbacks)
 
 
 def check_context_length(model: LLM2SLM, data: DataModule, split: str, rows: int | None = None) -> None:

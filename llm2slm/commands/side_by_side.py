@@ -1,46 +1,48 @@
 """Trains several systems at the same time, each in a separate process, for `llm2slm demo`.
 
 The results are those of one training after the other with the same number of threads. Everything that a process prints
-is in `train.log` in the folder of its system. A process is started anew, not forked: a fork would inherit the locks of
-torch's threads. It stops, as on Ctrl-C, when the process that started it ends for any reason.
+is in `train.log` in the folder of its system.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, TextIO
 
 from rich.console import Console
 
 from llm2slm import runs
 from llm2slm.atomic import writing
+from llm2slm.child_processes import (
+    ERROR,
+    INTERRUPTED,
+    POLL,
+    Child,
+    by_signal,
+    environment,
+    stop,
+    stop_requests,
+    stop_with_parent,
+)
 from llm2slm.commands.resume import METRICS, stored_result
 from llm2slm.config import RunConfig
 from llm2slm.progress import progress_bar
+from llm2slm.runs import curve
 from llm2slm.types import UserError
 
 LOG = "train.log"
-POLL = 0.2
-"""Seconds between looks at the processes and their files."""
-GRACE = 60.0
-"""Seconds that a process has to save its state after the failure of another one; then it is killed."""
-ERROR = "llm2slm: error: "
-INTERRUPTED = 130
 
 
-class Training:
+class Training(Child):
     """The process that trains one system.
 
     Attributes:
@@ -58,36 +60,27 @@ class Training:
         self._logging = threading.Lock()
         self._rows: dict[int, dict[str, float]] = {}
         self._shown: set[int] = set()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=_environment(threads, width),
-            start_new_session=True,  # the terminal's Ctrl-C is sent to its parent only, which passes it on
-        )  # fmt: skip
+        request = pickle.dumps((config, str(folder), sys.argv, threads))
+        own = environment(threads, COLUMNS=str(width))
+        super().__init__(["-m", __name__], own, subprocess.PIPE, subprocess.PIPE, request)
         streams = ((False, self.process.stdout), (True, self.process.stderr))
         self._readers = [threading.Thread(target=self._read, args=each, daemon=True) for each in streams]
         for reader in self._readers:
             reader.start()
-        assert self.process.stdin is not None
-        try:  # stays open: its end means that this process has ended
-            self.process.stdin.write(pickle.dumps((config, str(folder), sys.argv, threads)))
-            self.process.stdin.flush()
-        except BrokenPipeError:  # the process has ended already; its exit code is reported
-            pass
 
     def _read(self, is_error: bool, stream: IO[bytes]) -> None:
         """Copies a stream to the log, and its lines that are not of progress bars or tracebacks to `printed`."""
         traceback = False
         for line in io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n"):
             before, redrawn, text = line.rstrip("\r\n").rpartition("\r")
-            self._write(text)
+            self._log_line(text)
             traceback = traceback or (is_error and text.startswith("Traceback (most recent call last)"))
             if is_error and text.startswith(ERROR):
                 self.error = text.removeprefix(ERROR)
             elif not (redrawn and before.strip()) and not traceback:
                 self.printed.put((is_error, text))
 
-    def _write(self, text: str) -> None:
+    def _log_line(self, text: str) -> None:
         """Writes a line to the log. If that fails, one warning is printed, and the log ends there: the training
         continues, and reports a full disk itself when it writes its files."""
         with self._logging:
@@ -103,7 +96,7 @@ class Training:
     def _close(self) -> None:
         log, self._log = self._log, None
         if log is not None:
-            with suppress(OSError):  # of lines that could not be written, which `_write` has reported
+            with suppress(OSError):  # of lines that could not be written, which `_log_line` has reported
                 log.close()
 
     def ended(self) -> bool:
@@ -115,20 +108,15 @@ class Training:
         self._close()
         return True
 
-    def interrupt(self) -> None:
-        """Sends the process a Ctrl-C (Windows has none for one process: there it is ended)."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
-
     def failure(self) -> str:
         """The reason why the process failed, on one line."""
         code, log = self.process.returncode, self.folder / LOG
         if self.error:
             return self.error
-        if code == INTERRUPTED:
+        if code in INTERRUPTED:
             return f"its training was interrupted; see {log}"
         if code < 0:
-            return f"its process was ended by signal {-code} (9: often a lack of memory); see {log}"
+            return f"{by_signal(code)}; see {log}"
         last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
         return f"its training failed ({''.join(last) or f'exit code {code}'}); see {log}"
 
@@ -157,47 +145,6 @@ class Training:
                 steps = f"step {step + 1:,} of {self.config.trainer.max_steps:,}"
                 lines.append(f"{self.name}: {steps}: {', '.join(scores)}")
         return lines
-
-
-def _environment(threads: int | None, width: int) -> dict[str, str]:
-    """The environment of a process: the same package, UTF-8, output without delay, and the number of threads."""
-    home = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    found = {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONIOENCODING": "utf-8",
-        "COLUMNS": str(width),
-    }
-    if threads is not None:
-        found |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    return found
-
-
-def curve(path: Path) -> dict[int, dict[str, float]]:
-    """The rows of a `metrics.csv` that may be written at this moment, by step."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
-        return {int(row["step"]): {k: float(v) for k, v in row.items() if k and v and k != "step"} for row in rows}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """The signals (Ctrl-C, SIGTERM) that arrive within the block, which do not interrupt it."""
-    arrived: list[int] = []
-    handlers: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGINT, signal.SIGTERM):
-            handlers[each] = signal.signal(each, lambda number, _: arrived.append(number))
-    try:
-        yield arrived
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def train_side_by_side(
@@ -234,7 +181,7 @@ def train_side_by_side(
                 if len(arrived) > passed:
                     passed = len(arrived)
                     for each in running:
-                        each.process.kill() if passed > 2 else each.interrupt()
+                        each.kill() if passed > 2 else each.interrupt()
                 for each in list(running):
                     ended = each.ended()
                     show(each, console, printed, whole=each.name == first, final=ended)
@@ -279,35 +226,11 @@ def tested_line(training: Training) -> str:
     return f"{training.name}: trained in {system.notes['training_seconds']:.0f} s; on the test split: {scores}"
 
 
-def stop(running: list[Training]) -> None:
-    """Stops processes; returns when they have ended."""
-    for each in running:
-        each.interrupt()
-    deadline = time.monotonic() + GRACE
-    for each in running:
-        try:
-            each.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            each.process.kill()
-            each.process.wait()
-        each.ended()
-
-
-def _stop_with_parent() -> None:
-    """Waits for the end of standard input, which is the end of the process that started this one; then stops."""
-    while os.read(0, 1):
-        pass
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  nobody reads the output any more
-        for stream in (1, 2):
-            os.dup2(nowhere.fileno(), stream)
-    os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGINT)
-
-
 def main() -> int:
     """Trains one system: the request is pickled on standard input. Returns the exit code, as the command line's."""
     try:
         config, folder, arguments, threads = pickle.load(sys.stdin.buffer)
-        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        stop_with_parent()
         sys.argv = arguments  # recorded in the result
         import torch
 
@@ -321,7 +244,7 @@ def main() -> int:
         print(f"{ERROR}{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return 130
     return 0
 
 

@@ -13,10 +13,13 @@ from llm2slm.atomic import filling
 from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
+from llm2slm.config.ranges import RANGES
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
-from llm2slm.types import Example, Labels, UserError
+from llm2slm.types import Example, Init, Labels, UserError
 
+TOKENIZERS = "tokenizers"
+"""Folder of the tokenizers that a run trains or changes, in its run directory."""
 TRAIN = "train:"
 """Prefix of a tokenizer setting that requests training, followed by the vocabulary size."""
 
@@ -75,7 +78,7 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
     Then adds tokens to the generating model's tokenizer, and cuts its vocabulary (`keep_ordered`).
 
     Raises:
-        UserError: `train:` is not followed by a number; as `keep_ordered`.
+        UserError: `train:` is not followed by a number, or the model has pretrained weights; as `keep_ordered`.
     """
     from llm2slm.commands.kept_tokenizer import check_keeping, keep_ordered
 
@@ -86,9 +89,16 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
         if order is None or not order.startswith(TRAIN):
             continue
         size = order.removeprefix(TRAIN)
-        if not size.isdigit():
+        if not (size.isascii() and size.isdigit()):
             raise UserError(f"model.{side}.tokenizer={order}: give the number of entries, as {TRAIN}8000")
-        out = folder / "tokenizers" / side
+        if not (legal := RANGES[TokenizerConfig]["vocab_size"]).holds(int(size)):
+            raise UserError(f"model.{side}.tokenizer={order}: must be {legal.words(int(size))}")
+        if language_model.start is Init.pretrained:
+            raise UserError(
+                f"model.{side}.tokenizer={order}: the pretrained weights of {language_model.source} belong to its "
+                f"tokenizer; set model.{side}.tokenizer=null, or model.{side}.init=random"
+            )
+        out = folder / TOKENIZERS / side
         if first_local_process():
             print(train(data, task, seed, int(size), out))
         language_model.tokenizer = str(out.resolve())

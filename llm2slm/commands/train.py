@@ -17,8 +17,9 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
+from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
-from llm2slm.commands.quality_kept import check_timing, read_baseline, set_quality_kept, set_speed
+from llm2slm.commands.quality_kept import read_baseline, set_quality_kept
 from llm2slm.commands.resume import (
     METRICS,
     Begun,
@@ -33,7 +34,8 @@ from llm2slm.commands.resume import (
 )
 from llm2slm.commands.run_lock import RunLock
 from llm2slm.commands.task_choice import with_task
-from llm2slm.commands.tokenizer import train_ordered
+from llm2slm.commands.timing_after_training import check_timing, set_speed
+from llm2slm.commands.tokenizer import TOKENIZERS, train_ordered
 from llm2slm.config import RunConfig, before_zero_start, other_rows
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
@@ -51,7 +53,7 @@ from llm2slm.tracking.session import track
 from llm2slm.training.checkpoint_io import CHECKPOINTS, newest_undamaged, read
 from llm2slm.training.checkpoints import Limits, Progress
 from llm2slm.training.distill import Teacher, build_teacher
-from llm2slm.training.fit import Fitted, fit, load_fitted, set_seed
+from llm2slm.training.fit import Fitted, check_trainer, fit, load_fitted, set_seed
 from llm2slm.training.frozen_weights import at_recorded_commits
 from llm2slm.training.loggers import build_loggers
 from llm2slm.training.phases import check_trainable, projector_rate
@@ -94,7 +96,8 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
                 show_result(folder)
             return stored
     given, config = config, with_task(config)
-    ready = prepare(config, folder, None if begun is None else begun.checkpoint)
+    with removed_on_failure(folder / TOKENIZERS):
+        ready = prepare(config, folder, None if begun is None else begun.checkpoint)
     lock.acquire()
     if starts_over:
         start_over(folder)
@@ -159,8 +162,8 @@ class Ready:
 
 
 def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
-    """Builds the model and reads the data. Invalid input is refused before anything is written (except for tokenizers
-    that the configuration trains).
+    """Builds the model and reads the data. Invalid input is refused before anything is written, except for tokenizers
+    that the configuration trains (`TOKENIZERS` of the folder).
 
     Args:
         checkpoint: to resume from; Hub models are loaded at the commits recorded in it.
@@ -173,6 +176,7 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     task = task_of(config.task, config.data)
     check_metrics(task)
     device_type(config.trainer.accelerator)
+    check_trainer(config.trainer, folder)
     train_ordered(config.model, config.data, config.task, config.seed, folder)
     at_first = config if checkpoint is None else at_recorded_commits(config, read(checkpoint))
     model = untrained(at_first, task)

@@ -20,6 +20,7 @@ from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunCo
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import (
     CompareConfig,
+    CostsConfig,
     DashboardConfig,
     ExportConfig,
     GenerateConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "CallbacksConfig",
     "CompareConfig",
     "CorpusConfig",
+    "CostsConfig",
     "DashboardConfig",
     "DataConfig",
     "EncodeConfig",

@@ -49,7 +49,7 @@ class TrainerConfig:
     num_nodes: int = 1
     """Number of nodes."""
     strategy: str = "auto"
-    """Distribution over devices: auto, ddp, ... (names of Lightning)."""
+    """Distribution over devices: auto, ddp, fsdp (weights divided among processes), or another name of Lightning."""
     precision: str = "32-true"
     """32-true | bf16-mixed | 16-mixed: dtype of the computation in training."""
     matmul_precision: str = "highest"
@@ -76,7 +76,7 @@ class TrainerConfig:
     deterministic: bool = False
     """Use deterministic algorithms only; an operation without one is an error."""
     profiler: str | None = None
-    """Profiler of Lightning: simple, advanced or pytorch. None: none."""
+    """simple | advanced | pytorch: profiler of Lightning. None: none."""
     overfit_batches: int = 0
     """Train on this number of batches only, repeatedly, to check that the loss approaches 0. 0: on all."""
     limit_val_batches: int | None = None

@@ -1,4 +1,4 @@
-"""Keys of the verbs without a `RunConfig`: generate, export, judge, report, compare, dashboard."""
+"""Keys of the verbs without a `RunConfig`: generate, export, judge, report, compare, costs, dashboard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from dataclasses import field as new_field
 from typing import Any
 
-from llm2slm.config.model import PlainModelConfig
+from llm2slm.config.model import ModelConfig, PlainModelConfig
 from llm2slm.config.training import LoggerConfig
 from llm2slm.types import Overlong
 
@@ -88,7 +88,9 @@ class ReportConfig:
     """`report`: one page of the results of several runs."""
 
     runs: list[str] = field(default_factory=list)
-    """Run directories, or result.json files."""
+    """Run directories, result.json files, or folders of sweeps (all their jobs with a result)."""
+    mixed: bool = False
+    """Allow runs of several corpora: their table has a column for the corpus, and no best run."""
     out: str = "outputs/report"
     """Folder of report.html."""
     title: str = "llm2slm report"
@@ -179,6 +181,48 @@ class CompareConfig:
     """Number of rows shown with the largest losses against the baseline, and with the largest gains. 0: none."""
     seed: int = 1
     """Seed of the bootstrap and of the randomization test."""
+    logger: LoggerConfig = new_field(default_factory=LoggerConfig)
+
+
+@dataclass
+class CostsConfig:
+    """`costs`: predictions for a pair of models from their configs; no weights are read."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """LLM, SLM and conditioning. Of a model only the config is read: of its folder, the Hub's cache, or (for published
+    models that are known) a copy in this package; else of the Hub."""
+    run: str | None = None
+    """Run directory, model folder or Hub id of a saved model, in place of `model`."""
+    llm: str | None = None
+    """Hub id or folder of the LLM of `run`, if it has moved."""
+    slm_vocab: int | None = None
+    """Size of the SLM's vocabulary, as after model.slm.vocab=corpus. None: that of its config."""
+    slm_tokens: float = 1.0
+    """Tokens of the SLM per token of the LLM in the same text, if the tokenizers differ."""
+    device: str = "h100"
+    """a100 | h100 | h200 | rtx4090 | cpu-2-cores | measure (this machine, in a second): device of the times."""
+    bandwidth: float | None = None
+    """Memory bandwidth of the device in GB/s. None: that of `device`."""
+    tflops: float | None = None
+    """Rate of matrix products of the device in TFLOP/s, for `dtype`. None: that of `device`."""
+    overhead: float | None = None
+    """Microseconds per block of a forward pass in addition, as for launches of kernels without CUDA graphs. None: 0."""
+    dtype: str = "bfloat16"
+    """float32 | bfloat16 | float16 | int8 (weights; cache and products in bfloat16): dtype of all models."""
+    batch: list[int] = field(default_factory=lambda: [1])
+    """Batch sizes."""
+    prompt_tokens: list[int] = field(default_factory=lambda: [128])
+    """Prompt lengths in LLM tokens."""
+    response_tokens: list[int] = field(default_factory=lambda: [64])
+    """Response lengths in LLM tokens."""
+    draft_tokens: int = 8
+    """Lossless: tokens that the hybrid drafts for each verification by the LLM."""
+    accepted_tokens: float = 6.0
+    """Lossless: mean number of drafted tokens that a verification accepts. The LLM adds one token to them."""
+    rewritten: float = 0.1
+    """Cascade: share of the responses that the LLM generates anew."""
+    shared_encoding: bool = True
+    """Lossless, cascade: the LLM does not repeat what it computed as the hybrid's encoder."""
     logger: LoggerConfig = new_field(default_factory=LoggerConfig)
 
 

@@ -9,12 +9,13 @@ from llm2slm.data.collate import LLM_TOKENIZER, Collator
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.reps.store import RepsStore
 from llm2slm.data.tokenization.last_token import is_cut
-from llm2slm.data.tokenization.prompts import frame
+from llm2slm.data.tokenization.prompts import Frame, frame
 from llm2slm.data.tokenization.tokenizer import cut_of, first_added, load_tokenizer
 
 __all__ = [
     "LLM_TOKENIZER",
     "Collator",
+    "Frame",
     "LLM2SLMProcessor",
     "RepsStore",
     "cut_of",

@@ -37,7 +37,9 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
     # older versions of transformers read the vocabulary with `GGUFReader`, and `PartReader` has none
     with reading_part(lambda name: True) if _reads_vocabulary_itself() else nullcontext():  # noqa: ARG005
         try:
-            tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(neutral_folder(), gguf_file=str(path))
+            tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+                neutral_folder(), gguf_file=str(path), trust_remote_code=False
+            )
         except Exception as error:  # of many types, depending on the file
             raise UserError(
                 f"tokenizer {path}: transformers cannot read the tokenizer of a GGUF file of architecture "

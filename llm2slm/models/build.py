@@ -15,7 +15,8 @@ from llm2slm.models.ablation import check_control
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.llm import LLMRecord
-from llm2slm.models.loading.pretrained import load_encoder, load_language_model, locate, model_config
+from llm2slm.models.loading.configs import locate, model_config
+from llm2slm.models.loading.pretrained import load_encoder, load_language_model
 from llm2slm.models.loading.published import OF_TOKENS
 from llm2slm.models.loading.vocabulary import adapt, check_trained
 from llm2slm.models.processing import attach_processor, default_limits

@@ -47,6 +47,8 @@ class LLM2SLMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.slm, dict):
             values = dict(self.slm)
+            if "model_type" not in values:
+                raise ValueError("slm has no model_type")
             self.slm = AutoConfig.for_model(values.pop("model_type"), **values)
         super().__post_init__(**kwargs)
 

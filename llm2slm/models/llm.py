@@ -13,9 +13,10 @@ from llm2slm.config import LanguageModelConfig, LLMConfig, recorded_changes
 from llm2slm.gguf_files.names import is_gguf, on_hub
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.hybrid_config import LLM2SLMConfig
+from llm2slm.models.loading.configs import BUILTIN, commit, is_local, locate
 from llm2slm.models.loading.gguf import plain_tensors
 from llm2slm.models.loading.partial_loading import encoder_view
-from llm2slm.models.loading.pretrained import BUILTIN, commit, is_local, load_encoder, locate
+from llm2slm.models.loading.pretrained import load_encoder
 from llm2slm.models.parts import Parts
 from llm2slm.models.stored_encoder import PromptEncoder
 from llm2slm.types import Init, UserError

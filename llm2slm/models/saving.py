@@ -28,17 +28,14 @@ from llm2slm.models import conditioning
 from llm2slm.models.encoder import FrozenEncoder, fingerprint
 from llm2slm.models.hybrid_config import LLM2SLMConfig
 from llm2slm.models.llm import LLMRecord
+from llm2slm.models.loading.configs import locate, model_config, read_config
 from llm2slm.models.loading.gguf import packed_weights
-from llm2slm.models.loading.pretrained import (
-    load_encoder_layers,
-    load_language_model,
-    locate,
-    model_config,
-    read_config,
-)
+from llm2slm.models.loading.pretrained import load_encoder_layers, load_language_model
+from llm2slm.models.loading.reading_errors import load_errors
 from llm2slm.models.parts import Parts
 from llm2slm.models.placement import DTYPES, keep_in_float32
 from llm2slm.models.processing import attach_processor, default_limits
+from llm2slm.models.saved_record import check_record, plain_record
 from llm2slm.models.soft_prompts import virtual_tokens
 from llm2slm.models.tuning import merged, restore_soft_prompts
 from llm2slm.types import SystemKind, Tokenizers, UserError, reason_of
@@ -164,8 +161,10 @@ def saved_kind(name: str, revision: str | None = None) -> SystemKind | None:
         UserError: it cannot be read.
     """
     config = read_config(name, revision)
-    record = getattr(config, "llm2slm", None) or {}
-    kind = config.kind if isinstance(config, LLM2SLMConfig) else record.get("kind")
+    if isinstance(config, LLM2SLMConfig):
+        check_record(config, name)
+        return SystemKind(config.kind)
+    kind = plain_record(config, name).get("kind")
     return None if kind is None else SystemKind(kind)
 
 
@@ -219,6 +218,8 @@ def load(cls: type[ModelT], name: str, llm: str | None, revision: str | None, dt
         dtype: of the SLM; None: the stored one.
     """
     config = read_config(name, revision)
+    if isinstance(config, LLM2SLMConfig):
+        check_record(config, name)
     if llm is not None and not (isinstance(config, LLM2SLMConfig) and config.llm is not None):
         raise UserError(f"llm={llm}: {name} has no LLM that could have moved; remove the key")
     model: ModelT
@@ -263,7 +264,8 @@ def _load_hybrid(
     model.llm_path = llm_path
     _fill(model, path, revision)
     if cached_file(path, GENERATION_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
-        model.slm.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
+        with load_errors(name):
+            model.slm.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
     attach_processor(model, tokenizer, llm_tokenizer)
     return model
 
@@ -272,7 +274,7 @@ def _load_plain(
     cls: type[ModelT], config: PreTrainedConfig, name: str, revision: str | None, dtype: str | None
 ) -> ModelT:
     """A system without an LLM encoder: any language model of transformers."""
-    extra = dict(getattr(config, "llm2slm", None) or {})
+    extra = plain_record(config, name)
     tokenizer = load_tokenizer(locate(name), revision)
     # the stored dtype may be narrower than the working one: builtin/llm is stored in float16
     generator = LanguageModelConfig(name=name, revision=revision, dtype=dtype or extra.get("dtype", "float32"))
@@ -318,7 +320,9 @@ def _fill(model: Parts, name: str, revision: str | None) -> None:
     path = cached_file(name, WEIGHTS, revision=revision, _raise_exceptions_for_missing_entries=False)
     if path is None:
         raise UserError(f"{name}: has no {WEIGHTS}; save the model again, or give the folder that holds it")
-    saved, tensors = load_file(path), dict(own_tensors(model))
+    with load_errors(name):
+        saved = load_file(path)
+    tensors = dict(own_tensors(model))
     for tensor in sorted(saved.keys() ^ tensors.keys()):
         state = "missing from" if tensor in tensors else "unexpected in"
         raise UserError(f"{path}: tensor {tensor} is {state} the file; config.json and weights do not belong together")

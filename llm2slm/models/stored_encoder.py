@@ -19,9 +19,9 @@ from llm2slm.gguf_files.header import read_header
 from llm2slm.gguf_files.names import is_gguf
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.kv_cache import CacheShape
+from llm2slm.models.loading.configs import locate
 from llm2slm.models.loading.gguf import weights_in
 from llm2slm.models.loading.partial_loading import Layer, chosen_layers
-from llm2slm.models.loading.pretrained import locate
 from llm2slm.types import Reps
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")

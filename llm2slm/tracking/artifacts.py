@@ -12,7 +12,7 @@ KINDS = ("config", "code", "results", "model")
 """Values of `logger.artifacts`."""
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = (".py", ".yaml", ".html", ".css", ".js")
-RESULTS = ("result.json", "predictions.jsonl", "metrics.csv", "compare.json", "judge.json", "report.html")
+RESULTS = ("result.json", "predictions.jsonl", "metrics.csv", "compare.json", "judge.json", "costs.json", "report.html")
 
 
 def check(kinds: Sequence[str]) -> None:

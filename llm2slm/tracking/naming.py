@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from llm2slm.redaction import redact, redact_text
@@ -31,18 +30,9 @@ def set_overrides(overrides: Sequence[str]) -> None:
     _overrides[:] = overrides
 
 
-@contextmanager
-def in_sweep(folder: Path, varied: Sequence[str]) -> Iterator[None]:
-    """Marks this process, and those that it starts in the block, as jobs of a sweep."""
-    before = {name: os.environ.get(name) for name in (SWEEP_DIR, SWEEP_VARIED)}
-    os.environ |= {SWEEP_DIR: str(folder), SWEEP_VARIED: ",".join(varied)}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+def of_sweep(folder: Path, varied: Sequence[str]) -> dict[str, str]:
+    """The environment variables of the jobs of a sweep."""
+    return {SWEEP_DIR: str(folder), SWEEP_VARIED: ",".join(varied)}
 
 
 def assignments() -> dict[str, str]:

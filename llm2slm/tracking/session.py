@@ -13,6 +13,7 @@ import yaml
 
 from llm2slm import runs
 from llm2slm.config import LoggerConfig
+from llm2slm.config.choices import LOGGER_MODES, check_choice
 from llm2slm.redaction import redact, redact_text
 from llm2slm.tracking import artifacts, naming, summary
 from llm2slm.tracking.tracker import Facts, Table, Tracker
@@ -156,8 +157,7 @@ def check(cfg: LoggerConfig) -> list[str]:
                 f"logger.name={cfg.name}: {name or 'an empty name'} is unknown; choose {', '.join(NAMES)}, or several "
                 "joined by +"
             )
-    if cfg.mode not in ("auto", "online", "offline"):
-        raise UserError(f"logger.mode={cfg.mode}: unknown; choose auto, online or offline")
+    check_choice("logger.mode", cfg.mode, LOGGER_MODES)
     artifacts.check(cfg.artifacts)
     return [name for name in names if name != "csv"]
 

@@ -11,8 +11,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from llm2slm.config import LoggerConfig
 from llm2slm.tracking.tracker import Facts, Table, Tracker
 from llm2slm.types import UserError
 
-MODES = ("auto", "online", "offline")
 STEP = "trainer/global_step"
 """The horizontal axis of curves, as of Lightning's WandbLogger."""
 MOST_ROWS = 10_000
@@ -38,8 +36,6 @@ class WandbRun(Tracker):
 
     def __init__(self, cfg: LoggerConfig, facts: Facts) -> None:
         super().__init__(cfg, facts)
-        if cfg.mode not in MODES:
-            raise UserError(f"logger.mode={cfg.mode}: unknown; choose {', '.join(MODES)}")
         self._before = _environment()
         try:
             self._run = self._open()
@@ -69,6 +65,7 @@ class WandbRun(Tracker):
                     f"W&B did not start ({reason}); run `wandb login`, or set logger.mode=offline"
                 ) from None
             print(f"llm2slm: warning: W&B did not start online ({reason}); the run is logged offline", file=sys.stderr)
+            wandb.teardown()  # its service process still holds the id of the run
             run = self._init("offline", folder, identity)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
@@ -174,16 +171,6 @@ def logged_in() -> bool:
     settings = wandb.Settings()
     base = os.environ.get("WANDB_BASE_URL") or settings.base_url
     return bool(settings.api_key or wbauth.read_netrc_auth(host=base))
-
-
-@contextmanager
-def restored_environment() -> Iterator[None]:
-    """Restores the WANDB_* variables after the block."""
-    before = _environment()
-    try:
-        yield
-    finally:
-        _restore(before)
 
 
 def _agent() -> bool:

@@ -103,7 +103,9 @@ def newest_undamaged(folder: Path) -> Path | None:
         UserError: none can be read; then no file is renamed.
     """
     last, previous, best = (folder / name for name in (LAST, PREVIOUS, BEST))
-    if not any(path.is_file() for path in (last, previous, best)):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and should be the folder of the checkpoints; train anew, without run=")
+    if not any(path.exists() for path in (last, previous, best)):
         return None
     damaged = {path: damage(path) for path in (last, best)}
     chosen = last

@@ -18,6 +18,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from llm2slm.config import CallbacksConfig, TrainerConfig
+from llm2slm.config.choices import DIRECTIONS, check_choice
 from llm2slm.runs import Selection
 from llm2slm.training.checkpoint_io import BEST, LAST, clear_partial, read, report
 from llm2slm.training.divergence import diverged
@@ -33,13 +34,14 @@ def direction(cfg: CallbacksConfig, lower_is_better: Callable[[str], bool] | Non
         lower_is_better: of a metric by its name; None: only the loss is logged.
 
     Raises:
-        UserError: callbacks.mode is neither.
+        UserError: callbacks.mode is neither, or would select the largest loss.
     """
     metric = cfg.monitor.rpartition("/")[2]
     lower = metric == "loss" or (lower_is_better is not None and lower_is_better(metric))
     mode = cfg.mode or ("min" if lower else "max")
-    if mode not in ("min", "max"):
-        raise UserError(f"callbacks.mode={mode}: expected min or max")
+    check_choice("callbacks.mode", mode, DIRECTIONS)
+    if metric == "loss" and mode == "max":
+        raise UserError("callbacks.mode=max: would select the largest loss; leave it out, or set callbacks.monitor")
     return mode
 
 
@@ -158,8 +160,10 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Installs the signal handlers, as soon as all processes are connected."""
-        del trainer, pl_module, stage
+        del trainer, stage
         self.signals.install()
+        module: Any = pl_module
+        module.stop_requested = lambda: self.signals.requested
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepares to repeat an aborted validation."""
@@ -299,12 +303,13 @@ class Checkpoints(Checkpoint):
         return value
 
     def _save_if_requested(self, trainer: Trainer, saved: bool = False) -> None:
-        """Saves in order to stop, in all processes together (synchronized every `log_every_n_steps`: a round trip)."""
-        if trainer.world_size > 1 and not saved and trainer.global_step % trainer.log_every_n_steps:
+        """Saves in order to stop, in all processes together."""
+        module: Any = trainer.lightning_module
+        if trainer.world_size > 1 and not saved and not module.any_stop_requested():
             return
         if self.signals.any_requested(trainer):
             if not saved:
-                self._check_losses(trainer.lightning_module)
+                self._check_losses(module)
                 trainer.save_checkpoint(self.folder / LAST)
             self._saved_to_stop = True
 

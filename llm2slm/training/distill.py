@@ -17,8 +17,8 @@ from llm2slm.data.collate import Collator
 from llm2slm.data.tokenization.tokenizer import cut_of, original_ids
 from llm2slm.models.build import build_llm, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.loading.configs import model_config
 from llm2slm.models.loading.partial_loading import is_bidirectional
-from llm2slm.models.loading.pretrained import model_config
 from llm2slm.training.objectives import token_divergence
 from llm2slm.types import IGNORE_INDEX, Batch, Init, SystemKind, UserError
 

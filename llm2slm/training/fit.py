@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers import Logger
 
 from llm2slm.config import RunConfig, TrainerConfig
+from llm2slm.config.choices import MATMUL_PRECISIONS, check_choice
 from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
@@ -30,10 +32,15 @@ from llm2slm.training.phases import projector_rate
 from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import FSDP, Sharded
+from llm2slm.training.signals import kept_ctrl_c, without_signals
 from llm2slm.training.validation_scores import GenerationQuality, KeepSamples, ValidationScorer
 from llm2slm.types import Example, UserError
 
-MATMUL_PRECISIONS = ("highest", "high", "medium")
+NAMED_BY = {
+    "strategy": "strategy", "precision": "precision", "profiler": "profiler", "max_time": "duration",
+    "devices": "devices", "accelerator": "accelerator",
+}  # fmt: skip
+"""Field of `TrainerConfig` -> a word in Lightning's message about it."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,7 @@ def matmul_precision(name: str) -> Iterator[None]:
     Raises:
         UserError: unknown precision.
     """
-    if name not in MATMUL_PRECISIONS:
-        raise UserError(f"trainer.matmul_precision={name}: expected one of {', '.join(MATMUL_PRECISIONS)}")
+    check_choice("trainer.matmul_precision", name, MATMUL_PRECISIONS)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:
@@ -179,9 +185,11 @@ def fit(
     seconds = checkpoints.seconds
     module.teacher = None  # the Trainer still references the module
     best = newest_best(folder / CHECKPOINTS)
-    if cfg.strategy == FSDP and rebuild is not None:
+    if cfg.strategy != FSDP or rebuild is None:
+        load_best(model, best, frozen)
+    elif trainer.is_global_zero:  # it alone tests and saves
         model = rebuild()
-    load_best(model, best, frozen)
+        load_best(model, best, frozen)
     chosen = selected(best)
     return Fitted(model, seconds, trainer.global_step, str(best), trainer.is_global_zero, *chosen)
 
@@ -223,7 +231,8 @@ def _run(
 ) -> None:
     """Trainer.fit; both kinds of stop are raised as `Stopped`, a KeyboardInterrupt."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+        with kept_ctrl_c():
+            trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=True)
     except Interrupted:
         if not trainer.is_global_zero:  # Lightning kills the first process if another one it started fails
             raise SystemExit(0) from None
@@ -254,7 +263,7 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             "model's weights in half precision by model.llm.dtype or model.slm.dtype"
         )
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
@@ -281,8 +290,26 @@ def build_trainer(cfg: TrainerConfig, folder: Path, callbacks: list[Callback], l
             logger=loggers,
             plugins=[CheckpointFiles()],
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        named = next((name for name, word in NAMED_BY.items() if word in reason.lower()), None)
+        setting = "trainer" if named is None else f"trainer.{named}={getattr(cfg, named)}"
+        raise UserError(f"{setting}: {reason}") from error
+    if "16-mixed" in cfg.precision and trainer.precision != cfg.precision:  # Lightning replaces it, with a warning
+        raise UserError(f"trainer.precision={cfg.precision}: needs a CUDA GPU; use bf16-mixed or 32-true")
+    without_signals(trainer)
+    return trainer
+
+
+def check_trainer(cfg: TrainerConfig, folder: Path) -> None:
+    """Refuses settings that Lightning refuses, before anything is written.
+
+    Raises:
+        UserError: as `build_trainer`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `fit` repeats them
+        build_trainer(cfg, folder, [], [])
 
 
 def _early_stopping(limits: Limits, rows: str, unrecorded: str | None) -> EarlyStopping:

@@ -16,8 +16,8 @@ from llm2slm.config import LanguageModelConfig, ModelConfig, RunConfig
 from llm2slm.models.build import generator_config
 from llm2slm.models.encoder import fingerprint
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.loading.configs import BUILTIN, commit, is_local
 from llm2slm.models.loading.gguf import plain_tensors
-from llm2slm.models.loading.pretrained import BUILTIN, commit, is_local
 from llm2slm.training.distill import Teacher
 from llm2slm.types import Init, UserError
 

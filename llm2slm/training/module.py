@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
@@ -19,7 +21,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.out_of_memory import explained, shape
 from llm2slm.training.distill import Teacher
 from llm2slm.training.divergence import LossWatch
-from llm2slm.training.frozen_weights import FrozenParts
+from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.micro_batches import MicroBatches, no_gradient
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
@@ -89,16 +91,25 @@ class TrainingModule(LightningModule):
         self.teacher = teacher
         self.frozen, self.micro = frozen, micro
         self.losses = LossWatch(Path())
+        self.stop_requested: Callable[[], bool] = lambda: False
+        self._votes: list[Tensor] = []
         self.batch = Batch(torch.empty(0, 0), torch.empty(0, 0))
         self.cfg = cfg
         self.max_steps = max_steps
         # the default drops NaN from the sum, which would hide divergence
+        # each process has loaded the same LLM: DDP neither broadcasts nor reduces any of it
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, self._of_llm())
         self.val_loss, self.val_tokens = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.frozen_first = frozen_in_first_phase(model) if cfg.freeze_slm_steps else []
         self._step = _Tally()
         self._positions = _Tally()
         self._since_log = _Tally()
         self._clock = time.perf_counter()
+
+    def _of_llm(self) -> list[str]:
+        """Names of the parameters and buffers of the frozen LLM."""
+        tensors = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
+        return [name for name, _ in tensors if name.startswith(f"{MODEL}encoder.")]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Summed loss of a batch (see the class).
@@ -197,7 +208,9 @@ class TrainingModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Sum of gradients -> gradient of the token mean; called before clipping."""
-        totals = self.trainer.strategy.reduce(self._step.stacked(self.device), reduce_op="sum")
+        vote = torch.full((1,), float(self.stop_requested()), dtype=torch.float64, device=self.device)
+        totals = self.trainer.strategy.reduce(torch.cat([self._step.stacked(self.device), vote]), reduce_op="sum")
+        self._votes = [*self._votes[-1:], totals[-1]]
         tokens = totals[0].clamp(min=1)
         if self.first_phase:
             for parameter in self.frozen_first:
@@ -212,7 +225,7 @@ class TrainingModule(LightningModule):
         self.losses.stepped(step, totals[1] / tokens)
         # Lightning writes a row at the last step, whatever the interval
         if step % self.trainer.log_every_n_steps == 0 or step >= self.max_steps:
-            self._log_losses(dict(zip(self._step.losses, (totals[1:] / tokens).float(), strict=True)))
+            self._log_losses(dict(zip(self._step.losses, (totals[1:-1] / tokens).float(), strict=True)))
             # groups with and without weight decay share a rate; with few parameters, only one of the two exists
             rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in optimizer.param_groups}
             for name, rate in rates.items():
@@ -223,6 +236,14 @@ class TrainingModule(LightningModule):
             self.log("train/padding", (1 - filled / positions).float())
             self._log_rate()
         self._step, self._positions = _Tally(), _Tally()
+
+    def any_stop_requested(self) -> bool:
+        """Whether a process requested a stop (`stop_requested`) before this step; equal in all processes.
+
+        On a GPU: before the step before, whose result is there, so that the device is not waited for.
+        """
+        votes = self._votes if self.device.type == "cpu" else self._votes[:-1]
+        return bool(votes) and float(votes[-1]) > 0
 
     def _log_losses(self, losses: dict[str, Tensor]) -> None:
         """Logs the step's losses, and ends a diverged run."""

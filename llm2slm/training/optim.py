@@ -11,11 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from llm2slm.config import OptimConfig
+from llm2slm.config.choices import OPTIMIZERS, SCHEDULES, check_choice
 from llm2slm.training.muon import Muon
-from llm2slm.types import UserError
-
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "linear", "constant")
 
 
 def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, object]]:
@@ -50,8 +47,7 @@ def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, objec
 
 def check_optimizer(cfg: OptimConfig) -> None:
     """Refuses an unknown optimizer."""
-    if cfg.name not in OPTIMIZERS:
-        raise UserError(f"optim.name={cfg.name}: expected one of {', '.join(OPTIMIZERS)}")
+    check_choice("optim.name", cfg.name, OPTIMIZERS)
 
 
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> Optimizer:
@@ -76,8 +72,7 @@ def schedule_factor(cfg: OptimConfig, max_steps: int) -> Callable[[int], float]:
     Raises:
         UserError: unknown schedule.
     """
-    if cfg.schedule not in SCHEDULES:
-        raise UserError(f"optim.schedule={cfg.schedule}: expected one of {', '.join(SCHEDULES)}")
+    check_choice("optim.schedule", cfg.schedule, SCHEDULES)
 
     def factor(step: int) -> float:
         if step < cfg.warmup_steps:

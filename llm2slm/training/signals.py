@@ -7,12 +7,32 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning import Trainer
 
 from llm2slm.stops import Handlers, Stopped, ending, install, restore
+
+
+def without_signals(trainer: Trainer) -> None:
+    """Turns Lightning's signal handlers off: with several processes that for SIGTERM waits for a broadcast in which the
+    other processes take no part."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
+
+
+@contextmanager
+def kept_ctrl_c() -> Iterator[None]:
+    """Restores the handler of Ctrl-C after the block: after a KeyboardInterrupt Lightning ignores further ones."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            restore({int(signal.SIGINT): before})
 
 
 class StopSignals:

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import sacrebleu
-from command_line import ROOT, files_of, mistake, tiny_overrides
+from command_line import ROOT, files_of, mistake, tiny_overrides, without_next
 from compared_runs import GOOD, POOR, SOURCES, TARGETS, write_demo, write_run
 from sampling import representatives
 
@@ -243,7 +243,7 @@ def test_answers_are_scored_in_the_language_that_the_results_state(place, capsys
     write_chinese(place / "one", [*CHINESE[:2], ""], stated)
     write_chinese(place / "two", ANSWERS)
     assert main(["compare", "one", "two", "out=out", "metrics=[bleu]", FEW, *given]) == 0
-    shown = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    shown = [line for line in without_next(capsys.readouterr().err).splitlines() if line.strip()]
     assert len(shown) == len(warned)
     assert all("llm2slm: warning: " in line and text in line for line, text in zip(shown, warned, strict=True))
     for system, predictions in zip(written(place)["systems"], ([*CHINESE[:2], ""], ANSWERS), strict=True):

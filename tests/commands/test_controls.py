@@ -24,7 +24,7 @@ from llm2slm.commands.preflight import check_context_length
 from llm2slm.commands.train import run as train
 from llm2slm.config import CompareConfig, RunConfig
 from llm2slm.data.collate import Encoded
-from llm2slm.evaluation.benchmark import costs
+from llm2slm.models import families
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.types import Control, StoreDtype, UserError
@@ -118,7 +118,7 @@ def test_a_control_reads_from_a_store_what_it_reads_of_the_llm(control: str, tmp
 
 @pytest.mark.slow
 def test_a_sweep_over_controls_is_composed(calls: list[tuple[Any, Path]]) -> None:
-    assert main(["train", "-m", "model.control=none,constant,shuffled,zero"]) == 0
+    assert main(["train", "-m", "hydra/launcher=basic", "model.control=none,constant,shuffled,zero"]) == 0
     assert [config.model.control.value for config, _ in calls] == ["none", *CONTROLS]
 
 
@@ -147,7 +147,7 @@ def test_the_llm_alone_labels_and_is_timed_whatever_the_control(tmp_path: Path) 
     _, plain = benchmark(config, tmp_path / "none").systems
     assert plain.name == "llm2slm"
     assert shuffled.speed[0].flops == plain.speed[0].flops
-    reads = costs.encoder_stack(build_model(config.model).encoder.body.config.to_dict()).flops(9, 9)
+    reads = families.encoder_stack(build_model(config.model).encoder.body.config.to_dict()).flops(9, 9)
     assert plain.speed[0].flops - control.speed[0].flops == pytest.approx(reads)  # it does not run the LLM
 
 

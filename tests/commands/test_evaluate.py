@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import sacrebleu
+from command_line import without_next
 from sampling import representatives
 from tiny_runs import SIZES, checkpoint, tiny_run
 from transformers import AutoModelForSeq2SeqLM
@@ -218,7 +219,7 @@ def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tmp_path, mo
     small = ["data.test_size=2", "task.max_new_tokens=2", "trainer.progress=false", "trainer.accelerator=cpu"]
     assert main(["evaluate", "run=builtin/llm", *small, "hydra.run.dir=out"]) == 0
     shown = capsys.readouterr()
-    assert [line for line in shown.err.splitlines() if line.startswith("llm2slm: ")] == [
+    assert [line for line in without_next(shown.err).splitlines() if line.startswith("llm2slm: ")] == [
         "llm2slm: builtin/llm records no corpus: using data=builtin (data.corpus=translation) with "
         "task.prefix='translate English to German: '"
     ]

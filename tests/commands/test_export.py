@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import files_of, mistake
+from command_line import files_of, mistake, without_next
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
@@ -49,7 +49,7 @@ def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.Cap
     for place in (run, out):
         assert main([*typed, f"run={place}"]) == 0
         shown = capsys.readouterr()
-        assert not shown.err
+        assert not without_next(shown.err)
         said.append(shown.out)
     assert said[0] == said[1]
 
@@ -115,7 +115,7 @@ def test_other_results_are_part_of_the_card(trained: Path, tmp_path: Path) -> No
     ("arguments", "said"),
     [
         ([], "export needs run=DIR"),
-        (["run=RUN", "dtype=int8"], "dtype=int8 is unknown; possible: float32, bfloat16, float16"),
+        (["run=RUN", "dtype=int8"], "dtype=int8: expected one of float32, bfloat16, float16"),
         (["run=RUN", "out=full"], "out=full: is not empty"),
         (["run=RUN", "push=a/b/c"], "push=a/b/c: give a repository of the Hub"),
         (["run=RUN", "results=[nowhere]"], "nowhere: no such folder"),

@@ -338,7 +338,7 @@ WRONG = {
     "bytes": (["input=bytes.txt"], "bytes.txt, line 1: not UTF-8 (byte 2: 0xff)"),
     "output folder": (["input=texts.txt", "output=."], "output=.: is a folder"),
     "bytes of rows": (["input=bytes.jsonl"], "bytes.jsonl, line 1: not UTF-8 (byte 2: 0xff)"),
-    "beams": (["prompt=a", "num_beams=0"], "num_beams=0: must be at least 1"),
+    "beams": (["prompt=a", "num_beams=0"], "num_beams=0: must be between 1 and"),
     "temperature": (["prompt=a", "do_sample=true", "temperature=0"], "temperature=0.0: must be above 0"),
     "prompt too long": ([f"prompt={'long ' * 600}"], "prompt: its prompt has "),
     "line too long": (["input=long.txt", "output=answers.txt"], "long.txt, line 2: its prompt has "),

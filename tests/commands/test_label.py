@@ -164,7 +164,7 @@ def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: setattr(c.label, "format", "csv"), "label.format=csv: unknown; possible: jsonl, parquet"),
+        (lambda c: setattr(c.label, "format", "csv"), "label.format=csv: expected one of jsonl, parquet"),
         (lambda c: setattr(c.label, "temperature", 0.0), "label.temperature=0.0: must be above 0"),
         (lambda c: setattr(c.task, "metrics", ["bleuu"]), "metric 'bleuu' is unknown"),
     ],

@@ -7,7 +7,6 @@ import os
 import pytest
 from command_line import mistake
 from compared_runs import GOOD, POOR, write_run
-from omegaconf import OmegaConf
 from sampling import representatives
 
 from llm2slm.cli import main
@@ -63,26 +62,23 @@ def test_a_run_directory_that_cannot_be_made_is_one_line(calls, tmp_path, capsys
     assert not calls and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", representatives(["0", "multirun.yaml"], ["0"]))
-def test_what_stands_in_the_way_of_a_sweep_is_named(calls, tmp_path, capsys, name):
-    """A file where the first job's folder comes, a folder where Hydra's file comes."""
+def test_what_stands_in_the_way_of_a_sweep_is_named(calls, tmp_path, capsys):
+    """A file where the second job's folder comes."""
     (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / name).mkdir() if name == "multirun.yaml" else (tmp_path / "sweep" / name).write_text("own")
+    (tmp_path / "sweep" / "1").write_text("own")
     assert main(["train", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep"]) == 2
-    told = mistake(capsys)
-    assert told.startswith(f"hydra.sweep.dir={tmp_path}/sweep: {tmp_path}/sweep/{name} cannot be written (")
-    assert (tmp_path / "sweep" / name).exists() and not calls
+    assert mistake(capsys).startswith(f"hydra.sweep.dir={tmp_path}/sweep/1: {tmp_path}/sweep/1 is a file; ")
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["1"] and not calls
 
 
 def test_a_disk_without_room_for_a_sweep_is_one_line(calls, tmp_path, capsys, monkeypatch):
-    """Hydra's file is the first one; the error of a full disk names no file."""
-
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(OmegaConf, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert main(["train", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep"]) == 2
-    assert mistake(capsys) == f"hydra.sweep.dir={tmp_path}/sweep: a file cannot be written (No space left on device)"
+    told = mistake(capsys)
+    assert told.startswith(f"{tmp_path}/sweep/sweep.json: cannot be written (No space left on device); ")
     assert not calls
 
 

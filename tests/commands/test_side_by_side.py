@@ -165,7 +165,7 @@ def test_a_killed_process_stops_the_other(tmp_path, started):
         started[1].process.kill()
 
     once_all_train(tmp_path / "out", kill)
-    with pytest.raises(UserError, match=r"^systems\.guided: its process was ended by signal 9 "):
+    with pytest.raises(UserError, match=r"^systems\.guided: its process was ended by signal 9, "):
         trained(configs_in(tmp_path), tmp_path / "out")
     assert started[0].process.poll() is not None
     assert (tmp_path / "out" / "small" / "checkpoints" / "last.ckpt").is_file()  # it had time to save
@@ -277,7 +277,7 @@ def test_a_second_signal_is_passed_on_and_a_third_kills(tmp_path, monkeypatch):
 def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
     """The training continues: its own files report a full disk."""
     configs = configs_in(tmp_path, max_steps=2, val_every=2)
-    write = side_by_side.Training._write
+    write = side_by_side.Training._log_line
 
     class Full:
         def write(self, *_):
@@ -291,7 +291,7 @@ def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
         write(self, text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(side_by_side.Training, "_write", full)
+        patch.setattr(side_by_side.Training, "_log_line", full)
         found = train_side_by_side(configs, tmp_path, Console(file=StringIO()), at_once=2, threads=1)
     assert set(found) == set(configs)
     lines = [line for line in capsys.readouterr().err.splitlines() if LOG in line]

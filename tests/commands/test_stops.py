@@ -93,11 +93,11 @@ def test_an_ignored_signal_stays_ignored_and_the_callers_handlers_stay():
 WAITING = """
 import sys, time
 from pathlib import Path
-from llm2slm.commands.run_lock import RunLock
-with RunLock(Path(sys.argv[1])) as lock:
-    lock.acquire()
-    print("locked", flush=True)
-    time.sleep(600)
+from llm2slm.atomic import WriteLock
+lock = WriteLock(Path(sys.argv[1]) / "checkpoints")
+lock.acquire()
+print("locked", flush=True)
+time.sleep(600)
 """
 
 

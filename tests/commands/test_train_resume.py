@@ -63,6 +63,7 @@ def result_of(folder):
     found = runs.read_result(folder)
     (system,) = found["systems"]
     del system["notes"]["training_seconds"]
+    system["notes"].pop("generation", None)
     for counts in system["notes"]["data"].values():
         del counts["seconds"]
     return {name: value for name, value in found.items() if name not in CLOCK}

@@ -167,7 +167,7 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"a/predictions.jsonl: no such file; compare reads the predictions"):
         read_run(str(run))
     (run / "result.json").write_text(good.replace('"kind"', '"kin"'), encoding="utf-8")
-    with pytest.raises(UserError, match=r"a/result.json: has no list of systems"):
+    with pytest.raises(UserError, match=r"a/result.json: not a result of llm2slm \(a system lacks one of kind, name"):
         read_run(str(run))
     shutil.copytree(write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR}), tmp_path / "bare")
     for name in ("llm", "slm"):

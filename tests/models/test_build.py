@@ -27,8 +27,8 @@ from transformers import (
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.models.build import build_model, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.loading.configs import locate
 from llm2slm.models.loading.cross_attention import can_add_cross_attention
-from llm2slm.models.loading.pretrained import locate
 from llm2slm.models.slm import start_token
 from llm2slm.testing import tiny_model_config, tiny_rows, tiny_tokenizer, write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import Example, Init, Overlong, SystemKind, Tokenizers, UserError

@@ -13,7 +13,7 @@ from llm2slm.builtin.corpora import corpus_rows
 from llm2slm.data.tasks import TASKS
 from llm2slm.evaluation.metrics.scores import score
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.loading.pretrained import locate
+from llm2slm.models.loading.configs import locate
 
 FOLDER = Path(locate("builtin/llm"))
 README = (FOLDER / "README.md").read_text(encoding="utf-8")

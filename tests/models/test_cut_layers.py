@@ -22,8 +22,9 @@ from llm2slm.commands.train import run as train
 from llm2slm.config import LLMConfig, SLMConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.loading.configs import read_config
 from llm2slm.models.loading.cut_config import chosen_blocks
-from llm2slm.models.loading.pretrained import load_language_model, read_config
+from llm2slm.models.loading.pretrained import load_language_model
 from llm2slm.testing import ARCHITECTURES, tiny_model_config, tiny_rows, tiny_tokenizer
 from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 

@@ -24,8 +24,9 @@ from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.encoder import fingerprint
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.llm import found_as
+from llm2slm.models.loading.configs import read_config
 from llm2slm.models.loading.gguf import plain_tensors, weights_in
-from llm2slm.models.loading.pretrained import load_encoder, load_language_model, read_config
+from llm2slm.models.loading.pretrained import load_encoder, load_language_model
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.models.stored_encoder import settings_hash, weights_hash
 from llm2slm.testing import labelled, tiny_tokenizer, write_tiny

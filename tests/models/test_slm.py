@@ -21,7 +21,7 @@ from transformers import (
 
 from llm2slm.models import slm as language_model
 from llm2slm.models.conditioning.memory import drop_encoder
-from llm2slm.models.loading.pretrained import read_config
+from llm2slm.models.loading.configs import read_config
 from llm2slm.models.prompt import Prompt, embed, embed_scale
 from llm2slm.testing import write_tiny_gpt2, write_tiny_t5
 from llm2slm.types import IGNORE_INDEX, UserError

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoProces
 from llm2slm.config import DataConfig
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.models.loading.pretrained import read_config
+from llm2slm.models.loading.configs import read_config
 from llm2slm.models.slm import start_token
 from llm2slm.testing import labelled, tiny_model_config, tiny_rows
 from llm2slm.types import IGNORE_INDEX, Batch, Init, SystemKind, Tokenizers, UserError

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from llm2slm.cli.job import with_environment
 from llm2slm.redaction import HIDDEN, redact, redact_known, redact_text
 from llm2slm.tracking import naming
-from llm2slm.tracking.naming import group_of, in_sweep, name_of, set_overrides, sweep_name, tags_of
+from llm2slm.tracking.naming import group_of, name_of, of_sweep, set_overrides, sweep_name, tags_of
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +38,10 @@ def test_keys_with_one_last_part_are_whole_and_paths_are_short() -> None:
 def test_a_job_of_a_sweep_is_named_after_what_varies() -> None:
     set_overrides(["model.conditioning=add", "seed=2", "data=samsum"])
     folder = Path("multirun/2026-01-31/10-20-30")
-    with in_sweep(folder, ["model.conditioning", "seed"]):
+    with with_environment(of_sweep(folder, ["model.conditioning", "seed"])):
         assert name_of("train", folder / "3") == "conditioning=add seed=2 (2026-01-31/10-20-30/3)"
         assert group_of(None) == "2026-01-31/10-20-30" and group_of("mine") == "mine"
-    with in_sweep(Path("sweeps/rates"), []):
+    with with_environment(of_sweep(Path("sweeps/rates"), [])):
         assert name_of("train", Path("sweeps/rates/3")) == "conditioning=add seed=2 data=samsum (rates/3)"
     assert naming.sweep_folder() is None
     assert sweep_name(Path("a/b")) == "b"
@@ -48,7 +49,7 @@ def test_a_job_of_a_sweep_is_named_after_what_varies() -> None:
 
 def test_limits_of_names_and_tags() -> None:
     set_overrides([f"task.prefix={'x' * 300}"])
-    with in_sweep(Path("s"), []):
+    with with_environment(of_sweep(Path("s"), [])):
         name = name_of("train", Path("s/12"))
     assert len(name) == naming.LONGEST_NAME and name.endswith("… (s/12)")
     assert [len(tag) for tag in tags_of(["y" * 100])] == [64, 64]

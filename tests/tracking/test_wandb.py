@@ -374,6 +374,39 @@ def test_the_printed_command_uploads_every_part_of_a_resumed_run(
     assert [(row["trainer/global_step"], row["train/loss"]) for row in rows] == [(n, n + 0.5) for n in range(5)]
 
 
+@pytest.mark.slow
+def test_without_a_server_a_run_is_offline_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`auto` with credentials; `online` ends with one line instead."""
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(wandb_run, "CONNECT_SECONDS", 2.0)
+    config = wandb_config(1)
+    with track("train", config, tmp_path / "a") as tracking:
+        tracking.metrics({"train/loss": 1.5}, 3)
+    shown = capsys.readouterr().err
+    assert "W&B did not start online" in shown and "wandb sync" in shown and "a" * 40 not in shown
+    assert column(read_run(tmp_path / "a")["history"], "train/loss") == [1.5]
+    config.logger.mode = "online"
+    with (
+        pytest.raises(UserError, match=r"run `wandb login`, or set logger\.mode=offline"),
+        track("train", config, tmp_path / "b"),
+    ):
+        pass
+
+
+def test_a_run_of_an_agent_has_the_id_of_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SWEEP_ID": "s", "RUN_ID": "given", "PROJECT": "of-the-sweep", "MODE": "offline"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    config = wandb_config(1)
+    config.logger.mode = "auto"
+    with track("train", config, tmp_path):
+        pass
+    run = read_run(tmp_path)
+    assert (run["id"], run["project"]) == ("given", "of-the-sweep")
+
+
 def test_a_second_open_run_is_refused(tmp_path: Path) -> None:
     with (
         track("train", wandb_config(1), tmp_path / "a"),
@@ -389,6 +422,9 @@ def test_a_second_open_run_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_choice_is_a_user_error(tmp_path: Path, key: str, value: Any) -> None:
     config = wandb_config(1)
     setattr(config.logger, key, value)
-    with pytest.raises(UserError, match=rf"logger\.{key}.*unknown; choose"), track("train", config, tmp_path):
+    with (
+        pytest.raises(UserError, match=rf"logger\.{key}.*(unknown; choose|expected one of)"),
+        track("train", config, tmp_path),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -17,13 +17,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import finished, forked
+from lightning import Callback
 from sampling import representatives
 from stopped_runs import StopAt, assert_runs_equal, interrupted, resumed
 from tiny_runs import build, checkpoint, taught, tiny_run
 
 from llm2slm.commands.train import run as train
+from llm2slm.training import fit as fit_module
 from llm2slm.training.checkpoint_io import CheckpointFiles, damage
-from llm2slm.training.fit import fit, set_seed
+from llm2slm.training.fit import build_trainer, fit, set_seed
 from llm2slm.training.loggers import MetricsFile
 from llm2slm.types import UserError
 
@@ -220,6 +223,59 @@ def test_killed_while_a_checkpoint_is_half_written(stopped, tmp_path):
     resumed(config, tmp_path / "run")
     assert {p.name for p in last.parent.iterdir()} == {"last.ckpt", "previous.ckpt", "best.ckpt"}
     assert_runs_equal(tmp_path / "run", root / "whole")
+
+
+class Kills(Callback):
+    """SIGKILL in the middle of a step, or of a validation."""
+
+    def __init__(self, where: str, step: int) -> None:
+        self.where, self.step = where, step
+
+    def _at(self, where: str, trainer) -> None:
+        if (where, trainer.global_step) == (self.where, self.step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_after_backward(self, trainer, pl_module):
+        self._at("step", trainer)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if batch_idx == 1:
+            self._at("validation", trainer)
+
+
+def killed(config, folder: Path, where: str, step: int) -> None:
+    """Starts or resumes a run in a fork that is killed."""
+
+    def work() -> None:
+        fit_module.build_trainer = lambda cfg, at, calls, logs: build_trainer(
+            cfg, at, [*calls, Kills(where, step)], logs
+        )
+        if where == "checkpoint":
+            save = torch.save
+
+            def half(saved, file):
+                save(saved, file)
+                if saved["global_step"] == step and file.name.endswith(".last.ckpt.part"):
+                    file.truncate(file.tell() // 2)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            torch.save = half
+        resumed(config, folder) if (folder / "config.yaml").is_file() else train(deepcopy(config), folder)
+
+    child = forked(work)
+    assert not finished(os.waitpid(child, 0)[1]), "it was not killed"
+
+
+def test_killed_in_a_step_a_validation_and_a_checkpoint_it_ends_as_the_undisturbed_run(stopped, tmp_path):
+    """Before the first checkpoint too; the slow test below kills at random moments."""
+    root, config = stopped
+    folder = tmp_path / "run"
+    for where, step in (("validation", 2), ("step", 3), ("checkpoint", 6)):
+        killed(config, folder, where, step)
+    resumed(config, folder)
+    assert_runs_equal(folder, root / "whole")
+    assert (folder / "predictions.jsonl").read_bytes() == (root / "whole" / "predictions.jsonl").read_bytes()
+    assert (folder / "config.yaml").read_bytes() == (root / "whole" / "config.yaml").read_bytes()
 
 
 def two_file_systems(folder: Path) -> Path | None:

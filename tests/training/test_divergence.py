@@ -12,6 +12,7 @@ from tiny_runs import assert_same, checkpoint, tiny_run
 
 from llm2slm.commands.train import run as train
 from llm2slm.training import fit as fit_module
+from llm2slm.training.checkpoints import Checkpoints
 from llm2slm.training.fit import build_trainer
 from llm2slm.training.module import TrainingModule
 from llm2slm.types import UserError
@@ -33,7 +34,8 @@ def test_the_batch_is_saved_and_no_checkpoint_is_damaged(tmp_path, monkeypatch, 
     class Stop(Callback):
         def on_before_backward(self, trainer, pl_module, loss):
             if stops and trainer.global_step == 2:
-                trainer.callbacks[0].signals.number = 15  # a stop is requested in the same step
+                [checkpoints] = [each for each in trainer.callbacks if isinstance(each, Checkpoints)]
+                checkpoints.signals.number = 15  # a stop is requested in the same step
 
     monkeypatch.setattr(TrainingModule, "_forward", forward)
     monkeypatch.setattr(
@@ -54,6 +56,7 @@ def test_the_batch_is_saved_and_no_checkpoint_is_damaged(tmp_path, monkeypatch, 
     assert last["global_step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in last["state_dict"].values() if tensor.is_floating_point())
     monkeypatch.setattr(TrainingModule, "_forward", original)
+    monkeypatch.setattr(fit_module, "build_trainer", build_trainer)
     again = deepcopy(config)
     again.run = str(folder)
     assert train(again, folder).systems[0].notes["optimizer_steps"] == 8

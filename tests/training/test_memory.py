@@ -22,13 +22,14 @@ from llm2slm.types import Batch, Control, UserError
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def small_device(monkeypatch, rows, where="forward"):
+def small_device(monkeypatch, rows, where="forward", only_rank=0):
     """Training batches of more rows do not fit: at the start, or in the backward pass once gradients were added."""
     original, seen = LLM2SLM.logits, []
 
     def logits(model, batch, *arguments):
         seen.append(len(batch.slm_ids_BQ))
-        if not torch.is_grad_enabled() or len(batch.slm_ids_BQ) <= rows:
+        other = torch.distributed.is_initialized() and torch.distributed.get_rank() != only_rank
+        if other or not torch.is_grad_enabled() or len(batch.slm_ids_BQ) <= rows:
             return original(model, batch, *arguments)
         if where == "forward":
             raise FULL

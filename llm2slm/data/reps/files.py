@@ -153,7 +153,10 @@ def read_index(folder: Path) -> Index:
             if "finished" in found:
                 completed = len(entries)
             else:
-                entries.append(Entry(**{field.name: found[field.name] for field in fields(Entry)}))
+                entry = Entry(**{field.name: found[field.name] for field in fields(Entry)})
+                if Path(entry.file).name != entry.file:
+                    raise UserError(f"{path}, line {number}: names a file outside of the store ({entry.file})")
+                entries.append(entry)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {number}: is damaged; remove the folder and fill the store again") from None
     return Index(entries, completed, length)

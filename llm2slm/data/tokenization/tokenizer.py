@@ -43,8 +43,8 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
     if is_gguf(name):
         return gguf_tokenizer(find(name, revision))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, subfolder=subfolder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, subfolder=subfolder, trust_remote_code=False)
+    except Exception as error:  # transformers reads the files without checking their types
         if (inside := Path(name) / "model").is_dir():
             raise UserError(f"tokenizer {name}: is a run directory; give its model, {inside}") from None
         if Path(name).is_dir() and not any((Path(name) / subfolder / file).is_file() for file in FILES):

@@ -1,4 +1,4 @@
-"""Floating-point operations and bytes of a generation, per phase, from model configs alone.
+"""Floating-point operations, bytes and memory of a generation, per phase, from model configs alone.
 
 The cost model, per row of a batch and without padding:
 
@@ -6,188 +6,117 @@ The cost model, per row of a batch and without padding:
             with the values (the full rectangle, causal mask and sliding window or not), alignment and pooling of z,
             language-model head. Norms, softmax, activations, embedding look-ups and the learned mix of an LLM's layers
             are left out: they are a small part of the arithmetic.
-    bytes = weights of those products read once per forward pass, plus keys and values read from the cache. At batch 1
-            a device of bandwidth W bytes/s needs at least bytes / W seconds.
+    bytes = weights of those products read once per forward pass, plus keys and values read from the cache. A device of
+            bandwidth W bytes/s needs at least bytes / W seconds. Rows of a batch share the weights.
+    memory = the weights (those of the products, embedding tables and the head; without norms, biases and position
+            embeddings), plus keys and values cached at the end of the response.
 
 prefill is everything before the first response token: the LLM's blocks, the projector, the SLM's encoder, the
 cross-attention keys and values, and the first decoder step (the head at one position). decode is the T - 1 steps after
-it. Configs are plain mappings (`config.to_dict()` of a transformers config). What the SLM computes for a prompt is
-defined by each conditioning (`Conditioning.cost`).
-
-To add a family of models: a row of `FAMILIES`, and a tiny config in tests/evaluation/test_costs.py, which compares
-every row with torch's count.
+it. Configs are plain mappings (`config.to_dict()` of a transformers config). The shapes of a family are defined by
+`models/families.py`, what the SLM computes for a prompt by each conditioning (`Conditioning.cost`), and lossless and
+cascade decoding by `mode_costs.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from llm2slm.models import conditioning as conditionings
 from llm2slm.models.conditioning import NONE
-from llm2slm.models.matrix_shapes import Cross, HybridShapes, Stack
-from llm2slm.types import UserError
-
-
-class Keys(NamedTuple):
-    """The keys of a config that hold the shapes of its blocks."""
-
-    layers: str = "num_hidden_layers"
-    width: str = "hidden_size"
-    heads: str = "num_attention_heads"
-    feed_forward: str = "intermediate_size"
-
-
-_USUAL = Keys()
+from llm2slm.models.families import (
+    decoder_stack,
+    decoder_tables,
+    encoder_stack,
+    encoder_tables,
+    is_encoder_decoder,
+    whole_tables,
+)
+from llm2slm.models.matrix_shapes import HybridShapes, Stack
 
 
 @dataclass(frozen=True)
-class Family:
-    """How to compute the matrix shapes of a model family from a config.
+class Work:
+    """Forward passes through one stack of blocks, one after the other. Numbers are sums over the passes unless stated.
 
     Attributes:
-        keys: of the blocks; of an encoder-decoder, of its encoder.
-        decoder: keys of an encoder-decoder's decoder; None: there is one stack of blocks.
-        nested: encoder and decoder have separate configs, under the keys `encoder` and `decoder`.
-        gated: three feed-forward matrices instead of two; `feed_forward_proj` in a config has priority.
-        generates: whether models of the family generate.
+        passes: number of forward passes; blocks: blocks of one pass.
+        flops: FLOPs of one row. weights: elements of the matrices of one pass, which all rows share.
+        cache: elements of keys and values read from the cache, of one row.
+        rows: share of the rows of a batch that need this work.
     """
 
-    keys: Keys = _USUAL
-    decoder: Keys | None = None
-    nested: bool = False
-    gated: bool = False
-    generates: bool = True
+    passes: float
+    blocks: float
+    flops: float
+    weights: float
+    cache: float = 0
+    rows: float = 1
 
-
-_T5 = Family(
-    Keys("num_layers", "d_model", "num_heads", "d_ff"), Keys("num_decoder_layers", "d_model", "num_heads", "d_ff")
-)
-_BART = Family(
-    Keys("encoder_layers", "d_model", "encoder_attention_heads", "encoder_ffn_dim"),
-    Keys("decoder_layers", "d_model", "decoder_attention_heads", "decoder_ffn_dim"),
-)
-_LLAMA = Family(gated=True)
-
-FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
-    **dict.fromkeys(("bart", "mbart", "pegasus"), _BART),
-    "t5gemma": Family(decoder=_USUAL, nested=True, gated=True),
-    "t5_gemma_module": Family(gated=True, generates=False),  # T5Gemma's encoder
-    "bert": Family(generates=False),
-    "modernbert": Family(gated=True, generates=False),
-    "gpt2": Family(Keys("n_layer", "n_embd", "n_head", "n_inner")),
-    "gpt_neox": Family(),
-    "opt": Family(Keys(feed_forward="ffn_dim")),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), _LLAMA),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _LLAMA),
-}
-"""By the config's model_type."""
+    def runs(self, batch: int) -> float:
+        """Expected number of forward passes: none if no row of the batch needs them."""
+        return self.passes * (1 - (1 - self.rows) ** batch)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of generating one response, as defined by the module."""
+    """The cost of generating one response, as defined by the module.
 
-    prefill_flops: float
-    decode_flops: float
-    prefill_bytes: float
-    decode_bytes: float
+    Attributes:
+        prefill, decode: the work of each phase.
+        weights: elements held in memory; cache: elements of keys and values of one row at the end of the response.
+        bytes_per_weight, bytes_per_value: of weights, and of keys and values.
+    """
+
+    prefill: tuple[Work, ...]
+    decode: tuple[Work, ...]
+    weights: float
+    cache: float
+    bytes_per_weight: float = 4
+    bytes_per_value: float = 4
+
+    @property
+    def prefill_flops(self) -> float:
+        """Of one row."""
+        return sum(work.rows * work.flops for work in self.prefill)
+
+    @property
+    def decode_flops(self) -> float:
+        """Of one row."""
+        return sum(work.rows * work.flops for work in self.decode)
 
     @property
     def flops(self) -> float:
-        """Of the whole response."""
+        """Of one row and the whole response."""
         return self.prefill_flops + self.decode_flops
 
+    @property
+    def prefill_bytes(self) -> float:
+        """Bytes read, batch 1."""
+        return sum(self.bytes_of(work) for work in self.prefill)
 
-def supported(config: Mapping[str, Any], generates: bool = True) -> bool:
-    """Whether the cost of a model can be computed: of generation, or (`generates=False`) of encoding only."""
-    family = FAMILIES.get(str(config.get("model_type")))
-    return family is not None and (family.generates or not generates)
+    @property
+    def decode_bytes(self) -> float:
+        """Bytes read, batch 1."""
+        return sum(self.bytes_of(work) for work in self.decode)
 
+    def bytes_of(self, work: Work, batch: int = 1) -> float:
+        """Bytes read by work for a batch: weights once for all rows, keys and values of each row."""
+        values = work.rows * batch * work.cache
+        return work.runs(batch) * work.weights * self.bytes_per_weight + values * self.bytes_per_value
 
-def _family(config: Mapping[str, Any], generates: bool) -> Family:
-    if not supported(config, generates):
-        known = ", ".join(sorted(name for name in FAMILIES if supported({"model_type": name}, generates)))
-        what = "generation" if generates else "encoding"
-        raise UserError(f"model_type {config.get('model_type')!r}: its FLOPs of {what} are unknown; known: {known}")
-    return FAMILIES[config["model_type"]]
-
-
-def _stack(config: Mapping[str, Any], keys: Keys, gated: bool, layers: int | None = None) -> Stack:
-    """The blocks described by these keys; `layers` of them, None: all."""
-    width, heads = config[keys.width], config[keys.heads]
-    head = config.get("head_dim") or config.get("d_kv") or width // heads
-    kv_heads = config.get("num_key_value_heads") or heads
-    gated = str(config.get("feed_forward_proj", "gated-" if gated else "")).startswith("gated-")
-    outer = config.get("word_embed_proj_dim") or width
-    return Stack(
-        config[keys.layers] if layers is None else layers,
-        width,
-        heads * head,
-        kv_heads * head,
-        config[keys.feed_forward] or 4 * width,  # GPT-2's n_inner may be None
-        3 if gated else 2,
-        around=2 * outer * width if outer != width else 0,
-        head=outer * config["vocab_size"],
-    )
+    def memory(self, batch: int = 1) -> float:
+        """Bytes of weights, and of keys and values at the end of the response."""
+        return self.weights * self.bytes_per_weight + batch * self.cache * self.bytes_per_value
 
 
-def encoder_stack(config: Mapping[str, Any], layers: int | None = None) -> Stack:
-    """The blocks that encode, without a head: the encoder of an encoder-decoder, or all blocks of another model; the
-    first `layers` of them, None: all."""
-    family = _family(config, generates=False)
-    encoder = config["encoder"] if family.nested else config
-    return replace(_stack(encoder, family.keys, family.gated, layers), head=0)
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What precedes the response of a generating model; the defaults describe a model without an LLM encoder.
 
-
-def decoder_stack(config: Mapping[str, Any]) -> Stack:
-    """The blocks that generate: the decoder of an encoder-decoder, or all blocks of a decoder-only model."""
-    family = _family(config, generates=True)
-    decoder = config["decoder"] if family.nested else config
-    stack = _stack(decoder, family.decoder or family.keys, family.gated)
-    attended_width = encoder_stack(config).width if is_encoder_decoder(config) else stack.width
-    cross = Cross(stack.layers, stack.width, stack.inner, stack.kv, attended_width)
-    return replace(stack, cross=cross if is_encoder_decoder(config) or config.get("add_cross_attention") else None)
-
-
-def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
-    """Whether the model has an encoder and a decoder."""
-    return _family(config, generates=False).decoder is not None
-
-
-def projector_weights(shape: tuple[int, int, int]) -> int:
-    """Elements of the matrices of a projector of shape (E, hidden, D); hidden 0: one linear layer E -> D."""
-    width_in, hidden, width_out = shape
-    return width_in * hidden + hidden * width_out if hidden else width_in * width_out
-
-
-def generation_cost(
-    generator_config: Mapping[str, Any],
-    prompt_tokens: float,
-    response_tokens: float,
-    *,
-    llm_config: Mapping[str, Any] | None = None,
-    llm_tokens: float | None = None,
-    llm_layers: int | None = None,
-    conditioning: str = NONE,
-    projector_shape: tuple[int, int, int] | None = None,
-    aligned: bool = False,
-    pooled: float | None = None,
-    cross_every: int = 1,
-    kv_mapped: tuple[int, int, int] | None = None,
-    embedding_width: int = 0,
-    virtual: int = 0,
-    prefix: int = 0,
-    bytes_per_weight: int = 4,
-) -> Cost:
-    """Cost of one greedy response with a key-value cache.
-
-    Args:
-        generator_config: of the generating model: an LLM or SLM alone, or a hybrid's SLM.
-        prompt_tokens: Q, the prompt under its tokenizer.
-        response_tokens: T, at least 1.
+    Attributes:
         llm_config: of a hybrid's LLM encoder; required unless conditioning is none.
         llm_tokens: P, the prompt under the LLM's tokenizer; None: Q.
         llm_layers: blocks of the LLM that are run; None: all blocks of its encoder.
@@ -201,37 +130,147 @@ def generation_cost(
             `llm_tokens`); 0: none are.
         virtual: virtual tokens in front of the prompt (prompt tuning).
         prefix: keys and values in front of those of self-attention (prefix tuning).
-        bytes_per_weight: of weights and cache: 4 for float32, 2 for bfloat16.
+    """
+
+    llm_config: Mapping[str, Any] | None = None
+    llm_tokens: float | None = None
+    llm_layers: int | None = None
+    conditioning: str = NONE
+    projector_shape: tuple[int, int, int] | None = None
+    aligned: bool = False
+    pooled: float | None = None
+    cross_every: int = 1
+    kv_mapped: tuple[int, int, int] | None = None
+    embedding_width: int = 0
+    virtual: int = 0
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model whose next forward passes are decoding steps.
+
+    Attributes:
+        works: everything before the first response token. slm: the stack that generates.
+        keys: positions in the self-attention cache; attended: positions attended to by cross-attention.
+        weights: elements held in memory; llm_weights: those of the LLM encoder among them.
+    """
+
+    works: tuple[Work, ...]
+    slm: Stack
+    keys: float
+    attended: float
+    weights: float
+    llm_weights: float = 0
+
+    def steps(self, count: float, keys: float) -> tuple[Work, ...]:
+        """Decoding steps of one new token each.
+
+        Args:
+            keys: mean number of positions that a step attends to, itself included.
+        """
+        return decoding_passes(self.slm, count, 1, keys, self.attended) if count > 0 else ()
+
+    def response(self, tokens: float, bytes_per_weight: float = 4, bytes_per_value: float | None = None) -> Cost:
+        """The cost of a greedy response, one token per forward pass."""
+        steps = tokens - 1
+        mean_keys = self.keys + (steps + 1) / 2  # step i of 1..T-1 attends to keys + i positions, itself included
+        cache = self.slm.cache(self.keys + steps, self.attended)
+        per_value = bytes_per_weight if bytes_per_value is None else bytes_per_value
+        return Cost(self.works, self.steps(steps, mean_keys), self.weights, cache, bytes_per_weight, per_value)
+
+
+def decoding_passes(stack: Stack, passes: float, tokens: float, keys: float, memory: float) -> tuple[Work, ...]:
+    """Forward passes of `tokens` new positions each, with the head at all of them.
+
+    Args:
+        keys: mean number of positions attended to; memory: positions attended to by cross-attention.
+    """
+    flops = passes * stack.flops(tokens, keys, memory, logits=tokens)
+    weights = stack.weights + stack.head
+    return (Work(passes, stack.layers, flops, weights, passes * stack.cache(keys, memory)),)
+
+
+def projector_weights(shape: tuple[int, int, int]) -> int:
+    """Elements of the matrices of a projector of shape (E, hidden, D); hidden 0: one linear layer E -> D."""
+    width_in, hidden, width_out = shape
+    return width_in * hidden + hidden * width_out if hidden else width_in * width_out
+
+
+def generation_cost(
+    generator_config: Mapping[str, Any],
+    prompt_tokens: float,
+    response_tokens: float,
+    *,
+    bytes_per_weight: float = 4,
+    bytes_per_value: float | None = None,
+    **setup: Any,
+) -> Cost:
+    """Cost of one greedy response with a key-value cache.
+
+    Args:
+        generator_config: of the generating model: an LLM or SLM alone, or a hybrid's SLM.
+        prompt_tokens: Q, the prompt under its tokenizer.
+        response_tokens: T, at least 1.
+        bytes_per_weight: 4 for float32, 2 for bfloat16.
+        bytes_per_value: of keys and values; None: as the weights.
+        setup: attributes of `Setup`.
 
     Raises:
         UserError: a model type that is not in `FAMILIES`, or an unknown conditioning.
         ValueError: a hybrid without its LLM's config or projector shape.
     """
-    mode = conditionings.get(conditioning)
+    ready = prepared(generator_config, prompt_tokens, Setup(**setup))
+    return ready.response(response_tokens, bytes_per_weight, bytes_per_value)
+
+
+def prepared(generator_config: Mapping[str, Any], prompt_tokens: float, setup: Setup) -> Prepared:
+    """The work before the first response token. Arguments and errors as of `generation_cost`."""
+    mode = conditionings.get(setup.conditioning)
     # cross-attention layers of a decoder-only SLM exist only for z
     slm = decoder_stack({**generator_config, "add_cross_attention": mode.cross_attends})
-    p = prompt_tokens if llm_tokens is None else llm_tokens
-    flops, weights, width_z = 0.0, 0.0, 0  # before the SLM
-    if conditioning != NONE:
-        if llm_config is None or (projector_shape is None and mode.uses_projector):
-            raise ValueError(f"conditioning={conditioning} needs llm_config and projector_shape")
-        llm = encoder_stack(llm_config, llm_layers)
-        width_z, projector = _projection(projector_shape, kv_mapped)
-        embedded = embedding_width * width_z
-        flops = llm.flops(p, p) + 2 * p * projector
-        flops += 2 * prompt_tokens * (embedded + (p * width_z if aligned else 0))
-        weights = llm.weights + projector + embedded
-    options = {"pooled": pooled, "cross_every": cross_every, "kv_mapped": kv_mapped}
-    prompt = mode.cost(HybridShapes(slm, prompt_tokens, p, width_z, virtual, options))
-    read, attended = prompt.read, prompt.attended
-    flops, weights = flops + prompt.flops, weights + prompt.weights
-    if is_encoder_decoder(generator_config) and not mode.cross_attends:
+    p = prompt_tokens if setup.llm_tokens is None else setup.llm_tokens
+    works, llm_weights, width_z = _before_the_slm(prompt_tokens, p, setup)
+    options = {"pooled": setup.pooled, "cross_every": setup.cross_every, "kv_mapped": setup.kv_mapped}
+    prompt = mode.cost(HybridShapes(slm, prompt_tokens, p, width_z, setup.virtual, options))
+    slm, read, attended, cached = prompt.slm, prompt.read, prompt.attended, setup.prefix + prompt.cached
+    if prompt.flops:
+        works.append(Work(1, slm.layers if prompt.weights else 0, prompt.flops, prompt.weights))
+    held = sum(work.weights for work in works[1:2]) + slm.weights + slm.memory_weights
+    if not is_encoder_decoder(generator_config) or mode.cross_attends:
+        held += decoder_tables(generator_config)
+    else:
         encoder = encoder_stack(generator_config)
-        flops, weights = flops + encoder.flops(read, read), weights + encoder.weights
+        works.append(Work(1, encoder.layers, encoder.flops(read, read), encoder.weights))
+        held += encoder.weights + whole_tables(generator_config)
         read, attended = 1, read  # the start token
-    return _response(
-        prompt.slm, (prefix + prompt.cached, read, attended), (flops, weights), response_tokens, bytes_per_weight
-    )
+    works += first_step(slm, read, cached, attended)
+    return Prepared(tuple(works), slm, cached + read, attended, llm_weights + held, llm_weights)
+
+
+def first_step(slm: Stack, read: float, cached: float, attended: float) -> list[Work]:
+    """Keys and values of cross-attention, and the forward pass that gives the first token."""
+    found = []
+    if slm.memory_weights:
+        found.append(Work(1, 0, 2 * attended * slm.memory_weights, slm.memory_weights))
+    flops = slm.flops(read, read + cached, attended, logits=1)
+    return [*found, Work(1, slm.layers, flops, slm.weights + slm.head, slm.cache(cached))]
+
+
+def _before_the_slm(q: float, p: float, setup: Setup) -> tuple[list[Work], float, int]:
+    """The LLM encoder and the maps of its representations, elements of the LLM held in memory, width of z."""
+    if setup.conditioning == NONE:
+        return [], 0, 0
+    if setup.llm_config is None or (
+        setup.projector_shape is None and conditionings.get(setup.conditioning).uses_projector
+    ):
+        raise ValueError(f"conditioning={setup.conditioning} needs llm_config and projector_shape")
+    llm = encoder_stack(setup.llm_config, setup.llm_layers)
+    width_z, projector = _projection(setup.projector_shape, setup.kv_mapped)
+    embedded = setup.embedding_width * width_z
+    flops = 2 * p * projector + 2 * q * (embedded + (p * width_z if setup.aligned else 0))
+    works = [Work(1, llm.layers, llm.flops(p, p), llm.weights), Work(1, 1, flops, projector + embedded)]
+    return works, llm.weights + encoder_tables(setup.llm_config), width_z
 
 
 def _projection(shape: tuple[int, int, int] | None, kv_mapped: tuple[int, int, int] | None) -> tuple[int, int]:
@@ -240,29 +279,3 @@ def _projection(shape: tuple[int, int, int] | None, kv_mapped: tuple[int, int, i
         return shape[2], projector_weights(shape)
     matrices, source, target = kv_mapped or (0, 0, 0)
     return matrices * target, matrices * source * target
-
-
-def _response(
-    slm: Stack,
-    positions: tuple[float, float, float],
-    before: tuple[float, float],
-    response_tokens: float,
-    bytes_per_weight: int,
-) -> Cost:
-    """Cost of a whole response.
-
-    Args:
-        positions: cached before the first step; processed in the first step; attended to by cross-attention.
-        before: FLOPs, and elements of matrices, before the step that gives the first token.
-    """
-    (cached, read, attended), (flops, weights) = positions, before
-    flops += 2 * attended * slm.memory_weights + slm.flops(read, read + cached, attended, logits=1)
-    step_weights = slm.weights + slm.head
-    steps = response_tokens - 1
-    mean_keys = cached + read + (steps + 1) / 2  # step i of 1..T-1 attends to read + i positions, itself included
-    return Cost(
-        prefill_flops=flops,
-        decode_flops=steps * slm.flops(1, mean_keys, attended, logits=1),
-        prefill_bytes=bytes_per_weight * (weights + slm.memory_weights + step_weights),
-        decode_bytes=bytes_per_weight * steps * (step_weights + slm.cache(mean_keys, attended)),
-    )

@@ -35,11 +35,12 @@ from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor
 
 from llm2slm.config import BenchmarkConfig
-from llm2slm.evaluation.benchmark import costs
+from llm2slm.evaluation.benchmark.costs import generation_cost
 from llm2slm.evaluation.benchmark.engines import Engine, GenerateEngine, generated
 from llm2slm.evaluation.benchmark.workload import Condition, plan
 from llm2slm.models.conditioning.prepend import pool
 from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.families import supported
 from llm2slm.models.slm import end_tokens
 from llm2slm.models.soft_prompts import PROMPT, virtual_tokens
 from llm2slm.progress import progress_bar
@@ -225,10 +226,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _flops(model: LLM2SLM, condition: Condition) -> float | None:
-    """Analytic FLOPs of one row's response, mean over all rows; None for a model type that costs.py does not know."""
+    """Analytic FLOPs of one row's response, mean over all rows; None for an unknown model type."""
     slm_config, guidance = model.slm.config.to_dict(), _guidance(model)
     llm = guidance.get("llm_config")
-    if not costs.supported(slm_config) or (llm is not None and not costs.supported(llm, generates=False)):
+    if not supported(slm_config) or (llm is not None and not supported(llm, generates=False)):
         return None
     tokens, found = virtual_tokens(model.slm), []
     virtual: dict[str, Any] = (
@@ -241,7 +242,7 @@ def _flops(model: LLM2SLM, condition: Condition) -> float | None:
         aligned = batch.align_BQP is not None
         for q, p, n in zip(slm_B, llm_B, pooled_B, strict=True):
             extra = guidance and {**guidance, "llm_tokens": p, "aligned": aligned, "pooled": n}
-            found.append(costs.generation_cost(slm_config, q, request.response_tokens, **extra, **virtual).flops)
+            found.append(generation_cost(slm_config, q, request.response_tokens, **extra, **virtual).flops)
     return statistics.fmean(found)
 
 

@@ -9,6 +9,7 @@ from llm2slm.evaluation.report import tables
 from llm2slm.evaluation.report.entries import Entry, metric_name
 from llm2slm.evaluation.report.page import clean
 from llm2slm.evaluation.report.tables import one_line, shortened
+from llm2slm.shown_text import cell
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -54,12 +55,12 @@ def rows_csv(comparison: Mapping[str, Any]) -> str:
 
 
 def as_csv(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a header; floats in Python's notation, None as an empty field, lone surrogates as `?`."""
+    """Rows as CSV with a header; floats in Python's notation, None as an empty field, texts as `shown_text.cell`."""
     import pyarrow as pa
     from pyarrow.csv import write_csv
 
     def column(field: str) -> list[str | None]:
-        return [None if row[field] is None else str(row[field]).encode("utf-8", "replace").decode() for row in rows]
+        return [None if row[field] is None else cell(row[field]) for row in rows]
 
     table = pa.table({field: pa.array(column(field), pa.string()) for field in fields})
     sink = pa.BufferOutputStream()

@@ -50,11 +50,13 @@ class JudgeLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.replies: dict[str, list[Record]] = {}
+        made = not path.parent.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); give another out") from None
+        self._made_folder = made
         self._lock = WriteLock(path, "give another out")
         try:
             with suppress(OSError):  # a file system without locks
@@ -71,9 +73,15 @@ class JudgeLog:
         self.close()
 
     def close(self) -> None:
-        """Closes the file and releases the lock."""
+        """Closes the file and releases the lock; removes a file without a reply, and its folder if it was created."""
+        empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
+        if empty:
+            self.path.unlink(missing_ok=True)
         self._lock.release()
+        if empty and self._made_folder:
+            with suppress(OSError):  # it has other files
+                self.path.parent.rmdir()
 
     def append(self, key: str, reply: Reply, location: str) -> None:
         """Writes a reply to disk."""

@@ -23,7 +23,8 @@ from llm2slm.data.tokenization.plain_text import PlainText
 from llm2slm.data.tokenization.tokenizer import load_tokenizer
 from llm2slm.evaluation.metrics.metric import Measured, mean
 from llm2slm.models.encoder import FrozenEncoder
-from llm2slm.models.loading.pretrained import BUILTIN, commit, load_encoder_layers, locate, read_config
+from llm2slm.models.loading.configs import BUILTIN, commit, locate, read_config
+from llm2slm.models.loading.pretrained import load_encoder_layers
 from llm2slm.progress import progress_bar
 from llm2slm.types import UserError
 

@@ -16,17 +16,13 @@ from typing import Any
 from llm2slm.atomic import write_text
 from llm2slm.evaluation.report import tables
 from llm2slm.evaluation.report.entries import metric_name
-
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)  # control codes of some terminals, which have no printable symbol
-_SURROGATES = dict.fromkeys([*range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
-_VISIBLE = _CONTROL | _C1 | _SURROGATES
+from llm2slm.shown_text import visible
 
 
 def clean(value: Any) -> Any:
-    """The same containers, with visible symbols for control characters in strings, and lone surrogates replaced."""
+    """The same containers with `visible` strings."""
     if isinstance(value, str):
-        return value.replace("\r\n", "\n").translate(_VISIBLE)
+        return visible(value)
     if isinstance(value, Mapping):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -39,7 +39,7 @@ def _legend(shown: Sequence[Entry]) -> list[tuple[str, str]]:
     return [(entry.style, entry.label) for entry in shown]
 
 
-def _enclosing(values: Sequence[float]) -> list[float]:
+def enclosing(values: Sequence[float]) -> list[float]:
     """Ticks around values, with a margin."""
     margin = (max(values) - min(values)) * 0.08 or abs(max(values)) * 0.02 or 1.0
     return ticks(min(values) - margin, max(values) + margin)
@@ -61,7 +61,7 @@ def quality_latency(shown: Sequence[Entry]) -> list[Plot]:
         return []
     name, x_ticks = metric_name(metrics[0]), ticks(0, max(total["max"] for *_, total in points), 6)
     with canvas() as plot:
-        y_ticks = _enclosing([value for _, value, _ in points])
+        y_ticks = enclosing([value for _, value, _ in points])
         better = "↙" if lower_is_better(metrics[0]) else "↖"
         plot.frame(("time of a whole response, ms", name), y_ticks, better)
         plot.x_axis(x_ticks[0], x_ticks[-1], _marks(x_ticks))
@@ -209,7 +209,7 @@ def _bucket_panel(shown: Sequence[Entry], by: str, metric: str) -> Plot | None:
     name = metric_name(metric)
     ends = sorted({end for _, points in lines for low, high, *_ in points for end in (low, high)})
     with canvas(left=60, right=30) as plot:
-        y_ticks = _enclosing([value for _, points in lines for *_, value, _ in points])
+        y_ticks = enclosing([value for _, points in lines for *_, value, _ in points])
         better = "↓" if lower_is_better(metric) else "↑"
         plot.frame((f"{by} length, words (log scale)", name), y_ticks, better)
         plot.x_axis(ends[0], ends[-1], [(end, f"{end:,}") for end in ends], log=True)

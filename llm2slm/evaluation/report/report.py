@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from llm2slm.evaluation.report import plots, tables
 from llm2slm.evaluation.report.drawing import Plot, write_plots
 from llm2slm.evaluation.report.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name, validation_keys
+from llm2slm.evaluation.report.factor_plots import factor_plots, front_plot
+from llm2slm.evaluation.report.factors import sweep_of
 from llm2slm.evaluation.report.page import clean, render_page, write_whole
+from llm2slm.evaluation.report.sweep_tables import seed_lines, sweep_tables
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +80,20 @@ def bucket_table(
         figures = [cell.text.replace("\u00a0", " ") for cell in tables.bucket_cells(bucket, metrics)]
         lines.append([entry.label, bucket["by"], *figures])
     return fitted(lines, "", width, turn=len(shown) == 1, again=3) if rows else None
+
+
+def seed_table(
+    results: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+    overrides: Sequence[Mapping[str, str]] | None = None,
+) -> Table | Group | None:
+    """Mean and spread of runs that differ in the seed alone, the best by validation first; None without such runs."""
+    results, overrides = clean(list(results)), clean(overrides)
+    sweep = sweep_of(entries(results, overrides), results, overrides)
+    if sweep is None or not sweep.groups:
+        return None
+    caption = "mean ± sample standard deviation over the seeds; runs whose validation score is not finite are left out"
+    return fitted(seed_lines(sweep), caption, width, turn=False, again=2)
 
 
 def fitted(
@@ -187,6 +204,8 @@ def page_and_plots(
         if missing := [key for key in _NEEDED if key not in result]:
             raise UserError(f"report: result {run} lacks {', '.join(missing)}; write it again")
     bucket_metrics, bucket_rows = tables.bucket_rows(shown)
+    sweep = sweep_of(shown, results, overrides)
+    swept = [*front_plot(sweep), *factor_plots(sweep)] if sweep else []
     figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
     curves, length_figures = plots.training_curves(shown), plots.by_bucket(shown)
     text = render_page(
@@ -201,10 +220,12 @@ def page_and_plots(
         buckets=[(entry, bucket["by"], tables.bucket_cells(bucket, bucket_metrics)) for entry, bucket in bucket_rows],
         timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
         kinds=KINDS,
+        sweep=None if sweep is None else sweep_tables(sweep),
+        sweep_figures=swept,
         **_table(shown, overrides),
         **_words(shown, results),
     )
-    return text, [*figures, *length_figures, *curves]
+    return text, [*swept, *figures, *length_figures, *curves]
 
 
 def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:

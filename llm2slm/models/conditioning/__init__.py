@@ -20,6 +20,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm2slm.config import ModelConfig
+from llm2slm.models.families import embedding_width, encoder_stack
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
 from llm2slm.types import Batch, Init, Reps, Start, Tokenizers, UserError
 
@@ -183,6 +184,26 @@ class Conditioning(ABC):
     def cost_settings(self, model: Any) -> dict[str, Any]:
         """Arguments of `costs.generation_cost` that describe the hybrid's modules."""
         return {"projector_shape": model.projector.shape, "embedding_width": model.projector.embedding_width}
+
+    def planned_cost_settings(
+        self, cfg: ModelConfig, llm: Any, slm: Any, record: LLM2SLMConfig | None = None
+    ) -> dict[str, Any]:
+        """As `cost_settings`, for a hybrid that is not built.
+
+        Args:
+            llm, slm: transformers configs, of families that `models/families.py` knows.
+            record: of a saved hybrid; None: it was not trained.
+
+        Raises:
+            UserError: the LLM or an option of this way does not fit.
+        """
+        del record
+        width, hidden = embedding_width(slm.to_dict()), cfg.projector.hidden
+        mapped = cfg.tokenizers is Tokenizers.llm_tokens and self.reads_embeddings
+        return {
+            "projector_shape": (encoder_stack(llm.to_dict()).width, width if hidden is None else hidden, width),
+            "embedding_width": embedding_width(llm.to_dict()) if mapped else 0,
+        }
 
 
 _registered: dict[str, type[Conditioning]] = {}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
+from llm2slm.config import ModelConfig
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.models.loading.partial_loading import blocks_of
 from llm2slm.models.matrix_shapes import Cross, HybridShapes, PromptCost
@@ -139,3 +140,7 @@ class Mode(Conditioning):
     def cost_settings(self, model: Any) -> dict[str, Any]:
         """With the distance of the gated layers."""
         return super().cost_settings(model) | {"cross_every": model.config.cross_every}
+
+    def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any, record: Any = None) -> dict[str, Any]:
+        """With the distance of the gated layers."""
+        return super().planned_cost_settings(cfg, llm, slm, record) | {"cross_every": cfg.cross_every}

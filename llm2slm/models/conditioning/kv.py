@@ -28,10 +28,11 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from llm2slm.config import ModelConfig
 from llm2slm.data.interface import is_cut
 from llm2slm.models.conditioning import Conditioning
+from llm2slm.models.families import decoder_stack, encoder_stack
 from llm2slm.models.kv_cache import CacheShape, PromptCache, by_block, cache_shape, refuse_checkpointing
+from llm2slm.models.loading.configs import model_config
 from llm2slm.models.loading.cut_config import RECORD
 from llm2slm.models.loading.partial_loading import is_bidirectional
-from llm2slm.models.loading.pretrained import model_config
 from llm2slm.models.matrix_shapes import HybridShapes, PromptCost
 from llm2slm.models.prompt import Prompt, embed, embed_scale
 from llm2slm.models.sequences import align, positions
@@ -74,6 +75,20 @@ def chosen_blocks(given: Sequence[int] | None, slm: PreTrainedConfig, llm_depth:
             raise UserError(f"model.kv_blocks: {block} is no block of the LLM; give 1 to {llm_depth}, or negative")
         blocks += [block + llm_depth + 1 if block < 0 else block]
     return blocks
+
+
+def blocks_of_llm(cfg: ModelConfig, llm: PreTrainedConfig, slm: PreTrainedConfig) -> list[int]:
+    """`chosen_blocks` of a configuration.
+
+    Raises:
+        UserError: the LLM is not decoder-only, or `model.kv_blocks` does not fit.
+    """
+    if is_bidirectional(llm):
+        raise UserError(
+            f"model.conditioning=kv takes keys and values of a decoder-only LLM; a {llm.model_type} is none: use "
+            "memory with the LLM's encoder, or another conditioning"
+        )
+    return chosen_blocks(cfg.kv_blocks, slm, int(llm.get_text_config().num_hidden_layers))
 
 
 def shares_cache(slm: PreTrainedConfig, llm: PreTrainedConfig) -> bool:
@@ -182,12 +197,7 @@ class Mode(Conditioning):
             UserError: the LLM is not decoder-only, or `model.kv_blocks` does not fit.
         """
         llm = model_config(cfg.llm, llm_tokenizer)
-        if is_bidirectional(llm):
-            raise UserError(
-                f"model.conditioning=kv takes keys and values of a decoder-only LLM; a {llm.model_type} is none: use "
-                "memory with the LLM's encoder, or another conditioning"
-            )
-        blocks = chosen_blocks(cfg.kv_blocks, slm.config, int(llm.get_text_config().num_hidden_layers))
+        blocks = blocks_of_llm(cfg, llm, slm.config)
         mapped = not (shares_cache(slm.config, llm) and is_cut(tokenizer, llm_tokenizer))
         return {"kv": {"blocks": blocks, "mapped": mapped}}
 
@@ -241,3 +251,15 @@ class Mode(Conditioning):
         """The shape of the linear maps."""
         weight = model.projector.weight
         return {"kv_mapped": None if weight is None else tuple(weight.shape)}
+
+    def planned_cost_settings(self, cfg: ModelConfig, llm: Any, slm: Any, record: Any = None) -> dict[str, Any]:
+        """Unmapped, the SLM's prompt is one token. Tokenizers are not read: an SLM with the LLM's shapes counts as cut
+        from it if it has as many vocabulary entries, shares the tokenizer, or has a vocabulary cut."""
+        blocks = blocks_of_llm(cfg, llm, slm)
+        sizes = [each.get_text_config().vocab_size for each in (slm, llm)]
+        cut = sizes[0] == sizes[1] or cfg.tokenizers is Tokenizers.shared or cfg.slm.vocab is not None
+        mapped = not (shares_cache(slm, llm) and cut) if record is None else record.kv["mapped"]
+        if not mapped:
+            return {"kv_mapped": None, "llm_layers": max(blocks), "prompt_tokens": 1}
+        source, target = encoder_stack(llm.to_dict()).kv, decoder_stack(slm.to_dict()).kv
+        return {"kv_mapped": (2 * len(blocks), source, target), "llm_layers": max(blocks)}

@@ -49,7 +49,10 @@ def drop_encoder(slm: Any) -> None:
 @torch.no_grad()
 def masks_states(slm: Any) -> bool:
     """Whether the cross-attention of a decoder-only model accepts a mask of shape (B, P), found by a forward pass on
-    one token. That of transformers' GPT-BigCode does not."""
+    one token. That of transformers' GPT-BigCode does not. True on the meta device, where no pass is possible.
+    """
+    if slm.device.type == "meta":
+        return True
     ids_BT = torch.zeros(1, 1, dtype=torch.int64, device=slm.device)
     states_BPD = torch.zeros(1, 2, slm.config.hidden_size, dtype=slm.dtype, device=slm.device)
     mask_BP = torch.tensor([[1, 0]], device=slm.device)

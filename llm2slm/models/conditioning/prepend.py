@@ -17,6 +17,11 @@ from llm2slm.models.sequences import concatenate
 from llm2slm.types import Batch, Reps, UserError
 
 
+def groups_of(tokens: int, size: float) -> int:
+    """Number of groups of a row of so many tokens; `size` as of `pool`."""
+    return ceil(tokens * size) if size < 1 else min(tokens, int(size))
+
+
 def pool(z_BPD: Tensor, mask_BP: Tensor, size: float) -> tuple[Tensor, Tensor]:
     """Means over neighbouring positions, which shorten z to fewer positions for the SLM.
 
@@ -33,11 +38,8 @@ def pool(z_BPD: Tensor, mask_BP: Tensor, size: float) -> tuple[Tensor, Tensor]:
     groups_B = (length_B * size).ceil().long() if size < 1 else length_B.clamp(max=int(size))
     rank_BP = real_BP.cumsum(1) - 1
     group_BP = rank_BP * groups_B.unsqueeze(1) // length_B.clamp(min=1).unsqueeze(1)
-    if torch.compiler.is_compiling():  # no shape may depend on the data: the largest number that is possible
-        tokens = z_BPD.shape[1]
-        most = ceil(tokens * size) if size < 1 else min(tokens, int(size))
-    else:
-        most = int(groups_B.max())
+    # in a compiled graph no shape may depend on the data: the largest number that is possible
+    most = groups_of(z_BPD.shape[1], size) if torch.compiler.is_compiling() else int(groups_B.max())
     numbers_G = torch.arange(most, device=z_BPD.device)
     member_BGP = (group_BP.unsqueeze(1) == numbers_G[None, :, None]) & real_BP.unsqueeze(1).bool()
     share_BGP = member_BGP.to(z_BPD.dtype) / member_BGP.sum(2, keepdim=True).clamp(min=1).to(z_BPD.dtype)

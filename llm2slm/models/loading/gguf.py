@@ -44,7 +44,9 @@ def _config(path: Path) -> PreTrainedConfig:
     header = read_header(path)
     try:
         with reading_part(lambda name: False):  # noqa: ARG005
-            config: PreTrainedConfig = AutoConfig.from_pretrained(neutral_folder(), gguf_file=str(path))
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                neutral_folder(), gguf_file=str(path), trust_remote_code=False
+            )
     except Exception as error:  # KeyError, ValueError, NotImplementedError, ..., depending on the architecture
         raise UserError(_unsupported(header, error)) from error
     config.name_or_path = str(path)

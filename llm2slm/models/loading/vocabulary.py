@@ -17,7 +17,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 from llm2slm.config import LanguageModelConfig
 from llm2slm.data.interface import cut_of
 from llm2slm.gguf_files.names import is_gguf
-from llm2slm.models.loading.pretrained import locate, model_config
+from llm2slm.models.loading.configs import locate, model_config
 from llm2slm.types import Init, UserError
 
 RECORD = "llm2slm_vocab"

@@ -1,0 +1,79 @@
+"""The next command of every verb is a valid one, and names what the verb wrote."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from llm2slm.cli.compose import Composer, runs_named
+from llm2slm.cli.schema import SCHEMAS
+from llm2slm.commands.next_command import next_command
+from llm2slm.config import RunConfig
+
+SET = {
+    "train": {},
+    "evaluate": {"run": "RUN"},
+    "label": {},
+    "encode": {},
+    "benchmark": {"run": "RUN"},
+    "demo": {"systems": {"slm": {}, "llm2slm": {}}},
+    "generate": {"run": "RUN", "prompt": "x"},
+    "judge": {"runs": ["A", "B"]},
+    "export": {"run": "RUN", "out": "model"},
+    "report": {"runs": ["A"]},
+    "compare": {"runs": ["A", "B", "C"]},
+    "tokenizer": {"out": "tok"},
+    "costs": {"run": "RUN"},
+}
+EXPECTED = {
+    "train": "llm2slm benchmark run='a b'",
+    "evaluate": "llm2slm report 'a b'",
+    "label": "llm2slm train data.labels=llm 'data.labels_from=a b'",
+    "encode": "llm2slm train 'data.reps=a b/reps'",
+    "benchmark": "llm2slm report RUN 'a b'",
+    "demo": "llm2slm generate 'run=a b/llm2slm' prompt=TEXT",
+    "generate": "llm2slm generate run=RUN input=FILE output=answers.jsonl",
+    "judge": "llm2slm compare A B",
+    "export": "llm2slm generate run=model prompt=TEXT",
+    "report": "llm2slm compare A RUN",
+    "compare": "llm2slm judge A B endpoint=URL model=NAME",
+    "tokenizer": "llm2slm train model.slm.tokenizer=tok",
+    "costs": "llm2slm benchmark run=RUN",
+}
+
+
+@pytest.mark.parametrize("verb", list(SET))
+def test_the_next_command_is_valid(verb: str) -> None:
+    config = SCHEMAS[verb](**SET[verb])
+    found = next_command(verb, config, Path("a b"))
+    assert found is not None
+    assert shlex.split(found) == shlex.split(EXPECTED[verb])
+    _, following, *overrides = shlex.split(found)
+    composer = Composer(following)
+    for override in runs_named(composer.schema, overrides):
+        composer.prepare(override, sweeping=False)
+
+
+def test_every_verb_with_an_output_has_one() -> None:
+    assert set(SET) == set(SCHEMAS) - {"dashboard"}
+    assert next_command("dashboard", SCHEMAS["dashboard"](), Path()) is None
+    assert next_command("generate", SCHEMAS["generate"](run="RUN"), Path()) is None
+
+
+def test_costs_of_a_pair_are_followed_by_its_training() -> None:
+    config = SCHEMAS["costs"]()
+    config.model.llm.name, config.model.slm.name = "a/b", None
+    assert next_command("costs", config, Path("C")) == "llm2slm train model.llm.name=a/b"
+
+
+def test_a_corpus_is_named_again(tmp_path: Path) -> None:
+    config = RunConfig(run=str(tmp_path))
+    config.data.name, config.data.root = "multi30k", "DIR"
+    assert next_command("label", config, Path("L")) == (
+        "llm2slm train data=multi30k data.root=DIR data.labels=llm data.labels_from=L"
+    )
+    (tmp_path / "predictions.jsonl").touch()
+    assert next_command("evaluate", config, Path("E")) == f"llm2slm compare {tmp_path} E"
+    assert next_command("train", config, Path("E")) == f"llm2slm benchmark run={tmp_path}"
