@@ -13,7 +13,6 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import (
     ForcedBOSTokenLogitsProcessor,
     LogitsProcessorList,
-    MinLengthLogitsProcessor,
     MinPLogitsWarper,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
@@ -75,10 +74,12 @@ class Choice:
 
     def __init__(self, config: GenerationConfig, start: int | None, prompt: int, device: torch.device) -> None:
         self.sampled = bool(config.do_sample)
-        self.pad = 0 if config.pad_token_id is None else int(config.pad_token_id)
         self.start = start
         self.ends = torch.tensor(sorted(end_tokens(config)), dtype=torch.int64, device=device)
-        self.processors = LogitsProcessorList(_processors(config, self.ends, start is not None, prompt, device))
+        counted = int(start is not None)
+        shortest = max(config.min_new_tokens or 0, (config.min_length or 0) - prompt - counted)
+        self.shortest = shortest if len(self.ends) else 0
+        self.processors = LogitsProcessorList(_processors(config, device))
 
     def __call__(self, ids_BT: Tensor, logits_BV: Tensor) -> Tensor:
         """The next token of each row: ids_B.
@@ -86,11 +87,46 @@ class Choice:
         Args:
             ids_BT: the response so far.
         """
+        return self.drawn(self.scores(ids_BT, logits_BV))
+
+    def scores(self, ids_BT: Tensor, logits_BV: Tensor) -> Tensor:
+        """Logits after all settings, float32: scores_BV; arguments as above."""
+        scores_BV = logits_BV.to(torch.float32, copy=True)
+        if ids_BT.shape[1] < self.shortest:
+            scores_BV[:, self.ends] = -torch.inf
         if self.start is not None and self.processors:
             ids_BT = torch.cat([ids_BT.new_full((len(ids_BT), 1), self.start), ids_BT], dim=1)
-        scores_BV = logits_BV.to(torch.float32, copy=True)
         for processor in self.processors:
             scores_BV = processor(ids_BT, scores_BV)
+        return scores_BV
+
+    def scores_along(self, ids_BT: Tensor, counts_B: Tensor, draft_BN: Tensor, logits_BQV: Tensor) -> Tensor:
+        """Scores of the tokens after each prefix of a draft: scores_BQV.
+
+        Args:
+            ids_BT, counts_B: the response so far, and its length in each row. draft_BN: tokens after it.
+            logits_BQV: after the first 0, 1, ..., N tokens of the draft; Q = N + 1 (or the first few of them).
+        """
+        scores_BQV = logits_BQV.to(torch.float32)
+        if not self.processors and not self.shortest:
+            return scores_BQV
+        scores_BQV = scores_BQV.clone()
+        if self.shortest:
+            short_BQ = counts_B.unsqueeze(1) + torch.arange(logits_BQV.shape[1], device=counts_B.device) < self.shortest
+            blocked_V = torch.zeros(logits_BQV.shape[2], dtype=torch.bool, device=counts_B.device)
+            blocked_V[self.ends] = True
+            scores_BQV.masked_fill_(short_BQ.unsqueeze(-1) & blocked_V, -torch.inf)
+        if self.processors:  # each takes responses of one length
+            for row, count in enumerate(counts_B.tolist()):
+                whole_1T = torch.cat([ids_BT[row, :count], draft_BN[row]]).unsqueeze(0)
+                for step in range(logits_BQV.shape[1]):
+                    scores_BQV[row, step] = self.scores(whole_1T[:, : count + step], scores_BQV[row, step : step + 1])[
+                        0
+                    ]
+        return scores_BQV
+
+    def drawn(self, scores_BV: Tensor) -> Tensor:
+        """The most probable token of each row, or a sampled one: ids_B."""
         if not self.sampled:
             return scores_BV.argmax(-1)
         return torch.multinomial(scores_BV.softmax(-1), num_samples=1).squeeze(1)
@@ -100,17 +136,13 @@ class Choice:
         return torch.isin(ids_B, self.ends)
 
 
-def _processors(config: GenerationConfig, ends: Tensor, starts: bool, prompt: int, device: torch.device) -> list[Any]:
-    """transformers' logits processors for the settings that are not neutral."""
+def _processors(config: GenerationConfig, device: torch.device) -> list[Any]:
+    """transformers' logits processors for the settings that are not neutral, but for the minimum length."""
     found: list[Any] = []
     if config.repetition_penalty not in (None, 1.0):
         found.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
     if config.no_repeat_ngram_size:
         found.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
-    counted = int(starts)  # the start token is among the ids
-    shortest = max((config.min_new_tokens or 0) + counted, (config.min_length or 0) - prompt)
-    if shortest > counted and len(ends):
-        found.append(MinLengthLogitsProcessor(shortest, ends, device=device))
     if config.forced_bos_token_id is not None:
         found.append(ForcedBOSTokenLogitsProcessor(config.forced_bos_token_id))
     if config.suppress_tokens is not None:

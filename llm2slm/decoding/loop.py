@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from llm2slm.decoding.choice import Choice, left_to_generate
+from llm2slm.decoding.decoder import GenerateDecoder, OnTokens
 from llm2slm.decoding.forward import Forward
 from llm2slm.models import slm as language_model
 from llm2slm.models.prompt import Prompt
-from llm2slm.types import Batch, Reps
+from llm2slm.types import Batch, Reps, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -25,6 +26,20 @@ MAX_LENGTH = 20
 """transformers' default of max_length, which counts the start token and not the prompt of a `Prompt`."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """The next token of every row that is not finished.
+
+    Attributes:
+        rows_B: indices of the rows (those of a prompt's samples are consecutive). ids_B: their tokens.
+        logits_BV: from which the tokens were chosen, before any setting.
+    """
+
+    rows_B: Tensor
+    ids_B: Tensor
+    logits_BV: Tensor
+
+
 @torch.no_grad()
 def stream(
     model: LLM2SLM,
@@ -32,28 +47,23 @@ def stream(
     config: GenerationConfig,
     reps: Reps | None = None,
     forward: Forward | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Step]:
     """Responses to a batch, one token of every unfinished row at a time.
 
     Args:
         config: complete, with nothing that is `left_to_generate`; max_new_tokens is set.
         reps: as for `LLM2SLM.prefill`.
         forward: computes the steps; None: with a cache that grows.
-
-    Yields:
-        rows_B, indices of the rows (those of a prompt's samples are consecutive), and ids_B, their next tokens.
     """
     prompt = _repeated(model.prefill(batch, reps), config.num_return_sequences or 1)
     language_model.check_positions(model.slm, prompt, config.max_new_tokens)
     forward = Forward(model) if forward is None else forward
     state, logits_BV = forward.start(prompt, config.max_new_tokens)
-    starts = prompt.cross_attended or model.slm.config.is_encoder_decoder
-    start = language_model.start_token(model.slm) if starts else None
-    choice = Choice(config, start, 0 if starts else prompt.whole_mask.shape[1], logits_BV.device)
+    choice = chooser(model, prompt, config, logits_BV.device)
     ids_BT = logits_BV.new_zeros((len(logits_BV), 0), dtype=torch.int64)
     for remaining in range(config.max_new_tokens - 1, -1, -1):
         ids_B = choice(ids_BT, logits_BV)
-        yield state.rows_B, ids_B
+        yield Step(state.rows_B, ids_B, logits_BV)
         if not remaining:
             return
         ids_BT = torch.cat([ids_BT, ids_B.unsqueeze(1)], dim=1)
@@ -65,31 +75,55 @@ def stream(
         state, logits_BV = forward.step(state, ids_B)
 
 
-def generate(
-    model: LLM2SLM,
-    batch: Batch,
-    generation_config: GenerationConfig | None = None,
-    *,
-    reps: Reps | None = None,
-    forward: Forward | None = None,
-    **arguments: Any,
-) -> Tensor:
-    """Responses to a batch: ids_BT as `LLM2SLM.generate` returns them, for the settings that the loop applies.
+def chooser(model: LLM2SLM, prompt: Prompt, config: GenerationConfig, device: torch.device) -> Choice:
+    """The choice of tokens after a prompt of a system."""
+    starts = prompt.cross_attended or model.slm.config.is_encoder_decoder
+    start = language_model.start_token(model.slm) if starts else None
+    return Choice(config, start, 0 if starts else prompt.whole_mask.shape[1], device)
 
-    Raises:
-        ValueError: settings that are `left_to_generate`.
+
+class LoopDecoder(GenerateDecoder):
+    """This loop, over the forward passes of `forward`. Beam search and other algorithms are transformers'.
+
+    Args:
+        model: any system that `forward` fits.
     """
-    config = settings(model, generation_config, **arguments)
-    if left := left_to_generate(config):
-        raise ValueError(f"{', '.join(left)}: use LLM2SLM.generate")
-    columns: list[Tensor] = []
-    rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
-    pad = 0 if config.pad_token_id is None else int(config.pad_token_id)
-    for rows_B, ids_B in stream(model, batch, config, reps, forward):
-        column = ids_B.new_full((rows,), pad)
-        column[rows_B] = ids_B
-        columns.append(column)
-    return torch.stack(columns, dim=1)
+
+    def __init__(self, model: LLM2SLM, forward: Forward, name: str) -> None:
+        super().__init__(model)
+        self.forward, self.name = forward, name
+
+    def generate(
+        self,
+        batch: Batch,
+        generation_config: GenerationConfig | None = None,
+        *,
+        on_tokens: OnTokens | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """See `Decoder`.
+
+        Raises:
+            UserError: settings that are `left_to_generate`.
+        """
+        config = settings(self.model, generation_config, **arguments)
+        if left := left_to_generate(config):
+            set_ = ", ".join(f"{name}={getattr(config, name)}" for name in left)
+            raise UserError(f"{set_}: {self.name} does not support it; use decoding=generate")
+        columns: list[Tensor] = []
+        rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
+        for step in stream(self.model, batch, config, forward=self.forward):
+            if on_tokens is not None:
+                on_tokens(step.rows_B, step.ids_B.unsqueeze(1))
+            column = step.ids_B.new_full((rows,), padding(config))
+            column[step.rows_B] = step.ids_B
+            columns.append(column)
+        return torch.stack(columns, dim=1)
+
+
+def padding(config: GenerationConfig) -> int:
+    """The token id behind the end of a response."""
+    return 0 if config.pad_token_id is None else int(config.pad_token_id)
 
 
 def settings(model: LLM2SLM, generation_config: GenerationConfig | None = None, **arguments: Any) -> GenerationConfig:
@@ -97,7 +131,7 @@ def settings(model: LLM2SLM, generation_config: GenerationConfig | None = None, 
     config = deepcopy(language_model.completed_config(model.slm, generation_config))
     unknown = [name for name in arguments if not hasattr(config, name)]
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: not a field of a generation config; use LLM2SLM.generate")
+        raise UserError(f"{', '.join(unknown)}: not a field of a generation config; use decoding=generate")
     for name, value in arguments.items():
         setattr(config, name, value)
     if "max_length" in arguments or config.max_new_tokens is None:

@@ -9,7 +9,7 @@ of the cache (one number for all rows) are computed from the slots instead (`pos
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ class RowLayer(CacheLayerMixin):
 
     is_compileable = True
 
-    def __init__(self, keys: Tensor, values: Tensor, cache: RowCache | None) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, cache: RowCache) -> None:
         super().__init__()
         self.keys, self.values, self.cache = keys, values, cache
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
@@ -34,7 +34,7 @@ class RowLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Writes new keys and values to the slots of the cache; returns the buffers."""
-        assert self.cache is not None and self.keys is not None and self.values is not None
+        assert self.keys is not None and self.values is not None
         for buffer, new in ((self.keys, key_states), (self.values, value_states)):
             index = self.cache.slots_BQ[:, None, :, None].expand_as(new)
             buffer.scatter_(2, index, new)
@@ -56,28 +56,28 @@ class RowLayer(CacheLayerMixin):
 
 
 class RowCache(Cache):
-    """Buffers like those of another cache.
+    """Buffers for the keys and values of every block.
 
     Attributes:
-        slots_BQ: where the next forward pass writes; None in a cache that is only read (of cross-attention).
+        slots_BQ: where the next forward pass writes; not used in a cache that is only read (of cross-attention).
 
     Args:
-        like: a cache with keys and values. rows, slots: B and S of the buffers.
+        buffers: of each block its keys and values, (B, heads, S, width) each.
     """
 
-    def __init__(self, like: Any, rows: int, slots: int) -> None:
-        self.slots_BQ = torch.zeros(rows, 1, dtype=torch.int64, device=like.layers[0].keys.device)
-        layers = []
-        for layer in like.layers:
-            shapes = [(rows, tensor.shape[1], slots, tensor.shape[3]) for tensor in (layer.keys, layer.values)]
-            layers.append(RowLayer(layer.keys.new_zeros(shapes[0]), layer.values.new_zeros(shapes[1]), self))
-        super().__init__(layers=layers)
+    def __init__(self, buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        keys = buffers[0][0]
+        self.slots_BQ = torch.zeros(len(keys), 1, dtype=torch.int64, device=keys.device)
+        super().__init__(layers=[RowLayer(*pair, self) for pair in buffers])
 
-    def fill(self, cache: Any) -> None:
-        """Copies the keys and values of another cache into the first rows and slots."""
-        for layer, other in zip(self.layers, cache.layers, strict=True):
-            rows, _, slots, _ = other.keys.shape
-            layer.keys[:rows, :, :slots], layer.values[:rows, :, :slots] = other.keys, other.values
+    def tensors(self) -> list[Tensor]:
+        """All buffers."""
+        return [tensor for layer in self.layers for tensor in (layer.keys, layer.values)]
+
+    def fill(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Copies keys and values of the same rows into the first slots."""
+        for layer, (keys, values) in zip(self.layers, pairs, strict=True):
+            layer.keys[:, :, : keys.shape[2]], layer.values[:, :, : values.shape[2]] = keys, values
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def positions_by_row(slm: PreTrainedModel, slots_BQ: Tensor, slots: int) -> Iter
     """Within this context, position embeddings and biases of the decoder are those of the slots of each row.
 
     Args:
-        slots_BQ: of the new tokens. slots: S of the cache.
+        slots_BQ: of the new tokens. slots: number of positions of the model, at most S of the cache.
     """
     changed: list[tuple[nn.Module, str]] = []
     try:
@@ -137,8 +137,9 @@ def _bias(module: Any, slots_BQ: Tensor) -> Any:
 
 def _embedding(module: nn.Module, slots_BQ: Tensor, slots: int) -> Any:
     """`forward` of a position embedding with the positions of each row: (B, Q, width)."""
-    places_S = torch.arange(slots, device=slots_BQ.device)
-    table_SD: Tensor = module.forward(torch.ones_like(places_S).unsqueeze(0), position_ids=places_S).reshape(slots, -1)
+    positions_S = torch.arange(slots, device=slots_BQ.device)
+    ids_1S = torch.ones_like(positions_S).unsqueeze(0)
+    table_SD: Tensor = module.forward(ids_1S, position_ids=positions_S).reshape(slots, -1)
 
     def forward(*_: Any, **__: Any) -> Tensor:
         return table_SD[slots_BQ]

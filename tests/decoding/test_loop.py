@@ -10,10 +10,12 @@ from matrix import CELLS, FEW, Cell
 from sampling import representatives
 from torch import Tensor
 
-from llm2slm.decoding.loop import generate, settings, stream
+from llm2slm.decoding.decoder import GenerateDecoder, generate_text
+from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.loop import LoopDecoder, settings, stream
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_rows
-from llm2slm.types import Batch
+from llm2slm.types import Batch, UserError
 
 LENGTH = 12
 VARIED = {"no_repeat_ngram_size": 1}
@@ -24,6 +26,11 @@ SYSTEMS = [
     ("t5", "bart", "prepend"), ("gpt2", "gpt2", "cross_attention"), ("gpt2", "gpt2", "kv"), ("t5", "llama", "replace"),
 ]  # fmt: skip
 FEW_SYSTEMS = [("t5", "t5", "memory"), ("gpt2", "gpt2", "add")]
+
+
+def generate(model: LLM2SLM, batch: Batch, **arguments: Any) -> Tensor:
+    """Responses by our loop."""
+    return LoopDecoder(model, Forward(model), "eager").generate(batch, **arguments)
 
 
 def both(model: LLM2SLM, batch: Batch, **arguments: Any) -> tuple[Tensor, Tensor]:
@@ -123,16 +130,34 @@ def test_a_finished_row_leaves_the_batch(make: Any) -> None:
     expected = model.generate(batch, max_new_tokens=LENGTH)
     ends = end_at_different_steps(model, batch)
     lengths = lengths_of(expected.tolist(), ends)
-    rows = [rows_B.tolist() for rows_B, _ in stream(model, batch, settings(model, max_new_tokens=LENGTH))]
+    rows = [step.rows_B.tolist() for step in stream(model, batch, settings(model, max_new_tokens=LENGTH))]
     assert rows == [[row for row, n in enumerate(lengths) if n > step] for step in range(max(lengths))]
+
+
+@pytest.mark.parametrize("decoder", [GenerateDecoder, lambda model: LoopDecoder(model, Forward(model), "eager")])
+def test_tokens_arrive_as_they_are_generated(decoder: Any, make: Any) -> None:
+    model = make("t5", "gpt2", "cross_attention")
+    decoder = decoder(model)
+    end_at_different_steps(model, decoder.batch(TEXTS))
+    arrived: list[list[int]] = [[] for _ in TEXTS]
+
+    def receive(rows_K: Tensor, ids_KN: Tensor) -> None:
+        for row, ids in zip(rows_K.tolist(), ids_KN.tolist(), strict=True):
+            arrived[row] += ids
+
+    whole = decoder.generate(decoder.batch(TEXTS), on_tokens=receive, max_new_tokens=LENGTH).tolist()
+    lengths = lengths_of(whole, model.generation_config.eos_token_id)
+    cut = [row[:length] for row, length in zip(arrived, lengths, strict=True)]
+    assert cut == [row[:length] for row, length in zip(whole, lengths, strict=True)]
+    assert generate_text(decoder, TEXTS, 2, max_new_tokens=LENGTH) == model.generate_text(TEXTS, max_new_tokens=LENGTH)
 
 
 def test_other_settings_are_left_to_generate(make: Any) -> None:
     model = make("t5", "t5", "memory")
     batch = model.collator.batch_of_texts(TEXTS)
-    with pytest.raises(ValueError, match=r"^num_beams: use LLM2SLM\.generate"):
+    with pytest.raises(UserError, match=r"^num_beams=2: eager does not support it; use decoding=generate"):
         generate(model, batch, num_beams=2)
-    with pytest.raises(ValueError, match=r"^typical_p: use"):
+    with pytest.raises(UserError, match=r"^typical_p=0\.4: eager"):
         generate(model, batch, do_sample=True, typical_p=0.4)
-    with pytest.raises(ValueError, match="logits_processor: not a field"):
+    with pytest.raises(UserError, match="logits_processor: not a field"):
         generate(model, batch, logits_processor=[])

@@ -1,0 +1,117 @@
+"""Decoders: how the responses to a batch of prompts are generated, behind one protocol.
+
+Commands and benchmark use any of them alike; `choose.decoder` makes one from its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+from llm2slm.types import Batch
+
+if TYPE_CHECKING:
+    from llm2slm.models.hybrid import LLM2SLM
+
+OnTokens = Callable[[Tensor, Tensor], None]
+"""(rows_K, ids_KN): the next N tokens of some rows of the batch; padding behind the last token of a row."""
+
+
+class Decoder(Protocol):
+    """Generates responses.
+
+    Attributes:
+        name: as results state it under `decoding`.
+        model: the system whose responses they are: its tokenizer decodes them, its generation config applies.
+    """
+
+    name: str
+    model: LLM2SLM
+
+    def batch(self, texts: Sequence[str]) -> Any:
+        """The input of `generate` for prompts, on the model's device."""
+        ...
+
+    def generate(
+        self,
+        batch: Any,
+        generation_config: GenerationConfig | None = None,
+        *,
+        on_tokens: OnTokens | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """Responses to a batch: ids_BT, padded on the right, as `LLM2SLM.generate` returns them.
+
+        Args:
+            batch: from `batch`.
+            generation_config, arguments: as for transformers' `generate`.
+            on_tokens: called with tokens as soon as they are known, first token first.
+
+        Raises:
+            UserError: the decoder does not support a setting.
+        """
+        ...
+
+
+class GenerateDecoder:
+    """transformers' `generate`.
+
+    Args:
+        model: any system.
+    """
+
+    name = "transformers generate"
+
+    def __init__(self, model: LLM2SLM) -> None:
+        self.model = model
+
+    def batch(self, texts: Sequence[str]) -> Batch:
+        """See `Decoder`."""
+        return self.model.collator.batch_of_texts(list(texts)).to(self.model.device)
+
+    def generate(
+        self,
+        batch: Batch,
+        generation_config: GenerationConfig | None = None,
+        *,
+        on_tokens: OnTokens | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """See `Decoder`."""
+        if on_tokens is not None:
+            arguments["streamer"] = _Streamer(on_tokens)
+        ids_BT: Tensor = self.model.generate(batch, generation_config, **arguments)
+        return ids_BT
+
+
+class _Streamer(BaseStreamer):
+    """Passes each step's tokens on. transformers calls it with the prompt first, which is not part of the response."""
+
+    def __init__(self, on_tokens: OnTokens) -> None:
+        self.on_tokens, self.started = on_tokens, False
+
+    def put(self, value: Tensor) -> None:
+        if self.started:
+            self.on_tokens(torch.arange(len(value)), value.reshape(-1, 1))
+        self.started = True
+
+    def end(self) -> None:
+        """The response is complete."""
+
+
+def generate_text(decoder: Decoder, texts: Sequence[str], batch_size: int = 32, **arguments: Any) -> list[str]:
+    """Responses to texts, in order; as `LLM2SLM.generate_text`.
+
+    Args:
+        texts: prompts as in training, prefix included.
+    """
+    responses: list[str] = []
+    for start in range(0, len(texts), batch_size):
+        ids_BT = decoder.generate(decoder.batch(texts[start : start + batch_size]), **arguments)
+        responses += decoder.model.collator.decode(ids_BT)
+    return responses

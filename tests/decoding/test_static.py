@@ -1,0 +1,102 @@
+"""Captured steps over buffers equal transformers: its `generate`, and its logits under teacher forcing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from matrix import CELLS, FEW, Cell
+from sampling import representatives
+from test_loop import LENGTH, TEXTS, VARIED, end_at_different_steps, lengths_of
+
+from llm2slm.decoding.loop import LoopDecoder, settings, stream
+from llm2slm.decoding.session import CAPTURED
+from llm2slm.decoding.static import StaticForward, StaticState, misfit
+from llm2slm.models.hybrid import LLM2SLM
+
+SLIDING = {"t5gemma"}
+"""SLMs whose steps are not captured."""
+
+
+def captured(model: LLM2SLM) -> LoopDecoder:
+    return LoopDecoder(model, StaticForward(model), "captured")
+
+
+def fits(cells: Sequence[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell[1] not in SLIDING]
+
+
+@pytest.mark.parametrize("cell", representatives(fits(CELLS), fits(FEW), whole=True), ids="-".join)
+def test_greedy_of_every_system(cell: Cell, make: Any) -> None:
+    model = make(*cell)
+    assert misfit(model) is None
+    decoder, batch = captured(model), model.collator.batch_of_texts(TEXTS)
+    arguments = {"max_new_tokens": LENGTH, **VARIED}
+    model.generation_config.eos_token_id = None
+    assert torch.equal(decoder.generate(batch, **arguments), model.generate(batch, **arguments))
+    end_at_different_steps(model, batch, **VARIED)
+    assert torch.equal(decoder.generate(batch, **arguments), model.generate(batch, **arguments))
+    sessions = decoder.forward.sessions.values()
+    assert any(session.graphs for session in sessions)
+    assert min(session.rows for session in sessions) < len(TEXTS)  # finished rows left the batch
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cell", fits(FEW), ids="-".join)
+def test_rows_of_different_lengths(cell: Cell, make: Any) -> None:
+    """Row r has r + 1 tokens. Wrong tokens are written after them and taken back; then four tokens at a time."""
+    model = make(*cell)
+    batch = model.collator.batch_of_texts(TEXTS[:3])
+    ids_BT = torch.randint(5, 60, (3, 10), generator=torch.Generator().manual_seed(1))
+    expected_BTV = model.logits(replace(batch, labels_BT=ids_BT))
+    state, first_BV = StaticForward(model).start(model.prefill(batch), 20)
+    assert isinstance(state, StaticState)
+    torch.testing.assert_close(first_BV, expected_BTV[:, 0], atol=2e-4, rtol=1e-4)
+    rows_B, steps_4 = torch.arange(3), torch.arange(4)
+
+    def advanced(ids_BQ: torch.Tensor, counts_BQ: torch.Tensor) -> torch.Tensor:
+        return state.session.advance(ids_BQ, state.length + counts_BQ)
+
+    for repeat in range(CAPTURED + 1):
+        for step in range(3):
+            done_B = rows_B.clamp(max=step)
+            logits_BV = advanced(ids_BT[rows_B, done_B].unsqueeze(1), done_B.unsqueeze(1))[:, 0]
+            torch.testing.assert_close(logits_BV, expected_BTV[rows_B, done_B + 1], atol=2e-4, rtol=1e-4)
+        counts_BQ = rows_B.unsqueeze(1) + 1 + steps_4
+        advanced(torch.full((3, 4), 9 + repeat), counts_BQ)
+        logits_BQV = advanced(ids_BT.gather(1, counts_BQ), counts_BQ)
+        wanted_BQV = torch.stack([expected_BTV[row, row + 2 : row + 6] for row in range(3)])
+        torch.testing.assert_close(logits_BQV, wanted_BQV, atol=2e-4, rtol=1e-4)
+    assert set(state.session.graphs) == {1, 4}
+
+
+def test_a_session_is_used_again(make: Any) -> None:
+    """Prompts of similar length share buffers and graph; what an earlier one left has no effect."""
+    model = make("t5", "t5", "add")
+    decoder = captured(model)
+    for text in (TEXTS[0], TEXTS[1], TEXTS[0]):
+        batch = decoder.batch([text])
+        assert torch.equal(decoder.generate(batch, max_new_tokens=9), model.generate(batch, max_new_tokens=9))
+    assert len(decoder.forward.sessions) == 1
+
+
+def test_half_of_the_rows_are_computed_no_longer(make: Any) -> None:
+    model = make("t5", "gpt2", "cross_attention")
+    forward = StaticForward(model)
+    batch = model.collator.batch_of_texts(TEXTS)
+    ends = end_at_different_steps(model, batch)
+    lengths = lengths_of(model.generate(batch, max_new_tokens=LENGTH).tolist(), ends)
+    sizes = []
+    for step in stream(model, batch, settings(model, max_new_tokens=LENGTH), forward=forward):
+        sizes.append(next(reversed(forward.sessions.values())).rows)
+        assert len(step.rows_B) == sum(length >= len(sizes) for length in lengths)
+    unfinished = [sum(length > done for length in lengths) for done in range(max(lengths))]
+    assert all(rows <= size and 2 * rows > size for rows, size in zip(unfinished, sizes, strict=True))
+    assert sizes[0] > sizes[-1]
+
+
+def test_misfits(make: Any) -> None:
+    assert "sliding window" in str(misfit(make("t5", "t5gemma", "add")))
