@@ -100,29 +100,29 @@ class Choice:
             scores_BV = processor(ids_BT, scores_BV)
         return scores_BV
 
-    def scores_along(self, ids_BT: Tensor, counts_B: Tensor, draft_BN: Tensor, logits_BQV: Tensor) -> Tensor:
-        """Scores of the tokens after each prefix of a draft: scores_BQV.
+    def scores_along(self, ids_BT: Tensor, counts_B: Tensor, logits_BQV: Tensor) -> Tensor:
+        """Scores of Q consecutive tokens of every row: scores_BQV.
 
         Args:
-            ids_BT, counts_B: the response so far, and its length in each row. draft_BN: tokens after it.
-            logits_BQV: after the first 0, 1, ..., N tokens of the draft; Q = N + 1 (or the first few of them).
+            ids_BT: the responses, with the tokens before each of the Q positions.
+            counts_B: number of tokens before the first of the positions.
+            logits_BQV: of the tokens at the positions counts_B, counts_B + 1, ...
         """
         scores_BQV = logits_BQV.to(torch.float32)
         if not self.processors and not self.shortest:
             return scores_BQV
+        steps_Q = torch.arange(logits_BQV.shape[1], device=counts_B.device)
         scores_BQV = scores_BQV.clone()
         if self.shortest:
-            short_BQ = counts_B.unsqueeze(1) + torch.arange(logits_BQV.shape[1], device=counts_B.device) < self.shortest
             blocked_V = torch.zeros(logits_BQV.shape[2], dtype=torch.bool, device=counts_B.device)
             blocked_V[self.ends] = True
+            short_BQ = counts_B.unsqueeze(1) + steps_Q < self.shortest
             scores_BQV.masked_fill_(short_BQ.unsqueeze(-1) & blocked_V, -torch.inf)
-        if self.processors:  # each takes responses of one length
+        if self.processors:  # they take responses of one length
             for row, count in enumerate(counts_B.tolist()):
-                whole_1T = torch.cat([ids_BT[row, :count], draft_BN[row]]).unsqueeze(0)
-                for step in range(logits_BQV.shape[1]):
-                    scores_BQV[row, step] = self.scores(whole_1T[:, : count + step], scores_BQV[row, step : step + 1])[
-                        0
-                    ]
+                for step, logits_V in enumerate(scores_BQV[row]):
+                    before_1T = ids_BT[row : row + 1, : count + step]
+                    scores_BQV[row, step] = self.scores(before_1T, logits_V.unsqueeze(0))[0]
         return scores_BQV
 
     def drawn(self, scores_BV: Tensor) -> Tensor:

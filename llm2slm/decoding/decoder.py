@@ -18,8 +18,8 @@ from llm2slm.types import Batch
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
-OnTokens = Callable[[Tensor, Tensor], None]
-"""(rows_K, ids_KN): the next N tokens of some rows of the batch; padding behind the last token of a row."""
+OnTokens = Callable[[Tensor, Tensor, Tensor], None]
+"""(rows_K, ids_KN, counts_K): next tokens of some rows of the batch, of row k the first counts_K[k] of ids_KN[k]."""
 
 
 class Decoder(Protocol):
@@ -97,7 +97,7 @@ class _Streamer(BaseStreamer):
 
     def put(self, value: Tensor) -> None:
         if self.started:
-            self.on_tokens(torch.arange(len(value)), value.reshape(-1, 1))
+            self.on_tokens(torch.arange(len(value)), value.reshape(-1, 1), torch.ones(len(value), dtype=torch.int64))
         self.started = True
 
     def end(self) -> None:

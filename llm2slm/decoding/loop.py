@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,7 +55,7 @@ def stream(
         reps: as for `LLM2SLM.prefill`.
         forward: computes the steps; None: with a cache that grows.
     """
-    prompt = _repeated(model.prefill(batch, reps), config.num_return_sequences or 1)
+    prompt = model.prefill(batch, reps).repeated(config.num_return_sequences or 1)
     language_model.check_positions(model.slm, prompt, config.max_new_tokens)
     forward = Forward(model) if forward is None else forward
     state, logits_BV = forward.start(prompt, config.max_new_tokens)
@@ -114,7 +114,7 @@ class LoopDecoder(GenerateDecoder):
         rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
         for step in stream(self.model, batch, config, forward=self.forward):
             if on_tokens is not None:
-                on_tokens(step.rows_B, step.ids_B.unsqueeze(1))
+                on_tokens(step.rows_B, step.ids_B.unsqueeze(1), torch.ones_like(step.rows_B))
             column = step.ids_B.new_full((rows,), padding(config))
             column[step.rows_B] = step.ids_B
             columns.append(column)
@@ -138,11 +138,3 @@ def settings(model: LLM2SLM, generation_config: GenerationConfig | None = None, 
         starts = model.slm.config.is_encoder_decoder or model.mode.cross_attends
         config.max_new_tokens = (config.max_length or MAX_LENGTH) - int(starts)
     return config
-
-
-def _repeated(prompt: Prompt, copies: int) -> Prompt:
-    """The prompts, each row repeated for the samples of a prompt."""
-    if copies == 1:
-        return prompt
-    rows = torch.arange(len(prompt.mask_BQ), device=prompt.mask_BQ.device).repeat_interleave(copies)
-    return replace(prompt.rows(rows), cache=prompt.cache)

@@ -1,145 +1,175 @@
 """Lossless decoding: the hybrid drafts tokens, the LLM verifies them in one forward pass; the output is the LLM's.
 
 Speculative decoding after Leviathan et al. 2023 (arXiv 2211.17192) and Chen et al. 2023 (arXiv 2302.01318), with the
-hybrid as drafter: its prompt is encoded by the LLM that verifies. Rows of a batch advance by different numbers of
-tokens (`RowCache`).
+hybrid as drafter: the prompt is encoded once for both. Rows of a batch advance by different numbers of tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from llm2slm.decoding.choice import Choice, left_to_generate
-from llm2slm.decoding.loop import settings
-from llm2slm.decoding.static import StaticForward, StaticState
+from llm2slm.decoding.decoder import OnTokens
+from llm2slm.decoding.draft import Drafter, OtherTokens, SameTokens
+from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.loop import chooser, padding, settings
+from llm2slm.decoding.reading import read
+from llm2slm.decoding.responses import Responses
+from llm2slm.decoding.static import StaticForward, StaticState, misfit
+from llm2slm.decoding.verify import accepted
 from llm2slm.models import slm as language_model
-from llm2slm.types import Batch
+from llm2slm.types import Batch, UserError
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
 LENGTHS = (4, 8, 16, 32)
-"""Tokens of a draft: the next longer one after drafts that were accepted whole, the next shorter one after a draft of
-which less than half was accepted in all rows. Each length is one captured pass of the LLM."""
+"""Tokens of a draft: the next longer one after drafts that were accepted whole in all rows, the next shorter one after
+drafts of which less than half was accepted in all rows. Each length is one captured pass of the LLM."""
 
 
 @dataclass
-class Drafts:
-    """Counts of the drafts of one or more batches.
+class Counts:
+    """Numbers of all batches so far.
 
     Attributes:
-        verified: forward passes of the LLM over a row's draft. accepted: drafted tokens that the LLM chose too.
-        tokens: tokens of all responses. whole: responses whose drafted tokens were all accepted. rows: responses.
+        rows: responses. tokens: of all responses. whole: responses without a rejected token.
+        verifications: of the drafts of single rows. accepted: drafted tokens that the LLM accepted.
     """
 
-    verified: int = 0
-    accepted: int = 0
+    rows: int = 0
     tokens: int = 0
     whole: int = 0
-    rows: int = 0
-    longest: list[int] = field(default_factory=list)
+    verifications: int = 0
+    accepted: int = 0
+
+    def summary(self) -> dict[str, float]:
+        """The counts, accepted tokens per verification, and the share of responses without a rejected token."""
+        rates = {
+            "accepted_per_verification": self.accepted / max(self.verifications, 1),
+            "share_accepted_whole": self.whole / max(self.rows, 1),
+        }
+        return asdict(self) | rates
 
 
-class Lossless:
-    """Greedy generation of an LLM with drafts of a hybrid.
+class LosslessDecoder:
+    """The LLM's responses, from drafts of a hybrid.
 
     Args:
-        hybrid: drafts; its SLM has the token ids of the LLM.
-        llm: the LLM as a system that generates alone.
+        hybrid: drafts. llm: the LLM as a system that generates alone; `models.llm.share_weights` lets both share the
+            encoding of the prompt.
+        lengths: of drafts, in ascending order.
+
+    Attributes:
+        counts: of all batches so far.
+
+    Raises:
+        UserError: the steps of one of them cannot be captured.
     """
 
-    def __init__(self, hybrid: LLM2SLM, llm: LLM2SLM) -> None:
-        self.hybrid, self.llm = hybrid, llm
-        self.draft, self.verify = StaticForward(hybrid), StaticForward(llm)
-        self.counts = Drafts()
+    name = "lossless"
+
+    def __init__(self, hybrid: LLM2SLM, llm: LLM2SLM, lengths: Sequence[int] = LENGTHS) -> None:
+        for model in (hybrid, llm):
+            if reason := misfit(model):
+                raise UserError(f"decoding=lossless: {reason}; use decoding=generate")
+        self.model, self.hybrid, self.lengths, self.counts = llm, hybrid, tuple(lengths), Counts()
+        self.reader, self.verifier = Forward(llm), StaticForward(llm)
+        tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
+        drafting = StaticForward(hybrid)
+        self.same_tokens = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+        self.drafter: Drafter = SameTokens(drafting) if self.same_tokens else OtherTokens(drafting, *tokenizers)
+
+    def batch(self, texts: Sequence[str]) -> tuple[Batch, Batch]:
+        """See `Decoder`: the prompts for the hybrid and for the LLM."""
+        hybrid, llm = (model.collator.batch_of_texts(list(texts)) for model in (self.hybrid, self.model))
+        return hybrid.to(self.hybrid.device), llm.to(self.model.device)
 
     @torch.no_grad()
     def generate(
-        self, batch: Batch, llm_batch: Batch, generation_config: GenerationConfig | None = None, **arguments: int
+        self,
+        batch: tuple[Batch, Batch],
+        generation_config: GenerationConfig | None = None,
+        *,
+        on_tokens: OnTokens | None = None,
+        **arguments: Any,
     ) -> Tensor:
-        """The LLM's greedy responses: ids_BT as `LLM2SLM.generate` of the LLM returns them.
+        """See `Decoder`. The generation config is the LLM's.
 
-        Args:
-            batch: the prompts for the hybrid. llm_batch: the same prompts for the LLM.
-            generation_config, arguments: of the LLM's `generate`.
+        Raises:
+            UserError: settings that are not supported; sampling with a hybrid of another tokenizer.
         """
-        config = settings(self.llm, generation_config, **arguments)
-        if left := [*left_to_generate(config), *(["do_sample"] if config.do_sample else [])]:
-            raise ValueError(f"{', '.join(left)}: cannot be decoded losslessly; use LLM2SLM.generate")
-        limit = config.max_new_tokens
-        room = limit + max(LENGTHS) + 1
-        verified, logits_BV = self.verify.start(self.llm.prefill(llm_batch), room)
-        drafted, _ = self.draft.start(self.hybrid.prefill(batch), room)
-        assert isinstance(verified, StaticState) and isinstance(drafted, StaticState)
-        return self._rounds(config, verified, drafted, logits_BV)
+        config = settings(self.model, generation_config, **arguments)
+        if left := left_to_generate(config):
+            given = ", ".join(f"{name}={getattr(config, name)}" for name in left)
+            raise UserError(f"{given}: cannot be decoded losslessly; use decoding=generate")
+        if config.do_sample and not self.same_tokens:
+            raise UserError("decoding=lossless with do_sample=true: LLM and SLM have different tokenizers; sampled "
+                            "drafts can only be verified in tokens of the LLM; use greedy decoding")  # fmt: skip
+        copies, limit = config.num_return_sequences or 1, int(config.max_new_tokens)
+        prompt, state, logits_BV = read(self.hybrid, self.reader, *batch, copies)
+        language_model.check_positions(self.model.slm, state.prompt, limit)
+        choice = chooser(self.model, state.prompt, config, logits_BV.device)
+        first_B = choice(logits_BV.new_zeros((len(logits_BV), 0), dtype=torch.int64), logits_BV)
+        responses = Responses(first_B, limit, self.lengths[-1], padding(config), choice)
+        if on_tokens is not None:
+            on_tokens(responses.rows_B, first_B.unsqueeze(1), torch.ones_like(first_B))
+        self.drafter.start(prompt, responses.columns)
+        self._rounds(responses, self.verifier.adopted(state, responses.columns), choice, on_tokens)
+        self.counts.rows += len(first_B)
+        self.counts.tokens += int(responses.counts_R.sum())
+        self.counts.whole += int(responses.whole_R.sum())
+        return responses.padded()
 
     def _rounds(
-        self, config: GenerationConfig, verified: StaticState, drafted: StaticState, logits_BV: Tensor
-    ) -> Tensor:
-        rows, limit, device = len(logits_BV), int(config.max_new_tokens), logits_BV.device
-        ends = torch.tensor(sorted(language_model.end_tokens(config)), dtype=torch.int64, device=device)
-        pad = 0 if config.pad_token_id is None else int(config.pad_token_id)
-        # two more columns in front: the token before the first one is processed again, which changes nothing
-        ids_BT = torch.full((rows, limit + max(LENGTHS) + 1), pad, dtype=torch.int64, device=device)
-        ids_BT[:, 0] = logits_BV.argmax(-1)
-        counts_B = torch.ones(rows, dtype=torch.int64, device=device)
-        done_B = torch.isin(ids_BT[:, 0], ends) | (counts_B >= limit)
-        size, each_B = 0, torch.arange(rows, device=device).unsqueeze(1)
-        processed_B = torch.zeros_like(counts_B)  # tokens of the response in the drafter's cache
-        while not bool(done_B.all()):
-            length = LENGTHS[size]
-            slots_B = torch.where(done_B, 0, counts_B)
-            draft_BN = self._drafted(drafted, ids_BT, slots_B, processed_B, length)
-            last_BQ = ids_BT[each_B, (slots_B - 1).clamp(min=0).unsqueeze(1)]
-            steps_Q = torch.arange(length + 1, device=device)
-            logits_BQV = verified.session.advance(
-                torch.cat([last_BQ, draft_BN], dim=1),
-                verified.length + (slots_B - 1).clamp(min=0).unsqueeze(1) + steps_Q,
-            )
-            chosen_BQ = logits_BQV.argmax(-1)
-            agrees_BN = (chosen_BQ[:, :-1] == draft_BN).long().cumprod(1)
-            accepted_B = agrees_BN.sum(1)
-            for row in (~done_B).nonzero().squeeze(1).tolist():
-                new = chosen_BQ[row, : int(accepted_B[row]) + 1]
-                ended = torch.isin(new, ends).nonzero()
-                if len(ended):
-                    new = new[: int(ended[0]) + 1]
-                start = int(counts_B[row])
-                new = new[: limit - start]
-                ids_BT[row, start : start + len(new)] = new
-                counts_B[row] = start + len(new)
-                done_B[row] = bool(len(ended)) and start + len(new) <= limit or start + len(new) >= limit
-                self.counts.verified += 1
-                self.counts.accepted += min(int(accepted_B[row]), len(new))
-            processed_B = counts_B - 1
-            active = accepted_B[~done_B]
-            if len(active) and bool((active == length).all()):
-                size = min(size + 1, len(LENGTHS) - 1)
-            elif len(active) and bool((2 * active < length).all()):
+        self, responses: Responses, state: StaticState, choice: Choice, on_tokens: OnTokens | None = None
+    ) -> None:
+        """Drafts and verifies until every response is complete."""
+        size, active_B = 0, responses.active()
+        while active_B.any():
+            if 2 * int(active_B.sum()) <= len(active_B):
+                kept_K = active_B.nonzero().squeeze(1)
+                state, active_B = state.keep(kept_K), active_B[kept_K]
+                self.drafter.keep(kept_K)
+                responses.keep(kept_K)
+            ids_BT, counts_B = responses.ids_RT[responses.rows_B], responses.counts_R[responses.rows_B]
+            draft = self.drafter.draft(ids_BT, counts_B, active_B, self.lengths[size], choice)
+            drafted = draft.ids_BN.shape[1]
+            logits_BQV = self._verified(state, ids_BT, counts_B, draft.ids_BN)
+            scores_BQV = choice.scores_along(_appended(ids_BT, counts_B, draft.ids_BN), counts_B, logits_BQV)
+            ids_BQ, accepted_B = accepted(draft, scores_BQV, sampled=choice.sampled)
+            new_B = responses.append(ids_BQ, accepted_B, drafted)
+            self.counts.verifications += int(active_B.sum())
+            self.counts.accepted += int(torch.minimum(accepted_B, new_B)[active_B].sum())
+            if on_tokens is not None:
+                on_tokens(responses.rows_B[active_B], ids_BQ[active_B], new_B[active_B])
+            if bool((accepted_B >= drafted)[active_B].all()):
+                size = min(size + 1, len(self.lengths) - 1)
+            elif bool((2 * accepted_B < drafted)[active_B].all()):
                 size = max(size - 1, 0)
-        self.counts.rows += rows
-        self.counts.tokens += int(counts_B.sum())
-        return ids_BT[:, : int(counts_B.max())]
+            active_B = responses.active()
 
-    @staticmethod
-    def _drafted(state: StaticState, ids_BT: Tensor, counts_B: Tensor, processed_B: Tensor, length: int) -> Tensor:
-        """The hybrid's next tokens, greedily: draft_BN. Its cache holds the response but the last two tokens at least."""
-        each_B = torch.arange(len(ids_BT), device=ids_BT.device).unsqueeze(1)
-        first_B = (counts_B - 2).clamp(min=0).unsqueeze(1)
-        two_2 = torch.arange(2, device=ids_BT.device)
-        # of a response of one token, the second position is not real yet: its logits are those of the first
-        ids_BQ, slots_BQ = ids_BT[each_B, first_B + two_2], state.length + first_B + two_2
-        logits_BQV = state.session.advance(ids_BQ, slots_BQ)
-        last_B = (counts_B - 1).clamp(min=0) - first_B.squeeze(1)
-        next_B = logits_BQV[torch.arange(len(ids_BT)), last_B].argmax(-1)
-        drafts = [next_B]
-        for step in range(1, length):
-            slots_B1 = state.length + (counts_B - 1).clamp(min=0).unsqueeze(1) + step
-            next_B = state.session.advance(next_B.unsqueeze(1), slots_B1)[:, -1].argmax(-1)
-            drafts.append(next_B)
-        return torch.stack(drafts, dim=1)
+    def _verified(self, state: StaticState, ids_BT: Tensor, counts_B: Tensor, draft_BN: Tensor) -> Tensor:
+        """logits_BQV at the positions of a draft and after it, Q = N + 1.
+
+        The pass is over the next longer one of `lengths` of tokens; the logits of the surplus ones are left out.
+        """
+        drafted = draft_BN.shape[1]
+        padded = next(length for length in self.lengths if length >= drafted)
+        last_B1 = ids_BT.gather(1, (counts_B - 1).unsqueeze(1))
+        ids_BQ = torch.cat([last_B1, draft_BN, draft_BN.new_zeros(len(draft_BN), padded - drafted)], dim=1)
+        steps_Q = torch.arange(padded + 1, device=ids_BT.device)
+        slots_BQ = state.length + (counts_B - 1).unsqueeze(1) + steps_Q
+        return state.session.advance(ids_BQ, slots_BQ)[:, : drafted + 1]
+
+
+def _appended(ids_BT: Tensor, counts_B: Tensor, draft_BN: Tensor) -> Tensor:
+    """Responses with a draft after each."""
+    columns_BN = counts_B.unsqueeze(1) + torch.arange(draft_BN.shape[1], device=ids_BT.device)
+    return ids_BT.scatter(1, columns_BN, draft_BN)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -139,6 +140,28 @@ class FrozenEncoder(nn.Module):
         cache = DynamicCache()
         self.body(input_ids=ids_BP, attention_mask=mask_BP, past_key_values=cache, use_cache=True)
         return flat(cache, self.kv_blocks or ())
+
+    @contextmanager
+    def observed(self) -> Iterator[Callable[[Any], Tensor]]:
+        """Within this context, a forward pass of the whole LLM over a prompt serves as that of this encoder.
+
+        The LLM is decoder-only and shares its blocks with the encoder, which reads no layer after the final norm.
+
+        Yields:
+            a function of the cache that the pass filled: reps_BPE, with the padding that the LLM's prompt had.
+        """
+        states: dict[int, Tensor] = {}
+        self._states = states
+
+        def reps(cache: Any) -> Tensor:
+            if self.kv_blocks is not None:
+                return flat(cache, self.kv_blocks)
+            return torch.cat([states[number] for number in self.layers], dim=-1)
+
+        try:
+            yield reps
+        finally:
+            self._states = None
 
     def fingerprint(self) -> str:
         """Identifies the weights (see `fingerprint`)."""

@@ -62,6 +62,13 @@ class Prompt:
         states, mask = self.states_BQD[rows_K], self.mask_BQ[rows_K]
         return replace(self, states_BQD=states, mask_BQ=mask, gated_states=gated, cache=None)
 
+    def repeated(self, copies: int) -> Prompt:
+        """The prompts with `copies` consecutive rows each; the rows of the cache are repeated by `PromptCache.new`."""
+        if copies == 1:
+            return self
+        rows_K = torch.arange(len(self.mask_BQ), device=self.mask_BQ.device).repeat_interleave(copies)
+        return replace(self.rows(rows_K), cache=self.cache)
+
     @property
     def whole_mask(self) -> Tensor:
         """1 at real positions of the cache and the states, (B, C + length)."""

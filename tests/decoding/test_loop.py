@@ -141,9 +141,9 @@ def test_tokens_arrive_as_they_are_generated(decoder: Any, make: Any) -> None:
     end_at_different_steps(model, decoder.batch(TEXTS))
     arrived: list[list[int]] = [[] for _ in TEXTS]
 
-    def receive(rows_K: Tensor, ids_KN: Tensor) -> None:
-        for row, ids in zip(rows_K.tolist(), ids_KN.tolist(), strict=True):
-            arrived[row] += ids
+    def receive(rows_K: Tensor, ids_KN: Tensor, counts_K: Tensor) -> None:
+        for row, ids, count in zip(rows_K.tolist(), ids_KN.tolist(), counts_K.tolist(), strict=True):
+            arrived[row] += ids[:count]
 
     whole = decoder.generate(decoder.batch(TEXTS), on_tokens=receive, max_new_tokens=LENGTH).tolist()
     lengths = lengths_of(whole, model.generation_config.eos_token_id)

@@ -1,0 +1,287 @@
+"""Lossless decoding: the output is the LLM's, whatever the hybrid drafts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matrix import READERS
+from sampling import representatives
+from test_loop import TEXTS
+from torch import Tensor
+
+from llm2slm.config import LLMConfig
+from llm2slm.decoding.choice import Choice
+from llm2slm.decoding.draft import Draft
+from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.lossless import LosslessDecoder
+from llm2slm.decoding.reading import read, shares_the_encoding
+from llm2slm.decoding.verify import accepted
+from llm2slm.models.build import build_llm, build_model
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.models.llm import share_weights
+from llm2slm.testing import tiny_model_config
+from llm2slm.types import Tokenizers, UserError
+
+LENGTH = 14
+PAIRS = [
+    ("t5", "t5", "add", "shared"), ("t5", "t5", "memory", "shared"), ("bart", "gpt2", "prepend", "shared"),
+    ("gpt2", "gpt2", "add", "shared"), ("gpt2", "gpt2", "kv", "shared"), ("llama", "t5", "memory", "shared"),
+    ("qwen2", "llama", "cross_attention", "shared"), ("pythia", "opt", "replace", "shared"),
+    ("t5", "t5", "add", "offsets"), ("llama", "gpt2", "add", "offsets"), ("t5", "llama", "replace", "llm_tokens"),
+]  # fmt: skip
+FEW_PAIRS = [PAIRS[1], PAIRS[4], PAIRS[6], PAIRS[9]]
+Pair = tuple[LLM2SLM, LLM2SLM]
+
+
+@pytest.fixture(scope="session")
+def pair(zoo: Path) -> Callable[..., Pair]:
+    """A hybrid and its LLM, which generates varied responses."""
+
+    def build(
+        llm: str, slm: str, mode: str, tokenizers: str = "shared", layer: Any = None, shared: bool = True
+    ) -> Pair:
+        torch.manual_seed(7)
+        config = tiny_model_config(zoo, llm, slm, mode, Tokenizers(tokenizers))
+        config.llm.layer = layer
+        hybrid, whole = build_model(config).eval(), build_llm(config.llm)
+        if shared:
+            assert share_weights(hybrid, whole)
+        with torch.no_grad():
+            for parameter in {*whole.slm.parameters(), *hybrid.slm.parameters()}:
+                parameter.mul_(1.5)
+        whole.generation_config.no_repeat_ngram_size = 2  # else the tiny models repeat one token
+        return hybrid, whole
+
+    return build
+
+
+class Scripted:
+    """Drafts the LLM's own responses, with some tokens replaced by other ones."""
+
+    def __init__(self, wrong: float, seed: int) -> None:
+        self.wrong, self.random, self.rows = wrong, random.Random(seed), Tensor()
+
+    def start(self, prompt: Any, new_tokens: int) -> None:
+        self.rows = self.responses
+
+    def keep(self, rows_K: Tensor) -> None:
+        self.rows = self.rows[rows_K]
+
+    def draft(self, ids_BT: Tensor, counts_B: Tensor, active_B: Tensor, length: int, choice: Choice) -> Draft:
+        columns = counts_B.unsqueeze(1) + torch.arange(length)
+        padded = torch.cat([self.rows, self.rows.new_full((len(self.rows), length + 1), 5)], dim=1)
+        ids = padded.gather(1, columns.clamp(max=padded.shape[1] - 1))
+        other = torch.tensor([[self.random.random() < self.wrong for _ in row] for row in ids])
+        return Draft(torch.where(other, (ids + 1) % 60, ids))
+
+
+class Uniform:
+    """Samples drafts from some tokens, each with the same probability."""
+
+    def __init__(self, ids: list[int], words: int) -> None:
+        self.probabilities_V = torch.zeros(words).index_fill(0, torch.tensor(ids), 1 / len(ids))
+
+    def start(self, prompt: Any, new_tokens: int) -> None:
+        pass
+
+    def draft(self, ids_BT: Tensor, counts_B: Tensor, active_B: Tensor, length: int, choice: Choice) -> Draft:
+        rows_BV = self.probabilities_V.expand(len(ids_BT), -1)
+        ids_BN = torch.multinomial(rows_BV, length, replacement=True)
+        return Draft(ids_BN, rows_BV.unsqueeze(1).expand(-1, length, -1))
+
+
+@pytest.mark.parametrize("names", representatives(PAIRS, FEW_PAIRS, whole=True), ids="-".join)
+def test_greedy_of_a_hybrid(names: tuple[str, ...], pair: Any) -> None:
+    hybrid, llm = pair(*names)
+    decoder = LosslessDecoder(hybrid, llm, (2, 4))
+    assert decoder.same_tokens == (names[3] == "shared")
+    for arguments in ({}, {"min_new_tokens": 9}, {"no_repeat_ngram_size": 0}, {"repetition_penalty": 1.0}):
+        for texts in (TEXTS[:1], TEXTS):
+            expected = llm.generate(llm.collator.batch_of_texts(texts), max_new_tokens=LENGTH, **arguments)
+            found = decoder.generate(decoder.batch(texts), max_new_tokens=LENGTH, **arguments)
+            assert torch.equal(found, expected), arguments
+    assert decoder.counts.rows == 4 * (1 + len(TEXTS))
+    assert decoder.counts.verifications > decoder.counts.rows
+
+
+CASES = 12
+"""Random batches of a pair in the default run."""
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.15, 0.6, 1.0])
+@pytest.mark.parametrize("names", [PAIRS[1], PAIRS[6]], ids="-".join)
+def test_any_draft(names: tuple[str, ...], wrong: float, pair: Any, request: pytest.FixtureRequest) -> None:
+    """Random prompts, batch sizes, draft lengths, ends and limits; from drafts that are right to always wrong ones."""
+    hybrid, llm = pair(*names)
+    draws = random.Random(f"{names} {wrong}")
+    words = [word for text in TEXTS for word in text.split()]
+    for case in range(CASES * (20 if request.config.getoption("--slow") else 1)):
+        lengths = tuple(sorted(draws.sample(range(1, 9), draws.randint(1, 3))))
+        decoder = LosslessDecoder(hybrid, llm, lengths)
+        decoder.drafter = Scripted(wrong, case)
+        texts = [" ".join(draws.choices(words, k=draws.randint(1, 9))) for _ in range(draws.randint(1, 5))]
+        batch, limit = decoder.batch(texts), draws.randint(1, 20)
+        llm.generation_config.eos_token_id = None
+        ends = draws.choices(llm.generate(batch[1], max_new_tokens=20).flatten().tolist(), k=2)
+        ends = draws.choice([ends, ends[:1], []])
+        llm.generation_config.eos_token_id = ends or None
+        expected = llm.generate(batch[1], max_new_tokens=limit)
+        decoder.drafter.responses = llm.generate(batch[1], max_new_tokens=40)
+        arrived: dict[int, list[int]] = {row: [] for row in range(len(texts))}
+
+        def receive(rows_K: Tensor, ids_KN: Tensor, counts_K: Tensor, to: dict[int, list[int]] = arrived) -> None:
+            for row, ids, count in zip(rows_K.tolist(), ids_KN.tolist(), counts_K.tolist(), strict=True):
+                to[row] += ids[:count]
+
+        assert torch.equal(decoder.generate(batch, max_new_tokens=limit, on_tokens=receive), expected)
+        for row, ids in enumerate(expected.tolist()):
+            known = next((n for n, token in enumerate(ids, 1) if token in ends), len(ids))
+            assert arrived[row] == ids[:known]
+        if wrong == 0:
+            assert decoder.counts.whole == len(texts)
+        elif wrong == 1:
+            assert decoder.counts.accepted == 0
+
+
+def test_counts(pair: Any) -> None:
+    """Right drafts of 3 for 13 tokens: the first token, then 3 + 1 three times; wrong ones: 12 verifications."""
+    hybrid, llm = pair(*PAIRS[1])
+    llm.generation_config.eos_token_id = None
+    for wrong, expected in ((0.0, (3, 9, 1)), (1.0, (12, 0, 0))):
+        decoder = LosslessDecoder(hybrid, llm, (3,))
+        decoder.drafter = Scripted(wrong, 1)
+        batch = decoder.batch(TEXTS[:1])
+        decoder.drafter.responses = llm.generate(batch[1], max_new_tokens=40)
+        assert decoder.generate(batch, max_new_tokens=13).shape == (1, 13)
+        assert (decoder.counts.verifications, decoder.counts.accepted, decoder.counts.whole) == expected
+
+
+def test_draft_length_adapts(pair: Any) -> None:
+    hybrid, llm = pair(*PAIRS[1])
+    llm.generation_config.eos_token_id = None
+    for wrong, expected in ((0.0, [2, 4, 8, 8]), (1.0, [2, 2, 2, 2])):
+        decoder = LosslessDecoder(hybrid, llm, (2, 4, 8))
+        decoder.drafter = Scripted(wrong, 1)
+        lengths, draft = [], decoder.drafter.draft
+        decoder.drafter.draft = lambda *given: lengths.append(given[3]) or draft(*given)  # noqa: B023
+        batch = decoder.batch(TEXTS[:2])
+        decoder.drafter.responses = llm.generate(batch[1], max_new_tokens=40)
+        decoder.generate(batch, max_new_tokens=20)
+        assert lengths[:4] == expected
+
+
+def test_sampling_has_the_llms_distribution(pair: Any) -> None:
+    """Pairs of first two tokens, against their exact probabilities under the LLM (chi-square, 0.1 % level)."""
+    hybrid, llm = pair(*PAIRS[1])
+    llm.generation_config.no_repeat_ngram_size = None
+    decoder = LosslessDecoder(hybrid, llm, (2,))
+    batch, draws = decoder.batch(TEXTS[:1]), 4000
+    exact: dict[tuple[int, ...], float] = {}
+    for first, p in top_4(llm, batch[1], []).items():
+        for second, q in top_4(llm, batch[1], [first]).items():
+            exact[first, second] = p * q
+    decoder.drafter = Uniform(sorted({second for _, second in exact} | {9}), llm.slm.config.vocab_size)
+    settings = {"do_sample": True, "temperature": 0.9, "top_k": 4, "eos_token_id": None}
+    torch.manual_seed(1)
+    ids = decoder.generate(batch, max_new_tokens=2, num_return_sequences=draws, **settings)
+    found = Counter(map(tuple, ids.tolist()))
+    assert set(found) <= set(exact) and len(exact) == 16
+    statistic = sum((found[pair_] - draws * p) ** 2 / (draws * p) for pair_, p in exact.items())
+    assert statistic < 37.7  # 15 degrees of freedom
+    assert 0 < decoder.counts.accepted < draws  # drafts were accepted, and rejected
+
+
+def top_4(llm: LLM2SLM, batch: Any, before: list[int]) -> dict[int, float]:
+    """The probabilities of the four most probable tokens after a response, at temperature 0.9."""
+    labels = torch.tensor([[*before, 5]])
+    with torch.no_grad():
+        scores = llm.logits(replace(batch, labels_BT=labels))[0, len(before)] / 0.9
+    values, ids = scores.topk(4)
+    return dict(zip(ids.tolist(), values.softmax(-1).tolist(), strict=True))
+
+
+def test_acceptance_of_sampled_drafts() -> None:
+    """Two tokens from drafters of any distribution have the LLM's distribution (chi-square, 0.1 % level)."""
+    generator = torch.Generator().manual_seed(3)
+    rows, words = 20000, 4
+    for sharpness in (0.0, 1.0, 4.0):
+        scores_QV = torch.randn(3, words, generator=generator)
+        drafter_NV = (sharpness * torch.randn(2, words, generator=generator)).softmax(-1)
+        torch.manual_seed(5)
+        ids_BN = torch.multinomial(drafter_NV, rows, replacement=True).T
+        draft = Draft(ids_BN, drafter_NV.expand(rows, 2, words))
+        ids_BQ, accepted_B = accepted(draft, scores_QV.expand(rows, 3, words), sampled=True)
+        for position in range(3):
+            reached = accepted_B >= position
+            counts = torch.bincount(ids_BQ[reached, position], minlength=words)
+            expected = scores_QV[position].softmax(-1) * reached.sum()
+            assert ((counts - expected) ** 2 / expected).sum() < 16.3  # 3 degrees of freedom
+    ids_BQ, accepted_B = accepted(Draft(ids_BN), scores_QV.expand(rows, 3, words), sampled=True)
+    counts = torch.bincount(ids_BQ[:, 0], minlength=words)
+    expected = scores_QV[0].softmax(-1) * rows
+    assert ((counts - expected) ** 2 / expected).sum() < 16.3
+
+
+@pytest.mark.parametrize(
+    ("llm", "slm", "mode", "layer"),
+    [("t5", "t5", "add", None), ("bart", "gpt2", "prepend", None), ("gpt2", "gpt2", "add", 1),
+     ("llama", "t5", "memory", [1, 2]), ("gpt2", "gpt2", "kv", None), ("qwen2", "llama", "cross_attention", 1)],
+)  # fmt: skip
+def test_the_prompt_is_encoded_once(llm: str, slm: str, mode: str, layer: Any, pair: Any) -> None:
+    hybrid, whole = pair(llm, slm, mode, layer=layer)
+    decoder = LosslessDecoder(hybrid, whole)
+    batch, llm_batch = decoder.batch(TEXTS[:3])
+    assert shares_the_encoding(hybrid, whole, batch, llm_batch)
+    runs = Counter()
+    body = whole.slm.get_encoder() if llm in READERS else whole.slm.base_model
+    block = next(
+        module for module in body.modules() if type(module).__name__.endswith(("Block", "EncoderLayer", "Layer"))
+    )
+    block.register_forward_hook(lambda *_: runs.update(["block"]))
+    prompt, _, logits_BV = read(hybrid, Forward(whole), batch, llm_batch, 2)
+    assert runs["block"] == 1
+    expected = hybrid.prefill(batch).repeated(2)
+    if expected.gated_states is not None:
+        pairs = zip(prompt.gated_states.keys_values, expected.gated_states.keys_values, strict=True)
+        torch.testing.assert_close(*[[t for pair_ in side for t in pair_] for side in zip(*pairs, strict=True)])
+    torch.testing.assert_close(prompt.states_BQD, expected.states_BQD, atol=2e-5, rtol=1e-4)
+    if expected.cache is not None:
+        layers = zip(prompt.cache.new(6).layers, expected.cache.new(6).layers, strict=True)
+        for one, other in layers:
+            torch.testing.assert_close((one.keys, one.values), (other.keys, other.values), atol=2e-5, rtol=1e-4)
+    _, alone_BV = Forward(whole).start(whole.prefill(llm_batch).repeated(2), 1)
+    torch.testing.assert_close(logits_BV, alone_BV, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reason", ["weights", "last layer", "tokens"])
+def test_the_prompt_is_encoded_twice(reason: str, pair: Any) -> None:
+    """The hybrid's LLM is loaded twice, is read after its last norm, or gets another text around the prompt."""
+    hybrid, llm = pair("gpt2", "gpt2", "add", layer=-1 if reason == "last layer" else 1, shared=reason != "weights")
+    decoder = LosslessDecoder(hybrid, llm, (3,))
+    batch, llm_batch = decoder.batch(TEXTS[:3])
+    if reason == "tokens":
+        llm_batch = llm.collator.batch_of_texts([f"a {text}" for text in TEXTS[:3]])
+    assert not shares_the_encoding(hybrid, llm, batch, llm_batch)
+    found = decoder.generate((batch, llm_batch), max_new_tokens=LENGTH)
+    assert torch.equal(found, llm.generate(llm_batch, max_new_tokens=LENGTH))
+
+
+def test_refusals(pair: Any, zoo: Path) -> None:
+    hybrid, llm = pair(*PAIRS[9])
+    decoder = LosslessDecoder(hybrid, llm)
+    batch = decoder.batch(TEXTS[:1])
+    with pytest.raises(UserError, match=r"^decoding=lossless with do_sample=true: LLM and SLM have different tok"):
+        decoder.generate(batch, do_sample=True)
+    with pytest.raises(UserError, match=r"^num_beams=3: cannot be decoded losslessly; use decoding=generate$"):
+        decoder.generate(batch, num_beams=3)
+    tiny_model_config(zoo, "t5gemma", "t5")
+    sliding = build_llm(LLMConfig(name=str(zoo / "llm_t5gemma"), tokenizer=str(zoo / "tokenizer_llm")))
+    with pytest.raises(UserError, match=r"^decoding=lossless: a t5gemma\w* has blocks with a sliding window"):
+        LosslessDecoder(hybrid, sliding)
