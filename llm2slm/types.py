@@ -84,6 +84,15 @@ class Tokenizers(StrEnum):
     llm_tokens = "llm_tokens"  # the SLM gets the LLM's prompt tokens, with the LLM's embeddings mapped linearly
 
 
+class Decoding(StrEnum):
+    """How a response is generated (`llm2slm/decoding`)."""
+
+    generate = "generate"  # transformers' `generate`
+    eager = "eager"  # our loop; finished rows leave the batch
+    captured = "captured"  # our loop over buffers of fixed size; a step is a captured graph
+    lossless = "lossless"  # the hybrid drafts, the LLM verifies: the LLM's response
+
+
 class Start(StrEnum):
     """Initialisation of z."""
 

@@ -365,6 +365,7 @@ RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.item
     "seed": row(*RUN_VERBS),
     "run": row("train", "evaluate", "label", "benchmark"),
     "llm": row("evaluate", "label", "benchmark", if_=when("run=", lambda config: config.run is not None)),
+    "decoding": row("evaluate"),
     "split": row("evaluate", "label", "encode"),  # encode refuses it
     "systems": row("demo", "benchmark"),
 }

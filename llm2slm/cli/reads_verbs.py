@@ -58,7 +58,8 @@ GENERATE = _named(
     "generate",
     # the command refuses model.llm.* for a trained model, and output without input
     "run llm model.llm.gguf_file model.llm.dtype model.llm.attn_implementation model.llm.quantization "
-    "model.llm.prefix model.llm.chat prompt input output prefix max_new_tokens num_beams do_sample overlong seed",
+    "model.llm.prefix model.llm.chat prompt input output prefix decoding max_new_tokens num_beams do_sample overlong "
+    "seed",
     {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED}
     | {"model.llm.revision": when(ON_HUB, lambda config: config.run is None or hub_name(config.run))},
 ) | _logger("generate")

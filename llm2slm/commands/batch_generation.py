@@ -24,14 +24,17 @@ from llm2slm.shown_text import in_terminal
 from llm2slm.types import UserError
 
 if TYPE_CHECKING:
-    from llm2slm.models.hybrid import LLM2SLM
+    from llm2slm.decoding.decoder import Decoder
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
 class BatchGeneration:
-    """The model and its settings: text before and after every input, and arguments of transformers' `generate`."""
+    """The decoder and its settings: text before and after every input, and arguments of transformers' `generate`."""
 
-    model: LLM2SLM
+    decoder: Decoder
     config: GenerateConfig
     prefix: str
     arguments: dict[str, Any]
@@ -104,6 +107,7 @@ def generate_batches(job: BatchGeneration, texts: list[str], done: int = 0) -> I
     """
     import torch
 
+    from llm2slm.decoding.decoder import generate_text
     from llm2slm.progress import progress_bar
 
     with progress_bar(shown=True, transient=True) as bar:
@@ -114,7 +118,7 @@ def generate_batches(job: BatchGeneration, texts: list[str], done: int = 0) -> I
             prompts = [job.prefix + text.strip() + job.suffix for text in part if text.strip()]
             torch.manual_seed(job.config.seed + start)  # a resumed job samples the same answers
             with explained(f"a batch of {len(prompts)} answers", "lower batch_size"):
-                found = job.model.generate_text(prompts, job.config.batch_size, **job.arguments) if prompts else []
+                found = generate_text(job.decoder, prompts, job.config.batch_size, **job.arguments)
             answers = iter(found)
             yield [next(answers) if text.strip() else "" for text in part]
             rate = (start + len(part) - done) / max(time.perf_counter() - started, 1e-9)
@@ -212,7 +216,7 @@ def settings(job: BatchGeneration, texts: list[str]) -> dict[str, Any]:
     from llm2slm.models.saving import own_fingerprint
 
     decisive = {
-        "weights": own_fingerprint(job.model),
+        "weights": own_fingerprint(job.decoder.model),
         "texts": runs.text_hash(texts),
         "prefix": job.prefix,
         **({"suffix": job.suffix} if job.suffix else {}),

@@ -11,6 +11,7 @@ from typing import Any
 
 from llm2slm import json_lines, runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
+from llm2slm.commands.decoders import load_decoder
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.loaded_models import llm_note, load_system, parameters
@@ -20,6 +21,8 @@ from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
+from llm2slm.decoding.decoder import Decoder, GenerateDecoder
+from llm2slm.decoding.lossless import LosslessDecoder
 from llm2slm.evaluation.decoding_settings import arguments_of, effective_settings, one_line, published_settings
 from llm2slm.evaluation.metrics import scores as metrics
 from llm2slm.evaluation.metrics.buckets import quality_by_length
@@ -67,17 +70,21 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     warn_task(config)
     warn_builtin_llm([config.run, (model.config.llm or {}).get("name")], config.data)
     move_to_device(model, config.trainer.accelerator)
+    decoder = load_decoder(config.decoding, model, config.llm, config.data, num_beams=task.num_beams)
+    model = decoder.model
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written
     warn_language(task, data.examples(config.split))
     show_held()
     if not first_process():
-        generated(model, data.examples(config.split), task, config)
+        generated(decoder, data.examples(config.split), task, config)
         return None
     runs.write_config(folder, config)
     with track("evaluate", config, folder) as tracking:
-        answers = generated(model, data.examples(config.split), task, config) if several(config.trainer) else None
-        system = score_system(model, data, task, config=config, folder=folder, split=config.split, answers=answers)
+        answers = generated(decoder, data.examples(config.split), task, config) if several(config.trainer) else None
+        system = score_system(
+            model, data, task, config=config, folder=folder, split=config.split, answers=answers, decoder=decoder
+        )
         result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
         result.selection, system.validation = selection_of(trained, system.weights)
         set_quality_kept(result, baseline)
@@ -170,6 +177,7 @@ def score_system(
     split: str,
     answers: Sequence[str] | None = None,
     written: bool = False,
+    decoder: Decoder | None = None,
 ) -> runs.System:
     """Generates predictions for a split, writes `predictions.jsonl`, and scores them.
 
@@ -178,13 +186,14 @@ def score_system(
     Args:
         answers: this model's predictions; None: they are generated here.
         written: `predictions.jsonl` has these answers already.
+        decoder: of the model; None: transformers' `generate`.
     """
     examples = data.examples(split)
     timed: dict[str, Any] = {}
     if answers is None:
         distinct, started = distinct_prompts(examples, task), time.perf_counter()
         size = config.data.eval_batch_size
-        found = predict(model, distinct, task, size, progress=config.trainer.progress)
+        found = predict(model, distinct, task, size, decoder=decoder, progress=config.trainer.progress)
         if distinct:
             ms = 1000 * (time.perf_counter() - started) / len(distinct)
             timed = {"generation": {"ms_per_answer": round(ms, 3), "batch": size}}
@@ -199,7 +208,7 @@ def score_system(
     system.buckets = quality_by_length(examples, measured)
     notes = {"split": split, "data": data.report()} | language_note(task)
     system.notes = notes | decoding_note(model, task) | control_note(model)
-    system.notes |= llm_note(model, config.model.llm, system.weights) | timed
+    system.notes |= llm_note(model, config.model.llm, system.weights) | timed | decoder_note(decoder)
     return system
 
 
@@ -213,13 +222,15 @@ def for_all(answers: list[str], examples: Sequence[Example]) -> list[str]:
     return answers if len(answers) == len(examples) else answers * len(examples)
 
 
-def generated(model: LLM2SLM, examples: list[Example], task: Task, config: RunConfig) -> list[str]:
+def generated(decoder: Decoder, examples: list[Example], task: Task, config: RunConfig) -> list[str]:
     """The answers to a split, by all processes; empty except in the first one."""
     distinct, size = distinct_prompts(examples, task), config.data.eval_batch_size
 
     def work(group: Processes) -> list[str]:
         progress = config.trainer.progress and group.rank == 0
-        batches = answer_batches(model, distinct, task, size, share=group.share, progress=progress)
+        batches = answer_batches(
+            decoder.model, distinct, task, size, share=group.share, decoder=decoder, progress=progress
+        )
         found: dict[int, str] = {}
         for positions, texts in group.in_order(batches, len(range(0, len(distinct), size))):
             found |= zip(positions, texts, strict=True)
@@ -258,6 +269,14 @@ def decoding_note(model: LLM2SLM, task: Task, decoding: Mapping[str, Any] | None
             file=sys.stderr,
         )
     return {"decoding": effective_settings(model.generation_config, arguments)}
+
+
+def decoder_note(decoder: Decoder | None) -> dict[str, Any]:
+    """The note about a decoder other than transformers' `generate`, with its counts."""
+    if decoder is None or (isinstance(decoder, GenerateDecoder) and decoder.name == GenerateDecoder.name):
+        return {}
+    counts = {"counts": decoder.counts.summary()} if isinstance(decoder, LosslessDecoder) else {}
+    return {"decoder": {"name": decoder.name} | counts}
 
 
 def control_note(model: LLM2SLM) -> dict[str, str]:

@@ -22,6 +22,9 @@ from llm2slm.tracking.tracker import Table
 from llm2slm.types import Control, Overlong, UserError, check_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llm2slm.decoding.decoder import Decoder
     from llm2slm.models.hybrid import LLM2SLM
 
 SectionT = TypeVar("SectionT")
@@ -44,14 +47,15 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     """
     texts = check(config)
     around, limit = defaults(config)
-    model = load(config)
+    decoder = load(config)
+    model = decoder.model
     before, after = recorded_words(model, config) if around is None else around
     arguments = decoding(config, limit)
     if config.prompt is not None:
         check_lengths(model, [("prompt", before + config.prompt + after)])
         show_held()
         with track("generate", config, None) as tracking:
-            text = answer(model, config, before + config.prompt + after, arguments)
+            text = answer(decoder, config, before + config.prompt + after, arguments)
             tracking.table("samples", Table(["prompt", "prediction"], [[config.prompt, text]]))
     elif texts is not None:
         check_lengths(
@@ -60,13 +64,13 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
         show_held()
         with track("generate", config, None) as tracking:
             started, prompts = time.perf_counter(), [text for _, text in texts]
-            answers = generate_file(BatchGeneration(model, config, before, arguments, after), prompts)
+            answers = generate_file(BatchGeneration(decoder, config, before, arguments, after), prompts)
             tracking.summary({"answers": len(prompts), "seconds": time.perf_counter() - started})
             rows = [list(row) for row in zip(prompts, answers, strict=False)][: config.logger.samples]
             tracking.table("samples", Table(["prompt", "prediction"], rows))
     else:
         show_held()
-        converse(model, config, (before, after), arguments)
+        converse(decoder, config, (before, after), arguments)
 
 
 def check(config: GenerateConfig) -> list[tuple[str, str]] | None:
@@ -147,10 +151,11 @@ def recorded(home: Path, section: str, schema: type[SectionT]) -> SectionT:
     return found
 
 
-def load(config: GenerateConfig) -> LLM2SLM:
-    """The model, on the GPU if there is one."""
+def load(config: GenerateConfig) -> Decoder:
+    """The decoder of the model, on the GPU if there is one."""
     import torch
 
+    from llm2slm.commands.decoders import load_decoder
     from llm2slm.commands.device import move_to_device
     from llm2slm.commands.loaded_models import load_system
     from llm2slm.config import ModelConfig
@@ -164,7 +169,10 @@ def load(config: GenerateConfig) -> LLM2SLM:
         print(f"llm2slm: warning: {config.run} is a control: {ABLATIONS[model.control]}", file=sys.stderr)
     if config.overlong is not None:
         model.collator.overlong = config.overlong
-    return move_to_device(model, "auto")
+    move_to_device(model, "auto")
+    decoder = load_decoder(config.decoding, model, config.llm, num_beams=config.num_beams)
+    decoder.model.collator.overlong = model.collator.overlong
+    return decoder
 
 
 def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
@@ -203,17 +211,24 @@ def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
         print(f"llm2slm: prompts longer than {limit} tokens, cut to that length: {cut}", file=sys.stderr)
 
 
-def answer(model: LLM2SLM, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> str:
+def answer(decoder: Decoder, config: GenerateConfig, text: str, arguments: dict[str, Any]) -> str:
     """Prints the answer to one text, token by token if streaming is possible; returns it."""
+    from llm2slm.decoding.decoder import generate_text
+
     if config.stream and config.num_beams == 1:
         streamer = _streamer(
-            model.collator.slm_tokenizer,
-            skip_prompt=True,
+            decoder.model.collator.slm_tokenizer,
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,  # as `Collator.decode`
         )
-        return model.generate_text([text], 1, streamer=streamer, **arguments)[0]
-    found = model.generate_text([text], 1, **arguments)[0]
+
+        def show(_: Tensor, ids_KN: Tensor, counts_K: Tensor) -> None:
+            streamer.put(ids_KN[0, : int(counts_K[0])])
+
+        found = generate_text(decoder, [text], 1, on_tokens=show, **arguments)[0]
+        streamer.end()
+        return found
+    found = generate_text(decoder, [text], 1, **arguments)[0]
     print(in_terminal(found))
     return found
 
@@ -229,7 +244,7 @@ def _streamer(tokenizer: Any, **arguments: Any) -> Any:
     return Streamer(tokenizer, **arguments)
 
 
-def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], arguments: dict[str, Any]) -> None:
+def converse(decoder: Decoder, config: GenerateConfig, around: tuple[str, str], arguments: dict[str, Any]) -> None:
     """Answers each typed line, until an empty line or the end of the input."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  line editing and history for input()
@@ -244,7 +259,7 @@ def converse(model: LLM2SLM, config: GenerateConfig, around: tuple[str, str], ar
         if not text.strip():
             return
         try:
-            check_lengths(model, [("prompt", text.join(around))])
-            answer(model, config, text.join(around), arguments)
+            check_lengths(decoder.model, [("prompt", text.join(around))])
+            answer(decoder, config, text.join(around), arguments)
         except UserError as error:  # the session continues after a text that is too long
             print(f"llm2slm: error: {error}", file=sys.stderr)

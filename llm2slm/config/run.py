@@ -8,7 +8,7 @@ from typing import Any
 from llm2slm.config.data import DataConfig, TaskConfig
 from llm2slm.config.model import ModelConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
-from llm2slm.types import StoreDtype
+from llm2slm.types import Decoding, StoreDtype
 
 
 @dataclass
@@ -83,6 +83,9 @@ class RunConfig:
     """evaluate, label, benchmark: run directory of the model; train: run directory to resume."""
     llm: str | None = None
     """evaluate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
+    decoding: Decoding = Decoding.generate
+    """evaluate: generate (transformers) | eager | captured (the same responses, faster) | lossless (those of the LLM,
+    drafted by the hybrid `run`): how responses are generated."""
     split: str = "test"
     """evaluate, label: train | validation | test: split to generate for."""
     systems: dict[str, Any] = field(default_factory=dict)

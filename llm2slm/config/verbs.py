@@ -8,7 +8,7 @@ from typing import Any
 
 from llm2slm.config.model import ModelConfig, PlainModelConfig
 from llm2slm.config.training import LoggerConfig
-from llm2slm.types import Overlong
+from llm2slm.types import Decoding, Overlong
 
 
 @dataclass
@@ -36,6 +36,9 @@ class GenerateConfig:
     """Text before every prompt. None: the prefix of the run."""
     stream: bool = True
     """Print tokens as they are generated (one prompt at a time, num_beams=1)."""
+    decoding: Decoding = Decoding.generate
+    """generate (transformers) | eager | captured (the same responses, faster) | lossless (those of the LLM, drafted by
+    the hybrid `run`): how responses are generated."""
     max_new_tokens: int | None = None
     """Maximum response length in tokens. None: that of the run, else 128."""
     num_beams: int = 1

@@ -13,6 +13,7 @@ from llm2slm.types import Example
 
 if TYPE_CHECKING:
     from llm2slm.data.tasks import Task
+    from llm2slm.decoding.decoder import Decoder
     from llm2slm.models.hybrid import LLM2SLM
 
 
@@ -22,11 +23,12 @@ def predict(
     task: Task,
     batch_size: int,
     *,
+    decoder: Decoder | None = None,
     progress: bool = True,
     on_text: Callable[[Example, str], None] | None = None,
 ) -> list[str]:
     """Predictions for all examples, in order; arguments are those of `answers`."""
-    found = answers(model, examples, task, batch_size, progress=progress, on_text=on_text)
+    found = answers(model, examples, task, batch_size, decoder=decoder, progress=progress, on_text=on_text)
     return [found[i] for i in range(len(examples))]
 
 
@@ -37,17 +39,19 @@ def answers(
     batch_size: int,
     *,
     share: tuple[int, int] = (0, 1),
+    decoder: Decoder | None = None,
     progress: bool = True,
     on_text: Callable[[Example, str], None] | None = None,
 ) -> dict[int, str]:
     """Predictions for the examples of a share, by position, with the task's decoding defaults.
 
     Args:
-        share: as `answer_batches`.
+        share, decoder: as `answer_batches`.
         on_text: called with each example and its prediction, in the order of generation.
     """
     predictions: dict[int, str] = {}
-    for positions, texts in answer_batches(model, examples, task, batch_size, share=share, progress=progress):
+    batches = answer_batches(model, examples, task, batch_size, share=share, decoder=decoder, progress=progress)
+    for positions, texts in batches:
         for position, text in zip(positions, texts, strict=True):
             predictions[position] = text
             if on_text is not None:
@@ -64,6 +68,7 @@ def answer_batches(
     share: tuple[int, int] = (0, 1),
     progress: bool = True,
     done: int = 0,
+    decoder: Decoder | None = None,
     decoding: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> Generator[tuple[list[int], list[str]]]:
@@ -78,11 +83,15 @@ def answer_batches(
             predictions do not depend on the number of processes, not even by rounding from different padding.
         progress: show a bar with rows and tokens per second and the time left, on stderr.
         done: number of rows generated earlier, in this order; a multiple of the batch size.
+        decoder: of `model`; None: transformers' `generate`.
         decoding: further arguments of `generate`.
         seed: each batch is seeded by this and its position, so that sampling does not depend on earlier batches.
     """
     import torch
 
+    from llm2slm.decoding.decoder import GenerateDecoder
+
+    decoder = GenerateDecoder(model) if decoder is None else decoder
     by_length = sorted(range(len(examples)), key=lambda i: (-len(examples[i].prompt), i))
     part, parts = share
     starts = range(done, len(by_length), batch_size)[part::parts]
@@ -98,7 +107,7 @@ def answer_batches(
                 if seed is not None:
                     torch.manual_seed(seed + start)
                 with explained(f"a batch of {len(positions)} answers", "lower data.eval_batch_size"):
-                    texts, new_tokens = _answer(model, [examples[i].prompt for i in positions], arguments)
+                    texts, new_tokens = _answer(decoder, [examples[i].prompt for i in positions], arguments)
                 answered, tokens = answered + len(positions), tokens + new_tokens
                 seconds = max(time.perf_counter() - started, 1e-9)
                 speed = f"{(answered - done) / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"
@@ -119,15 +128,15 @@ def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> 
     ]
 
 
-def _answer(model: LLM2SLM, prompts: list[str], arguments: Mapping[str, Any]) -> tuple[list[str], int]:
+def _answer(decoder: Decoder, prompts: list[str], arguments: Mapping[str, Any]) -> tuple[list[str], int]:
     """Predictions of one batch, and the number of generated tokens without padding."""
     import torch
 
     from llm2slm.models.slm import end_tokens
 
+    model = decoder.model
     with torch.inference_mode():
-        batch = model.collator.batch_of_texts(prompts).to(model.device)
-        ids_BT = model.generate(batch, **arguments)
+        ids_BT = decoder.generate(decoder.batch(prompts), **arguments)
     ends = end_tokens(model.generation_config)
     return model.collator.decode(ids_BT), sum(_length(row, ends) for row in ids_BT.tolist())
 

@@ -1,0 +1,44 @@
+"""The decoder of a verb: the one that `decoding` names, with the whole LLM loaded where it needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llm2slm.commands.loaded_models import recorded_llm
+from llm2slm.config import DataConfig, LLMConfig
+from llm2slm.decoding import choose
+from llm2slm.models.build import build_llm
+from llm2slm.models.llm import share_weights
+from llm2slm.models.saving import INSIDE
+from llm2slm.types import Decoding, SystemKind, UserError
+
+if TYPE_CHECKING:
+    from llm2slm.decoding.decoder import Decoder
+    from llm2slm.models.hybrid import LLM2SLM
+
+
+def load_decoder(
+    name: Decoding, model: LLM2SLM, moved: str | None, data: DataConfig | None = None, *, num_beams: int = 1
+) -> Decoder:
+    """The decoder of a loaded model; a hybrid's LLM is loaded onto its device, and shares its weights with the encoder.
+
+    Args:
+        moved: folder or id of the hybrid's LLM, if it has moved.
+        data: limits on lengths; None: the LLM's defaults.
+        num_beams: of the generation.
+
+    Raises:
+        UserError: the decoder does not fit the model or the number of beams, or the whole LLM cannot be loaded.
+    """
+    if name is not Decoding.generate and num_beams > 1:
+        raise UserError(f"decoding={name}: beam search (num_beams={num_beams}) needs decoding=generate")
+    llm: LLM2SLM | None = None
+    if name in choose.WITH_LLM and model.kind is SystemKind.llm2slm:
+        recorded = recorded_llm(model, moved, LLMConfig())
+        assert recorded is not None  # every hybrid has a record
+        if recorded.name == INSIDE:
+            raise UserError(f"decoding={name}: the folder of this model has a part of the LLM only; name the whole LLM "
+                            "by llm=PATH")  # fmt: skip
+        llm = build_llm(recorded, data).to(model.device)
+        share_weights(model, llm)
+    return choose.decoder(name, model.eval(), llm)
