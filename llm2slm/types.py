@@ -91,6 +91,14 @@ class Decoding(StrEnum):
     eager = "eager"  # our loop; finished rows leave the batch
     captured = "captured"  # our loop over buffers of fixed size; a step is a captured graph
     lossless = "lossless"  # the hybrid drafts, the LLM verifies: the LLM's response
+    cascade = "cascade"  # the hybrid's response, or where its confidence is low the LLM's
+
+
+class Confidence(StrEnum):
+    """Measure of a response's confidence, of the log-probabilities of its tokens."""
+
+    mean = "mean"
+    min = "min"
 
 
 class Start(StrEnum):

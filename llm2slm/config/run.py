@@ -8,7 +8,7 @@ from typing import Any
 from llm2slm.config.data import DataConfig, TaskConfig
 from llm2slm.config.model import ModelConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
-from llm2slm.types import Decoding, StoreDtype
+from llm2slm.types import Confidence, Decoding, StoreDtype
 
 
 @dataclass
@@ -63,8 +63,21 @@ class EncodeConfig:
 
 
 @dataclass
+class CalibrateConfig:
+    """How the threshold of a cascade is found; `quality_kept` is the quality to keep."""
+
+    confidence: Confidence = Confidence.mean
+    """mean | min: of the log-probabilities of an answer's tokens: the measure of the hybrid's confidence."""
+    metric: str | None = None
+    """Metric whose quality is kept. None: the first of `task.metrics` that is computed from texts and whose higher
+    values are better."""
+    resamples: int = 1000
+    """Resamples of the bootstrap."""
+
+
+@dataclass
 class RunConfig:
-    """One run of `train`, `evaluate`, `label`, `benchmark` or `demo`."""
+    """One run of `train`, `evaluate`, `calibrate`, `label`, `benchmark` or `demo`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -76,16 +89,24 @@ class RunConfig:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
     seed: int = 1
     """Seed of the initial weights, of the order of training rows and of the training rows of data=builtin. Validation
     and test rows are the same for every seed."""
     run: str | None = None
-    """evaluate, label, benchmark: run directory of the model; train: run directory to resume."""
+    """evaluate, calibrate, label, benchmark: run directory of the model; train: run directory to resume."""
     llm: str | None = None
-    """evaluate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
+    """evaluate, calibrate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
     decoding: Decoding = Decoding.generate
     """evaluate: generate (transformers) | eager | captured (the same responses, faster) | lossless (those of the LLM,
-    drafted by the hybrid `run`): how responses are generated."""
+    drafted by the hybrid `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how
+    responses are generated."""
+    cascade: str | None = None
+    """evaluate, decoding=cascade: folder that `calibrate` wrote, or the threshold of the mean log-probability, as -0.35:
+    the LLM writes the answers below it (-inf: none, inf: all)."""
+    quality_kept: float = 0.99
+    """calibrate: the metric of the cascade over that of the LLM, which the threshold keeps with as few answers of the
+    LLM as possible."""
     split: str = "test"
     """evaluate, label: train | validation | test: split to generate for."""
     systems: dict[str, Any] = field(default_factory=dict)
