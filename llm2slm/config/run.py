@@ -102,8 +102,8 @@ class RunConfig:
     drafted by the hybrid `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how
     responses are generated."""
     cascade: str | None = None
-    """evaluate, decoding=cascade: folder that `calibrate` wrote, or the threshold of the mean log-probability, as -0.35:
-    the LLM writes the answers below it (-inf: none, inf: all)."""
+    """decoding=cascade: folder that `calibrate` wrote, or the threshold of the mean log-probability, as -0.35: the LLM
+    writes the answers below it (-inf: none, inf: all)."""
     quality_kept: float = 0.99
     """calibrate: the metric of the cascade over that of the LLM, which the threshold keeps with as few answers of the
     LLM as possible."""

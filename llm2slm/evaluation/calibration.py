@@ -152,7 +152,7 @@ def calibrated(
     resampled = bootstrap([*(mixed(scored, every[n][1]) for n in shown), scored.llm], resamples, seed, advance)
     kept_SR = np.stack(resampled[:-1]) / np.where(resampled[-1] > 0, resampled[-1], np.nan)
     kept_SR = kept_SR[:, np.isfinite(kept_SR).all(0)]
-    curve = [_point(scored, every[n], float(kept_of_every[n]), kept_R, requested, costs)
+    curve = [_point(scored, every[n], kept_R, requested, costs)
              for n, kept_R in zip(shown, kept_SR, strict=True)]  # fmt: skip
     # of each resample the first point that keeps the quality; the last one does
     chosen_R = (kept_SR >= requested - TIE).argmax(0) if kept_SR.size else np.array([0, len(shown) - 1])
@@ -186,10 +186,10 @@ def _spread(count: int, chosen: int) -> list[int]:
     return sorted({*spaced, chosen})
 
 
-def _point(scored: Scored, at: tuple[int, float], kept: float, kept_R: Array, requested: float, costs: Costs) -> Point:
-    share = at[0] / len(scored.confidence_N)
+def _point(scored: Scored, at: tuple[int, float], kept_R: Array, requested: float, costs: Costs) -> Point:
+    """The point of a number of LLM answers and its threshold; kept_R: quality kept on resamples where it is defined."""
+    quality, share = mixed(scored, at[1]).corpus, at[0] / len(scored.confidence_N)
     low, high = interval(kept_R, LEVEL) if len(kept_R) else (None, None)
     ms = costs.hybrid_ms + share * costs.llm_ms
     probability = float((kept_R >= requested - TIE).mean()) if len(kept_R) else 0.0
-    speedup = costs.llm_ms / ms
-    return Point(at[1], share, kept * scored.llm.corpus, kept, low, high, probability, ms, speedup)
+    return Point(at[1], share, quality, quality / scored.llm.corpus, low, high, probability, ms, costs.llm_ms / ms)

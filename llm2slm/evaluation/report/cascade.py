@@ -99,9 +99,9 @@ def verdict(calibration: Mapping[str, Any]) -> str:
     requested, sure = f"{100 * calibration['requested']:g} %", f"{100 * calibration['level']:g} %"
     return (
         f"With threshold {threshold(chosen['threshold'])} the LLM writes {100 * chosen['share']:.1f} % of the answers, "
-        f"and {100 * chosen['kept']:.1f} % of its {metric} is kept{interval}; {requested} was requested. On resamples of "
-        f"the rows the chosen threshold lies between {low} and {high} ({sure} interval), and this one keeps "
-        f"{requested} with probability {100 * chosen['probability']:.0f} %. With threshold "
+        f"and {100 * chosen['kept']:.1f} % of its {metric} is kept{interval}; {requested} was requested. On "
+        f"resamples of the rows the chosen threshold lies between {low} and {high} ({sure} interval), and this one "
+        f"keeps {requested} with probability {100 * chosen['probability']:.0f} %. With threshold "
         f"{threshold(likely['threshold'])} (the LLM writes {100 * likely['share']:.1f} %) the probability is "
         f"{100 * likely['probability']:.0f} %."
     )
@@ -134,12 +134,11 @@ def curve_plot(calibration: Mapping[str, Any], entry: Entry, title: str) -> Plot
             if points:
                 plot.line(entry, *zip(*points, strict=True), faint=True)
         plot.line(entry, speed, kept)
-        for name, point in ((HYBRID, curve[0]), (LLM, curve[-1]), (CHOSEN, calibration["chosen"])):
+        named = ((HYBRID, curve[0]), (LLM, curve[-1]), (CHOSEN, calibration["chosen"]))
+        for name, point in named:
             tip = (f"{name}: {100 * point['kept']:.1f} % kept, {times(point['speedup'])} as fast, LLM's share "
                    f"{100 * point['share']:.1f} %")  # fmt: skip
             plot.point(entry, point["speedup"], 100 * point["kept"], tip)
-        names = [(name, point["speedup"], 100 * point["kept"])
-                 for name, point in ((HYBRID, curve[0]), (LLM, curve[-1]), (CHOSEN, calibration["chosen"]))]  # fmt: skip
-        plot.name_points(names)
+        plot.name_points([(name, point["speedup"], 100 * point["kept"]) for name, point in named])
         caption = f"Strong: quality kept. Faint: {100 * calibration['level']:g} % interval."
         return plot.finish(title, caption, f"Curve of {metric} kept against speedup.")
