@@ -26,6 +26,7 @@ SMALLER = {
     "calibrate": [
         "data.validation_size=6",
         "calibrate.resamples=100",
+        "calibrate.metric=chrf",
         "trainer.progress=false",
         "task.max_new_tokens=4",
     ],

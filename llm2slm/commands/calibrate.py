@@ -43,6 +43,10 @@ from llm2slm.tracking.session import track
 from llm2slm.types import Decoding, Example, SystemKind, UserError
 
 SPLIT = "validation"
+SHORT = {"LLM's share": "LLM's\nshare", "Probability": "Proba-\nbility"}
+"""Headings of the terminal's table on two lines."""
+LEFT_OUT = "ms per answer"
+"""Column of the page that the terminal's table does not have."""
 TIMED = 8
 """Batches that are timed, after all of them were generated once."""
 
@@ -251,7 +255,10 @@ def show(stored: dict[str, Any], path: Path) -> None:
     from llm2slm.evaluation.report import cascade
     from llm2slm.evaluation.report.report import fitted
 
-    lines = [cascade.head(stored), *cascade.lines(stored, cascade.selected(stored))]
+    head = cascade.head(stored)
+    shown = [n for n, heading in enumerate(head) if heading != LEFT_OUT]
+    head = [SHORT.get(heading, heading.replace(" interval", "\ninterval")) for heading in head]
+    lines = [[line[n] for n in shown] for line in (head, *cascade.lines(stored, cascade.selected(stored)))]
     Console().print(fitted(lines, cascade.conditions(stored), turn=False))
     print(cascade.verdict(stored))
     if stored["threshold"] == "inf":

@@ -108,7 +108,7 @@ class CascadeDecoder:
 
     def __init__(self, hybrid: LLM2SLM, llm: LLM2SLM, rule: Rule) -> None:
         self.model, self.llm, self.rule, self.counts = hybrid, llm, rule, Counts()
-        self.forward, self.llm_forward = _forward(hybrid), _forward(llm)
+        self.forward, self.llm_forward, self.llm_rows_forward = _forward(hybrid), _forward(llm), Forward(llm)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
         same = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
         self.shift = 0 if same else int(hybrid.slm.get_input_embeddings().weight.shape[0])
@@ -179,16 +179,18 @@ class CascadeDecoder:
         """
         copies = settings(self.model, generation_config, **arguments).num_return_sequences or 1
         config = settings(self.llm, generation_config, **arguments | {"num_return_sequences": 1})
+        # the number of rows differs between batches: to capture the steps for each would take longer than it saves
+        forward = self.llm_forward if len(rows_K) == 1 else self.llm_rows_forward
         prompts_K = (rows_K // copies).to(batch[1].slm_mask_BQ.device)
         with torch.no_grad():
             if left_to_generate(config):
                 ids_KT: Tensor = self.llm.generate(_rows(batch[1], prompts_K), config)
                 return ids_KT
             if reps is None:
-                steps = stream(self.llm, _rows(batch[1], prompts_K), config, forward=self.llm_forward)
+                steps = stream(self.llm, _rows(batch[1], prompts_K), config, forward=forward)
             else:
                 prompt = encoded(reps, batch[1]).rows(prompts_K)
-                steps = stream_after(self.llm, prompt, config, self.llm_forward)
+                steps = stream_after(self.llm, prompt, config, forward)
             return collected(steps, len(rows_K), padding(config))
 
     def decode(self, ids_BT: Tensor) -> list[str]:

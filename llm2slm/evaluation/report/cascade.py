@@ -16,7 +16,7 @@ from llm2slm.evaluation.report.tables import MISSING, number, percent, score, ti
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 """Shares of the points that a short table has, besides the ends of the curve and the chosen points."""
-HYBRID, LLM, CHOSEN, LIKELY = "hybrid alone", "LLM alone", "chosen", "likely"
+HYBRID, LLM, CHOSEN, LIKELY = "hybrid alone", "LLM for all", "chosen", "likely"
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def selected(calibration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def head(calibration: Mapping[str, Any]) -> list[str]:
     """The headings of `lines`."""
     metric = metric_name(calibration["metric"])
-    level = f"{100 * calibration['level']:g} % interval"
-    return ["", "Threshold", "LLM's share", metric, f"{metric} kept", level, "Probability", "ms per answer", "Speedup"]
+    level = f"{100 * calibration['level']:g} % interval, %"
+    return ["", "Threshold", "LLM's share", metric, "Kept", level, "Probability", "ms per answer", "Speedup"]
 
 
 def lines(calibration: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -73,7 +73,7 @@ def lines(calibration: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -
                                 (CHOSEN, calibration["chosen"]), (LIKELY, calibration["likely"]))
             if which == point
         ]  # fmt: skip
-        within = MISSING if point["low"] is None else f"{100 * point['low']:.1f}–{100 * point['high']:.1f} %"
+        within = MISSING if point["low"] is None else f"{100 * point['low']:.1f}–{100 * point['high']:.1f}"
         found.append(
             [
                 ", ".join(names), threshold(point["threshold"]), f"{100 * point['share']:.1f} %",
@@ -114,7 +114,7 @@ def conditions(calibration: Mapping[str, Any]) -> str:
         f"{calibration['rows']:,} rows of {calibration['split']}; {calibration['resamples']:,} bootstrap resamples "
         f"(seed {calibration['seed']}); confidence: {calibration['confidence']} log-probability; expected times: "
         f"hybrid {number(costs['hybrid_ms'])} ms per answer, LLM {number(costs['llm_ms'])}, batch {costs['batch']}, "
-        f"{costs['rows']:,} answers timed in one process. A cascade runs the hybrid first, for the LLM's answers too."
+        f"{costs['rows']:,} answers timed in one process; a cascade runs the hybrid first, for the LLM's answers too"
     )
 
 
