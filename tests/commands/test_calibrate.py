@@ -83,23 +83,22 @@ def test_answers_do_not_depend_on_the_measure(root):
 
 
 def test_evaluate_with_the_calibration(root):
-    """On the same rows the cascade has the quality and the share of the calibration; the extremes are the systems."""
+    """On the same rows the cascade has the quality and the share of the calibration, and with inf that of the LLM."""
     found = read(root / "mean", "calibration.json")
     result = runs.read_result(root / "mean")
-    ends = {"-inf": result["systems"][1], "inf": result["systems"][2]}
-    shares = {str(root / "mean"): found["chosen"]["share"], "-inf": 0.0, "inf": 1.0, "-1.5": None}
+    ends = {"inf": result["systems"][2]}
+    shares = {str(root / "mean"): found["chosen"]["share"], "inf": 1.0}
     for number, (cascade, share) in enumerate(shares.items()):
         config = configured(root)
         config.decoding, config.cascade, config.split = Decoding.cascade, cascade, "validation"
         system = evaluate(config, root / f"evaluate-{number}").systems[0]
         note = system.notes["decoder"]
         assert note["name"] == "cascade" and note["counts"]["rows"] == SIZES["validation"]
-        if share is not None:
-            assert note["counts"]["share_rewritten"] == share
-            wanted = ends.get(cascade, result["systems"][0])["quality"]["chrf"]["value"]
-            assert system.quality["chrf"].value == pytest.approx(wanted)
+        assert note["counts"]["share_rewritten"] == share
+        wanted = ends.get(cascade, result["systems"][0])["quality"]["chrf"]["value"]
+        assert system.quality["chrf"].value == pytest.approx(wanted)
         json.dumps(runs.plain(system), allow_nan=False)
-    assert note["threshold"] == -1.5
+    assert note["threshold"] == "inf"
 
 
 def test_generate_with_the_calibration(root, capsys):
