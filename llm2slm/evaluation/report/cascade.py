@@ -11,7 +11,6 @@ from typing import Any
 
 from llm2slm.evaluation.report.drawing import Plot, canvas, tick_texts, ticks
 from llm2slm.evaluation.report.entries import Entry, metric_name
-from llm2slm.evaluation.report.plots import enclosing
 from llm2slm.evaluation.report.tables import MISSING, number, percent, score, times
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
@@ -126,7 +125,9 @@ def curve_plot(calibration: Mapping[str, Any], entry: Entry, title: str) -> Plot
     limits = [100 * point[end] for point in curve for end in ("low", "high") if point[end] is not None]
     x_ticks = ticks(0, max(speed), 6)
     with canvas() as plot:
-        plot.frame(("expected speedup over the LLM", f"{metric} kept"), enclosing([*kept, *limits]), "↗", unit=" %")
+        values = [*kept, *limits]
+        y_ticks = ticks(max(0.0, min(values) - 2), max(values) + 2)
+        plot.frame(("expected speedup over the LLM", f"{metric} kept"), y_ticks, "↗", unit=" %")
         marks = list(zip(x_ticks, [f"{text}×" for text in tick_texts(x_ticks)], strict=True))
         plot.x_axis(x_ticks[0], x_ticks[-1], marks)
         for end in ("low", "high"):
@@ -134,11 +135,12 @@ def curve_plot(calibration: Mapping[str, Any], entry: Entry, title: str) -> Plot
             if points:
                 plot.line(entry, *zip(*points, strict=True), faint=True)
         plot.line(entry, speed, kept)
-        named = ((HYBRID, curve[0]), (LLM, curve[-1]), (CHOSEN, calibration["chosen"]))
+        named = ((CHOSEN, calibration["chosen"]), (HYBRID, curve[0]), (LLM, curve[-1]))
         for name, point in named:
             tip = (f"{name}: {100 * point['kept']:.1f} % kept, {times(point['speedup'])} as fast, LLM's share "
                    f"{100 * point['share']:.1f} %")  # fmt: skip
             plot.point(entry, point["speedup"], 100 * point["kept"], tip)
         plot.name_points([(name, point["speedup"], 100 * point["kept"]) for name, point in named])
-        caption = f"Strong: quality kept. Faint: {100 * calibration['level']:g} % interval."
+        caption = f"Strong: quality kept. Faint: {100 * calibration['level']:g} % interval. "
+        caption += "Points, from left to right: the LLM for all answers, the chosen threshold, the hybrid alone."
         return plot.finish(title, caption, f"Curve of {metric} kept against speedup.")
