@@ -157,7 +157,8 @@ def settings(model: LLM2SLM, generation_config: GenerationConfig | None = None, 
     if unknown:
         raise UserError(f"{', '.join(unknown)}: not a field of a generation config; use decoding=generate")
     for name, value in arguments.items():
-        setattr(config, name, value)
+        if value is not None:  # transformers takes None for an argument that is not given
+            setattr(config, name, value)
     if "max_length" in arguments or config.max_new_tokens is None:
         starts = model.slm.config.is_encoder_decoder or model.mode.cross_attends
         config.max_new_tokens = (config.max_length or MAX_LENGTH) - int(starts)
