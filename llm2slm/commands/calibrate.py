@@ -159,7 +159,7 @@ def answered(
     size, arguments = config.data.eval_batch_size, arguments_of(task)
     order = by_length(examples)
     parts = [order[start : start + size] for start in range(0, len(order), size)]
-    timed = {round(at) for at in np.linspace(0, len(parts) - 1, min(TIMED, len(parts)))}
+    timed = sorted({round(at) for at in np.linspace(0, len(parts) - 1, min(TIMED, len(parts)))})
     found: dict[int, tuple[str, str, float]] = {}
     seconds, rows = {"hybrid": 0.0, "llm": 0.0}, 0
     with torch.inference_mode(), progress_bar(config.trainer.progress) as bar:
@@ -175,7 +175,7 @@ def answered(
                 found |= dict(zip(positions, zip(*texts, confidence, strict=True), strict=True))
                 if number in timed:
                     rows += len(positions)
-                    for name in sorted(seconds, reverse=rows % 2 == 0):
+                    for name in sorted(seconds, reverse=timed.index(number) % 2 == 0):
                         began = time.perf_counter()
                         if name == "hybrid":
                             decoder.model.collator.decode(decoder.answer(batch, **arguments).ids_RT)
