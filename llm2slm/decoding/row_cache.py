@@ -75,9 +75,10 @@ class RowCache(Cache):
         return [tensor for layer in self.layers for tensor in (layer.keys, layer.values)]
 
     def fill(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Copies keys and values of the same rows into the first slots."""
+        """Copies keys and values into the first rows and slots."""
         for layer, (keys, values) in zip(self.layers, pairs, strict=True):
-            layer.keys[:, :, : keys.shape[2]], layer.values[:, :, : values.shape[2]] = keys, values
+            rows, _, slots, _ = keys.shape
+            layer.keys[:rows, :, :slots], layer.values[:rows, :, :slots] = keys, values
 
 
 @contextmanager

@@ -120,23 +120,24 @@ class Session:
         self.uses: Counter[int] = Counter()
 
     def adopt(self, state: DecodeState) -> None:
-        """Copies what the SLM has processed into the buffers. The state has as many rows."""
+        """Copies what the SLM has processed into the first rows of the buffers, as many as the state has."""
         own, across = caches(state.cache)
+        rows = slice(0, len(state.rows_B))
         self.own.fill([(layer.keys, layer.values) for layer in own.layers])
         if state.mask_BC is not None:  # padded on the left
-            self.start_B.copy_(state.mask_BC.shape[1] - state.mask_BC.long().sum(1))
+            self.start_B[rows] = state.mask_BC.shape[1] - state.mask_BC.long().sum(1)
         if self.across is not None and across is not None and self.cross_mask_B11P is not None:
             self.across.fill([(layer.keys, layer.values) for layer in across.layers])
             mask_BP = state.prompt.mask_BQ
             self.cross_mask_B11P.fill_(self.low)
-            self.cross_mask_B11P[:, 0, 0, : mask_BP.shape[1]].masked_fill_(mask_BP == 1, 0)
+            self.cross_mask_B11P[rows, 0, 0, : mask_BP.shape[1]].masked_fill_(mask_BP == 1, 0)
         if self.gated is not None and state.prompt.gated_states is not None:
             self._copy_gated(state.prompt.gated_states)
 
     def take(self, other: Session, rows_K: Tensor) -> None:
-        """Copies some rows of another session of the same layout, as many as this one has."""
+        """Copies some rows of another session of the same layout into the first rows."""
         for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
-            mine.copy_(theirs[rows_K])
+            mine[: len(rows_K)] = theirs[rows_K]
 
     def _tensors(self) -> list[Tensor]:
         """All buffers with a row for each row of the batch."""
@@ -148,29 +149,35 @@ class Session:
         return found
 
     def _copy_gated(self, states: GatedStates) -> None:
-        """Copies gated states to the beginning of the buffers."""
+        """Copies gated states to the beginning of the buffers. Unused rows attend to their first position."""
         assert self.gated is not None
-        length = states.mask_BP.shape[1]
+        rows, length = slice(0, len(states.mask_BP)), states.mask_BP.shape[1]
         for pair, other in zip(self.gated.keys_values, states.keys_values, strict=True):
             for buffer, tensor in zip(pair, other, strict=True):
-                buffer[:, :, :length] = tensor
+                buffer[rows, :, :length] = tensor
         self.gated.mask_BP.zero_()
-        self.gated.mask_BP[:, :length] = states.mask_BP
+        self.gated.mask_BP[:, 0] = 1
+        self.gated.mask_BP[rows, :length] = states.mask_BP
 
     def advance(self, ids_BQ: Tensor, slots_BQ: Tensor) -> Tensor:
-        """logits_BQV after Q tokens of every row, which are written to the slots.
+        """logits_BQV after Q tokens of the first B rows, which are written to the slots.
 
         The result is valid until the next call.
 
         Args:
             slots_BQ: consecutive in each row; what a row has in later slots is written over or never attended to.
         """
-        tokens = ids_BQ.shape[1]
+        rows, tokens = ids_BQ.shape
         if tokens not in self.inputs:
             with torch.inference_mode(False):
-                self.inputs[tokens] = ids_BQ.clone(), slots_BQ.clone()
+                zeros = ids_BQ.new_zeros(self.rows, tokens)
+                self.inputs[tokens] = zeros, zeros + torch.arange(tokens, device=zeros.device)
         for buffer, value in zip(self.inputs[tokens], (ids_BQ, slots_BQ), strict=True):
-            buffer.copy_(value)
+            buffer[:rows] = value
+        return self._logits(tokens)[:rows]
+
+    def _logits(self, tokens: int) -> Tensor:
+        """The logits of all rows of the buffers after the tokens in `inputs`."""
         self.uses[tokens] += 1
         if tokens in self.graphs:
             with torch.inference_mode():  # each operation costs less without the bookkeeping of autograd

@@ -142,11 +142,11 @@ class StaticForward(Forward):
         """See `Forward`."""
         assert isinstance(state, StaticState)
         session, active_B = state.session, state.active_B
-        ids_BQ = ids_B.new_zeros(session.rows, 1)
+        ids_BQ = ids_B.new_zeros(int(active_B[-1]) + 1, 1)
         ids_BQ[active_B, 0] = ids_B
         logits_BV = session.advance(ids_BQ, torch.full_like(ids_BQ, state.length))[:, -1]
         after = replace(state, length=state.length + 1)
-        return after, logits_BV if len(active_B) == session.rows else logits_BV[active_B]
+        return after, logits_BV if len(active_B) == len(ids_BQ) else logits_BV[active_B]
 
     def shrunk(self, session: Session, rows_K: Tensor) -> tuple[Session, Tensor]:
         """A session of some rows of another one, and their indices in it."""
@@ -155,9 +155,13 @@ class StaticForward(Forward):
         return smaller, torch.arange(len(rows_K), device=rows_K.device)
 
     def session_of(self, layout: Layout, rows: int) -> Session:
-        """The session of this size: the one that was used before, or a new one."""
-        key = rows, layout
-        found = self.sessions.pop(key, None) or Session(self.model, layout, rows, self.rewrite)
+        """The session of this size: the one that was used before, or a new one.
+
+        The number of its rows is a power of two, so that few sizes are captured while rows leave a batch.
+        """
+        size = 1 << (rows - 1).bit_length()
+        key = size, layout
+        found = self.sessions.pop(key, None) or Session(self.model, layout, size, self.rewrite)
         self.sessions[key] = found  # the last one is the one used last
         if len(self.sessions) > SESSIONS:
             self.sessions.popitem(last=False)
