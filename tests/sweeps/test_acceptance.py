@@ -122,7 +122,7 @@ def check_wandb(sweep: Path, rows: list[dict[str, str]]) -> None:
         folder = sweep / row["job"]
         parts = sorted(path.name for path in folder.glob("wandb/offline-run-*"))
         last = read_run(folder, parts[-1])
-        # a job that is resumed continues its run; one that starts over, killed before its first checkpoint, has a new one
+        # a resumed job continues its run; one that was killed before its first checkpoint has a new run
         assert last["id"] == (folder / "wandb" / "run-id").read_text()
         ids.append(last["id"])
         assert last["exit"] == 0 and last["group"] == "sweep"
