@@ -32,6 +32,7 @@ from llm2slm.cli import VERBS, main
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests were started in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 

@@ -19,13 +19,12 @@ from llm2slm.cli.completion import complete
 from llm2slm.cli.reads import ADDED
 from llm2slm.cli.schema import SCHEMAS, keys
 from llm2slm.commands.costs import MEASURE
-from llm2slm.config.choices import ACCELERATORS, DTYPES, FORMATS, MATMUL_PRECISIONS, OPTIMIZERS, SCHEDULES
+from llm2slm.config.choices import ACCELERATORS, DTYPES, FORMATS, LOGGER_MODES, MATMUL_PRECISIONS, OPTIMIZERS, SCHEDULES
 from llm2slm.data.tasks import TASKS
 from llm2slm.evaluation.benchmark.roofline import DEVICES
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts
 from llm2slm.tracking.artifacts import KINDS
 from llm2slm.tracking.session import NAMES
-from llm2slm.tracking.wandb_run import MODES
 
 READY, END = "ready> ", "the end of this test"
 
@@ -177,9 +176,9 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "trainer.matmul_precision": [*MATMUL_PRECISIONS],
         "trainer.profiler": ["simple", "advanced", "pytorch"],
         "logger.name": [*NAMES],
-        "logger.mode": [*MODES],
+        "logger.mode": [*LOGGER_MODES],
         "logger.artifacts": [*KINDS],
-        "mode": [*MODES],
+        "mode": [*LOGGER_MODES],
         "callbacks.mode": ["min", "max"],
         "label.format": [*FORMATS],
         "split": ["train", "validation", "test"],

@@ -137,6 +137,7 @@ def plain_result(folder: Path) -> dict[str, object]:
     """result.json without clock, command and devices."""
     found = json.loads((folder / "result.json").read_text())
     (system,) = found["systems"]
+    system["notes"].pop("generation", None)  # a time, of one process only
     for counts in system["notes"]["data"].values():
         del counts["seconds"]
     return {k: v for k, v in found.items() if k not in ("created", "command", "wall_seconds", "config_hash")}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT, python, tiny_overrides
+from wandb_files import read_run
 
 from llm2slm.sweeps.jobs import read_records
 
@@ -41,6 +42,8 @@ if "llm2slm.cli.job" in words and "seed=2" in words and "optim.lr=0.01" in words
 """`sitecustomize.py` of the jobs: one ends without a message when it starts, one is killed while it trains; once."""
 GRID = ["model.conditioning=add,replace,prepend,memory", "optim.lr=0.001,0.01", "seed=1,2,3"]
 
+WANDB = ["logger=wandb", "logger.mode=offline"]
+
 
 @pytest.mark.slow
 def test_a_sweep_with_crashes_and_a_kill_is_complete_after_the_same_command(tmp_path, tiny_llm):
@@ -51,8 +54,18 @@ def test_a_sweep_with_crashes_and_a_kill_is_complete_after_the_same_command(tmp_
         "LLM2SLM_TEST_CRASHES": str(tmp_path / "site"),
         "COLUMNS": "160",
     }
-    command = ["-m", "llm2slm", "train", "-m", *tiny_overrides(tiny_llm), "trainer.max_steps=4", *GRID, "jobs=2"]
-    command = [word for word in command if word != "trainer.max_steps=2"] + ["hydra.sweep.dir=sweep"]
+    command = [
+        "-m",
+        "llm2slm",
+        "train",
+        "-m",
+        *tiny_overrides(tiny_llm),
+        "trainer.max_steps=4",
+        *GRID,
+        "jobs=2",
+        *WANDB,
+    ]
+    command = [word for word in command if word != "trainer.max_steps=2"] + ["jobs=2", "hydra.sweep.dir=sweep"]
     sweep = tmp_path / "sweep"
 
     first = subprocess.Popen(
@@ -98,7 +111,28 @@ def test_a_sweep_with_crashes_and_a_kill_is_complete_after_the_same_command(tmp_
     ]
     assert [(r["model.conditioning"], r["optim.lr"], r["seed"]) for r in rows] == expected
     assert all(row["val/loss"] and row["bleu"] and row["status"] == "done" and not row.get("error") for row in rows)
+    check_wandb(sweep, rows)
     check_report(tmp_path, sweep, rows)
+
+
+def check_wandb(sweep: Path, rows: list[dict[str, str]]) -> None:
+    """The offline runs of the jobs: one W&B run for each job, in the group of the sweep, with the job's own values."""
+    ids = []
+    for row in rows:
+        folder = sweep / row["job"]
+        parts = sorted(path.name for path in folder.glob("wandb/offline-run-*"))
+        last = read_run(folder, parts[-1])
+        # a resumed job continues its run; one that was killed before its first checkpoint has a new run
+        assert last["id"] == (folder / "wandb" / "run-id").read_text()
+        ids.append(last["id"])
+        assert last["exit"] == 0 and last["group"] == "sweep"
+        config = last["config"]
+        model, rate, seed = config["model"]["conditioning"], config["optim"]["lr"], config["seed"]
+        assert (model, str(rate), str(seed)) == (row["model.conditioning"], row["optim.lr"], row["seed"])
+        losses = [item["val/loss"] for item in last["history"] if "val/loss" in item]
+        best = float(row["val/loss"])  # rounded; of a resumed job it may be in an earlier part
+        assert min(losses) == pytest.approx(best, abs=1e-3) if len(parts) == 1 else min(losses) > best - 1e-3
+    assert len(set(ids)) == len(rows) == 24
 
 
 def check_report(folder: Path, sweep: Path, rows: list[dict[str, str]]) -> None:
