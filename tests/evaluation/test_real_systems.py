@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tasks import Task
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
-from llm2slm.evaluation.benchmark.engines import GenerateEngine, generated
 from llm2slm.evaluation.benchmark.peak_memory import folder_memory, peak_memory_mb
 from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.evaluation.benchmark.workload import plan
@@ -75,17 +74,6 @@ def test_every_kind_of_system_is_timed_and_its_flops_are_torchs(systems):
         with FlopCounterMode(display=False) as counter:
             model.generate(batch, max_new_tokens=6, min_new_tokens=6)
         assert at_grid.flops == counter.get_total_flops(), name
-
-
-@pytest.mark.parametrize("engine", [GenerateEngine()], ids=lambda engine: engine.name)
-def test_prefill_and_steps_of_an_engine_add_up_to_its_stream_and_to_generate(systems, engine):
-    for name, model in systems.items():
-        batch = model.collator.batch_of_texts([example.prompt for example in ROWS])
-        wanted = model.generate(batch, max_new_tokens=5, min_new_tokens=5, do_sample=False, num_beams=1)
-        first_B1, state = engine.prefill(model, batch)
-        stepped = torch.cat([first_B1, *(engine.step(state) for _ in range(4))], dim=1)
-        assert torch.equal(stepped, wanted), name
-        assert torch.equal(generated(engine, model, batch, 5), wanted), name
 
 
 def test_predictions_are_those_of_one_row_at_a_time(systems):
