@@ -31,11 +31,41 @@ import yaml
 
 from llm2slm.atomic import write_text
 from llm2slm.config import RunConfig, upgraded
-from llm2slm.speeds import Failure as Failure
-from llm2slm.speeds import SpeedRow as SpeedRow
-from llm2slm.speeds import Spread as Spread
-from llm2slm.speeds import Target as Target
+from llm2slm.speeds import Failure, SpeedRow, Spread, Target
 from llm2slm.types import UserError
+
+__all__ = [
+    "NEEDED",
+    "PACKAGES",
+    "SCHEMA",
+    "Baseline",
+    "Bucket",
+    "Failure",
+    "Result",
+    "Score",
+    "Selection",
+    "SpeedRow",
+    "Spread",
+    "System",
+    "Target",
+    "command",
+    "config_hash",
+    "curve",
+    "device_name",
+    "git_commit",
+    "home",
+    "now",
+    "plain",
+    "read_config",
+    "read_result",
+    "recorded_config",
+    "refuse_another",
+    "text_hash",
+    "usable_cores",
+    "versions",
+    "write_config",
+    "write_result",
+]
 
 SCHEMA = 1
 """Version of result.json; raised when a field changes its meaning."""

@@ -57,27 +57,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         if not isinstance(path, str):
             raise UserError(f"systems.{name}: give a run directory, a model folder or a Hub id, as systems.{name}=DIR")
     given, config = config, with_task(config)
-    sources: Sources = {}
-    llms: dict[str, LLMConfig] = {}
-    if config.run is not None:
-        loaded = load_system(config.run, config.llm, config.model, config.data, comparable=True)
-        given_llm, model = config.model.llm, loaded.model
-        config = replace(config, model=loaded.config)
-        print_defaults(given)
-        sources[model.label] = (loaded.source, config.llm if model.kind is SystemKind.llm2slm else None)
-        systems, llms[model.label] = {model.label: model}, loaded.config.llm
-        llm = recorded_llm(model, config.llm, given_llm) if model.kind is not SystemKind.llm else None
-        if llm is not None:
-            systems, llms["llm"] = {"llm": build_llm(llm, config.data), **systems}, llm
-            sources["llm"] = (llm, None)
-    else:
-        config = replace(config, model=with_tokenizers(config.model))
-        systems = configured(config)
-        llms = dict.fromkeys(systems, config.model.llm)
-    for name, path in config.systems.items():
-        other = load_system(path, None, ModelConfig(), recorded=False)
-        systems[name], llms[name] = other.model, other.config.llm
-        sources[name] = (other.source, None)
+    systems, llms, sources, config = loaded(given, config)
     llm_of = share_llms(systems)
     for each in systems.values():
         move_to_device(limited(each, config.data), config.trainer.accelerator)
@@ -102,6 +82,36 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     show(written)
     print(write_report([written], folder, "Benchmark"))
     return result
+
+
+def loaded(given: RunConfig, config: RunConfig) -> tuple[dict[str, LLM2SLM], dict[str, LLMConfig], Sources, RunConfig]:
+    """The systems of a configuration, the LLM of each, their sources, and the configuration with the model of `run`.
+
+    Args:
+        given: as the command line configures it; config: with the task of the corpus.
+    """
+    sources: Sources = {}
+    llms: dict[str, LLMConfig] = {}
+    if config.run is not None:
+        loaded = load_system(config.run, config.llm, config.model, config.data, comparable=True)
+        given_llm, model = config.model.llm, loaded.model
+        config = replace(config, model=loaded.config)
+        print_defaults(given)
+        sources[model.label] = (loaded.source, config.llm if model.kind is SystemKind.llm2slm else None)
+        systems, llms[model.label] = {model.label: model}, loaded.config.llm
+        llm = recorded_llm(model, config.llm, given_llm) if model.kind is not SystemKind.llm else None
+        if llm is not None:
+            systems, llms["llm"] = {"llm": build_llm(llm, config.data), **systems}, llm
+            sources["llm"] = (llm, None)
+    else:
+        config = replace(config, model=with_tokenizers(config.model))
+        systems = configured(config)
+        llms = dict.fromkeys(systems, config.model.llm)
+    for name, path in config.systems.items():
+        other = load_system(path, None, ModelConfig(), recorded=False)
+        systems[name], llms[name] = other.model, other.config.llm
+        sources[name] = (other.source, None)
+    return systems, llms, sources, config
 
 
 def show(written: dict[str, Any]) -> None:

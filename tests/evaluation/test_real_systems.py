@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tasks import Task
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
+from llm2slm.decoding.decoder import GenerateDecoder
 from llm2slm.evaluation.benchmark.peak_memory import folder_memory, peak_memory_mb
 from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.evaluation.benchmark.workload import plan
@@ -64,10 +65,11 @@ def systems(tokenizer):
 
 def test_every_kind_of_system_is_timed_and_its_flops_are_torchs(systems):
     cfg = BenchmarkConfig(repeats=1, warmup=0, prompts=2, response_tokens=[6], prompt_tokens=[20], memory=False)
-    rows = time_systems(systems, ROWS, cfg, baseline="llm", progress=False)
+    decoders = {name: GenerateDecoder(model) for name, model in systems.items()}
+    rows = time_systems(decoders, ROWS, cfg, baseline="llm", progress=False)
     _, grid = plan(systems["llm"], ROWS, cfg)
     for name, model in systems.items():
-        at_test, at_grid = rows[name]
+        at_test, at_grid = rows[name].rows
         assert (at_test.lengths, at_grid.lengths, at_grid.prompt_tokens) == ("test", "grid", 20)
         assert at_grid.total_ms.median > at_grid.prefill_ms.median > 0
         batch = model.collator.batch_of_texts(list(grid.requests[0].prompts))

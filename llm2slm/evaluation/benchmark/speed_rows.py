@@ -94,7 +94,7 @@ def relate(rows: Mapping[str, SpeedRow], baseline: str | None, same: Mapping[str
         if compared is not None:
             row.speedup = ratio(compared.rounds_ms, row.rounds_ms)
             row.break_even_tokens = None if name == baseline else break_even(_total(row), _total(compared))
-        if alike is not None:
+        if alike is not None and alike is not compared:
             row.speedup_same_decoding = ratio(alike.rounds_ms, row.rounds_ms)
 
 

@@ -170,7 +170,7 @@ def sentence(text: str) -> str:
 
 
 def shared_conditions(shown: Sequence[Entry]) -> str:
-    """`conditions` of the first headline row, without the decoding if that of others is another one; "" without rows."""
+    """`conditions` of the first headline row, without the decoding if the rows differ in it; "" without rows."""
     rows = [entry.row for entry in shown if entry.row]
     if not rows:
         return ""
