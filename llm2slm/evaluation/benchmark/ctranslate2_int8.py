@@ -5,7 +5,7 @@ The model is saved, converted by CTranslate2's own converter, and loaded from a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,7 +86,7 @@ class CTranslate2Decoder:
         most, least = arguments.get("max_new_tokens"), arguments.get("min_new_tokens")
         if generation_config is not None or most is None or most != least or arguments.get("do_sample"):
             raise UserError(f"{self.name}: generates greedily a fixed number of tokens only")
-        on_step = None if on_tokens is None else _whole_steps(len(batch), on_tokens)
+        on_step = None if on_tokens is None else _Steps(len(batch), on_tokens)
         common = {"beam_size": 1, "callback": on_step}
         if self.encodes:
             lengths = {"min_decoding_length": most, "max_decoding_length": most, "max_input_length": 0}
@@ -96,6 +96,8 @@ class CTranslate2Decoder:
             lengths = {"min_length": most, "max_length": most, "include_prompt_in_result": False}
             found = self.engine.generate_batch(batch, **common, **lengths)
             rows = [result.sequences_ids[0] for result in found]
+        if on_step is not None:
+            on_step.flush()
         return torch.tensor(rows)
 
 
@@ -108,16 +110,29 @@ def _complete(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _whole_steps(rows: int, on_tokens: OnTokens) -> Callable[[Any], bool]:
-    """A callback of CTranslate2, which is called for each token of each row, that passes on whole steps."""
-    step: dict[int, int] = {}
+class _Steps:
+    """A callback of CTranslate2, which is called for each token of each row, that passes on the tokens of a step.
 
-    def callback(result: Any) -> bool:
-        step[result.batch_id] = result.token_id
-        if len(step) == rows:
-            ids_K1 = torch.tensor([[step[row]] for row in range(rows)])
-            step.clear()
-            on_tokens(torch.arange(rows), ids_K1, torch.ones(rows, dtype=torch.int64))
+    A step is complete with the last row, or, where the prompts of a decoder-only model have different lengths, so that
+    only some rows are generated, with the first token of the next step.
+    """
+
+    def __init__(self, rows: int, on_tokens: OnTokens) -> None:
+        self.rows, self.on_tokens = rows, on_tokens
+        self.step: dict[int, int] = {}
+
+    def __call__(self, result: Any) -> bool:
+        """Adds a token; False: the generation continues."""
+        if result.batch_id in self.step:
+            self.flush()
+        self.step[result.batch_id] = result.token_id
+        if len(self.step) == self.rows:
+            self.flush()
         return False
 
-    return callback
+    def flush(self) -> None:
+        """Passes on what is left."""
+        if self.step:
+            ids_K1 = torch.tensor(list(self.step.values())).unsqueeze(1)
+            self.on_tokens(torch.tensor(list(self.step)), ids_K1, torch.ones(len(self.step), dtype=torch.int64))
+            self.step = {}
