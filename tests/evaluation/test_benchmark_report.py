@@ -72,7 +72,7 @@ def test_throughput_is_drawn_over_batches_at_the_longest_response(result):
     (plot,) = plots.by_batch(entries([result]))
     assert plot.title == "Throughput by batch size"
     assert "32 response tokens" in plot.caption
-    assert "llm: 100 tokens per second at batch 8" in plot.svg
+    assert "llm: 100 tokens per second at batch 8" in plot.drawing
     one = {**result, "systems": [s | {"speed": [r for r in s["speed"] if r["batch"] == 1]} for s in result["systems"]]}
     assert plots.by_batch(entries([one])) == []
 
