@@ -31,7 +31,41 @@ import yaml
 
 from llm2slm.atomic import write_text
 from llm2slm.config import RunConfig, upgraded
+from llm2slm.speeds import Failure, SpeedRow, Spread, Target
 from llm2slm.types import UserError
+
+__all__ = [
+    "NEEDED",
+    "PACKAGES",
+    "SCHEMA",
+    "Baseline",
+    "Bucket",
+    "Failure",
+    "Result",
+    "Score",
+    "Selection",
+    "SpeedRow",
+    "Spread",
+    "System",
+    "Target",
+    "command",
+    "config_hash",
+    "curve",
+    "device_name",
+    "git_commit",
+    "home",
+    "now",
+    "plain",
+    "read_config",
+    "read_result",
+    "recorded_config",
+    "refuse_another",
+    "text_hash",
+    "usable_cores",
+    "versions",
+    "write_config",
+    "write_result",
+]
 
 SCHEMA = 1
 """Version of result.json; raised when a field changes its meaning."""
@@ -116,15 +150,6 @@ def git_commit() -> str:
 
 
 @dataclass
-class Spread:
-    """A repeated measurement."""
-
-    median: float
-    min: float
-    max: float
-
-
-@dataclass
 class Score:
     """One quality metric: its value, the signature of its computation, and the number of rows."""
 
@@ -144,35 +169,6 @@ class Bucket:
     n: int
     quality: dict[str, float]
     """Metric -> value, as in the system's `quality`, whose signatures hold here too."""
-
-
-@dataclass
-class SpeedRow:
-    """Timings of one system under stated conditions. Milliseconds, megabytes (1e6 bytes), floating-point operations.
-
-    prefill_ms: until the first response token. ms_per_token: the rest over the tokens after the first. total_ms: the
-    whole response. `flops`: analytic, for the whole response, per row of the batch. Prompt and response lengths are
-    means if `lengths` is "test".
-    """
-
-    batch: int
-    prompt_tokens: float
-    response_tokens: float
-    lengths: str
-    """grid: equal for all rows; test: those of the test split."""
-    dtype: str
-    threads: int
-    decoding: str
-    warmup: int
-    repeats: int
-    prefill_ms: Spread
-    ms_per_token: Spread
-    total_ms: Spread
-    tokens_per_s: Spread
-    peak_memory_mb: float | None
-    flops: float | None
-    speedup: Spread | None = None
-    """The baseline's total_ms over this system's, paired within each round of the same interleaved run."""
 
 
 @dataclass
@@ -200,6 +196,8 @@ class System:
     """Facts of the run: training seconds, steps, learning rates, truncated rows."""
     weights: str | None = None
     """Fingerprint of the weights of SLM and projector, or of a whole plain model."""
+    failures: list[Failure] = field(default_factory=list)
+    """Conditions of a benchmark under which the system could not be timed; they have no row in `speed`."""
 
 
 @dataclass
@@ -247,6 +245,8 @@ class Result:
     """The system that every `speedup` and `quality_kept` is relative to; None without such a system."""
     calibration: dict[str, Any] | None = None
     """calibrate: the content of calibration.json (`evaluation.calibration.Calibration`)."""
+    targets: list[Target] = field(default_factory=list)
+    """Targets of a benchmark (`benchmark.targets`)."""
 
 
 def plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ BENCHMARK = [
     "benchmark.repeats=1",
     "benchmark.warmup=0",
     "benchmark.memory=false",
+    "benchmark.ceilings=false",
     "trainer.progress=false",
 ]
 SMALLER = {

@@ -19,6 +19,7 @@ MAX_FUNCTION_LINES = 80
 SMALL = {"types", "child_processes", "json_lines", "nearest_names", "out_of_memory", "processes"} | {
     "progress",
     "shown_text",
+    "speeds",
     "stops",
 }
 BASE = SMALL | {"config", "runs", "atomic", "gguf_files"}
@@ -32,13 +33,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": {"types"},
     "progress": set(),
     "shown_text": set(),
+    "speeds": set(),
     "credentials": set(),
     "json_lines": {"types", "atomic"},
     "atomic": {"types"},
     "gguf_files": {"types"},
     "child_processes": set(),
     "config": {"types", "gguf_files", "credentials"},
-    "runs": {"types", "config", "atomic"},
+    "runs": {"types", "config", "atomic", "speeds"},
     "resumable": {"types", "atomic"},
     "redaction": {"credentials"},
     "tracking": BASE | {"redaction"},

@@ -126,7 +126,7 @@ def test_files_state_no_default_of_the_code(path):
 def test_experiments_open_with_their_command(path):
     lines = (CONF / path).read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# @package _global_"
-    assert re.match(rf"# llm2slm train (-m )?experiment={path.stem}\b", lines[1])
+    assert re.match(rf"# llm2slm (train|benchmark) (-m )?experiment={path.stem}\b", lines[1])
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name != "train.yaml"], ids=name_of)

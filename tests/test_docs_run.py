@@ -16,6 +16,7 @@ PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
 NOT_RUN = {
     "train data=wmt14_en_de": "needs the Hub; tests/data/test_corpora.py",
     "train data=multi30k data.path=FOLDER": "needs the files of the Hub; tests/data/test_corpora.py",
+    "benchmark experiment=speed_cpu hydra.run.dir=SPEED_CPU": "T5-large; tests/commands/test_benchmark_command.py",
     "train data=hub data.path=me/my-corpus data.source=translation.en data.target=translation.de": "needs the Hub",
 }
 """Commands that test_docs_pages.py composes only, and why."""

@@ -22,6 +22,7 @@ from rich.progress import track
 from llm2slm import runs
 from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, RunConfig, SLMConfig
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
+from llm2slm.decoding.decoder import GenerateDecoder
 from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.evaluation.benchmark.workload import plan
 from llm2slm.models.build import build_model
@@ -107,10 +108,11 @@ def measured(slm: str, systems: dict[str, LLM2SLM], prompt: str, cfg: BenchmarkC
     """Every system with its one speed row; `notes` say what it is and what its models read."""
     examples = [Example(0, prompt, prompt, prompt)]
     (condition,) = plan(systems[ALONE], examples, cfg)
-    rows = time_systems(systems, examples, cfg, baseline=None, seed=seed)
+    decoders = {name: GenerateDecoder(model) for name, model in systems.items()}
+    rows = time_systems(decoders, examples, cfg, baseline=None, seed=seed)
     found = []
     for name, model in systems.items():
-        (row,) = rows[name]
+        (row,) = rows[name].rows
         mode, _, kind = name.partition(" | ")
         batch = model.collator.batch_of_texts(list(condition.requests[0].prompts))
         notes = {"slm": slm, "mode": mode, "tokenizers": kind, "slm_prompt_tokens": int(batch.slm_mask_BQ.sum())}

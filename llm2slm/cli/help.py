@@ -58,6 +58,8 @@ EXAMPLES = {
     "benchmark": [
         "llm2slm benchmark run=DIR                                the model of the run and its LLM",
         "llm2slm benchmark run=DIR systems.slm=OTHER_DIR benchmark.batch=[1,8] benchmark.repeats=10",
+        "llm2slm benchmark run=DIR benchmark.decoders=[generate,captured,lossless]",
+        "llm2slm benchmark experiment=speed_cpu                   shapes of T5 without weights, and targets",
     ],
     "costs": [
         "llm2slm costs model/llm=t5_11b model/slm=t5_small        on an H100, in bfloat16",

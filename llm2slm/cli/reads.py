@@ -345,10 +345,26 @@ CALLBACKS = dict.fromkeys(("monitor", "mode", "patience", "generate_rows"), row(
 }
 TIMED = ("benchmark", "demo")
 TIMES = when("benchmark.after_training=true", lambda config: config.benchmark.after_training)
-BENCHMARK = dict.fromkeys(
-    ("batch", "prompt_tokens", "response_tokens", "prompts", "repeats", "warmup", "threads", "memory"),
-    either(row(*TIMED), row("train", if_=TIMES)),
-) | {"after_training": row("train"), "baseline": row("train", "evaluate")}
+BENCHMARK = (
+    dict.fromkeys(
+        (
+            "batch",
+            "prompt_tokens",
+            "response_tokens",
+            "prompts",
+            "test_batch",
+            "repeats",
+            "warmup",
+            "max_warmup",
+            "threads",
+            "memory",
+            "ceilings",
+        ),
+        either(row(*TIMED), row("train", if_=TIMES)),
+    )
+    | dict.fromkeys(("decoders", "targets"), row(*TIMED))
+    | {"after_training": row("train"), "baseline": row("train", "evaluate")}
+)
 LABEL = {
     "do_sample": row("label"),
     "temperature": row("label", if_=SAMPLES),

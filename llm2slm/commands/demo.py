@@ -84,7 +84,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             torch.set_num_threads(config.trainer.threads)
         systems = {LLM: build_llm(config.model.llm, config.data)}
         systems |= {name: limited(LLM2SLM.from_pretrained(folder / name / "model"), config.data) for name in configs}
-        share_llms(systems)
+        llm_of = share_llms(systems)
         for model in systems.values():
             move_to_device(model, config.trainer.accelerator)
         data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
@@ -93,9 +93,9 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         explain(console, 3, "Timing all systems in turn", "only times of one process, round by round, can be compared")
         sources: Sources = {LLM: (config.model.llm, None)}
         sources |= {name: (str(folder / name / "model"), None) for name in configs}
-        timed, baseline = benchmark_systems(systems, sources, data, config)
-        for system in timed:
-            scored[system.name].speed = system.speed
+        timed, baseline = benchmark_systems(systems, sources, data, config, llm_of)
+        for system in timed:  # under another decoder than `generate`: without scores
+            scored.setdefault(system.name, system).speed = system.speed
         for system in scored.values():
             system.quality_kept = quality_kept(system, scored[LLM])
         result = runs.Result("demo", config.seed, runs.config_hash(config), 0.0, list(scored.values()))

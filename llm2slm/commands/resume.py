@@ -166,7 +166,9 @@ def stored_result(folder: Path) -> runs.Result:
     stored = runs.read_result(folder)
     systems = [_system(values) for values in stored.pop("systems")]
     chosen, baseline = stored.pop("selection", None), stored.pop("baseline", None)
+    targets = [runs.Target(**target) for target in stored.pop("targets", [])]
     return runs.Result(
+        targets=targets,
         systems=systems,
         selection=runs.Selection(**chosen) if chosen else None,
         baseline=runs.Baseline(**baseline) if baseline else None,
@@ -179,7 +181,8 @@ def _system(stored: dict[str, Any]) -> runs.System:
     quality = {name: runs.Score(**score) for name, score in stored["quality"].items()}
     buckets = [runs.Bucket(**bucket) for bucket in stored["buckets"]]
     speed = [_speed_row(row) for row in stored["speed"]]
-    return runs.System(**stored | {"quality": quality, "buckets": buckets, "speed": speed})
+    failures = [runs.Failure(**failure) for failure in stored.get("failures", [])]
+    return runs.System(**stored | {"quality": quality, "buckets": buckets, "speed": speed, "failures": failures})
 
 
 def _speed_row(stored: dict[str, Any]) -> runs.SpeedRow:

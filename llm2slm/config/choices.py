@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llm2slm.config.model import LanguageModelConfig, LLMConfig, PlainLLMConfig, SLMConfig
-from llm2slm.config.run import LabelConfig, RunConfig
+from llm2slm.config.run import LabelConfig, RunConfig, TargetConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import ExportConfig, JudgeConfig
 from llm2slm.types import UserError
@@ -22,6 +22,8 @@ DIRECTIONS = ("min", "max")
 FORMATS = ("jsonl", "parquet")
 """Formats of a file of labels."""
 LOGGER_MODES = ("auto", "online", "offline")
+MEASURES = ("total_ms", "prefill_ms", "ms_per_token", "tokens_per_s", "share_of_bandwidth")
+"""Figures of a row of speeds that a target may state."""
 SPLITS = ("train", "validation", "test")
 
 _WITH_DTYPE = (LanguageModelConfig, LLMConfig, SLMConfig, PlainLLMConfig, ExportConfig, JudgeConfig)
@@ -36,6 +38,7 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     LoggerConfig: {"mode": LOGGER_MODES},
     CallbacksConfig: {"mode": DIRECTIONS},
     LabelConfig: {"format": FORMATS},
+    TargetConfig: {"measure": MEASURES},
     RunConfig: {"split": SPLITS},
 }
 """Section -> field -> values. None is legal for fields that allow it."""

@@ -14,7 +14,15 @@ from typing import Any
 from llm2slm.config.choices import CHOICES, check_choice
 from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig
 from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
-from llm2slm.config.run import BenchmarkConfig, CalibrateConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
+from llm2slm.config.run import (
+    BenchmarkConfig,
+    CalibrateConfig,
+    EncodeConfig,
+    LabelConfig,
+    RunConfig,
+    TargetConfig,
+    TokenizerConfig,
+)
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, CostsConfig, GenerateConfig, JudgeConfig
 from llm2slm.credentials import credential_in
@@ -135,10 +143,13 @@ RANGES: dict[type, dict[str, Range]] = {
         "prompt_tokens": COUNT,
         "response_tokens": Range(2),  # ms_per_token is measured after the first token
         "prompts": NOT_NEGATIVE,
+        "test_batch": Range(1, empty=False),
         "repeats": COUNT,
         "warmup": NOT_NEGATIVE,
+        "max_warmup": NOT_NEGATIVE,
         "threads": COUNT,
     },
+    TargetConfig: {"at_least": POSITIVE, "at_most": POSITIVE, "batch": COUNT, "response_tokens": Range(2)},
     LabelConfig: {"temperature": POSITIVE, "top_p": Range(0, 1, above=True)},
     EncodeConfig: {"batch_tokens": COUNT},
     CalibrateConfig: {"resamples": Range(100)},  # a 95 % interval needs 100

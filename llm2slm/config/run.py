@@ -12,6 +12,28 @@ from llm2slm.types import Confidence, Decoding, StoreDtype
 
 
 @dataclass
+class TargetConfig:
+    """A speed that a benchmark is compared with: a ratio of two systems of the run, or a figure of one."""
+
+    name: str = ""
+    """The target in words, as the table shows it."""
+    system: str = ""
+    """Name of a row: that of a system, with its decoder in parentheses, as "llm2slm (captured)"."""
+    against: str | None = None
+    """Another row: the value is its total time over that of `system`. None: the figure `measure` of `system`."""
+    measure: str = "total_ms"
+    """total_ms | prefill_ms | ms_per_token | tokens_per_s | share_of_bandwidth: figure, where `against` is null."""
+    at_least: float | None = None
+    """The target is met by this value or a larger one."""
+    at_most: float | None = None
+    """The target is met by this value or a smaller one."""
+    batch: int = 1
+    """Batch size of the rows."""
+    response_tokens: int | None = None
+    """Response length of the rows. None: the lengths of the test split."""
+
+
+@dataclass
 class BenchmarkConfig:
     """Conditions of the timings, which run all systems in interleaved rounds."""
 
@@ -24,14 +46,29 @@ class BenchmarkConfig:
     length). Timings at the lengths of the test split do not depend on them."""
     prompts: int = 32
     """Prompts of the test split (of validation if there is no test split) timed at the lengths of the split."""
+    test_batch: list[int] = field(default_factory=lambda: [1])
+    """Batch sizes at the lengths of the test split. A batch holds prompts whose references have similar lengths, and
+    every row generates as many tokens as their mean."""
+    decoders: list[str] = field(default_factory=lambda: ["generate"])
+    """generate | eager | captured | lossless (as `decoding` of evaluate) | assisted | prompt_lookup (transformers'
+    speculative decoding of the LLM) | ctranslate2 (the LLM in int8): decoders; each system is timed under each that
+    fits it."""
     repeats: int = 5
     """Timed rounds; each round runs every system once, in a rotated order."""
     warmup: int = 2
-    """Untimed rounds at the beginning."""
+    """Untimed rounds at the beginning, at least; they are repeated until the last two rounds of each system differ by
+    less than 10 %. 0: none."""
+    max_warmup: int = 6
+    """Untimed rounds, at most."""
     threads: int | None = None
     """CPU threads of torch. None: torch's default."""
     memory: bool = True
     """Also measure the peak memory of each system (on CPU in a separate process)."""
+    ceilings: bool = True
+    """Also measure the memory bandwidth and the rate of matrix products of this machine (a second), and state the share
+    of them that each system reaches."""
+    targets: list[TargetConfig] = field(default_factory=list)
+    """Speeds to compare the measured ones with, in a table. A target that is not met does not change the exit code."""
     after_training: bool = False
     """train: time the trained model and its LLM after the test, so that one result has quality, latency and speedup."""
     baseline: str | None = None

@@ -8,6 +8,7 @@ precomputed LLM representations.
 from llm2slm.data.collate import LLM_TOKENIZER, Collator
 from llm2slm.data.processor import LLM2SLMProcessor
 from llm2slm.data.reps.store import RepsStore
+from llm2slm.data.tokenization.filled import filled_tokenizer
 from llm2slm.data.tokenization.last_token import is_cut
 from llm2slm.data.tokenization.prompts import Frame, frame
 from llm2slm.data.tokenization.tokenizer import cut_of, first_added, load_tokenizer
@@ -19,6 +20,7 @@ __all__ = [
     "LLM2SLMProcessor",
     "RepsStore",
     "cut_of",
+    "filled_tokenizer",
     "first_added",
     "frame",
     "is_cut",

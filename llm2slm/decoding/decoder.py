@@ -94,6 +94,8 @@ class GenerateDecoder(OneModelDecoder):
     """
 
     name = "transformers generate"
+    token_by_token = True
+    """One forward pass of the model for each token, as the cost model assumes."""
 
     def __init__(self, model: LLM2SLM) -> None:
         self.model = model

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2slm.config import DataConfig, LanguageModelConfig, LLMConfig, ModelConfig
-from llm2slm.data.interface import first_added, frame, load_tokenizer
+from llm2slm.data.interface import filled_tokenizer, first_added, frame, load_tokenizer
 from llm2slm.models import conditioning
 from llm2slm.models.ablation import check_control
 from llm2slm.models.hybrid import LLM2SLM
@@ -63,6 +63,9 @@ def _tokenizer(side: LanguageModelConfig) -> PreTrainedTokenizerBase:
     if name is None:
         key = "llm" if isinstance(side, LLMConfig) else "slm"
         raise UserError(f"model.{key}.name is not set, so no tokenizer is known; set it (or model.{key}.tokenizer)")
+    filled = filled_tokenizer(name)
+    if filled is not None:
+        return filled
     return load_tokenizer(locate(name), None if side.tokenizer else side.revision)  # the revision is the model's
 
 

@@ -42,8 +42,16 @@ def share_weights(hybrid: Parts, llm: Parts) -> bool:
         return False
     if _contents(view) != _contents(encoder.body):
         return False
-    hybrid.encoder = FrozenEncoder(model, encoder.chosen, encoder.kv_blocks)
+    use_weights(hybrid, llm)
     return True
+
+
+def use_weights(hybrid: Parts, llm: Parts) -> None:
+    """Replaces the encoder of a hybrid by a view of a whole LLM of the same shape, whatever the weights of both are."""
+    encoder, whole = hybrid.encoder, llm.slm
+    assert isinstance(encoder, FrozenEncoder)
+    model = whole if whole.config.is_encoder_decoder else whole.base_model
+    hybrid.encoder = FrozenEncoder(model, encoder.chosen, encoder.kv_blocks)
 
 
 def _contents(body: PreTrainedModel) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from llm2slm.cli import main
 from llm2slm.commands import benchmark as benchmark_command
 from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.train import run as train
-from llm2slm.config import ModelConfig
+from llm2slm.config import ModelConfig, TargetConfig
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import write_tiny_gpt2
 from llm2slm.types import Init, Overlong, UserError
@@ -134,7 +134,7 @@ def test_over_long_prompts_are_cut_and_counted_for_each_system(root, hybrid, len
     assert [s.name for s in result.systems] == ["llm", "short", "llm2slm"]
     for system in result.systems:
         read = [min(n, room[system.name]) for n in full]
-        assert Counter(lengths[system.parameters["total"]]) == Counter(read * 2)  # one token, and the whole answer
+        assert Counter(lengths[system.parameters["total"]]) == Counter(read)
         told = system.notes["data"]["test"]
         assert (told["rows"], told["dropped"], told["overlong"]) == (len(full), 0, "truncate")
         assert told["overlong_prompts"] == over[system.name]
@@ -148,7 +148,7 @@ def test_a_grid_says_the_length_that_is_read(root, hybrid, lengths):
     result = benchmark(config, root / "grid")
     for system in result.systems:
         assert [row.prompt_tokens for row in system.speed] == [15, 20]
-        assert Counter(lengths[system.parameters["total"]]) == {15: 2, 20: 2}
+        assert Counter(lengths[system.parameters["total"]]) == {15: 1, 20: 1}
     config.data.overlong = Overlong.error
     with pytest.raises(UserError, match=r"prompt has 40 tokens, at most 20 .*data\.overlong"):
         benchmark(config, root / "refused")
@@ -211,3 +211,57 @@ def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tiny_llm, tm
     ]
     assert "data.corpus" not in shown.out
     assert shown.out.splitlines()[-1].endswith("out/report.html")
+
+
+def test_a_published_shape_is_timed_without_its_weights_and_tokenizer(tmp_path, monkeypatch, capsys):
+    """Decoders, targets and notes on the command line: targets that are not met do not change the exit code."""
+    monkeypatch.chdir(tmp_path)
+    tiny = "{d_model: 8, d_ff: 8, d_kv: 4, num_heads: 2, num_layers: 1, num_decoder_layers: 1}"
+    models = ["model/llm=t5_large", "model.llm.init=random", f"model.llm.config={tiny}"]
+    models += ["model/slm=t5_small", "model.slm.init=random", f"model.slm.config={tiny}"]
+    target = "{name: %s, system: %s, against: llm, at_least: %s, response_tokens: 4}"
+    wanted = [("ever", "llm2slm", 1000000), ("never", "llm2slm", 0.000001), ("absent", "slm", 1)]
+    targets = ", ".join(target % each for each in wanted)
+    grid = ["benchmark.prompts=0", "benchmark.prompt_tokens=[12]", "benchmark.response_tokens=[4]"]
+    rounds = ["benchmark.repeats=1", "benchmark.warmup=0", "benchmark.memory=false", "benchmark.ceilings=false"]
+    rest = ["trainer.accelerator=cpu", "trainer.progress=false", "hydra.run.dir=out"]
+    decoders = ["benchmark.decoders=[generate,captured]", f"benchmark.targets=[{targets}]"]
+    assert main(["benchmark", *models, *grid, *rounds, *rest, *decoders]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "google-t5/t5-large: config from llm2slm, random weights, built-in tokenizer filled up to 32,128" in shown.err
+    )
+    stored = json.loads((tmp_path / "out" / "result.json").read_text())
+    names = ["llm", "llm (captured)", "llm2slm", "llm2slm (captured)"]
+    assert [system["name"] for system in stored["systems"]] == names
+    assert [(each["name"], each["met"]) for each in stored["targets"]] == [
+        ("ever", False), ("never", True), ("absent", None),
+    ]  # fmt: skip
+    assert {row["prompt_tokens"] for system in stored["systems"] for row in system["speed"]} == {12}
+    llm = stored["systems"][0]["parameters"]["total"]
+    blocks = 8 * 8 * 4 * 3 + 8 * 8 * 2 * 2 + 32 * 2 * 2 + 8 * (2 + 3 + 2)  # attention, feed-forward, biases, norms
+    assert llm == 32128 * 8 + blocks
+    assert "not met" in shown.out and "not measured" in shown.out
+    assert "Targets" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_unknown_decoders_and_incomplete_targets_are_refused_before_models_are_loaded(root):
+    config = config_of(root)
+    config.benchmark.decoders = ["captred"]
+    with pytest.raises(UserError, match="captred is unknown"):
+        benchmark(config, root / "unknown")
+    config.benchmark.decoders, config.benchmark.targets = ["generate"], [TargetConfig(name="t", system="llm")]
+    with pytest.raises(UserError, match="set at_least or at_most"):
+        benchmark(config, root / "unknown")
+    assert not (root / "unknown").exists()
+
+
+def test_lossless_has_the_parameters_of_both_models_and_its_acceptance(root, hybrid):
+    config = config_of(root)
+    config.run, config.benchmark.decoders = str(hybrid), ["generate", "lossless"]
+    llm, guided, lossless = benchmark(config, root / "lossless").systems
+    assert (lossless.name, lossless.kind) == ("llm2slm (lossless)", "llm")
+    own = guided.parameters["trainable"]
+    assert llm.parameters["total"] < lossless.parameters["total"] <= llm.parameters["total"] + own
+    assert lossless.notes["drafts"]["rows"] == 3  # two prompts, one row of the grid
+    assert lossless.weights == guided.weights

@@ -33,10 +33,10 @@ from llm2slm.types import Example, UserError
 
 RESULT = {
     "schema", "verb", "created", "command", "git_commit", "versions", "device", "seed", "config_hash", "wall_seconds",
-    "systems", "selection", "baseline",
+    "systems", "selection", "baseline", "targets",
 }  # fmt: skip
 SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes", "weights"}
-SYSTEM |= {"buckets", "validation"}
+SYSTEM |= {"buckets", "validation", "failures"}
 
 
 def jsonl(path):

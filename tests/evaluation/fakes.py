@@ -41,13 +41,17 @@ class FakeCollator:
 
 
 class FakeSystem:
-    """Takes `prefill` + (T - 1) x `step` seconds (times `slow(call)`), and writes exactly what is forced.
+    """A system and its own decoder: takes `prefill` + (T - 1) x `step` seconds (times `slow(call)`), and writes exactly
+    what is forced. Token by token, or after the first `at_once` tokens at a time.
 
     Args:
         log: a list shared by systems; each call adds (name, rows, prompt length of row 0, tokens).
         stops_at: writes at most so many tokens.
         ends_at: position of an eos within the answer.
+        full_at: raises torch's error of a full device for batches of so many rows.
     """
+
+    token_by_token = True
 
     training = False
     encoder = None
@@ -57,13 +61,15 @@ class FakeSystem:
     device = torch.device("cpu")
 
     def __init__(self, name, clock, log, prefill=0.0, step=0.0, kind=SystemKind.slm, slow=None, **faults) -> None:
-        self.name, self.clock, self.log = name, clock, log
+        self.name, self.clock, self.log = f"fake of {name}", clock, log
+        self.system = name
         self.prefill, self.step, self.kind, self.faults = prefill, step, kind, faults
         self.slow = slow or (lambda call: 1.0)
         self.collator = FakeCollator()
         self.slm = nn.Linear(2, 2)
         self.slm.config = SimpleNamespace(to_dict=lambda: {"model_type": "fake"})
         self.calls = 0
+        self.at_once = faults.pop("at_once", 1)
         self.modes = []
 
     def eval(self):
@@ -73,20 +79,38 @@ class FakeSystem:
         self.training = mode
         return self
 
+    @property
+    def model(self):
+        return self
+
+    def batch(self, texts):
+        return self.collator.batch_of_texts(list(texts))
+
     def generate(
-        self, batch: Batch, max_new_tokens: int, min_new_tokens: int, do_sample: bool, num_beams: int
+        self, batch: Batch, max_new_tokens: int, min_new_tokens: int, do_sample: bool, num_beams: int, on_tokens
     ) -> Tensor:
         assert max_new_tokens == min_new_tokens and not do_sample and num_beams == 1
         self.modes.append((self.training, torch.is_inference_mode_enabled(), torch.get_num_threads()))
         tokens = min(max_new_tokens, self.faults.get("stops_at", max_new_tokens))
-        self.clock.now += (self.prefill + (max_new_tokens - 1) * self.step) * self.slow(self.calls)
+        rows, slow, done = batch.slm_ids_BQ.shape[0], self.slow(self.calls), 1
         self.calls += 1
-        rows = batch.slm_ids_BQ.shape[0]
-        self.log.append((self.name, rows, int(batch.slm_mask_BQ[0].sum()), max_new_tokens))
+        if rows >= self.faults.get("full_at", rows + 1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.log.append((self.system, rows, int(batch.slm_mask_BQ[0].sum()), max_new_tokens))
+        self.clock.now += self.prefill * slow
+        self.deliver(on_tokens, rows, 1)
+        while done < max_new_tokens:
+            now = min(self.at_once, max_new_tokens - done)
+            self.clock.now += now * self.step * slow
+            self.deliver(on_tokens, rows, now)
+            done += now
         ids = torch.full((rows, tokens), 7)
         if (end := self.faults.get("ends_at")) is not None and end < tokens:
             ids[-1, end] = EOS
         return ids
+
+    def deliver(self, on_tokens, rows, tokens):
+        on_tokens(torch.arange(rows), torch.full((rows, tokens), 7), torch.full((rows,), tokens))
 
 
 class FakeClock:

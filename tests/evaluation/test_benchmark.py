@@ -35,14 +35,15 @@ class Bench:
         }
 
     def time(self, rows=ROWS, **config):
-        seed, memory, engines = config.pop("seed", 1), config.pop("memory_of", None), config.pop("engines", None)
+        seed, memory, same = config.pop("seed", 1), config.pop("memory_of", None), config.pop("same", None)
         baseline = "llm" if "llm" in self.systems else None
-        cfg = BenchmarkConfig(**{"response_tokens": [], "repeats": 3, "warmup": 1, **config})
+        cfg = BenchmarkConfig(**{"response_tokens": [], "repeats": 3, "warmup": 1, "max_warmup": 1, **config})
         clock = Clock(self.clock, lambda: None)
-        return time_systems(
-            self.systems, rows, cfg, baseline=baseline, engines=engines, seed=seed, memory=memory, clock=clock,
+        self.timings = time_systems(
+            self.systems, rows, cfg, baseline=baseline, same=same, seed=seed, memory=memory, clock=clock,
             progress=False,
         )  # fmt: skip
+        return {name: timings.rows for name, timings in self.timings.items()}
 
 
 def all_equal(spread, value: float) -> bool:
@@ -56,7 +57,7 @@ def test_grid_figures_are_the_analytic_ones():
     }
     row = rows["hybrid"][3]
     assert (row.lengths, row.dtype, row.warmup, row.repeats) == ("grid", "float32", 1, 3)
-    assert row.decoding == "transformers generate, greedy"
+    assert row.decoding == "fake of hybrid"
     assert all_equal(row.prefill_ms, 12)
     assert all_equal(row.ms_per_token, 1)
     assert all_equal(row.total_ms, 12 + 15)
@@ -71,7 +72,7 @@ def test_test_lengths_are_means_over_prompts_with_their_references_lengths():
     rows = bench.time(prompts=2, warmup=0, repeats=1)
     # references of 4 and 9 words, each with its end: 5 and 10 tokens
     assert Counter((name, tokens) for name, _, _, tokens in bench.log) == Counter(
-        {(name, tokens): 2 if tokens == 1 else 1 for name in ("llm", "hybrid") for tokens in (1, 5, 10)}
+        [(name, tokens) for name in ("llm", "hybrid") for tokens in (5, 10)]
     )
     (row,) = rows["hybrid"]
     assert (row.lengths, row.batch, row.response_tokens) == ("test", 1, 7.5)
@@ -104,28 +105,49 @@ def test_a_reference_of_nothing_still_has_two_tokens():
 
 
 def test_warm_up_is_run_and_not_counted():
-    # of the hybrid's calls (prefill, total per round), those of the first two rounds are 100 times slower
-    bench = Bench(slow=lambda call: 100.0 if call < 4 else 1.0)
+    # the hybrid's first two calls are 100 times slower
+    slow = {"slow": lambda call: 100.0 if call < 2 else 1.0}
+    bench = Bench(**slow)
     (row,) = bench.time(prompts=0, response_tokens=[8], warmup=2, repeats=3)["hybrid"]
-    assert bench.systems["hybrid"].calls == 2 * (2 + 3)
+    assert bench.systems["hybrid"].calls == 2 + 3
+    assert row.warmup == 2 and not row.noisy
     assert all_equal(row.total_ms, 12 + 7)
-    (row,) = Bench(slow=lambda call: 100.0 if call < 4 else 1.0).time(
-        prompts=0, response_tokens=[8], warmup=1, repeats=3
-    )["hybrid"]
+    (row,) = Bench(**slow).time(prompts=0, response_tokens=[8], warmup=1, repeats=3)["hybrid"]
     assert row.total_ms.max == pytest.approx(100 * 19)
     assert row.total_ms.median == pytest.approx(19)
+    assert row.noisy
+
+
+def test_warm_up_goes_on_until_two_rounds_of_each_system_agree():
+    slow = [9.0, 5.0, 3.0, 2.0, 1.95]
+    bench = Bench(slow=lambda call: slow[call] if call < len(slow) else 1.95)
+    rows = bench.time(prompts=0, response_tokens=[8], warmup=1, max_warmup=9, repeats=2)
+    assert {row.warmup for own in rows.values() for row in own} == {5}  # 2.0 and 1.95 differ by 2.5 %
+    assert bench.systems["llm"].calls == bench.systems["hybrid"].calls == 5 + 2
+    bench = Bench(slow=lambda call: 2.0**call)  # it never agrees
+    (row,) = bench.time(prompts=0, response_tokens=[8], warmup=1, max_warmup=4, repeats=1)["hybrid"]
+    assert row.warmup == 4
+    assert Bench().time(prompts=0, response_tokens=[8], warmup=0, max_warmup=4)["llm"][0].warmup == 0
+
+
+@pytest.mark.parametrize(("slowest", "noisy"), [(1.19, False), (1.25, True)])
+def test_a_row_is_noisy_above_a_spread_of_a_fifth(slowest, noisy):
+    bench = Bench(slow=lambda call: slowest if call == 2 else 1.0)
+    (row,) = bench.time(prompts=0, response_tokens=[8], warmup=0, repeats=5)["hybrid"]
+    assert row.noisy is noisy
+    assert row.rounds_ms == pytest.approx([19, 19, slowest * 19, 19, 19])
 
 
 def test_speedup_is_paired_within_rounds():
     # a machine that slows down threefold for everybody in the second round: the ratio never moves
-    bench = Bench(slow=lambda call: 3.0 if call in (2, 3) else 1.0)
+    bench = Bench(slow=lambda call: 3.0 if call == 1 else 1.0)
     bench.systems["llm"].slow = bench.systems["hybrid"].slow
     (row,) = bench.time(prompts=0, response_tokens=[8], warmup=0, repeats=3)["hybrid"]
     assert (row.total_ms.min, row.total_ms.max) == pytest.approx((19, 57))
     assert all_equal(row.speedup, 38 / 19)
     # slow in different rounds: the spread is that of the rounds' own ratios
-    bench = Bench(slow=lambda call: 2.0 if call in (0, 1) else 1.0)
-    bench.systems["llm"].slow = lambda call: 3.0 if call in (4, 5) else 1.0
+    bench = Bench(slow=lambda call: 2.0 if call == 0 else 1.0)
+    bench.systems["llm"].slow = lambda call: 3.0 if call == 2 else 1.0
     (row,) = bench.time(prompts=0, response_tokens=[8], warmup=0, repeats=3)["hybrid"]
     assert (row.speedup.min, row.speedup.median, row.speedup.max) == pytest.approx((1, 2, 6))
 
@@ -173,36 +195,123 @@ def test_without_a_baseline_there_is_no_speedup():
     assert row.speedup is None
 
 
-class SteppingEngine:
-    """Prefill of 5 ms and steps of 2 ms, whatever the system; streams token by token."""
-
-    name = "steps"
-
-    def prefill(self, model, batch):
-        model.clock.now += 0.005
-        return torch.full((len(batch.slm_ids_BQ), 1), 7), model
-
-    def step(self, state):
-        state.clock.now += 0.002
-        return torch.full((1, 1), 7)
-
-    def stream(self, model, batch, tokens):
-        first_B1, state = self.prefill(model, batch)
-        yield first_B1
-        for _ in range(tokens - 1):
-            yield self.step(state)
+def test_tokens_that_arrive_together_are_counted_one_by_one():
+    bench = Bench(at_once=3)
+    (row,) = bench.time(prompts=0, batch=[2], response_tokens=[9])["hybrid"]  # 1, 3, 3 and 2 tokens
+    assert all_equal(row.prefill_ms, 12)
+    assert all_equal(row.ms_per_token, 1)
+    assert all_equal(row.total_ms, 12 + 8)
+    assert all_equal(row.step_p95_ms, 3)
+    assert all_equal(row.tokens_per_s, 2 * 9 / 0.020)
 
 
-def test_a_system_is_timed_with_its_engine():
+def test_the_percentile_of_the_steps_is_that_of_the_scripted_clock():
     bench = Bench()
-    bench.systems["stepped"] = bench.systems["hybrid"]
-    rows = bench.time(prompts=0, response_tokens=[8], engines={"stepped": SteppingEngine()})
-    (stepped,), (hybrid,) = rows["stepped"], rows["hybrid"]
-    assert (stepped.decoding, hybrid.decoding) == ("steps", "transformers generate, greedy")
-    assert all_equal(stepped.prefill_ms, 5)
-    assert all_equal(stepped.ms_per_token, 2)
-    assert all_equal(stepped.speedup, 38 / 19)
-    assert all_equal(hybrid.total_ms, 19)
+    clock, fast = bench.clock, bench.systems["hybrid"].deliver
+
+    def deliver(on_tokens, rows, tokens):
+        count[0] += 1
+        if count[0] % 41 in (5, 9, 30):  # three of 40 steps take 11 ms, the others 1 ms
+            clock.now += 0.010
+        fast(on_tokens, rows, tokens)
+
+    count = [0]
+    bench.systems["hybrid"].deliver = deliver
+    (row,) = bench.time(prompts=0, response_tokens=[41], warmup=0)["hybrid"]
+    assert all_equal(row.step_p95_ms, 11)
+    assert all_equal(row.ms_per_token, (40 + 30) / 40)
+    count[0], slow = 0, (5, 9)
+    bench.systems["hybrid"].deliver = lambda *given: deliver(*given) if count[0] % 41 + 1 in slow else step(*given)
+
+    def step(*given):
+        count[0] += 1
+        fast(*given)
+
+    (row,) = bench.time(prompts=0, response_tokens=[41], warmup=0)["hybrid"]
+    assert all_equal(row.step_p95_ms, 1)  # two of 40 are 5 %
+
+
+def test_tokens_that_never_arrive_make_the_times_void():
+    bench = Bench()
+    bench.systems["hybrid"].deliver = lambda on_tokens, rows, tokens: on_tokens(
+        torch.arange(rows), torch.full((rows, 1), 7), torch.ones(rows)
+    )
+    bench.systems["hybrid"].at_once = 4
+    with pytest.raises(UserError, match="hybrid: 3 tokens arrived of 8"):
+        bench.time(prompts=0, response_tokens=[8])
+
+
+def test_a_speedup_over_the_llm_under_the_same_decoder():
+    bench = Bench()
+    for name, system in list(bench.systems.items()):
+        bench.systems[f"{name} (fast)"] = FakeSystem(
+            f"{name} (fast)", bench.clock, bench.log, 0.005, 0.001, system.kind
+        )
+    rows = bench.time(prompts=0, response_tokens=[8], same={"hybrid": "llm", "hybrid (fast)": "llm (fast)"})
+    (hybrid,), (fast,) = rows["hybrid"], rows["hybrid (fast)"]
+    assert hybrid.speedup_same_decoding is None  # that is its speedup
+    assert all_equal(fast.speedup_same_decoding, 1)
+    assert all_equal(fast.speedup, 38 / 12)
+    assert rows["llm"][0].speedup_same_decoding is None
+
+
+def test_break_even_is_the_shortest_faster_response():
+    bench = Bench()
+    (row,) = bench.time(prompts=0, response_tokens=[8])["hybrid"]
+    # 12 + (T - 1) < 10 + 4 (T - 1) from T = 2 on
+    assert row.break_even_tokens == 2
+    bench = Bench()
+    bench.systems["hybrid"].prefill = 0.040
+    (row,) = bench.time(prompts=0, response_tokens=[8])["hybrid"]
+    assert row.break_even_tokens == 12  # 51 < 54; at 11 tokens both take 50
+    bench.systems["hybrid"].step = 0.004
+    assert bench.time(prompts=0, response_tokens=[8])["hybrid"][0].break_even_tokens is None
+    assert bench.time(prompts=0, response_tokens=[8])["llm"][0].break_even_tokens is None
+
+
+def test_a_lack_of_memory_is_a_result():
+    bench = Bench(full_at=4)
+    rows = bench.time(prompts=0, batch=[1, 4, 2], response_tokens=[8])
+    assert [row.batch for row in rows["llm"]] == [1, 4, 2]
+    assert [row.batch for row in rows["hybrid"]] == [1, 2]
+    (failure,) = bench.timings["hybrid"].failures
+    assert (failure.batch, failure.response_tokens, failure.note) == (4, 8, "out of memory")
+    assert bench.systems["hybrid"].calls == 2 * (1 + 3) + 1  # not again after the first time
+    assert not bench.timings["llm"].failures
+
+
+def test_without_memory_for_the_baseline_there_is_no_speedup():
+    bench = Bench()
+    bench.systems["llm"].faults["full_at"] = 1
+    (row,) = bench.time(prompts=0, response_tokens=[8])["hybrid"]
+    assert row.speedup is row.break_even_tokens is None
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    bench = Bench()
+    bench.systems["hybrid"].deliver = lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        bench.time(prompts=0, response_tokens=[8])
+
+
+def test_a_decoder_of_single_rows_is_left_out_of_batches():
+    bench = Bench()
+    bench.systems["hybrid"].most_rows = 1
+    rows = bench.time(prompts=0, batch=[1, 2], response_tokens=[8])
+    assert [row.batch for row in rows["hybrid"]] == [1]
+    assert [failure.note for failure in bench.timings["hybrid"].failures] == ["at most 1 row in a batch"]
+
+
+def test_batches_at_test_lengths_hold_neighbours_in_length():
+    rows = examples((1, 8), (2, 2), (3, 3), (4, 9), (5, 20))
+    cfg = BenchmarkConfig(prompts=5, test_batch=[1, 2], response_tokens=[])
+    single, double = plan(Bench().systems["llm"], rows, cfg)
+    assert [request.response_tokens for request in single.requests] == [9, 3, 4, 10, 21]
+    lengths = [[len(prompt.split()) for prompt in request.prompts] for request in double.requests]
+    assert lengths == [[2, 3], [1, 4], [4, 5]]  # the last one is filled up
+    assert [request.response_tokens for request in double.requests] == [4, 10, 16]  # 3.5, 9.5, 15.5
+    (tripled,) = plan(Bench().systems["llm"], rows[:2], BenchmarkConfig(test_batch=[3], response_tokens=[]))
+    assert [len(request.prompts) for request in tripled.requests] == [3]
 
 
 def test_the_environment_is_set_while_timing_and_restored():

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llm2slm.config import BenchmarkConfig, LLMConfig, ModelConfig, SLMConfig
 from llm2slm.data.tasks import Task
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
-from llm2slm.evaluation.benchmark.engines import GenerateEngine, generated
+from llm2slm.decoding.decoder import GenerateDecoder
 from llm2slm.evaluation.benchmark.peak_memory import folder_memory, peak_memory_mb
 from llm2slm.evaluation.benchmark.timing import time_systems
 from llm2slm.evaluation.benchmark.workload import plan
@@ -65,27 +65,17 @@ def systems(tokenizer):
 
 def test_every_kind_of_system_is_timed_and_its_flops_are_torchs(systems):
     cfg = BenchmarkConfig(repeats=1, warmup=0, prompts=2, response_tokens=[6], prompt_tokens=[20], memory=False)
-    rows = time_systems(systems, ROWS, cfg, baseline="llm", progress=False)
+    decoders = {name: GenerateDecoder(model) for name, model in systems.items()}
+    rows = time_systems(decoders, ROWS, cfg, baseline="llm", progress=False)
     _, grid = plan(systems["llm"], ROWS, cfg)
     for name, model in systems.items():
-        at_test, at_grid = rows[name]
+        at_test, at_grid = rows[name].rows
         assert (at_test.lengths, at_grid.lengths, at_grid.prompt_tokens) == ("test", "grid", 20)
         assert at_grid.total_ms.median > at_grid.prefill_ms.median > 0
         batch = model.collator.batch_of_texts(list(grid.requests[0].prompts))
         with FlopCounterMode(display=False) as counter:
             model.generate(batch, max_new_tokens=6, min_new_tokens=6)
         assert at_grid.flops == counter.get_total_flops(), name
-
-
-@pytest.mark.parametrize("engine", [GenerateEngine()], ids=lambda engine: engine.name)
-def test_prefill_and_steps_of_an_engine_add_up_to_its_stream_and_to_generate(systems, engine):
-    for name, model in systems.items():
-        batch = model.collator.batch_of_texts([example.prompt for example in ROWS])
-        wanted = model.generate(batch, max_new_tokens=5, min_new_tokens=5, do_sample=False, num_beams=1)
-        first_B1, state = engine.prefill(model, batch)
-        stepped = torch.cat([first_B1, *(engine.step(state) for _ in range(4))], dim=1)
-        assert torch.equal(stepped, wanted), name
-        assert torch.equal(generated(engine, model, batch, 5), wanted), name
 
 
 def test_predictions_are_those_of_one_row_at_a_time(systems):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2slm.config import DataConfig, LLMConfig
-from llm2slm.evaluation.benchmark.engines import GenerateEngine, generated
 from llm2slm.evaluation.benchmark.timing import Memory
 from llm2slm.runs import plain
 from llm2slm.types import Init, UserError
@@ -142,7 +141,8 @@ def _measure() -> None:
     model = _load(request["folder"], request["llm"], request["limits"])
     batch = model.collator.batch_of_texts(request["prompts"])
     with torch.inference_mode():
-        generated(GenerateEngine(), model, batch, request["response_tokens"])
+        tokens = request["response_tokens"]
+        model.generate(batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1)
     print(json.dumps({"peak_mb": peak_resident_mb() - before}))
 
 

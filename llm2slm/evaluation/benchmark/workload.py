@@ -1,6 +1,7 @@
 """The workload of a benchmark: prompts, batches and response lengths, in tokens of one tokenizer for all systems.
 
-At lengths="test" each prompt of the test split is one batch, with as many response tokens as its reference has. At
+At lengths="test" each prompt of the test split is one batch, with as many response tokens as its reference has; larger
+batches hold prompts whose references have similar lengths, with as many response tokens as their mean. At
 lengths="grid" batch, prompt and response length are the same for every row.
 """
 
@@ -82,8 +83,8 @@ def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> l
     if cfg.prompts > 0:
         chosen = examples[: cfg.prompts]
         lengths = statistics.fmean(count.read(example.prompt) for example in chosen)
-        requests = tuple(Request((e.prompt,), max(2, count.response(e.target))) for e in chosen)
-        conditions.append(Condition("test", 1, lengths, requests))
+        for batch in cfg.test_batch:
+            conditions.append(Condition("test", batch, lengths, _at_own_lengths(chosen, batch, count.response)))
     for batch in cfg.batch:
         for wanted in cfg.prompt_tokens or (None,):
             if wanted is None:
@@ -99,6 +100,27 @@ def plan(first: LLM2SLM, examples: Sequence[Example], cfg: BenchmarkConfig) -> l
     if not conditions:
         raise UserError("benchmark: nothing to time; give benchmark.prompts > 0, or benchmark.response_tokens")
     return conditions
+
+
+def _at_own_lengths(examples: Sequence[Example], batch: int, count: Callable[[str], int]) -> tuple[Request, ...]:
+    """Requests with the lengths of the references; a last batch that is smaller is filled from the one before.
+
+    Args:
+        count: tokens of a response.
+    """
+    lengths = [max(2, count(example.target)) for example in examples]
+    if batch == 1:
+        return tuple(Request((e.prompt,), tokens) for e, tokens in zip(examples, lengths, strict=True))
+    order = sorted(range(len(examples)), key=lambda i: lengths[i])
+    order += order[-1:] * (batch - len(order))  # fewer prompts than rows: the last one is repeated
+    starts = [*range(0, len(order) - batch + 1, batch)]
+    if len(order) % batch:
+        starts.append(len(order) - batch)
+    groups = [order[start : start + batch] for start in starts]
+    means = [round(statistics.fmean(lengths[i] for i in group)) for group in groups]
+    return tuple(
+        Request(tuple(examples[i].prompt for i in group), tokens) for group, tokens in zip(groups, means, strict=True)
+    )
 
 
 def cut_prompt(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> str:

@@ -25,7 +25,16 @@ from llm2slm.evaluation.report.drawing import (
     ticks,
 )
 from llm2slm.evaluation.report.entries import Entry, metric_keys, metric_name
-from llm2slm.evaluation.report.tables import conditions, length, number, one_line, score, sentence, shortened, times
+from llm2slm.evaluation.report.tables import (
+    length,
+    number,
+    one_line,
+    score,
+    sentence,
+    shared_conditions,
+    shortened,
+    times,
+)
 
 MAX_PANELS = 6
 MAX_BANDS = 4
@@ -71,7 +80,7 @@ def quality_latency(shown: Sequence[Entry]) -> list[Plot]:
             plot.point(entry, total["median"], value, tip)
         names = [(shortened(one_line(entry.label), 30), total["median"], value) for entry, value, total in points]
         legend = [] if plot.name_points(names) else _legend([entry for entry, *_ in points])
-        caption = f"{sentence(conditions(points[0][0].row or {}))} Whiskers: fastest to slowest round."
+        caption = f"{sentence(shared_conditions([entry for entry, *_ in points]))} Whiskers: fastest to slowest round."
         label = f"Scatter plot of {name} against milliseconds."
         return [plot.finish("Quality against latency", caption, label, legend)]
 
@@ -144,7 +153,7 @@ def by_length(shown: Sequence[Entry]) -> list[Plot]:
     for index, entry in enumerate(shown):
         for row in entry.system.get("speed", []):
             if row["lengths"] != "test" and _finite(row["response_tokens"], row["prompt_tokens"]):
-                panel = (row["batch"], row["prompt_tokens"], row["decoding"], row["dtype"])
+                panel = (row["batch"], row["prompt_tokens"])
                 panels.setdefault(panel, {}).setdefault(index, []).append(row)
     panels = {key: panel for key, panel in panels.items() if any(len(rows) > 1 for rows in panel.values())}
     drawn = [
@@ -171,6 +180,8 @@ def _length_panel(
         y_ticks = ticks(0, max(row[measure.key]["max"] for _, rows in lines for row in rows))
         plot.frame(("response length, tokens (log scale)", measure.axis), y_ticks, unit=measure.unit)
         plot.x_axis(lengths[0], lengths[-1], [(value, f"{value:g}") for value in lengths], log=lengths[0] > 0)
+        if measure is SPEEDUP:
+            plot.axes.axhline(1, color=INK, lw=1, alpha=0.5, ls="--")
         for entry, rows in lines:
             x = [row["response_tokens"] for row in rows]
             low, median, high = ([row[measure.key][end] for row in rows] for end in ("min", "median", "max"))
@@ -182,11 +193,51 @@ def _length_panel(
                 plot.point(entry, tokens, value, tip, size=7.6)
         where = f"batch {first['batch']}, {length(first['prompt_tokens'])} prompt tokens"
         several = measure is SPEEDUP and len({entry.run for entry, _ in lines}) > 1
-        caption = sentence(f"{where}, {first['decoding']} decoding")
+        caption = sentence(where)
+        caption += _break_even(lines) if measure is SPEEDUP else ""
         caption += " Band: smallest to largest of all rounds." if bands else ""
         caption += " Each run relative to the baseline of that run." if several else ""
         title = measure.title + (f": {where}" if many else "")
         return plot.finish(title, caption, f"Line plot, {measure.title}.", _legend([entry for entry, _ in lines]))
+
+
+def _break_even(lines: Sequence[tuple[Entry, Sequence[Mapping[str, Any]]]]) -> str:
+    """A sentence on the shortest responses for which systems are faster than the baseline."""
+    known = [(entry.label, rows[-1].get("break_even_tokens")) for entry, rows in lines]
+    texts = [f"{label} from {length(tokens)} token{'' if tokens == 1 else 's'}" for label, tokens in known if tokens]
+    return f" Dashed: as fast as the baseline. Faster: {', '.join(texts)}." if texts else ""
+
+
+def by_batch(shown: Sequence[Entry]) -> list[Plot]:
+    """Tokens per second against batch size, at the longest responses of the grid and one prompt length."""
+    lines: list[tuple[Entry, list[Mapping[str, Any]]]] = []
+    grid = [row for entry in shown for row in entry.system.get("speed", []) if row["lengths"] == "grid"]
+    if len({row["batch"] for row in grid}) < 2:
+        return []
+    longest, prompt = max(row["response_tokens"] for row in grid), grid[0]["prompt_tokens"]
+    for entry in shown:
+        rows = [row for row in entry.system.get("speed", []) if row in grid and row["response_tokens"] == longest]
+        rows = [
+            row for row in rows if abs(row["prompt_tokens"] - prompt) < 1 and _finite(*row["tokens_per_s"].values())
+        ]
+        if rows:
+            lines.append((entry, sorted(rows, key=lambda row: int(row["batch"]))))
+    if not lines:
+        return []
+    batches = sorted({row["batch"] for _, rows in lines for row in rows})
+    with canvas(left=60, right=30) as plot:
+        y_ticks = ticks(0, max(row["tokens_per_s"]["max"] for _, rows in lines for row in rows))
+        plot.frame(("batch size (log scale)", "tokens per second"), y_ticks)
+        plot.x_axis(batches[0], batches[-1], [(value, f"{value:g}") for value in batches], log=True)
+        for entry, rows in lines:
+            plot.line(entry, [row["batch"] for row in rows], [row["tokens_per_s"]["median"] for row in rows])
+            for row in rows:
+                value = row["tokens_per_s"]["median"]
+                tip = f"{entry.label}: {number(value)} tokens per second at batch {row['batch']}"
+                plot.point(entry, row["batch"], value, tip, size=7.6)
+        caption = sentence(f"{length(prompt)} prompt and {length(longest)} response tokens, all rows of a batch")
+        legend = _legend([entry for entry, _ in lines])
+        return [plot.finish("Throughput by batch size", caption, "Line plot of tokens per second.", legend)]
 
 
 def by_bucket(shown: Sequence[Entry]) -> list[Plot]:

@@ -51,13 +51,23 @@ def terminal_table(
         lines.append([entry.label, entry.kind, *figures])
     known = [n for n in range(len(lines[0])) if any(line[n] != tables.MISSING for line in lines[1:])]
     lines = [[line[n] for n in known] for line in lines]
-    row = next((entry.row for entry in shown if entry.row), None)
     captions = [text[0].lower() + text[1:-1]] if (text := tables.best(shown, results)) else []
-    captions += [tables.conditions(row)] if row else []
+    captions += [text] if (text := tables.shared_conditions(shown)) else []
     captions += [text[0].lower() + text[1:-1]] if (text := tables.baselines(shown)) else []
+    captions += [text[0].lower() + text[1:-1] for text in tables.remarks(shown)]
     if any(ANOTHER.fullmatch(key) for key in metrics):
         captions.append("metrics with a number have another signature (see result.json) and are not comparable")
     return fitted(lines, "; ".join(captions), width, turn=len(shown) <= MAX_TURNED)
+
+
+def target_table(result: Mapping[str, Any], width: int | None = None) -> Table | Group:
+    """The targets of a benchmark, each with the measured value, and whether it is met."""
+    lines = tables.target_lines(clean(result))
+    wide = rich_table(lines, "", names=1)
+    if fits(wide, width):
+        return wide
+    wide.columns[0].overflow = "fold"
+    return wide
 
 
 def bucket_table(
@@ -206,7 +216,12 @@ def page_and_plots(
     bucket_metrics, bucket_rows = tables.bucket_rows(shown)
     sweep = sweep_of(shown, results, overrides)
     swept = [*front_plot(sweep), *factor_plots(sweep)] if sweep else []
-    figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
+    figures = [
+        *plots.quality_latency(shown),
+        *plots.latency_split(shown),
+        *plots.by_length(shown),
+        *plots.by_batch(shown),
+    ]
     curves, length_figures = plots.training_curves(shown), plots.by_bucket(shown)
     cascades = cascade.sections(results, shown)
     text = render_page(
@@ -222,6 +237,9 @@ def page_and_plots(
         buckets=[(entry, bucket["by"], tables.bucket_cells(bucket, bucket_metrics)) for entry, bucket in bucket_rows],
         timings=[(entry, row) for entry in shown for row in entry.system.get("speed", [])],
         kinds=KINDS,
+        remarks=tables.remarks(shown),
+        failures=[(entry, failure) for entry in shown for failure in tables.failures(entry)],
+        targets=[lines for result in results if (lines := tables.target_lines(result))],
         sweep=None if sweep is None else sweep_tables(sweep),
         sweep_figures=swept,
         **_table(shown, overrides),
@@ -234,7 +252,7 @@ def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None
     """The table of systems: the overridden keys of each run (if any) before its figures."""
     metrics, validation = metric_keys(shown), validation_keys(shown)
     keys = list(dict.fromkeys(key for chosen in overrides or [] for key in chosen))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "entry": entry,
             "overrides": [(overrides or [{}] * (entry.run + 1))[entry.run].get(key, tables.MISSING) for key in keys],
@@ -243,9 +261,12 @@ def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None
         }
         for entry in shown
     ]
+    unknown = [key for key in tables.OPTIONAL if all(row["by_key"][key].value is None for row in rows)]
+    for row in rows:
+        row["cells"] = [cell for cell in row["cells"] if cell.key not in unknown]
     return {
         "rows": rows,
-        "columns": tables.columns(metrics, validation),
+        "columns": [(key, heading) for key, heading in tables.columns(metrics, validation) if key not in unknown],
         "override_keys": keys,
         "validated": bool(validation),
     }
@@ -262,10 +283,9 @@ def _words(shown: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> dict
     having, sample_rows = tables.samples(shown)
     fact_systems, facts = tables.facts(shown)
     data_columns, data_rows = tables.data_statistics(shown)
-    row = next((entry.row for entry in shown if entry.row), None)
     return {
         "verdict": tables.best(shown, results) if several else tables.verdict(shown),
-        "conditions": tables.conditions(row) if row else "",
+        "conditions": tables.shared_conditions(shown),
         "baselines": tables.baselines(shown),
         "metrics": metric_keys(shown),
         "scores": sorted(scores),

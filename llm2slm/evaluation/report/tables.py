@@ -17,6 +17,10 @@ from llm2slm.evaluation.report.selection import best_by_validation, metric_title
 
 MISSING = "–"
 MAX_SAMPLES = 12
+OPTIONAL = ("speedup_same_decoding", "share_of_bandwidth")
+"""Columns that the page has only if a system has the figure."""
+NOISY = "\u00a0~"
+"""Mark of a time that varies by more than a fifth of its median."""
 DATA = "data"
 """The note of a system that holds the statistics of its data, by split."""
 
@@ -95,6 +99,8 @@ def columns(metrics: Sequence[str], validation: Sequence[str] = ()) -> list[tupl
         ("ms_per_token", "ms per token"),
         ("total_ms", "Total ms"),
         ("speedup", "Speedup"),
+        ("speedup_same_decoding", "Same decoder"),
+        ("share_of_bandwidth", "Bandwidth"),
         ("peak_memory_mb", "Peak MB"),
     ]
 
@@ -119,11 +125,14 @@ def cells(entry: Entry, metrics: Sequence[str], validation: Sequence[str] = ()) 
         shown.append(Cell("quality_kept", percent(kept.get(metrics[0])), kept.get(metrics[0])))
     for key in ("prefill_ms", "ms_per_token", "total_ms"):
         value = row.get(key)
-        shown.append(Cell(key, number(value and value["median"]), value and value["median"], spread(value)))
-    value = row.get("speedup")
-    shown.append(
-        Cell("speedup", times(value and value["median"]), value and value["median"], spread(value, "{:.2f}".format))
-    )
+        mark = NOISY if row.get("noisy") and key == "total_ms" else ""
+        shown.append(Cell(key, number(value and value["median"]) + mark, value and value["median"], spread(value)))
+    for key in ("speedup", "speedup_same_decoding"):
+        value = row.get(key)
+        remark = spread(value, "{:.2f}".format)
+        shown.append(Cell(key, times(value and value["median"]), value and value["median"], remark))
+    share = row.get("share_of_bandwidth")
+    shown.append(Cell("share_of_bandwidth", percent(share), share))
     peak = row.get("peak_memory_mb")
     shown.append(Cell("peak_memory_mb", number(peak), peak))
     return shown
@@ -160,6 +169,15 @@ def sentence(text: str) -> str:
     return text and f"{text[0].upper()}{text[1:]}."
 
 
+def shared_conditions(shown: Sequence[Entry]) -> str:
+    """`conditions` of the first headline row, without the decoding if the rows differ in it; "" without rows."""
+    rows = [entry.row for entry in shown if entry.row]
+    if not rows:
+        return ""
+    several = len({row["decoding"] for row in rows if row["batch"] == rows[0]["batch"]}) > 1
+    return conditions({key: value for key, value in rows[0].items() if not (several and key == "decoding")})
+
+
 def conditions(row: Mapping[str, Any]) -> str:
     """The conditions of a speed row as text."""
     prompt, response = length(row["prompt_tokens"]), length(row["response_tokens"])
@@ -170,7 +188,40 @@ def conditions(row: Mapping[str, Any]) -> str:
     )
     threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
     rounds = f"median of {row['repeats']} rounds after {row['warmup']} of warm-up"
-    return f"batch {row['batch']}, {lengths}, {row['decoding']} decoding, {row['dtype']}, {threads}, {rounds}"
+    shared = [f"{row['decoding']} decoding"] if "decoding" in row else []
+    return ", ".join([f"batch {row['batch']}", lengths, *shared, row["dtype"], threads, rounds])
+
+
+def remarks(shown: Sequence[Entry]) -> list[str]:
+    """Sentences on the timings: noisy rows, systems that could not be timed, the meaning of the columns."""
+    rows = [entry.row for entry in shown if entry.row]
+    found = []
+    if any(row.get("noisy") for row in rows):
+        found.append("~: the rounds span more than a fifth of their median.")
+    if any(row.get("speedup_same_decoding") for row in rows):
+        found.append("Same decoder: speedup relative to the LLM under the same decoder (of lossless: captured).")
+    if any(row.get("share_of_bandwidth") for row in rows):
+        found.append("Bandwidth: share of the measured memory bandwidth that decoding steps reach.")
+    return found + [f"{entry.label}: {failed(failure)}." for entry in shown for failure in failures(entry)]
+
+
+def failures(entry: Entry) -> list[Mapping[str, Any]]:
+    """Conditions under which a system could not be timed."""
+    return list(entry.system.get("failures") or [])
+
+
+def failed(failure: Mapping[str, Any]) -> str:
+    """A condition that could not be timed, and why, as text."""
+    prompt, response = length(failure["prompt_tokens"]), length(failure["response_tokens"])
+    return f"{failure['note']} (batch {failure['batch']}, {prompt} prompt and {response} response tokens)"
+
+
+def target_lines(result: Mapping[str, Any]) -> list[list[str]]:
+    """The targets of a benchmark with a head: target, wanted, measured, met or not met; [] without targets."""
+    targets = result.get("targets") or []
+    states = {True: "met", False: "not met", None: "not measured"}
+    lines = [[each["name"], each["wanted"], number(each["value"]), states[each["met"]]] for each in targets]
+    return [["Target", "Wanted", "Measured", "Result"], *lines] if lines else []
 
 
 def best(shown: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> str:

@@ -20,6 +20,7 @@ from llm2slm.config import LanguageModelConfig, LLMConfig, SLMConfig
 from llm2slm.config.ranges import Range
 from llm2slm.gguf_files.names import commit as commit_of
 from llm2slm.gguf_files.names import find, is_gguf, on_hub
+from llm2slm.models.known_configs import known_config
 from llm2slm.models.loading.cut_config import KEY, RECORD, depth_keys, first_blocks
 from llm2slm.models.loading.gguf import gguf_config
 from llm2slm.models.loading.reading_errors import check_shards, load_errors
@@ -110,6 +111,14 @@ def _with_decoder_depth(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
+def shipped(cfg: LanguageModelConfig) -> PreTrainedConfig | None:
+    """The config, from this package, of a published model that gets random weights and is not on this machine."""
+    name = cfg.source
+    if cfg.start is not Init.random or name is None or cfg.revision is not None or known_config(name) is None:
+        return None
+    return None if is_local(name) or commit(name) is not None else known_config(name)
+
+
 def model_config(
     cfg: LanguageModelConfig,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -135,7 +144,7 @@ def model_config(
                 f"model.{side}.name={name} and model.{side}.config.model_type={cfg.config['model_type']} describe "
                 "two models; leave one of them out"
             )
-        config, changes = read(name, cfg.revision), dict(cfg.config)
+        config, changes = shipped(cfg) or read(name, cfg.revision), dict(cfg.config)
         if config.model_type == "llm2slm":
             raise UserError(
                 f"model {name!r}: is a hybrid, or has virtual tokens, and cannot be model.{side} of another; "

@@ -1,0 +1,70 @@
+"""Targets of a benchmark: wanted speeds as data (`benchmark.targets`), compared with the rows of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm2slm.config import TargetConfig
+from llm2slm.evaluation.benchmark.speed_rows import ratio
+from llm2slm.runs import SpeedRow, Target
+from llm2slm.types import UserError
+
+
+def check(targets: Sequence[TargetConfig]) -> None:
+    """Refuses incomplete targets.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for number, target in enumerate(targets):
+        key = f"benchmark.targets[{number}]"
+        for name in ("name", "system"):
+            if not getattr(target, name):
+                raise UserError(f"{key}.{name} is not set; give it")
+        if (target.at_least is None) == (target.at_most is None):
+            raise UserError(f"{key} ({target.name}): set at_least or at_most, and not both")
+        if target.against is not None and target.measure != TargetConfig.measure:
+            raise UserError(f"{key} ({target.name}): against compares total times; leave measure out")
+
+
+def compared(targets: Sequence[TargetConfig], rows: Mapping[str, Sequence[SpeedRow]]) -> list[Target]:
+    """Each target with what was measured.
+
+    Args:
+        rows: by name, of one run.
+    """
+    return [_compared(target, rows) for target in targets]
+
+
+def _compared(target: TargetConfig, rows: Mapping[str, Sequence[SpeedRow]]) -> Target:
+    least, most = target.at_least, target.at_most
+    wanted = f"at most {most:g}" if least is None else f"at least {least:g}"
+    value = _value(target, rows)
+    if value is None:
+        return Target(target.name, wanted, None, None)
+    met = value >= least if least is not None else value <= (most or 0)
+    return Target(target.name, wanted, value, met)
+
+
+def _value(target: TargetConfig, rows: Mapping[str, Sequence[SpeedRow]]) -> float | None:
+    """The median of a ratio over the rounds, or a figure; None: a row is missing, or the figure is not known."""
+    own = _row(rows.get(target.system, ()), target)
+    if own is None:
+        return None
+    if target.against is not None:
+        other = _row(rows.get(target.against, ()), target)
+        paired = None if other is None else ratio(other.rounds_ms, own.rounds_ms)
+        return None if paired is None else paired.median
+    found: Any = getattr(own, target.measure)
+    return found if found is None or isinstance(found, float) else float(found.median)
+
+
+def _row(rows: Sequence[SpeedRow], target: TargetConfig) -> SpeedRow | None:
+    """The first row with the batch and the response length of a target."""
+    for row in rows:
+        at_length = row.lengths == "test" if target.response_tokens is None else row.lengths == "grid"
+        at_length = at_length and target.response_tokens in (None, row.response_tokens)
+        if at_length and row.batch == target.batch:
+            return row
+    return None
