@@ -105,6 +105,7 @@ class CascadeDecoder:
 
     name = "cascade"
     streams = False
+    token_by_token = False
 
     def __init__(self, hybrid: LLM2SLM, llm: LLM2SLM, rule: Rule) -> None:
         self.model, self.llm, self.rule, self.counts = hybrid, llm, rule, Counts()

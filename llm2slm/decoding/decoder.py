@@ -30,11 +30,13 @@ class Decoder(Protocol):
         name: as results state it under `decoding`.
         model: the system whose responses they are: its generation config applies.
         streams: whether `on_tokens` is called before a response is complete.
+        token_by_token: whether each token takes one forward pass of the model, as the cost model assumes.
     """
 
     name: str
     model: LLM2SLM
     streams: bool
+    token_by_token: bool
 
     def batch(self, texts: Sequence[str]) -> Any:
         """The input of `generate` for prompts, on the model's device."""
@@ -75,6 +77,7 @@ class OneModelDecoder:
 
     model: LLM2SLM
     streams = True
+    token_by_token = False
 
     def decode(self, ids_BT: Tensor) -> list[str]:
         """See `Decoder`."""
@@ -95,7 +98,6 @@ class GenerateDecoder(OneModelDecoder):
 
     name = "transformers generate"
     token_by_token = True
-    """One forward pass of the model for each token, as the cost model assumes."""
 
     def __init__(self, model: LLM2SLM) -> None:
         self.model = model

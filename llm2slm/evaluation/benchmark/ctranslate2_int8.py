@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from llm2slm.decoding.decoder import OneModelDecoder
 from llm2slm.types import Batch, UserError, reason_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 EXTRA = "pip install 'llm-to-slm[ctranslate2]'"
 
 
-class CTranslate2Decoder:
+class CTranslate2Decoder(OneModelDecoder):
     """Greedy decoding with a converted copy of a model.
 
     Args:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from llm2slm.decoding.decoder import OneModelDecoder
 from llm2slm.types import Batch
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ LOOKED_UP = 10
 """Tokens of a candidate from the prompt; transformers' own example."""
 
 
-class SpeculativeDecoder:
+class SpeculativeDecoder(OneModelDecoder):
     """`generate` of the LLM with an assistant, or with candidates from the prompt.
 
     Args:

@@ -57,7 +57,7 @@ def product_dtype(decoder: Decoder) -> str:
 def workload_cost(decoder: Decoder, condition: Condition) -> WorkloadCost | None:
     """The cost of a decoder that computes one token per forward pass; None for an unknown model type or another one."""
     model = decoder.model
-    if not getattr(decoder, "token_by_token", False):
+    if not decoder.token_by_token:
         return None
     slm_config, guidance = model.slm.config.to_dict(), _guidance(model)
     llm = guidance.get("llm_config")
