@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from llm2slm.commands.loaded_models import recorded_llm
@@ -30,6 +31,9 @@ def load_decoder(
     Raises:
         UserError: the decoder does not fit the model or the number of beams, or the whole LLM cannot be loaded.
     """
+    if name is Decoding.auto and num_beams > 1:
+        print(f"llm2slm: decoding=auto: generate, for beam search (num_beams={num_beams})", file=sys.stderr)
+        name = Decoding.generate
     if name is not Decoding.generate and num_beams > 1:
         raise UserError(f"decoding={name}: beam search (num_beams={num_beams}) needs decoding=generate")
     llm: LLM2SLM | None = None

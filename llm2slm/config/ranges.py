@@ -141,7 +141,7 @@ RANGES: dict[type, dict[str, Range]] = {
     },
     LabelConfig: {"temperature": POSITIVE, "top_p": Range(0, 1, above=True)},
     EncodeConfig: {"batch_tokens": COUNT},
-    RunConfig: {"seed": SEED},
+    RunConfig: {"seed": SEED, "exact_rows": NOT_NEGATIVE},
     TokenizerConfig: {"vocab_size": COUNT, "seed": SEED},
     GenerateConfig: {
         "max_new_tokens": COUNT,

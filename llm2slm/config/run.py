@@ -84,8 +84,12 @@ class RunConfig:
     llm: str | None = None
     """evaluate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
     decoding: Decoding = Decoding.generate
-    """evaluate: generate (transformers) | eager | captured (the same responses, faster) | lossless (those of the LLM,
-    drafted by the hybrid `run`): how responses are generated."""
+    """evaluate: generate (transformers) | eager | captured | compiled (the same responses, faster) | auto (the fastest
+    of the first three) | int8 | compiled_int8 (weights of 8 bits) | lossless (those of the LLM, drafted by the hybrid
+    `run`): how responses are generated."""
+    exact_rows: int = 64
+    """evaluate, decoding=int8 or compiled_int8: number of rows, from the first, that are also generated with the
+    model's weights as they are, to report the changes. 0: no such report."""
     split: str = "test"
     """evaluate, label: train | validation | test: split to generate for."""
     systems: dict[str, Any] = field(default_factory=dict)

@@ -37,8 +37,9 @@ class GenerateConfig:
     stream: bool = True
     """Print tokens as they are generated (one prompt at a time, num_beams=1)."""
     decoding: Decoding = Decoding.generate
-    """generate (transformers) | eager | captured (the same responses, faster) | lossless (those of the LLM, drafted by
-    the hybrid `run`): how responses are generated."""
+    """generate (transformers) | eager | captured | compiled (the same responses, faster) | auto (the fastest of the
+    first three) | int8 | compiled_int8 (weights of 8 bits) | lossless (those of the LLM, drafted by the hybrid `run`):
+    how responses are generated."""
     max_new_tokens: int | None = None
     """Maximum response length in tokens. None: that of the run, else 128."""
     num_beams: int = 1
