@@ -213,8 +213,8 @@ def score_system(
     notes = {"split": split, "data": data.report()} | language_note(task)
     system.notes = notes | decoding_note(model, task) | control_note(model)
     system.notes |= llm_note(model, config.model.llm, system.weights) | timed | decoder_note(decoder)
-    if decoder is not None and (found := changes_note(decoder, distinct_prompts(examples, task), task, config)):
-        system.notes["decoder"] |= found
+    if decoder is not None:
+        system.notes.get("decoder", {}).update(changes_note(decoder, distinct_prompts(examples, task), task, config))
     return system
 
 

@@ -36,8 +36,8 @@ class Compiled:
             self.int8.replace(graph)
         tensors = lifted(graph)
         from torch._inductor import compile as compile_graph
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
         from torch._inductor.exc import InductorError, InvalidCxxCompiler
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
 
         started = self.clock()
         try:
@@ -56,7 +56,7 @@ class Compiled:
             f"{cache_dir()} (TORCHINDUCTOR_CACHE_DIR)",
             file=sys.stderr,
         )
-        return lambda: compute(*tensors)  # type: ignore[no-any-return]
+        return lambda: compute(*tensors)
 
 
 def lifted(graph: GraphModule) -> list[Tensor]:

@@ -38,7 +38,7 @@ class Int8:
     def __call__(self, graph: GraphModule) -> Callable[[], Tensor]:
         """The function of the graph with its products replaced; the graph is changed."""
         self.replace(graph)
-        return graph.forward  # type: ignore[no-any-return]
+        return graph.forward
 
     def replace(self, graph: GraphModule) -> None:
         """Replaces the products of a graph on a CPU."""

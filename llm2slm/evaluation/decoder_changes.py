@@ -35,16 +35,8 @@ def changes(
     found = changed(*ids)
     references, languages = [example.target for example in examples], [example.language for example in examples]
     names = scores.of_texts(task.metrics)
-    new, old = (
-        {
-            name: measured.score().value
-            for name, measured in scores.measure(
-                names, exact.model.collator.decode(rows), references, languages
-            ).items()
-        }
-        for rows in ids
-    )
-    differences = {name: round(new[name] - old[name], 6) for name in names}
+    new, old = (scores.measure(names, exact.model.collator.decode(rows), references, languages) for rows in ids)
+    differences = {name: round(new[name].score().value - old[name].score().value, 6) for name in names}
     return {"against": exact.name, "rows": len(examples)} | found | {"metrics": differences}
 
 
