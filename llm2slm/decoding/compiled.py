@@ -34,7 +34,7 @@ class Compiled:
         """
         if self.int8 is not None:
             self.int8.replace(graph)
-        tensors = lifted(graph)
+        tensors, shape = lifted(graph), _shape(graph)  # inductor changes the graph
         from torch._inductor import compile as compile_graph
         from torch._inductor.exc import InductorError, InvalidCxxCompiler
         from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -50,7 +50,6 @@ class Compiled:
                 raise UserError("decoding=compiled: torch finds no C++ compiler; install g++ or clang++, or use "
                                 "decoding=captured") from error  # fmt: skip
             raise UserError(f"decoding=compiled: {reason_of(error)}; use decoding=captured") from error
-        shape = _shape(graph)
         print(
             f"llm2slm: decoding=compiled: a step of {shape} compiled in {self.clock() - started:.1f} s; kept in "
             f"{cache_dir()} (TORCHINDUCTOR_CACHE_DIR)",
@@ -64,18 +63,14 @@ def lifted(graph: GraphModule) -> list[Tensor]:
 
     A compiled graph then depends on their shapes and not on their values, and changes them in place.
     """
+    constants = [(node, getattr(graph, str(node.target))) for node in graph.graph.nodes if node.op == "get_attr"]
+    tensors = list({id(tensor): tensor for _, tensor in constants}.values())
     holders: dict[int, Node] = {}
-    tensors: list[Tensor] = []
-    first = next(iter(graph.graph.nodes))
-    for node in list(graph.graph.nodes):
-        if node.op != "get_attr":
-            continue
-        tensor = getattr(graph, str(node.target))
-        if id(tensor) not in holders:
-            with graph.graph.inserting_before(first):
-                holders[id(tensor)] = graph.graph.placeholder(f"tensor_{len(tensors)}")
+    with graph.graph.inserting_before(next(iter(graph.graph.nodes))):
+        for number, tensor in enumerate(tensors):
+            holders[id(tensor)] = graph.graph.placeholder(f"tensor_{number}")
             holders[id(tensor)].meta["val"] = tensor
-            tensors.append(tensor)
+    for node, tensor in constants:
         node.replace_all_uses_with(holders[id(tensor)])
         graph.graph.erase_node(node)
     graph.recompile()
