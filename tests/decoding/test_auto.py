@@ -75,9 +75,7 @@ def test_measured_once(model: LLM2SLM, folder: Path) -> None:
     assert auto.fastest(model, again, clock)[0] == "captured"
 
 
-def test_another_system_is_measured(
-    model: LLM2SLM, make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_system_is_measured(model: LLM2SLM, make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
 
     def measured(model: LLM2SLM, **seconds: list[float]) -> int:
@@ -95,9 +93,10 @@ def test_another_system_is_measured(
     assert len(json.loads((folder / auto.FILE).read_text())) == 5
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[1]", "\udcff", '{"KEY": 3}', '{"KEY": {"ms": {"eager": 1}}}', '{"KEY": {"ms": {"eager": "x", "generate": 1}}}']
-)  # fmt: skip
+ENTRIES = ("3", '{"ms": {"eager": 1}}', '{"ms": {"eager": "x", "generate": 1}}')
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\udcff", *(f'{{"KEY": {entry}}}' for entry in ENTRIES)])
 def test_a_damaged_file_is_measured_again(
     content: str, model: LLM2SLM, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Products with weights of 8 bits: equal to a model whose weights were quantized by hand, in every product of a step."""
+"""Products with weights of 8 bits: a step equals that of a model whose weights were quantized by hand."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def test_changes_and_their_line() -> None:
     targets = {"p": "a dog runs", "q": "a cat sleeps", "r": "a cat runs"}
     exact = Fixed("captured", {"p": [2, 3, 5, 1], "q": [2, 4, 6, 1], "r": [2, 1]})
     other = Fixed("int8", exact.responses | {"q": [2, 4, 5, 1]})
-    examples = [Example(source=text, target=target, prompt=text) for text, target in targets.items()]
-    task = Task(name="text", prefix="", metrics=["chrf", "perplexity"], max_new_tokens=8)
+    examples = [Example(i, text, text, target) for i, (text, target) in enumerate(targets.items())]
+    task = Task(name="text", prefix="", metrics=("chrf", "perplexity"), max_new_tokens=8)
     found = changes(other, exact, examples, task, batch_size=2)
     assert other.batches == exact.batches == [2, 1]
     references = [list(targets.values())]
