@@ -12,6 +12,7 @@ from llm2slm.decoding.compiled import Compiled
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.int8 import Int8
+from llm2slm.decoding.int8_reading import ReadingDecoder
 from llm2slm.decoding.loop import LoopDecoder, settings
 from llm2slm.decoding.lossless import LosslessDecoder
 from llm2slm.decoding.static import StaticForward, misfit
@@ -54,7 +55,8 @@ def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None) -> Decod
             file=sys.stderr,
         )
         name = exact
-    return LoopDecoder(model, StaticForward(model, _rewrite(name)), name.value)
+    kind = ReadingDecoder if name in REDUCED else LoopDecoder
+    return kind(model, StaticForward(model, _rewrite(name)), name.value)
 
 
 def _rewrite(name: Decoding) -> Rewrite | None:

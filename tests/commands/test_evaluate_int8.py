@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import tiny_run
+from torch import Tensor
 
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
@@ -36,7 +37,12 @@ def test_changes_are_recorded(
     exact = evaluate(trained, tmp_path / "captured").systems[0]
     assert exact.notes["decoder"] == {"name": "captured"}
     quantized = int8.quantized
-    monkeypatch.setattr(int8, "quantized", lambda weight: (lambda found: (found[0], -found[1]))(quantized(weight)))
+
+    def negated(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+        values, scales_N = quantized(weight_NK)
+        return values, -scales_N
+
+    monkeypatch.setattr(int8, "quantized", negated)
     trained.decoding, trained.exact_rows = Decoding.int8, 3
     found = evaluate(trained, tmp_path / "int8").systems[0]
     note = json.loads((tmp_path / "int8" / "result.json").read_text())["systems"][0]["notes"]["decoder"]
