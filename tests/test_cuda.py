@@ -235,12 +235,12 @@ def test_a_captured_step_is_a_cuda_graph(
 ) -> None:
     """Responses are those of `generate`, from one graph for each number of rows, which no Python computes again."""
     model = taught(on("cpu", tmp_path, llm, slm, mode, tokenizers))[0].eval().to("cuda")
+    decoder = choose.decoder(Decoding.captured, model)
     computed = []
     compute = sessions.Session._compute
     monkeypatch.setattr(
         sessions.Session, "_compute", lambda self, *inputs: computed.append(self.rows) or compute(self, *inputs)
     )
-    decoder = choose.decoder(Decoding.captured, model)
     model.generation_config.eos_token_id = None
     for texts in (["the little dog sees"], ["two dogs", "the little dog sees", "a"], ["the dog"]):
         batch = decoder.batch(texts)
