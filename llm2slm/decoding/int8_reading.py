@@ -39,7 +39,9 @@ class Int8Reading:
 
     def __init__(self, encoder: FrozenEncoder) -> None:
         self.products: dict[nn.Module, Callable[[Tensor], Tensor]] = {
-            module: _product(module) for module in encoder.body.modules() if isinstance(module, nn.Linear | Conv1D)
+            module: _product(module)
+            for module in encoder.body.modules()
+            if type(module) in (nn.Linear, Conv1D)  # subclasses store weights in other forms
         }
 
     @contextmanager
