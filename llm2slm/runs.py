@@ -245,6 +245,8 @@ class Result:
     """`device_name` of the models' device type; default: the processor."""
     baseline: Baseline | None = None
     """The system that every `speedup` and `quality_kept` is relative to; None without such a system."""
+    calibration: dict[str, Any] | None = None
+    """calibrate: the content of calibration.json (`evaluation.calibration.Calibration`)."""
 
 
 def plain(value: Any) -> Any:

@@ -95,6 +95,14 @@ class Decoding(StrEnum):
     compiled_int8 = "compiled_int8"  # both
     auto = "auto"  # generate, eager or captured: the fastest on this machine
     lossless = "lossless"  # the hybrid drafts, the LLM verifies: the LLM's response
+    cascade = "cascade"  # the hybrid's response, or where its confidence is low the LLM's
+
+
+class Confidence(StrEnum):
+    """Measure of a response's confidence, of the log-probabilities of its tokens."""
+
+    mean = "mean"
+    min = "min"
 
 
 class Start(StrEnum):

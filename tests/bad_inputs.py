@@ -22,6 +22,8 @@ TINY = ["train", *tiny_overrides(Path("llm")), "hydra.run.dir=new"]
 JSON = [*TINY, "data=json", *(f"data.{split}={split}.jsonl" for split in SPLITS)]
 RESUME = ["train", "run=run", "trainer.max_steps=4"]
 EVALUATE = ["evaluate", "run=run", "hydra.run.dir=new", "trainer.accelerator=cpu"]
+CALIBRATE = ["calibrate", "run=run", "hydra.run.dir=new", "trainer.accelerator=cpu"]
+CASCADE = [*EVALUATE, "decoding=cascade"]
 LABEL = ["label", "run=run", "hydra.run.dir=new", "trainer.accelerator=cpu"]
 BENCHMARK = ["benchmark", "run=run", "hydra.run.dir=new", "trainer.accelerator=cpu"]
 EXPORT = ["export", "run=run", "out=new"]
@@ -431,6 +433,30 @@ RUNS = [
     Case("result a folder", REPORT, f"{RESULT}: is a folder", as_folder(RESULT)),
     Case("result of a run to evaluate", EVALUATE, f"{RESULT}, line 1: not JSON", write(RESULT, "{")),
     Case("result of a run to resume", RESUME, f"{RESULT}: not UTF-8 text", write(RESULT, b"\xff")),
+    Case("calibrate, no run", ["calibrate", "hydra.run.dir=new"], "calibrate needs run=DIR"),
+    Case("calibrate, an LLM", [CALIBRATE[0], "run=llm", *CALIBRATE[2:]], "calibrate needs a hybrid: run=llm is llm"),
+    Case("calibrate, too much", [*CALIBRATE, "quality_kept=1.01"], "quality_kept=1.01: must be above 0 and at most 1"),
+    Case("calibrate, nothing", [*CALIBRATE, "quality_kept=0"], "quality_kept=0.0: must be above 0 and at most 1"),
+    Case(
+        "calibrate, metric", [*CALIBRATE, "calibrate.metric=ter"], "calibrate.metric=ter: quality kept needs a metric"
+    ),
+    Case("calibrate, beams", [*CALIBRATE, "task.num_beams=2"], "beam search (num_beams=2) needs decoding=generate"),
+    Case("calibrate, an LLM that moved", [*CALIBRATE, "llm=nowhere"], "nowhere"),
+    Case("cascade, no threshold", CASCADE, "decoding=cascade needs cascade=DIR"),
+    Case("cascade, no folder", [*CASCADE, "cascade=nowhere"], "cascade=nowhere: neither a number nor a folder with"),
+    Case("cascade, nan", [*CASCADE, "cascade=nan"], "cascade=nan: is no threshold"),
+    Case(
+        "cascade, no calibration",
+        [*CASCADE, "cascade=."],
+        "calibration.json: not a calibration (KeyError: 'weights')",
+        write("calibration.json", '{"threshold": "-inf", "confidence": "mean"}'),
+    ),
+    Case(
+        "cascade, no JSON",
+        [*CASCADE, "cascade=."],
+        "calibration.json: not a calibration (JSONDecodeError",
+        write("calibration.json", "{"),
+    ),
     Case("predictions no JSON", COMPARE, f"{PREDICTIONS}, line 1: not JSON", write(PREDICTIONS, "{")),
     Case("predictions empty", COMPARE, f"{PREDICTIONS}", write(PREDICTIONS, "")),
     Case("predictions of another form", COMPARE, f"{PREDICTIONS}", write(PREDICTIONS, '{"a": 1}\n')),
@@ -631,7 +657,7 @@ LIKE_ANOTHER = {
     # runs
     "config a list", "config binary", "config, section", "config, option", "result empty", "result a list",
     "result of another schema", "result, system", "predictions empty", "predictions of another form",
-    "predictions binary",
+    "predictions binary", "calibrate, nothing", "cascade, no JSON", "cascade, nan",
     # models
     "config.json, conditioning a number", "config.json, tokenizers", "config.json, control", "config.json, LLM a text",
     "config.json, LLM without width", "config.json, projector key", "config.json, limits", "config.json, cross_every",

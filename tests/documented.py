@@ -23,6 +23,13 @@ BENCHMARK = [
 ]
 SMALLER = {
     "evaluate": ["data.test_size=4", "data.validation_size=4", "trainer.progress=false", "task.max_new_tokens=4"],
+    "calibrate": [
+        "data.validation_size=6",
+        "calibrate.resamples=100",
+        "calibrate.metric=chrf",
+        "trainer.progress=false",
+        "task.max_new_tokens=4",
+    ],
     "generate": ["max_new_tokens=4"],
     "benchmark": BENCHMARK,
     "compare": ["resamples=100"],

@@ -23,7 +23,7 @@ IN_README = calls((ROOT / "README.md").read_text(encoding="utf-8"))
 """Commands that test_readme.py runs."""
 ANOTHER_TEST = {"bring-your-own-model": ("train", "benchmark", "generate", "export")}
 """Verbs that test_docs.py runs, with models of the families that the page names."""
-HYDRA_FOLDER = ("train", "evaluate", "label", "encode", "benchmark", "costs")
+HYDRA_FOLDER = ("train", "evaluate", "calibrate", "label", "encode", "benchmark", "costs")
 """Verbs that write into hydra.run.dir, by default a folder named after the time."""
 WRITES = {
     "judge": ("judge.json", "outputs/judge"),

@@ -21,6 +21,7 @@ from llm2slm.types import UserError
 VERBS = {
     "train": "train a model (LLM-to-SLM, the SLM alone, or the LLM itself), then evaluate it",
     "evaluate": "generate for a split with a trained model, and score it",
+    "calibrate": "find the confidence below which the LLM answers instead of a hybrid, for a quality to keep",
     "generate": "answer a prompt, a file of prompts, or typed prompts",
     "label": "generate training targets for a split with the LLM",
     "encode": "store the LLM representations of a corpus, to train without loading the LLM",

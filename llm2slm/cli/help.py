@@ -37,6 +37,10 @@ EXAMPLES = {
         "llm2slm evaluate run=DIR split=validation task.num_beams=4",
         "llm2slm evaluate run=DIR data=multi30k data.root=DIR     on another corpus",
     ],
+    "calibrate": [
+        "llm2slm calibrate run=DIR quality_kept=0.99              threshold, and curve of quality against speed",
+        "llm2slm evaluate run=DIR decoding=cascade cascade=CALIBRATION",
+    ],
     "generate": [
         "llm2slm generate run=DIR prompt='The old woman reads a book.'",
         "llm2slm generate run=DIR input=texts.txt output=answers.jsonl num_beams=4",

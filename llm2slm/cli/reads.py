@@ -81,10 +81,10 @@ def either(*rows: Row) -> Row:
 
 
 FIT = ("train", "demo")
-ANSWER = ("train", "demo", "evaluate", "label")
+ANSWER = ("train", "demo", "evaluate", "calibrate", "label")
 BUILD = ("train", "demo", "encode", "benchmark")
 EXTEND = ("train", "demo", "encode")
-RUN_VERBS = ("train", "demo", "evaluate", "label", "encode", "benchmark")
+RUN_VERBS = ("train", "demo", "evaluate", "calibrate", "label", "encode", "benchmark")
 DATA_VERBS = (*RUN_VERBS, "tokenizer")
 STREAM = ("train", "demo", "encode", "tokenizer")
 
@@ -238,7 +238,7 @@ PART: dict[str, When] = CORPUS | dict.fromkeys(("weight", "repeat", "task", "pre
 
 SPLIT_VERBS = {
     "train": ("train", "demo", "encode", "tokenizer"),
-    "validation": ("train", "demo", "encode", "benchmark"),
+    "validation": ("train", "demo", "encode", "benchmark", "calibrate"),
     "test": ("train", "demo", "encode", "benchmark"),
 }
 
@@ -356,18 +356,24 @@ LABEL = {
     "top_p": row("label", if_=SAMPLES),
     "format": row("label"),
 }
+CALIBRATE = dict.fromkeys(("confidence", "metric", "resamples"), row("calibrate"))
 ENCODE = {"dtype": row("encode"), "batch_tokens": row("encode")}
 SECTIONS = {
     "model": MODEL, "data": DATA, "task": TASK, "optim": OPTIM, "trainer": TRAINER, "logger": LOGGER,
     "callbacks": CALLBACKS, "benchmark": BENCHMARK, "label": LABEL, "encode": ENCODE,
+    "calibrate": CALIBRATE,
 }  # fmt: skip
+
+CASCADES = when("decoding=cascade", lambda config: config.decoding is Decoding.cascade)
 
 RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.items() for name, each in rows.items()} | {
     "seed": row(*RUN_VERBS),
-    "run": row("train", "evaluate", "label", "benchmark"),
-    "llm": row("evaluate", "label", "benchmark", if_=when("run=", lambda config: config.run is not None)),
+    "run": row("train", "evaluate", "calibrate", "label", "benchmark"),
+    "llm": row("evaluate", "calibrate", "label", "benchmark", if_=when("run=", lambda config: config.run is not None)),
     "decoding": row("evaluate"),
     "exact_rows": row("evaluate", if_=INT8),
+    "cascade": row("evaluate", if_=CASCADES),
+    "quality_kept": row("calibrate"),
     "split": row("evaluate", "label", "encode"),  # encode refuses it
     "systems": row("demo", "benchmark"),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from llm2slm.cli.reads import (
     BUILD,
+    CASCADES,
     DATA,
     MODEL,
     NO_RUN,
@@ -61,6 +62,7 @@ GENERATE = _named(
     "model.llm.prefix model.llm.chat prompt input output prefix decoding max_new_tokens num_beams do_sample overlong "
     "seed",
     {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED}
+    | {"cascade": CASCADES}
     | {"model.llm.revision": when(ON_HUB, lambda config: config.run is None or hub_name(config.run))},
 ) | _logger("generate")
 EXPORT = _named(

@@ -26,6 +26,7 @@ from llm2slm.types import UserError
 SCHEMAS: dict[str, type] = {
     "train": config.RunConfig,
     "evaluate": config.RunConfig,
+    "calibrate": config.RunConfig,
     "generate": config.GenerateConfig,
     "label": config.RunConfig,
     "encode": config.RunConfig,
@@ -52,6 +53,7 @@ REGISTERED: dict[str, Callable[[], list[str]]] = {
     "model.conditioning": conditioning.names,
     "task.name": lambda: list(TASKS),
     "task.metrics": _metrics,
+    "calibrate.metric": _metrics,
     "metrics": _metrics,  # of compare
 }
 """Text keys whose values are names in a registry, and the names. Help and completion list them."""

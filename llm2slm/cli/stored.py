@@ -18,11 +18,20 @@ from llm2slm.cli.schema import lookup, unknown_key
 from llm2slm.config import PlainLLMConfig, RunConfig
 from llm2slm.types import Labels, SystemKind, UserError
 
-VERBS = ("train", "evaluate", "label", "benchmark")
+VERBS = ("train", "evaluate", "calibrate", "label", "benchmark")
 """Verbs that use the recorded configuration of `run=DIR`."""
 OF_OTHER_LLM = tuple(f"model.llm.{key.name}" for key in dataclasses.fields(PlainLLMConfig))
 """Loading and prompting of the LLM that `benchmark` compares with an SLM trained without an LLM."""
-PER_COMMAND = ("run", "llm", "split", "systems", "benchmark", "label", "encode")
+PER_COMMAND = (
+    "run",
+    "llm",
+    "split",
+    "systems",
+    "benchmark",
+    "label",
+    "encode",
+    *("calibrate", "cascade", "quality_kept"),
+)
 """Keys of a single command, never taken from the recorded configuration."""
 DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
 """Processes of a command; only a resumed training takes those that were recorded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from llm2slm.commands.cascade_rule import read_rule
 from llm2slm.commands.loaded_models import recorded_llm
 from llm2slm.config import DataConfig, LLMConfig
 from llm2slm.decoding import choose
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def load_decoder(
-    name: Decoding, model: LLM2SLM, moved: str | None, data: DataConfig | None = None, *, num_beams: int = 1
+    name: Decoding,
+    model: LLM2SLM,
+    moved: str | None,
+    data: DataConfig | None = None,
+    *,
+    num_beams: int = 1,
+    cascade: str | None = None,
 ) -> Decoder:
     """The decoder of a loaded model; a hybrid's LLM is loaded onto its device, and shares its weights with the encoder.
 
@@ -27,9 +34,11 @@ def load_decoder(
         moved: folder or id of the hybrid's LLM, if it has moved.
         data: limits on lengths; None: the LLM's defaults.
         num_beams: of the generation.
+        cascade: as the key `cascade`.
 
     Raises:
-        UserError: the decoder does not fit the model or the number of beams, or the whole LLM cannot be loaded.
+        UserError: the decoder does not fit the model or the number of beams, the whole LLM cannot be loaded, or
+            `cascade` is no threshold for these models.
     """
     if name is Decoding.auto and num_beams > 1:
         print(f"llm2slm: decoding=auto: generate, for beam search (num_beams={num_beams})", file=sys.stderr)
@@ -37,6 +46,7 @@ def load_decoder(
     if name is not Decoding.generate and num_beams > 1:
         raise UserError(f"decoding={name}: beam search (num_beams={num_beams}) needs decoding=generate")
     llm: LLM2SLM | None = None
+    calibrated = read_rule(cascade) if name is Decoding.cascade else None
     if name in choose.WITH_LLM and model.kind is SystemKind.llm2slm:
         recorded = recorded_llm(model, moved, LLMConfig())
         assert recorded is not None  # every hybrid has a record
@@ -45,4 +55,6 @@ def load_decoder(
                             "by llm=PATH")  # fmt: skip
         llm = build_llm(recorded, data).to(model.device)
         share_weights(model, llm)
-    return choose.decoder(name, model.eval(), llm)
+    if calibrated is not None and llm is not None:
+        calibrated.check(model, llm)
+    return choose.decoder(name, model.eval(), llm, None if calibrated is None else calibrated.rule)

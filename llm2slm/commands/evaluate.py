@@ -11,6 +11,7 @@ from typing import Any
 
 from llm2slm import json_lines, runs
 from llm2slm.commands.builtin_llm import warn_builtin_llm
+from llm2slm.commands.cascade_rule import number_or_text
 from llm2slm.commands.decoders import load_decoder
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
@@ -22,6 +23,7 @@ from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
 from llm2slm.decoding import choose
+from llm2slm.decoding.cascade import CascadeDecoder
 from llm2slm.decoding.choose import REDUCED
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
 from llm2slm.decoding.lossless import LosslessDecoder
@@ -74,7 +76,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
     warn_task(config)
     warn_builtin_llm([config.run, (model.config.llm or {}).get("name")], config.data)
     move_to_device(model, config.trainer.accelerator)
-    decoder = load_decoder(config.decoding, model, config.llm, config.data, num_beams=task.num_beams)
+    decoder = load_decoder(config.decoding, model, config.llm, config.data, num_beams=task.num_beams,
+                           cascade=config.cascade)  # fmt: skip
     model = decoder.model
     data = DataModule(config.data, task, model.collator, config.seed)
     data.encoded(config.split)  # bad data is found before anything is written
@@ -281,8 +284,12 @@ def decoder_note(decoder: Decoder | None) -> dict[str, Any]:
     """The note about a decoder other than transformers' `generate`, with its counts."""
     if decoder is None or (isinstance(decoder, GenerateDecoder) and decoder.name == GenerateDecoder.name):
         return {}
-    counts = {"counts": decoder.counts.summary()} if isinstance(decoder, LosslessDecoder) else {}
-    return {"decoder": {"name": decoder.name} | counts}
+    found: dict[str, Any] = {"name": decoder.name}
+    if isinstance(decoder, CascadeDecoder):
+        found |= {"threshold": number_or_text(decoder.rule.threshold), "confidence": decoder.rule.confidence.value}
+    if isinstance(decoder, CascadeDecoder | LosslessDecoder):
+        found |= {"counts": decoder.counts.summary()}
+    return {"decoder": found}
 
 
 def changes_note(decoder: Decoder, examples: list[Example], task: Task, config: RunConfig) -> dict[str, Any]:

@@ -170,7 +170,8 @@ def load(config: GenerateConfig) -> Decoder:
     if config.overlong is not None:
         model.collator.overlong = config.overlong
     move_to_device(model, "auto")
-    decoder = load_decoder(config.decoding, model, config.llm, num_beams=config.num_beams)
+    decoder = load_decoder(config.decoding, model, config.llm, num_beams=config.num_beams,
+                           cascade=config.cascade)  # fmt: skip
     decoder.model.collator.overlong = model.collator.overlong
     return decoder
 
@@ -215,7 +216,7 @@ def answer(decoder: Decoder, config: GenerateConfig, text: str, arguments: dict[
     """Prints the answer to one text, token by token if streaming is possible; returns it."""
     from llm2slm.decoding.decoder import generate_text
 
-    if config.stream and config.num_beams == 1:
+    if config.stream and config.num_beams == 1 and decoder.streams:
         streamer = _streamer(
             decoder.model.collator.slm_tokenizer,
             skip_special_tokens=True,

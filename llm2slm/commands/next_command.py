@@ -46,6 +46,8 @@ def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:
             return ["benchmark", f"run={config.run or folder}"]
         case "evaluate":
             return ["compare", str(config.run), folder] if _is_run(config.run) else ["report", folder]
+        case "calibrate":
+            return ["evaluate", f"run={config.run}", "decoding=cascade", f"cascade={folder}"]
         case "benchmark":
             return ["report", folder] if config.run is None else ["report", str(config.run), folder]
         case "label":

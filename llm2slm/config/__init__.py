@@ -16,7 +16,7 @@ from llm2slm.config.model import (
     SLMConfig,
 )
 from llm2slm.config.recorded import before_zero_start, other_rows, recorded_changes, upgraded
-from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
+from llm2slm.config.run import BenchmarkConfig, CalibrateConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import (
     CompareConfig,
@@ -30,6 +30,7 @@ from llm2slm.config.verbs import (
 
 __all__ = [
     "BenchmarkConfig",
+    "CalibrateConfig",
     "CallbacksConfig",
     "CompareConfig",
     "CorpusConfig",

@@ -14,7 +14,7 @@ from typing import Any
 from llm2slm.config.choices import CHOICES, check_choice
 from llm2slm.config.data import CorpusConfig, DataConfig, PartConfig, TaskConfig
 from llm2slm.config.model import LanguageModelConfig, LLMConfig, ModelConfig, ProjectorConfig, SLMConfig
-from llm2slm.config.run import BenchmarkConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
+from llm2slm.config.run import BenchmarkConfig, CalibrateConfig, EncodeConfig, LabelConfig, RunConfig, TokenizerConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
 from llm2slm.config.verbs import CompareConfig, CostsConfig, GenerateConfig, JudgeConfig
 from llm2slm.credentials import credential_in
@@ -141,7 +141,8 @@ RANGES: dict[type, dict[str, Range]] = {
     },
     LabelConfig: {"temperature": POSITIVE, "top_p": Range(0, 1, above=True)},
     EncodeConfig: {"batch_tokens": COUNT},
-    RunConfig: {"seed": SEED, "exact_rows": NOT_NEGATIVE},
+    CalibrateConfig: {"resamples": Range(100)},  # a 95 % interval needs 100
+    RunConfig: {"seed": SEED, "exact_rows": NOT_NEGATIVE, "quality_kept": Range(0, 1, above=True)},
     TokenizerConfig: {"vocab_size": COUNT, "seed": SEED},
     GenerateConfig: {
         "max_new_tokens": COUNT,

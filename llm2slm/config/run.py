@@ -8,7 +8,7 @@ from typing import Any
 from llm2slm.config.data import DataConfig, TaskConfig
 from llm2slm.config.model import ModelConfig
 from llm2slm.config.training import CallbacksConfig, LoggerConfig, OptimConfig, TrainerConfig
-from llm2slm.types import Decoding, StoreDtype
+from llm2slm.types import Confidence, Decoding, StoreDtype
 
 
 @dataclass
@@ -63,8 +63,21 @@ class EncodeConfig:
 
 
 @dataclass
+class CalibrateConfig:
+    """How the threshold of a cascade is found; `quality_kept` is the quality to keep."""
+
+    confidence: Confidence = Confidence.mean
+    """mean | min: of the log-probabilities of an answer's tokens: the measure of the hybrid's confidence."""
+    metric: str | None = None
+    """Metric whose quality is kept. None: the first of `task.metrics` that is computed from texts and whose higher
+    values are better."""
+    resamples: int = 1000
+    """Resamples of the bootstrap."""
+
+
+@dataclass
 class RunConfig:
-    """One run of `train`, `evaluate`, `label`, `benchmark` or `demo`."""
+    """One run of `train`, `evaluate`, `calibrate`, `label`, `benchmark` or `demo`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -76,20 +89,27 @@ class RunConfig:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
     seed: int = 1
     """Seed of the initial weights, of the order of training rows and of the training rows of data=builtin. Validation
     and test rows are the same for every seed."""
     run: str | None = None
-    """evaluate, label, benchmark: run directory of the model; train: run directory to resume."""
+    """evaluate, calibrate, label, benchmark: run directory of the model; train: run directory to resume."""
     llm: str | None = None
-    """evaluate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
+    """evaluate, calibrate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
     decoding: Decoding = Decoding.generate
     """evaluate: generate (transformers) | eager | captured | compiled (the same responses, faster) | auto (the fastest
     of the first three) | int8 | compiled_int8 (weights of 8 bits) | lossless (those of the LLM, drafted by the hybrid
-    `run`): how responses are generated."""
+    `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how responses are generated."""
     exact_rows: int = 64
     """evaluate, decoding=int8 or compiled_int8: number of rows, from the first, that are also generated with the
     model's weights as they are, to report the changes. 0: no such report."""
+    cascade: str | None = None
+    """decoding=cascade: folder that `calibrate` wrote, or the threshold of the mean log-probability, as -0.35: the LLM
+    writes the answers below it (-inf: none, inf: all)."""
+    quality_kept: float = 0.99
+    """calibrate: the metric of the cascade over that of the LLM, which the threshold keeps with as few answers of the
+    LLM as possible."""
     split: str = "test"
     """evaluate, label: train | validation | test: split to generate for."""
     systems: dict[str, Any] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm2slm.decoding import auto
 from llm2slm.decoding.capture import Rewrite
+from llm2slm.decoding.cascade import CascadeDecoder, Rule
 from llm2slm.decoding.choice import left_to_generate
 from llm2slm.decoding.compiled import Compiled
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
 
-def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None) -> Decoder:
-    """A decoder of a system; where the system's steps cannot be captured, `generate`, with one line that
-    states why.
+def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None, rule: Rule | None = None) -> Decoder:
+    """A decoder of a system; where the system's steps cannot be captured, `generate`, with one line that gives the reason.
 
     Args:
         model: a system in eval mode.
         llm: of a hybrid, as a system that generates alone, for the decoders in `WITH_LLM`.
+        rule: of a cascade.
 
     Raises:
         UserError: the decoder needs a hybrid, or does not support it.
@@ -44,6 +45,12 @@ def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None) -> Decod
             raise UserError(f"decoding={name}: needs a hybrid, whose drafts its LLM verifies; "
                             f"this is {model.kind.value}; use decoding=captured")  # fmt: skip
         return LosslessDecoder(model, llm)
+    if name is Decoding.cascade:
+        if model.kind is not SystemKind.llm2slm or llm is None:
+            raise UserError(f"decoding={name}: needs a hybrid, some of whose answers its LLM writes anew; "
+                            f"this is {model.kind.value}; use decoding=captured")  # fmt: skip
+        assert rule is not None
+        return CascadeDecoder(model, llm, rule)
     if reason := misfit(model):
         print(f"llm2slm: decoding={name}: {reason}; using generate", file=sys.stderr)
         return GenerateDecoder(model)
@@ -81,5 +88,5 @@ def _fastest(model: LLM2SLM) -> Decoder:
 
 REDUCED = {Decoding.int8: Decoding.captured, Decoding.compiled_int8: Decoding.compiled}
 """Decoders that compute in lower precision than the model's, each with the one that does not."""
-WITH_LLM = (Decoding.lossless,)
+WITH_LLM = (Decoding.lossless, Decoding.cascade)
 """Decoders that load the LLM of a hybrid as a whole."""

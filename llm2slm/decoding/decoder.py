@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from llm2slm.models.slm import end_tokens
 from llm2slm.types import Batch
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ class Decoder(Protocol):
 
     Attributes:
         name: as results state it under `decoding`.
-        model: the system whose responses they are: its tokenizer decodes them, its generation config applies.
+        model: the system whose responses they are: its generation config applies.
+        streams: whether `on_tokens` is called before a response is complete.
     """
 
     name: str
     model: LLM2SLM
+    streams: bool
 
     def batch(self, texts: Sequence[str]) -> Any:
         """The input of `generate` for prompts, on the model's device."""
@@ -45,7 +48,7 @@ class Decoder(Protocol):
         on_tokens: OnTokens | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """Responses to a batch: ids_BT, padded on the right, as `LLM2SLM.generate` returns them.
+        """Responses to a batch: ids_BT for `decode`, padded on the right, as `LLM2SLM.generate` returns them.
 
         Args:
             batch: from `batch`.
@@ -57,8 +60,33 @@ class Decoder(Protocol):
         """
         ...
 
+    def decode(self, ids_BT: Tensor) -> list[str]:
+        """The texts of responses that `generate` returned."""
+        ...
 
-class GenerateDecoder:
+    @property
+    def ends(self) -> set[int]:
+        """The ids that end a response of `generate`."""
+        ...
+
+
+class OneModelDecoder:
+    """What decoders have in common whose ids are all of `model`."""
+
+    model: LLM2SLM
+    streams = True
+
+    def decode(self, ids_BT: Tensor) -> list[str]:
+        """See `Decoder`."""
+        return self.model.collator.decode(ids_BT)
+
+    @property
+    def ends(self) -> set[int]:
+        """See `Decoder`."""
+        return set(end_tokens(self.model.generation_config))
+
+
+class GenerateDecoder(OneModelDecoder):
     """transformers' `generate`.
 
     Args:
@@ -113,5 +141,5 @@ def generate_text(decoder: Decoder, texts: Sequence[str], batch_size: int = 32, 
     responses: list[str] = []
     for start in range(0, len(texts), batch_size):
         ids_BT = decoder.generate(decoder.batch(texts[start : start + batch_size]), **arguments)
-        responses += decoder.model.collator.decode(ids_BT)
+        responses += decoder.decode(ids_BT)
     return responses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,16 @@ def stream(
         reps: as for `LLM2SLM.prefill`.
         forward: computes the steps; None: with a cache that grows.
     """
-    prompt = model.prefill(batch, reps).repeated(config.num_return_sequences or 1)
+    yield from stream_after(
+        model, model.prefill(batch, reps).repeated(config.num_return_sequences or 1), config, forward
+    )
+
+
+@torch.no_grad()
+def stream_after(
+    model: LLM2SLM, prompt: Prompt, config: GenerationConfig, forward: Forward | None = None
+) -> Iterator[Step]:
+    """Responses to a prompt with all its rows; arguments as for `stream`."""
     language_model.check_positions(model.slm, prompt, config.max_new_tokens)
     forward = Forward(model) if forward is None else forward
     state, logits_BV = forward.start(prompt, config.max_new_tokens)
@@ -110,15 +119,30 @@ class LoopDecoder(GenerateDecoder):
         if left := left_to_generate(config):
             set_ = ", ".join(f"{name}={getattr(config, name)}" for name in left)
             raise UserError(f"{set_}: {self.name} does not support it; use decoding=generate")
-        columns: list[Tensor] = []
         rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
-        for step in stream(self.model, batch, config, forward=self.forward):
-            if on_tokens is not None:
-                on_tokens(step.rows_B, step.ids_B.unsqueeze(1), torch.ones_like(step.rows_B))
-            column = step.ids_B.new_full((rows,), padding(config))
-            column[step.rows_B] = step.ids_B
-            columns.append(column)
-        return torch.stack(columns, dim=1)
+        steps = stream(self.model, batch, config, forward=self.forward)
+        return collected(steps if on_tokens is None else _shown(steps, on_tokens), rows, padding(config))
+
+
+def _shown(steps: Iterable[Step], on_tokens: OnTokens) -> Iterator[Step]:
+    """The steps, each passed on to `on_tokens` too."""
+    for step in steps:
+        on_tokens(step.rows_B, step.ids_B.unsqueeze(1), torch.ones_like(step.rows_B))
+        yield step
+
+
+def collected(steps: Iterable[Step], rows: int, pad: int) -> Tensor:
+    """Responses as ids_BT, padded on the right.
+
+    Args:
+        steps: of a `stream`. rows: their number. pad: token behind the end of a response.
+    """
+    columns: list[Tensor] = []
+    for step in steps:
+        column = step.ids_B.new_full((rows,), pad)
+        column[step.rows_B] = step.ids_B
+        columns.append(column)
+    return torch.stack(columns, dim=1)
 
 
 def padding(config: GenerationConfig) -> int:
@@ -133,7 +157,8 @@ def settings(model: LLM2SLM, generation_config: GenerationConfig | None = None, 
     if unknown:
         raise UserError(f"{', '.join(unknown)}: not a field of a generation config; use decoding=generate")
     for name, value in arguments.items():
-        setattr(config, name, value)
+        if value is not None:  # transformers takes None for an argument that is not given
+            setattr(config, name, value)
     if "max_length" in arguments or config.max_new_tokens is None:
         starts = model.slm.config.is_encoder_decoder or model.mode.cross_attends
         config.max_new_tokens = (config.max_length or MAX_LENGTH) - int(starts)

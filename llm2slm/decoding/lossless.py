@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from llm2slm.decoding.choice import Choice, left_to_generate
-from llm2slm.decoding.decoder import OnTokens
+from llm2slm.decoding.decoder import OneModelDecoder, OnTokens
 from llm2slm.decoding.draft import Drafter, OtherTokens, SameTokens
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.loop import chooser, padding, settings
@@ -58,7 +58,7 @@ class Counts:
         return asdict(self) | rates
 
 
-class LosslessDecoder:
+class LosslessDecoder(OneModelDecoder):
     """The LLM's responses, from drafts of a hybrid.
 
     Args:

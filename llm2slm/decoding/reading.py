@@ -39,9 +39,7 @@ def read(
     reps: Reps | None = None
     if shared and llm.slm.config.is_encoder_decoder:
         reps = hybrid.represent(batch)
-        mask_BP = llm_batch.slm_mask_BQ
-        states_BPE = _moved(reps.reps_BPE, reps.mask_BP, mask_BP)
-        state, logits_BV = forward.start(Prompt(states_BPE, mask_BP, cross_attended=True).repeated(copies), 1)
+        state, logits_BV = forward.start(encoded(reps, llm_batch).repeated(copies), 1)
     elif shared and batch.llm_mask_BP is not None and isinstance(hybrid.encoder, FrozenEncoder):
         with hybrid.encoder.observed() as reps_of:
             state, logits_BV = forward.start(llm.prefill(llm_batch).repeated(copies), 1)
@@ -50,6 +48,12 @@ def read(
     else:
         state, logits_BV = forward.start(llm.prefill(llm_batch).repeated(copies), 1)
     return hybrid.prefill(batch, reps).repeated(copies), state, logits_BV
+
+
+def encoded(reps: Reps, llm_batch: Batch) -> Prompt:
+    """The prompt of an encoder-decoder LLM from the hybrid's representations, where `shares_the_encoding`."""
+    mask_BP = llm_batch.slm_mask_BQ
+    return Prompt(_moved(reps.reps_BPE, reps.mask_BP, mask_BP), mask_BP, cross_attended=True)
 
 
 def shares_the_encoding(hybrid: LLM2SLM, llm: LLM2SLM, batch: Batch, llm_batch: Batch) -> bool:

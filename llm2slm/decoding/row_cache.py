@@ -120,15 +120,18 @@ def _takes_positions(slm: PreTrainedModel) -> bool:
 def _bias(module: Any, slots_BQ: Tensor) -> Any:
     """`compute_bias` of T5's attention with the positions of each row: (B, heads, Q, S)."""
 
+    settings = {
+        "bidirectional": not module.is_decoder,
+        "num_buckets": module.relative_attention_num_buckets,
+        "max_distance": module.relative_attention_max_distance,
+    }
+    known = inspect.signature(module._relative_position_bucket).parameters  # UMT5's has no settings
+    settings = {name: value for name, value in settings.items() if name in known}
+
     def compute_bias(query_length: int, key_length: int, *_: Any, **__: Any) -> Tensor:
         del query_length
         memory_S = torch.arange(key_length, device=slots_BQ.device)
-        buckets_BQS = module._relative_position_bucket(
-            memory_S - slots_BQ.unsqueeze(-1),
-            bidirectional=not module.is_decoder,
-            num_buckets=module.relative_attention_num_buckets,
-            max_distance=module.relative_attention_max_distance,
-        )
+        buckets_BQS = module._relative_position_bucket(memory_S - slots_BQ.unsqueeze(-1), **settings)
         bias_BHQS: Tensor = module.relative_attention_bias(buckets_BQS).permute(0, 3, 1, 2)
         return bias_BHQS
 

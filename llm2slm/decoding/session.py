@@ -5,6 +5,7 @@ Every row has a length of its own. Masked positions of the buffers change a floa
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
-from transformers import EncoderDecoderCache
+from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.decoding.capture import Rewrite, captured, replayed
@@ -29,6 +30,9 @@ ATTENDED = 32
 """The same for the positions that cross-attention attends to."""
 CAPTURED = 3
 """A pass is captured when its shape is used for the third time: capturing costs as much as dozens of passes."""
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Types of blocks, as transformers' configs name them."""
 
 Shapes = tuple[tuple[int, int, int], ...]
 """Of each block's cache: heads, width of keys, width of values."""
@@ -182,10 +186,11 @@ class Session:
         """The forward pass itself."""
         self.own.slots_BQ = slots_BQ
         real_BQS = (self.slots_S <= slots_BQ.unsqueeze(-1)) & (self.slots_S >= self.start_B[:, None, None])
-        mask_B1QS = torch.where(real_BQS, 0.0, self.low).to(self.states_BPD.dtype).unsqueeze(1)
         seq2seq = self.slm.config.is_encoder_decoder
         inputs: dict[str, Any] = {"decoder_input_ids" if seq2seq else "input_ids": ids_BQ}
-        inputs["decoder_attention_mask" if seq2seq else "attention_mask"] = mask_B1QS
+        inputs["decoder_attention_mask" if seq2seq else "attention_mask"] = self._masks(real_BQS, slots_BQ)
+        if seq2seq and "decoder_position_ids" in inspect.signature(self.slm.forward).parameters:
+            inputs["decoder_position_ids"] = slots_BQ.clamp(max=self.last_position)
         if self.cross_mask_B11P is not None and seq2seq:
             output = BaseModelOutput(last_hidden_state=self.states_BPD)
             inputs |= {"encoder_outputs": output, "attention_mask": self.cross_mask_B11P}
@@ -200,12 +205,38 @@ class Session:
             logits_BQV: Tensor = self.slm(**inputs, past_key_values=self.cache, use_cache=True, return_dict=True).logits
         return logits_BQV
 
+    def _masks(self, real_BQS: Tensor, slots_BQ: Tensor) -> Any:
+        """Additive masks (B, 1, Q, S): one, or one for each type of block by its name in the config.
+
+        Args:
+            real_BQS: earlier positions of the sequence, which a block without a window attends to.
+        """
+        window, types = windows(self.slm)
+
+        def mask(*, sliding: bool) -> Tensor:
+            seen_BQS = real_BQS & (self.slots_S > slots_BQ.unsqueeze(-1) - window) if sliding else real_BQS
+            return torch.where(seen_BQS, 0.0, self.low).to(self.states_BPD.dtype).unsqueeze(1)
+
+        if types is None:
+            return mask(sliding=window > 0)
+        return {name: mask(sliding=name == SLIDING) for name in (FULL, SLIDING)}
+
 
 def caches(cache: Any) -> tuple[Any, Any]:
     """The caches of self-attention and of cross-attention (None: it has none)."""
     if isinstance(cache, EncoderDecoderCache):
         return cache.self_attention_cache, cache.cross_attention_cache
     return cache, None
+
+
+def windows(slm: PreTrainedModel) -> tuple[int, set[str] | None]:
+    """Size of the sliding window (0: none), and the types of the decoder's blocks if they differ."""
+    config = slm.config.get_text_config(decoder=True)
+    types = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None) or 0
+    if not types:
+        return window, None
+    return (window, types) if SLIDING in types else (0, None)
 
 
 def _up(number: int, step: int) -> int:

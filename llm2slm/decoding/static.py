@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
 from llm2slm.decoding.capture import Rewrite
 from llm2slm.decoding.forward import Forward
-from llm2slm.decoding.session import Layout, Session, caches
+from llm2slm.decoding.session import FULL, SLIDING, Layout, Session, caches, windows
 from llm2slm.decoding.state import DecodeState
 from llm2slm.models.prompt import Prompt
+from llm2slm.types import Reps
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -35,9 +36,50 @@ def misfit(model: LLM2SLM) -> str | None:
     if not getattr(slm, "_can_compile_fullgraph", False):
         return f"transformers does not support a static cache for {kind}"
     cache = DynamicCache(config=slm.config.get_text_config(decoder=True))
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return f"a {kind} has blocks with a sliding window or a state"
-    return None
+    types = windows(slm)[1] or set()
+    if types - {FULL, SLIDING} or any(not isinstance(layer, DynamicLayer) for layer in cache.layers):
+        return f"a {kind} has blocks with a state, or with other attention than full and sliding"
+    if (found := getattr(model, "llm2slm_step_error", None)) is None:
+        model.llm2slm_step_error = found = _step_error(model)
+    return f"the steps of a {kind} over buffers {found}" if found else None
+
+
+TOLERANCE = {torch.float32: 1e-3}
+"""Largest difference of logits, relative to the largest logit; for types of lower precision `COARSE`."""
+COARSE = 5e-2
+
+
+@torch.no_grad()
+def _step_error(model: LLM2SLM) -> str:
+    """What is wrong with the logits of steps over buffers, for two short prompts; "" if nothing is.
+
+    Families differ in how they derive positions and masks from the cache, so each model is tried.
+    """
+    batch = model.collator.batch_of_texts(["a b c d e", "a"]).to(model.device)
+    reps: Reps | None = None
+    if model.encoder is not None and batch.llm_mask_BP is not None:
+        width = model.encoder.width * len(model.encoder.layers)
+        reps_BPE = torch.linspace(-1, 1, width, device=model.device).expand(*batch.llm_mask_BP.shape, width)
+        reps = Reps(reps_BPE * batch.llm_mask_BP.unsqueeze(-1), batch.llm_mask_BP)
+    generator = torch.Generator().manual_seed(1)
+    ids_B4 = torch.randint(model.slm.config.get_text_config().vocab_size, (2, 4), generator=generator).to(model.device)
+    forward, static = Forward(model), StaticForward(model)
+    state, _ = forward.start(model.prefill(batch, reps), 8)
+    expected = []
+    for column in range(4):
+        state, logits_BV = forward.step(state, ids_B4[:, column])
+        expected.append(logits_BV)
+    try:
+        buffered, _ = static.start(model.prefill(batch, reps), 8)
+        assert isinstance(buffered, StaticState)
+        slots_B4 = buffered.length + torch.arange(4, device=model.device).expand(2, 4)
+        first = buffered.session.advance(ids_B4[:, :1], slots_B4[:, :1])
+        found_BQV = torch.cat([first, buffered.session.advance(ids_B4[:, 1:], slots_B4[:, 1:])], dim=1)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+        return f"fail ({type(error).__name__}: {str(error).splitlines()[0]})"
+    wanted_BQV = torch.stack(expected, dim=1).float()
+    difference, largest = (found_BQV.float() - wanted_BQV).abs().max(), wanted_BQV.abs().max()
+    return "" if difference <= TOLERANCE.get(logits_BV.dtype, COARSE) * largest else "give other logits"
 
 
 @dataclass(frozen=True)
@@ -75,6 +117,11 @@ class StaticForward(Forward):
         super().__init__(model)
         self.rewrite = rewrite
         self.sessions: OrderedDict[tuple[int, Layout], Session] = OrderedDict()
+
+    def _new_cache(self) -> Any:
+        """An empty cache that keeps all positions, also of blocks with a sliding window."""
+        cache = DynamicCache()
+        return EncoderDecoderCache(cache, DynamicCache()) if self.slm.config.is_encoder_decoder else cache
 
     def start(self, prompt: Prompt, new_tokens: int) -> tuple[DecodeState, Tensor]:
         """See `Forward`."""

@@ -92,10 +92,10 @@ def answer_batches(
     from llm2slm.decoding.decoder import GenerateDecoder
 
     decoder = GenerateDecoder(model) if decoder is None else decoder
-    by_length = sorted(range(len(examples)), key=lambda i: (-len(examples[i].prompt), i))
+    order = by_length(examples)
     part, parts = share
-    starts = range(done, len(by_length), batch_size)[part::parts]
-    total = done + sum(len(by_length[start : start + batch_size]) for start in starts)
+    starts = range(done, len(order), batch_size)[part::parts]
+    total = done + sum(len(order[start : start + batch_size]) for start in starts)
     arguments = arguments_of(task, decoding)
     answered, tokens, started, was_training = done, 0, time.perf_counter(), model.training
     model.eval()
@@ -103,7 +103,7 @@ def answer_batches(
         with progress_bar(progress) as bar:
             job = bar.add_task("generating", total=total, completed=done, speed="")
             for start in starts:
-                positions = by_length[start : start + batch_size]
+                positions = order[start : start + batch_size]
                 if seed is not None:
                     torch.manual_seed(seed + start)
                 with explained(f"a batch of {len(positions)} answers", "lower data.eval_batch_size"):
@@ -115,6 +115,11 @@ def answer_batches(
                 yield positions, texts
     finally:
         model.train(was_training)
+
+
+def by_length(examples: Sequence[Example]) -> list[int]:
+    """Positions of the examples in the order of generation, longest prompt first."""
+    return sorted(range(len(examples)), key=lambda i: (-len(examples[i].prompt), i))
 
 
 def prediction_rows(examples: Sequence[Example], predictions: Sequence[str]) -> list[dict[str, str]]:
@@ -132,13 +137,10 @@ def _answer(decoder: Decoder, prompts: list[str], arguments: Mapping[str, Any]) 
     """Predictions of one batch, and the number of generated tokens without padding."""
     import torch
 
-    from llm2slm.models.slm import end_tokens
-
-    model = decoder.model
     with torch.inference_mode():
         ids_BT = decoder.generate(decoder.batch(prompts), **arguments)
-    ends = end_tokens(model.generation_config)
-    return model.collator.decode(ids_BT), sum(_length(row, ends) for row in ids_BT.tolist())
+    ends = decoder.ends
+    return decoder.decode(ids_BT), sum(_length(row, ends) for row in ids_BT.tolist())
 
 
 def _length(ids: list[int], ends: Container[int]) -> int:

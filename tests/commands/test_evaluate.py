@@ -18,7 +18,7 @@ from llm2slm.commands.evaluate import print_defaults
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
-from llm2slm.types import Overlong, SystemKind, UserError
+from llm2slm.types import Decoding, Overlong, SystemKind, UserError
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +246,26 @@ def test_a_run_that_records_its_corpus_is_not_told(tmp_path, capsys, place):
     (tmp_path / "model").mkdir()
     print_defaults(RunConfig(run=str(tmp_path / place)))
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_decoder_is_recorded_and_lossless_has_the_scores_of_the_llm(root):
+    config = tiny_run(root)
+    config.trainer.max_steps = 3
+    train(config, root / "decoded")
+    config.run, config.task.metrics = str(root / "decoded"), ["chrf", "perplexity"]
+    found = {}
+    for name in Decoding:
+        config.decoding = name
+        found[name] = evaluate(config, root / f"by-{name}").systems[0]
+    config.run, config.decoding = config.model.llm.name, Decoding.generate
+    llm = evaluate(config, root / "by-llm").systems[0]
+    exact = (Decoding.generate, Decoding.eager, Decoding.captured)
+    assert all(found[name].quality == found[Decoding.generate].quality for name in exact)
+    assert found[Decoding.lossless].quality == llm.quality != found[Decoding.generate].quality
+    assert (found[Decoding.lossless].kind, found[Decoding.lossless].weights) == ("llm", llm.weights)
+    assert rows_of(root / "by-lossless") == rows_of(root / "by-llm")
+    assert "decoder" not in found[Decoding.generate].notes
+    assert found[Decoding.captured].notes["decoder"] == {"name": "captured"}
+    note = found[Decoding.lossless].notes["decoder"]
+    assert note["name"] == "lossless" and note["counts"]["rows"] == SIZES["test"]
+    assert 0 <= note["counts"]["share_accepted_whole"] <= 1 and note["counts"]["tokens"] >= SIZES["test"]

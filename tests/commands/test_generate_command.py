@@ -19,6 +19,7 @@ from llm2slm import runs
 from llm2slm.cli import main
 from llm2slm.commands.generate import defaults, read
 from llm2slm.config import GenerateConfig, RunConfig
+from llm2slm.decoding import decoder
 from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.resumable import ResumableLines
@@ -76,6 +77,41 @@ def test_a_prompt_is_answered_the_same_streamed_or_not(generate, expected, strea
         assert (code, shown.removesuffix("\n")) == (0, answer)
 
 
+@pytest.mark.parametrize("decoding", ["eager", "captured"])
+def test_other_decoders_give_the_same_responses(generate, expected, tmp_path, decoding):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    for text, answer in zip(TEXTS, expected, strict=True):
+        assert generate(f"prompt={text}", f"decoding={decoding}") == (0, answer + "\n")
+    one_line = [" ".join(answer.splitlines()) for answer in expected]
+    assert generate("input=texts.txt", f"decoding={decoding}") == (0, "\n".join(one_line) + "\n")
+
+
+def test_lossless_gives_the_responses_of_the_llm(generate, answering, tmp_path, capsys):
+    config = runs.read_config(answering)["model"]["llm"]
+    wanted = []
+    for text in TEXTS:
+        llm = [f"run={config['name']}", f"prefix={PREFIX}", f"prompt={text}", "max_new_tokens=40"]
+        assert main(["generate", *llm, "overlong=truncate"]) == 0
+        wanted.append(capsys.readouterr().out)
+        assert generate(f"prompt={text}", "max_new_tokens=40", "decoding=lossless") == (0, wanted[-1])
+        assert generate(f"prompt={text}", "max_new_tokens=40")[1] != wanted[-1]
+    assert len(set(wanted)) > 1
+
+
+def test_decoders_that_do_not_fit(generate, answering, capsys):
+    def error(*arguments):
+        assert main(["generate", "prompt=a", *arguments]) == 2
+        return mistake(capsys)
+
+    trained, llm = f"run={answering}", f"run={runs.read_config(answering)['model']['llm']['name']}"
+    assert error(trained, "decoding=captured", "num_beams=2") == (
+        "decoding=captured: beam search (num_beams=2) needs decoding=generate"
+    )
+    assert error(llm, "decoding=lossless") == (
+        "decoding=lossless: needs a hybrid, whose drafts its LLM verifies; this is llm; use decoding=captured"
+    )
+
+
 def test_streaming_prints_more_than_once(generate, monkeypatch):
     from transformers import TextStreamer
 
@@ -104,15 +140,15 @@ def test_lines_of_a_file_are_answered_in_order_empty_ones_by_empty_ones(generate
 
 def interrupted(monkeypatch, after):
     """Ends the program in the midst of a file, when so many batches are answered."""
-    whole, calls = LLM2SLM.generate_text, []
+    whole, calls = decoder.generate_text, []
 
-    def generate_text(self, *arguments, **more):
+    def generate_text(*arguments, **more):
         calls.append(1)
         if len(calls) > after:
             raise KeyboardInterrupt
-        return whole(self, *arguments, **more)
+        return whole(*arguments, **more)
 
-    monkeypatch.setattr(LLM2SLM, "generate_text", generate_text)
+    monkeypatch.setattr(decoder, "generate_text", generate_text)
     return calls
 
 

@@ -21,6 +21,7 @@ from llm2slm.commands.benchmark import run as benchmark
 from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.config import LLMConfig, RunConfig
+from llm2slm.decoding import decoder
 from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_tokenizer, write_tiny_t5
@@ -268,15 +269,15 @@ def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(
     (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS))
     run = ["generate", f"run={instructed}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]
     run += ["batch_size=1", "max_new_tokens=3", "prefix="]
-    whole, calls = LLM2SLM.generate_text, []
+    whole, calls = decoder.generate_text, []
 
-    def stopped(model: Any, texts: list[str], *more: Any, **arguments: Any) -> list[str]:
+    def stopped(by: Any, texts: list[str], *more: Any, **arguments: Any) -> list[str]:
         calls.append(texts)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return whole(model, texts, *more, **arguments)
+        return whole(by, texts, *more, **arguments)
 
-    monkeypatch.setattr(LLM2SLM, "generate_text", stopped)
+    monkeypatch.setattr(decoder, "generate_text", stopped)
     assert main(run) == 130
     capsys.readouterr()
     assert main([*run, "model.llm.chat=true"]) == 2

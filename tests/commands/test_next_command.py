@@ -15,6 +15,7 @@ from llm2slm.config import RunConfig
 SET = {
     "train": {},
     "evaluate": {"run": "RUN"},
+    "calibrate": {"run": "RUN"},
     "label": {},
     "encode": {},
     "benchmark": {"run": "RUN"},
@@ -30,6 +31,7 @@ SET = {
 EXPECTED = {
     "train": "llm2slm benchmark run='a b'",
     "evaluate": "llm2slm report 'a b'",
+    "calibrate": "llm2slm evaluate run=RUN decoding=cascade 'cascade=a b'",
     "label": "llm2slm train data.labels=llm 'data.labels_from=a b'",
     "encode": "llm2slm train 'data.reps=a b/reps'",
     "benchmark": "llm2slm report RUN 'a b'",

@@ -14,7 +14,7 @@ from llm2slm.config import DataConfig, TaskConfig
 from llm2slm.data.sources.sources import load_rows, task_of
 from llm2slm.data.tasks import resolve
 from llm2slm.data.templates import TEMPLATES, Template, fields, parse
-from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.decoding import decoder
 from llm2slm.types import UserError
 
 ROWS = [
@@ -181,7 +181,7 @@ def test_a_model_trained_on_a_template_is_asked_in_it(tmp_path, tiny_llm, monkey
     assert "'say: Q: ...\\nA:'" in (tmp_path / "run" / "model" / "README.md").read_text()
     asked = []
     monkeypatch.setattr(
-        LLM2SLM, "generate_text", lambda self, texts, *_, **__: asked.extend(texts) or ["x"] * len(texts)
+        decoder, "generate_text", lambda _, texts, *__, **___: asked.extend(texts) or ["x"] * len(texts)
     )
     shutil.copytree(tmp_path / "run" / "model", tmp_path / "alone")
     (tmp_path / "texts.txt").write_text("how\n")

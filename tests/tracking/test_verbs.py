@@ -25,6 +25,10 @@ from llm2slm.types import UserError
 COMMANDS: dict[str, list[str]] = {
     "generate": ["run=RUN", "input=texts.txt", "output=answers.jsonl", "max_new_tokens=4"],
     "evaluate": ["run=RUN", "data.test_size=4", "task.max_new_tokens=4", "hydra.run.dir=out"],
+    "calibrate": [
+        *("run=RUN", "data.validation_size=4", "task.max_new_tokens=4", "calibrate.metric=chrf"),
+        *("calibrate.resamples=100", "hydra.run.dir=out"),
+    ],
     "label": ["data.test_size=4", "hydra.run.dir=out"],
     "encode": ["hydra.run.dir=out"],
     "benchmark": ["run=RUN", *BENCHMARK, "hydra.run.dir=out"],
@@ -39,6 +43,7 @@ COMMANDS: dict[str, list[str]] = {
 SUMMARY = {
     "generate": {"answers"},
     "evaluate": {"quality/bleu", "parameters/total", "wall_seconds"},
+    "calibrate": {"quality/chrf", "quality_kept/chrf", "llm/quality/chrf"},
     "label": {"quality/bleu"},
     "encode": {"prompts", "tokens_per_s", "store_mb"},
     "benchmark": {"latency_ms", "speedup", "quality/bleu", "parameters/trainable", "llm/latency_ms"},

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2slm.evaluation.report import plots, tables
+from llm2slm.evaluation.report import cascade, plots, tables
 from llm2slm.evaluation.report.drawing import Plot, write_plots
 from llm2slm.evaluation.report.entries import ANOTHER, KINDS, Entry, entries, metric_keys, metric_name, validation_keys
 from llm2slm.evaluation.report.factor_plots import factor_plots, front_plot
@@ -208,9 +208,11 @@ def page_and_plots(
     swept = [*front_plot(sweep), *factor_plots(sweep)] if sweep else []
     figures = [*plots.quality_latency(shown), *plots.latency_split(shown), *plots.by_length(shown)]
     curves, length_figures = plots.training_curves(shown), plots.by_bucket(shown)
+    cascades = cascade.sections(results, shown)
     text = render_page(
         "report_page.html",
         title,
+        cascades=cascades,
         results=results,
         configs=configs or [],
         figures=figures,
@@ -225,7 +227,7 @@ def page_and_plots(
         **_table(shown, overrides),
         **_words(shown, results),
     )
-    return text, [*swept, *figures, *length_figures, *curves]
+    return text, [*swept, *figures, *(section.plot for section in cascades), *length_figures, *curves]
 
 
 def _table(shown: Sequence[Entry], overrides: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
