@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None, rule: Rule | None = None) -> Decoder:
-    """A decoder of a system; where the system's steps cannot be captured, `generate`, with one line that gives the reason.
+    """A decoder of a system; where the system's steps cannot be captured, `generate`, with a line of the reason.
 
     Args:
         model: a system in eval mode.
