@@ -90,6 +90,10 @@ class Decoding(StrEnum):
     generate = "generate"  # transformers' `generate`
     eager = "eager"  # our loop; finished rows leave the batch
     captured = "captured"  # our loop over buffers of fixed size; a step is a captured graph
+    compiled = "compiled"  # captured, and the graph compiled by torch's inductor
+    int8 = "int8"  # captured, with weights of 8 bits in the products
+    compiled_int8 = "compiled_int8"  # both
+    auto = "auto"  # generate, eager or captured: the fastest on this machine
     lossless = "lossless"  # the hybrid drafts, the LLM verifies: the LLM's response
     cascade = "cascade"  # the hybrid's response, or where its confidence is low the LLM's
 

@@ -22,10 +22,12 @@ from llm2slm.commands.evaluate import run as evaluate
 from llm2slm.commands.train import run as train
 from llm2slm.config import RunConfig
 from llm2slm.data.reps.store import RepsStore, llm_prompt
+from llm2slm.decoding import choose
+from llm2slm.decoding import session as sessions
 from llm2slm.evaluation.benchmark.timing import _peak
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.fit import fit
-from llm2slm.types import Control, StoreDtype, Tokenizers
+from llm2slm.types import Control, Decoding, StoreDtype, Tokenizers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
@@ -225,3 +227,41 @@ def test_peak_memory_is_the_systems_own(tmp_path: Path) -> None:
     assert peaks["loaded"] - peaks["plain"] == pytest.approx(96, abs=3)
     assert peaks["plain"] < 50
     assert others.sum() == 0
+
+
+@pytest.mark.parametrize(("llm", "slm", "mode", "tokenizers"), SYSTEMS)
+def test_a_captured_step_is_a_cuda_graph(
+    tmp_path: Path, llm: str, slm: str, mode: str, tokenizers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Responses are those of `generate`, from one graph for each number of rows, which no Python computes again."""
+    model = taught(on("cpu", tmp_path, llm, slm, mode, tokenizers))[0].eval().to("cuda")
+    decoder = choose.decoder(Decoding.captured, model)
+    computed = []
+    compute = sessions.Session._compute
+    monkeypatch.setattr(
+        sessions.Session, "_compute", lambda self, *inputs: computed.append(self.rows) or compute(self, *inputs)
+    )
+    model.generation_config.eos_token_id = None
+    for texts in (["the little dog sees"], ["two dogs", "the little dog sees", "a"], ["the dog"]):
+        batch = decoder.batch(texts)
+        found = decoder.generate(batch, max_new_tokens=12)
+        assert torch.equal(found, model.generate(batch, max_new_tokens=12))
+    # twice as it is, then once to capture the operations: warm-up and recording run the captured ones
+    assert computed == [1] * sessions.CAPTURED + [3] * sessions.CAPTURED
+
+
+def test_int8_on_a_gpu_keeps_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = taught(on("cpu", tmp_path))[0].eval().to("cuda")
+    decoder = choose.decoder(Decoding.int8, model)
+    assert decoder.name == "captured"
+    assert "the weights stay float32, as with decoding=captured" in capsys.readouterr().err
+
+
+def test_compiled_steps_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    model = taught(on("cpu", tmp_path))[0].eval().to("cuda")
+    model.generation_config.eos_token_id = None
+    decoder = choose.decoder(Decoding.compiled, model)
+    batch = decoder.batch(["the little dog sees"])
+    found = decoder.generate(batch, max_new_tokens=12)
+    assert torch.equal(found, model.generate(batch, max_new_tokens=12))

@@ -137,6 +137,7 @@ WITH_LLM = BUILT & When(
 )
 LENDS_TOKENIZER = BUILT & when("an SLM alone that shares its tokenizer", _lends_tokenizer)
 RUN = when("run=LLM", lambda config: config.run is not None)
+INT8 = when("decoding=int8 or compiled_int8", lambda c: c.decoding in (Decoding.int8, Decoding.compiled_int8))
 NO_RUN = when("no run=", lambda config: config.run is None)
 PROMPTED = either(row(*BUILD, if_=WITH_LLM), row("label"), row("evaluate", "benchmark", if_=RUN))
 """Loading and prompting of an LLM: of the configured one, or of one that `run` names."""
@@ -386,6 +387,7 @@ RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.item
     "run": row("train", "evaluate", "calibrate", "label", "benchmark"),
     "llm": row("evaluate", "calibrate", "label", "benchmark", if_=when("run=", lambda config: config.run is not None)),
     "decoding": row("evaluate"),
+    "exact_rows": row("evaluate", if_=INT8),
     "cascade": row("evaluate", if_=CASCADES),
     "quality_kept": row("calibrate"),
     "split": row("evaluate", "label", "encode"),  # encode refuses it

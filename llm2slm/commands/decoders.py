@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from llm2slm.commands.cascade_rule import read_rule
@@ -39,6 +40,9 @@ def load_decoder(
         UserError: the decoder does not fit the model or the number of beams, the whole LLM cannot be loaded, or
             `cascade` is no threshold for these models.
     """
+    if name is Decoding.auto and num_beams > 1:
+        print(f"llm2slm: decoding=auto: generate, for beam search (num_beams={num_beams})", file=sys.stderr)
+        name = Decoding.generate
     if name is not Decoding.generate and num_beams > 1:
         raise UserError(f"decoding={name}: beam search (num_beams={num_beams}) needs decoding=generate")
     llm: LLM2SLM | None = None

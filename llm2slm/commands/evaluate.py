@@ -22,9 +22,13 @@ from llm2slm.config import DataConfig, RunConfig
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
 from llm2slm.data.tasks import Task
+from llm2slm.decoding import choose
 from llm2slm.decoding.cascade import CascadeDecoder
+from llm2slm.decoding.choose import REDUCED
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
 from llm2slm.decoding.lossless import LosslessDecoder
+from llm2slm.evaluation.decoder_changes import changes
+from llm2slm.evaluation.decoder_changes import line as changes_line
 from llm2slm.evaluation.decoding_settings import arguments_of, effective_settings, one_line, published_settings
 from llm2slm.evaluation.metrics import scores as metrics
 from llm2slm.evaluation.metrics.buckets import quality_by_length
@@ -212,6 +216,8 @@ def score_system(
     notes = {"split": split, "data": data.report()} | language_note(task)
     system.notes = notes | decoding_note(model, task) | control_note(model)
     system.notes |= llm_note(model, config.model.llm, system.weights) | timed | decoder_note(decoder)
+    if decoder is not None:
+        system.notes.get("decoder", {}).update(changes_note(decoder, distinct_prompts(examples, task), task, config))
     return system
 
 
@@ -284,6 +290,17 @@ def decoder_note(decoder: Decoder | None) -> dict[str, Any]:
     if isinstance(decoder, CascadeDecoder | LosslessDecoder):
         found |= {"counts": decoder.counts.summary()}
     return {"decoder": found}
+
+
+def changes_note(decoder: Decoder, examples: list[Example], task: Task, config: RunConfig) -> dict[str, Any]:
+    """What a decoder of reduced precision changes, for the note about it; prints it. Empty for other decoders."""
+    exact = next((exact for name, exact in REDUCED.items() if name == decoder.name), None)
+    if exact is None or not config.exact_rows or not examples:
+        return {}
+    rows = examples[: config.exact_rows]
+    found = changes(decoder, choose.decoder(exact, decoder.model), rows, task, config.data.eval_batch_size)
+    print(f"llm2slm: {changes_line(found, decoder.name)}", file=sys.stderr)
+    return {"changes": found}
 
 
 def control_note(model: LLM2SLM) -> dict[str, str]:

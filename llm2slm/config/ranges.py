@@ -153,7 +153,7 @@ RANGES: dict[type, dict[str, Range]] = {
     LabelConfig: {"temperature": POSITIVE, "top_p": Range(0, 1, above=True)},
     EncodeConfig: {"batch_tokens": COUNT},
     CalibrateConfig: {"resamples": Range(100)},  # a 95 % interval needs 100
-    RunConfig: {"seed": SEED, "quality_kept": Range(0, 1, above=True)},
+    RunConfig: {"seed": SEED, "exact_rows": NOT_NEGATIVE, "quality_kept": Range(0, 1, above=True)},
     TokenizerConfig: {"vocab_size": COUNT, "seed": SEED},
     GenerateConfig: {
         "max_new_tokens": COUNT,

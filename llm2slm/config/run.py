@@ -135,9 +135,12 @@ class RunConfig:
     llm: str | None = None
     """evaluate, calibrate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
     decoding: Decoding = Decoding.generate
-    """evaluate: generate (transformers) | eager | captured (the same responses, faster) | lossless (those of the LLM,
-    drafted by the hybrid `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how
-    responses are generated."""
+    """evaluate: generate (transformers) | eager | captured | compiled (the same responses, faster) | auto (the fastest
+    of the first three) | int8 | compiled_int8 (weights of 8 bits) | lossless (those of the LLM, drafted by the hybrid
+    `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how responses are generated."""
+    exact_rows: int = 64
+    """evaluate, decoding=int8 or compiled_int8: number of rows, from the first, that are also generated with the
+    model's weights as they are, to report the changes. 0: no such report."""
     cascade: str | None = None
     """decoding=cascade: folder that `calibrate` wrote, or the threshold of the mean log-probability, as -0.35: the LLM
     writes the answers below it (-inf: none, inf: all)."""

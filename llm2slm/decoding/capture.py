@@ -1,4 +1,7 @@
-"""A forward pass as a graph of tensor operations, which runs without the Python code of a model's modules."""
+"""A forward pass as a graph of tensor operations, which runs without the Python code of a model's modules.
+
+On a GPU the graph is recorded once more, as a CUDA graph (`replayed`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from llm2slm.types import UserError, reason_of
+
+WARM_UPS = 3
+"""Runs before a CUDA graph is recorded, in which libraries allocate and choose kernels."""
 Rewrite = Callable[[GraphModule], Callable[[], Tensor]]
 """Makes a function of a captured graph that computes the same, or the same in lower precision."""
 
@@ -37,3 +44,39 @@ def captured(compute: Callable[[], Tensor], rewrite: Rewrite | None = None) -> t
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph.forward if rewrite is None else rewrite(graph), results[0]
+
+
+def replayed(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """A function as one CUDA graph: every call launches all its kernels at once.
+
+    It is run `WARM_UPS` times on another stream, recorded, and never run by Python again.
+
+    Args:
+        compute: reads and changes tensors that exist already and does not wait for the GPU; running it again with the
+            same inputs changes nothing.
+
+    Returns:
+        A function without arguments. Its result is one tensor, which the next call overwrites.
+
+    Raises:
+        UserError: it cannot be recorded.
+    """
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    with torch.cuda.device(device), torch.inference_mode():
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.graph(graph):
+                result = compute()
+        except RuntimeError as error:
+            reason = reason_of(error)
+            raise UserError(f"this model's step cannot be a CUDA graph ({reason}); use decoding=eager") from error
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay

@@ -5,10 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from llm2slm.decoding import auto
+from llm2slm.decoding.capture import Rewrite
 from llm2slm.decoding.cascade import CascadeDecoder, Rule
+from llm2slm.decoding.choice import left_to_generate
+from llm2slm.decoding.compiled import Compiled
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
 from llm2slm.decoding.forward import Forward
-from llm2slm.decoding.loop import LoopDecoder
+from llm2slm.decoding.int8 import Int8
+from llm2slm.decoding.int8_reading import ReadingDecoder
+from llm2slm.decoding.loop import LoopDecoder, settings
 from llm2slm.decoding.lossless import LosslessDecoder
 from llm2slm.decoding.static import StaticForward, misfit
 from llm2slm.types import Decoding, SystemKind, UserError
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None, rule: Rule | None = None) -> Decoder:
-    """A decoder of a system; where the system's steps cannot be captured, `generate`, with one line that says why.
+    """A decoder of a system; where the system's steps cannot be captured, `generate`, with a line of the reason.
 
     Args:
         model: a system in eval mode.
@@ -28,6 +34,8 @@ def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None, rule: Ru
     Raises:
         UserError: the decoder needs a hybrid, or does not support it.
     """
+    if name is Decoding.auto:
+        return _fastest(model)
     if name is Decoding.generate:
         return GenerateDecoder(model)
     if name is Decoding.eager:
@@ -46,8 +54,39 @@ def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None, rule: Ru
     if reason := misfit(model):
         print(f"llm2slm: decoding={name}: {reason}; using generate", file=sys.stderr)
         return GenerateDecoder(model)
-    return LoopDecoder(model, StaticForward(model), name.value)
+    if name in REDUCED and model.device.type != "cpu":
+        exact = REDUCED[name]
+        print(
+            f"llm2slm: decoding={name}: products of int8 weights run on a CPU only; the weights stay "
+            f"{str(model.slm.dtype).removeprefix('torch.')}, as with decoding={exact}",
+            file=sys.stderr,
+        )
+        name = exact
+    kind = ReadingDecoder if name in REDUCED else LoopDecoder
+    return kind(model, StaticForward(model, _rewrite(name)), name.value)
 
 
+def _rewrite(name: Decoding) -> Rewrite | None:
+    """How the captured graphs of a decoder are changed."""
+    if name in (Decoding.compiled, Decoding.compiled_int8):
+        return Compiled(Int8() if name is Decoding.compiled_int8 else None)
+    return Int8() if name is Decoding.int8 else None
+
+
+def _fastest(model: LLM2SLM) -> Decoder:
+    """The fastest decoder with the responses of `generate`; prints the choice."""
+    generate = GenerateDecoder(model)
+    if left := left_to_generate(settings(model, None)):
+        print(f"llm2slm: decoding=auto: generate, for the model's settings {', '.join(left)}", file=sys.stderr)
+        return generate
+    names = [Decoding.captured] if misfit(model) is None else []
+    decoders = {str(each): decoder(each, model) for each in (*names, Decoding.eager)} | {"generate": generate}
+    name, line = auto.fastest(model, decoders)
+    print(f"llm2slm: {line}", file=sys.stderr)
+    return decoders[name]
+
+
+REDUCED = {Decoding.int8: Decoding.captured, Decoding.compiled_int8: Decoding.compiled}
+"""Decoders that compute in lower precision than the model's, each with the one that does not."""
 WITH_LLM = (Decoding.lossless, Decoding.cascade)
 """Decoders that load the LLM of a hybrid as a whole."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from llm2slm.decoding.capture import Rewrite, captured
+from llm2slm.decoding.capture import Rewrite, captured, replayed
 from llm2slm.decoding.row_cache import RowCache, positions_by_row
 from llm2slm.decoding.state import DecodeState
 from llm2slm.models.prompt import GatedStates, Prompt
@@ -184,7 +184,9 @@ class Session:
                 return self.graphs[tokens]()
         if self.uses[tokens] < CAPTURED and self.rewrite is None:
             return self._compute(*self.inputs[tokens])
-        self.graphs[tokens], logits_BQV = captured(lambda: self._compute(*self.inputs[tokens]), self.rewrite)
+        compute, logits_BQV = captured(lambda: self._compute(*self.inputs[tokens]), self.rewrite)
+        on_gpu = self.layout.device.type == "cuda"
+        self.graphs[tokens] = replayed(compute, self.layout.device) if on_gpu else compute
         return logits_BQV if self.rewrite is None else self.graphs[tokens]()
 
     def _compute(self, ids_BQ: Tensor, slots_BQ: Tensor) -> Tensor:

@@ -1,0 +1,84 @@
+"""Captured graphs compiled by torch's inductor, whose cache on disk makes later processes start sooner."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from llm2slm.decoding.int8 import Int8
+from llm2slm.types import UserError, reason_of
+
+
+class Compiled:
+    """A `Rewrite` that compiles a captured graph, and reports the time on stderr.
+
+    Args:
+        int8: replaces the products before.
+        clock: seconds.
+    """
+
+    def __init__(self, int8: Int8 | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.int8, self.clock = int8, clock
+
+    def __call__(self, graph: GraphModule) -> Callable[[], Tensor]:
+        """The compiled function of a graph.
+
+        Raises:
+            UserError: there is no C++ compiler.
+        """
+        if self.int8 is not None:
+            self.int8.replace(graph)
+        tensors, shape = lifted(graph), _shape(graph)  # inductor changes the graph
+        from torch._inductor import compile as compile_graph
+        from torch._inductor.exc import InductorError, InvalidCxxCompiler
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        started = self.clock()
+        try:
+            # outside of inference mode, in which inductor does not reuse what it has compiled elsewhere
+            with torch.inference_mode(False), torch.no_grad():
+                compute: Any = compile_graph(graph, list(tensors))
+        except (InductorError, InvalidCxxCompiler) as error:
+            cause = error if isinstance(error, InvalidCxxCompiler) else getattr(error, "inner_exception", error)
+            if isinstance(cause, InvalidCxxCompiler):
+                raise UserError("decoding=compiled: torch finds no C++ compiler; install g++ or clang++, or use "
+                                "decoding=captured") from error  # fmt: skip
+            raise UserError(f"decoding=compiled: {reason_of(error)}; use decoding=captured") from error
+        print(
+            f"llm2slm: decoding=compiled: a step of {shape} compiled in {self.clock() - started:.1f} s; kept in "
+            f"{cache_dir()} (TORCHINDUCTOR_CACHE_DIR)",
+            file=sys.stderr,
+        )
+        return lambda: compute(*tensors)
+
+
+def lifted(graph: GraphModule) -> list[Tensor]:
+    """Makes the constants of a graph its inputs, each tensor once; returns them in the order of the inputs.
+
+    A compiled graph then depends on their shapes and not on their values, and changes them in place.
+    """
+    constants = [(node, getattr(graph, str(node.target))) for node in graph.graph.nodes if node.op == "get_attr"]
+    tensors = list({id(tensor): tensor for _, tensor in constants}.values())
+    holders: dict[int, Node] = {}
+    with graph.graph.inserting_before(next(iter(graph.graph.nodes))):
+        for number, tensor in enumerate(tensors):
+            holders[id(tensor)] = graph.graph.placeholder(f"tensor_{number}")
+            holders[id(tensor)].meta["val"] = tensor
+    for node, tensor in constants:
+        node.replace_all_uses_with(holders[id(tensor)])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return tensors
+
+
+def _shape(graph: GraphModule) -> str:
+    """Rows and tokens of a captured step."""
+    output = graph.graph.output_node().args[0]
+    rows, tokens = output.meta["val"].shape[:2]  # type: ignore[union-attr]
+    return f"{rows} x {tokens} tokens"
