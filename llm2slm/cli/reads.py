@@ -363,7 +363,7 @@ BENCHMARK = (
         ),
         either(row(*TIMED), row("train", if_=TIMES)),
     )
-    | dict.fromkeys(("decoders", "targets"), row(*TIMED))
+    | dict.fromkeys(("decoders", "hybrid_decoders", "targets"), row(*TIMED))
     | {"after_training": row("train"), "baseline": row("train", "evaluate")}
 )
 LABEL = {
@@ -381,6 +381,14 @@ SECTIONS = {
 }  # fmt: skip
 
 CASCADES = when("decoding=cascade", lambda config: config.decoding is Decoding.cascade)
+TIMES_CASCADE = when(
+    "cascade is among benchmark.decoders or benchmark.hybrid_decoders",
+    lambda config: Decoding.cascade in {*config.benchmark.decoders, *config.benchmark.hybrid_decoders},
+)
+CASCADE_OF_VERB = When(
+    f"evaluate: {CASCADES}; benchmark, demo: {TIMES_CASCADE}",
+    lambda verb, config: (CASCADES if verb == "evaluate" else TIMES_CASCADE).test(verb, config),
+)
 
 RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.items() for name, each in rows.items()} | {
     "seed": row(*RUN_VERBS),
@@ -388,7 +396,7 @@ RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.item
     "llm": row("evaluate", "calibrate", "label", "benchmark", if_=when("run=", lambda config: config.run is not None)),
     "decoding": row("evaluate"),
     "exact_rows": row("evaluate", if_=INT8),
-    "cascade": row("evaluate", if_=CASCADES),
+    "cascade": row("evaluate", "benchmark", "demo", if_=CASCADE_OF_VERB),
     "quality_kept": row("calibrate"),
     "split": row("evaluate", "label", "encode"),  # encode refuses it
     "systems": row("demo", "benchmark"),

@@ -33,7 +33,7 @@ from llm2slm.config import (
     RunConfig,
     TokenizerConfig,
 )
-from llm2slm.types import SystemKind, Tokenizers
+from llm2slm.types import Decoding, SystemKind, Tokenizers
 
 
 def leaves(schema: type) -> list[str]:
@@ -54,6 +54,10 @@ def _logger(verb: str) -> dict[str, Row]:
 FILE = when("input=FILE", lambda config: config.input is not None)
 SAMPLED = when("do_sample=true", lambda config: config.do_sample)
 ONE = when("num_beams=1 and no input=", lambda config: config.input is None and config.num_beams == 1)
+ONE_MODEL = when(
+    "decoding is neither lossless nor cascade",
+    lambda config: config.decoding not in (Decoding.lossless, Decoding.cascade),
+)
 ON_HUB = "the name of a repository"
 GENERATE = _named(
     "generate",
@@ -62,7 +66,7 @@ GENERATE = _named(
     "model.llm.prefix model.llm.chat prompt input output prefix decoding max_new_tokens num_beams do_sample overlong "
     "seed",
     {"field": FILE, "batch_size": FILE, "stream": ONE, "temperature": SAMPLED, "top_p": SAMPLED}
-    | {"cascade": CASCADES}
+    | {"cascade": CASCADES, "prompt_cache": ONE_MODEL}
     | {"model.llm.revision": when(ON_HUB, lambda config: config.run is None or hub_name(config.run))},
 ) | _logger("generate")
 EXPORT = _named(

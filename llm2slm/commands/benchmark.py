@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
+from llm2slm.commands.cascade_rule import Calibrated, read_rule
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import control_note, final_split, print_defaults
@@ -51,7 +52,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     runs.refuse_another(folder, "benchmark")
     device_type(config.trainer.accelerator)
     check_loggers(config.logger)
-    contestants.check(config.benchmark.decoders)
+    contestants.check(config.benchmark.decoders, config.benchmark.hybrid_decoders)
+    calibrated(config)
     targets.check(config.benchmark.targets)
     for name, path in config.systems.items():
         if not isinstance(path, str):
@@ -225,7 +227,18 @@ def benchmark_systems(
     for model in systems.values():
         model.eval()
     cfg, llm_of = config.benchmark, llm_of or {}
-    chosen = contestants.contestants(systems, cfg.decoders, llm_of, cfg.threads)
+    rule = calibrated(config)
+    if rule is not None:
+        for hybrid, llm in llm_of.items():
+            rule.check(systems[hybrid], systems[llm])
+    chosen = contestants.contestants(
+        systems,
+        cfg.decoders,
+        llm_of,
+        cfg.threads,
+        of_hybrids=cfg.hybrid_decoders,
+        rule=None if rule is None else rule.rule,
+    )
     first = next((each for each in chosen if each.decoding == Decoding.generate), chosen[0])
     baseline = runs.Baseline(first.name, first.kind.value) if systems[first.system].kind is SystemKind.llm else None
     memory = folder_memory(
@@ -250,6 +263,16 @@ def benchmark_systems(
     for each, system in zip(chosen, timed, strict=True):
         system.weights = weights[each.system]
     return timed, baseline
+
+
+def calibrated(config: RunConfig) -> Calibrated | None:
+    """The rule of a cascade, if one is timed.
+
+    Raises:
+        UserError: as `read_rule`.
+    """
+    timed = {*config.benchmark.decoders, *config.benchmark.hybrid_decoders}
+    return read_rule(config.cascade) if Decoding.cascade in timed else None
 
 
 def timed_system(each: Contestant, model: LLM2SLM, timings: Timings, data: DataModule) -> runs.System:

@@ -9,6 +9,8 @@ from llm2slm.commands.cascade_rule import read_rule
 from llm2slm.commands.loaded_models import recorded_llm
 from llm2slm.config import DataConfig, LLMConfig
 from llm2slm.decoding import choose
+from llm2slm.decoding.decoder import GenerateDecoder
+from llm2slm.decoding.prompt_cache import PromptCache
 from llm2slm.models.build import build_llm
 from llm2slm.models.llm import share_weights
 from llm2slm.models.saving import INSIDE
@@ -27,6 +29,7 @@ def load_decoder(
     *,
     num_beams: int = 1,
     cascade: str | None = None,
+    prompt_cache: int = 0,
 ) -> Decoder:
     """The decoder of a loaded model; a hybrid's LLM is loaded onto its device, and shares its weights with the encoder.
 
@@ -34,7 +37,7 @@ def load_decoder(
         moved: folder or id of the hybrid's LLM, if it has moved.
         data: limits on lengths; None: the LLM's defaults.
         num_beams: of the generation.
-        cascade: as the key `cascade`.
+        cascade, prompt_cache: as the keys.
 
     Raises:
         UserError: the decoder does not fit the model or the number of beams, the whole LLM cannot be loaded, or
@@ -57,4 +60,7 @@ def load_decoder(
         share_weights(model, llm)
     if calibrated is not None and llm is not None:
         calibrated.check(model, llm)
-    return choose.decoder(name, model.eval(), llm, None if calibrated is None else calibrated.rule)
+    decoder = choose.decoder(name, model.eval(), llm, None if calibrated is None else calibrated.rule)
+    if prompt_cache and isinstance(decoder, GenerateDecoder) and PromptCache.fits(model):
+        decoder.prompts = PromptCache(model, prompt_cache)
+    return decoder

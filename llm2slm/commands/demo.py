@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
-from llm2slm.commands.benchmark import Sources, benchmark_systems, share_llms
+from llm2slm.commands.benchmark import Sources, benchmark_systems, calibrated, share_llms
 from llm2slm.commands.card import card_of_run
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
@@ -33,13 +33,16 @@ from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
+from llm2slm.decoding import choose
+from llm2slm.evaluation.benchmark import contestants
+from llm2slm.evaluation.benchmark.contestants import named
 from llm2slm.models.ablation import check_control
 from llm2slm.models.build import build_llm
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.tracking.naming import group_of
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
-from llm2slm.types import Init, Overlong, SystemKind, UserError
+from llm2slm.types import Decoding, Init, Overlong, SystemKind, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,11 +93,12 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         data = DataModule(config.data, task_of(config.task, config.data), systems[LLM].collator, config.seed)
         scored = {LLM: score_system(systems[LLM], data, data.task, config=config, folder=folder / LLM, split="test")}
         scored |= trained
+        scored |= decoded(systems, llm_of, data, config, folder)
         explain(console, 3, "Timing all systems in turn", "only times of one process, round by round, can be compared")
         sources: Sources = {LLM: (config.model.llm, None)}
         sources |= {name: (str(folder / name / "model"), None) for name in configs}
         timed, baseline = benchmark_systems(systems, sources, data, config, llm_of)
-        for system in timed:  # under another decoder than `generate`: without scores
+        for system in timed:  # under a decoder of `benchmark.decoders` other than `generate`: without scores
             scored.setdefault(system.name, system).speed = system.speed
         for system in scored.values():
             system.quality_kept = quality_kept(system, scored[LLM])
@@ -112,6 +116,31 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
     console.print(terminal_table([written]))
     console.print(f"{page} ({result.wall_seconds:.0f} s in all)")
     return result
+
+
+def decoded(
+    systems: Mapping[str, LLM2SLM], llm_of: Mapping[str, str], data: DataModule, config: RunConfig, folder: Path
+) -> dict[str, runs.System]:
+    """The scores of each hybrid under the further decoders for hybrids, by the names of the benchmark."""
+    found: dict[str, runs.System] = {}
+    rule = calibrated(config)
+    for hybrid, llm in llm_of.items():
+        for name in config.benchmark.hybrid_decoders:
+            decoder = choose.decoder(
+                Decoding(name), systems[hybrid].eval(), systems[llm].eval(), None if rule is None else rule.rule
+            )
+            system = score_system(
+                decoder.model,
+                data,
+                data.task,
+                config=config,
+                folder=folder / f"{hybrid}-{name}",
+                split="test",
+                decoder=decoder,
+            )
+            system.name = named(hybrid, name)
+            found[system.name] = system
+    return found
 
 
 def as_job(config: RunConfig, folder: Path) -> RunConfig:
@@ -169,6 +198,8 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
         raise UserError(f"demo compares on one device; trainer.devices={config.trainer.devices}: use 1")
     device_type(config.trainer.accelerator)
     check_loggers(config.logger)
+    contestants.check(config.benchmark.decoders, config.benchmark.hybrid_decoders)
+    calibrated(config)
     configs = {name: system_config(config, name) for name in config.systems}
     for each in (config, *configs.values()):
         if each.data.overlong is Overlong.drop:

@@ -170,8 +170,14 @@ def load(config: GenerateConfig) -> Decoder:
     if config.overlong is not None:
         model.collator.overlong = config.overlong
     move_to_device(model, "auto")
-    decoder = load_decoder(config.decoding, model, config.llm, num_beams=config.num_beams,
-                           cascade=config.cascade)  # fmt: skip
+    decoder = load_decoder(
+        config.decoding,
+        model,
+        config.llm,
+        num_beams=config.num_beams,
+        cascade=config.cascade,
+        prompt_cache=config.prompt_cache,
+    )
     decoder.model.collator.overlong = model.collator.overlong
     return decoder
 

@@ -161,6 +161,7 @@ RANGES: dict[type, dict[str, Range]] = {
         "temperature": POSITIVE,
         "top_p": Range(0, 1, above=True),
         "batch_size": COUNT,
+        "prompt_cache": NOT_NEGATIVE,
         "seed": SEED,
     },
     JudgeConfig: {

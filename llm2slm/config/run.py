@@ -53,6 +53,8 @@ class BenchmarkConfig:
     """generate | eager | captured | lossless (as `decoding` of evaluate) | assisted | prompt_lookup (transformers'
     speculative decoding of the LLM) | ctranslate2 (the LLM in int8): decoders; each system is timed under each that
     fits it."""
+    hybrid_decoders: list[str] = field(default_factory=list)
+    """Further decoders for hybrids alone."""
     repeats: int = 5
     """Timed rounds; each round runs every system once, in a rotated order."""
     warmup: int = 2

@@ -43,6 +43,9 @@ class GenerateConfig:
     cascade: str | None = None
     """decoding=cascade: folder that `calibrate` wrote, or the threshold of the mean log-probability, as -0.35: the LLM
     writes the answers below it (-inf: none, inf: all)."""
+    prompt_cache: int = 64
+    """Number of prompts, those used last, whose LLM representations are kept in memory, so that a repeated prompt is
+    not encoded again. 0: none."""
     max_new_tokens: int | None = None
     """Maximum response length in tokens. None: that of the run, else 128."""
     num_beams: int = 1

@@ -14,9 +14,10 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from llm2slm.models.slm import end_tokens
-from llm2slm.types import Batch
+from llm2slm.types import Batch, Reps
 
 if TYPE_CHECKING:
+    from llm2slm.decoding.prompt_cache import PromptCache
     from llm2slm.models.hybrid import LLM2SLM
 
 OnTokens = Callable[[Tensor, Tensor, Tensor], None]
@@ -94,6 +95,9 @@ class GenerateDecoder(OneModelDecoder):
 
     Args:
         model: any system.
+
+    Attributes:
+        prompts: representations of the last prompts; None (the default): every prompt is encoded.
     """
 
     name = "transformers generate"
@@ -101,6 +105,11 @@ class GenerateDecoder(OneModelDecoder):
 
     def __init__(self, model: LLM2SLM) -> None:
         self.model = model
+        self.prompts: PromptCache | None = None
+
+    def reps(self, batch: Batch) -> Reps | None:
+        """The LLM's representations of a batch's prompts, from the cache of them; None without one."""
+        return None if self.prompts is None else self.prompts.reps(batch)
 
     def batch(self, texts: Sequence[str]) -> Batch:
         """See `Decoder`."""
@@ -117,7 +126,7 @@ class GenerateDecoder(OneModelDecoder):
         """See `Decoder`."""
         if on_tokens is not None:
             arguments["streamer"] = _Streamer(on_tokens)
-        ids_BT: Tensor = self.model.generate(batch, generation_config, **arguments)
+        ids_BT: Tensor = self.model.generate(batch, generation_config, reps=self.reps(batch), **arguments)
         return ids_BT
 
 

@@ -120,7 +120,7 @@ class LoopDecoder(GenerateDecoder):
             set_ = ", ".join(f"{name}={getattr(config, name)}" for name in left)
             raise UserError(f"{set_}: {self.name} does not support it; use decoding=generate")
         rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
-        steps = stream(self.model, batch, config, forward=self.forward)
+        steps = stream(self.model, batch, config, self.reps(batch), self.forward)
         return collected(steps if on_tokens is None else _shown(steps, on_tokens), rows, padding(config))
 
 

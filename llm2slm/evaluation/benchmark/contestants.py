@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm2slm.decoding import choose
+from llm2slm.decoding.cascade import Rule
 from llm2slm.decoding.decoder import GenerateDecoder
 from llm2slm.decoding.static import misfit
 from llm2slm.evaluation.benchmark.ctranslate2_int8 import CTranslate2Decoder
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ASSISTED, LOOKUP, CTRANSLATE2 = "assisted", "prompt_lookup", "ctranslate2"
 OF_LLMS = (ASSISTED, LOOKUP, CTRANSLATE2)
 """Decoders of the LLM alone, which `decoding` does not have."""
-ANY_CACHE = (Decoding.generate, Decoding.eager)
+ANY_CACHE = (Decoding.generate, Decoding.eager, Decoding.auto, Decoding.cascade)
 """Decoders that every system fits."""
 ENGINE = {Decoding.lossless: Decoding.captured}
 """Decoder -> the decoder of the LLM alone that runs the same forward passes, if it is not the same."""
@@ -57,24 +58,31 @@ def named(system: str, decoding: str) -> str:
     return system if decoding == Decoding.generate else f"{system} ({decoding})"
 
 
-def check(decoders: Sequence[str]) -> None:
+def check(decoders: Sequence[str], of_hybrids: Sequence[str] = ()) -> None:
     """Refuses unknown names of decoders.
 
     Raises:
         UserError: names the first one, and all known ones.
     """
-    known = [*(each.value for each in Decoding), *OF_LLMS]
+    of_systems = [each.value for each in Decoding]
+    known = [*of_systems, *OF_LLMS]
     if not decoders:
         raise UserError(f"benchmark.decoders=[]: give one or more of {', '.join(known)}")
-    for name in decoders:
-        if name not in known:
-            raise UserError(
-                f"benchmark.decoders: {name} is unknown{nearest_hint(name, known)}; possible: {', '.join(known)}"
-            )
+    for key, names, possible in (("decoders", decoders, known), ("hybrid_decoders", of_hybrids, of_systems)):
+        for name in names:
+            if name not in possible:
+                raise UserError(f"benchmark.{key}: {name} is unknown{nearest_hint(name, possible)}; possible: "
+                                f"{', '.join(possible)}")  # fmt: skip
 
 
 def contestants(
-    systems: Mapping[str, LLM2SLM], decoders: Sequence[str], llm_of: Mapping[str, str], threads: int | None = None
+    systems: Mapping[str, LLM2SLM],
+    decoders: Sequence[str],
+    llm_of: Mapping[str, str],
+    threads: int | None = None,
+    *,
+    of_hybrids: Sequence[str] = (),
+    rule: Rule | None = None,
 ) -> list[Contestant]:
     """Each system under each decoder that fits it: LLMs first, by system, then in the order of `decoders`.
 
@@ -84,21 +92,29 @@ def contestants(
         systems: name -> model in eval mode.
         llm_of: name of a hybrid -> name of its LLM among the systems.
         threads: CPU threads of decoders that do not use torch's.
+        of_hybrids: further decoders for hybrids alone.
+        rule: of a cascade.
 
     Raises:
         UserError: an unknown decoder, or one that fits none of the systems.
     """
-    check(decoders)
+    check(decoders, of_hybrids)
     found: list[Contestant] = []
     reasons: dict[str, str] = {}
     for system in sorted(systems, key=lambda name: systems[name].kind is not SystemKind.llm):
-        for name in dict.fromkeys(decoders):
-            made = _decoder(name, system, systems, llm_of, threads)
+        further = of_hybrids if systems[system].kind is SystemKind.llm2slm else ()
+        for name in dict.fromkeys([*decoders, *further]):
+            made = (
+                _of_llm(name, system, systems, threads)
+                if name in OF_LLMS
+                else _own(name, system, systems, llm_of, rule)
+            )
             if isinstance(made, str):
                 reasons[name] = f"{system}: {made}"
             elif made is not None:
                 found.append(Contestant(system, name, made))
-    for name in decoders:
+    hybrids = any(model.kind is SystemKind.llm2slm for model in systems.values())
+    for name in dict.fromkeys([*decoders, *(of_hybrids if hybrids else ())]):
         if not any(each.decoding == name for each in found):
             raise UserError(f"benchmark.decoders={name}: {reasons.get(name, NEEDS.get(name, 'fits no system'))}; leave "
                             "it out")  # fmt: skip
@@ -114,15 +130,11 @@ NEEDS = {
 """Decoder -> what it needs, for an error message."""
 
 
-def _decoder(
-    name: str, system: str, systems: Mapping[str, LLM2SLM], llm_of: Mapping[str, str], threads: int | None
+def _own(
+    name: str, system: str, systems: Mapping[str, LLM2SLM], llm_of: Mapping[str, str], rule: Rule | None
 ) -> Decoder | str | None:
-    """A decoder of a system; None: it is not for this kind of system; a text: why this one does not fit."""
-    model = systems[system]
-    if name in OF_LLMS:
-        make = {ASSISTED: _assisted, LOOKUP: _lookup, CTRANSLATE2: _ctranslate2}[name]
-        return make(model, systems, threads) if model.kind is SystemKind.llm else None
-    decoding, llm = Decoding(name), None
+    """A decoder of `Decoding`; None: it is not for this kind of system; a text: why this system does not fit."""
+    decoding, model, llm = Decoding(name), systems[system], None
     if decoding in choose.WITH_LLM:
         if model.kind is not SystemKind.llm2slm:
             return None
@@ -132,29 +144,26 @@ def _decoder(
     for each in (model, llm):
         if decoding not in ANY_CACHE and each is not None and (reason := misfit(each)):
             return reason
-    made = choose.decoder(decoding, model, llm)
-    if type(made) is GenerateDecoder and decoding is not Decoding.generate:
+    made = choose.decoder(decoding, model, llm, rule)
+    if type(made) is GenerateDecoder and decoding not in (Decoding.generate, Decoding.auto):
         return "only generate fits it"  # which `choose.decoder` has explained
     return made
 
 
-def _assisted(model: LLM2SLM, systems: Mapping[str, LLM2SLM], threads: int | None) -> Decoder | str:
-    del threads
+def _of_llm(name: str, system: str, systems: Mapping[str, LLM2SLM], threads: int | None) -> Decoder | str | None:
+    """A decoder of `OF_LLMS`; as `_own`."""
+    model = systems[system]
+    if model.kind is not SystemKind.llm:
+        return None
+    if name == LOOKUP:
+        return SpeculativeDecoder(model)
+    if name == CTRANSLATE2:
+        return CTranslate2Decoder(model, threads)
     own = model.collator.slm_tokenizer.get_vocab()
     for other in systems.values():
         if other.kind is SystemKind.slm and other.collator.slm_tokenizer.get_vocab() == own:
             return SpeculativeDecoder(model, other)
     return "assisted generation needs an SLM alone with the LLM's tokenizer among the systems (systems.slm=DIR)"
-
-
-def _lookup(model: LLM2SLM, systems: Mapping[str, LLM2SLM], threads: int | None) -> Decoder:
-    del systems, threads
-    return SpeculativeDecoder(model)
-
-
-def _ctranslate2(model: LLM2SLM, systems: Mapping[str, LLM2SLM], threads: int | None) -> Decoder:
-    del systems
-    return CTranslate2Decoder(model, threads)
 
 
 def same_decoding(found: Sequence[Contestant], llm_of: Mapping[str, str], first: str | None) -> dict[str, str]:
