@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2slm import runs
-from llm2slm.cli.reads import REFUSED, Row
+from llm2slm.cli.conditions import Row
+from llm2slm.cli.reads import REFUSED
 from llm2slm.cli.reads_verbs import TABLES, leaves, unread_parts
 from llm2slm.commands.deferred_warnings import hold_warning
 from llm2slm.config import PartConfig, RunConfig

@@ -7,78 +7,14 @@ tables of the verbs with other schemas.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from llm2slm.cli.conditions import ALWAYS, Reads, Row, When, either, row, when
 from llm2slm.config import CorpusConfig, RunConfig
 from llm2slm.data.sources.corpora import CORPORA
 from llm2slm.models import conditioning
 from llm2slm.models.conditioning import Conditioning
 from llm2slm.types import Decoding, Init, Labels, SystemKind, Tokenizers
-
-
-@dataclass(frozen=True)
-class When:
-    """The condition for reading a key.
-
-    Attributes:
-        words: the condition in words, as "model.kind=llm2slm"; "" if always true; or a function that returns them.
-        test: the condition as a function of verb and configuration.
-    """
-
-    words: str | Callable[[], str]
-    test: Callable[[str, Any], bool]
-
-    def __str__(self) -> str:
-        return self.words if isinstance(self.words, str) else self.words()
-
-    def __and__(self, other: When) -> When:
-        return When(
-            lambda: " and ".join(filter(None, (str(self), str(other)))),
-            lambda verb, config: self.test(verb, config) and other.test(verb, config),
-        )
-
-
-def when(words: str, test: Callable[[Any], bool]) -> When:
-    """A condition that does not depend on the verb."""
-    return When(words, lambda verb, config: test(config))  # noqa: ARG005
-
-
-@dataclass(frozen=True)
-class Reads:
-    """Verbs that read a key under a condition."""
-
-    verbs: tuple[str, ...]
-    when: When
-
-
-class Row(tuple[Reads, ...]):
-    """All verbs and conditions under which a key is read."""
-
-    def read(self, verb: str, config: Any) -> bool:
-        """Whether the verb reads the key under this configuration."""
-        return any(verb in each.verbs and each.when.test(verb, config) for each in self)
-
-    def where(self, verb: str) -> str:
-        """Where the key is read, in words: the conditions of this verb, else the verbs."""
-        modes = dict.fromkeys(text for each in self if verb in each.verbs and (text := str(each.when)))
-        verbs = dict.fromkeys(name for each in self for name in each.verbs)
-        return f"read with {' or '.join(modes)}" if modes else f"read by {', '.join(verbs)}"
-
-
-ALWAYS = when("", lambda config: True)  # noqa: ARG005
-
-
-def row(*verbs: str, if_: When = ALWAYS) -> Row:
-    """A row of verbs with one condition."""
-    return Row((Reads(verbs, if_),))
-
-
-def either(*rows: Row) -> Row:
-    """The union of rows."""
-    return Row(each for one in rows for each in one)
-
 
 FIT = ("train", "demo")
 ANSWER = ("train", "demo", "evaluate", "calibrate", "label")
@@ -385,10 +321,6 @@ TIMES_CASCADE = when(
     "cascade is among benchmark.decoders or benchmark.hybrid_decoders",
     lambda config: Decoding.cascade in {*config.benchmark.decoders, *config.benchmark.hybrid_decoders},
 )
-CASCADE_OF_VERB = When(
-    f"evaluate: {CASCADES}; benchmark, demo: {TIMES_CASCADE}",
-    lambda verb, config: (CASCADES if verb == "evaluate" else TIMES_CASCADE).test(verb, config),
-)
 
 RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.items() for name, each in rows.items()} | {
     "seed": row(*RUN_VERBS),
@@ -396,7 +328,7 @@ RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.item
     "llm": row("evaluate", "calibrate", "label", "benchmark", if_=when("run=", lambda config: config.run is not None)),
     "decoding": row("evaluate"),
     "exact_rows": row("evaluate", if_=INT8),
-    "cascade": row("evaluate", "benchmark", "demo", if_=CASCADE_OF_VERB),
+    "cascade": either(row("evaluate", if_=CASCADES), row("benchmark", "demo", if_=TIMES_CASCADE)),
     "quality_kept": row("calibrate"),
     "split": row("evaluate", "label", "encode"),  # encode refuses it
     "systems": row("demo", "benchmark"),

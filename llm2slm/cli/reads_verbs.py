@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm2slm.cli.conditions import Reads, Row, When, row, when
 from llm2slm.cli.reads import (
     BUILD,
     CASCADES,
@@ -13,13 +14,8 @@ from llm2slm.cli.reads import (
     PART,
     RUN_KEYS,
     TASK,
-    Reads,
-    Row,
-    When,
     hub_name,
     logger_rows,
-    row,
-    when,
 )
 from llm2slm.cli.schema import keys
 from llm2slm.config import (

@@ -42,7 +42,8 @@ class Drafter(Protocol):
         """At most `length` tokens for every row.
 
         Args:
-            ids_BT: responses in the LLM's tokens, with `length` columns to spare. counts_B: their lengths, at least 1.
+            ids_BT: responses in the LLM's tokens, with `length` columns to spare. counts_B: their lengths; at the
+                beginning 0 in all rows, later at least 1.
             active_B: rows that need a draft.
             choice: of the LLM's tokens.
         """
@@ -63,10 +64,11 @@ class SameTokens:
     def __init__(self, forward: StaticForward) -> None:
         self.forward = forward
         self.state: StaticState
+        self.first_BV: Tensor
 
     def start(self, prompt: Prompt, new_tokens: int) -> None:
         """See `Drafter`."""
-        state, _ = self.forward.start(prompt, new_tokens)
+        state, self.first_BV = self.forward.start(prompt, new_tokens)
         assert isinstance(state, StaticState)
         self.state = state
 
@@ -83,10 +85,12 @@ class SameTokens:
         """
         session, first = self.state.session, self.state.length
         ids_BT, rows_B = ids_BT.clone(), torch.arange(len(ids_BT), device=ids_BT.device)
-        start_B = (counts_B - 2).clamp(min=0)
-        columns_B2 = start_B.unsqueeze(1) + torch.arange(2, device=ids_BT.device)
-        logits_BQV = session.advance(ids_BT.gather(1, columns_B2), first + columns_B2)
-        logits_BV = logits_BQV[rows_B, counts_B - 1 - start_B]
+        logits_BV = self.first_BV
+        if bool(counts_B.any()):
+            start_B = (counts_B - 2).clamp(min=0)
+            columns_B2 = start_B.unsqueeze(1) + torch.arange(2, device=ids_BT.device)
+            logits_BQV = session.advance(ids_BT.gather(1, columns_B2), first + columns_B2)
+            logits_BV = logits_BQV[rows_B, counts_B - 1 - start_B]
         running_B = active_B
         drawn: list[Tensor] = []
         probabilities: list[Tensor] = []
@@ -120,7 +124,7 @@ class OtherTokens:
         self.processed: list[list[int]] = []
 
     def start(self, prompt: Prompt, new_tokens: int) -> None:
-        """See `Drafter`. A response may have more tokens of the SLM than of the LLM: room for twice as many."""
+        """See `Drafter`. A response may have more tokens of the SLM than of the LLM: up to twice as many fit."""
         state, self.first_BV = self.forward.start(prompt, 2 * new_tokens + 2)
         assert isinstance(state, StaticState)
         self.state, self.processed = state, [[] for _ in state.rows_B]

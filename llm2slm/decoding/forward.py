@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from llm2slm.decoding.state import DecodeState, all_rows
-from llm2slm.models.prompt import Prompt, cached_prefix, extended, prompt_arguments, with_soft_prompts
+from llm2slm.models.prompt import Prompt, cached_prefix, embed, extended, prompt_arguments, with_soft_prompts
 from llm2slm.models.sequences import positions
 from llm2slm.models.slm import start_token
 
@@ -31,8 +31,7 @@ class Forward:
 
     def __init__(self, model: LLM2SLM) -> None:
         self.model, self.slm = model, model.slm
-        parameters = inspect.signature(self.slm.forward).parameters
-        self.last_logits: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self.keeps_logits = "logits_to_keep" in inspect.signature(self.slm.forward).parameters
 
     def start(self, prompt: Prompt, new_tokens: int) -> tuple[DecodeState, Tensor]:
         """The state after the prompt (and the start token, if there is one), and the logits_BV of the first token.
@@ -41,6 +40,11 @@ class Forward:
             new_tokens: the most tokens of a response; a cache that grows does not need it.
         """
         del new_tokens
+        state, logits_B1V = self.read(prompt)
+        return state, logits_B1V[:, 0]
+
+    def read(self, prompt: Prompt, ids_BN: Tensor | None = None) -> tuple[DecodeState, Tensor]:
+        """The state after the prompt and N further tokens (None: 0), and logits_BQV of the N + 1 tokens after it."""
         prompt = with_soft_prompts(self.slm, prompt)
         rows = len(prompt.mask_BQ)
         before, cached = cached_prefix(self.slm, rows, prompt)
@@ -48,22 +52,29 @@ class Forward:
         mask_BC: Tensor | None
         if not prompt.cross_attended and not self.slm.config.is_encoder_decoder:
             mask_BC = prompt.whole_mask if prompt.cache is not None else extended(prompt.mask_BQ, before)
+            embeds_BQD = prompt.states_BQD
+            if ids_BN is not None:
+                mask_BC = torch.cat([mask_BC, torch.ones_like(ids_BN).to(mask_BC.dtype)], dim=1)
+                embeds_BQD = torch.cat([embeds_BQD, embed(self.slm, ids_BN).to(embeds_BQD.dtype)], dim=1)
             state = DecodeState(all_rows(rows, mask_BC.device), cache, mask_BC, prompt, {})
-            return self._forward(state, inputs_embeds=prompt.states_BQD)
+            return self._forward(state, inputs_embeds=embeds_BQD, kept=1 if ids_BN is None else ids_BN.shape[1] + 1)
         attended = prompt_arguments(self.slm, prompt)
         if "inputs_embeds" in attended:
             attended["encoder_outputs"] = self.slm.get_encoder()(**attended, return_dict=True)
             del attended["inputs_embeds"]
         ids_B1 = prompt.mask_BQ.new_full((rows, 1), start_token(self.slm), dtype=torch.int64)
-        mask_BC = None if self.slm.config.is_encoder_decoder else extended(torch.ones_like(ids_B1), before)
-        return self._forward(DecodeState(all_rows(rows, ids_B1.device), cache, mask_BC, prompt, attended), ids_B1)
+        ids_BQ = ids_B1 if ids_BN is None else torch.cat([ids_B1, ids_BN], dim=1)
+        mask_BC = None if self.slm.config.is_encoder_decoder else extended(torch.ones_like(ids_BQ), before)
+        state = DecodeState(all_rows(rows, ids_B1.device), cache, mask_BC, prompt, attended)
+        return self._forward(state, ids_BQ, kept=ids_BQ.shape[1])
 
     def step(self, state: DecodeState, ids_B: Tensor) -> tuple[DecodeState, Tensor]:
         """The state after one more token of every row, and the logits_BV of the next one."""
         mask_BC = state.mask_BC
         if mask_BC is not None:
             mask_BC = torch.cat([mask_BC, mask_BC.new_ones(len(mask_BC), 1)], dim=1)
-        return self._forward(replace(state, mask_BC=mask_BC), ids_B.unsqueeze(1))
+        state, logits_B1V = self._forward(replace(state, mask_BC=mask_BC), ids_B.unsqueeze(1))
+        return state, logits_B1V[:, 0]
 
     def _new_cache(self) -> Any:
         """An empty cache, as `generate` makes it."""
@@ -71,9 +82,17 @@ class Forward:
         return EncoderDecoderCache(cache, DynamicCache()) if self.slm.config.is_encoder_decoder else cache
 
     def _forward(
-        self, state: DecodeState, ids_BT: Tensor | None = None, inputs_embeds: Tensor | None = None
+        self,
+        state: DecodeState,
+        ids_BT: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        kept: int = 1,
     ) -> tuple[DecodeState, Tensor]:
-        """A forward pass over the last positions of the state's mask, which are not in its cache yet."""
+        """A forward pass over the last positions of the state's mask, which are not in its cache yet.
+
+        Returns:
+            the state after it, and the logits of the last `kept` positions.
+        """
         name = "decoder_input_ids" if self.slm.config.is_encoder_decoder else "input_ids"
         inputs: dict[str, Any] = {name: ids_BT} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         if state.mask_BC is not None:
@@ -81,5 +100,6 @@ class Forward:
             inputs |= {"attention_mask": state.mask_BC, "position_ids": positions(state.mask_BC)[:, -new:]}
         with self.model.attending(state.prompt):
             cached = {"past_key_values": state.cache, "use_cache": True, "return_dict": True}
-            output = self.slm(**inputs, **state.attended, **cached, **self.last_logits)
-        return replace(state, cache=output.past_key_values), output.logits[:, -1]
+            wanted = {"logits_to_keep": kept} if self.keeps_logits else {}
+            output = self.slm(**inputs, **state.attended, **cached, **wanted)
+        return replace(state, cache=output.past_key_values), output.logits[:, -kept:]

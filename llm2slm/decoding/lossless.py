@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from llm2slm.decoding.choice import Choice, left_to_generate
 from llm2slm.decoding.decoder import OneModelDecoder, OnTokens
-from llm2slm.decoding.draft import Drafter, OtherTokens, SameTokens
+from llm2slm.decoding.draft import Draft, Drafter, OtherTokens, SameTokens
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.loop import chooser, padding, settings
 from llm2slm.decoding.reading import read
@@ -29,9 +29,10 @@ from llm2slm.types import Batch, UserError
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
-LENGTHS = (4, 8, 16, 32)
+LENGTHS = (4, 8, 16, 24, 32)
 """Tokens of a draft: the next longer one after drafts that were accepted whole in all rows, the next shorter one after
-drafts of which less than half was accepted in all rows. Each length is one captured pass of the LLM."""
+drafts of which less than half was accepted in all rows, also from batch to batch. Each length is one captured pass of
+the LLM."""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class LosslessDecoder(OneModelDecoder):
         lengths: of drafts, in ascending order.
 
     Attributes:
-        counts: of all batches so far.
+        counts: of all batches so far. size: position in `lengths` of the next draft's length.
 
     Raises:
         UserError: the steps of one of them cannot be captured.
@@ -80,7 +81,7 @@ class LosslessDecoder(OneModelDecoder):
             if reason := misfit(model):
                 raise UserError(f"decoding=lossless: {reason}; use decoding=generate")
         self.model, self.hybrid, self.lengths, self.counts = llm, hybrid, tuple(lengths), Counts()
-        self.reader, self.verifier = Forward(llm), StaticForward(llm)
+        self.reader, self.verifier, self.size = Forward(llm), StaticForward(llm), 0
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
         drafting = StaticForward(hybrid)
         self.same_tokens = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
@@ -113,47 +114,64 @@ class LosslessDecoder(OneModelDecoder):
             raise UserError("decoding=lossless with do_sample=true: LLM and SLM have different tokenizers; sampled "
                             "drafts can only be verified in tokens of the LLM; use greedy decoding")  # fmt: skip
         copies, limit = config.num_return_sequences or 1, int(config.max_new_tokens)
-        prompt, state, logits_BV = read(self.hybrid, self.reader, *batch, copies)
-        language_model.check_positions(self.model.slm, state.prompt, limit)
-        choice = chooser(self.model, state.prompt, config, logits_BV.device)
-        first_B = choice(logits_BV.new_zeros((len(logits_BV), 0), dtype=torch.int64), logits_BV)
-        responses = Responses(first_B, limit, self.lengths[-1], padding(config), choice)
-        if on_tokens is not None:
-            on_tokens(responses.rows_B, first_B.unsqueeze(1), torch.ones_like(first_B))
+        prompt, llm_prompt, started = read(self.hybrid, self.reader, *batch, copies)
+        language_model.check_positions(self.model.slm, llm_prompt, limit)
+        choice = chooser(self.model, llm_prompt, config, llm_prompt.mask_BQ.device)
+        responses = Responses(len(llm_prompt.mask_BQ), limit, self.lengths[-1], padding(config), choice)
         self.drafter.start(prompt, responses.columns)
-        self._rounds(responses, self.verifier.adopted(state, responses.columns), choice, on_tokens)
-        self.counts.rows += len(first_B)
+        if started is None:  # the LLM processes the first draft together with the prompt
+            draft = self._draft(responses, choice)
+            state, logits_BQV = self.reader.read(llm_prompt, draft.ids_BN)
+            self._accept(draft, logits_BQV, responses, choice, on_tokens)
+            adopted = self.verifier.adopted(state, responses.columns, behind=draft.ids_BN.shape[1])
+        else:
+            state, logits_BV = started
+            responses.append(choice(responses.ids_RT[:, :0], logits_BV).unsqueeze(1), responses.counts_R, 0)
+            if on_tokens is not None:
+                on_tokens(responses.rows_B, responses.ids_RT[:, :1], responses.counts_R)
+            adopted = self.verifier.adopted(state, responses.columns)
+        self._rounds(responses, adopted, choice, on_tokens)
+        self.counts.rows += len(responses.ids_RT)
         self.counts.tokens += int(responses.counts_R.sum())
         self.counts.whole += int(responses.whole_R.sum())
         return responses.padded()
 
-    def _rounds(
-        self, responses: Responses, state: StaticState, choice: Choice, on_tokens: OnTokens | None = None
-    ) -> None:
+    def _rounds(self, responses: Responses, state: StaticState, choice: Choice, on_tokens: OnTokens | None) -> None:
         """Drafts and verifies until every response is complete."""
-        size, active_B = 0, responses.active()
-        while active_B.any():
+        while (active_B := responses.active()).any():
             if 2 * int(active_B.sum()) <= len(active_B):
                 kept_K = active_B.nonzero().squeeze(1)
-                state, active_B = state.keep(kept_K), active_B[kept_K]
+                state = state.keep(kept_K)
                 self.drafter.keep(kept_K)
                 responses.keep(kept_K)
-            ids_BT, counts_B = responses.ids_RT[responses.rows_B], responses.counts_R[responses.rows_B]
-            draft = self.drafter.draft(ids_BT, counts_B, active_B, self.lengths[size], choice)
-            drafted = draft.ids_BN.shape[1]
-            logits_BQV = self._verified(state, ids_BT, counts_B, draft.ids_BN)
-            scores_BQV = choice.scores_along(_appended(ids_BT, counts_B, draft.ids_BN), counts_B, logits_BQV)
-            ids_BQ, accepted_B = accepted(draft, scores_BQV, sampled=choice.sampled)
-            new_B = responses.append(ids_BQ, accepted_B, drafted)
-            self.counts.verifications += int(active_B.sum())
-            self.counts.accepted += int(torch.minimum(accepted_B, new_B)[active_B].sum())
-            if on_tokens is not None:
-                on_tokens(responses.rows_B[active_B], ids_BQ[active_B], new_B[active_B])
-            if bool((accepted_B >= drafted)[active_B].all()):
-                size = min(size + 1, len(self.lengths) - 1)
-            elif bool((2 * accepted_B < drafted)[active_B].all()):
-                size = max(size - 1, 0)
-            active_B = responses.active()
+            draft = self._draft(responses, choice)
+            logits_BQV = self._verified(state, *responses.current(), draft.ids_BN)
+            self._accept(draft, logits_BQV, responses, choice, on_tokens)
+
+    def _draft(self, responses: Responses, choice: Choice) -> Draft:
+        """A draft of the length that the last ones suggest, and not beyond the longest possible response."""
+        ids_BT, counts_B = responses.current()
+        active_B = responses.active()
+        left = responses.limit - int(counts_B[active_B].min())
+        return self.drafter.draft(ids_BT, counts_B, active_B, min(self.lengths[self.size], left), choice)
+
+    def _accept(
+        self, draft: Draft, logits_BQV: Tensor, responses: Responses, choice: Choice, on_tokens: OnTokens | None
+    ) -> None:
+        """Adds the accepted tokens of a draft and the LLM's next one to the responses, and adapts the draft length."""
+        ids_BT, counts_B = responses.current()
+        active_B, drafted = responses.active(), draft.ids_BN.shape[1]
+        scores_BQV = choice.scores_along(_appended(ids_BT, counts_B, draft.ids_BN), counts_B, logits_BQV)
+        ids_BQ, accepted_B = accepted(draft, scores_BQV, sampled=choice.sampled)
+        new_B = responses.append(ids_BQ, accepted_B, drafted)
+        self.counts.verifications += int(active_B.sum())
+        self.counts.accepted += int(torch.minimum(accepted_B, new_B)[active_B].sum())
+        if on_tokens is not None:
+            on_tokens(responses.rows_B[active_B], ids_BQ[active_B, : int(new_B.max())], new_B[active_B])
+        if drafted >= self.lengths[self.size] and bool((accepted_B >= drafted)[active_B].all()):
+            self.size = min(self.size + 1, len(self.lengths) - 1)
+        elif bool((2 * accepted_B < drafted)[active_B].all()):
+            self.size = max(self.size - 1, 0)
 
     def _verified(self, state: StaticState, ids_BT: Tensor, counts_B: Tensor, draft_BN: Tensor) -> Tensor:
         """logits_BQV at the positions of a draft and after it, Q = N + 1.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def read(
     hybrid: LLM2SLM, forward: Forward, batch: Batch, llm_batch: Batch, copies: int
-) -> tuple[Prompt, DecodeState, Tensor]:
+) -> tuple[Prompt, Prompt, tuple[DecodeState, Tensor] | None]:
     """Both prompts, encoded by one pass of the LLM where its weights are shared and the prompt's tokens are the same.
 
     Args:
@@ -32,22 +32,25 @@ def read(
         copies: rows for each prompt.
 
     Returns:
-        The hybrid's prompt; the LLM's state after the prompt and the logits_BV of its first token.
+        The hybrid's prompt and the LLM's. Of a decoder-only LLM whose pass over the prompt gave the hybrid's
+        representations also the state after it, and the logits_BV of the first token.
     """
     llm = forward.model
     shared = shares_the_encoding(hybrid, llm, batch, llm_batch)
     reps: Reps | None = None
+    started: tuple[DecodeState, Tensor] | None = None
     if shared and llm.slm.config.is_encoder_decoder:
         reps = hybrid.represent(batch)
-        state, logits_BV = forward.start(encoded(reps, llm_batch).repeated(copies), 1)
+        prompt = encoded(reps, llm_batch).repeated(copies)
     elif shared and batch.llm_mask_BP is not None and isinstance(hybrid.encoder, FrozenEncoder):
+        prompt = llm.prefill(llm_batch).repeated(copies)
         with hybrid.encoder.observed() as reps_of:
-            state, logits_BV = forward.start(llm.prefill(llm_batch).repeated(copies), 1)
-        reps_BPE, mask_BP = reps_of(state.cache)[::copies], llm_batch.slm_mask_BQ
+            started = forward.start(prompt, 1)
+        reps_BPE, mask_BP = reps_of(started[0].cache)[::copies], llm_batch.slm_mask_BQ
         reps = Reps(_moved(reps_BPE, mask_BP, batch.llm_mask_BP), batch.llm_mask_BP)
     else:
-        state, logits_BV = forward.start(llm.prefill(llm_batch).repeated(copies), 1)
-    return hybrid.prefill(batch, reps).repeated(copies), state, logits_BV
+        prompt = llm.prefill(llm_batch).repeated(copies)
+    return hybrid.prefill(batch, reps).repeated(copies), prompt, started
 
 
 def encoded(reps: Reps, llm_batch: Batch) -> Prompt:

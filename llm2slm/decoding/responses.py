@@ -12,7 +12,7 @@ class Responses:
     """The responses of a batch, R rows, of which those in `rows_B` are still computed.
 
     Args:
-        first_R: the first token of each. limit: their maximum length. spare: columns for drafts beyond it.
+        rows: R. limit: their maximum length. spare: columns for drafts beyond it.
         pad: token behind the end of a response. choice: knows the end tokens.
 
     Attributes:
@@ -20,18 +20,21 @@ class Responses:
         whole_R: rows without a rejected token.
     """
 
-    def __init__(self, first_R: Tensor, limit: int, spare: int, pad: int, choice: Choice) -> None:
+    def __init__(self, rows: int, limit: int, spare: int, pad: int, choice: Choice) -> None:
         self.limit, self.columns, self.pad, self.choice = limit, limit + spare + 1, pad, choice
-        self.ids_RT = first_R.new_zeros(len(first_R), self.columns)
-        self.ids_RT[:, 0] = first_R
-        self.counts_R = torch.ones_like(first_R)
-        self.done_R = choice.ended(first_R) | (self.counts_R >= limit)
+        self.rows_B = torch.arange(rows, device=choice.ends.device)
+        self.ids_RT = self.rows_B.new_zeros(rows, self.columns)
+        self.counts_R = torch.zeros_like(self.rows_B)
+        self.done_R = torch.zeros_like(self.rows_B, dtype=torch.bool)
         self.whole_R = torch.ones_like(self.done_R)
-        self.rows_B = torch.arange(len(first_R), device=first_R.device)
 
     def active(self) -> Tensor:
         """Which of `rows_B` are not complete."""
         return ~self.done_R[self.rows_B]
+
+    def current(self) -> tuple[Tensor, Tensor]:
+        """ids_BT and counts_B of `rows_B`."""
+        return self.ids_RT[self.rows_B], self.counts_R[self.rows_B]
 
     def keep(self, kept_K: Tensor) -> None:
         """Computes only some of `rows_B` from now on."""

@@ -1,4 +1,4 @@
-"""A transformers cache of fixed size in which every row has a length of its own.
+"""A transformers cache of fixed size whose rows may have different lengths.
 
 A forward pass writes the keys and values of its Q new tokens to the slots of `RowCache.slots_BQ`, wherever earlier ones
 are, so that rows may advance by different numbers of tokens, and tokens are taken back by writing over them. What a

@@ -1,6 +1,6 @@
 """Buffers of fixed size for the keys and values of a batch, and forward passes over them, which are captured once.
 
-Every row has a length of its own. Masked positions of the buffers change a float32 logit by rounding only.
+Rows may have different lengths. Masked positions of the buffers change a float32 logit by rounding only.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Session:
         rows = slice(0, len(state.rows_B))
         self.own.fill([(layer.keys, layer.values) for layer in own.layers])
         if state.mask_BC is not None:  # padded on the left
-            self.start_B[rows] = state.mask_BC.shape[1] - state.mask_BC.long().sum(1)
+            self.start_B[rows] = state.mask_BC.shape[1] - state.mask_BC.long().sum(1)  # new tokens are real in all rows
         if self.across is not None and across is not None and self.cross_mask_B11P is not None:
             self.across.fill([(layer.keys, layer.values) for layer in across.layers])
             mask_BP = state.prompt.mask_BQ

@@ -128,9 +128,13 @@ class StaticForward(Forward):
         state, logits_BV = super().start(prompt, new_tokens)
         return (state if new_tokens == 1 else self.adopted(state, new_tokens)), logits_BV
 
-    def adopted(self, state: DecodeState, new_tokens: int) -> StaticState:
-        """A state of `Forward`, in the buffers of a session."""
-        length = caches(state.cache)[0].layers[0].keys.shape[2]
+    def adopted(self, state: DecodeState, new_tokens: int, behind: int = 0) -> StaticState:
+        """A state of `Forward`, in the buffers of a session.
+
+        Args:
+            new_tokens: after the prompt, at most. behind: number of them that the cache holds.
+        """
+        length = caches(state.cache)[0].layers[0].keys.shape[2] - behind
         session = self.session_of(Layout.of(state, length + new_tokens - 1), len(state.rows_B))
         session.adopt(state)
         fields = {field: getattr(state, field) for field in DecodeState.__dataclass_fields__}

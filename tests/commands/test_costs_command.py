@@ -17,13 +17,14 @@ from transformers import LlamaConfig
 
 from llm2slm.cli import main
 from llm2slm.commands.costs import cells
+from llm2slm.decoding.decoder import GenerateDecoder
 from llm2slm.evaluation.benchmark import ceilings
 from llm2slm.evaluation.benchmark.costs import Cost, Work
 from llm2slm.evaluation.benchmark.pairs import configured, recorded
 from llm2slm.evaluation.benchmark.predictions import HYBRID, Assumptions, Predictor
 from llm2slm.evaluation.benchmark.roofline import DEVICES, LONGEST, PRECISIONS, Device, break_even, least_times
-from llm2slm.evaluation.benchmark.timing import _flops, _guidance
 from llm2slm.evaluation.benchmark.workload import Condition, Request
+from llm2slm.evaluation.benchmark.workload_costs import _guidance, workload_cost
 from llm2slm.models import families
 from llm2slm.models.build import build_model
 from llm2slm.models.known_configs import known
@@ -232,7 +233,9 @@ def assert_same(planned, model, tokens=6):
     assumptions = Assumptions(4, 2, 0.1, slm_tokens=ratio)
     predictor = Predictor(planned, assumptions, DEVICES["h100"], PRECISIONS["float32"])
     response = tokens if planned.same_response else tokens / ratio
-    assert predictor.cost(HYBRID, p, response).flops == pytest.approx(_flops(model, condition), rel=1e-9)
+    assert predictor.cost(HYBRID, p, response).flops == pytest.approx(
+        workload_cost(GenerateDecoder(model), condition).flops, rel=1e-9
+    )
     weights = {name: tensor.numel() for name, tensor in model.named_parameters() if tensor.dim() > 1}
     left_out = {name: count for name, count in weights.items() if any(part in name for part in LEFT_OUT)}
     assert predictor.cost(HYBRID, p, tokens).weights == sum(weights.values()) - sum(left_out.values())

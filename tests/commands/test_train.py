@@ -33,7 +33,7 @@ from llm2slm.types import Example, UserError
 
 RESULT = {
     "schema", "verb", "created", "command", "git_commit", "versions", "device", "seed", "config_hash", "wall_seconds",
-    "systems", "selection", "baseline", "targets",
+    "systems", "selection", "baseline", "targets", "calibration",
 }  # fmt: skip
 SYSTEM = {"name", "kind", "parameters", "quality", "speed", "quality_kept", "samples", "curve", "notes", "weights"}
 SYSTEM |= {"buckets", "validation", "failures"}

@@ -127,10 +127,10 @@ def test_any_draft(names: tuple[str, ...], wrong: float, pair: Any, request: pyt
 
 
 def test_counts(pair: Any) -> None:
-    """Right drafts of 3 for 13 tokens: the first token, then 3 + 1 three times; wrong ones: 12 verifications."""
+    """Right drafts of 3 for 13 tokens: 3 + 1 three times, then 1; wrong ones: a verification for each token."""
     hybrid, llm = pair(*PAIRS[1])
     llm.generation_config.eos_token_id = None
-    for wrong, expected in ((0.0, (3, 9, 1)), (1.0, (12, 0, 0))):
+    for wrong, expected in ((0.0, (4, 10, 1)), (1.0, (13, 0, 0))):
         decoder = LosslessDecoder(hybrid, llm, (3,))
         decoder.drafter = Scripted(wrong, 1)
         batch = decoder.batch(TEXTS[:1])
@@ -142,7 +142,7 @@ def test_counts(pair: Any) -> None:
 def test_draft_length_adapts(pair: Any) -> None:
     hybrid, llm = pair(*PAIRS[1])
     llm.generation_config.eos_token_id = None
-    for wrong, expected in ((0.0, [2, 4, 8, 8]), (1.0, [2, 2, 2, 2])):
+    for wrong, expected in ((0.0, [2, 4, 8, 3]), (1.0, [2, 2, 2, 2])):
         decoder = LosslessDecoder(hybrid, llm, (2, 4, 8))
         decoder.drafter = Scripted(wrong, 1)
         lengths, draft = [], decoder.drafter.draft
@@ -221,7 +221,7 @@ def test_the_prompt_is_encoded_once(llm: str, slm: str, mode: str, layer: Any, p
         module for module in body.modules() if type(module).__name__.endswith(("Block", "EncoderLayer", "Layer"))
     )
     block.register_forward_hook(lambda *_: runs.update(["block"]))
-    prompt, _, logits_BV = read(hybrid, Forward(whole), batch, llm_batch, 2)
+    prompt, llm_prompt, started = read(hybrid, Forward(whole), batch, llm_batch, 2)
     assert runs["block"] == 1
     expected = hybrid.prefill(batch).repeated(2)
     if expected.gated_states is not None:
@@ -232,6 +232,7 @@ def test_the_prompt_is_encoded_once(llm: str, slm: str, mode: str, layer: Any, p
         layers = zip(prompt.cache.new(6).layers, expected.cache.new(6).layers, strict=True)
         for one, other in layers:
             torch.testing.assert_close((one.keys, one.values), (other.keys, other.values), atol=2e-5, rtol=1e-4)
+    _, logits_BV = Forward(whole).start(llm_prompt, 1) if started is None else started
     _, alone_BV = Forward(whole).start(whole.prefill(llm_batch).repeated(2), 1)
     torch.testing.assert_close(logits_BV, alone_BV, atol=2e-5, rtol=1e-4)
 

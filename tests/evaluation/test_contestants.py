@@ -137,7 +137,7 @@ def test_decoders_that_do_not_fit_are_left_out_with_a_line(tmp_path, capsys):
     found = contestants(trio, ["generate", "captured", "assisted"], {})
     assert [each.name for each in found] == ["llm", "llm (captured)", "llm (assisted)", "slm"]
     assert capsys.readouterr().err.splitlines() == [
-        "llm2slm: benchmark.decoders=captured: without slm: a mistral has blocks with a sliding window or a state"
+        "llm2slm: benchmark.decoders=captured: without slm: transformers does not support a static cache for gpt_neo"
     ]
 
 

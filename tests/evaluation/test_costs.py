@@ -27,9 +27,10 @@ from torch import nn
 from transformers import AutoModel
 from transformers.pytorch_utils import Conv1D
 
+from llm2slm.decoding.decoder import GenerateDecoder
 from llm2slm.evaluation.benchmark import costs
-from llm2slm.evaluation.benchmark.timing import _flops
 from llm2slm.evaluation.benchmark.workload import Condition, Request
+from llm2slm.evaluation.benchmark.workload_costs import workload_cost
 from llm2slm.models import families
 from llm2slm.models.build import build_model
 from llm2slm.models.encoder import FrozenEncoder
@@ -201,7 +202,7 @@ def require_torchs_count(model) -> None:
     for tokens in (1, T):
         condition = Condition("grid", 1, P, (Request((prompt,), tokens),))
         found = counted(lambda n=tokens: model.generate(batch, max_new_tokens=n, min_new_tokens=n))
-        assert _flops(model, condition) == found, tokens
+        assert workload_cost(GenerateDecoder(model), condition).flops == found, tokens
 
 
 @pytest.fixture(scope="module")

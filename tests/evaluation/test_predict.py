@@ -31,7 +31,8 @@ class Echo:
     def eval(self):
         return self.train(False)
 
-    def generate(self, batch: Batch, **arguments):
+    def generate(self, batch: Batch, generation_config=None, *, reps=None, **arguments):
+        assert generation_config is None and reps is None
         lengths = batch.slm_mask_BQ.sum(1)
         self.calls.append(SimpleNamespace(arguments=arguments, lengths=lengths.tolist(), training=self.training))
         return torch.stack([lengths + 100, torch.full_like(lengths, EOS), torch.full_like(lengths, 0)], 1)
