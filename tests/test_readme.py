@@ -26,7 +26,18 @@ FIGURE = ROOT / "docs" / "figures" / "quality.svg"
 SECONDARY = {"logger.mode=online": "needs a network", "llm=PATH": "PATH is a location of the user"}
 """Overrides within the text that no test composes, and why."""
 CALLS = commands(README, "llm2slm")
-CHECKED_VERBS = {"train", "evaluate", "generate", "benchmark", "costs", "judge", "export", "report", "compare"}
+CHECKED_VERBS = {
+    "train",
+    "evaluate",
+    "calibrate",
+    "generate",
+    "benchmark",
+    "costs",
+    "judge",
+    "export",
+    "report",
+    "compare",
+}
 
 
 @pytest.fixture
