@@ -80,9 +80,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         trained = train_side_by_side(configs, folder, console, at_once=at_once, threads=threads)
         for name, system in trained.items():
             system.name = name
-        explain(
-            console, 2, "Evaluating the LLM on the test split", "its scores are the reference for those of the others"
-        )
+        explain(console, 2, "Evaluating the LLM and faster decoders on the test split",
+                "the scores of the LLM are the reference for those of the others")  # fmt: skip
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         systems = {LLM: build_llm(config.model.llm, config.data)}

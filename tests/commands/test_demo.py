@@ -1,4 +1,4 @@
-"""`demo` with tiny settings: three systems, ratios computed from their own figures, one page."""
+"""`demo` with tiny settings: all systems, ratios computed from their own figures, one page."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def demo_config(folder):
     config = tiny_run(folder, max_steps=2, val_every=2)
     config.benchmark.repeats, config.benchmark.warmup, config.benchmark.prompts = 2, 0, 2
     config.benchmark.response_tokens, config.benchmark.memory = [3], False
+    config.benchmark.hybrid_decoders = ["captured", "lossless"]
     config.systems = {
         "small": {"model": {"kind": "slm"}},
         "guided": {"model": {"kind": "llm2slm", "conditioning": "memory"}, "optim": {"lr": 0.002}},
@@ -37,16 +38,18 @@ def demo(tmp_path_factory):
     return folder / "out", config, json.loads((folder / "out" / "result.json").read_text())
 
 
-def test_three_systems_are_scored_and_timed(demo):
+def test_all_systems_are_scored_and_timed(demo):
     folder, _, result = demo
     assert [(s["name"], s["kind"]) for s in result["systems"]] == [
-        ("llm", "llm"), ("small", "slm"), ("guided", "llm2slm"),
+        ("llm", "llm"), ("small", "slm"), ("guided", "llm2slm"), ("guided (captured)", "llm2slm"),
+        ("guided (lossless)", "llm"),
     ]  # fmt: skip
     llm, *others = result["systems"]
     for system in result["systems"]:
         assert {score["n"] for score in system["quality"].values()} == {SIZES["test"]}
         assert [row["lengths"] for row in system["speed"]] == ["test", "grid"]
-        assert (folder / system["name"] / "predictions.jsonl").is_file()
+        place = folder / system["name"].replace(" (", "-").removesuffix(")")
+        assert (place / "predictions.jsonl").is_file()
         for row, reference in zip(system["speed"], llm["speed"], strict=True):
             assert (row["batch"], row["prompt_tokens"]) == (reference["batch"], reference["prompt_tokens"])
             if row["repeats"] == 1:
@@ -55,6 +58,22 @@ def test_three_systems_are_scored_and_timed(demo):
     for system in others:
         for metric, kept in system["quality_kept"].items():
             assert kept == system["quality"][metric]["value"] / llm["quality"][metric]["value"]
+
+
+def test_the_hybrid_under_other_decoders(demo):
+    """captured has the scores and responses of the hybrid, lossless those of the LLM."""
+    folder, _, result = demo
+    llm, _, hybrid, captured, lossless = result["systems"]
+    assert captured["quality"] == hybrid["quality"] and lossless["quality"] == llm["quality"]
+    assert set(lossless["quality_kept"].values()) <= {1.0}
+    names = {"llm": "guided-lossless", "guided": "guided-captured"}
+    for one, other in names.items():
+        same = (folder / one / "predictions.jsonl").read_text(), (folder / other / "predictions.jsonl").read_text()
+        assert same[0] == same[1]
+    assert [row["decoding"] for s in (hybrid, captured, lossless) for row in s["speed"][:1]] == [
+        "transformers generate", "captured", "lossless",
+    ]  # fmt: skip
+    assert lossless["notes"]["decoder"]["counts"]["rows"] == SIZES["test"]
 
 
 def test_each_system_was_trained_as_its_overrides_say_and_the_same_otherwise(demo):
