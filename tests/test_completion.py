@@ -21,10 +21,12 @@ from llm2slm.cli.schema import SCHEMAS, keys
 from llm2slm.commands.costs import MEASURE
 from llm2slm.config.choices import ACCELERATORS, DTYPES, FORMATS, LOGGER_MODES, MATMUL_PRECISIONS, OPTIMIZERS, SCHEDULES
 from llm2slm.data.tasks import TASKS
+from llm2slm.evaluation.benchmark.contestants import OF_LLMS
 from llm2slm.evaluation.benchmark.roofline import DEVICES
 from llm2slm.evaluation.metrics.scores import METRICS, of_texts
 from llm2slm.tracking.artifacts import KINDS
 from llm2slm.tracking.session import NAMES
+from llm2slm.types import Decoding
 
 READY, END = "ready> ", "the end of this test"
 
@@ -160,6 +162,7 @@ def choices() -> dict[str, list[str]]:
 
 def test_the_choices_of_a_text_are_those_of_the_code() -> None:
     attention = ["eager", "sdpa", "flash_attention_2"]
+    decoders = [each.value for each in Decoding]
     assert choices() == {
         "model.slm.dtype": [*DTYPES],
         "model.slm.attn_implementation": attention,
@@ -182,6 +185,8 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "callbacks.mode": ["min", "max"],
         "label.format": [*FORMATS],
         "split": ["train", "validation", "test"],
+        "benchmark.decoders": [*decoders, *OF_LLMS],
+        "calibrate.metric": of_texts(METRICS),
         "device": [*DEVICES, MEASURE],
         "dtype": [*DTYPES],
         "attn_implementation": attention,

@@ -21,7 +21,7 @@ from llm2slm.data.sources.rows.text import lines
 from llm2slm.out_of_memory import explained
 from llm2slm.resumable import ResumableLines, other_settings
 from llm2slm.shown_text import in_terminal
-from llm2slm.types import UserError
+from llm2slm.types import Decoding, UserError
 
 if TYPE_CHECKING:
     from llm2slm.decoding.decoder import Decoder
@@ -213,6 +213,9 @@ def finished(path: Path, decisive: Mapping[str, Any]) -> bool:
 
 def settings(job: BatchGeneration, texts: list[str]) -> dict[str, Any]:
     """The settings that determine the answers; an unfinished output is resumed only with the same ones."""
+    from llm2slm.commands.cascade_rule import number_or_text
+    from llm2slm.decoding.cascade import CascadeDecoder
+    from llm2slm.decoding.choose import EXACT
     from llm2slm.models.saving import own_fingerprint
 
     decisive = {
@@ -223,6 +226,11 @@ def settings(job: BatchGeneration, texts: list[str]) -> dict[str, Any]:
         "overlong": None if job.config.overlong is None else job.config.overlong.value,
         **job.arguments,
     }
+    if job.config.decoding not in EXACT or (job.config.do_sample and job.config.decoding != Decoding.generate):
+        decisive["decoding"] = job.config.decoding.value
+    if isinstance(job.decoder, CascadeDecoder):
+        rule = job.decoder.rule
+        decisive["cascade"] = [number_or_text(rule.threshold), rule.confidence.value]
     if job.config.model.llm != PlainLLMConfig():
         decisive["llm"] = runs.plain(job.config.model.llm)
     if job.config.do_sample:

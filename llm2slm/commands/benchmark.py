@@ -14,7 +14,7 @@ from llm2slm import runs
 from llm2slm.commands.cascade_rule import Calibrated, read_rule
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
-from llm2slm.commands.evaluate import control_note, final_split, print_defaults
+from llm2slm.commands.evaluate import control_note, decoder_note, final_split, print_defaults
 from llm2slm.commands.loaded_models import limited, limits, llm_note, load_system, parameters, recorded_llm
 from llm2slm.commands.task_choice import print_task, with_task
 from llm2slm.config import LanguageModelConfig, LLMConfig, ModelConfig, RunConfig
@@ -280,12 +280,11 @@ def timed_system(each: Contestant, model: LLM2SLM, timings: Timings, data: DataM
     notes: dict[str, Any] = {"data": overlong(model, data)} | control_note(model)
     if each.name != each.system:
         notes[SYSTEM] = each.system
-    counts = getattr(each.decoder, "counts", None)  # of lossless decoding, warm-up included
-    if counts is not None:
-        notes["drafts"] = counts.summary()
+    notes |= decoder_note(each.decoder)  # its counts include the warm-up
     counted = parameters(model)
-    if each.decoder.model is not model:  # a hybrid and its LLM, which share tensors
-        parts = [part for own in (model, each.decoder.model) for part in (own, own.encoder) if part is not None]
+    others = [own for own in (each.decoder.model, getattr(each.decoder, "llm", None)) if own not in (model, None)]
+    if others:  # a hybrid and its LLM, which share tensors
+        parts = [part for own in (model, *others) for part in (own, own.encoder) if part is not None]
         tensors = {id(tensor): tensor.numel() for part in parts for tensor in part.parameters()}
         counted |= {"total": sum(tensors.values())}
     return runs.System(

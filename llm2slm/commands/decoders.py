@@ -35,7 +35,7 @@ def load_decoder(
 
     Args:
         moved: folder or id of the hybrid's LLM, if it has moved.
-        data: limits on lengths; None: the LLM's defaults.
+        data: limits on lengths; None: those of the model.
         num_beams: of the generation.
         cascade, prompt_cache: as the keys.
 
@@ -56,6 +56,12 @@ def load_decoder(
         if recorded.name == INSIDE:
             raise UserError(f"decoding={name}: the folder of this model has a part of the LLM only; name the whole LLM "
                             "by llm=PATH")  # fmt: skip
+        own = model.collator
+        data = data or DataConfig(
+            max_prompt_tokens=own.max_prompt_tokens,
+            max_response_tokens=own.max_response_tokens,
+            overlong=own.overlong,
+        )
         llm = build_llm(recorded, data).to(model.device)
         share_weights(model, llm)
     if calibrated is not None and llm is not None:

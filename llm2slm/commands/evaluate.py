@@ -92,6 +92,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result | None:
         system = score_system(
             model, data, task, config=config, folder=folder, split=config.split, answers=answers, decoder=decoder
         )
+        if config.decoding not in choose.EXACT:
+            system.name = f"{loaded.model.label} ({config.decoding})"
         result = runs.Result("evaluate", config.seed, runs.config_hash(config), 0.0, [system])
         result.selection, system.validation = selection_of(trained, system.weights)
         set_quality_kept(result, baseline)
@@ -215,7 +217,8 @@ def score_system(
     system.buckets = quality_by_length(examples, measured)
     notes = {"split": split, "data": data.report()} | language_note(task)
     system.notes = notes | decoding_note(model, task) | control_note(model)
-    system.notes |= llm_note(model, config.model.llm, system.weights) | timed | decoder_note(decoder)
+    system.notes |= llm_note(model, config.model.llm, system.weights) | timed
+    system.notes |= decoder_note(decoder, counted=bool(timed))  # else each process counts its share
     if decoder is not None:
         system.notes.get("decoder", {}).update(changes_note(decoder, distinct_prompts(examples, task), task, config))
     return system
@@ -280,14 +283,18 @@ def decoding_note(model: LLM2SLM, task: Task, decoding: Mapping[str, Any] | None
     return {"decoding": effective_settings(model.generation_config, arguments)}
 
 
-def decoder_note(decoder: Decoder | None) -> dict[str, Any]:
-    """The note about a decoder other than transformers' `generate`, with its counts."""
+def decoder_note(decoder: Decoder | None, *, counted: bool = True) -> dict[str, Any]:
+    """The note about a decoder other than transformers' `generate`.
+
+    Args:
+        counted: its counts are those of all responses.
+    """
     if decoder is None or (isinstance(decoder, GenerateDecoder) and decoder.name == GenerateDecoder.name):
         return {}
     found: dict[str, Any] = {"name": decoder.name}
     if isinstance(decoder, CascadeDecoder):
         found |= {"threshold": number_or_text(decoder.rule.threshold), "confidence": decoder.rule.confidence.value}
-    if isinstance(decoder, CascadeDecoder | LosslessDecoder):
+    if isinstance(decoder, CascadeDecoder | LosslessDecoder) and counted:
         found |= {"counts": decoder.counts.summary()}
     return {"decoder": found}
 

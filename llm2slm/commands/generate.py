@@ -52,14 +52,14 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     before, after = recorded_words(model, config) if around is None else around
     arguments = decoding(config, limit)
     if config.prompt is not None:
-        check_lengths(model, [("prompt", before + config.prompt + after)])
+        check_lengths(decoder, [("prompt", before + config.prompt + after)])
         show_held()
         with track("generate", config, None) as tracking:
             text = answer(decoder, config, before + config.prompt + after, arguments)
             tracking.table("samples", Table(["prompt", "prediction"], [[config.prompt, text]]))
     elif texts is not None:
         check_lengths(
-            model, [(f"{config.input}, {n}", before + text.strip() + after) for n, text in texts if text.strip()]
+            decoder, [(f"{config.input}, {n}", before + text.strip() + after) for n, text in texts if text.strip()]
         )
         show_held()
         with track("generate", config, None) as tracking:
@@ -170,7 +170,7 @@ def load(config: GenerateConfig) -> Decoder:
     if config.overlong is not None:
         model.collator.overlong = config.overlong
     move_to_device(model, "auto")
-    decoder = load_decoder(
+    return load_decoder(
         config.decoding,
         model,
         config.llm,
@@ -178,8 +178,6 @@ def load(config: GenerateConfig) -> Decoder:
         cascade=config.cascade,
         prompt_cache=config.prompt_cache,
     )
-    decoder.model.collator.overlong = model.collator.overlong
-    return decoder
 
 
 def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
@@ -196,7 +194,7 @@ def decoding(config: GenerateConfig, limit: int) -> dict[str, Any]:
     return arguments
 
 
-def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
+def check_lengths(decoder: Decoder, prompts: Iterable[tuple[str, str]]) -> None:
     """Checks the lengths of all prompts before generation; reports the number of truncated ones.
 
     Args:
@@ -205,16 +203,16 @@ def check_lengths(model: LLM2SLM, prompts: Iterable[tuple[str, str]]) -> None:
     Raises:
         UserError: a prompt is too long, and the model was not trained with data.overlong=truncate.
     """
-    before = model.collator.counts["prompt"]
+    before = decoder.model.collator.counts["prompt"]
     for location, prompt in prompts:
         check_text(location, prompt)
         try:
-            model.collator.batch_of_texts([prompt])
+            decoder.batch([prompt])
         except UserError as error:
             raise UserError(f"{location}: {str(error).partition(': ')[2]}") from None
-    cut = model.collator.counts["prompt"] - before
+    cut = decoder.model.collator.counts["prompt"] - before
     if cut:
-        limit = model.collator.max_prompt_tokens
+        limit = decoder.model.collator.max_prompt_tokens
         print(f"llm2slm: prompts longer than {limit} tokens, cut to that length: {cut}", file=sys.stderr)
 
 
@@ -266,7 +264,7 @@ def converse(decoder: Decoder, config: GenerateConfig, around: tuple[str, str], 
         if not text.strip():
             return
         try:
-            check_lengths(decoder.model, [("prompt", text.join(around))])
+            check_lengths(decoder, [("prompt", text.join(around))])
             answer(decoder, config, text.join(around), arguments)
         except UserError as error:  # the session continues after a text that is too long
             print(f"llm2slm: error: {error}", file=sys.stderr)

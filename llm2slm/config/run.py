@@ -50,9 +50,9 @@ class BenchmarkConfig:
     """Batch sizes at the lengths of the test split. A batch holds prompts whose references have similar lengths, and
     every row generates as many tokens as their mean."""
     decoders: list[str] = field(default_factory=lambda: ["generate"])
-    """generate | eager | captured | lossless (as `decoding` of evaluate) | assisted | prompt_lookup (transformers'
-    speculative decoding of the LLM) | ctranslate2 (the LLM in int8): decoders; each system is timed under each that
-    fits it."""
+    """generate | eager | captured | compiled | int8 | compiled_int8 | auto | lossless | cascade (as `decoding` of
+    evaluate) | assisted | prompt_lookup (transformers' speculative decoding of the LLM) | ctranslate2 (the LLM in
+    int8): decoders; each system is timed under each that fits it."""
     hybrid_decoders: list[str] = field(default_factory=list)
     """Further decoders for hybrids alone."""
     repeats: int = 5

@@ -41,15 +41,18 @@ def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None, rule: Ru
     if name is Decoding.eager:
         return LoopDecoder(model, Forward(model), name.value)
     if name is Decoding.lossless:
-        if model.kind is not SystemKind.llm2slm or llm is None:
+        if model.kind is not SystemKind.llm2slm:
             raise UserError(f"decoding={name}: needs a hybrid, whose drafts its LLM verifies; "
                             f"this is {model.kind.value}; use decoding=captured")  # fmt: skip
+        if llm is None:
+            raise ValueError(f"decoding={name}: give the hybrid's LLM, as a system that generates alone, as llm")
         return LosslessDecoder(model, llm)
     if name is Decoding.cascade:
-        if model.kind is not SystemKind.llm2slm or llm is None:
+        if model.kind is not SystemKind.llm2slm:
             raise UserError(f"decoding={name}: needs a hybrid, some of whose answers its LLM writes anew; "
                             f"this is {model.kind.value}; use decoding=captured")  # fmt: skip
-        assert rule is not None
+        if llm is None or rule is None:
+            raise ValueError(f"decoding={name}: give the hybrid's LLM as llm, and a rule")
         return CascadeDecoder(model, llm, rule)
     if reason := misfit(model):
         print(f"llm2slm: decoding={name}: {reason}; using generate", file=sys.stderr)
@@ -88,5 +91,7 @@ def _fastest(model: LLM2SLM) -> Decoder:
 
 REDUCED = {Decoding.int8: Decoding.captured, Decoding.compiled_int8: Decoding.compiled}
 """Decoders that compute in lower precision than the model's, each with the one that does not."""
+EXACT = (Decoding.generate, Decoding.eager, Decoding.captured, Decoding.compiled, Decoding.auto)
+"""Decoders with the greedy responses of `generate`."""
 WITH_LLM = (Decoding.lossless, Decoding.cascade)
 """Decoders that load the LLM of a hybrid as a whole."""

@@ -154,6 +154,9 @@ class OtherTokens:
         # at least the last token is processed again, for its logits
         starts = [max(min(start, len(ids) - 1), 0) for start, ids in zip(starts, known, strict=True)]
         longest = max(len(ids) - start for start, ids in zip(starts, known, strict=True))
+        # all rows process as many tokens: a row that is almost full processes some again
+        last = session.layout.capacity - self.state.length - longest
+        starts = [min(start, last) for start in starts]
         logits_BV = self.first_BV
         device = logits_BV.device
         if longest:

@@ -7,6 +7,7 @@ its batch. All else keeps the LLM's dtype. The LLM is not changed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -68,7 +69,9 @@ def _product(module: Any) -> Callable[[Tensor], Tensor]:
         weight_NK = (module.weight.T if isinstance(module, Conv1D) else module.weight).detach().float().contiguous()
         scales_N = (weight_NK.abs().amax(1) / LARGEST).clamp(min=TINY).double()
         offsets_N = torch.zeros(len(weight_NK), dtype=torch.int64)
-        quantized = torch.quantize_per_channel(weight_NK, scales_N, offsets_N, 0, torch.qint8)
+        with warnings.catch_warnings():  # the function is deprecated, and its successor is no part of torch
+            warnings.filterwarnings("ignore", message=".*quantize_per_channel")
+            quantized = torch.quantize_per_channel(weight_NK, scales_N, offsets_N, 0, torch.qint8)
         bias = None if module.bias is None else module.bias.detach().float()
         packed = torch.ops.quantized.linear_prepack(quantized, bias)
     # 7 bits for inputs where the processor has no instructions for int8 (VNNI): 8 bits could overflow sums of 16 bits

@@ -113,6 +113,8 @@ class LosslessDecoder(OneModelDecoder):
         if config.do_sample and not self.same_tokens:
             raise UserError("decoding=lossless with do_sample=true: LLM and SLM have different tokenizers; sampled "
                             "drafts can only be verified in tokens of the LLM; use greedy decoding")  # fmt: skip
+        if config.do_sample:
+            self.size = 0  # the random numbers of a batch do not depend on earlier ones
         copies, limit = config.num_return_sequences or 1, int(config.max_new_tokens)
         prompt, llm_prompt, started = read(self.hybrid, self.reader, *batch, copies)
         language_model.check_positions(self.model.slm, llm_prompt, limit)

@@ -263,5 +263,5 @@ def test_lossless_has_the_parameters_of_both_models_and_its_acceptance(root, hyb
     assert (lossless.name, lossless.kind) == ("llm2slm (lossless)", "llm")
     own = guided.parameters["trainable"]
     assert llm.parameters["total"] < lossless.parameters["total"] <= llm.parameters["total"] + own
-    assert lossless.notes["drafts"]["rows"] == 3  # two prompts, one row of the grid
+    assert lossless.notes["decoder"]["counts"]["rows"] == 3  # two prompts, one row of the grid
     assert lossless.weights == guided.weights

@@ -64,9 +64,10 @@ def generate(answering, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        code = main(["generate", f"run={answering}", LIMIT, *arguments])
+        code = main(["generate", *run.run, *arguments])
         return code, capsys.readouterr().out
 
+    run.run = [f"run={answering}", LIMIT]
     return run
 
 
@@ -96,6 +97,29 @@ def test_lossless_gives_the_responses_of_the_llm(generate, answering, tmp_path, 
         assert generate(f"prompt={text}", "max_new_tokens=40", "decoding=lossless") == (0, wanted[-1])
         assert generate(f"prompt={text}", "max_new_tokens=40")[1] != wanted[-1]
     assert len(set(wanted)) > 1
+
+
+def test_an_output_of_another_decoder_is_not_taken_for_complete(generate, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    given = ["input=texts.txt", "output=out.txt"]
+    assert generate(*given)[0] == 0
+    assert "already complete" in generate(*given, "decoding=captured")[1]  # the same responses
+    for other in (["decoding=cascade", "cascade=inf"], ["decoding=lossless"], ["decoding=int8"]):
+        assert main(["generate", *generate.run, *given, *other]) == 2
+        assert "other settings" in mistake(capsys)
+    assert generate("input=texts.txt", "output=second.txt", "decoding=cascade", "cascade=-1.5")[0] == 0
+    assert (
+        main(["generate", *generate.run, "input=texts.txt", "output=second.txt", "decoding=cascade", "cascade=-2"]) == 2
+    )
+    assert "cascade" in mistake(capsys)
+
+
+@pytest.mark.parametrize("decoding", [["decoding=lossless"], ["decoding=cascade", "cascade=inf"]])
+def test_the_llm_has_the_limits_of_the_run(generate, decoding):
+    """The run's limit is 200 tokens; longer prompts are truncated for both models where the user wants it."""
+    text = "dog " * 300
+    assert generate(f"prompt={text}", *decoding)[0] == 2
+    assert generate(f"prompt={text}", "overlong=truncate", *decoding)[0] == 0
 
 
 def test_decoders_that_do_not_fit(generate, answering, capsys):

@@ -51,7 +51,7 @@ def lengths_of(rows: list[list[int]], ends: list[int]) -> list[int]:
 def end_at_different_steps(model: LLM2SLM, batch: Batch, **arguments: Any) -> list[int]:
     """Sets end tokens with which the rows finish at different steps."""
     rows = model.generate(batch, max_new_tokens=LENGTH, **arguments).tolist()
-    pairs = [[row[2], other[7]] for row in rows for other in rows]
+    pairs = [[one, other] for one in rows[0][2:] for row in rows for other in row[2:]]
     ends = max(pairs, key=lambda pair: len(set(lengths_of(rows, pair))))
     assert len(set(lengths_of(rows, ends))) > 1
     model.generation_config.eos_token_id = ends

@@ -98,7 +98,7 @@ def test_any_draft(names: tuple[str, ...], wrong: float, pair: Any, request: pyt
     hybrid, llm = pair(*names)
     draws = random.Random(f"{names} {wrong}")
     words = [word for text in TEXTS for word in text.split()]
-    for case in range(CASES * (20 if request.config.getoption("--slow") else 1)):
+    for case in range(CASES * (4 if request.config.getoption("--slow") else 1)):
         lengths = tuple(sorted(draws.sample(range(1, 9), draws.randint(1, 3))))
         decoder = LosslessDecoder(hybrid, llm, lengths)
         decoder.drafter = Scripted(wrong, case)
@@ -172,6 +172,39 @@ def test_sampling_has_the_llms_distribution(pair: Any) -> None:
     statistic = sum((found[pair_] - draws * p) ** 2 / (draws * p) for pair_, p in exact.items())
     assert statistic < 37.7  # 15 degrees of freedom
     assert 0 < decoder.counts.accepted < draws  # drafts were accepted, and rejected
+
+
+def test_sampling_does_not_depend_on_earlier_batches(pair: Any) -> None:
+    """A resumed job samples the same responses; the draft length of greedy decoding persists."""
+    hybrid, llm = pair(*PAIRS[1])
+    decoder = LosslessDecoder(hybrid, llm, (1, 2, 4))
+    batch, settings = decoder.batch(TEXTS), {"do_sample": True, "temperature": 2.0, "max_new_tokens": 12}
+    found = []
+    for size in (0, 2):
+        decoder.size = size
+        torch.manual_seed(1)
+        found.append(decoder.generate(batch, **settings))
+    assert torch.equal(*found)
+
+
+def test_drafts_in_other_tokens_stay_within_their_buffers(pair: Any, monkeypatch: Any) -> None:
+    """A row that is almost full, beside one that has many tokens to catch up."""
+    hybrid, llm = pair(*PAIRS[9])
+    decoder = LosslessDecoder(hybrid, llm, (2,))
+    drafter, batch = decoder.drafter, decoder.batch(TEXTS[:2])
+    drafter.start(hybrid.prefill(batch[0]), 60)
+    capacity = drafter.state.session.layout.capacity - drafter.state.length
+    full, behind = [9] * (capacity - 3), [8] * (capacity // 2)
+    drafter._continued([full[:-1], []], [True, True], 2)
+    used, advance = [], drafter.state.session.advance
+    monkeypatch.setattr(
+        drafter.state.session, "advance", lambda ids, slots: used.append(int(slots.max())) or advance(ids, slots)
+    )
+    drafted = drafter._continued([full, behind], [True, True], 2)
+    assert max(used) < drafter.state.session.layout.capacity
+    alone = LosslessDecoder(hybrid, llm, (2,)).drafter
+    alone.start(hybrid.prefill(decoder.batch(TEXTS[:1])[0]), 60)
+    assert drafted[0] == alone._continued([full], [True], 2)[0]
 
 
 def top_4(llm: LLM2SLM, batch: Any, before: list[int]) -> dict[int, float]:

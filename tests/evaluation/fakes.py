@@ -51,7 +51,7 @@ class FakeSystem:
         full_at: raises torch's error of a full device for batches of so many rows.
     """
 
-    token_by_token = True
+    token_by_token = streams = True
 
     training = False
     encoder = None

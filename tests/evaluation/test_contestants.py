@@ -29,8 +29,8 @@ T5 = {
 }
 GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 300}
 WINDOW = {
-    "model_type": "mistral", "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1,
-    "num_attention_heads": 2, "num_key_value_heads": 2, "sliding_window": 4,
+    "model_type": "gpt_neo", "hidden_size": 16, "num_layers": 1, "num_heads": 2, "window_size": 4,
+    "attention_types": [[["local"], 1]], "max_position_embeddings": 300,
 }  # fmt: skip
 ROWS = [Example(i, "", " ".join(TEXT.split()[: 3 + i]), TEXT[: 5 + 4 * i]) for i in range(4)]
 
@@ -91,7 +91,7 @@ def test_all_are_timed_and_responses_of_the_llm_are_its_own(shape, tmp_path):
         def __init__(self, each):
             self.each, self.name, self.model = each, each.decoder.name, each.decoder.model
             self.most_rows = getattr(each.decoder, "most_rows", None)
-            self.token_by_token = getattr(each.decoder, "token_by_token", False)
+            self.token_by_token, self.streams = each.decoder.token_by_token, each.decoder.streams
             self.batch = each.decoder.batch
 
         def generate(self, batch, **given):

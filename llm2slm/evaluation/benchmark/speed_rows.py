@@ -56,7 +56,7 @@ def speed_row(
         warmup=warmup,
         repeats=len(timings),
         prefill_ms=spread([1e3 * timing.prefill / requests for timing in timings]),
-        ms_per_token=spread([1e3 * (timing.total - timing.prefill) / (tokens - requests) for timing in timings]),
+        ms_per_token=spread([_per_token(decoder, timing, tokens, requests) for timing in timings]),
         total_ms=spread(totals),
         tokens_per_s=spread([condition.batch * tokens / timing.total for timing in timings]),
         peak_memory_mb=None,
@@ -70,6 +70,13 @@ def speed_row(
             decoder, row, cost.step_bytes, cost.prefill_flops, ceilings
         )
     return row
+
+
+def _per_token(decoder: Decoder, timing: Timing, tokens: int, requests: int) -> float:
+    """Milliseconds of a token after the first; where whole responses are delivered, of any token."""
+    if not decoder.streams:
+        return 1e3 * timing.total / tokens
+    return 1e3 * (timing.total - timing.prefill) / (tokens - requests)
 
 
 def _shares(

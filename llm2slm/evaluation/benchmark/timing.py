@@ -9,7 +9,7 @@ A system is timed under a decoder (`decoding.decoder.Decoder`). Terms:
                 projector, first decoder step. Tokenization is not timed, for any system.
     total_ms    wall time of the call, which generates exactly T tokens, the first one included.
     ms_per_token  (total_ms - prefill_ms) / (T - 1): the cost of each token after the first, however many tokens a
-                delivery holds.
+                delivery holds. Of a cascade, which delivers whole responses: total_ms / T; its prefill_ms is total_ms.
     step_p95_ms  95th percentile of the times between two deliveries. One delivery is one token of every row; of
                 lossless and assisted decoding, the tokens of one verification.
     tokens_per_s  batch x T / total: response tokens of all rows.

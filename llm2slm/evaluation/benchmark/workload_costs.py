@@ -69,7 +69,7 @@ def workload_cost(decoder: Decoder, condition: Condition) -> WorkloadCost | None
     return WorkloadCost(
         flops=statistics.fmean(cost.flops for costs in of_requests for cost in costs),
         prefill_flops=statistics.fmean(sum(cost.prefill_flops for cost in costs) for costs in of_requests),
-        step_bytes=sum(_decode_bytes(costs) for costs in of_requests) / steps,
+        step_bytes=sum(_decode_bytes(costs) for costs in of_requests) / max(steps, 1),
     )
 
 
