@@ -40,6 +40,11 @@ class PromptCache:
     layers: tuple[tuple[Tensor, Tensor], ...]
     mask_BC: Tensor
 
+    def rows(self, rows_K: Tensor) -> PromptCache:
+        """Those of some prompts, by their indices."""
+        layers = tuple((keys[rows_K], values[rows_K]) for keys, values in self.layers)
+        return PromptCache(layers, self.mask_BC[rows_K])
+
     def new(self, rows: int) -> DynamicCache:
         """A transformers cache with these keys and values, for `forward` or `generate` to append to.
 

@@ -63,11 +63,11 @@ class Prompt:
         return replace(self, states_BQD=states, mask_BQ=mask, gated_states=gated, cache=None)
 
     def repeated(self, copies: int) -> Prompt:
-        """The prompts with `copies` consecutive rows each; the rows of the cache are repeated by `PromptCache.new`."""
+        """The prompts with `copies` consecutive rows each."""
         if copies == 1:
             return self
         rows_K = torch.arange(len(self.mask_BQ), device=self.mask_BQ.device).repeat_interleave(copies)
-        return replace(self.rows(rows_K), cache=self.cache)
+        return replace(self.rows(rows_K), cache=None if self.cache is None else self.cache.rows(rows_K))
 
     @property
     def whole_mask(self) -> Tensor:

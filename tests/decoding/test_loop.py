@@ -51,8 +51,13 @@ def lengths_of(rows: list[list[int]], ends: list[int]) -> list[int]:
 def end_at_different_steps(model: LLM2SLM, batch: Batch, **arguments: Any) -> list[int]:
     """Sets end tokens with which the rows finish at different steps."""
     rows = model.generate(batch, max_new_tokens=LENGTH, **arguments).tolist()
-    pairs = [[one, other] for one in rows[0][2:] for row in rows for other in row[2:]]
-    ends = max(pairs, key=lambda pair: len(set(lengths_of(rows, pair))))
+
+    def steps(pair: list[int]) -> int:
+        return len(set(lengths_of(rows, pair)))
+
+    ends = max(([row[2], other[7]] for row in rows for other in rows), key=steps)
+    if steps(ends) == 1:  # the rows begin alike
+        ends = max(([one, other] for one in rows[0][2:] for row in rows for other in row[2:]), key=steps)
     assert len(set(lengths_of(rows, ends))) > 1
     model.generation_config.eos_token_id = ends
     return ends
@@ -93,8 +98,9 @@ def test_settings(system: tuple[str, str, str], arguments: dict[str, Any], make:
         model.generation_config.eos_token_id = None  # no row ends: the random numbers of all rows are the same
     ours, theirs = both(model, batch, **arguments)
     assert torch.equal(ours, theirs)
-    plain = model.generate(batch, max_new_tokens=LENGTH)
-    assert ours.shape != plain.shape or not torch.equal(ours, plain)  # the setting has an effect
+    if system in FEW_SYSTEMS:  # where each setting has an effect
+        plain = model.generate(batch, max_new_tokens=LENGTH)
+        assert ours.shape != plain.shape or not torch.equal(ours, plain)
 
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, FEW_SYSTEMS, whole=True), ids="-".join)
