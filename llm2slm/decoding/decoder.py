@@ -80,6 +80,10 @@ class OneModelDecoder:
     streams = True
     token_by_token = False
 
+    def batch(self, texts: Sequence[str]) -> Any:
+        """See `Decoder`; here a `Batch`."""
+        return self.model.collator.batch_of_texts(list(texts)).to(self.model.device)
+
     def decode(self, ids_BT: Tensor) -> list[str]:
         """See `Decoder`."""
         return self.model.collator.decode(ids_BT)
@@ -110,10 +114,6 @@ class GenerateDecoder(OneModelDecoder):
     def reps(self, batch: Batch) -> Reps | None:
         """The LLM's representations of a batch's prompts, from the cache of them; None without one."""
         return None if self.prompts is None else self.prompts.reps(batch)
-
-    def batch(self, texts: Sequence[str]) -> Batch:
-        """See `Decoder`."""
-        return self.model.collator.batch_of_texts(list(texts)).to(self.model.device)
 
     def generate(
         self,

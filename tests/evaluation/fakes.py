@@ -98,7 +98,8 @@ class FakeSystem:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.log.append((self.system, rows, int(batch.slm_mask_BQ[0].sum()), max_new_tokens))
         self.clock.now += self.prefill * slow
-        self.deliver(on_tokens, rows, 1)
+        done = done if self.streams else max_new_tokens
+        self.deliver(on_tokens, rows, done)
         while done < max_new_tokens:
             now = min(self.at_once, max_new_tokens - done)
             self.clock.now += now * self.step * slow

@@ -269,6 +269,18 @@ def test_break_even_is_the_shortest_faster_response():
     assert bench.time(prompts=0, response_tokens=[8])["llm"][0].break_even_tokens is None
 
 
+def test_whole_responses_have_no_time_of_a_first_token():
+    """As a cascade delivers them: all tokens at once, after 19 ms."""
+    bench = Bench()
+    hybrid = bench.systems["hybrid"]
+    hybrid.streams, hybrid.prefill, hybrid.step = False, 0.019, 0.0
+    (row,) = bench.time(prompts=0, response_tokens=[8])["hybrid"]
+    assert row.total_ms.median == row.prefill_ms.median == pytest.approx(19)
+    assert row.ms_per_token.median == pytest.approx(19 / 8)
+    assert row.break_even_tokens is None and row.step_p95_ms is None
+    assert row.speedup.median == pytest.approx((10 + 4 * 7) / 19)
+
+
 def test_a_lack_of_memory_is_a_result():
     bench = Bench(full_at=4)
     rows = bench.time(prompts=0, batch=[1, 4, 2], response_tokens=[8])

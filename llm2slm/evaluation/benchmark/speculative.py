@@ -5,7 +5,6 @@ Both take one row at a time (transformers refuses a batch), and both are greedy 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,10 +39,6 @@ class SpeculativeDecoder(OneModelDecoder):
         self.how: dict[str, Any] = (
             {"prompt_lookup_num_tokens": LOOKED_UP} if assistant is None else {"assistant_model": assistant.slm}
         )
-
-    def batch(self, texts: Sequence[str]) -> Batch:
-        """See `Decoder`."""
-        return self.model.collator.batch_of_texts(list(texts)).to(self.model.device)
 
     def generate(
         self,

@@ -100,7 +100,8 @@ def relate(rows: Mapping[str, SpeedRow], baseline: str | None, same: Mapping[str
         compared, alike = rows.get(baseline or ""), rows.get(same.get(name, ""))
         if compared is not None:
             row.speedup = ratio(compared.rounds_ms, row.rounds_ms)
-            row.break_even_tokens = None if name == baseline else break_even(_total(row), _total(compared))
+            if name != baseline and row.step_p95_ms is not None:  # else no token arrived after the first delivery
+                row.break_even_tokens = break_even(_total(row), _total(compared))
         if alike is not None and alike is not compared:
             row.speedup_same_decoding = ratio(alike.rounds_ms, row.rounds_ms)
 
