@@ -55,9 +55,10 @@ def stream(
         reps: as for `LLM2SLM.prefill`.
         forward: computes the steps; None: with a cache that grows.
     """
-    yield from stream_after(
-        model, model.prefill(batch, reps).repeated(config.num_return_sequences or 1), config, forward
-    )
+    forward = Forward(model) if forward is None else forward
+    with forward.reading.active():
+        prompt = model.prefill(batch, reps).repeated(config.num_return_sequences or 1)
+    yield from stream_after(model, prompt, config, forward)
 
 
 @torch.no_grad()
@@ -120,7 +121,9 @@ class LoopDecoder(GenerateDecoder):
             set_ = ", ".join(f"{name}={getattr(config, name)}" for name in left)
             raise UserError(f"{set_}: {self.name} does not support it; use decoding=generate")
         rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
-        steps = stream(self.model, batch, config, self.reps(batch), self.forward)
+        with self.forward.reading.active():
+            reps = self.reps(batch)
+        steps = stream(self.model, batch, config, reps, self.forward)
         return collected(steps if on_tokens is None else _shown(steps, on_tokens), rows, padding(config))
 
 
