@@ -125,10 +125,13 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert not different
 
 
+TIMED = ("train/tokens_per_s", "train/tflops", "train/utilization")
+
+
 def curve(folder: Path) -> list[dict[str, str]]:
     """metrics.csv as text, without what depends on the clock."""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "train/tokens_per_s"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
 
 
 def checkpoint(path: Path) -> dict[str, Any]:

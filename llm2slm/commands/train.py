@@ -36,6 +36,7 @@ from llm2slm.commands.run_lock import RunLock
 from llm2slm.commands.task_choice import with_task
 from llm2slm.commands.timing_after_training import check_timing, set_speed
 from llm2slm.commands.tokenizer import TOKENIZERS, train_ordered
+from llm2slm.commands.utilization import training_work
 from llm2slm.config import RunConfig, before_zero_start, other_rows
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.sources.sources import task_of
@@ -222,6 +223,7 @@ def trained(
     if begun is not None:
         given |= {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
     model, data, teacher = ready.model, ready.data, ready.teacher
+    given["work"] = training_work(model, config.trainer, teacher)
     with naming_command(folder):
         fitted = fit(config, folder, model, data, scorer=scorer, teacher=teacher, **given)
     return fitted, None

@@ -18,7 +18,7 @@ from llm2slm.types import UserError
 LOSSES = ("train/loss", "val/loss")
 GRADIENTS = ("train/grad_norm_projector", "train/grad_norm_slm")
 RATES = ("train/lr_projector", "train/lr_slm")
-THROUGHPUT = ("train/tokens_per_s", "train/padding")
+THROUGHPUT = ("train/tokens_per_s", "train/padding", "train/utilization")
 STEP = "trainer/global_step"
 OFFLINE_ENTITY = "ENTITY"
 """In place of the account, which is unknown offline."""

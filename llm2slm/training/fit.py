@@ -33,6 +33,7 @@ from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import FSDP, Sharded
 from llm2slm.training.signals import kept_ctrl_c, without_signals
+from llm2slm.training.utilization import Work
 from llm2slm.training.validation_scores import GenerationQuality, KeepSamples, ValidationScorer
 from llm2slm.types import Example, UserError
 
@@ -135,6 +136,7 @@ def fit(
     keep_samples: KeepSamples | None = None,
     begun: Callable[[], object] | None = None,
     rebuild: Callable[[], LLM2SLM] | None = None,
+    work: Work | None = None,
 ) -> Fitted:
     """Trains `model` in place; afterwards it holds the weights of the best checkpoint.
 
@@ -148,6 +150,7 @@ def fit(
         keep_samples: receives the predictions of each validation, in the first process.
         rebuild: builds the untrained model again, for the result of a strategy that leaves `model` sharded (FSDP).
         begun: called once in the first process, after the first step of this process (or its last validation).
+        work: for the logged utilisation; None: none is logged.
 
     Raises:
         UserError: incompatible settings, a monitored value that is never logged, or a loss that is not finite.
@@ -159,7 +162,7 @@ def fit(
     frozen = FrozenParts(model, config.model, teacher)
     optim = replace(config.optim, projector_lr=projector_rate(config.optim, config.model))
     micro = MicroBatches() if cfg.micro_batch else None
-    module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen, micro=micro)
+    module = TrainingModule(model, optim, cfg.max_steps, teacher, frozen, micro=micro, work=work)
     validation = data.examples("validation")
     rows = monitored_rows(config, drawn(validation, data.val_rows), validation)
     unrecorded = None

@@ -29,6 +29,7 @@ from llm2slm.training.phases import frozen_in_first_phase, without_gradients
 from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
 from llm2slm.training.sharding import local, shard
 from llm2slm.training.step_statistics import device_memory_mb, filled_positions, gradient_norms
+from llm2slm.training.utilization import Utilization, Work
 from llm2slm.types import Batch, UserError
 
 EARLIER_PROMPTS = "heard"
@@ -72,6 +73,7 @@ class TrainingModule(LightningModule):
         teacher: an LLM whose distribution is part of the loss, with weight `cfg.distill`.
         frozen: weights that checkpoints leave out; None: the LLM only.
         micro: splits batches that do not fit into memory; None: they end the training.
+        work: for the logged utilisation; None: none is logged.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class TrainingModule(LightningModule):
         frozen: FrozenParts | None = None,
         *,
         micro: MicroBatches | None = None,
+        work: Work | None = None,
     ) -> None:
         super().__init__()
         if bool(cfg.distill) != (teacher is not None):
@@ -104,6 +107,7 @@ class TrainingModule(LightningModule):
         self._step = _Tally()
         self._positions = _Tally()
         self._since_log = _Tally()
+        self._utilization = None if work is None else Utilization(work)
         self._clock = time.perf_counter()
 
     def _of_llm(self) -> list[str]:
@@ -147,6 +151,8 @@ class TrainingModule(LightningModule):
         filled, positions = filled_positions(batch)
         self._positions.add(filled, all=positions)
         self.losses.add(batch, losses["loss"])
+        if self._utilization is not None:
+            self._utilization.add(batch)
 
     def _in_parts(self, micro: MicroBatches, batch: Batch, *, first: bool) -> Tensor:
         """Forward and backward passes over a batch in parts (`MicroBatches`).
@@ -252,16 +258,21 @@ class TrainingModule(LightningModule):
         self.losses.check()
 
     def _log_rate(self) -> None:
-        """Logs tokens (of prompt and response, of all processes) per second since the last log, and device memory."""
+        """Logs tokens (of prompt and response, of all processes) per second since the last log, utilisation, and device
+        memory."""
         seconds = time.perf_counter() - self._clock
         if seconds > 1.0:
             seen = float(self._since_log.stacked(self.device)[0])
             self.log("train/tokens_per_s", seen * self.trainer.world_size / seconds, prog_bar=True)
+            for name, value in ({} if self._utilization is None else self._utilization.logged(seconds)).items():
+                self.log(name, value)
             if (memory := device_memory_mb(self.device)) is not None:
                 self.log("train/device_memory_mb", memory)
             self._restart_clock()
 
     def _restart_clock(self) -> None:
+        if self._utilization is not None:
+            self._utilization.restart()
         self._since_log, self._clock = _Tally(), time.perf_counter()
 
     def on_train_start(self) -> None:

@@ -4,7 +4,7 @@ The model is saved, converted by CTranslate2's own converter, and loaded from a 
 
 It runs in a child process, which is idle while other systems are timed. CTranslate2 and torch load the same OpenMP
 library: with both in one process there are more OpenMP threads than cores, so that idle threads sleep between short
-products instead of waiting actively, and torch's steps with int8 weights took 6.8 instead of 2.9 ms (AMD EPYC, 2 cores).
+products instead of waiting actively: torch's steps with int8 weights took 6.8 instead of 2.9 ms (AMD EPYC, 2 cores).
 """
 
 from __future__ import annotations

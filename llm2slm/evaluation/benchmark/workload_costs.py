@@ -59,12 +59,12 @@ def workload_cost(decoder: Decoder, condition: Condition) -> WorkloadCost | None
     model = decoder.model
     if not decoder.token_by_token:
         return None
-    slm_config, guidance = model.slm.config.to_dict(), _guidance(model)
-    llm = guidance.get("llm_config")
+    slm_config, of_hybrid = model.slm.config.to_dict(), guidance(model)
+    llm = of_hybrid.get("llm_config")
     if not supported(slm_config) or (llm is not None and not supported(llm, generates=False)):
         return None
     sizes = precision(decoder)
-    of_requests = [_row_costs(model, slm_config, guidance, request, sizes) for request in condition.requests]
+    of_requests = [_row_costs(model, slm_config, of_hybrid, request, sizes) for request in condition.requests]
     steps = sum(request.response_tokens - 1 for request in condition.requests)
     return WorkloadCost(
         flops=statistics.fmean(cost.flops for costs in of_requests for cost in costs),
@@ -80,25 +80,21 @@ def _decode_bytes(costs: Sequence[Cost]) -> float:
 
 
 def _row_costs(
-    model: LLM2SLM, slm_config: dict[str, Any], guidance: dict[str, Any], request: Request, sizes: Precision
+    model: LLM2SLM, slm_config: dict[str, Any], of_hybrid: dict[str, Any], request: Request, sizes: Precision
 ) -> list[Cost]:
     """The cost of each row of a request."""
-    tokens = virtual_tokens(model.slm)
-    virtual: dict[str, Any] = (
-        {} if tokens is None else {"virtual" if tokens.tune == PROMPT else "prefix": tokens.length}
-    )
     batch = model.collator.batch_of_texts(list(request.prompts))
     mask_BP = batch.slm_mask_BQ if batch.llm_mask_BP is None else batch.llm_mask_BP
     slm_B, llm_B, pooled_B = batch.slm_mask_BQ.sum(1).tolist(), mask_BP.sum(1).tolist(), _pooled(model, mask_BP)
     aligned, found = batch.align_BQP is not None, []
     in_bytes = {"bytes_per_weight": sizes.weight, "bytes_per_value": sizes.value}
     for q, p, n in zip(slm_B, llm_B, pooled_B, strict=True):
-        extra = guidance and {**guidance, "llm_tokens": p, "aligned": aligned, "pooled": n}
-        found.append(generation_cost(slm_config, q, request.response_tokens, **in_bytes, **extra, **virtual))
+        extra = of_hybrid and {**of_hybrid, "llm_tokens": p, "aligned": aligned, "pooled": n}
+        found.append(generation_cost(slm_config, q, request.response_tokens, **in_bytes, **extra, **in_front(model)))
     return found
 
 
-def _guidance(model: LLM2SLM) -> dict[str, Any]:
+def guidance(model: LLM2SLM) -> dict[str, Any]:
     """Arguments of `costs.generation_cost` that describe a hybrid, independent of the prompt; empty without an LLM."""
     if not isinstance(model.encoder, FrozenEncoder) or model.projector is None:
         return {}
@@ -108,6 +104,12 @@ def _guidance(model: LLM2SLM) -> dict[str, Any]:
         "conditioning": model.conditioning,
         **model.mode.cost_settings(model),
     }
+
+
+def in_front(model: LLM2SLM) -> dict[str, Any]:
+    """Arguments of `costs.generation_cost` for virtual tokens of prompt or prefix tuning; empty without any."""
+    tokens = virtual_tokens(model.slm)
+    return {} if tokens is None else {"virtual" if tokens.tune == PROMPT else "prefix": tokens.length}
 
 
 def _pooled(model: LLM2SLM, mask_BP: Any) -> Sequence[float | None]:

@@ -1,0 +1,25 @@
+"""What a training computes and what its device could, for the utilisation in its logs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from llm2slm.config import TrainerConfig
+from llm2slm.evaluation.benchmark.ceilings import product_rate
+from llm2slm.evaluation.benchmark.training_cost import row_flops
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.distill import Teacher
+from llm2slm.training.utilization import Work
+
+
+def training_work(model: LLM2SLM, cfg: TrainerConfig, teacher: Teacher | None = None) -> Work | None:
+    """The work of a training; None where the cost model does not know it (`training_cost.row_flops`).
+
+    Args:
+        model: as it is trained.
+    """
+    row = row_flops(model, None if teacher is None else teacher.model)
+    if row is None:
+        return None
+    half = {"bf16": "bfloat16", "16": "float16"}.get(str(cfg.precision).partition("-")[0], "float32")
+    return Work(row, partial(product_rate, half))
