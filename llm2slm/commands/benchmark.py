@@ -60,6 +60,7 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             raise UserError(f"systems.{name}: give a run directory, a model folder or a Hub id, as systems.{name}=DIR")
     given, config = config, with_task(config)
     systems, llms, sources, config = loaded(given, config)
+    targets.check_names(config.benchmark.targets, systems, contestants.KNOWN)
     llm_of = share_llms(systems)
     for each in systems.values():
         move_to_device(limited(each, config.data), config.trainer.accelerator)

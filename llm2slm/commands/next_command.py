@@ -8,6 +8,7 @@ from typing import Any
 
 from llm2slm.config import RunConfig
 from llm2slm.config.verbs import CostsConfig
+from llm2slm.types import Decoding
 
 
 def next_command(verb: str, config: Any, folder: Path) -> str | None:
@@ -26,7 +27,7 @@ def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
         return _of_run(verb, config, folder)
     match verb:
         case "generate":
-            return ["generate", f"run={config.run}", "input=FILE", "output=answers.jsonl"] if config.prompt else None
+            return _file_of_prompts(config) if config.prompt else None
         case "export":
             return ["generate", f"run={config.out}", "prompt=TEXT"]
         case "judge" | "report":
@@ -38,6 +39,14 @@ def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
         case "tokenizer":
             return ["train", f"model.slm.tokenizer={config.out}"]
     return None
+
+
+def _file_of_prompts(config: Any) -> list[str]:
+    """The same generation for the prompts of a file."""
+    given = {"decoding": config.decoding, "cascade": config.cascade}
+    default = {"decoding": Decoding.generate, "cascade": None}
+    decoding = [f"{name}={value}" for name, value in given.items() if value != default[name]]
+    return ["generate", f"run={config.run}", "input=FILE", "output=answers.jsonl", *decoding]
 
 
 def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:

@@ -11,6 +11,7 @@ from llm2slm.cli.compose import Composer, runs_named
 from llm2slm.cli.schema import SCHEMAS
 from llm2slm.commands.next_command import next_command
 from llm2slm.config import RunConfig
+from llm2slm.types import Decoding
 
 SET = {
     "train": {},
@@ -62,6 +63,9 @@ def test_every_verb_with_an_output_has_one() -> None:
     assert set(SET) == set(SCHEMAS) - {"dashboard"}
     assert next_command("dashboard", SCHEMAS["dashboard"](), Path()) is None
     assert next_command("generate", SCHEMAS["generate"](run="RUN"), Path()) is None
+    cascade = SCHEMAS["generate"](run="RUN", prompt="a", decoding=Decoding.cascade, cascade="C")
+    repeated = "llm2slm generate run=RUN input=FILE output=answers.jsonl decoding=cascade cascade=C"
+    assert next_command("generate", cascade, Path()) == repeated
 
 
 def test_costs_of_a_pair_are_followed_by_its_training() -> None:

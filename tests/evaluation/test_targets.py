@@ -3,7 +3,7 @@
 import pytest
 
 from llm2slm.config import TargetConfig
-from llm2slm.evaluation.benchmark.targets import check, compared
+from llm2slm.evaluation.benchmark.targets import check, check_names, compared
 from llm2slm.evaluation.report.report import target_table
 from llm2slm.runs import SpeedRow, Spread
 from llm2slm.types import UserError
@@ -75,3 +75,18 @@ def test_the_table_states_target_value_and_result(capsys):
 def test_an_incomplete_target_is_one_line(target, message):
     with pytest.raises(UserError, match=message):
         check([TargetConfig(**target)])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"system": "hybrd"}, r"^benchmark.targets\[1\].system=hybrd: no such system; nearest: hybrid.*: llm, hybrid$"),
+        ({"against": "llm (captred)"}, r"^benchmark.targets\[1\].against=llm \(captred\): .*llm \(captured\)"),
+    ],
+)
+def test_a_target_of_no_system_is_refused(given, words):
+    first = TargetConfig(name="a", system="hybrid (captured)", against="llm", at_least=1)
+    check_names([first], ["llm", "hybrid"], ["generate", "captured"])
+    with pytest.raises(UserError, match=words):
+        second = TargetConfig(**{"name": "b", "system": "hybrid", "against": "llm", "at_least": 1} | given)
+        check_names([first, second], ["llm", "hybrid"], ["generate", "captured"])

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ASSISTED, LOOKUP, CTRANSLATE2 = "assisted", "prompt_lookup", "ctranslate2"
 OF_LLMS = (ASSISTED, LOOKUP, CTRANSLATE2)
 """Decoders of the LLM alone, which `decoding` does not have."""
+KNOWN = [*(each.value for each in Decoding), *OF_LLMS]
+"""All names of decoders."""
 ANY_CACHE = (Decoding.generate, Decoding.eager, Decoding.auto, Decoding.cascade)
 """Decoders that every system fits."""
 ENGINE = {Decoding.lossless: Decoding.captured}
@@ -64,8 +66,7 @@ def check(decoders: Sequence[str], of_hybrids: Sequence[str] = ()) -> None:
     Raises:
         UserError: names the first one, and all known ones.
     """
-    of_systems = [each.value for each in Decoding]
-    known = [*of_systems, *OF_LLMS]
+    of_systems, known = [each.value for each in Decoding], KNOWN
     if not decoders:
         raise UserError(f"benchmark.decoders=[]: give one or more of {', '.join(known)}")
     for key, names, possible in (("decoders", decoders, known), ("hybrid_decoders", of_hybrids, of_systems)):

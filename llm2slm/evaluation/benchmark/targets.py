@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llm2slm.config import TargetConfig
+from llm2slm.evaluation.benchmark.contestants import named
 from llm2slm.evaluation.benchmark.speed_rows import ratio
+from llm2slm.nearest_names import nearest_hint
 from llm2slm.runs import SpeedRow, Target
 from llm2slm.types import UserError
 
@@ -26,6 +28,26 @@ def check(targets: Sequence[TargetConfig]) -> None:
             raise UserError(f"{key} ({target.name}): set at_least or at_most, and not both")
         if target.against is not None and target.measure != TargetConfig.measure:
             raise UserError(f"{key} ({target.name}): against compares total times; leave measure out")
+
+
+def check_names(targets: Sequence[TargetConfig], systems: Iterable[str], decoders: Sequence[str]) -> None:
+    """Refuses targets that name a system that is not there. One under a decoder that is not timed is not measured.
+
+    Args:
+        systems: names without decoders. decoders: all that a benchmark knows.
+
+    Raises:
+        UserError: names the first one.
+    """
+    known = {name for system in systems for name in (system, *(named(system, decoder) for decoder in decoders))}
+    for number, target in enumerate(targets):
+        for field in ("system", "against"):
+            given = getattr(target, field)
+            if given is not None and given not in known:
+                hint = nearest_hint(given, known)
+                raise UserError(f"benchmark.targets[{number}].{field}={given}: no such system{hint}; give the name of a "
+                                "timed system, with its decoder in brackets if it is not generate: "
+                                f"{', '.join(systems)}")  # fmt: skip
 
 
 def compared(targets: Sequence[TargetConfig], rows: Mapping[str, Sequence[SpeedRow]]) -> list[Target]:
