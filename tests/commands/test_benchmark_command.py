@@ -220,7 +220,7 @@ def test_a_published_shape_is_timed_without_its_weights_and_tokenizer(tmp_path, 
     models = ["model/llm=t5_large", "model.llm.init=random", f"model.llm.config={tiny}"]
     models += ["model/slm=t5_small", "model.slm.init=random", f"model.slm.config={tiny}"]
     target = "{name: %s, system: %s, against: llm, at_least: %s, response_tokens: 4}"
-    wanted = [("ever", "llm2slm", 1000000), ("never", "llm2slm", 0.000001), ("absent", "llm2slm (int8)", 1)]
+    wanted = [("ever", "llm2slm", 1000000), ("never", "llm2slm", 0.000001), ("absent", "'llm2slm (int8)'", 1)]
     targets = ", ".join(target % each for each in wanted)
     grid = ["benchmark.prompts=0", "benchmark.prompt_tokens=[12]", "benchmark.response_tokens=[4]"]
     rounds = ["benchmark.repeats=1", "benchmark.warmup=0", "benchmark.memory=false", "benchmark.ceilings=false"]

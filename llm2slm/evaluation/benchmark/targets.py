@@ -45,8 +45,8 @@ def check_names(targets: Sequence[TargetConfig], systems: Iterable[str], decoder
             given = getattr(target, field)
             if given is not None and given not in known:
                 hint = nearest_hint(given, known)
-                raise UserError(f"benchmark.targets[{number}].{field}={given}: no such system{hint}; give the name of a "
-                                "timed system, with its decoder in brackets if it is not generate: "
+                raise UserError(f"benchmark.targets[{number}].{field}={given}: no such system{hint}; give the name of "
+                                "a timed system, with its decoder in brackets if it is not generate: "
                                 f"{', '.join(systems)}")  # fmt: skip
 
 
