@@ -90,12 +90,14 @@ class StaticState(DecodeState):
         forward: owner of the session. session: the buffers.
         active_B: rows of the session that are not finished.
         length: slots in use, the same in all rows.
+        given: of them those of the prompt (and of the start token), which the rows of one prompt have in common.
     """
 
     forward: StaticForward
     session: Session
     active_B: Tensor
     length: int
+    given: int
 
     def keep(self, kept_K: Tensor) -> StaticState:
         """See `DecodeState`. Finished rows are computed too, until at least half of the session's rows are finished."""
@@ -103,6 +105,14 @@ class StaticState(DecodeState):
         if 2 * len(active_B) <= session.rows:
             session, active_B = self.forward.shrunk(session, active_B)
         return replace(self, rows_B=self.rows_B[kept_K], active_B=active_B, session=session)
+
+    def reordered(self, rows_B: Tensor) -> StaticState:
+        """See `DecodeState`. Only the slots of the response are copied, and only those of rows that change."""
+        changed_K = (rows_B != torch.arange(len(rows_B), device=rows_B.device)).nonzero().squeeze(1)
+        if len(changed_K):
+            active_B = self.active_B
+            self.session.own.copy_rows(active_B[rows_B[changed_K]], active_B[changed_K], self.given, self.length)
+        return self
 
 
 class StaticForward(Forward):
@@ -123,9 +133,9 @@ class StaticForward(Forward):
         cache = DynamicCache()
         return EncoderDecoderCache(cache, DynamicCache()) if self.slm.config.is_encoder_decoder else cache
 
-    def start(self, prompt: Prompt, new_tokens: int) -> tuple[DecodeState, Tensor]:
+    def start(self, prompt: Prompt, new_tokens: int, copies: int = 1) -> tuple[DecodeState, Tensor]:
         """See `Forward`."""
-        state, logits_BV = super().start(prompt, new_tokens)
+        state, logits_BV = super().start(prompt, new_tokens, copies)
         return (state if new_tokens == 1 else self.adopted(state, new_tokens)), logits_BV
 
     def adopted(self, state: DecodeState, new_tokens: int, behind: int = 0) -> StaticState:
@@ -139,7 +149,7 @@ class StaticForward(Forward):
         session.adopt(state)
         fields = {field: getattr(state, field) for field in DecodeState.__dataclass_fields__}
         active_B = torch.arange(len(state.rows_B), device=state.rows_B.device)
-        own = {"forward": self, "session": session, "active_B": active_B, "length": length}
+        own = {"forward": self, "session": session, "active_B": active_B, "length": length, "given": length}
         return StaticState(**fields | {"cache": None} | own)
 
     def step(self, state: DecodeState, ids_B: Tensor) -> tuple[DecodeState, Tensor]:
