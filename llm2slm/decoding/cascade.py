@@ -20,7 +20,7 @@ from llm2slm.decoding.loop import Step, collected, padding, settings, stream, st
 from llm2slm.decoding.reading import encoded, shares_the_encoding
 from llm2slm.decoding.static import StaticForward, misfit
 from llm2slm.models.slm import end_tokens
-from llm2slm.types import Batch, Confidence, Reps, UserError
+from llm2slm.types import Batch, Confidence, Reps
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM

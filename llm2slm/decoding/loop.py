@@ -122,7 +122,8 @@ class LoopDecoder(GenerateDecoder):
         config = settings(self.model, generation_config, **arguments)
         refuse(needs_the_model(config), config, self.name)
         if called or left_to_generate(config):
-            return self._by_transformers(batch, config, on_tokens, called)
+            output: Tensor = self._by_transformers(batch, config, on_tokens, called)
+            return output
         rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
         steps = stream(self.model, batch, config, self.reps(batch), self.forward)
         return collected(steps if on_tokens is None else _shown(steps, on_tokens), rows, padding(config))

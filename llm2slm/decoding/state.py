@@ -46,7 +46,6 @@ class DecodeState:
             prompt=self.prompt.rows(kept_K),
         )
 
-
     def reordered(self, rows_B: Tensor) -> DecodeState:
         """The state in which row b continues row rows_B[b], which has the same prompt. The cache is changed in place.
 

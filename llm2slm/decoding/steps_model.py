@@ -58,7 +58,7 @@ class StepsCache(Cache):
         self.state = self.state.reordered(beam_idx)
 
 
-class StepsModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class StepsModel(PreTrainedModel, GenerationMixin):
     """A model without weights for one call of `generate`.
 
     Args:
@@ -94,6 +94,7 @@ class StepsModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self,
         input_ids: Tensor,
         past_key_values: Any = None,
+        *,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         encoder_outputs: Any = None,
