@@ -136,16 +136,17 @@ class StaticForward(Forward):
     def start(self, prompt: Prompt, new_tokens: int, copies: int = 1) -> tuple[DecodeState, Tensor]:
         """See `Forward`."""
         state, logits_BV = super().start(prompt, new_tokens, copies)
-        return (state if new_tokens == 1 else self.adopted(state, new_tokens)), logits_BV
+        return (state if new_tokens == 1 else self.adopted(state, new_tokens, leaving=copies == 1)), logits_BV
 
-    def adopted(self, state: DecodeState, new_tokens: int, behind: int = 0) -> StaticState:
+    def adopted(self, state: DecodeState, new_tokens: int, behind: int = 0, *, leaving: bool = True) -> StaticState:
         """A state of `Forward`, in the buffers of a session.
 
         Args:
             new_tokens: after the prompt, at most. behind: number of them that the cache holds.
+            leaving: rows that are finished will leave; False: all stay to the end, as beams do.
         """
         length = caches(state.cache)[0].layers[0].keys.shape[2] - behind
-        session = self.session_of(Layout.of(state, length + new_tokens - 1), len(state.rows_B))
+        session = self.session_of(Layout.of(state, length + new_tokens - 1), len(state.rows_B), leaving=leaving)
         session.adopt(state)
         fields = {field: getattr(state, field) for field in DecodeState.__dataclass_fields__}
         active_B = torch.arange(len(state.rows_B), device=state.rows_B.device)
@@ -168,12 +169,13 @@ class StaticForward(Forward):
         smaller.take(session, rows_K)
         return smaller, torch.arange(len(rows_K), device=rows_K.device)
 
-    def session_of(self, layout: Layout, rows: int) -> Session:
+    def session_of(self, layout: Layout, rows: int, *, leaving: bool = True) -> Session:
         """The session of this size: the one that was used before, or a new one.
 
-        The number of its rows is a power of two, so that few sizes are captured while rows leave a batch.
+        Args:
+            leaving: the number of its rows is a power of two, so that few sizes are captured while rows leave a batch.
         """
-        size = 1 << (rows - 1).bit_length()
+        size = 1 << (rows - 1).bit_length() if leaving else rows
         key = size, layout
         found = self.sessions.pop(key, None) or Session(self.model, layout, size, self.rewrite)
         self.sessions[key] = found  # the last one is the one used last

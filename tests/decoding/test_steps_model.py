@@ -130,7 +130,7 @@ def test_a_prompt_is_processed_once(make: Any) -> None:
         sizes.clear()
         decoder.generate(model.collator.batch_of_texts([text]), **limits)
     assert sizes == [1]  # no module of the SLM is called by a captured step
-    assert [session.rows for session in decoder.forward.sessions.values()] == [4]  # type: ignore[attr-defined]
+    assert [session.rows for session in decoder.forward.sessions.values()] == [3]  # type: ignore[attr-defined]
     hook.remove()
 
 
