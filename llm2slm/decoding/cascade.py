@@ -109,7 +109,8 @@ class CascadeDecoder:
 
     def __init__(self, hybrid: LLM2SLM, llm: LLM2SLM, rule: Rule) -> None:
         self.model, self.llm, self.rule, self.counts = hybrid, llm, rule, Counts()
-        self.forward, self.llm_forward, self.llm_rows_forward = _forward(hybrid), _forward(llm), Forward(llm)
+        self.forward, self.llm_forward = _forward(hybrid), _forward(llm)
+        self.llm_rows_forward = Forward(llm, self.llm_forward.reading)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
         same = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
         self.shift = 0 if same else int(hybrid.slm.get_input_embeddings().weight.shape[0])
@@ -159,7 +160,8 @@ class CascadeDecoder:
         with torch.no_grad():
             shared = shares_the_encoding(self.model, self.llm, prompts, llm_prompts)
             if shared and self.llm.slm.config.is_encoder_decoder:
-                reps = self.model.represent(prompts)
+                with self.forward.reading.active():
+                    reps = self.model.represent(prompts)
             steps = stream(self.model, prompts, config, reps, self.forward)
             return Answered(collected(scores.of(steps), rows, padding(config)), scores, reps)
 

@@ -13,7 +13,7 @@ from llm2slm.decoding.compiled import Compiled
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.int8 import Int8
-from llm2slm.decoding.int8_reading import ReadingDecoder
+from llm2slm.decoding.int8_reading import int8_products
 from llm2slm.decoding.loop import LoopDecoder, settings
 from llm2slm.decoding.lossless import LosslessDecoder
 from llm2slm.decoding.static import StaticForward, misfit
@@ -72,8 +72,8 @@ def decoder(
             file=sys.stderr,
         )
         name = exact
-    kind = ReadingDecoder if name in REDUCED else LoopDecoder
-    return kind(model, StaticForward(model, _rewrite(name)), name.value)
+    reading = int8_products(model) if name in REDUCED else None
+    return LoopDecoder(model, StaticForward(model, _rewrite(name), reading), name.value)
 
 
 def _rewrite(name: Decoding) -> Rewrite | None:

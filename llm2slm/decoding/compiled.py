@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch.fx import GraphModule, Node
 
 from llm2slm.decoding.int8 import Int8
 from llm2slm.types import UserError, reason_of
+
+OPTIONS = {"pattern_matcher": False}
+"""Of inductor: no replacement of patterns, since those for oneDNN's products take constant weights only."""
 
 
 class Compiled:
@@ -42,8 +46,8 @@ class Compiled:
         started = self.clock()
         try:
             # outside of inference mode, in which inductor does not reuse what it has compiled elsewhere
-            with torch.inference_mode(False), torch.no_grad():
-                compute: Any = compile_graph(graph, list(tensors))
+            with torch.inference_mode(False), torch.no_grad(), _onednn_as_it_is():
+                compute: Any = compile_graph(graph, list(tensors), options=OPTIONS if _uses_onednn(graph) else None)
         except (InductorError, InvalidCxxCompiler) as error:
             cause = error if isinstance(error, InvalidCxxCompiler) else getattr(error, "inner_exception", error)
             if isinstance(cause, InvalidCxxCompiler):
@@ -56,6 +60,20 @@ class Compiled:
             file=sys.stderr,
         )
         return lambda: compute(*tensors)
+
+
+def _uses_onednn(graph: GraphModule) -> bool:
+    """Whether a graph has products of oneDNN (`products.onednn`)."""
+    return any(node.target is torch.ops.mkldnn._linear_pointwise.default for node in graph.graph.nodes)
+
+
+def _onednn_as_it_is() -> Any:
+    """Within this context inductor calls oneDNN's products (`products.onednn`) by torch's operator. Its template for
+    them takes weights that are constants of the graph only."""
+    from torch._inductor import lowering
+
+    product = torch.ops.mkldnn._linear_pointwise.default
+    return patch.dict(lowering.lowerings, {product: lowering.fallback_handler(product, add_to_fallback_set=False)})
 
 
 def lifted(graph: GraphModule) -> list[Tensor]:

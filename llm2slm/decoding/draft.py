@@ -28,7 +28,13 @@ class Draft:
 
 
 class Drafter(Protocol):
-    """Proposes tokens after the responses so far."""
+    """Proposes tokens after the responses so far.
+
+    Attributes:
+        forward: of the hybrid.
+    """
+
+    forward: StaticForward
 
     def start(self, prompt: Prompt, new_tokens: int) -> None:
         """Begins a batch.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
+from llm2slm.decoding.products import Products
 from llm2slm.decoding.state import DecodeState, all_rows
 from llm2slm.models.prompt import Prompt, cached_prefix, embed, extended, prompt_arguments, with_soft_prompts
 from llm2slm.models.sequences import positions
@@ -27,10 +28,12 @@ class Forward:
 
     Args:
         model: the system; its encoder is not used.
+        reading: products of the passes over prompts; None: the model's.
     """
 
-    def __init__(self, model: LLM2SLM) -> None:
+    def __init__(self, model: LLM2SLM, reading: Products | None = None) -> None:
         self.model, self.slm = model, model.slm
+        self.reading = Products({}) if reading is None else reading
         self.keeps_logits = "logits_to_keep" in inspect.signature(self.slm.forward).parameters
 
     def start(self, prompt: Prompt, new_tokens: int, copies: int = 1) -> tuple[DecodeState, Tensor]:
@@ -50,6 +53,11 @@ class Forward:
 
     def read(self, prompt: Prompt, ids_BN: Tensor | None = None) -> tuple[DecodeState, Tensor]:
         """The state after the prompt and N further tokens (None: 0), and logits_BQV of the N + 1 tokens after it."""
+        with self.reading.active():
+            return self._read(prompt, ids_BN)
+
+    def _read(self, prompt: Prompt, ids_BN: Tensor | None) -> tuple[DecodeState, Tensor]:
+        """See `read`."""
         prompt = with_soft_prompts(self.slm, prompt)
         rows = len(prompt.mask_BQ)
         before, cached = cached_prefix(self.slm, rows, prompt)

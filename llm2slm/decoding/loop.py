@@ -58,9 +58,10 @@ def stream(
         reps: as for `LLM2SLM.prefill`.
         forward: computes the steps; None: with a cache that grows.
     """
-    yield from stream_after(
-        model, model.prefill(batch, reps).repeated(config.num_return_sequences or 1), config, forward
-    )
+    forward = Forward(model) if forward is None else forward
+    with forward.reading.active():
+        prompt = model.prefill(batch, reps).repeated(config.num_return_sequences or 1)
+    yield from stream_after(model, prompt, config, forward)
 
 
 @torch.no_grad()
@@ -125,7 +126,9 @@ class LoopDecoder(GenerateDecoder):
             output: Tensor = self._by_transformers(batch, config, on_tokens, called)
             return output
         rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
-        steps = stream(self.model, batch, config, self.reps(batch), self.forward)
+        with self.forward.reading.active():
+            reps = self.reps(batch)
+        steps = stream(self.model, batch, config, reps, self.forward)
         return collected(steps if on_tokens is None else _shown(steps, on_tokens), rows, padding(config))
 
     def _by_transformers(
@@ -136,7 +139,7 @@ class LoopDecoder(GenerateDecoder):
             called |= streamed(on_tokens, config.num_beams)
         if config.stop_strings:
             called.setdefault("tokenizer", self.model.collator.slm_tokenizer)
-        with torch.no_grad():
+        with torch.no_grad(), self.forward.reading.active():
             prompt = self.model.prefill(batch, self.reps(batch))
         return steps_model.generate(self.forward, prompt, config, **called)
 

@@ -81,7 +81,8 @@ class LosslessDecoder(OneModelDecoder):
             if reason := misfit(model):
                 raise UserError(f"decoding=lossless: {reason}; use decoding=generate")
         self.model, self.hybrid, self.lengths, self.counts = llm, hybrid, tuple(lengths), Counts()
-        self.reader, self.verifier, self.size = Forward(llm), StaticForward(llm), 0
+        self.verifier, self.size = StaticForward(llm), 0
+        self.reader = Forward(llm, self.verifier.reading)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
         drafting = StaticForward(hybrid)
         self.same_tokens = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
@@ -114,7 +115,8 @@ class LosslessDecoder(OneModelDecoder):
         if config.do_sample:
             self.size = 0  # the random numbers of a batch do not depend on earlier ones
         copies, limit = config.num_return_sequences or 1, int(config.max_new_tokens)
-        prompt, llm_prompt, started = read(self.hybrid, self.reader, *batch, copies)
+        with self.reader.reading.active(), self.drafter.forward.reading.active():
+            prompt, llm_prompt, started = read(self.hybrid, self.reader, *batch, copies)
         language_model.check_positions(self.model.slm, llm_prompt, limit)
         choice = chooser(self.model, llm_prompt, config, llm_prompt.mask_BQ.device)
         responses = Responses(len(llm_prompt.mask_BQ), limit, self.lengths[-1], padding(config), choice)
@@ -128,7 +130,7 @@ class LosslessDecoder(OneModelDecoder):
             state, logits_BV = started
             responses.append(choice(responses.ids_RT[:, :0], logits_BV).unsqueeze(1), responses.counts_R, 0)
             if on_tokens is not None:
-                on_tokens(responses.rows_B, responses.ids_RT[:, :1], responses.counts_R)
+                on_tokens(responses.rows_B, responses.ids_RT[:, :1], responses.counts_R.clone())
             adopted = self.verifier.adopted(state, responses.columns)
         self._rounds(responses, adopted, choice, on_tokens)
         self.counts.rows += len(responses.ids_RT)

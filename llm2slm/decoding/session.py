@@ -17,6 +17,7 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llm2slm.decoding.capture import Rewrite, captured, replayed
+from llm2slm.decoding.products import Products
 from llm2slm.decoding.row_cache import RowCache, positions_by_row
 from llm2slm.decoding.state import DecodeState
 from llm2slm.models.prompt import GatedStates, Prompt
@@ -88,12 +89,20 @@ class Session:
     Args:
         model: the system.
         layout: of the buffers. rows: B.
-        rewrite: of captured graphs.
+        rewrite: of captured graphs. products: of the forward passes; None: the model's.
     """
 
     @torch.inference_mode(False)  # the buffers are changed in inference mode and outside of it
-    def __init__(self, model: LLM2SLM, layout: Layout, rows: int, rewrite: Rewrite | None = None) -> None:
+    def __init__(
+        self,
+        model: LLM2SLM,
+        layout: Layout,
+        rows: int,
+        rewrite: Rewrite | None = None,
+        products: Products | None = None,
+    ) -> None:
         self.model, self.slm, self.layout, self.rows, self.rewrite = model, model.slm, layout, rows, rewrite
+        self.products = Products({}) if products is None else products
         like = torch.empty(0, dtype=layout.dtype, device=layout.device)
         self.low = torch.finfo(layout.dtype).min
         self.last_position = (
@@ -208,7 +217,7 @@ class Session:
         prompt = Prompt(self.states_BPD, ids_BQ, gated_states=self.gated)
         positions = min(self.layout.capacity, self.last_position + 1)
         by_row = positions_by_row(self.slm, slots_BQ.clamp(max=self.last_position), positions)
-        with self.model.attending(prompt), by_row:
+        with self.model.attending(prompt), by_row, self.products.active():
             logits_BQV: Tensor = self.slm(**inputs, past_key_values=self.cache, use_cache=True, return_dict=True).logits
         return logits_BQV
 

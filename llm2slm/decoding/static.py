@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llm2slm.decoding.capture import Rewrite
 from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.products import Products, onednn
 from llm2slm.decoding.session import FULL, SLIDING, Layout, Session, caches, windows
 from llm2slm.decoding.state import DecodeState
 from llm2slm.models.prompt import Prompt
@@ -121,11 +122,14 @@ class StaticForward(Forward):
     Args:
         model: a system without a `misfit`; it stays on its device, and its weights are not replaced.
         rewrite: of captured graphs.
+        reading: products of the passes over prompts, where those of the steps are replaced by `rewrite`; None: large
+            products of prompts and steps are computed by oneDNN on a CPU.
     """
 
-    def __init__(self, model: LLM2SLM, rewrite: Rewrite | None = None) -> None:
-        super().__init__(model)
+    def __init__(self, model: LLM2SLM, rewrite: Rewrite | None = None, reading: Products | None = None) -> None:
+        super().__init__(model, onednn(model) if reading is None else reading)
         self.rewrite = rewrite
+        self.products = self.reading if reading is None else Products({})
         self.sessions: OrderedDict[tuple[int, Layout], Session] = OrderedDict()
 
     def _new_cache(self) -> Any:
@@ -177,7 +181,7 @@ class StaticForward(Forward):
         """
         size = 1 << (rows - 1).bit_length() if leaving else rows
         key = size, layout
-        found = self.sessions.pop(key, None) or Session(self.model, layout, size, self.rewrite)
+        found = self.sessions.pop(key, None) or Session(self.model, layout, size, self.rewrite, self.products)
         self.sessions[key] = found  # the last one is the one used last
         if len(self.sessions) > SESSIONS:
             self.sessions.popitem(last=False)

@@ -50,7 +50,7 @@ def test_compiled_graphs_and_the_line(
 ) -> None:
     compiled: list[GraphModule] = []
 
-    def compile_graph(graph: GraphModule, tensors: list[torch.Tensor]) -> Any:
+    def compile_graph(graph: GraphModule, tensors: list[torch.Tensor], options: Any = None) -> Any:
         assert not torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
         compiled.append(graph)
         return graph.forward
@@ -80,7 +80,7 @@ def test_failures_are_one_line(make: Any, monkeypatch: pytest.MonkeyPatch) -> No
         (InductorError(ValueError("such a graph\nmore"), None), "ValueError: such a graph; use decoding=captured"),  # type: ignore[arg-type]
     ):
 
-        def fail(*_: Any, error: Exception = error) -> None:
+        def fail(*_: Any, error: Exception = error, **options: Any) -> None:
             raise error
 
         monkeypatch.setattr(torch._inductor, "compile", fail)

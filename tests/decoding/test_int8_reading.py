@@ -1,4 +1,4 @@
-"""The LLM reads in int8: against products by hand; within the context only."""
+"""Prompts in int8: against products by hand; within the context only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from llm2slm.decoding import choose
-from llm2slm.decoding.int8_reading import Int8Reading, ReadingDecoder, available
+from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.int8_reading import int8_products
+from llm2slm.decoding.loop import LoopDecoder
+from llm2slm.decoding.static import StaticForward
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.types import Decoding
 
@@ -32,11 +35,12 @@ def by_hand(x: Tensor, weight_NK: Tensor, bits: int) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("llm", ["t5", "gpt2", "llama"])
 def test_every_product(llm: str, make: Any) -> None:
-    encoder = make(llm, "t5", "memory").encoder
-    assert isinstance(encoder, FrozenEncoder)
-    reading = Int8Reading(encoder)
-    modules = [each for each in encoder.body.modules() if isinstance(each, nn.Linear | Conv1D)]
-    assert list(reading.products) == modules and len(modules) >= 8
+    system = make(llm, "t5", "memory")
+    assert isinstance(system.encoder, FrozenEncoder)
+    reading = int8_products(system)
+    every = [*system.encoder.body.modules(), *system.slm.modules()]
+    modules = [each for each in every if isinstance(each, nn.Linear | Conv1D)]
+    assert list(reading.forwards) == modules and len(modules) >= 20
     bits = 8 if torch.cpu.get_capabilities().get("avx512_vnni", False) else 7
     for module in modules:
         weight_NK = module.weight.T if isinstance(module, Conv1D) else module.weight
@@ -59,8 +63,8 @@ def test_representations(dtype: torch.dtype, make: Any) -> None:
     model = make("t5", "t5", "memory")
     batch = model.collator.batch_of_texts(TEXTS)
     plain = model.represent(batch)
-    encoder = model.encoder.to(dtype)
-    with Int8Reading(encoder).active():
+    model.encoder.to(dtype)
+    with int8_products(model).active():
         found = model.represent(batch)
     assert found.reps_BPE.dtype == dtype and torch.equal(found.mask_BP, plain.mask_BP)
     error = float((found.reps_BPE.float() - plain.reps_BPE).norm() / plain.reps_BPE.norm())
@@ -69,25 +73,32 @@ def test_representations(dtype: torch.dtype, make: Any) -> None:
 
 @needs_engine
 def test_of_the_int8_decoders_only(make: Any) -> None:
-    """The decoder's responses are those after int8 representations; the model keeps its own ones."""
+    """The decoder's first token is that after int8 representations and an int8 pass; the model keeps its weights."""
     model = make("t5", "t5", "memory")
     decoder = choose.decoder(Decoding.int8, model)
-    assert isinstance(decoder, ReadingDecoder) and decoder.reading is not None
-    assert not isinstance(choose.decoder(Decoding.captured, model), ReadingDecoder)
-    batch, seen = decoder.batch(TEXTS), []
+    assert isinstance(decoder, LoopDecoder) and isinstance(decoder.forward, StaticForward)
+    reading = decoder.forward.reading
+    captured = choose.decoder(Decoding.captured, model)
+    assert isinstance(captured, LoopDecoder) and not captured.forward.reading.forwards  # tiny products
+    batch = decoder.batch(TEXTS)
+    seen, first = [], []
     expected = model.represent(batch).reps_BPE
-    forward = model.encoder.forward
+    forward, start = model.encoder.forward, decoder.forward.start
     model.encoder.forward = lambda *inputs: seen.append(forward(*inputs)) or seen[-1]
+    decoder.forward.start = lambda *inputs: first.append(start(*inputs)) or first[-1]  # type: ignore[method-assign]
     decoder.generate(batch, max_new_tokens=LENGTH)
-    with decoder.reading.active():
+    with torch.no_grad(), reading.active():
         assert torch.equal(seen[0].reps_BPE, forward(batch.llm_ids_BP, batch.llm_mask_BP).reps_BPE)
+        prompt = model.prefill(batch)
+        assert torch.equal(first[0][1], Forward(model).start(prompt, LENGTH)[1])
+    with torch.no_grad():
+        assert not torch.equal(first[0][1], Forward(model).start(prompt, LENGTH)[1])
     assert not torch.equal(seen[0].reps_BPE, expected) and torch.equal(model.represent(batch).reps_BPE, expected)
 
 
-def test_without_an_llm_or_its_products(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not available(None)
+def test_without_its_products(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("t5", "t5", "memory")
     monkeypatch.setattr("llm2slm.decoding.int8_reading.ENGINES", ())
     decoder = choose.decoder(Decoding.int8, model)
-    assert isinstance(decoder, ReadingDecoder) and decoder.reading is None
+    assert isinstance(decoder, LoopDecoder) and not decoder.forward.reading.forwards
     assert decoder.generate(decoder.batch(TEXTS), max_new_tokens=3).shape[0] == len(TEXTS)

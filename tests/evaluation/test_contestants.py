@@ -190,7 +190,7 @@ def test_shares_of_the_ceilings_are_those_of_bytes_and_flops(trio):
 
 
 def test_without_ctranslate2_one_line_names_the_extra(trio, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ctranslate2", None)
+    monkeypatch.setattr("llm2slm.evaluation.benchmark.ctranslate2_int8.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'llm-to-slm\[ctranslate2\]'"):
         contestants(trio, ["ctranslate2"], OF)
 

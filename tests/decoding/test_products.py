@@ -1,0 +1,115 @@
+"""Products by oneDNN: equal to torch's but for rounding; of large float32 weights only; within the context only."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from test_loop import LENGTH, TEXTS
+from torch import Tensor, nn
+
+from llm2slm.decoding import choose, products
+from llm2slm.decoding.loop import LoopDecoder
+from llm2slm.decoding.lossless import LosslessDecoder
+from llm2slm.decoding.products import SMALLEST, Products, onednn
+from llm2slm.decoding.static import StaticForward
+from llm2slm.types import Decoding
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
+ONEDNN = torch.ops.mkldnn._linear_pointwise.default
+
+
+@needs_onednn
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (40, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_equal_but_for_rounding(shape: tuple[int, int], bias: bool, make: Any) -> None:
+    model = make("t5", "t5", "memory")
+    model.slm.large = nn.Linear(512, SMALLEST // 512, bias=bias)
+    x = torch.randn(*shape, 512)
+    expected = x.double() @ model.slm.large.weight.double().T + (model.slm.large.bias.double() if bias else 0)
+    found = onednn(model)
+    assert list(found.forwards) == [model.slm.large]
+    with found.active():
+        values = model.slm.large(x)
+    torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-4)
+    assert "forward" not in vars(model.slm.large)
+    del model.slm.large
+
+
+@needs_onednn
+def test_only_large_float32_weights_on_a_cpu(make: Any) -> None:
+    model = make("t5", "t5", "memory")
+
+    class Other(nn.Linear):
+        """A product of another form."""
+
+    kept = nn.Linear(512, SMALLEST // 512)
+    others = [
+        nn.Linear(512, SMALLEST // 512 - 1),
+        nn.Linear(512, SMALLEST // 512).bfloat16(),
+        nn.Linear(512, SMALLEST // 512, device="meta"),
+        Other(512, SMALLEST // 512),
+    ]
+    model.slm.others = nn.ModuleList([*others, kept])
+    assert list(onednn(model).forwards) == [kept]
+    del model.slm.others
+
+
+def test_the_context_ends_after_an_error() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="inside"), Products({layer: lambda x: x + 1}).active():
+        assert torch.equal(layer(torch.zeros(1, 2)), torch.ones(1, 2))
+        raise RuntimeError("inside")
+    assert "forward" not in vars(layer)
+
+
+def graphs(decoder: LoopDecoder) -> list[Any]:
+    """The operations of a decoder's captured steps."""
+    assert isinstance(decoder.forward, StaticForward)
+    found = [graph for session in decoder.forward.sessions.values() for graph in session.graphs.values()]
+    return [node.target for graph in found for node in graph.__self__.graph.nodes]  # type: ignore[attr-defined]
+
+
+@needs_onednn
+@pytest.mark.parametrize(("slm", "mode"), [("t5", "memory"), ("llama", "replace"), ("gpt2", "cross_attention")])
+def test_captured_steps_with_them_equal_generate(
+    slm: str, mode: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "SMALLEST", 1)
+    model = make("t5", slm, mode)
+    decoder = choose.decoder(Decoding.captured, model)
+    assert isinstance(decoder, LoopDecoder)
+    seen: list[Tensor] = []
+    encoder = model.encoder.body.get_submodule("block.0.layer.0.SelfAttention.q")
+    original = decoder.forward.reading.forwards[encoder]
+    decoder.forward.reading.forwards[encoder] = lambda x: seen.append(x) or original(x)  # type: ignore[func-returns-value]
+    expected = model.generate(model.collator.batch_of_texts(TEXTS), max_new_tokens=LENGTH)
+    assert torch.equal(decoder.generate(decoder.batch(TEXTS), max_new_tokens=LENGTH), expected)
+    assert len(seen) == 1  # the LLM's pass over the prompts
+    decoder.generate(decoder.batch(TEXTS), max_new_tokens=LENGTH)
+    used = graphs(decoder)
+    assert ONEDNN in used and (slm == "gpt2" or torch.ops.aten.linear.default not in used)
+
+
+@needs_onednn
+def test_lossless_with_them(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SMALLEST", 1)
+    hybrid, llm = pair("t5", "t5", "memory")
+    decoder = LosslessDecoder(hybrid, llm)
+    assert decoder.verifier.reading.forwards and decoder.reader.reading is decoder.verifier.reading
+    batch = decoder.batch(TEXTS)
+    assert torch.equal(decoder.generate(batch, max_new_tokens=LENGTH), llm.generate(batch[1], max_new_tokens=LENGTH))
+
+
+@needs_onednn
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler")
+def test_compiled_with_them(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SMALLEST", 1)
+    model = make("t5", "t5", "memory")
+    decoder = choose.decoder(Decoding.compiled, model)
+    expected = model.generate(model.collator.batch_of_texts(TEXTS), max_new_tokens=LENGTH)
+    assert torch.equal(decoder.generate(decoder.batch(TEXTS), max_new_tokens=LENGTH), expected)
