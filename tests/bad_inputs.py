@@ -440,7 +440,11 @@ RUNS = [
     Case(
         "calibrate, metric", [*CALIBRATE, "calibrate.metric=ter"], "calibrate.metric=ter: quality kept needs a metric"
     ),
-    Case("calibrate, beams", [*CALIBRATE, "task.num_beams=2"], "beam search (num_beams=2) needs decoding=generate"),
+    Case(
+        "calibrate, beams",
+        [*CALIBRATE, "task.num_beams=2"],
+        "beam search is not supported; use num_beams=1",
+    ),
     Case("calibrate, an LLM that moved", [*CALIBRATE, "llm=nowhere"], "nowhere"),
     Case("cascade, no threshold", CASCADE, "decoding=cascade needs cascade=DIR"),
     Case("cascade, no folder", [*CASCADE, "cascade=nowhere"], "cascade=nowhere: neither a number nor a folder with"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from llm2slm.commands.cascade_rule import read_rule
@@ -43,11 +42,9 @@ def load_decoder(
         UserError: the decoder does not fit the model or the number of beams, the whole LLM cannot be loaded, or
             `cascade` is no threshold for these models.
     """
-    if name is Decoding.auto and num_beams > 1:
-        print(f"llm2slm: decoding=auto: generate, for beam search (num_beams={num_beams})", file=sys.stderr)
-        name = Decoding.generate
-    if name is not Decoding.generate and num_beams > 1:
-        raise UserError(f"decoding={name}: beam search (num_beams={num_beams}) needs decoding=generate")
+    if name in choose.WITH_LLM and num_beams > 1:
+        raise UserError(f"decoding={name}: beam search is not supported; use num_beams=1 instead of {num_beams}, or "
+                        "decoding=captured")  # fmt: skip
     llm: LLM2SLM | None = None
     calibrated = read_rule(cascade) if name is Decoding.cascade else None
     if name in choose.WITH_LLM and model.kind is SystemKind.llm2slm:
@@ -66,7 +63,7 @@ def load_decoder(
         share_weights(model, llm)
     if calibrated is not None and llm is not None:
         calibrated.check(model, llm)
-    decoder = choose.decoder(name, model.eval(), llm, None if calibrated is None else calibrated.rule)
+    decoder = choose.decoder(name, model.eval(), llm, None if calibrated is None else calibrated.rule, num_beams)
     if prompt_cache and isinstance(decoder, GenerateDecoder) and PromptCache.fits(model):
         decoder.prompts = PromptCache(model, prompt_cache)
     return decoder

@@ -44,21 +44,25 @@ def choices_file() -> Path:
 
 
 def fastest(
-    model: LLM2SLM, decoders: Mapping[str, Decoder], clock: Callable[[], float] = time.perf_counter
+    model: LLM2SLM,
+    decoders: Mapping[str, Decoder],
+    clock: Callable[[], float] = time.perf_counter,
+    num_beams: int = 1,
 ) -> tuple[str, str]:
     """The name of the fastest decoder, and a line that states it with the times and how to repeat the measurement.
 
     Args:
         decoders: by name, with equal responses; of equally fast ones the first is chosen.
         clock: seconds.
+        num_beams: of the responses.
     """
-    path, system = choices_file(), described(model, decoders)
+    path, system = choices_file(), described(model, decoders, num_beams)
     key = hashlib.sha256(json.dumps(system, sort_keys=True).encode()).hexdigest()[:16]
     entries = _read(path)
     ms = _times(entries.get(key), decoders)
     measured = "measured earlier"
     if ms is None:
-        ms, measured = measure(decoders, clock), "measured now"
+        ms, measured = measure(decoders, clock, num_beams), "measured now"
         entries[key] = {"ms": ms, "system": system}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +71,16 @@ def fastest(
             measured = f"not remembered: {error}"
     name = min(ms, key=lambda each: ms[each])
     times = ", ".join(f"{each} {ms[each]:.0f}" for each in ms)
-    line = f"decoding=auto: {name} (ms for {TOKENS} tokens: {times}; {measured}; to measure again, delete {path})"
+    tokens = f"{TOKENS} tokens" + (f" with num_beams={num_beams}" if num_beams > 1 else "")
+    line = f"decoding=auto: {name} (ms for {tokens}: {times}; {measured}; to measure again, delete {path})"
     return name, line
 
 
-def measure(decoders: Mapping[str, Decoder], clock: Callable[[], float]) -> dict[str, float]:
+def measure(decoders: Mapping[str, Decoder], clock: Callable[[], float], num_beams: int = 1) -> dict[str, float]:
     """Median milliseconds of a response by each decoder."""
     batch = next(iter(decoders.values())).batch([PROMPT])
     limits: dict[str, Any] = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+    limits["num_beams"] = num_beams
     times: dict[str, list[float]] = {name: [] for name in decoders}
     with torch.inference_mode():
         for number in range(WARM_UPS + ROUNDS):
@@ -86,8 +92,8 @@ def measure(decoders: Mapping[str, Decoder], clock: Callable[[], float]) -> dict
     return {name: round(median(each), 3) for name, each in times.items()}
 
 
-def described(model: LLM2SLM, decoders: Mapping[str, Decoder]) -> dict[str, Any]:
-    """All that the times depend on: shapes of the system, dtype, device, threads, versions."""
+def described(model: LLM2SLM, decoders: Mapping[str, Decoder], num_beams: int = 1) -> dict[str, Any]:
+    """All that the times depend on: shapes of the system, dtype, device, threads, versions, beams if there are any."""
     kinds = [(name, list(each.shape), str(each.dtype)) for name, each in model.named_parameters()]
     if model.encoder is not None:
         kinds += [(f"llm.{name}", list(each.shape), str(each.dtype)) for name, each in model.encoder.named_parameters()]
@@ -101,7 +107,7 @@ def described(model: LLM2SLM, decoders: Mapping[str, Decoder]) -> dict[str, Any]
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "decoders": list(decoders),
-    }
+    } | ({"num_beams": num_beams} if num_beams > 1 else {})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from llm2slm.decoding.choice import left_to_generate
+from llm2slm.decoding.choice import left_to_generate, refuse
 from llm2slm.decoding.decoder import OnTokens
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.loop import Step, collected, padding, settings, stream, stream_after
 from llm2slm.decoding.reading import encoded, shares_the_encoding
 from llm2slm.decoding.static import StaticForward, misfit
 from llm2slm.models.slm import end_tokens
-from llm2slm.types import Batch, Confidence, Reps, UserError
+from llm2slm.types import Batch, Confidence, Reps
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -153,9 +153,7 @@ class CascadeDecoder:
         """The hybrid's responses, with their confidence; arguments and errors as for `generate`."""
         prompts, llm_prompts = batch
         config = settings(self.model, generation_config, **arguments)
-        if left := left_to_generate(config):
-            given = ", ".join(f"{name}={getattr(config, name)}" for name in left)
-            raise UserError(f"{given}: decoding=cascade does not support it; use decoding=generate")
+        refuse(left_to_generate(config), config, self.name)
         rows = len(prompts.slm_mask_BQ) * (config.num_return_sequences or 1)
         scores = LogProbabilities(rows, prompts.slm_mask_BQ.device)
         reps: Reps | None = None

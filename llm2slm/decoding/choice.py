@@ -5,6 +5,7 @@ The settings are applied by transformers' logits processors, in the order in whi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from transformers.generation.logits_process import (
 
 from llm2slm.models.loading.published import NEUTRAL, OF_SAMPLING
 from llm2slm.models.slm import end_tokens
+from llm2slm.types import UserError
 
 APPLIED = {
     *("repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens", "suppress_tokens"),
@@ -32,14 +34,8 @@ APPLIED = {
 """Settings that are applied here; others of `NEUTRAL` and `OF_SAMPLING` are left to `generate`."""
 ELSEWHERE: dict[str, Any] = {
     "num_beams": 1,
-    "penalty_alpha": None,
-    "dola_layers": None,
-    "guidance_scale": None,
-    "prompt_lookup_num_tokens": None,
     "stop_strings": None,
     "max_time": None,
-    "cache_implementation": None,
-    "use_cache": True,
     "return_dict_in_generate": False,
     "encoder_repetition_penalty": 1.0,
     "encoder_no_repeat_ngram_size": 0,
@@ -47,6 +43,26 @@ ELSEWHERE: dict[str, Any] = {
     "remove_invalid_values": False,
 }
 """Settings of other algorithms and outputs, which are left to `generate`, each with its neutral value."""
+OF_THE_MODEL: dict[str, Any] = {
+    # algorithms that take tokens back, read hidden states, run the model without the prompt, or are code of the Hub
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "use_mtp": False,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "guidance_scale": 1.0,
+    "num_beam_groups": 1,
+    "constraints": None,
+    "force_words_ids": None,
+    # how the model computes
+    "use_cache": True,
+    "cache_implementation": None,
+    "prefill_chunk_size": None,
+    "token_healing": False,
+}
+"""Settings with which `generate` needs the model itself, and not only the logits of its steps; with neutral values."""
+OF_OUTPUTS: dict[str, Any] = {"output_attentions": False, "output_hidden_states": False}
+"""The same where `return_dict_in_generate` is set; otherwise they have no effect."""
 
 
 def left_to_generate(config: GenerationConfig) -> list[str]:
@@ -54,8 +70,28 @@ def left_to_generate(config: GenerationConfig) -> list[str]:
     neutral = {name: value for name, value in NEUTRAL.items() if name not in APPLIED} | ELSEWHERE
     if config.do_sample:
         neutral |= {name: value for name, value in OF_SAMPLING.items() if name not in APPLIED}
+    return sorted({*_changed(config, neutral), *needs_the_model(config)})
+
+
+def needs_the_model(config: GenerationConfig) -> list[str]:
+    """Those of `left_to_generate` for which the logits of steps are not enough, in alphabetical order."""
+    return sorted(_changed(config, OF_THE_MODEL | (OF_OUTPUTS if config.return_dict_in_generate else {})))
+
+
+def _changed(config: GenerationConfig, neutral: dict[str, Any]) -> list[str]:
+    """The settings that have another value than the neutral one."""
     values = {name: getattr(config, name, None) for name in neutral}
-    return sorted(name for name, value in values.items() if value not in (None, neutral[name]))
+    return [name for name, value in values.items() if value not in (None, neutral[name])]
+
+
+def refuse(names: Iterable[str], config: GenerationConfig, decoding: str) -> None:
+    """Refuses settings of a config that a decoder does not support.
+
+    Raises:
+        UserError: there are such `names`.
+    """
+    if given := ", ".join(f"{name}={getattr(config, name)}" for name in names):
+        raise UserError(f"{given}: decoding={decoding} does not support it; use decoding=generate")
 
 
 TOP_K = 50

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llm2slm.decoding import auto
 from llm2slm.decoding.capture import Rewrite
 from llm2slm.decoding.cascade import CascadeDecoder, Rule
-from llm2slm.decoding.choice import left_to_generate
+from llm2slm.decoding.choice import needs_the_model
 from llm2slm.decoding.compiled import Compiled
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
 from llm2slm.decoding.forward import Forward
@@ -23,19 +23,26 @@ if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
 
-def decoder(name: Decoding, model: LLM2SLM, llm: LLM2SLM | None = None, rule: Rule | None = None) -> Decoder:
+def decoder(
+    name: Decoding,
+    model: LLM2SLM,
+    llm: LLM2SLM | None = None,
+    rule: Rule | None = None,
+    num_beams: int | None = None,
+) -> Decoder:
     """A decoder of a system; where the system's steps cannot be captured, `generate`, with a line of the reason.
 
     Args:
         model: a system in eval mode.
         llm: of a hybrid, as a system that generates alone, for the decoders in `WITH_LLM`.
         rule: of a cascade.
+        num_beams: for which `auto` measures; None: the model's setting.
 
     Raises:
         UserError: the decoder needs a hybrid, or does not support it.
     """
     if name is Decoding.auto:
-        return _fastest(model)
+        return _fastest(model, num_beams)
     if name is Decoding.generate:
         return GenerateDecoder(model)
     if name is Decoding.eager:
@@ -76,15 +83,16 @@ def _rewrite(name: Decoding) -> Rewrite | None:
     return Int8() if name is Decoding.int8 else None
 
 
-def _fastest(model: LLM2SLM) -> Decoder:
+def _fastest(model: LLM2SLM, num_beams: int | None) -> Decoder:
     """The fastest decoder with the responses of `generate`; prints the choice."""
     generate = GenerateDecoder(model)
-    if left := left_to_generate(settings(model, None)):
+    config = settings(model, None, num_beams=num_beams)
+    if left := needs_the_model(config):
         print(f"llm2slm: decoding=auto: generate, for the model's settings {', '.join(left)}", file=sys.stderr)
         return generate
     names = [Decoding.captured] if misfit(model) is None else []
     decoders = {str(each): decoder(each, model) for each in (*names, Decoding.eager)} | {"generate": generate}
-    name, line = auto.fastest(model, decoders)
+    name, line = auto.fastest(model, decoders, num_beams=config.num_beams or 1)
     print(f"llm2slm: {line}", file=sys.stderr)
     return decoders[name]
 

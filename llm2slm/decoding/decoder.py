@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from llm2slm.models.slm import end_tokens
-from llm2slm.types import Batch, Reps
+from llm2slm.types import Batch, Reps, UserError
 
 if TYPE_CHECKING:
     from llm2slm.decoding.prompt_cache import PromptCache
@@ -125,9 +125,22 @@ class GenerateDecoder(OneModelDecoder):
     ) -> Tensor:
         """See `Decoder`."""
         if on_tokens is not None:
-            arguments["streamer"] = _Streamer(on_tokens)
+            given = self.model.generation_config if generation_config is None else generation_config
+            arguments |= streamed(on_tokens, arguments.get("num_beams") or given.num_beams)
         ids_BT: Tensor = self.model.generate(batch, generation_config, reps=self.reps(batch), **arguments)
         return ids_BT
+
+
+def streamed(on_tokens: OnTokens, num_beams: int | None) -> dict[str, Any]:
+    """The argument of transformers' `generate` with which tokens are passed on.
+
+    Raises:
+        UserError: there are several beams, of which none is final before the end.
+    """
+    if num_beams is not None and num_beams > 1:
+        raise UserError(f"num_beams={num_beams}: beam search has no tokens to stream before its end; use num_beams=1, "
+                        "or leave on_tokens out")  # fmt: skip
+    return {"streamer": _Streamer(on_tokens)}
 
 
 class _Streamer(BaseStreamer):

@@ -36,15 +36,20 @@ class Forward:
         self.reading = Products({}) if reading is None else reading
         self.keeps_logits = "logits_to_keep" in inspect.signature(self.slm.forward).parameters
 
-    def start(self, prompt: Prompt, new_tokens: int) -> tuple[DecodeState, Tensor]:
+    def start(self, prompt: Prompt, new_tokens: int, copies: int = 1) -> tuple[DecodeState, Tensor]:
         """The state after the prompt (and the start token, if there is one), and the logits_BV of the first token.
 
         Args:
             new_tokens: the most tokens of a response; a cache that grows does not need it.
+            copies: consecutive rows of each prompt, which is processed once.
         """
         del new_tokens
         state, logits_B1V = self.read(prompt)
-        return state, logits_B1V[:, 0]
+        if copies == 1:
+            return state, logits_B1V[:, 0]
+        rows_B = state.rows_B.repeat_interleave(copies)
+        state = replace(state.keep(rows_B), rows_B=all_rows(len(rows_B), rows_B.device))
+        return state, logits_B1V[rows_B, 0]
 
     def read(self, prompt: Prompt, ids_BN: Tensor | None = None) -> tuple[DecodeState, Tensor]:
         """The state after the prompt and N further tokens (None: 0), and logits_BQV of the N + 1 tokens after it."""

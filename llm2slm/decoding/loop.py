@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from llm2slm.decoding.choice import Choice, left_to_generate
-from llm2slm.decoding.decoder import GenerateDecoder, OnTokens
+from llm2slm.decoding import steps_model
+from llm2slm.decoding.choice import Choice, left_to_generate, needs_the_model, refuse
+from llm2slm.decoding.decoder import GenerateDecoder, OnTokens, streamed
 from llm2slm.decoding.forward import Forward
 from llm2slm.models import slm as language_model
 from llm2slm.models.prompt import Prompt
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
 
-MAX_LENGTH = 20
-"""transformers' default of max_length, which counts the start token and not the prompt of a `Prompt`."""
+NEW_TOKENS = 20
+"""transformers' default of max_new_tokens."""
+CALLED = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
+"""Arguments of `generate` that are no fields of a generation config, and that need the logits of steps only."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def chooser(model: LLM2SLM, prompt: Prompt, config: GenerationConfig, device: to
 
 
 class LoopDecoder(GenerateDecoder):
-    """This loop, over the forward passes of `forward`. Beam search and other algorithms are transformers'.
+    """This loop, or for beam search and settings that it lacks transformers' `generate`, over the passes of `forward`.
 
     Args:
         model: any system that `forward` fits.
@@ -111,20 +114,34 @@ class LoopDecoder(GenerateDecoder):
         on_tokens: OnTokens | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """See `Decoder`.
+        """See `Decoder`. Arguments may be those of `CALLED` too.
 
         Raises:
-            UserError: settings that are `left_to_generate`.
+            UserError: settings that need the model itself (`choice.needs_the_model`).
         """
+        called = {name: arguments.pop(name) for name in CALLED if name in arguments}
         config = settings(self.model, generation_config, **arguments)
-        if left := left_to_generate(config):
-            set_ = ", ".join(f"{name}={getattr(config, name)}" for name in left)
-            raise UserError(f"{set_}: {self.name} does not support it; use decoding=generate")
+        refuse(needs_the_model(config), config, self.name)
+        if called or left_to_generate(config):
+            output: Tensor = self._by_transformers(batch, config, on_tokens, called)
+            return output
         rows = len(batch.slm_mask_BQ) * (config.num_return_sequences or 1)
         with self.forward.reading.active():
             reps = self.reps(batch)
         steps = stream(self.model, batch, config, reps, self.forward)
         return collected(steps if on_tokens is None else _shown(steps, on_tokens), rows, padding(config))
+
+    def _by_transformers(
+        self, batch: Batch, config: GenerationConfig, on_tokens: OnTokens | None, called: dict[str, Any]
+    ) -> Any:
+        """Responses by transformers' `generate`, over the same steps."""
+        if on_tokens is not None:
+            called |= streamed(on_tokens, config.num_beams)
+        if config.stop_strings:
+            called.setdefault("tokenizer", self.model.collator.slm_tokenizer)
+        with torch.no_grad(), self.forward.reading.active():
+            prompt = self.model.prefill(batch, self.reps(batch))
+        return steps_model.generate(self.forward, prompt, config, **called)
 
 
 def _shown(steps: Iterable[Step], on_tokens: OnTokens) -> Iterator[Step]:
@@ -162,7 +179,9 @@ def settings(model: LLM2SLM, generation_config: GenerationConfig | None = None, 
     for name, value in arguments.items():
         if value is not None:  # transformers takes None for an argument that is not given
             setattr(config, name, value)
-    if "max_length" in arguments or config.max_new_tokens is None:
+    if config.max_length is not None and ("max_length" in arguments or config.max_new_tokens is None):
         starts = model.slm.config.is_encoder_decoder or model.mode.cross_attends
-        config.max_new_tokens = (config.max_length or MAX_LENGTH) - int(starts)
+        config.max_new_tokens = config.max_length - int(starts)
+    elif config.max_new_tokens is None:
+        config.max_new_tokens = NEW_TOKENS
     return config

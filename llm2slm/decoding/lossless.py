@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from llm2slm.decoding.choice import Choice, left_to_generate
+from llm2slm.decoding.choice import Choice, left_to_generate, refuse
 from llm2slm.decoding.decoder import OneModelDecoder, OnTokens
 from llm2slm.decoding.draft import Draft, Drafter, OtherTokens, SameTokens
 from llm2slm.decoding.forward import Forward
@@ -108,9 +108,7 @@ class LosslessDecoder(OneModelDecoder):
             UserError: settings that are not supported; sampling with a hybrid of another tokenizer.
         """
         config = settings(self.model, generation_config, **arguments)
-        if left := left_to_generate(config):
-            given = ", ".join(f"{name}={getattr(config, name)}" for name in left)
-            raise UserError(f"{given}: cannot be decoded losslessly; use decoding=generate")
+        refuse(left_to_generate(config), config, self.name)
         if config.do_sample and not self.same_tokens:
             raise UserError("decoding=lossless with do_sample=true: LLM and SLM have different tokenizers; sampled "
                             "drafts can only be verified in tokens of the LLM; use greedy decoding")  # fmt: skip

@@ -80,6 +80,12 @@ class RowCache(Cache):
             rows, _, slots, _ = keys.shape
             layer.keys[:rows, :, :slots], layer.values[:rows, :, :slots] = keys, values
 
+    def copy_rows(self, from_K: Tensor, to_K: Tensor, first: int, end: int) -> None:
+        """Copies the slots from `first` up to `end` of some rows to other rows, all at once."""
+        for tensor in self.tensors():
+            slots = tensor[:, :, first:end]
+            slots.index_copy_(0, to_K, slots.index_select(0, from_K))
+
 
 @contextmanager
 def positions_by_row(slm: PreTrainedModel, slots_BQ: Tensor, slots: int) -> Iterator[None]:

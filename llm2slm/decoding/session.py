@@ -132,8 +132,8 @@ class Session:
         """Copies what the SLM has processed into the first rows of the buffers, as many as the state has."""
         own, across = caches(state.cache)
         rows = slice(0, len(state.rows_B))
-        self.own.fill([(layer.keys, layer.values) for layer in own.layers])
-        if state.mask_BC is not None:  # padded on the left
+        self.own.fill(_padded_left([(layer.keys, layer.values) for layer in own.layers], state.mask_BC))
+        if state.mask_BC is not None:
             self.start_B[rows] = state.mask_BC.shape[1] - state.mask_BC.long().sum(1)  # new tokens are real in all rows
         if self.across is not None and across is not None and self.cross_mask_B11P is not None:
             self.across.fill([(layer.keys, layer.values) for layer in across.layers])
@@ -243,6 +243,18 @@ def caches(cache: Any) -> tuple[Any, Any]:
     if isinstance(cache, EncoderDecoderCache):
         return cache.self_attention_cache, cache.cross_attention_cache
     return cache, None
+
+
+def _padded_left(pairs: list[tuple[Tensor, Tensor]], mask_BC: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values with all padding before the first real position; it is elsewhere after a trained prefix."""
+    if mask_BC is None or not bool((mask_BC[:, :-1] > mask_BC[:, 1:]).any()):
+        return pairs
+    index_B1C1 = mask_BC.long().argsort(dim=1, stable=True)[:, None, :, None]
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.gather(2, index_B1C1.expand(-1, tensor.shape[1], -1, tensor.shape[3]))
+
+    return [(moved(keys), moved(values)) for keys, values in pairs]
 
 
 def windows(slm: PreTrainedModel) -> tuple[int, set[str] | None]:

@@ -32,7 +32,7 @@ class DecodeState:
     attended: dict[str, Any]
 
     def keep(self, kept_K: Tensor) -> DecodeState:
-        """The state of some of its rows. The cache is changed in place.
+        """The state of some of its rows, or of several copies of each. The cache is changed in place.
 
         Args:
             kept_K: positions in `rows_B`, in ascending order.
@@ -45,6 +45,15 @@ class DecodeState:
             attended={name: _rows(value, kept_K) for name, value in self.attended.items()},
             prompt=self.prompt.rows(kept_K),
         )
+
+    def reordered(self, rows_B: Tensor) -> DecodeState:
+        """The state in which row b continues row rows_B[b], which has the same prompt. The cache is changed in place.
+
+        Args:
+            rows_B: positions in `rows_B` of the state.
+        """
+        self.cache.reorder_cache(rows_B)
+        return self
 
 
 def _rows(value: Any, kept_K: Tensor) -> Any:

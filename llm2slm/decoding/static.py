@@ -91,12 +91,14 @@ class StaticState(DecodeState):
         forward: owner of the session. session: the buffers.
         active_B: rows of the session that are not finished.
         length: slots in use, the same in all rows.
+        given: of them those of the prompt (and of the start token), which the rows of one prompt have in common.
     """
 
     forward: StaticForward
     session: Session
     active_B: Tensor
     length: int
+    given: int
 
     def keep(self, kept_K: Tensor) -> StaticState:
         """See `DecodeState`. Finished rows are computed too, until at least half of the session's rows are finished."""
@@ -104,6 +106,14 @@ class StaticState(DecodeState):
         if 2 * len(active_B) <= session.rows:
             session, active_B = self.forward.shrunk(session, active_B)
         return replace(self, rows_B=self.rows_B[kept_K], active_B=active_B, session=session)
+
+    def reordered(self, rows_B: Tensor) -> StaticState:
+        """See `DecodeState`. Only the slots of the response are copied, and only those of rows that change."""
+        changed_K = (rows_B != torch.arange(len(rows_B), device=rows_B.device)).nonzero().squeeze(1)
+        if len(changed_K):
+            active_B = self.active_B
+            self.session.own.copy_rows(active_B[rows_B[changed_K]], active_B[changed_K], self.given, self.length)
+        return self
 
 
 class StaticForward(Forward):
@@ -127,23 +137,24 @@ class StaticForward(Forward):
         cache = DynamicCache()
         return EncoderDecoderCache(cache, DynamicCache()) if self.slm.config.is_encoder_decoder else cache
 
-    def start(self, prompt: Prompt, new_tokens: int) -> tuple[DecodeState, Tensor]:
+    def start(self, prompt: Prompt, new_tokens: int, copies: int = 1) -> tuple[DecodeState, Tensor]:
         """See `Forward`."""
-        state, logits_BV = super().start(prompt, new_tokens)
-        return (state if new_tokens == 1 else self.adopted(state, new_tokens)), logits_BV
+        state, logits_BV = super().start(prompt, new_tokens, copies)
+        return (state if new_tokens == 1 else self.adopted(state, new_tokens, leaving=copies == 1)), logits_BV
 
-    def adopted(self, state: DecodeState, new_tokens: int, behind: int = 0) -> StaticState:
+    def adopted(self, state: DecodeState, new_tokens: int, behind: int = 0, *, leaving: bool = True) -> StaticState:
         """A state of `Forward`, in the buffers of a session.
 
         Args:
             new_tokens: after the prompt, at most. behind: number of them that the cache holds.
+            leaving: rows that are finished will leave; False: all stay to the end, as beams do.
         """
         length = caches(state.cache)[0].layers[0].keys.shape[2] - behind
-        session = self.session_of(Layout.of(state, length + new_tokens - 1), len(state.rows_B))
+        session = self.session_of(Layout.of(state, length + new_tokens - 1), len(state.rows_B), leaving=leaving)
         session.adopt(state)
         fields = {field: getattr(state, field) for field in DecodeState.__dataclass_fields__}
         active_B = torch.arange(len(state.rows_B), device=state.rows_B.device)
-        own = {"forward": self, "session": session, "active_B": active_B, "length": length}
+        own = {"forward": self, "session": session, "active_B": active_B, "length": length, "given": length}
         return StaticState(**fields | {"cache": None} | own)
 
     def step(self, state: DecodeState, ids_B: Tensor) -> tuple[DecodeState, Tensor]:
@@ -162,12 +173,13 @@ class StaticForward(Forward):
         smaller.take(session, rows_K)
         return smaller, torch.arange(len(rows_K), device=rows_K.device)
 
-    def session_of(self, layout: Layout, rows: int) -> Session:
+    def session_of(self, layout: Layout, rows: int, *, leaving: bool = True) -> Session:
         """The session of this size: the one that was used before, or a new one.
 
-        The number of its rows is a power of two, so that few sizes are captured while rows leave a batch.
+        Args:
+            leaving: the number of its rows is a power of two, so that few sizes are captured while rows leave a batch.
         """
-        size = 1 << (rows - 1).bit_length()
+        size = 1 << (rows - 1).bit_length() if leaving else rows
         key = size, layout
         found = self.sessions.pop(key, None) or Session(self.model, layout, size, self.rewrite, self.products)
         self.sessions[key] = found  # the last one is the one used last

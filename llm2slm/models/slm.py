@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -161,12 +162,21 @@ def begin_as_trained(slm: PreTrainedModel, eos: int | None) -> None:
     slm.generation_config.eos_token_id = eos
 
 
-def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | None = None, **arguments: Any) -> Any:
+def generate(
+    slm: PreTrainedModel,
+    prompt: Prompt,
+    config: GenerationConfig | None = None,
+    *,
+    by: PreTrainedModel | None = None,
+    **arguments: Any,
+) -> Any:
     """transformers' own `generate` on a prompt of vectors.
 
     Args:
         config: values for arguments that are not given; None: the model's. `max_length` counts the response (and a
             start token, if there is one), as the prompt is not returned.
+        by: a model that computes the SLM's logits after this prompt. It gets inputs of the same lengths, without
+            vectors and caches. None: the SLM itself.
 
     Returns:
         ids_BT, response tokens only (without the start token), right-padded; with `return_dict_in_generate`
@@ -186,14 +196,18 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     if config.max_new_tokens is None and config.max_length is not None:
         config.max_new_tokens, config.max_length = config.max_length - int(starts), None
     check_positions(slm, prompt, config.max_new_tokens)
-    inputs = prompt_arguments(slm, prompt)
+    shown = prompt if by is None else _without_vectors(slm, prompt)
+    inputs = prompt_arguments(slm, shown)
     if starts and not slm.config.is_encoder_decoder:
         ids_B1 = torch.full_like(prompt.mask_BQ[:, :1], start_token(slm), dtype=torch.int64)
         inputs |= {"input_ids": ids_B1, "attention_mask": torch.ones_like(ids_B1)}
-    if prompt.cross_attended and slm.config.is_encoder_decoder:  # transformers creates these, on the parameters' device
+    if shown.cross_attended and slm.config.is_encoder_decoder:  # transformers creates these, on the parameters' device
         inputs["input_ids"] = torch.full_like(prompt.mask_BQ, IGNORE_INDEX, dtype=torch.int64)
-    inputs |= _cache_inputs(slm, prompt, inputs, config)
-    output = slm.generate(**inputs, generation_config=config, **arguments)
+    copies = 1 if by is not None else max(config.num_beams or 1, config.num_return_sequences or 1)
+    inputs |= _cache_inputs(slm, shown, inputs, config, copies)
+    if by is not None:
+        inputs.pop("past_key_values", None)
+    output = (slm if by is None else by).generate(**inputs, generation_config=config, **arguments)
     if not starts:
         return output
     if isinstance(output, Tensor):
@@ -202,13 +216,20 @@ def generate(slm: PreTrainedModel, prompt: Prompt, config: GenerationConfig | No
     return output
 
 
+def _without_vectors(slm: PreTrainedModel, prompt: Prompt) -> Prompt:
+    """A prompt of the same lengths whose states have no width, and which no encoder has to process."""
+    crossed = prompt.cross_attended or slm.config.is_encoder_decoder
+    return replace(prompt, states_BQD=prompt.states_BQD[..., :0], cross_attended=crossed)
+
+
 def _cache_inputs(
-    slm: PreTrainedModel, prompt: Prompt, inputs: dict[str, Any], config: GenerationConfig
+    slm: PreTrainedModel, prompt: Prompt, inputs: dict[str, Any], config: GenerationConfig, copies: int
 ) -> dict[str, Any]:
     """Inputs of `generate` that differ if the cache holds a trained prefix, or keys and values of the prompt.
 
-    The cache has a row for each beam or sample, since `generate` repeats all inputs but the cache. Its positions are
-    part of a decoder-only model's mask, and of its embeddings, from which `generate` removes the cached ones.
+    The cache has `copies` rows of each prompt, one for each beam or sample, since `generate` repeats all inputs but the
+    cache. Its positions are part of a decoder-only model's mask, and of its embeddings, from which `generate` removes
+    the cached ones.
     """
     tokens = virtual_tokens(slm)
     prefix = tokens is not None and tokens.tune == PREFIX
@@ -218,8 +239,7 @@ def _cache_inputs(
         name = "use_cache=False" if config.use_cache is False else f"cache_implementation={config.cache_implementation}"
         kept = "the prompt's keys and values are" if prompt.cache is not None else "this model's trained prefix is"
         raise UserError(f"{name}: {kept} in a cache that is given to `generate`; leave it out")
-    rows = len(inputs["attention_mask"]) * max(config.num_beams or 1, config.num_return_sequences or 1)
-    length, cached = cached_prefix(slm, rows, prompt)
+    length, cached = cached_prefix(slm, len(inputs["attention_mask"]) * copies, prompt)
     found: dict[str, Any] = {"past_key_values": cached["past_key_values"]}
     if slm.config.is_encoder_decoder:
         return found

@@ -66,12 +66,26 @@ def test_auto_records_what_it_chose(
     plain: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LLM2SLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(auto, "measure", lambda decoders, _: {name: float(name != "eager") + 1 for name in decoders})
+    monkeypatch.setattr(auto, "measure", lambda decoders, *_: {name: float(name != "eager") + 1 for name in decoders})
     plain.decoding = Decoding.auto
     assert evaluate(plain, tmp_path / "auto").systems[0].notes["decoder"] == {"name": "eager"}
     assert evaluate(plain, tmp_path / "again").systems[0].notes["decoder"] == {"name": "eager"}
     lines = [line for line in capsys.readouterr().err.splitlines() if "decoding=auto: eager" in line]
     assert ["measured now" in line for line in lines] == [True, False]
-    plain.task.num_beams = 2
-    assert "decoder" not in evaluate(plain, tmp_path / "beams").systems[0].notes
-    assert "decoding=auto: generate, for beam search (num_beams=2)" in capsys.readouterr().err
+    monkeypatch.setattr(plain.task, "num_beams", 2)
+    assert evaluate(plain, tmp_path / "beams").systems[0].notes["decoder"] == {"name": "eager"}
+    assert "decoding=auto: eager (ms for 24 tokens with num_beams=2: " in capsys.readouterr().err
+
+
+def test_beams(plain: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`task.num_beams` with captured steps gives the answers of `generate`; with int8, the changes are recorded."""
+    monkeypatch.setattr(plain, "exact_rows", 4)
+    notes = []
+    for decoding, beams in ((Decoding.generate, 1), (Decoding.generate, 3), (Decoding.captured, 3), (Decoding.int8, 3)):
+        monkeypatch.setattr(plain, "decoding", decoding)
+        monkeypatch.setattr(plain.task, "num_beams", beams)
+        notes.append(evaluate(plain, tmp_path / str(len(notes))).systems[0].notes)
+    greedy, expected, found = (responses(tmp_path / name) for name in "012")
+    assert found == expected != greedy
+    assert notes[2]["decoder"] == {"name": "captured"} and notes[2]["decoding"]["num_beams"] == 3
+    assert notes[3]["decoder"]["changes"]["rows"] == 4

@@ -128,12 +128,20 @@ def test_decoders_that_do_not_fit(generate, answering, capsys):
         return mistake(capsys)
 
     trained, llm = f"run={answering}", f"run={runs.read_config(answering)['model']['llm']['name']}"
-    assert error(trained, "decoding=captured", "num_beams=2") == (
-        "decoding=captured: beam search (num_beams=2) needs decoding=generate"
+    assert error(trained, "decoding=lossless", "num_beams=2") == (
+        "decoding=lossless: beam search is not supported; use num_beams=1 instead of 2, or decoding=captured"
     )
     assert error(llm, "decoding=lossless") == (
         "decoding=lossless: needs a hybrid, whose drafts its LLM verifies; this is llm; use decoding=captured"
     )
+
+
+def test_beams_of_captured_steps(generate, answering):
+    model = LLM2SLM.from_pretrained(answering / "model")
+    limits = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False}
+    for text in TEXTS[:2]:
+        code, out = generate(f"prompt={text}", "decoding=captured", "num_beams=3")[:2]
+        assert (code, out) == (0, model.generate_text([PREFIX + text], **limits)[0] + "\n")
 
 
 def test_streaming_prints_more_than_once(generate, monkeypatch):

@@ -136,7 +136,7 @@ def test_by_name(
     model: LLM2SLM, make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     offered = []
-    monkeypatch.setattr(auto, "fastest", lambda _, decoders: offered.append(list(decoders)) or ("eager", "LINE"))
+    monkeypatch.setattr(auto, "fastest", lambda _, decoders, **__: offered.append(list(decoders)) or ("eager", "LINE"))
     assert choose.decoder(Decoding.auto, model).name == "eager"  # type: ignore[comparison-overlap]
     assert "llm2slm: LINE\n" in capsys.readouterr().err
     with monkeypatch.context() as patch:
@@ -144,9 +144,9 @@ def test_by_name(
         choose.decoder(Decoding.auto, model)
     assert offered == [["captured", "eager", "generate"], ["eager", "generate"]]
     left = make("t5", "t5", "add")
-    left.generation_config.num_beams = 2
+    left.generation_config.guidance_scale = 2.0
     assert choose.decoder(Decoding.auto, left).name == GenerateDecoder.name
-    assert "decoding=auto: generate, for the model's settings num_beams" in capsys.readouterr().err
+    assert "decoding=auto: generate, for the model's settings guidance_scale" in capsys.readouterr().err
 
 
 def test_the_real_decoders(model: LLM2SLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

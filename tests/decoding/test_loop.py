@@ -15,7 +15,7 @@ from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.loop import LoopDecoder, settings, stream
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_rows
-from llm2slm.types import Batch, UserError
+from llm2slm.types import Batch
 
 LENGTH = 12
 VARIED = {"no_repeat_ngram_size": 1}
@@ -156,14 +156,3 @@ def test_tokens_arrive_as_they_are_generated(decoder: Any, make: Any) -> None:
     cut = [row[:length] for row, length in zip(arrived, lengths, strict=True)]
     assert cut == [row[:length] for row, length in zip(whole, lengths, strict=True)]
     assert generate_text(decoder, TEXTS, 2, max_new_tokens=LENGTH) == model.generate_text(TEXTS, max_new_tokens=LENGTH)
-
-
-def test_other_settings_are_left_to_generate(make: Any) -> None:
-    model = make("t5", "t5", "memory")
-    batch = model.collator.batch_of_texts(TEXTS)
-    with pytest.raises(UserError, match=r"^num_beams=2: eager does not support it; use decoding=generate"):
-        generate(model, batch, num_beams=2)
-    with pytest.raises(UserError, match=r"^typical_p=0\.4: eager"):
-        generate(model, batch, do_sample=True, typical_p=0.4)
-    with pytest.raises(UserError, match="logits_processor: not a field"):
-        generate(model, batch, logits_processor=[])
