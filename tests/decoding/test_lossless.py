@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from llm2slm.decoding.choice import Choice
 from llm2slm.decoding.draft import Draft
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.lossless import LosslessDecoder
+from llm2slm.decoding.products import Products
 from llm2slm.decoding.reading import read, shares_the_encoding
 from llm2slm.decoding.verify import accepted
 from llm2slm.models.build import build_llm
@@ -38,8 +40,14 @@ PAIRS = [
 FEW_PAIRS = [PAIRS[1], PAIRS[4], PAIRS[6], PAIRS[9]]
 
 
+READS_AS_IT_IS = SimpleNamespace(reading=Products({}))
+"""The `forward` of a drafter that computes nothing."""
+
+
 class Scripted:
     """Drafts the LLM's own responses, with some tokens replaced by other ones."""
+
+    forward = READS_AS_IT_IS
 
     def __init__(self, wrong: float, seed: int) -> None:
         self.wrong, self.random, self.rows = wrong, random.Random(seed), Tensor()
@@ -60,6 +68,8 @@ class Scripted:
 
 class Uniform:
     """Samples drafts from some tokens, each with the same probability."""
+
+    forward = READS_AS_IT_IS
 
     def __init__(self, ids: list[int], words: int) -> None:
         self.probabilities_V = torch.zeros(words).index_fill(0, torch.tensor(ids), 1 / len(ids))
