@@ -85,6 +85,7 @@ class LosslessDecoder(OneModelDecoder):
         self.reader = Forward(llm, self.verifier.reading)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
         drafting = StaticForward(hybrid)
+        self.reading = drafting.reading
         self.same_tokens = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
         self.drafter: Drafter = SameTokens(drafting) if self.same_tokens else OtherTokens(drafting, *tokenizers)
 
@@ -115,7 +116,7 @@ class LosslessDecoder(OneModelDecoder):
         if config.do_sample:
             self.size = 0  # the random numbers of a batch do not depend on earlier ones
         copies, limit = config.num_return_sequences or 1, int(config.max_new_tokens)
-        with self.reader.reading.active(), self.drafter.forward.reading.active():
+        with self.reader.reading.active(), self.reading.active():
             prompt, llm_prompt, started = read(self.hybrid, self.reader, *batch, copies)
         language_model.check_positions(self.model.slm, llm_prompt, limit)
         choice = chooser(self.model, llm_prompt, config, llm_prompt.mask_BQ.device)
