@@ -95,6 +95,7 @@ class Decoding(StrEnum):
     compiled_int8 = "compiled_int8"  # both
     auto = "auto"  # generate, eager or captured: the fastest on this machine
     lossless = "lossless"  # the hybrid drafts, the LLM verifies: the LLM's response
+    compiled_lossless = "compiled_lossless"  # lossless, with compiled steps, and on a CPU drafts by int8 weights
     cascade = "cascade"  # the hybrid's response, or where its confidence is low the LLM's
 
 

@@ -52,7 +52,7 @@ SAMPLED = when("do_sample=true", lambda config: config.do_sample)
 ONE = when("num_beams=1 and no input=", lambda config: config.input is None and config.num_beams == 1)
 ONE_MODEL = when(
     "decoding is neither lossless nor cascade",
-    lambda config: config.decoding not in (Decoding.lossless, Decoding.cascade),
+    lambda config: config.decoding not in (Decoding.lossless, Decoding.compiled_lossless, Decoding.cascade),
 )
 ON_HUB = "the name of a repository"
 GENERATE = _named(

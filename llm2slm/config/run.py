@@ -50,9 +50,9 @@ class BenchmarkConfig:
     """Batch sizes at the lengths of the test split. A batch holds prompts whose references have similar lengths, and
     every row generates as many tokens as their mean."""
     decoders: list[str] = field(default_factory=lambda: ["generate"])
-    """generate | eager | captured | compiled | int8 | compiled_int8 | auto | lossless | cascade (as `decoding` of
-    evaluate) | assisted | prompt_lookup (transformers' speculative decoding of the LLM) | ctranslate2 (the LLM in
-    int8): decoders; each system is timed under each that fits it."""
+    """generate | eager | captured | compiled | int8 | compiled_int8 | auto | lossless | compiled_lossless | cascade (as
+    `decoding` of evaluate) | assisted | prompt_lookup (transformers' speculative decoding of the LLM) | ctranslate2
+    (the LLM in int8): decoders; each system is timed under each that fits it."""
     hybrid_decoders: list[str] = field(default_factory=list)
     """Further decoders for hybrids alone."""
     repeats: int = 5
@@ -138,8 +138,9 @@ class RunConfig:
     """evaluate, calibrate, label, benchmark: Hub id or folder of the LLM of `run`, if it has moved."""
     decoding: Decoding = Decoding.generate
     """evaluate: generate (transformers) | eager | captured | compiled (the same responses, faster) | auto (the fastest
-    of the first three) | int8 | compiled_int8 (weights of 8 bits) | lossless (those of the LLM, drafted by the hybrid
-    `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how responses are generated."""
+    of the first three) | int8 | compiled_int8 (weights of 8 bits) | lossless | compiled_lossless (those of the LLM,
+    drafted by the hybrid `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how
+    responses are generated."""
     exact_rows: int = 64
     """evaluate, decoding=int8 or compiled_int8: number of rows, from the first, that are also generated with the
     model's weights as they are, to report the changes. 0: no such report."""

@@ -38,8 +38,9 @@ class GenerateConfig:
     """Print tokens as they are generated (one prompt at a time, num_beams=1)."""
     decoding: Decoding = Decoding.generate
     """generate (transformers) | eager | captured | compiled (the same responses, faster) | auto (the fastest of the
-    first three) | int8 | compiled_int8 (weights of 8 bits) | lossless (those of the LLM, drafted by the hybrid `run`) |
-    cascade (those of the hybrid, or where its confidence is low the LLM's): how responses are generated."""
+    first three) | int8 | compiled_int8 (weights of 8 bits) | lossless | compiled_lossless (those of the LLM, drafted by
+    the hybrid `run`) | cascade (those of the hybrid, or where its confidence is low the LLM's): how responses are
+    generated."""
     cascade: str | None = None
     """decoding=cascade: folder that `calibrate` wrote, or the threshold of the mean log-probability, as -0.35: the LLM
     writes the answers below it (-inf: none, inf: all)."""

@@ -47,13 +47,13 @@ def decoder(
         return GenerateDecoder(model)
     if name is Decoding.eager:
         return LoopDecoder(model, Forward(model), name.value)
-    if name is Decoding.lossless:
+    if name in LOSSLESS:
         if model.kind is not SystemKind.llm2slm:
             raise UserError(f"decoding={name}: needs a hybrid, whose drafts its LLM verifies; "
                             f"this is {model.kind.value}; use decoding=captured")  # fmt: skip
         if llm is None:
             raise ValueError(f"decoding={name}: give the hybrid's LLM, as a system that generates alone, as llm")
-        return LosslessDecoder(model, llm)
+        return LosslessDecoder(model, llm, compiled=name is Decoding.compiled_lossless)
     if name is Decoding.cascade:
         if model.kind is not SystemKind.llm2slm:
             raise UserError(f"decoding={name}: needs a hybrid, some of whose answers its LLM writes anew; "
@@ -101,5 +101,7 @@ REDUCED = {Decoding.int8: Decoding.captured, Decoding.compiled_int8: Decoding.co
 """Decoders that compute in lower precision than the model's, each with the one that does not."""
 EXACT = (Decoding.generate, Decoding.eager, Decoding.captured, Decoding.compiled, Decoding.auto)
 """Decoders with the greedy responses of `generate`."""
-WITH_LLM = (Decoding.lossless, Decoding.cascade)
+LOSSLESS = (Decoding.lossless, Decoding.compiled_lossless)
+"""Decoders of a hybrid with the responses of its LLM."""
+WITH_LLM = (*LOSSLESS, Decoding.cascade)
 """Decoders that load the LLM of a hybrid as a whole."""

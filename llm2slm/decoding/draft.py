@@ -28,13 +28,7 @@ class Draft:
 
 
 class Drafter(Protocol):
-    """Proposes tokens after the responses so far.
-
-    Attributes:
-        forward: of the hybrid.
-    """
-
-    forward: StaticForward
+    """Proposes tokens after the responses so far."""
 
     def start(self, prompt: Prompt, new_tokens: int) -> None:
         """Begins a batch.

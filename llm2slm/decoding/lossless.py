@@ -15,10 +15,13 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from llm2slm.decoding.choice import Choice, left_to_generate, refuse
+from llm2slm.decoding.compiled import Compiled
 from llm2slm.decoding.decoder import OneModelDecoder, OnTokens
 from llm2slm.decoding.draft import Draft, Drafter, OtherTokens, SameTokens
 from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.int8 import Int8
 from llm2slm.decoding.loop import chooser, padding, settings
+from llm2slm.decoding.products import onednn
 from llm2slm.decoding.reading import read
 from llm2slm.decoding.responses import Responses
 from llm2slm.decoding.static import StaticForward, StaticState, misfit
@@ -66,25 +69,33 @@ class LosslessDecoder(OneModelDecoder):
         hybrid: drafts. llm: the LLM as a system that generates alone; `models.llm.share_weights` lets both share the
             encoding of the prompt.
         lengths: of drafts, in ascending order.
+        compiled: the passes of both are compiled, and on a CPU the hybrid drafts with int8 weights, which may change
+            drafts and not responses.
 
     Attributes:
+        name: lossless or compiled_lossless.
         counts: of all batches so far. size: position in `lengths` of the next draft's length.
 
     Raises:
         UserError: the steps of one of them cannot be captured.
     """
 
-    name = "lossless"
-
-    def __init__(self, hybrid: LLM2SLM, llm: LLM2SLM, lengths: Sequence[int] = LENGTHS) -> None:
+    def __init__(
+        self, hybrid: LLM2SLM, llm: LLM2SLM, lengths: Sequence[int] = LENGTHS, *, compiled: bool = False
+    ) -> None:
+        self.name = "compiled_lossless" if compiled else "lossless"
         for model in (hybrid, llm):
             if reason := misfit(model):
-                raise UserError(f"decoding=lossless: {reason}; use decoding=generate")
+                raise UserError(f"decoding={self.name}: {reason}; use decoding=generate")
         self.model, self.hybrid, self.lengths, self.counts = llm, hybrid, tuple(lengths), Counts()
-        self.verifier, self.size = StaticForward(llm), 0
+        self.verifier, self.size = StaticForward(llm, Compiled() if compiled else None), 0
         self.reader = Forward(llm, self.verifier.reading)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
+        self.reading = onednn(hybrid)  # the LLM's encoding of the prompt is exact, also where drafts are in int8
         drafting = StaticForward(hybrid)
+        if compiled:
+            on_cpu = hybrid.device.type == "cpu"
+            drafting = StaticForward(hybrid, Compiled(Int8() if on_cpu else None), self.reading if on_cpu else None)
         self.same_tokens = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
         self.drafter: Drafter = SameTokens(drafting) if self.same_tokens else OtherTokens(drafting, *tokenizers)
 
@@ -110,12 +121,12 @@ class LosslessDecoder(OneModelDecoder):
         config = settings(self.model, generation_config, **arguments)
         refuse(left_to_generate(config), config, self.name)
         if config.do_sample and not self.same_tokens:
-            raise UserError("decoding=lossless with do_sample=true: LLM and SLM have different tokenizers; sampled "
+            raise UserError(f"decoding={self.name} with do_sample=true: LLM and SLM have different tokenizers; sampled "
                             "drafts can only be verified in tokens of the LLM; use greedy decoding")  # fmt: skip
         if config.do_sample:
             self.size = 0  # the random numbers of a batch do not depend on earlier ones
         copies, limit = config.num_return_sequences or 1, int(config.max_new_tokens)
-        with self.reader.reading.active(), self.drafter.forward.reading.active():
+        with self.reader.reading.active(), self.reading.active():
             prompt, llm_prompt, started = read(self.hybrid, self.reader, *batch, copies)
         language_model.check_positions(self.model.slm, llm_prompt, limit)
         choice = chooser(self.model, llm_prompt, config, llm_prompt.mask_BQ.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,12 @@ from test_loop import TEXTS
 from torch import Tensor
 
 from llm2slm.config import LLMConfig
+from llm2slm.decoding import choose
 from llm2slm.decoding.choice import Choice
-from llm2slm.decoding.draft import Draft
+from llm2slm.decoding.compiled import Compiled
+from llm2slm.decoding.draft import Draft, SameTokens
 from llm2slm.decoding.forward import Forward
+from llm2slm.decoding.int8 import Int8
 from llm2slm.decoding.lossless import LosslessDecoder
 from llm2slm.decoding.products import Products
 from llm2slm.decoding.reading import read, shares_the_encoding
@@ -28,7 +32,7 @@ from llm2slm.decoding.verify import accepted
 from llm2slm.models.build import build_llm
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.testing import tiny_tokenizer
-from llm2slm.types import UserError
+from llm2slm.types import Decoding, UserError
 
 LENGTH = 14
 PAIRS = [
@@ -305,3 +309,19 @@ def test_refusals(pair: Any, zoo: Path) -> None:
     local = build_llm(LLMConfig(name=str(zoo / "longt5"), tokenizer=str(zoo / "tokenizer_llm")))
     with pytest.raises(UserError, match=r"^decoding=lossless: transformers does not support a static cache for longt5"):
         LosslessDecoder(hybrid, local)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler")
+def test_compiled_passes_and_drafts_by_int8_weights(pair: Any) -> None:
+    hybrid, llm = pair("t5", "t5", "memory")
+    decoder = choose.decoder(Decoding.compiled_lossless, hybrid, llm)
+    assert isinstance(decoder, LosslessDecoder) and decoder.name == "compiled_lossless"
+    assert isinstance(decoder.drafter, SameTokens)
+    drafts, passes = decoder.drafter.forward.rewrite, decoder.verifier.rewrite
+    assert isinstance(drafts, Compiled) and isinstance(drafts.int8, Int8)
+    assert isinstance(passes, Compiled) and passes.int8 is None
+    batch = decoder.batch(TEXTS[:2])
+    expected = llm.generate(batch[1], max_new_tokens=LENGTH)
+    assert torch.equal(decoder.generate(batch, max_new_tokens=LENGTH), expected)
+    assert drafts.int8.products

@@ -27,7 +27,7 @@ KNOWN = [*(each.value for each in Decoding), *OF_LLMS]
 """All names of decoders."""
 ANY_CACHE = (Decoding.generate, Decoding.eager, Decoding.auto, Decoding.cascade)
 """Decoders that every system fits."""
-ENGINE = {Decoding.lossless: Decoding.captured}
+ENGINE = {Decoding.lossless: Decoding.captured, Decoding.compiled_lossless: Decoding.compiled}
 """Decoder -> the decoder of the LLM alone that runs the same forward passes, if it is not the same."""
 
 
