@@ -28,7 +28,7 @@ class Compiled:
     """
 
     def __init__(self, int8: Int8 | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.int8, self.clock = int8, clock
+        self.int8, self.clock, self.replaces_products = int8, clock, int8 is not None
 
     def __call__(self, graph: GraphModule) -> Callable[[], Tensor]:
         """The compiled function of a graph.

@@ -31,6 +31,8 @@ class Int8:
         products: of the graph rewritten last, the number that were replaced.
     """
 
+    replaces_products = True
+
     def __init__(self) -> None:
         self.weights: dict[tuple[int, bool], tuple[Tensor, Tensor, Tensor]] = {}
         self.products = 0

@@ -21,7 +21,6 @@ from llm2slm.decoding.draft import Draft, Drafter, OtherTokens, SameTokens
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.int8 import Int8
 from llm2slm.decoding.loop import chooser, padding, settings
-from llm2slm.decoding.products import onednn
 from llm2slm.decoding.reading import read
 from llm2slm.decoding.responses import Responses
 from llm2slm.decoding.static import StaticForward, StaticState, misfit
@@ -91,11 +90,9 @@ class LosslessDecoder(OneModelDecoder):
         self.verifier, self.size = StaticForward(llm, Compiled() if compiled else None), 0
         self.reader = Forward(llm, self.verifier.reading)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
-        self.reading = onednn(hybrid)  # the LLM's encoding of the prompt is exact, also where drafts are in int8
-        drafting = StaticForward(hybrid)
-        if compiled:
-            on_cpu = hybrid.device.type == "cpu"
-            drafting = StaticForward(hybrid, Compiled(Int8() if on_cpu else None), self.reading if on_cpu else None)
+        int8 = Int8() if hybrid.device.type == "cpu" else None
+        drafting = StaticForward(hybrid, Compiled(int8) if compiled else None)
+        self.reading = drafting.reading  # in the dtype of the models, also where drafts are in int8
         self.same_tokens = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
         self.drafter: Drafter = SameTokens(drafting) if self.same_tokens else OtherTokens(drafting, *tokenizers)
 

@@ -122,14 +122,14 @@ class StaticForward(Forward):
     Args:
         model: a system without a `misfit`; it stays on its device, and its weights are not replaced.
         rewrite: of captured graphs.
-        reading: products of the passes over prompts, where those of the steps are replaced by `rewrite`; None: large
-            products of prompts and steps are computed by oneDNN on a CPU.
+        reading: products of the passes over prompts; None: large ones by oneDNN on a CPU, as are those of the steps, if
+            `rewrite` does not replace them.
     """
 
     def __init__(self, model: LLM2SLM, rewrite: Rewrite | None = None, reading: Products | None = None) -> None:
         super().__init__(model, onednn(model) if reading is None else reading)
         self.rewrite = rewrite
-        self.products = self.reading if reading is None else Products({})
+        self.products = Products({}) if getattr(rewrite, "replaces_products", False) else onednn(model)
         self.sessions: OrderedDict[tuple[int, Layout], Session] = OrderedDict()
 
     def _new_cache(self) -> Any:

@@ -11,6 +11,7 @@ from test_loop import LENGTH, TEXTS
 from torch import Tensor, nn
 
 from llm2slm.decoding import choose, products
+from llm2slm.decoding.int8 import Int8
 from llm2slm.decoding.loop import LoopDecoder
 from llm2slm.decoding.lossless import LosslessDecoder
 from llm2slm.decoding.products import SMALLEST, Products, onednn
@@ -92,6 +93,16 @@ def test_captured_steps_with_them_equal_generate(
     decoder.generate(decoder.batch(TEXTS), max_new_tokens=LENGTH)
     used = graphs(decoder)
     assert ONEDNN in used and (slm == "gpt2" or torch.ops.aten.linear.default not in used)
+
+
+@needs_onednn
+def test_steps_that_replace_their_products_do_without_them(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SMALLEST", 1)
+    model = make("t5", "t5", "memory")
+    int8 = Int8()
+    decoder = LoopDecoder(model, StaticForward(model, int8), "int8")
+    decoder.generate(decoder.batch(TEXTS), max_new_tokens=LENGTH)
+    assert int8.products and ONEDNN not in graphs(decoder) and decoder.forward.reading.forwards
 
 
 @needs_onednn
