@@ -24,7 +24,7 @@ from llm2slm.evaluation.benchmark.pairs import configured, recorded
 from llm2slm.evaluation.benchmark.predictions import HYBRID, Assumptions, Predictor
 from llm2slm.evaluation.benchmark.roofline import DEVICES, LONGEST, PRECISIONS, Device, break_even, least_times
 from llm2slm.evaluation.benchmark.workload import Condition, Request
-from llm2slm.evaluation.benchmark.workload_costs import _guidance, workload_cost
+from llm2slm.evaluation.benchmark.workload_costs import guidance, workload_cost
 from llm2slm.models import families
 from llm2slm.models.build import build_model
 from llm2slm.models.known_configs import known
@@ -225,7 +225,7 @@ LEFT_OUT = ("position", "wpe", "relative_attention_bias", "token_type", "virtual
 def assert_same(planned, model, tokens=6):
     batch = model.collator.batch_of_texts([LLM_TEXTS[0]])
     q, p = batch.slm_mask_BQ.sum().item(), batch.llm_mask_BP.sum().item()
-    built = _guidance(model)
+    built = guidance(model)
     for name in ("llm_layers", "projector_shape", "embedding_width", "cross_every", "kv_mapped"):
         assert planned.settings.get(name) == built.get(name), name
     condition = Condition("grid", 1, p, (Request((LLM_TEXTS[0],), tokens),))
