@@ -45,6 +45,15 @@ def table(pair: str, result: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest]), ""]
 
 
+def tables() -> str:
+    """The targets of every pair that was timed, in this run or earlier, as Markdown."""
+    text = ["# Speed targets on a CPU", ""]
+    for pair in ("demo", "t5"):
+        if (HERE / f"{pair}.json").is_file():
+            text += table(pair, json.loads((HERE / f"{pair}.json").read_text(encoding="utf-8")))
+    return "\n".join(text)
+
+
 def main(asked: argparse.Namespace) -> None:
     """Times and writes."""
     for pair, given in commands(asked).items():
@@ -59,15 +68,12 @@ def main(asked: argparse.Namespace) -> None:
                 f"hydra.run.dir={folder}",
             ]
             subprocess.run(command, check=True)
-            shutil.copy(Path(folder) / "result.json", HERE / f"{pair}.json")
+            text = (Path(folder) / "result.json").read_text(encoding="utf-8")
+            (HERE / f"{pair}.json").write_text(text.replace(f" hydra.run.dir={folder}", ""), encoding="utf-8")
             result = runs.read_result(Path(folder))
             write_report([result], Path(folder) / "report", pair, plots=True)
             shutil.copytree(Path(folder) / "report" / "plots", HERE / "plots" / pair, dirs_exist_ok=True)
-    text = ["# Speed targets on a CPU", ""]
-    for pair in ("demo", "t5"):  # also of a pair that was timed earlier
-        if (HERE / f"{pair}.json").is_file():
-            text += table(pair, json.loads((HERE / f"{pair}.json").read_text(encoding="utf-8")))
-    (HERE / "table.md").write_text("\n".join(text), encoding="utf-8")
+    (HERE / "table.md").write_text(tables(), encoding="utf-8")
     print(HERE / "table.md")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -248,17 +249,21 @@ def benchmark_systems(
         cfg.threads,
         limits(config.data),
     )
-    timings = time_systems(
-        {each.name: each.decoder for each in chosen},
-        data.examples(final_split(config.data)),
-        cfg,
-        baseline=None if baseline is None else baseline.name,
-        same=contestants.same_decoding(chosen, llm_of, None if baseline is None else first.system),
-        seed=config.seed,
-        memory=memory if systems[first.system].device.type == "cpu" else None,
-        ceilings=cache(ceilings.measure) if cfg.ceilings else None,
-        progress=config.trainer.progress,
-    )
+    with ExitStack() as stack:
+        for each in chosen:
+            if close := getattr(each.decoder, "close", None):  # it has a process
+                stack.callback(close)
+        timings = time_systems(
+            {each.name: each.decoder for each in chosen},
+            data.examples(final_split(config.data)),
+            cfg,
+            baseline=None if baseline is None else baseline.name,
+            same=contestants.same_decoding(chosen, llm_of, None if baseline is None else first.system),
+            seed=config.seed,
+            memory=memory if systems[first.system].device.type == "cpu" else None,
+            ceilings=cache(ceilings.measure) if cfg.ceilings else None,
+            progress=config.trainer.progress,
+        )
     weights = {name: own_fingerprint(model) for name, model in systems.items()}
     timed = [timed_system(each, systems[each.system], timings[each.name], data) for each in chosen]
     for each, system in zip(chosen, timed, strict=True):

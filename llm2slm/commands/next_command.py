@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm.config import RunConfig
-from llm2slm.config.verbs import CostsConfig
-from llm2slm.types import Decoding
+from llm2slm.config.verbs import CostsConfig, GenerateConfig
+
+KEPT = ("llm", "decoding", "cascade", "num_beams", "do_sample", "temperature", "top_p", "max_new_tokens", "prefix")
+"""Keys of `generate` that the command for a file repeats."""
 
 
 def next_command(verb: str, config: Any, folder: Path) -> str | None:
@@ -41,12 +43,12 @@ def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
     return None
 
 
-def _file_of_prompts(config: Any) -> list[str]:
+def _file_of_prompts(config: GenerateConfig) -> list[str]:
     """The same generation for the prompts of a file."""
-    given = {"decoding": config.decoding, "cascade": config.cascade}
-    default = {"decoding": Decoding.generate, "cascade": None}
-    decoding = [f"{name}={value}" for name, value in given.items() if value != default[name]]
-    return ["generate", f"run={config.run}", "input=FILE", "output=answers.jsonl", *decoding]
+    default = GenerateConfig()
+    changed = {name: getattr(config, name) for name in KEPT if getattr(config, name) != getattr(default, name)}
+    kept = [f"{name}={value}" for name, value in changed.items()]
+    return ["generate", f"run={config.run}", "input=FILE", "output=answers.jsonl", *kept]
 
 
 def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:

@@ -21,5 +21,8 @@ def training_work(model: LLM2SLM, cfg: TrainerConfig, teacher: Teacher | None = 
     row = row_flops(model, None if teacher is None else teacher.model)
     if row is None:
         return None
-    half = {"bf16": "bfloat16", "16": "float16"}.get(str(cfg.precision).partition("-")[0], "float32")
-    return Work(row, partial(product_rate, half))
+    half = {"bf16": "bfloat16", "16": "float16"}.get(str(cfg.precision).partition("-")[0])
+    parts = [model.slm] if model.encoder is None else [model.slm, model.encoder]
+    kinds = {each.dtype for part in parts for each in part.parameters() if each.is_floating_point()}
+    product = half or str(kinds.pop()).removeprefix("torch.")
+    return Work(row, None if kinds and half is None else partial(product_rate, product))

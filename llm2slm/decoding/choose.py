@@ -79,7 +79,7 @@ def decoder(
 def _rewrite(name: Decoding) -> Rewrite | None:
     """How the captured graphs of a decoder are changed."""
     if name in (Decoding.compiled, Decoding.compiled_int8):
-        return Compiled(Int8() if name is Decoding.compiled_int8 else None)
+        return Compiled(Int8() if name is Decoding.compiled_int8 else None, name.value)
     return Int8() if name is Decoding.int8 else None
 
 

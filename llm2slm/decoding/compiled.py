@@ -23,11 +23,14 @@ class Compiled:
     """A `Rewrite` that compiles a captured graph, and reports the time on stderr.
 
     Args:
-        int8: replaces the products before.
+        int8: replaces the products before. name: of the decoder, for messages.
         clock: seconds.
     """
 
-    def __init__(self, int8: Int8 | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, int8: Int8 | None = None, name: str = "compiled", clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.name, self.instead = name, name.removeprefix("compiled_") if "_" in name else "captured"
         self.int8, self.clock, self.replaces_products = int8, clock, int8 is not None
 
     def __call__(self, graph: GraphModule) -> Callable[[], Tensor]:
@@ -51,11 +54,11 @@ class Compiled:
         except (InductorError, InvalidCxxCompiler) as error:
             cause = error if isinstance(error, InvalidCxxCompiler) else getattr(error, "inner_exception", error)
             if isinstance(cause, InvalidCxxCompiler):
-                raise UserError("decoding=compiled: torch finds no C++ compiler; install g++ or clang++, or use "
-                                "decoding=captured") from error  # fmt: skip
-            raise UserError(f"decoding=compiled: {reason_of(error)}; use decoding=captured") from error
+                raise UserError(f"decoding={self.name}: torch finds no C++ compiler; install g++ or clang++, or use "
+                                f"decoding={self.instead}") from error  # fmt: skip
+            raise UserError(f"decoding={self.name}: {reason_of(error)}; use decoding={self.instead}") from error
         print(
-            f"llm2slm: decoding=compiled: a step of {shape} compiled in {self.clock() - started:.1f} s; kept in "
+            f"llm2slm: decoding={self.name}: a step of {shape} compiled in {self.clock() - started:.1f} s; kept in "
             f"{cache_dir()} (TORCHINDUCTOR_CACHE_DIR)",
             file=sys.stderr,
         )

@@ -2,8 +2,7 @@
 
 Every product of a captured graph with a constant weight is replaced: the weight is quantized symmetrically to int8 with
 one scale per output channel, the input is rounded to bfloat16, sums are float32, and the result is rounded to bfloat16.
-All else (norms, attention, residual sums, biases, embeddings) keeps the model's dtype. The model is not changed, so the
-prompt is processed with its weights as they are.
+All else (norms, attention, residual sums, biases, embeddings) keeps the model's dtype. The model is not changed.
 """
 
 from __future__ import annotations

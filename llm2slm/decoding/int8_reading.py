@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from llm2slm.decoding.int8 import LARGEST
-from llm2slm.decoding.products import Product, Products, layers
+from llm2slm.decoding.products import Product, Products, layers, plain
 
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
@@ -35,8 +35,7 @@ def int8_products(model: LLM2SLM) -> Products:
     """
     if torch.backends.quantized.engine not in ENGINES:
         return Products({})
-    # subclasses store weights in other forms
-    modules = (module for module in layers(model) if type(module) in (nn.Linear, Conv1D))
+    modules = (module for module in layers(model) if type(module) in (nn.Linear, Conv1D) and plain(module))
     return Products({module: _product(module) for module in modules})
 
 

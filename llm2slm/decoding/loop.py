@@ -181,7 +181,7 @@ def settings(model: LLM2SLM, generation_config: GenerationConfig | None = None, 
             setattr(config, name, value)
     if config.max_length is not None and ("max_length" in arguments or config.max_new_tokens is None):
         starts = model.slm.config.is_encoder_decoder or model.mode.cross_attends
-        config.max_new_tokens = config.max_length - int(starts)
+        config.max_new_tokens, config.max_length = config.max_length - int(starts), None
     elif config.max_new_tokens is None:
         config.max_new_tokens = NEW_TOKENS
     return config

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,17 @@ class Products:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within this context the modules compute by `forwards`, without gradients."""
+        before = {module: module.__dict__.get("forward") for module in self.forwards}
         try:
             for module, forward in self.forwards.items():
                 module.forward = forward
             yield
         finally:
-            for module in self.forwards:
-                module.__dict__.pop("forward", None)
+            for module, forward_before in before.items():
+                if forward_before is None:
+                    module.__dict__.pop("forward", None)
+                else:  # of a context around this one
+                    module.forward = forward_before
 
 
 def layers(model: LLM2SLM) -> Iterator[nn.Module]:
@@ -61,19 +65,25 @@ def onednn(model: LLM2SLM) -> Products:
     return Products({module: _onednn(module) for module in layers(model) if _large(module)})
 
 
+def plain(module: Any) -> bool:
+    """Whether a module's weight is on the CPU, and its forward pass is that of its class, which hooks may replace."""
+    return module.weight.device.type == "cpu" and "forward" not in vars(module)
+
+
 def _large(module: nn.Module) -> bool:
     """Whether a module is a product that oneDNN computes sooner."""
-    if type(module) is not nn.Linear:  # subclasses store weights in other forms
+    if type(module) is not nn.Linear or not plain(module):  # subclasses store weights in other forms
         return False
     weight = module.weight
-    usable = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous()
-    return usable and weight.numel() >= SMALLEST
+    return weight.dtype == torch.float32 and weight.is_contiguous() and weight.numel() >= SMALLEST
 
 
-def _onednn(module: nn.Module) -> Product:
+def _onednn(module: Any) -> Product:
     """The forward pass of a linear layer by oneDNN."""
 
     def forward(x: Tensor) -> Tensor:
+        if not x.dtype == module.weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
+            return nn.functional.linear(x, module.weight, module.bias)
         return torch.ops.mkldnn._linear_pointwise(x, module.weight, module.bias, "none", [], "")  # type: ignore[no-any-return]
 
     return forward

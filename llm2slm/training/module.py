@@ -264,8 +264,8 @@ class TrainingModule(LightningModule):
         if seconds > 1.0:
             seen = float(self._since_log.stacked(self.device)[0])
             self.log("train/tokens_per_s", seen * self.trainer.world_size / seconds, prog_bar=True)
-            for name, value in ({} if self._utilization is None else self._utilization.logged(seconds)).items():
-                self.log(name, value)
+            if self._utilization is not None:
+                self.log_dict(self._utilization.logged(seconds, self.device.type))
             if (memory := device_memory_mb(self.device)) is not None:
                 self.log("train/device_memory_mb", memory)
             self._restart_clock()

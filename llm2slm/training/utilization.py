@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llm2slm.out_of_memory import is_out_of_memory
 from llm2slm.types import IGNORE_INDEX, Batch
 
 
@@ -18,11 +19,12 @@ class Work:
 
     Attributes:
         row: (tokens of the LLM's prompt, of the SLM's prompt, of the response) -> FLOPs of one row of a step.
-        rate: measures the FLOPs per second of matrix products in the precision of the training; called once.
+        rate: cpu or cuda -> measured FLOPs per second of matrix products in the precision of the training; called once.
+            None: the training has products of several dtypes.
     """
 
     row: Callable[[float, float, float], float]
-    rate: Callable[[], float]
+    rate: Callable[[str], float] | None
 
 
 class Utilization:
@@ -33,7 +35,8 @@ class Utilization:
     """
 
     def __init__(self, work: Work) -> None:
-        self.work, self.rate = work, 0.0
+        self.work = work
+        self.rate: float | None = None  # 0: it could not be measured
         self.restart()
 
     def restart(self) -> None:
@@ -49,14 +52,22 @@ class Utilization:
         self.tokens_3 = found if self.tokens_3 is None else self.tokens_3 + found
         self.rows += len(batch.labels_BT)
 
-    def logged(self, seconds: float) -> dict[str, float]:
+    def logged(self, seconds: float, device: str) -> dict[str, float]:
         """`train/tflops` and `train/utilization` of this process since the last `restart`; {} before the first batch.
 
-        Rows are counted at their mean length, so attention is counted slightly too low.
+        Rows are counted at their mean length, so attention is counted slightly too low. There is no utilisation on
+        other devices than cpu and cuda, and where a GPU has no memory left for the measurement.
         """
         if self.tokens_3 is None:
             return {}
         means = (self.tokens_3.double() / self.rows).tolist()
         flops = self.rows * self.work.row(*means) / seconds
-        self.rate = self.rate or self.work.rate()
-        return {"train/tflops": flops / 1e12, "train/utilization": flops / self.rate}
+        found = {"train/tflops": flops / 1e12}
+        if self.rate is None and self.work.rate is not None and device in ("cpu", "cuda"):
+            try:
+                self.rate = self.work.rate(device)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.rate = 0.0
+        return found | {"train/utilization": flops / self.rate} if self.rate else found

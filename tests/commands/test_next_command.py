@@ -66,6 +66,9 @@ def test_every_verb_with_an_output_has_one() -> None:
     cascade = SCHEMAS["generate"](run="RUN", prompt="a", decoding=Decoding.cascade, cascade="C")
     repeated = "llm2slm generate run=RUN input=FILE output=answers.jsonl decoding=cascade cascade=C"
     assert next_command("generate", cascade, Path()) == repeated
+    beams = SCHEMAS["generate"](run="R", prompt="a", llm="/moved/llm", num_beams=4)
+    repeated = "llm2slm generate run=R input=FILE output=answers.jsonl llm=/moved/llm num_beams=4"
+    assert next_command("generate", beams, Path()) == repeated
 
 
 def test_costs_of_a_pair_are_followed_by_its_training() -> None:

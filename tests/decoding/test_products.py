@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llm2slm.decoding import choose, products
 from llm2slm.decoding.int8 import Int8
+from llm2slm.decoding.int8_reading import int8_products
 from llm2slm.decoding.loop import LoopDecoder
 from llm2slm.decoding.lossless import LosslessDecoder
 from llm2slm.decoding.products import SMALLEST, Products, onednn
@@ -65,6 +66,37 @@ def test_the_context_ends_after_an_error() -> None:
         assert torch.equal(layer(torch.zeros(1, 2)), torch.ones(1, 2))
         raise RuntimeError("inside")
     assert "forward" not in vars(layer)
+
+
+def test_contexts_may_be_nested_and_hooks_are_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Linear(2, 2)
+    one, two = (Products({layer: lambda x, n=n: x + n}) for n in (1, 2))
+    with one.active():
+        with two.active():
+            assert layer(torch.zeros(1, 2)).tolist() == [[2, 2]]
+        assert layer(torch.zeros(1, 2)).tolist() == [[1, 1]]
+    assert "forward" not in vars(layer)
+    monkeypatch.setattr(products, "SMALLEST", 1)
+    model = make("t5", "t5", "memory")
+    head = model.slm.get_output_embeddings()
+    assert head in onednn(model).forwards and head in int8_products(model).forwards
+    head.forward = lambda x: x  # as accelerate's hooks do
+    try:
+        assert head not in onednn(model).forwards and head not in int8_products(model).forwards
+    finally:
+        del head.forward
+
+
+@needs_onednn
+@torch.no_grad()
+def test_inputs_of_another_dtype_are_left_to_torch() -> None:
+    layer = nn.Linear(512, SMALLEST // 512)
+    forward = products._onednn(layer)
+    x = torch.randn(2, 512)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(forward(x), layer(x)) and forward(x).dtype == torch.bfloat16
+    layer.double()
+    assert forward(x.double()).dtype == torch.float64
 
 
 def graphs(decoder: LoopDecoder) -> list[Any]:

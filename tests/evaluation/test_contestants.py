@@ -213,6 +213,25 @@ def test_ctranslate2_generates_as_many_tokens_as_wanted(shape, tmp_path):
     assert (ids_BT == reference).float().mean() > 0.7  # int8 changes some
 
 
+def test_ctranslate2_after_an_error_and_without_its_process(tmp_path):
+    model = systems(tmp_path, T5, T5)["llm"]
+    lengths = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": 1}
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    decoder = CTranslate2Decoder(model, threads=1)
+    batch = decoder.batch([row.prompt for row in ROWS])
+    with pytest.raises(KeyboardInterrupt):
+        decoder.generate(batch, on_tokens=fail, **lengths)
+    assert not decoder.process.is_alive()  # no response of this request is taken for one of the next
+    killed = CTranslate2Decoder(model, threads=1)
+    killed.process.kill()
+    killed.process.join()
+    with pytest.raises(UserError, match="its process ended with exit code -9"):
+        killed.generate(batch, **lengths)
+
+
 def test_only_known_decoders_are_in_the_help():
     text = keys(RunConfig)["benchmark.decoders"].help
     assert all(name in text for name in [*(each.value for each in Decoding), *module.OF_LLMS])

@@ -17,6 +17,7 @@ from llm2slm.commands import train
 from llm2slm.commands import utilization as command
 from llm2slm.commands.utilization import training_work
 from llm2slm.config import TrainerConfig
+from llm2slm.evaluation.benchmark.ceilings import product_rate
 from llm2slm.evaluation.benchmark.training_cost import row_flops
 from llm2slm.models.build import build_llm, build_model
 from llm2slm.models.hybrid import LLM2SLM
@@ -98,16 +99,60 @@ def test_rates_are_those_of_the_batches_without_padding() -> None:
         seen.append(lengths)  # type: ignore[arg-type]
         return 1e12
 
-    found = Utilization(Work(row, lambda: 4e12))
-    assert found.logged(1.0) == {}
+    found = Utilization(Work(row, lambda kind: 4e12))
+    assert found.logged(1.0, "cpu") == {}
     slm_mask, llm_mask = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[1, 0], [1, 1]])
     labels = torch.tensor([[5, IGNORE_INDEX], [5, 6]])
     found.add(Batch(slm_mask, slm_mask, labels_BT=labels, llm_ids_BP=llm_mask, llm_mask_BP=llm_mask))
     found.add(Batch(slm_mask, slm_mask, labels_BT=labels))  # of an SLM alone
-    assert found.logged(2.0) == {"train/tflops": 2.0, "train/utilization": 0.5}
+    assert found.logged(2.0, "cpu") == {"train/tflops": 2.0, "train/utilization": 0.5}
     assert seen == [((3 + 5) / 4, 10 / 4, 6 / 4)]
     found.restart()
-    assert found.logged(1.0) == {}
+    assert found.logged(1.0, "cpu") == {}
+
+
+@pytest.mark.parametrize(("device", "message"), [("mps", None), ("cuda", "CUDA out of memory"), ("cpu", "broken")])
+def test_without_a_rate_flops_alone_are_logged(device: str, message: str | None) -> None:
+    def rate(kind: str) -> float:
+        raise RuntimeError(message)
+
+    found = Utilization(Work(lambda *lengths: 1e12, rate))
+    mask = torch.ones(1, 2)
+    found.add(Batch(mask, mask, labels_BT=mask.long()))
+    if message == "broken":
+        with pytest.raises(RuntimeError, match="broken"):
+            found.logged(1.0, device)
+        return
+    assert found.logged(1.0, device) == found.logged(1.0, device) == {"train/tflops": 1.0}
+
+
+def test_mixed_dtypes_have_no_rate_and_a_part_of_the_slm_no_flops(tmp_path: Path) -> None:
+    model = build_model(tiny_model_config(tmp_path, "t5", "t5", "add"))
+    model.slm.to(torch.bfloat16)
+    mixed = training_work(model, TrainerConfig())
+    assert mixed is not None and mixed.rate is None
+    autocast = training_work(model, TrainerConfig(precision="bf16-mixed"))
+    assert autocast is not None and autocast.rate is not None
+    model.slm.requires_grad_(False)
+    model.slm.get_input_embeddings().requires_grad_(True)
+    assert row_flops(model) is None
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_the_rate_of_products_is_measured_without_onednn_for_other_dtypes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN has no kernel for bfloat16 on processors without AVX512."""
+    called: list[torch.dtype] = []
+
+    def best_time(call: Any) -> float:
+        if "linear" in str(call.func):
+            called.append(call.args[0].dtype)
+        return 1.0
+
+    monkeypatch.setattr("llm2slm.evaluation.benchmark.ceilings.best_time", best_time)
+    assert product_rate(name, "cpu", 8) == 2 * 8**3
+    assert called == ([torch.float32] if name == "float32" and torch.backends.mkldnn.is_available() else [])
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", "float32"), ("bf16-mixed", "bfloat16")])
@@ -115,14 +160,14 @@ def test_the_rate_is_of_the_precision_and_measured_once(
     precision: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
-    monkeypatch.setattr(command, "product_rate", lambda name: measured.append(name) or 1e9)
+    monkeypatch.setattr(command, "product_rate", lambda name, kind: measured.append(name) or 1e9)
     model = build_model(tiny_model_config(tmp_path, "t5", "t5", "add"))
     work = training_work(model, TrainerConfig(precision=precision))
     assert work is not None and not measured
     found = Utilization(work)
     for _ in range(2):
         found.add(batch_of(model))
-        assert found.logged(1.0)["train/utilization"] > 0
+        assert found.logged(1.0, "cpu")["train/utilization"] > 0
         found.restart()
     assert measured == [dtype]
 
@@ -130,7 +175,7 @@ def test_the_rate_is_of_the_precision_and_measured_once(
 def test_the_log_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 10))
     monkeypatch.setattr("llm2slm.training.module.time.perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(command, "product_rate", lambda name: 1e6)
+    monkeypatch.setattr(command, "product_rate", lambda name, kind: 1e6)
     config: Any = tiny_run(tmp_path, max_steps=2, log_every_n_steps=1)
     train.run(config, tmp_path / "run")
     with (tmp_path / "run" / "metrics.csv").open(newline="", encoding="utf-8") as file:

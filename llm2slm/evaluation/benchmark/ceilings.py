@@ -27,22 +27,22 @@ def measure(product: str) -> Device:
     # the best of two kernels: MKL's product uses one thread on some processors
     reading = min(best_time(partial(torch.mv, matrix, vector)), best_time(partial(torch.amax, matrix)))
     bandwidth = matrix.nbytes / reading / 1e9
-    rate = product_rate(product, 8192 if large else 1024) / 1e12
+    rate = product_rate(product, kind, 8192 if large else 1024) / 1e12
     memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if large else None
     return Device(bandwidth, {product: rate}, 0, memory, "measured on this machine")
 
 
-def product_rate(product: str, side: int | None = None) -> float:
-    """FLOPs per second of a square product, which is limited by its operations; devices as of `measure`.
+def product_rate(product: str, kind: str, side: int | None = None) -> float:
+    """FLOPs per second of a square product, which is limited by its operations.
 
     Args:
+        product: dtype, as "bfloat16". kind: cpu or cuda.
         side: of the matrices; None: 4096 on a GPU, 1024 on a CPU.
     """
-    kind = _kind()
     side = side or (4096 if kind == "cuda" else 1024)
     one, two = (torch.ones(side, side, dtype=getattr(torch, product), device=kind) for _ in range(2))
     products: list[Callable[[], object]] = [partial(torch.mm, one, two)]
-    if kind == "cpu" and torch.backends.mkldnn.is_available():
+    if kind == "cpu" and product == "float32" and torch.backends.mkldnn.is_available():  # others are oneDNN's already
         products.append(partial(torch.ops.mkldnn._linear_pointwise, one, two, None, "none", [], ""))
     return 2 * side**3 / min(map(best_time, products))
 

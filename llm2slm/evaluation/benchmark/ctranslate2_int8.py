@@ -10,7 +10,9 @@ products instead of waiting actively: torch's steps with int8 weights took 6.8 i
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -62,8 +64,13 @@ class CTranslate2Decoder(OneModelDecoder):
             self.process = context.Process(target=_serve, args=arguments, name="ctranslate2", daemon=True)
             self.process.start()
             theirs.close()
-            reason = self._received()
+            try:
+                reason = self._received()
+            except BaseException:
+                self.close()
+                raise
         if reason is not None:
+            self.close()
             raise UserError(
                 f"benchmark.decoders=ctranslate2: cannot convert a {model.slm.config.model_type} "
                 f"({reason}); leave ctranslate2 out"
@@ -77,10 +84,16 @@ class CTranslate2Decoder(OneModelDecoder):
         """
         try:
             return self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self.process.join()
             raise UserError(f"benchmark.decoders=ctranslate2: its process ended with exit code {self.process.exitcode} "
                             "(-9: the system had too little memory); leave ctranslate2 out") from None  # fmt: skip
+
+    def close(self) -> None:
+        """Ends the child process; the decoder cannot be used any more."""
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
 
     def batch(self, texts: Sequence[str]) -> list[list[str]]:
         """See `Decoder`: the tokens of each prompt."""
@@ -107,17 +120,25 @@ class CTranslate2Decoder(OneModelDecoder):
         most, least = arguments.get("max_new_tokens"), arguments.get("min_new_tokens")
         if generation_config is not None or most is None or most != least or arguments.get("do_sample"):
             raise UserError(f"{self.name}: generates greedily a fixed number of tokens only")
-        self.pipe.send((batch, most))
-        while True:
-            found = self._received()
-            if isinstance(found, Exception):
-                raise found
-            if isinstance(found, list):
-                convert = self.tokenizer.convert_tokens_to_ids
-                return torch.tensor([convert(row) for row in found] if self.encodes else found)
+        try:
+            found = self._answer(batch, most, on_tokens)
+        except BaseException:  # messages of this request may be left in the pipe
+            self.close()
+            raise
+        if isinstance(found, Exception):
+            raise found
+        convert = self.tokenizer.convert_tokens_to_ids
+        return torch.tensor([convert(row) for row in found] if self.encodes else found)
+
+    def _answer(self, batch: list[list[str]], tokens: int, on_tokens: OnTokens | None) -> Any:
+        """The responses to a batch, or CTranslate2's exception."""
+        with suppress(BrokenPipeError, ConnectionResetError):  # the process has ended: `_received` states how
+            self.pipe.send((batch, tokens))
+        while isinstance(found := self._received(), tuple):
             if on_tokens is not None:
                 rows, ids = found
                 on_tokens(torch.tensor(rows), torch.tensor(ids).unsqueeze(1), torch.ones(len(ids), dtype=torch.int64))
+        return found
 
 
 def _serve(source: str, converted: str, encodes: bool, threads: int, pipe: Connection) -> None:
@@ -127,22 +148,27 @@ def _serve(source: str, converted: str, encodes: bool, threads: int, pipe: Conne
     rows and ids of their next tokens, and at the end the response of every row (tokens of an encoder-decoder, else
     ids), or the exception.
     """
-    import ctranslate2
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     try:
+        import ctranslate2
+
         converter = ctranslate2.converters.TransformersConverter(source)
         converter.convert(converted, quantization="int8")
         kind = ctranslate2.Translator if encodes else ctranslate2.Generator
         engine = kind(converted, device="cpu", intra_threads=threads)
-    except (ValueError, RuntimeError, KeyError, AttributeError) as error:
-        pipe.send(reason_of(error))
+    except (ImportError, OSError, TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        with suppress(OSError):
+            pipe.send(reason_of(error))
         return
+    with suppress(EOFError, OSError):  # the parent has closed the pipe
+        _requests(engine, encodes, pipe)
+
+
+def _requests(engine: Any, encodes: bool, pipe: Connection) -> None:
+    """Answers requests, without an end."""
     pipe.send(None)
     while True:
-        try:
-            prompts, tokens = pipe.recv()
-        except EOFError:
-            return
+        prompts, tokens = pipe.recv()
         on_step = _Steps(len(prompts), pipe)
         common = {"beam_size": 1, "callback": on_step}
         try:

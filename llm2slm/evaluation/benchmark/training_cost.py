@@ -18,6 +18,9 @@ TRAINED, PASSED = 3, 2
 """FLOPs of a step in those of a forward pass: of a part with trained matrices (forward pass, gradients of inputs,
 gradients of weights), and of one that only passes gradients on. The frozen LLM has the forward pass alone."""
 
+ALL = 0.9
+"""Share of a trained SLM's matrices; position embeddings may be constant."""
+
 RowFlops = Callable[[float, float, float], float]
 """(tokens of the LLM's prompt, of the SLM's prompt, of the response) -> FLOPs of one row of a step."""
 
@@ -30,7 +33,8 @@ def row_flops(model: LLM2SLM, teacher: LLM2SLM | None = None) -> RowFlops | None
         teacher: scores the response too (optim.distill).
 
     Returns:
-        None for a model type that the cost model does not know, and for stored representations.
+        None for a model type that the cost model does not know, for stored representations, and where a part of the
+        SLM's matrices is trained. The first phase of `optim.freeze_slm_steps` is counted as if all were.
     """
     slm_config, of_hybrid = model.slm.config.to_dict(), guidance(model)
     encoder = model.encoder
@@ -41,7 +45,11 @@ def row_flops(model: LLM2SLM, teacher: LLM2SLM | None = None) -> RowFlops | None
         return None
     if of_hybrid and not supported(of_hybrid["llm_config"], generates=False):
         return None
-    trained = any(parameter.requires_grad and parameter.dim() == 2 for parameter in _matrices(model))
+    matrices = [parameter for parameter in _layers(model) if parameter.dim() == 2]
+    trained = sum(parameter.numel() for parameter in matrices if parameter.requires_grad)
+    whole = sum(parameter.numel() for parameter in matrices)
+    if 0 < trained < ALL * whole:
+        return None
     share = TRAINED if trained else PASSED
 
     def flops(llm_tokens: float, slm_tokens: float, response: float) -> float:
@@ -60,7 +68,7 @@ def row_flops(model: LLM2SLM, teacher: LLM2SLM | None = None) -> RowFlops | None
     return flops
 
 
-def _matrices(model: LLM2SLM) -> Any:
+def _layers(model: LLM2SLM) -> Any:
     """The parameters of the SLM's layers; adapters, which peft adds, are left out."""
     for name, parameter in model.slm.named_parameters():
         if "lora_" not in name and "prompt_encoder" not in name:
