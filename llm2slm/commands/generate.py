@@ -48,7 +48,7 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     texts = check(config)
     around, limit = defaults(config)
     decoder = load(config)
-    model = decoder.model
+    model = getattr(decoder, "hybrid", decoder.model)  # of lossless decoding: the LLM has no record of the prompts
     before, after = recorded_words(model, config) if around is None else around
     arguments = decoding(config, limit)
     if config.prompt is not None:

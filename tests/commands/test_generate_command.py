@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,6 +98,13 @@ def test_lossless_gives_the_responses_of_the_llm(generate, answering, tmp_path, 
         assert generate(f"prompt={text}", "max_new_tokens=40", "decoding=lossless") == (0, wanted[-1])
         assert generate(f"prompt={text}", "max_new_tokens=40")[1] != wanted[-1]
     assert len(set(wanted)) > 1
+    copy = tmp_path / "copy"  # a model without a run directory: its config records the text before a prompt
+    shutil.copytree(answering / "model", copy)
+    saved = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(saved | {"prefix": PREFIX}))
+    lossless = [f"run={copy}", f"prompt={TEXTS[-1]}", "max_new_tokens=40", "overlong=truncate", "decoding=lossless"]
+    assert main(["generate", *lossless, f"llm={config['name']}"]) == 0
+    assert capsys.readouterr().out == wanted[-1]
 
 
 def test_an_output_of_another_decoder_is_not_taken_for_complete(generate, tmp_path, capsys):
