@@ -219,6 +219,8 @@ def score_system(
     system.notes = notes | decoding_note(model, task) | control_note(model)
     system.notes |= llm_note(model, config.model.llm, system.weights) | timed
     system.notes |= decoder_note(decoder, counted=bool(timed))  # else each process counts its share
+    if timed and isinstance(decoder, CascadeDecoder | LosslessDecoder):
+        print(f"llm2slm: decoding={decoder.name}: {decoder.counts.line()}", file=sys.stderr)
     if decoder is not None:
         system.notes.get("decoder", {}).update(changes_note(decoder, distinct_prompts(examples, task), task, config))
     return system

@@ -48,7 +48,10 @@ def run(config: GenerateConfig, folder: Path) -> None:  # noqa: ARG001 - every v
     texts = check(config)
     around, limit = defaults(config)
     decoder = load(config)
-    model = getattr(decoder, "hybrid", decoder.model)  # of lossless decoding: the LLM has no record of the prompts
+    from llm2slm.decoding.lossless import LosslessDecoder  # loads torch, after what is checked without it
+
+    # of lossless decoding `model` is the LLM, which has no record of the prompts
+    model = decoder.hybrid if isinstance(decoder, LosslessDecoder) else decoder.model
     before, after = recorded_words(model, config) if around is None else around
     arguments = decoding(config, limit)
     if config.prompt is not None:

@@ -50,6 +50,10 @@ class Counts:
         """The counts, and the share of answers that the LLM wrote."""
         return asdict(self) | {"share_rewritten": self.rewritten / max(self.rows, 1)}
 
+    def line(self) -> str:
+        """The counts in words."""
+        return f"the LLM wrote {self.rewritten:,} of {self.rows:,} answers"
+
 
 class LogProbabilities:
     """Log-probabilities of the tokens of R responses, as they are generated; by the logits before any setting."""

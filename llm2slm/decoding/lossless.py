@@ -60,6 +60,12 @@ class Counts:
         }
         return asdict(self) | rates
 
+    def line(self) -> str:
+        """The counts in words."""
+        found = self.summary()
+        return (f"{found['accepted_per_verification']:.1f} drafted tokens accepted per verification, "
+                f"{found['share_accepted_whole']:.0%} of {self.rows:,} responses without a rejected token")  # fmt: skip
+
 
 class LosslessDecoder(OneModelDecoder):
     """The LLM's responses, from drafts of a hybrid.

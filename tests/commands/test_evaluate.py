@@ -248,7 +248,7 @@ def test_a_run_that_records_its_corpus_is_not_told(tmp_path, capsys, place):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_decoder_is_recorded_and_lossless_has_the_scores_of_the_llm(root):
+def test_the_decoder_is_recorded_and_lossless_has_the_scores_of_the_llm(root, capsys):
     config = tiny_run(root)
     config.trainer.max_steps = 3
     train(config, root / "decoded")
@@ -258,6 +258,11 @@ def test_the_decoder_is_recorded_and_lossless_has_the_scores_of_the_llm(root):
     for name in (*exact, Decoding.lossless):
         config.decoding = name
         found[name] = evaluate(config, root / f"by-{name}").systems[0]
+    rows = f"of {SIZES['test']} responses without a rejected token"
+    assert (
+        len([line for line in capsys.readouterr().err.splitlines() if "decoding=lossless: " in line and rows in line])
+        == 1
+    )
     config.run, config.decoding = config.model.llm.name, Decoding.generate
     llm = evaluate(config, root / "by-llm").systems[0]
     assert all(found[name].quality == found[Decoding.generate].quality for name in exact)
