@@ -287,16 +287,10 @@ def timed_system(each: Contestant, model: LLM2SLM, timings: Timings, data: DataM
     if each.name != each.system:
         notes[SYSTEM] = each.system
     notes |= decoder_note(each.decoder)  # its counts include the warm-up
-    counted = parameters(model)
-    others = [own for own in (each.decoder.model, getattr(each.decoder, "llm", None)) if own not in (model, None)]
-    if others:  # a hybrid and its LLM, which share tensors
-        parts = [part for own in (model, *others) for part in (own, own.encoder) if part is not None]
-        tensors = {id(tensor): tensor.numel() for part in parts for tensor in part.parameters()}
-        counted |= {"total": sum(tensors.values())}
     return runs.System(
         each.name,
         each.kind.value,
-        counted,
+        parameters(model, each.decoder),
         speed=timings.rows,
         failures=timings.failures,
         notes=notes,

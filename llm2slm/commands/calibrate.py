@@ -225,7 +225,7 @@ def systems_of(
 
     def system(name: str, of: LLM2SLM, texts: list[str], ms: float, **more: Any) -> runs.System:
         quality = metrics.score(names, texts, references, languages)
-        one = runs.System(name, of.kind.value, parameters(of), quality)
+        one = runs.System(name, of.kind.value, parameters(of, decoder if name == "cascade" else None), quality)
         one.samples = prediction_rows(examples, texts)[:SAMPLES]
         one.weights = own_fingerprint(of)
         one.notes = notes | {"generation": {"ms_per_answer": round(ms, 3), "batch": costs.batch}} | more

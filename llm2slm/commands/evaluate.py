@@ -212,7 +212,7 @@ def score_system(
         json_lines.write_jsonl(folder / "predictions.jsonl", rows)
     measured = measure(model, data, task, answers, config=config, split=split)
     quality = {name: found.score() for name, found in measured.items()}
-    system = runs.System(model.label, model.kind.value, parameters(model), quality, samples=rows[:SAMPLES])
+    system = runs.System(model.label, model.kind.value, parameters(model, decoder), quality, samples=rows[:SAMPLES])
     system.weights = own_fingerprint(model)
     system.buckets = quality_by_length(examples, measured)
     notes = {"split": split, "data": data.report()} | language_note(task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2slm import runs
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, ProjectorConfig, SLMConfig, recorded_changes
@@ -18,6 +18,9 @@ from llm2slm.models.llm import found_as
 from llm2slm.models.processing import attach_processor
 from llm2slm.models.saving import own_fingerprint, saved_kind
 from llm2slm.types import Control, Init, Start, SystemKind, Tokenizers, UserError
+
+if TYPE_CHECKING:
+    from llm2slm.decoding.decoder import Decoder
 
 IRRELEVANT_KEYS = ("name", "layer", "tune", "peft")
 """Keys of `model.llm` without effect on how an LLM that generates alone is loaded or prompted."""
@@ -188,14 +191,25 @@ def limits(data: DataConfig) -> dict[str, Any]:
     }
 
 
-def parameters(model: LLM2SLM) -> dict[str, int]:
+def parameters(model: LLM2SLM, decoder: Decoder | None = None) -> dict[str, int]:
     """For a result: the number of parameters (total), and of trained parameters (trainable).
 
     The tensors of a loaded model do not show which were trained: frozen weights are saved too, and adapters are merged.
     Its configuration records the number; without the record, `trainable` counts what training would change.
+
+    Args:
+        decoder: of the model. Of one with a hybrid and its LLM, both count, with the tensors that they share once.
     """
+    two: Any = decoder  # with `hybrid` and `model`, or `model` and `llm`
+    model = getattr(two, "hybrid", model)
     trained = model.config.trained
-    return model.parameter_counts() | ({} if trained is None else {"trainable": trained})
+    counted = model.parameter_counts() | ({} if trained is None else {"trainable": trained})
+    of_decoder = (getattr(two, "model", None), getattr(two, "llm", None))
+    if others := [each for each in of_decoder if each not in (model, None)]:
+        parts = [part for own in (model, *others) for part in (own, own.encoder) if part is not None]
+        tensors = {id(tensor): tensor.numel() for part in parts for tensor in part.parameters()}
+        counted |= {"total": sum(tensors.values())}
+    return counted
 
 
 def llm_note(model: LLM2SLM, llm: LLMConfig, weights: str | None = None) -> dict[str, Any]:

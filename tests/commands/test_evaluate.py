@@ -269,6 +269,8 @@ def test_the_decoder_is_recorded_and_lossless_has_the_scores_of_the_llm(root, ca
     assert found[Decoding.lossless].quality == llm.quality != found[Decoding.generate].quality
     assert (found[Decoding.lossless].kind, found[Decoding.lossless].weights) == ("llm", llm.weights)
     assert rows_of(root / "by-lossless") == rows_of(root / "by-llm")
+    both, trained = found[Decoding.lossless].parameters, found[Decoding.captured].parameters
+    assert both["total"] > llm.parameters["total"] and both["trainable"] == trained["trainable"] > 0
     assert "decoder" not in found[Decoding.generate].notes
     assert found[Decoding.captured].notes["decoder"] == {"name": "captured"}
     note = found[Decoding.lossless].notes["decoder"]
