@@ -201,7 +201,7 @@ def parameters(model: LLM2SLM, decoder: Decoder | None = None) -> dict[str, int]
         decoder: of the model. Of one with a hybrid and its LLM, both count, with the tensors that they share once.
     """
     two: Any = decoder  # with `hybrid` and `model`, or `model` and `llm`
-    model = getattr(two, "hybrid", model)
+    model = two.hybrid if hasattr(two, "hybrid") else model
     trained = model.config.trained
     counted = model.parameter_counts() | ({} if trained is None else {"trainable": trained})
     of_decoder = (getattr(two, "model", None), getattr(two, "llm", None))
