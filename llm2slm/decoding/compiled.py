@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -41,7 +42,7 @@ class Compiled:
         """
         if self.int8 is not None:
             self.int8.replace(graph)
-        tensors, shape = lifted(graph), _shape(graph)  # inductor changes the graph
+        tensors, shape, onednn = lifted(graph), _shape(graph), _uses_onednn(graph)  # inductor changes the graph
         from torch._inductor import compile as compile_graph
         from torch._inductor.exc import InductorError, InvalidCxxCompiler
         from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -49,8 +50,8 @@ class Compiled:
         started = self.clock()
         try:
             # outside of inference mode, in which inductor does not reuse what it has compiled elsewhere
-            with torch.inference_mode(False), torch.no_grad(), _onednn_as_it_is():
-                compute: Any = compile_graph(graph, list(tensors), options=OPTIONS if _uses_onednn(graph) else None)
+            with torch.inference_mode(False), torch.no_grad(), _onednn_as_it_is() if onednn else nullcontext():
+                compute: Any = compile_graph(graph, list(tensors), options=OPTIONS if onednn else None)
         except (InductorError, InvalidCxxCompiler) as error:
             cause = error if isinstance(error, InvalidCxxCompiler) else getattr(error, "inner_exception", error)
             if isinstance(cause, InvalidCxxCompiler):
@@ -66,8 +67,10 @@ class Compiled:
 
 
 def _uses_onednn(graph: GraphModule) -> bool:
-    """Whether a graph has products of oneDNN (`products.onednn`)."""
-    return any(node.target is torch.ops.mkldnn._linear_pointwise.default for node in graph.graph.nodes)
+    """Whether a graph has products of oneDNN (`products.onednn`), whose operator some builds of torch lack."""
+    return torch.backends.mkldnn.is_available() and any(
+        node.target is torch.ops.mkldnn._linear_pointwise.default for node in graph.graph.nodes
+    )
 
 
 def _onednn_as_it_is() -> Any:
