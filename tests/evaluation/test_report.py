@@ -535,7 +535,8 @@ window.problems = [];
 window.alert = (words) => window.problems.push("alert " + words);
 addEventListener("error", (event) => window.problems.push("error " + (event.message || event.target.outerHTML)), true);
 addEventListener("unhandledrejection", (event) => window.problems.push("rejection " + event.reason));
-addEventListener("securitypolicyviolation", (event) => window.problems.push("policy " + event.violatedDirective));
+addEventListener("securitypolicyviolation", (event) => window.problems.push(
+  `policy ${event.violatedDirective} ${document.readyState} ${event.originalPolicy}`));
 addEventListener("load", () => setTimeout(() => {  // reports of violations may come after the load event
   const out = document.createElement("output");
   const root = document.documentElement;
@@ -638,15 +639,30 @@ def test_sweep_in_a_browser_is_sorted_by_pressing_a_heading(browser, result, tmp
     assert found["bleu"] == ["0.500", "6.00", "9.50", "70.25", "88.00", "100.00", "–"]
 
 
+def test_the_nonce_of_the_style_sheet_depends_on_the_whole_page(result):
+    def nonce(page):
+        (allowed,) = re.findall(r"style-src &#39;nonce-([^&]+)&#39;", page)
+        assert page.count(allowed) == 2
+        assert f'<style nonce="{allowed}">' in page
+        return allowed
+
+    first = render([result], "t")
+    assert render([result], "t") == first
+    # a title that repeats the nonce of a page is the title of another page
+    assert nonce(render([result], nonce(first))) != nonce(first)
+
+
 def test_the_probe_sees_what_it_looks_for(browser, result, tmp_path):
     """A page with each fault planted: the browser test would fail on it."""
     page = render([result], "t")
     faults = '<script nonce="probe">alert(3); document.title.no.such</script><p style="color: red">x'
+    faults += '<style nonce="sha256-x">p { color: red }</style>'
     faults += '<img src="http://127.0.0.1:9/x.png"><svg width="3000" height="5"></svg>'
     found, console = probe(browser, page.replace("</main>", faults + "</main>"), tmp_path, 1280)
     assert [word.partition(" ")[0] for word in found["problems"]].count("alert") == 1
     assert any("TypeError" in word for word in found["problems"])
     assert any(word.startswith("policy img-src") for word in found["problems"])
-    assert any(word.startswith("policy style-src") for word in found["problems"])
+    assert any(word.startswith("policy style-src-attr") for word in found["problems"])
+    assert any(word.startswith("policy style-src-elem") for word in found["problems"])
     assert found["page"] > found["view"]
     assert console
