@@ -191,6 +191,7 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
     try:
         if not chosen and has_time(composed):
             folder = new_folder(folder)
+            given = given.with_name(folder.name)
             missing, composed.hydra.run.dir = [folder, *missing[1:]], str(folder)
         make_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)))
         hydra.run(composer.config_name, command, [*overrides, "hydra.mode=RUN"])

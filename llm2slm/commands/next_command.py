@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llm2slm import runs
 from llm2slm.config import RunConfig
 from llm2slm.config.verbs import CostsConfig, GenerateConfig
+from llm2slm.evaluation.report.corpora import scored_split
+from llm2slm.types import UserError
 
 KEPT = ("llm", "decoding", "cascade", "num_beams", "do_sample", "temperature", "top_p", "max_new_tokens", "prefix")
 """Keys of `generate` that the command for a file repeats."""
@@ -32,8 +36,11 @@ def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
             return _file_of_prompts(config) if config.prompt else None
         case "export":
             return ["generate", f"run={config.out}", "prompt=TEXT"]
-        case "judge" | "report":
+        case "judge":
             return ["compare", *config.runs] if len(config.runs) > 1 else ["compare", *config.runs, "RUN"]
+        case "report":
+            found = [] if config.mixed else _comparable(config.runs)
+            return ["compare", *found, *["RUN"] * (len(found) == 1)] if found else None
         case "compare":
             return ["judge", *config.runs[:2], "endpoint=URL", "model=NAME"]
         case "costs":
@@ -56,7 +63,8 @@ def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:
         case "train":
             return ["benchmark", f"run={config.run or folder}"]
         case "evaluate":
-            return ["compare", str(config.run), folder] if _is_run(config.run) else ["report", folder]
+            found = _comparable([str(config.run), folder])
+            return ["compare", *found] if len(found) == 2 else ["report", folder]
         case "calibrate":
             return ["evaluate", f"run={config.run}", "decoding=cascade", f"cascade={folder}"]
         case "benchmark":
@@ -77,9 +85,17 @@ def _of_costs(config: CostsConfig) -> list[str]:
     return ["train", *(f"model.{side}.name={name}" for side, name in sides.items() if name is not None)]
 
 
-def _is_run(run: str | None) -> bool:
-    """Whether `run` has predictions to compare with."""
-    return run is not None and (Path(run) / "predictions.jsonl").is_file()
+def _comparable(given: Sequence[str]) -> list[str]:
+    """Those of the given runs that have predictions; none if these are not all of the same split."""
+    found = [run for run in given if (Path(run) / "predictions.jsonl").is_file()]
+    return found if len({_predicted_split(run) for run in found}) == 1 else []
+
+
+def _predicted_split(run: str) -> str:
+    try:
+        return scored_split(runs.read_result(Path(run))) or "test"
+    except UserError:  # predictions without a result, as of a run that was interrupted
+        return "test"
 
 
 def _corpus(config: RunConfig) -> list[str]:

@@ -96,6 +96,8 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
                 print(f"llm2slm: {folder}: trained and tested already; nothing is missing", file=sys.stderr)
                 show_result(folder)
             return stored
+    else:
+        refuse_used(folder)  # before the data is prepared; repeated under the lock
     given, config = config, with_task(config)
     with removed_on_failure(folder / TOKENIZERS):
         ready = prepare(config, folder, None if begun is None else begun.checkpoint)

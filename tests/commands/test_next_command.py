@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -47,8 +48,21 @@ EXPECTED = {
 }
 
 
+def write_run(folder: Path, split: str) -> None:
+    """A run with predictions of a split."""
+    folder.mkdir()
+    (folder / "predictions.jsonl").touch()
+    system = {
+        "name": "a", "kind": "slm", "parameters": {}, "speed": [], "notes": {"split": split},
+        "quality": {"bleu": {"value": 1.0}},
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps({"schema": 1, "verb": "evaluate", "systems": [system]}))
+
+
 @pytest.mark.parametrize("verb", list(SET))
-def test_the_next_command_is_valid(verb: str) -> None:
+def test_the_next_command_is_valid(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "A", "test")
     config = SCHEMAS[verb](**SET[verb])
     found = next_command(verb, config, Path("a b"))
     assert found is not None
@@ -77,12 +91,29 @@ def test_costs_of_a_pair_are_followed_by_its_training() -> None:
     assert next_command("costs", config, Path("C")) == "llm2slm train model.llm.name=a/b"
 
 
+def test_the_comparison_is_one_that_compare_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, split in (("a", "test"), ("b", "test"), ("v", "validation")):
+        write_run(tmp_path / name, split)
+    (tmp_path / "bench").mkdir()
+    for runs, following in {
+        ("a", "b"): "llm2slm compare a b",
+        ("a", "bench"): "llm2slm compare a RUN",
+        ("a", "b", "bench"): "llm2slm compare a b",
+        ("bench",): None,
+        ("a", "v"): None,
+    }.items():
+        assert next_command("report", SCHEMAS["report"](runs=list(runs)), Path()) == following
+    assert next_command("report", SCHEMAS["report"](runs=["a", "b"], mixed=True), Path()) is None
+    assert next_command("evaluate", RunConfig(run="a"), Path("b")) == "llm2slm compare a b"
+    assert next_command("evaluate", RunConfig(run="a", split="validation"), Path("v")) == "llm2slm report v"
+    assert next_command("evaluate", RunConfig(run="builtin/llm"), Path("b")) == "llm2slm report b"
+
+
 def test_a_corpus_is_named_again(tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path))
     config.data.name, config.data.root = "multi30k", "DIR"
     assert next_command("label", config, Path("L")) == (
         "llm2slm train data=multi30k data.root=DIR data.labels=llm data.labels_from=L"
     )
-    (tmp_path / "predictions.jsonl").touch()
-    assert next_command("evaluate", config, Path("E")) == f"llm2slm compare {tmp_path} E"
     assert next_command("train", config, Path("E")) == f"llm2slm benchmark run={tmp_path}"

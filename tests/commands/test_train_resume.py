@@ -391,9 +391,10 @@ def test_a_run_without_a_checkpoint_starts_over_in_its_folder(killed, tmp_path, 
     assert (folder / "config.yaml").read_bytes() == (tmp_path / "fresh" / "config.yaml").read_bytes()
 
 
-def test_training_anew_into_it_names_the_command_that_starts_over(killed):
+def test_training_anew_into_it_names_the_command_that_starts_over(killed, monkeypatch):
     folder, config = killed
     before = files_of(folder)
+    monkeypatch.setattr("llm2slm.commands.train.prepare", None)  # refused before the data is prepared
     with pytest.raises(UserError) as caught:
         train(deepcopy(config), folder)
     assert f"holds a run already (metrics.csv); resume or complete it by `llm2slm train run={folder}`" in str(

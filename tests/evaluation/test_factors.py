@@ -154,6 +154,20 @@ def test_the_corpus_of_a_run(text, name):
     assert corpus_of(text) == name
 
 
+def test_scores_of_another_split_are_of_another_corpus():
+    """Of `calibrate`, whose scores are those of the validation split, whatever `split` is configured."""
+    text = "data: {name: builtin, corpus: translation}\nsplit: test"
+    evaluated, calibrated, timed = result(1.0, 20.0), result(2.0, 30.0), result(3.0, 1.0)
+    for each, split in ((evaluated, "test"), (calibrated, "validation")):
+        each["systems"][0].setdefault("notes", {})["split"] = split
+    timed["systems"][0]["quality"] = {}
+    marked, found = with_corpora([evaluated, calibrated, timed], [text] * 3)
+    assert found == {"builtin translation": [0, 2], "builtin translation (validation)": [1]}
+    assert [each["corpus"] for each in marked] == [*found, "builtin translation"]
+    with pytest.raises(UserError, match=r"of 2 corpora \(builtin translation: a; builtin translation \(validation\): b"):
+        refuse_mixed(found, ["a", "b", "c"])
+
+
 def test_runs_of_several_corpora_are_refused_or_not_ranked():
     results = [result(1.0, 20.0), result(2.0, 30.0), result(3.0, 1.0)]
     one, other, *_ = CONFIGS
