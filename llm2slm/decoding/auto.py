@@ -32,6 +32,8 @@ WARM_UPS = 2
 """Responses of each decoder before those that are timed; within them steps are captured."""
 ROUNDS = 5
 FILE = "decoding.json"
+ENGINE = 2
+"""Version of the decoders' speed: raised with a change after which older times do not hold (2: products by oneDNN)."""
 
 
 def choices_file() -> Path:
@@ -104,6 +106,7 @@ def described(model: LLM2SLM, decoders: Mapping[str, Decoder], num_beams: int = 
         "dtype": str(model.slm.dtype).removeprefix("torch."),
         "device": runs.device_name(model.device.type),
         "threads": torch.get_num_threads(),
+        "engine": ENGINE,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "decoders": list(decoders),
