@@ -9,7 +9,7 @@ from typing import Any
 
 from llm2slm import runs
 from llm2slm.config import RunConfig
-from llm2slm.config.verbs import CostsConfig, GenerateConfig
+from llm2slm.config.verbs import CostsConfig, GenerateConfig, JudgeConfig, ReportConfig
 from llm2slm.evaluation.report.corpora import scored_split
 from llm2slm.types import UserError
 
@@ -36,11 +36,8 @@ def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
             return _file_of_prompts(config) if config.prompt else None
         case "export":
             return ["generate", f"run={config.out}", "prompt=TEXT"]
-        case "judge":
-            return ["compare", *config.runs] if len(config.runs) > 1 else ["compare", *config.runs, "RUN"]
-        case "report":
-            found = [] if config.mixed else _comparable(config.runs)
-            return ["compare", *found, *["RUN"] * (len(found) == 1)] if found else None
+        case "judge" | "report":
+            return _comparison(config)
         case "compare":
             return ["judge", *config.runs[:2], "endpoint=URL", "model=NAME"]
         case "costs":
@@ -83,6 +80,14 @@ def _of_costs(config: CostsConfig) -> list[str]:
         return ["benchmark", f"run={config.run}"]
     sides = {"llm": config.model.llm.name, "slm": config.model.slm.name}
     return ["train", *(f"model.{side}.name={name}" for side, name in sides.items() if name is not None)]
+
+
+def _comparison(config: JudgeConfig | ReportConfig) -> list[str] | None:
+    """The comparison of the runs that were judged or reported."""
+    found = config.runs
+    if isinstance(config, ReportConfig):
+        found = [] if config.mixed else _comparable(found)
+    return ["compare", *found, *["RUN"] * (len(found) == 1)] if found else None
 
 
 def _comparable(given: Sequence[str]) -> list[str]:

@@ -10,12 +10,14 @@ from llm2slm.decoding.capture import Rewrite
 from llm2slm.decoding.cascade import CascadeDecoder, Rule
 from llm2slm.decoding.choice import needs_the_model
 from llm2slm.decoding.compiled import Compiled
+from llm2slm.decoding.compiled_reading import compiled_products
 from llm2slm.decoding.decoder import Decoder, GenerateDecoder
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.int8 import Int8
 from llm2slm.decoding.int8_reading import int8_products
 from llm2slm.decoding.loop import LoopDecoder, settings
 from llm2slm.decoding.lossless import LosslessDecoder
+from llm2slm.decoding.products import Products
 from llm2slm.decoding.static import StaticForward, misfit
 from llm2slm.types import Decoding, SystemKind, UserError
 
@@ -72,8 +74,7 @@ def decoder(
             file=sys.stderr,
         )
         name = exact
-    reading = int8_products(model) if name in REDUCED else None
-    return LoopDecoder(model, StaticForward(model, _rewrite(name), reading), name.value)
+    return LoopDecoder(model, StaticForward(model, _rewrite(name), _reading(name, model)), name.value)
 
 
 def _rewrite(name: Decoding) -> Rewrite | None:
@@ -81,6 +82,13 @@ def _rewrite(name: Decoding) -> Rewrite | None:
     if name in (Decoding.compiled, Decoding.compiled_int8):
         return Compiled(Int8() if name is Decoding.compiled_int8 else None, name.value)
     return Int8() if name is Decoding.int8 else None
+
+
+def _reading(name: Decoding, model: LLM2SLM) -> Products | None:
+    """The products of a decoder's passes over prompts."""
+    if name is Decoding.compiled:
+        return compiled_products(model, name.value)
+    return int8_products(model) if name in REDUCED else None
 
 
 def _fastest(model: LLM2SLM, num_beams: int | None) -> Decoder:

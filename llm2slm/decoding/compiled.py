@@ -24,13 +24,18 @@ class Compiled:
     """A `Rewrite` that compiles a captured graph, and reports the time on stderr.
 
     Args:
-        int8: replaces the products before. name: of the decoder, for messages.
+        int8: replaces the products before. name: of the decoder, and what: the graphs compute, for messages.
         clock: seconds.
     """
 
     def __init__(
-        self, int8: Int8 | None = None, name: str = "compiled", clock: Callable[[], float] = time.perf_counter
+        self,
+        int8: Int8 | None = None,
+        name: str = "compiled",
+        clock: Callable[[], float] = time.perf_counter,
+        what: str = "a step",
     ) -> None:
+        self.what = what
         self.name, self.instead = name, name.removeprefix("compiled_") if "_" in name else "captured"
         self.int8, self.clock, self.replaces_products = int8, clock, int8 is not None
 
@@ -59,8 +64,8 @@ class Compiled:
                                 f"decoding={self.instead}") from error  # fmt: skip
             raise UserError(f"decoding={self.name}: {reason_of(error)}; use decoding={self.instead}") from error
         print(
-            f"llm2slm: decoding={self.name}: a step of {shape} compiled in {self.clock() - started:.1f} s; kept in "
-            f"{cache_dir()} (TORCHINDUCTOR_CACHE_DIR)",
+            f"llm2slm: decoding={self.name}: {self.what} of {shape} compiled in {self.clock() - started:.1f} s; kept "
+            f"in {cache_dir()} (TORCHINDUCTOR_CACHE_DIR)",
             file=sys.stderr,
         )
         return lambda: compute(*tensors)
@@ -102,7 +107,7 @@ def lifted(graph: GraphModule) -> list[Tensor]:
 
 
 def _shape(graph: GraphModule) -> str:
-    """Rows and tokens of a captured step."""
+    """Rows and tokens of a captured pass."""
     output = graph.graph.output_node().args[0]
     rows, tokens = output.meta["val"].shape[:2]  # type: ignore[union-attr]
     return f"{rows} x {tokens} tokens"

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from llm2slm.decoding.choice import Choice, left_to_generate, refuse
 from llm2slm.decoding.compiled import Compiled
+from llm2slm.decoding.compiled_reading import compiled_products
 from llm2slm.decoding.decoder import OneModelDecoder, OnTokens
 from llm2slm.decoding.draft import Draft, Drafter, OtherTokens, SameTokens
 from llm2slm.decoding.forward import Forward
@@ -93,11 +94,13 @@ class LosslessDecoder(OneModelDecoder):
             if reason := misfit(model):
                 raise UserError(f"decoding={self.name}: {reason}; use decoding=generate")
         self.model, self.hybrid, self.lengths, self.counts = llm, hybrid, tuple(lengths), Counts()
-        self.verifier, self.size = StaticForward(llm, Compiled(name=self.name) if compiled else None), 0
+        prompts = compiled_products(llm, self.name) if compiled else None
+        self.verifier, self.size = StaticForward(llm, Compiled(name=self.name) if compiled else None, prompts), 0
         self.reader = Forward(llm, self.verifier.reading)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
         int8 = Int8() if hybrid.device.type == "cpu" else None
-        drafting = StaticForward(hybrid, Compiled(int8, self.name) if compiled else None)
+        prompts = compiled_products(hybrid, self.name) if compiled else None
+        drafting = StaticForward(hybrid, Compiled(int8, self.name) if compiled else None, prompts)
         self.reading = drafting.reading  # in the dtype of the models, also where drafts are in int8
         self.same_tokens = tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
         self.drafter: Drafter = SameTokens(drafting) if self.same_tokens else OtherTokens(drafting, *tokenizers)

@@ -164,7 +164,8 @@ def test_scores_of_another_split_are_of_another_corpus():
     marked, found = with_corpora([evaluated, calibrated, timed], [text] * 3)
     assert found == {"builtin translation": [0, 2], "builtin translation (validation)": [1]}
     assert [each["corpus"] for each in marked] == [*found, "builtin translation"]
-    with pytest.raises(UserError, match=r"of 2 corpora \(builtin translation: a; builtin translation \(validation\): b"):
+    message = r"of 2 corpora \(builtin translation: a; builtin translation \(validation\): b"
+    with pytest.raises(UserError, match=message):
         refuse_mixed(found, ["a", "b", "c"])
 
 

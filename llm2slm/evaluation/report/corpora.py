@@ -62,7 +62,7 @@ def with_corpora(
     results: Sequence[Mapping[str, Any]], configs: Sequence[str]
 ) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
     """The results, with the key `corpus` if they are of several corpora; and the runs of each known corpus."""
-    names = [corpus_of(text, _scored(result)) for result, text in zip(results, configs, strict=True)]
+    names = [corpus_of(text, scored_split(result)) for result, text in zip(results, configs, strict=True)]
     found: dict[str, list[int]] = {}
     for run, name in enumerate(names):
         if name:
