@@ -179,9 +179,10 @@ ALIKE = ("malformed validation", "too many fields", "no rows", "no text", "kind 
     representatives(BAD.values(), lambda case: case not in [BAD[name] for name in ALIKE]),
     ids=list(BAD),
 )
-def test_training_on_bad_input_touches_nothing(files, trained, tiny_llm, capsys, arguments, message):
-    """The run's folder is one in which an earlier run lies: none of it may be lost."""
-    shutil.copytree(trained, files / "run")
+def test_training_on_bad_input_touches_nothing(files, tiny_llm, capsys, arguments, message):
+    """Nothing is written into the run's folder, in which there is a file of the user."""
+    (files / "run").mkdir()
+    (files / "run" / "notes.txt").write_text("mine")
     before = files_of(files)
     assert train(tiny_llm, *arguments, "hydra.run.dir=run") == 2
     told = mistake(capsys)
@@ -302,10 +303,10 @@ def test_numbers_out_of_range(files, capsys, told):
     assert mistake(capsys) == told
 
 
-@pytest.mark.slow
-def test_a_second_training_does_not_mix_with_the_first(files, trained, capsys):
+def test_a_second_training_does_not_mix_with_the_first(files, trained, capsys, monkeypatch):
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
+    monkeypatch.setattr("llm2slm.commands.train.prepare", None)  # refused before the data is prepared
     assert main(["train", "hydra.run.dir=run"]) == 2
     assert "holds a run already" in mistake(capsys)
     assert files_of(files / "run") == before
