@@ -26,9 +26,13 @@ import pytest
 import torch
 from chat_server import ChatServer
 from command_line import tiny_overrides
+from omegaconf import DictConfig, OmegaConf
 from sampling import SLOW
 
 from llm2slm.cli import VERBS, main
+from llm2slm.cli.compose import Composer
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests were started in the background
@@ -41,6 +45,28 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     """No power is cut in a test, and on a busy disk the waiting would be a large part of many tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def defaults_are_composed_once() -> Iterator[None]:
+    """A command compares its configuration with the defaults of its verb, which are always the same without the user's
+    folder of configs: tests that run commands in this process share them, read-only. The configuration of each command
+    line is composed as ever."""
+    compose, shared = Composer.defaults, dict[tuple[str, ...], DictConfig]()
+
+    def defaults(self: Composer) -> DictConfig:
+        places = [f"{source.provider}: {source.path}" for source in self.path.get_path()]
+        key = (self.schema.__name__, self.config_name, *places)
+        if f"main: file://{CONF}" not in places or any(place.startswith("command-line: ") for place in places):
+            return compose(self)
+        if key not in shared:
+            shared[key] = compose(self)
+            OmegaConf.set_readonly(shared[key], True)
+        return shared[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Composer, "defaults", defaults)
         yield
 
 

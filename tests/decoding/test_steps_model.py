@@ -60,24 +60,29 @@ def test_beams_of_every_system(cell: Cell, make: Any) -> None:
     check_equal(model, batch, num_beams=3, early_stopping=True, length_penalty=2.0, **VARIED)
 
 
-@pytest.mark.parametrize("system", representatives(SYSTEMS, FEW_SYSTEMS, whole=True), ids="-".join)
+ARGUMENTS: list[dict[str, Any]] = [
+    {"num_beams": 4, "length_penalty": -2.0, "early_stopping": "never"},
+    {"num_beams": 3, "repetition_penalty": 3.0, "min_length": 16},
+    {"num_beams": 3, "do_sample": True, "temperature": 1.5, "top_k": 20, "num_return_sequences": 3},
+    {"num_beams": 2, "max_length": 7, "bad_words_ids": [[9], [10, 11]]},
+    {"num_beams": 2, "max_new_tokens": 1},
+    {"do_sample": True, "typical_p": 0.5, "num_return_sequences": 2},
+    {"exponential_decay_length_penalty": (2, 1.5), "sequence_bias": [[[12], 5.0]]},
+    {"forced_eos_token_id": 5, "begin_suppress_tokens": [8, 9], "renormalize_logits": True},
+    {"watermarking_config": WatermarkingConfig(bias=4.0)},
+]
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {"num_beams": 4, "length_penalty": -2.0, "early_stopping": "never"},
-        {"num_beams": 3, "repetition_penalty": 3.0, "min_length": 16},
-        {"num_beams": 3, "do_sample": True, "temperature": 1.5, "top_k": 20, "num_return_sequences": 3},
-        {"num_beams": 2, "max_length": 7, "bad_words_ids": [[9], [10, 11]]},
-        {"num_beams": 2, "max_new_tokens": 1},
-        {"do_sample": True, "typical_p": 0.5, "num_return_sequences": 2},
-        {"exponential_decay_length_penalty": (2, 1.5), "sequence_bias": [[[12], 5.0]]},
-        {"forced_eos_token_id": 5, "begin_suppress_tokens": [8, 9], "renormalize_logits": True},
-        {"watermarking_config": WatermarkingConfig(bias=4.0)},
-    ],
-    ids="-".join,
+    ("system", "number"),
+    representatives(
+        [(system, number) for number in range(len(ARGUMENTS)) for system in SYSTEMS],
+        lambda case: case[0] == FEW_SYSTEMS[case[1] % 2],
+    ),
+    ids=lambda value: "-".join(value if isinstance(value, tuple) else ARGUMENTS[value]),
 )
-def test_settings(system: tuple[str, str, str], arguments: dict[str, Any], make: Any) -> None:
-    model = make(*system)
+def test_settings(system: tuple[str, str, str], number: int, make: Any) -> None:
+    model, arguments = make(*system), ARGUMENTS[number]
     batch = model.collator.batch_of_texts(TEXTS)
     end_at_different_steps(model, batch)
     found = check_equal(model, batch, **arguments)
@@ -85,8 +90,12 @@ def test_settings(system: tuple[str, str, str], arguments: dict[str, Any], make:
     assert found.shape != plain.shape or not torch.equal(found, plain)
 
 
-@pytest.mark.parametrize("slm", ["t5", "gpt2"])
-@pytest.mark.parametrize("tune", ["prompt", "prefix"])
+@pytest.mark.parametrize(
+    ("tune", "slm"),
+    representatives(
+        [(tune, slm) for tune in ("prompt", "prefix") for slm in ("t5", "gpt2")], [("prompt", "t5"), ("prefix", "gpt2")]
+    ),
+)
 def test_beams_with_virtual_tokens(slm: str, tune: str, make: Any) -> None:
     pytest.importorskip("peft")
     for mode in ("add", "memory") if tune == "prefix" else ("add",):
