@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "llm2slm"
@@ -24,7 +25,13 @@ class Source:
         return self.name.partition(".")[0]
 
     def tree(self) -> ast.Module:
-        return ast.parse(self.text)
+        return parsed(self.text)
+
+
+@cache
+def parsed(text: str) -> ast.Module:
+    """The syntax tree; each rule reads the same modules."""
+    return ast.parse(text)
 
 
 def sources() -> dict[str, Source]:
@@ -41,11 +48,16 @@ def sources() -> dict[str, Source]:
 SOURCES = sources()
 
 
-def imports(source: Source) -> Iterator[str]:
+@cache
+def imports(source: Source) -> tuple[str, ...]:
     """Full dotted names of all imports of a module, those within functions and TYPE_CHECKING included.
 
     `from a import b` gives `a.b`, since b may be a module; `import_module("a.b")` counts too.
     """
+    return tuple(found_imports(source))
+
+
+def found_imports(source: Source) -> Iterator[str]:
     home = ["llm2slm", *source.name.split(".")]
     for node in ast.walk(source.tree()):
         match node:

@@ -23,7 +23,13 @@ from llm2slm.types import Labels, UserError
 # Help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
+@pytest.mark.parametrize(
+    "arguments",
+    representatives(
+        [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)],
+        [["--help"], ["--version"], ["train", "--help"], ["generate", "--help"], ["judge", "--help"]],
+    ),
+)
 def test_help_imports_nothing_heavy(arguments):
     heavy = "'torch', 'hydra', 'omegaconf', 'transformers', 'lightning', 'datasets', 'rich'"
     code = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import python, tiny_overrides
+from command_line import ROOT, python, tiny_overrides
 from hub import LocalHub
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
@@ -161,13 +164,47 @@ print(json.dumps(found))
 """.replace("TEXTS", repr(TEXTS))
 
 
-def test_an_exported_hybrid_is_pushed_and_used_elsewhere(server, tmp_path, trained) -> None:
-    here, there = (server.environment(tmp_path / name) for name in ("here", "there"))
-    export = ["-m", "llm2slm", "export", f"run={trained}", "with_llm=true", "license=mit"]
-    done = python(*export, f"out={tmp_path / 'out'}", "push=me/whole", "private=true", **here)
-    assert done.returncode == 0, done.stderr
+EXPORTS = """
+import json, sys
+from llm2slm.cli import main
+for line in sys.stdin:
+    code = main(["export", *json.loads(line)])
+    print(f"exit code {code}", flush=True)
+    print(f"exit code {code}", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.fixture
+def export(server, tmp_path) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Runs `export` with the arguments in one process of a machine; returns its exit code and what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment(tmp_path / "here")}
+    command, pipe = [sys.executable, "-c", EXPORTS], subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        process.stdin.write(json.dumps(arguments) + "\n")
+        process.stdin.flush()
+        shown = []
+        for stream in (process.stdout, process.stderr):
+            lines: list[str] = []
+            while not (line := stream.readline()).startswith("exit code "):
+                assert line, "the process ended"
+                lines.append(line)
+            shown.append("".join(lines))
+        return int(line.split()[-1]), *shown
+
+    yield run
+    process.stdin.close()
+    assert process.wait() == 0
+
+
+def test_an_exported_hybrid_is_pushed_and_used_elsewhere(server, tmp_path, trained, export) -> None:
+    there = server.environment(tmp_path / "there")
+    arguments = [f"run={trained}", "with_llm=true", "license=mit"]
+    code, out, err = export(*arguments, f"out={tmp_path / 'out'}", "push=me/whole", "private=true")
+    assert code == 0, err
     repo = server.repos["me/whole"]
-    assert repo.private and repo.commits[-1].id in done.stdout
+    assert repo.private and repo.commits[-1].id in out
     own = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
     assert own.items() <= repo.files().items() and {"README.md", "llm/model.safetensors"} <= own.keys()
     assert b"license: mit" in own["README.md"] and b"from_pretrained('me/whole')" in own["README.md"]
@@ -181,6 +218,6 @@ def test_an_exported_hybrid_is_pushed_and_used_elsewhere(server, tmp_path, train
     assert again.files().keys() == {".gitattributes"}  # main stays as it was
 
     server.stop()
-    done = python(*export, f"out={tmp_path / 'more'}", "push=me/more", **here)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith("llm2slm: error: me/more: cannot be pushed to the Hub: ")
+    code, _, err = export(*arguments, f"out={tmp_path / 'more'}", "push=me/more")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert err.startswith("llm2slm: error: me/more: cannot be pushed to the Hub: ")

@@ -76,7 +76,7 @@ TUNED = {
 """Kind, tune, arguments of peft."""
 
 
-@pytest.mark.parametrize("name", representatives(TUNED, ["full", "lora", "prompt"]))
+@pytest.mark.parametrize("name", representatives(TUNED, ["lora", "prompt"]))
 def test_what_was_trained_is_recorded_with_the_model(root, tmp_path, name):
     """The run, its model alone and its export: each result has the number of the parameters that training changed."""
     kind, tune, peft = TUNED[name]

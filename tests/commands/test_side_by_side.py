@@ -11,6 +11,8 @@ import threading
 import time
 from copy import deepcopy
 from io import StringIO
+from queue import SimpleQueue
+from threading import Lock
 
 import pytest
 from command_line import ROOT
@@ -274,16 +276,30 @@ def test_a_second_signal_is_passed_on_and_a_third_kills(tmp_path, monkeypatch):
     assert calls == ["interrupt", "interrupt", "kill"]
 
 
+class Full:
+    """A log on a full disk."""
+
+    def write(self, *_):
+        raise OSError(28, "No space left on device")
+
+    close = write
+
+
+def test_of_a_log_that_cannot_be_written_one_warning_is_printed(tmp_path):
+    training = Training.__new__(Training)
+    training.folder, training._log, training._logging, training.printed = tmp_path, Full(), Lock(), SimpleQueue()
+    for text in ("one line", "another"):
+        training._log_line(text)
+    assert training.printed.qsize() == 1
+    lost = f"{tmp_path / LOG}: cannot be written (No space left on device); it ends here"
+    assert training.printed.get() == (True, f"llm2slm: warning: {lost}")
+
+
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
     """The training continues: its own files report a full disk."""
     configs = configs_in(tmp_path, max_steps=2, val_every=2)
     write = side_by_side.Training._log_line
-
-    class Full:
-        def write(self, *_):
-            raise OSError(28, "No space left on device")
-
-        close = write
 
     def full(self, text):
         if self._log is not None:

@@ -25,9 +25,7 @@ MISFITS = {
 LENGTH = 14
 
 
-@pytest.mark.parametrize(
-    "family", representatives(ONE_STACK + TWO_STACKS, ["gemma3", "mistral", "falcon", "umt5", "t5gemma", "bloom"])
-)
+@pytest.mark.parametrize("family", representatives(ONE_STACK + TWO_STACKS, ["gemma3", "falcon", "umt5", "bloom"]))
 def test_greedy(family: str, tmp_path: Path) -> None:
     """Prompts longer than the sliding windows, and padding."""
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")

@@ -12,7 +12,7 @@ from test_report import HOSTILE, make_result
 from llm2slm.evaluation import report
 from llm2slm.evaluation.report.drawing import COLOURS, canvas, tick_texts, ticks, write_plots
 from llm2slm.evaluation.report.entries import Entry
-from llm2slm.evaluation.report.report import page_and_plots
+from llm2slm.evaluation.report.report import page_and_plots, write_report
 from llm2slm.runs import plain
 
 
@@ -47,18 +47,27 @@ def test_names_next_to_points_do_not_overlap():
     assert named(1, "far too long for this plot" * 5) == (False, [])
 
 
-def test_files_for_papers_have_the_legend_and_no_date(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a report with files for papers."""
+    folder = tmp_path_factory.mktemp("written")
+    write_report([plain(make_result())], folder, "t", plots=True)
+    return folder
+
+
+def test_files_for_papers_have_the_legend_and_no_date(written):
     _, plots = page_and_plots([plain(make_result())], "t")
-    paths = write_plots(tmp_path, plots)
-    assert [path.suffix for path in paths] == [".svg", ".pdf"] * len(plots)
-    assert len(set(paths)) == 2 * len(plots) >= 14
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
-    text = (tmp_path / "speedup-by-response-length.svg").read_text("utf-8")
+    folder = written / "plots"
+    paths = list(folder.iterdir())
+    stems = {path.stem for path in paths}
+    assert {path.name for path in paths} == {stem + form for stem in stems for form in (".svg", ".pdf")}
+    assert len(stems) == len(plots) >= 7
+    text = (folder / "speedup-by-response-length.svg").read_text("utf-8")
     words = [node.text for node in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
     assert {"LLM", "SLM alone", "Hybrid", "response length, tokens (log scale)"} <= set(words)
     for path in paths:
         assert b"Date" not in path.read_bytes()
-    assert b"/FontFile2" in (tmp_path / "training-loss.pdf").read_bytes()  # TrueType
+    assert b"/FontFile2" in (folder / "training-loss.pdf").read_bytes()  # TrueType
 
 
 @pytest.mark.slow
@@ -73,20 +82,17 @@ def test_names_of_any_script_and_with_markup_are_drawn_as_they_are(tmp_path):
     assert "$x_1$" in (tmp_path / "training-loss.svg").read_text("utf-8")
 
 
-def test_the_same_results_give_the_same_bytes_in_another_process(tmp_path):
+def test_the_same_results_give_the_same_bytes_in_another_process(written, tmp_path):
     code = (
         "import sys; from pathlib import Path; from test_report import make_result; from llm2slm.runs import plain\n"
         "from llm2slm.evaluation.report.report import write_report\n"
-        "result = plain(make_result()); result['systems'] = result['systems'][1:]\n"
-        "write_report([result], Path(sys.argv[1]), 't', plots=True)"
+        "write_report([plain(make_result())], Path(sys.argv[1]), 't', plots=True)"
     )
     paths = [str(Path(__file__).parent), *sys.path]
-    for name in ("a", "b"):
-        code_with_path = f"import sys; sys.path[:0] = {paths!r}\n{code}"
-        subprocess.run([sys.executable, "-c", code_with_path, str(tmp_path / name)], check=True)
+    code_with_path = f"import sys; sys.path[:0] = {paths!r}\n{code}"
+    subprocess.run([sys.executable, "-c", code_with_path, str(tmp_path)], check=True)
     one, two = (
-        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
-        for name in ("a", "b")
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in (written, tmp_path)
     )
     assert len(one) > 10
     assert one == two

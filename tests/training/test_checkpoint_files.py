@@ -197,6 +197,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(stopped, tmp_p
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before | {"previous.ckpt": before["last.ckpt"]}
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_half_written(stopped, tmp_path):
     """The old one is whole, and the next training removes what is left of the new one."""
     root, config = stopped

@@ -101,13 +101,13 @@ def test_a_decoder_only_llm_gets_the_prompts_end_marked_as_when_it_answers_alone
 
 
 def test_it_is_frozen_and_counts_for_nothing(tmp_path):
-    config = distilling(tmp_path, max_steps=4, val_every=2)
+    config = distilling(tmp_path, max_steps=2, val_every=2)
     before = {k: v.clone() for k, v in whole_llm(config)[0].state_dict().items()}
     model, data, teacher = taught(config)
-    module = TrainingModule(model, config.optim, 4, teacher)
+    module = TrainingModule(model, config.optim, 2, teacher)
     plain = deepcopy(config)
     plain.optim.distill = 0.0
-    assert module.train().state_dict().keys() == TrainingModule(build(plain)[0], plain.optim, 4).state_dict().keys()
+    assert module.train().state_dict().keys() == TrainingModule(build(plain)[0], plain.optim, 2).state_dict().keys()
     assert not [m for m in teacher.model.modules() if m.training]
     own = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
     assert not own & {id(p) for p in teacher.model.parameters()}

@@ -61,7 +61,9 @@ def applied(monkeypatch, config, folder):
 
 @pytest.mark.parametrize("optimizer", representatives(["adamw", "muon"], ["adamw"]))
 @pytest.mark.parametrize("schedule", representatives(["cosine", "linear", "constant"], ["cosine"]))
-@pytest.mark.parametrize("steps", [(6, 12), (2, 7)], ids=["after warm-up", "within warm-up"])
+@pytest.mark.parametrize(
+    "steps", representatives([(6, 12), (2, 7)], [(6, 12)], whole=True), ids=["after warm-up", "within warm-up"]
+)
 def test_a_longer_schedule_holds_from_the_first_resumed_step_on(tmp_path, monkeypatch, optimizer, schedule, steps):
     first, last = steps
     rates = applied(monkeypatch, scheduled(tmp_path, optimizer, schedule, first), tmp_path / "run")
