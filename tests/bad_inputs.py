@@ -662,11 +662,13 @@ LIKE_ANOTHER = {
     "config a list", "config binary", "config, section", "config, option", "result empty", "result a list",
     "result of another schema", "result, system", "predictions empty", "predictions of another form",
     "predictions binary", "calibrate, nothing", "cascade, no JSON", "cascade, nan",
+    "result of a run to evaluate", "no run to evaluate",
     # models
     "config.json, conditioning a number", "config.json, tokenizers", "config.json, control", "config.json, LLM a text",
     "config.json, LLM without width", "config.json, projector key", "config.json, limits", "config.json, cross_every",
     "config.json, virtual tokens", "config.json, frame", "config.json, prefix", "config.json, pool", "LLM, no file",
     "LLM, index no JSON", "LLM, a run directory", "weights empty",
+    "config.json, no SLM",
     # devices
     "strategy", "time",
 }  # fmt: skip

@@ -58,7 +58,7 @@ def defaults_are_composed_once() -> Iterator[None]:
     def defaults(self: Composer) -> DictConfig:
         places = [f"{source.provider}: {source.path}" for source in self.path.get_path()]
         key = (self.schema.__name__, self.config_name, *places)
-        if f"main: file://{CONF}" not in places or any(place.startswith("command-line: ") for place in places):
+        if f"main: {CONF}" not in places or any(place.startswith("command-line: ") for place in places):
             return compose(self)
         if key not in shared:
             shared[key] = compose(self)

@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 from counted import DECODERS, ENCODER_DECODERS, T5_GATED, P, build, counted
-from sampling import first_few
+from sampling import first_few, representatives
 from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
@@ -220,8 +220,13 @@ def predicted(name, tokens, shared, drafting):
 
 
 @pytest.mark.parametrize("shared", first_few([True, False], 1), ids=["shared", "again"])
-@pytest.mark.parametrize("name", first_few(PAIRS, 2))
-@pytest.mark.parametrize(("drafted", "accepted"), [(4, 2), (3, 3), (2, 0)])
+@pytest.mark.parametrize(
+    ("name", "drafted", "accepted"),
+    representatives(
+        [(name, *draft) for draft in ((4, 2), (3, 3), (2, 0)) for name in PAIRS],
+        [("t5-gpt2", 4, 2), ("llama-t5", 3, 3), ("t5-gpt2", 2, 0)],
+    ),
+)
 def test_lossless_with_equal_drafts_exactly(name, shared, drafted, accepted):
     schedule = [accepted] * 3
     first, total = (lossless_count(name, rounds, drafted, shared) for rounds in (schedule[:1], schedule))
