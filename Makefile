@@ -82,6 +82,7 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(VENV) has $$($(BIN)/python --version), but Python >= 3.11 is needed: delete it and run make again" >&2; exit 1; }
+	@echo "installing the packages of constraints.txt into $(VENV): 2 to 7 minutes, 2.6 GB"
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@

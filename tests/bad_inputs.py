@@ -144,6 +144,7 @@ NUMBERS = {
     "optim.lr=inf": "must be at most 4294967295",
     "optim.lr=1e+300": "must be at most 4294967295",
     "optim.projector_lr=0.0": "must be above 0",
+    "optim.embedding_lr=-1.0": "must be above 0",
     "optim.weight_decay=-0.1": "must be at least 0",
     "optim.warmup_steps=-1": "must be at least 0",
     "optim.final_lr=2.0": "must be between 0 and 1",

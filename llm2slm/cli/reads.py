@@ -235,7 +235,11 @@ LOGGED = when("a logger other than csv", lambda config: config.logger.name != "c
 SAMPLES = when("label.do_sample=true", lambda config: config.label.do_sample)
 
 OPTIM = dict.fromkeys(
-    ("name", "lr", "weight_decay", "betas", "warmup_steps", "schedule", "label_smoothing", "distill"), row(*FIT)
+    (
+        *("name", "lr", "embedding_lr", "weight_decay", "betas", "warmup_steps", "schedule", "label_smoothing"),
+        "distill",
+    ),
+    row(*FIT),
 ) | {
     "projector_lr": row(*FIT, if_=HYBRID),
     "freeze_slm_steps": row(*FIT),  # train refuses it without an LLM

@@ -114,6 +114,7 @@ RANGES: dict[type, dict[str, Range]] = {
     OptimConfig: {
         "lr": POSITIVE,
         "projector_lr": POSITIVE,
+        "embedding_lr": POSITIVE,
         "freeze_slm_steps": NOT_NEGATIVE,
         "weight_decay": NOT_NEGATIVE,
         "betas": Range(0, 1, below=True, length=2),

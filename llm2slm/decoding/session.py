@@ -30,7 +30,11 @@ CAPACITY = 64
 ATTENDED = 32
 """The same for the positions that cross-attention attends to."""
 CAPTURED = 3
-"""A pass is captured when its shape is used for the third time: capturing costs as much as dozens of passes."""
+"""A pass over few rows, or on a GPU, is captured when its shape is used for the third time: capturing costs as much as
+dozens of passes."""
+FEW, CAPTURED_LATE = 8, 24
+"""A pass over more than `FEW` rows on a CPU is captured when its shape is used this often: it gains less, and the rows
+of a batch of a corpus leave it soon, so that each of many sizes is used for a few passes."""
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Types of blocks, as transformers' configs name them."""
@@ -191,10 +195,10 @@ class Session:
         if tokens in self.graphs:
             with torch.inference_mode():  # each operation costs less without the bookkeeping of autograd
                 return self.graphs[tokens]()
-        if self.uses[tokens] < CAPTURED and self.rewrite is None:
+        on_gpu = self.layout.device.type == "cuda"
+        if self.uses[tokens] < (CAPTURED if on_gpu or self.rows <= FEW else CAPTURED_LATE) and self.rewrite is None:
             return self._compute(*self.inputs[tokens])
         compute, logits_BQV = captured(lambda: self._compute(*self.inputs[tokens]), self.rewrite)
-        on_gpu = self.layout.device.type == "cuda"
         self.graphs[tokens] = replayed(compute, self.layout.device) if on_gpu else compute
         return logits_BQV if self.rewrite is None else self.graphs[tokens]()
 

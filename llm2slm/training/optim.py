@@ -1,4 +1,5 @@
-"""AdamW or Muon over parameter groups (projector, SLM; with and without weight decay), linear warm-up, then decay."""
+"""AdamW or Muon over parameter groups (projector, SLM, its embeddings; with and without weight decay), linear warm-up,
+then decay."""
 
 from __future__ import annotations
 
@@ -14,32 +15,47 @@ from llm2slm.config import OptimConfig
 from llm2slm.config.choices import OPTIMIZERS, SCHEDULES, check_choice
 from llm2slm.training.muon import Muon
 
+EMBEDDINGS = "slm_embeddings"
+
+
+def embedding_ids(model: nn.Module, *, heads: bool) -> set[int]:
+    """The `id` of every parameter of an embedding matrix; with `heads` also of output layers that are not tied."""
+    found = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    if heads:
+        outputs = [m.get_output_embeddings() for m in model.modules() if isinstance(m, PreTrainedModel)]
+        found |= {id(p) for head in outputs if isinstance(head, nn.Module) for p in head.parameters()}
+    return found
+
 
 def parameter_groups(model: nn.Module, cfg: OptimConfig) -> list[dict[str, object]]:
-    """Trainable parameters in groups `projector`, `projector_no_decay`, `slm`, `slm_no_decay`; none empty.
+    """Trainable parameters in groups `projector`, `projector_no_decay`, `slm`, `slm_no_decay`, and, with
+    `optim.embedding_lr`, `slm_embeddings`; none empty.
 
     Weight decay, and Muon, are for matrices of linear layers: biases, norms, gates and embeddings are
-    excluded. For Muon an untied output layer counts as an embedding.
+    excluded. For Muon, and with `optim.embedding_lr`, an untied output layer counts as an embedding.
     """
-    embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    if cfg.name == "muon":
-        heads = [m.get_output_embeddings() for m in model.modules() if isinstance(m, PreTrainedModel)]
-        embeddings |= {id(p) for head in heads if isinstance(head, nn.Module) for p in head.parameters()}
+    muon, apart = cfg.name == "muon", cfg.embedding_lr is not None
+    embeddings = embedding_ids(model, heads=muon or apart)
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "slm" if ".slm." in f".{name}" else "projector"
-        no_decay = parameter.ndim < 2 or id(parameter) in embeddings or (cfg.name == "muon" and parameter.ndim > 2)
-        groups.setdefault(f"{part}_no_decay" if no_decay else part, []).append(parameter)
+        no_decay = parameter.ndim < 2 or id(parameter) in embeddings or (muon and parameter.ndim > 2)
+        group = f"{part}_no_decay" if no_decay else part
+        if apart and part == "slm" and id(parameter) in embeddings:
+            group = EMBEDDINGS
+        groups.setdefault(group, []).append(parameter)
     rates = {"projector": cfg.lr if cfg.projector_lr is None else cfg.projector_lr, "slm": cfg.lr}
+    rates |= {} if cfg.embedding_lr is None else {EMBEDDINGS: cfg.embedding_lr}
+    plain = [name for name in groups if name.endswith("_no_decay") or name == EMBEDDINGS]
     return [
         {
             "name": name,
             "params": groups[name],
             "lr": rates[name.removesuffix("_no_decay")],
-            "weight_decay": 0.0 if name.endswith("_no_decay") else cfg.weight_decay,
-            "muon": cfg.name == "muon" and not name.endswith("_no_decay"),
+            "weight_decay": 0.0 if name in plain else cfg.weight_decay,
+            "muon": muon and name not in plain,
         }
         for name in sorted(groups)
     ]

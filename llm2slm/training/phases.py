@@ -14,6 +14,7 @@ from torch import nn
 from llm2slm.config import ModelConfig, OptimConfig, RunConfig
 from llm2slm.models.loading.cross_attention import CROSS_ATTENTION
 from llm2slm.models.tuning import NONE
+from llm2slm.training.optim import embedding_ids
 from llm2slm.types import Init, SystemKind, UserError
 
 SLM = "slm."
@@ -55,7 +56,7 @@ def check_phases(config: RunConfig) -> None:
 
 def check_trainable(model: nn.Module, config: RunConfig) -> None:
     """Rejects a model without trainable parameters, in all steps or in the first phase; warns about a learning rate of
-    a projector without parameters (conditioning `kv`, if the SLM uses the LLM's cache unchanged).
+    no parameters: of a projector (conditioning `kv`, if the SLM uses the LLM's cache unchanged), or of embeddings.
 
     Args:
         model: the model to train.
@@ -64,6 +65,10 @@ def check_trainable(model: nn.Module, config: RunConfig) -> None:
         UserError: names the key.
     """
     optim, tune = config.optim, config.model.slm.tune
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    if optim.embedding_lr is not None and not trained & embedding_ids(model, heads=True):
+        why = f"model.slm.tune={tune} trains no embedding matrix of the SLM"
+        print(f"llm2slm: warning: optim.embedding_lr={optim.embedding_lr:g} is not used: {why}", file=sys.stderr)
     count = sum(parameter.requires_grad for parameter in model.parameters())
     rest = count - len(frozen_in_first_phase(model))
     why = f"model.conditioning={config.model.conditioning} has no projector: the SLM uses the LLM's cache unchanged"

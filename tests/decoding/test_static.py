@@ -71,6 +71,18 @@ def test_rows_of_different_lengths(cell: Cell, make: Any) -> None:
     assert set(state.session.graphs) == {1, 4}
 
 
+@pytest.mark.parametrize(("rows", "uses"), [(8, 3), (9, 24)])
+def test_passes_over_few_rows_are_captured_sooner(make: Any, rows: int, uses: int) -> None:
+    model = make("t5", "gpt2", "memory")
+    model.generation_config.eos_token_id = None
+    decoder = captured(model)
+    batch = decoder.batch([TEXTS[0]] * rows)
+    for tokens, graphs in ((uses, 0), (2, 1)):  # the first token takes no step
+        decoder.generate(batch, max_new_tokens=tokens)
+        (session,) = decoder.forward.sessions.values()
+        assert len(session.graphs) == graphs
+
+
 def test_a_session_is_used_again(make: Any) -> None:
     """Prompts of similar length share buffers and graph; what an earlier one left has no effect."""
     model = make("t5", "t5", "add")

@@ -10,7 +10,7 @@ from tiny_runs import build, tiny_run
 
 from llm2slm.config import OptimConfig
 from llm2slm.training.optim import build_optimizer, parameter_groups, schedule_factor
-from llm2slm.types import UserError
+from llm2slm.types import Init, UserError
 
 T5_BLOCKS = {"encoder": (2, ("SelfAttention",)), "decoder": (3, ("SelfAttention", "EncDecAttention"))}
 
@@ -89,6 +89,25 @@ def test_rates_and_decay_of_each_group(tmp_path):
     }
     same = build_optimizer(model, OptimConfig(lr=0.3)).param_groups
     assert {g["lr"] for g in same} == {0.3}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_with_a_rate_of_their_own_are_a_group(tmp_path, optimizer, tied):
+    config = tiny_run(tmp_path, slm="gpt2", mode="memory")
+    config.model.slm.config, config.model.slm.init = {"tie_word_embeddings": tied}, Init.random
+    model, _ = build(config)
+    cfg = OptimConfig(name=optimizer, lr=0.3, projector_lr=0.7, embedding_lr=0.9, weight_decay=0.05)
+    groups = {group["name"]: group for group in build_optimizer(model, cfg).param_groups}
+    expected = {"slm.transformer.wte.weight", "slm.transformer.wpe.weight"}
+    expected |= set() if tied else {"slm.lm_head.weight"}
+    assert names(model, cfg)["slm_embeddings"] == expected
+    embeddings = groups.pop("slm_embeddings")
+    assert (embeddings["lr"], embeddings["weight_decay"], embeddings["muon"]) == (0.9, 0.0, False)
+    assert {name: group["lr"] for name, group in groups.items()} == {
+        "projector": 0.7, "projector_no_decay": 0.7, "slm": 0.3, "slm_no_decay": 0.3,
+    }  # fmt: skip
+    assert set().union(*names(model, cfg).values()) == model.trainable_names()
 
 
 def test_decay_shrinks_matrices_alone(tmp_path):

@@ -213,6 +213,17 @@ def test_without_a_projector_there_is_nothing_to_train_alone(tmp_path: Path, cha
     assert not (tmp_path / "run").exists()
 
 
+def test_a_rate_of_no_embeddings_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_run(tmp_path)
+    config.optim.embedding_lr, config.trainer.max_steps = 1e-2, 2
+    train(deepcopy(config), tmp_path / "one")
+    assert "embedding_lr" not in capsys.readouterr().err
+    config.model.slm.tune = "lora"
+    train(config, tmp_path / "two")
+    message = "warning: optim.embedding_lr=0.01 is not used: model.slm.tune=lora trains no embedding matrix of the SLM"
+    assert message in capsys.readouterr().err
+
+
 def test_a_rate_of_no_projector_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = as_it_is(tmp_path)
     config.optim.projector_lr = None
