@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import tiny_run
+from tiny_runs import build, tiny_run
 
 from llm2slm.commands import int8_encoding, train
 from llm2slm.decoding import int8_reading
@@ -62,7 +62,6 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("reps", r"trainer\.int8_encoding=true: data\.reps=STORE has the representations already; leave one"),
-        ("cuda", r"trainer\.int8_encoding=true: products of int8 run on a CPU only, not on cuda; use trainer\.prec"),
         ("engine", r"trainer\.int8_encoding=true: this build of torch has no int8 products; leave it"),
     ],
 )
@@ -70,10 +69,22 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, 
     config = tiny_run(tmp_path, int8_encoding=True)
     if change == "reps":
         config.data.reps = "STORE"
-    elif change == "cuda":
-        monkeypatch.setattr(int8_encoding, "device_type", lambda _: "cuda")
     else:
         monkeypatch.setattr(int8_reading, "ENGINES", ())
     with pytest.raises(UserError, match=message):
         train.run(config, tmp_path / "run", shown=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_on_a_gpu_one_line_states_that_it_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_run(tmp_path, int8_encoding=True)
+    model = build(config)[0]
+    monkeypatch.setattr(int8_encoding, "device_type", lambda _: "cuda")
+    with int8_encoding.int8_encoding(model, config):
+        assert not any("forward" in vars(module) for module in model.encoder.modules())
+    assert capsys.readouterr().err.endswith(
+        "llm2slm: trainer.int8_encoding=true: products of int8 run on a CPU only; on cuda the LLM encodes in "
+        "model.llm.dtype=float32\n"
+    )
