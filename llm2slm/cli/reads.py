@@ -255,6 +255,7 @@ TRAINER = dict.fromkeys(
     row(*FIT),
 )
 TRAINER |= dict.fromkeys(("devices", "num_nodes", "strategy"), row(*FIT, "evaluate", "label", "encode"))
+TRAINER["int8_encoding"] = row(*FIT, if_=HYBRID)
 TRAINER |= {"accelerator": row(*RUN_VERBS), "progress": row(*RUN_VERBS), "threads": row(*FIT, "encode")}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
+from llm2slm.commands.int8_encoding import check_int8_encoding
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
@@ -37,6 +38,7 @@ def check_possible(config: RunConfig) -> None:
     check_optimizer(config.optim)
     check_phases(config)
     check_micro_batch(config)
+    check_int8_encoding(config)
     check_sharding(config)
 
 

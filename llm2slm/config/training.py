@@ -71,6 +71,9 @@ class TrainerConfig:
     """Maximum norm of the gradient of all trained parameters. None: no clipping."""
     accumulate_grad_batches: int = 1
     """Batches per optimizer step."""
+    int8_encoding: bool = False
+    """On a CPU: the frozen LLM encodes prompts in int8 in training steps and validations, which is faster and changes
+    the representations within the precision of int8. The test and the saved model are in `model.llm.dtype`."""
     micro_batch: str | None = None
     """auto: a training batch that does not fit into the memory of the device is processed in parts, with the same
     gradient. None: it ends the training."""

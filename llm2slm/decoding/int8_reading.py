@@ -10,6 +10,7 @@ its batch. All else keeps the model's dtype. The models are not changed.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +21,17 @@ from llm2slm.decoding.int8 import LARGEST
 from llm2slm.decoding.products import Product, Products, layers, plain
 
 if TYPE_CHECKING:
+    from llm2slm.models.encoder import FrozenEncoder
     from llm2slm.models.hybrid import LLM2SLM
 
 ENGINES = ("x86", "onednn", "fbgemm")
 """torch's engines (`torch.backends.quantized.engine`) whose products are used."""
 TINY = torch.finfo(torch.float32).tiny
+
+
+def available() -> bool:
+    """Whether this build of torch has int8 products."""
+    return torch.backends.quantized.engine in ENGINES
 
 
 def int8_products(model: LLM2SLM) -> Products:
@@ -33,10 +40,20 @@ def int8_products(model: LLM2SLM) -> Products:
     Args:
         model: on a CPU; its weights are not replaced later.
     """
-    if torch.backends.quantized.engine not in ENGINES:
+    return _products(layers(model))
+
+
+def int8_encoder(encoder: FrozenEncoder) -> Products:
+    """The products of an LLM that encodes in int8; none where torch has no such products. As `int8_products`."""
+    return _products(encoder.body.modules())
+
+
+def _products(modules: Iterable[nn.Module]) -> Products:
+    """The products of those of the modules that have one."""
+    if not available():
         return Products({})
-    modules = (module for module in layers(model) if type(module) in (nn.Linear, Conv1D) and plain(module))
-    return Products({module: _product(module) for module in modules})
+    found = (module for module in modules if type(module) in (nn.Linear, Conv1D) and plain(module))
+    return Products({module: _product(module) for module in found})
 
 
 def _product(module: Any) -> Product:

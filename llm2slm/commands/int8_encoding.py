@@ -1,0 +1,50 @@
+"""`trainer.int8_encoding`: while a hybrid is trained on a CPU, its frozen LLM encodes the prompts in int8."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+from llm2slm.commands.device import device_type
+from llm2slm.config import RunConfig
+from llm2slm.decoding.int8_reading import available, int8_encoder
+from llm2slm.models.encoder import FrozenEncoder
+from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.training.ranks import first_process
+from llm2slm.types import SystemKind, UserError
+
+KEY = "trainer.int8_encoding=true"
+
+
+def check_int8_encoding(config: RunConfig) -> None:
+    """Refuses, before anything is loaded, int8 where nothing is encoded, or where torch has no int8 products.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not config.trainer.int8_encoding or config.model.kind is not SystemKind.llm2slm:
+        return
+    if config.data.reps is not None:
+        raise UserError(f"{KEY}: data.reps={config.data.reps} has the representations already; leave one of them out")
+    if device_type(config.trainer.accelerator) == "cpu" and not available():
+        raise UserError(f"{KEY}: this build of torch has no int8 products; leave it out")
+
+
+def int8_encoding(model: LLM2SLM, config: RunConfig) -> AbstractContextManager[None]:
+    """Within this context the frozen LLM encodes in int8, if that is configured. On another device than a CPU one line
+    states that it encodes in its dtype.
+
+    Raises:
+        UserError: the LLM has no layer that int8 products replace, as if its weights are quantized already.
+    """
+    if not config.trainer.int8_encoding or not isinstance(model.encoder, FrozenEncoder):
+        return nullcontext()
+    if (device := device_type(config.trainer.accelerator)) != "cpu":
+        if first_process():
+            print(f"llm2slm: {KEY}: products of int8 run on a CPU only; on {device} the LLM encodes in "
+                  f"model.llm.dtype={config.model.llm.dtype}", file=sys.stderr)  # fmt: skip
+        return nullcontext()
+    products = int8_encoder(model.encoder)
+    if not products.forwards:
+        raise UserError(f"{KEY}: the LLM has no linear layer of plain weights; leave it out")
+    return products.active()
