@@ -91,9 +91,10 @@ def test_the_default_folder_is_new_and_removed_after_a_mistake(calls, monkeypatc
             return cls(2026, 1, 2, 3, 4, 5)
 
     monkeypatch.setattr("hydra.core.utils.datetime", Clock)
-    for _ in range(2):
+    for name in ("03-04-05", "03-04-05-2"):
         assert main(["train"]) == 0
-    capsys.readouterr()
+        following = f"llm2slm: next: llm2slm benchmark run={Path('outputs/train/2026-01-02') / name}"
+        assert following in capsys.readouterr().err.splitlines()
     replace_command(monkeypatch, "train", refuse)
     assert main(["train"]) == 2
     assert mistake(capsys) == "no"
