@@ -7,17 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 
 from llm2slm.commands.device import device_type
 from llm2slm.config import RunConfig
-from llm2slm.decoding.int8_reading import available, int8_encoder
+from llm2slm.decoding.int8_reading import available, int8_encoder, replaceable
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.training.ranks import first_process
-from llm2slm.types import SystemKind, UserError
+from llm2slm.types import Control, SystemKind, UserError
 
 KEY = "trainer.int8_encoding=true"
 
 
 def check_int8_encoding(config: RunConfig) -> None:
-    """Refuses, before anything is loaded, int8 where nothing is encoded, or where torch has no int8 products.
+    """Refuses, before anything is loaded, int8 where no prompt is encoded, the LLM's weights are quantized already, or
+    torch has no int8 products.
 
     Raises:
         UserError: names the key.
@@ -26,25 +27,37 @@ def check_int8_encoding(config: RunConfig) -> None:
         return
     if config.data.reps is not None:
         raise UserError(f"{KEY}: data.reps={config.data.reps} has the representations already; leave one of them out")
+    if config.model.control in (Control.zero, Control.constant):
+        raise UserError(f"{KEY}: with model.control={config.model.control} no prompt is encoded; leave it out")
+    if config.model.llm.quantization:
+        raise UserError(f"{KEY}: model.llm.quantization quantizes the LLM's weights already; leave one of them out")
     if device_type(config.trainer.accelerator) == "cpu" and not available():
         raise UserError(f"{KEY}: this build of torch has no int8 products; leave it out")
 
 
-def int8_encoding(model: LLM2SLM, config: RunConfig) -> AbstractContextManager[None]:
-    """Within this context the frozen LLM encodes in int8, if that is configured. On another device than a CPU one line
-    states that it encodes in its dtype.
+def check_layers(model: LLM2SLM, config: RunConfig) -> None:
+    """Refuses int8 for an LLM without a layer that int8 products replace.
 
     Raises:
-        UserError: the LLM has no layer that int8 products replace, as if its weights are quantized already.
+        UserError: names the key.
     """
-    if not config.trainer.int8_encoding or not isinstance(model.encoder, FrozenEncoder):
-        return nullcontext()
-    if (device := device_type(config.trainer.accelerator)) != "cpu":
-        if first_process():
-            print(f"llm2slm: {KEY}: products of int8 run on a CPU only; on {device} the LLM encodes in "
-                  f"model.llm.dtype={config.model.llm.dtype}", file=sys.stderr)  # fmt: skip
-        return nullcontext()
-    products = int8_encoder(model.encoder)
-    if not products.forwards:
-        raise UserError(f"{KEY}: the LLM has no linear layer of plain weights; leave it out")
-    return products.active()
+    if _wanted(model, config) and next(replaceable(model.encoder.body.modules()), None) is None:  # type: ignore[union-attr]
+        raise UserError(f"{KEY}: the LLM has no linear layer of plain weights (a packed GGUF file?); leave it out")
+
+
+def int8_encoding(model: LLM2SLM, config: RunConfig) -> AbstractContextManager[None]:
+    """Within this context the frozen LLM encodes in int8, if that is configured. On another device than a CPU one line
+    states that it encodes in its dtype."""
+    encoder, device = model.encoder, device_type(config.trainer.accelerator)
+    if isinstance(encoder, FrozenEncoder) and _wanted(model, config):
+        return int8_encoder(encoder).active()
+    if config.trainer.int8_encoding and isinstance(encoder, FrozenEncoder) and first_process():
+        print(f"llm2slm: {KEY}: products of int8 run on a CPU only; on {device} the LLM encodes in "
+              f"model.llm.dtype={config.model.llm.dtype}", file=sys.stderr)  # fmt: skip
+    return nullcontext()
+
+
+def _wanted(model: LLM2SLM, config: RunConfig) -> bool:
+    """Whether a system's LLM encodes in int8."""
+    on_cpu = device_type(config.trainer.accelerator) == "cpu"
+    return config.trainer.int8_encoding and on_cpu and isinstance(model.encoder, FrozenEncoder)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2slm import runs
+from llm2slm import json_lines, runs
 from llm2slm.config import RunConfig
 from llm2slm.config.verbs import CostsConfig, GenerateConfig, JudgeConfig, ReportConfig
-from llm2slm.evaluation.report.corpora import scored_split
 from llm2slm.types import UserError
 
+PREDICTIONS = "predictions.jsonl"
 KEPT = ("llm", "decoding", "cascade", "num_beams", "do_sample", "temperature", "top_p", "max_new_tokens", "prefix")
 """Keys of `generate` that the command for a file repeats."""
 
@@ -91,16 +92,18 @@ def _comparison(config: JudgeConfig | ReportConfig) -> list[str] | None:
 
 
 def _comparable(given: Sequence[str]) -> list[str]:
-    """Those of the given runs that have predictions; none if these are not all of the same split."""
-    found = [run for run in given if (Path(run) / "predictions.jsonl").is_file()]
-    return found if len({_predicted_split(run) for run in found}) == 1 else []
+    """Those of the given runs that have predictions; none if these are not for the same rows."""
+    found = [run for run in given if (Path(run) / PREDICTIONS).is_file()]
+    return found if len({_rows(Path(run) / PREDICTIONS) for run in found}) == 1 else []
 
 
-def _predicted_split(run: str) -> str:
+def _rows(predictions: Path) -> str:
+    """A hash of the rows of a file of predictions: sources and targets in order; of a damaged file its name."""
     try:
-        return scored_split(runs.read_result(Path(run))) or "test"
-    except UserError:  # predictions without a result, as of a run that was interrupted
-        return "test"
+        rows = [(row.get("source"), row.get("target")) for _, row in json_lines.read_jsonl(predictions)]
+    except UserError:
+        return str(predictions)
+    return runs.text_hash(json.dumps(rows))
 
 
 def _corpus(config: RunConfig) -> list[str]:

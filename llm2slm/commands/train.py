@@ -17,7 +17,7 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
-from llm2slm.commands.int8_encoding import int8_encoding
+from llm2slm.commands.int8_encoding import check_layers, int8_encoding
 from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
 from llm2slm.commands.quality_kept import read_baseline, set_quality_kept
@@ -185,6 +185,7 @@ def prepare(config: RunConfig, folder: Path, checkpoint: Path | None) -> Ready:
     at_first = config if checkpoint is None else at_recorded_commits(config, read(checkpoint))
     model = untrained(at_first, task)
     check_trainable(model, config)
+    check_layers(model, config)
     teacher = build_teacher(at_first, model.collator)
     of_teacher = None if teacher is None else teacher.collator
     if teacher is not None and replicates(config.trainer.strategy):

@@ -17,8 +17,8 @@ class OptimConfig:
     """Peak learning rate of the projector and of layers that attend to z. None: `lr`; with a pretrained SLM ten times
     `lr`, limited to max(`lr`, 1e-3)."""
     embedding_lr: float | None = None
-    """Peak learning rate of the SLM's embedding matrices and output layer, which then have no weight decay. None:
-    `lr`."""
+    """Peak learning rate of the SLM's embeddings (of tokens, of positions, and relative attention biases) and output
+    layer, which then have no weight decay. None: `lr`."""
     freeze_slm_steps: int = 0
     """Optimizer steps at the beginning in which only the projector and layers that attend to z are trained; the SLM has
     neither gradient nor weight decay. The schedule spans all steps."""

@@ -54,8 +54,13 @@ def compiled_products(model: LLM2SLM, name: str) -> Products:
 
 
 def _plain(encoder: Any) -> bool:
-    """Whether the passes of an encoder are those of its classes, which hooks (as accelerate's) may replace."""
-    return not any("forward" in vars(module) for module in encoder.modules())
+    """Whether the passes of an encoder are those of its classes, which hooks (as accelerate's) may replace, and do not
+    depend on the padded length, as those with two sets of rotary frequencies do."""
+    body = encoder.body if isinstance(encoder, FrozenEncoder) else encoder
+    text = body.config.get_text_config()
+    rotary = str([getattr(text, name, None) for name in ("rope_parameters", "rope_scaling")])
+    by_length = any(f"'{kind}'" in rotary for kind in ("longrope", "dynamic"))
+    return not by_length and not any("forward" in vars(module) for module in encoder.modules())
 
 
 def _of_frozen(encoder: FrozenEncoder, name: str) -> Callable[[Tensor, Tensor], Reps]:
@@ -100,12 +105,15 @@ class CompiledPasses:
         positions: of the encoder at most; None: unlimited.
 
     Attributes:
+        failed: a pass could not be compiled or was wrong, so none is.
         passes: by rows and padded length, buffers and the compiled pass over them; None: the modules' pass is used.
     """
 
     def __init__(self, module: nn.Module, compute: Pass, name: str, positions: int | None) -> None:
         self.compute, self.name = compute, name
-        self.weights = sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 2)
+        tables = {id(table.weight) for table in module.modules() if isinstance(table, nn.Embedding)}
+        self.weights = sum(p.numel() for p in module.parameters() if p.dim() == 2 and id(p) not in tables)
+        self.failed = False
         self.positions = sys.maxsize if positions is None else positions
         self.passes: dict[tuple[int, int], tuple[Tensor, Tensor, Callable[[], Tensor]] | None] = {}
 
@@ -113,7 +121,7 @@ class CompiledPasses:
         """states_BPE of prompts, given as ids_BP or embeds_BPD."""
         rows, length = mask_BP.shape
         padded = -(-length // STEP) * STEP
-        if rows * padded * self.weights > WORK or padded > self.positions:
+        if self.failed or rows * padded * self.weights > WORK or padded > self.positions:
             return self.compute(input_BP, mask_BP)
         key = rows, padded
         if key not in self.passes:
@@ -148,10 +156,11 @@ class CompiledPasses:
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
             reason = f"fails ({reason_of(error)})"
         print(
-            f"llm2slm: decoding={self.name}: the compiled encoding of {len(mask_BP)} x {padded} tokens {reason}; they "
-            "are encoded as with decoding=captured",
+            f"llm2slm: decoding={self.name}: the compiled encoding of {len(mask_BP)} x {padded} tokens {reason}; "
+            "prompts are encoded without it",
             file=sys.stderr,
         )
+        self.failed = True
         return None
 
 

@@ -25,7 +25,7 @@ OnTokens = Callable[[Tensor, Tensor, Tensor], None]
 
 
 class Decoder(Protocol):
-    """Generates responses.
+    """Generates responses. A decoder, and all decoders of one model, are used by one thread at a time.
 
     Attributes:
         name: as results state it under `decoding`.

@@ -10,7 +10,7 @@ its batch. All else keeps the model's dtype. The models are not changed.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm2slm.decoding.int8 import LARGEST
 from llm2slm.decoding.products import Product, Products, layers, plain
+from llm2slm.types import Reps
 
 if TYPE_CHECKING:
     from llm2slm.models.encoder import FrozenEncoder
@@ -44,16 +45,27 @@ def int8_products(model: LLM2SLM) -> Products:
 
 
 def int8_encoder(encoder: FrozenEncoder) -> Products:
-    """The products of an LLM that encodes in int8; none where torch has no such products. As `int8_products`."""
-    return _products(encoder.body.modules())
+    """The passes of an LLM that encodes, in int8; none where torch has no such products. As `int8_products`.
+
+    The layers compute in int8 within the encoder's passes only: another system (as a teacher) may share them.
+    """
+    inner = _products(encoder.body.modules())
+
+    def forward(ids_BP: Tensor, mask_BP: Tensor) -> Reps:
+        with inner.active():
+            return type(encoder).forward(encoder, ids_BP, mask_BP)
+
+    return Products({encoder: forward} if inner.forwards else {})
+
+
+def replaceable(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Those of the modules whose products int8 replaces: linear layers with plain weights on a CPU."""
+    return (module for module in modules if type(module) in (nn.Linear, Conv1D) and plain(module))
 
 
 def _products(modules: Iterable[nn.Module]) -> Products:
     """The products of those of the modules that have one."""
-    if not available():
-        return Products({})
-    found = (module for module in modules if type(module) in (nn.Linear, Conv1D) and plain(module))
-    return Products({module: _product(module) for module in found})
+    return Products({module: _product(module) for module in replaceable(modules)} if available() else {})
 
 
 def _product(module: Any) -> Product:

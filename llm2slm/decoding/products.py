@@ -23,6 +23,8 @@ SMALLEST = 1 << 18
 """Elements of a weight: of smaller ones MKL's product is as fast or faster, as a call of oneDNN costs about 12 us."""
 
 Product = Callable[[Tensor], Tensor]
+Pass = Callable[..., Any]
+"""A `Product`, or the forward pass of a module that has several."""
 
 
 class Products:
@@ -32,7 +34,7 @@ class Products:
         forwards: of each module, its forward pass within the context.
     """
 
-    def __init__(self, forwards: Mapping[nn.Module, Product]) -> None:
+    def __init__(self, forwards: Mapping[nn.Module, Pass]) -> None:
         self.forwards = dict(forwards)
 
     @contextmanager

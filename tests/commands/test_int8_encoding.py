@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_runs import build, tiny_run
 
 from llm2slm.commands import int8_encoding, train
 from llm2slm.decoding import int8_reading
 from llm2slm.runs import curve
-from llm2slm.types import UserError
+from llm2slm.training.distill import Teacher
+from llm2slm.types import Control, UserError
 
 needs_int8 = pytest.mark.skipif(not int8_reading.available(), reason="torch has no int8 products")
 
@@ -62,6 +64,12 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("reps", r"trainer\.int8_encoding=true: data\.reps=STORE has the representations already; leave one"),
+        ("control", r"trainer\.int8_encoding=true: with model\.control=zero no prompt is encoded; leave it out"),
+        (
+            "quantized",
+            r"trainer\.int8_encoding=true: model\.llm\.quantization quantizes the LLM's weights already; leave",
+        ),
+        ("layers", r"trainer\.int8_encoding=true: the LLM has no linear layer of plain weights"),
         ("engine", r"trainer\.int8_encoding=true: this build of torch has no int8 products; leave it"),
     ],
 )
@@ -69,6 +77,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, 
     config = tiny_run(tmp_path, int8_encoding=True)
     if change == "reps":
         config.data.reps = "STORE"
+    elif change == "control":
+        config.model.control = Control.zero
+    elif change == "quantized":
+        config.model.llm.quantization = {"quant_method": "quanto", "weights": "int8"}
+    elif change == "layers":
+        monkeypatch.setattr(int8_reading, "plain", lambda _: False)
     else:
         monkeypatch.setattr(int8_reading, "ENGINES", ())
     with pytest.raises(UserError, match=message):
@@ -88,3 +102,24 @@ def test_on_a_gpu_one_line_states_that_it_is_not_used(
         "llm2slm: trainer.int8_encoding=true: products of int8 run on a CPU only; on cuda the LLM encodes in "
         "model.llm.dtype=float32\n"
     )
+
+
+@needs_int8
+@pytest.mark.parametrize("llm", ["gpt2", "t5"])
+def test_a_teacher_that_shares_the_weights_stays_in_its_dtype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm: str
+) -> None:
+    config = tiny_run(tmp_path, llm=llm, slm=llm, mode="add", max_steps=2, val_every=2)
+    config.optim.distill = 0.5
+    logits, given = Teacher.logits, list[torch.Tensor]()
+
+    def observed(self: Teacher, batch: Any) -> torch.Tensor:
+        given.append(logits(self, batch))
+        return given[-1]
+
+    monkeypatch.setattr(Teacher, "logits", observed)
+    for int8 in (False, True):
+        config.trainer.int8_encoding = int8
+        train.run(deepcopy(config), tmp_path / str(int8), shown=False)
+    assert len(given) >= 4
+    assert torch.equal(given[0], given[len(given) // 2])

@@ -48,21 +48,17 @@ EXPECTED = {
 }
 
 
-def write_run(folder: Path, split: str) -> None:
-    """A run with predictions of a split."""
+def write_run(folder: Path, source: str) -> None:
+    """A run with predictions for a row."""
     folder.mkdir()
-    (folder / "predictions.jsonl").touch()
-    system = {
-        "name": "a", "kind": "slm", "parameters": {}, "speed": [], "notes": {"split": split},
-        "quality": {"bleu": {"value": 1.0}},
-    }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps({"schema": 1, "verb": "evaluate", "systems": [system]}))
+    row = {"source": source, "target": "t", "prediction": folder.name}
+    (folder / "predictions.jsonl").write_text(json.dumps(row) + "\n")
 
 
 @pytest.mark.parametrize("verb", list(SET))
 def test_the_next_command_is_valid(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / "A", "test")
+    write_run(tmp_path / "A", "x")
     config = SCHEMAS[verb](**SET[verb])
     found = next_command(verb, config, Path("a b"))
     assert found is not None
@@ -93,15 +89,18 @@ def test_costs_of_a_pair_are_followed_by_its_training() -> None:
 
 def test_the_comparison_is_one_that_compare_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, split in (("a", "test"), ("b", "test"), ("v", "validation")):
-        write_run(tmp_path / name, split)
+    for name, source in (("a", "x"), ("b", "x"), ("v", "y")):
+        write_run(tmp_path / name, source)
     (tmp_path / "bench").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "predictions.jsonl").write_text("{")
     for runs, following in {
         ("a", "b"): "llm2slm compare a b",
         ("a", "bench"): "llm2slm compare a RUN",
         ("a", "b", "bench"): "llm2slm compare a b",
         ("bench",): None,
         ("a", "v"): None,
+        ("a", "damaged"): None,
     }.items():
         assert next_command("report", SCHEMAS["report"](runs=list(runs)), Path()) == following
     assert next_command("report", SCHEMAS["report"](runs=["a", "b"], mixed=True), Path()) is None

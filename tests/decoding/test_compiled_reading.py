@@ -65,7 +65,7 @@ def test_states_and_responses_are_those_of_the_modules(
         assert torch.equal(ours, theirs)
     said = capsys.readouterr().err
     assert "an encoding of 1 x 32 tokens compiled" in said
-    assert "encoded as with" not in said
+    assert "prompts are encoded" not in said
 
 
 @torch.no_grad()
@@ -84,7 +84,8 @@ def test_a_pass_does_not_depend_on_earlier_prompts_and_earlier_results_stay(make
 @torch.no_grad()
 def test_large_passes_are_those_of_the_modules(make: Any, graphs: list[Any], monkeypatch: Any) -> None:
     model = make("t5", "t5", "add")
-    weights = sum(each.numel() for each in model.encoder.body.parameters() if each.dim() == 2)
+    linear = [each for each in model.encoder.body.modules() if isinstance(each, torch.nn.Linear)]
+    weights = sum(each.weight.numel() for each in linear)
     batch = model.collator.batch_of_texts(TEXTS[:1])
     for work, compiled in ((weights * STEP - 1, 0), (weights * STEP, 1)):
         monkeypatch.setattr(compiled_reading, "WORK", work)
@@ -114,10 +115,19 @@ def test_what_is_wrong_or_fails_is_left_to_the_modules(
     with compiled_products(model, "compiled").active():
         for _ in range(2):
             assert torch.equal(model.represent(batch).reps_BPE, expected)
+        model.represent(model.collator.batch_of_texts(TEXTS[:2]))  # another size: the line is not repeated
     reason = "gives other states" if wrong else "fails (no such kernel)"
-    lines = [line for line in capsys.readouterr().err.splitlines() if "encoded as" in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "prompts are encoded" in line]
     (line,) = lines
-    assert line.startswith(f"llm2slm: decoding=compiled: the compiled encoding of 1 x 32 tokens {reason}; they are ")
+    assert line.startswith(f"llm2slm: decoding=compiled: the compiled encoding of 1 x 32 tokens {reason}; prompts are ")
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_encoders_whose_positions_depend_on_the_length_are_left_alone(make: Any, kind: str) -> None:
+    model = make("qwen2", "gpt2", "cross_attention")
+    assert model.encoder in compiled_products(model, "compiled").forwards
+    model.encoder.body.config.rope_parameters = {"rope_type": kind, "factor": 2.0}
+    assert model.encoder not in compiled_products(model, "compiled").forwards
 
 
 def test_encoders_with_hooks_are_left_alone(make: Any) -> None:
