@@ -41,23 +41,26 @@ def check_layers(model: LLM2SLM, config: RunConfig) -> None:
     Raises:
         UserError: names the key.
     """
-    if _wanted(model, config) and next(replaceable(model.encoder.body.modules()), None) is None:  # type: ignore[union-attr]
+    encoder = encoder_in_int8(model, config)
+    if encoder is not None and next(replaceable(encoder.body.modules()), None) is None:
         raise UserError(f"{KEY}: the LLM has no linear layer of plain weights (a packed GGUF file?); leave it out")
 
 
 def int8_encoding(model: LLM2SLM, config: RunConfig) -> AbstractContextManager[None]:
     """Within this context the frozen LLM encodes in int8, if that is configured. On another device than a CPU one line
     states that it encodes in its dtype."""
-    encoder, device = model.encoder, device_type(config.trainer.accelerator)
-    if isinstance(encoder, FrozenEncoder) and _wanted(model, config):
+    if (encoder := encoder_in_int8(model, config)) is not None:
         return int8_encoder(encoder).active()
-    if config.trainer.int8_encoding and isinstance(encoder, FrozenEncoder) and first_process():
+    if config.trainer.int8_encoding and model.encoder is not None and first_process():
+        device = device_type(config.trainer.accelerator)
         print(f"llm2slm: {KEY}: products of int8 run on a CPU only; on {device} the LLM encodes in "
               f"model.llm.dtype={config.model.llm.dtype}", file=sys.stderr)  # fmt: skip
     return nullcontext()
 
 
-def _wanted(model: LLM2SLM, config: RunConfig) -> bool:
-    """Whether a system's LLM encodes in int8."""
+def encoder_in_int8(model: LLM2SLM, config: RunConfig) -> FrozenEncoder | None:
+    """The LLM of a system if it encodes in int8; None: it does not."""
     on_cpu = device_type(config.trainer.accelerator) == "cpu"
-    return config.trainer.int8_encoding and on_cpu and isinstance(model.encoder, FrozenEncoder)
+    return (
+        model.encoder if config.trainer.int8_encoding and on_cpu and isinstance(model.encoder, FrozenEncoder) else None
+    )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2slm import json_lines, runs
 from llm2slm.config import RunConfig
 from llm2slm.config.verbs import CostsConfig, GenerateConfig, JudgeConfig, ReportConfig
 from llm2slm.types import UserError
 
-PREDICTIONS = "predictions.jsonl"
 KEPT = ("llm", "decoding", "cascade", "num_beams", "do_sample", "temperature", "top_p", "max_new_tokens", "prefix")
 """Keys of `generate` that the command for a file repeats."""
 
@@ -93,17 +90,22 @@ def _comparison(config: JudgeConfig | ReportConfig) -> list[str] | None:
 
 def _comparable(given: Sequence[str]) -> list[str]:
     """Those of the given runs that have predictions; none if these are not for the same rows."""
-    found = [run for run in given if (Path(run) / PREDICTIONS).is_file()]
-    return found if len({_rows(Path(run) / PREDICTIONS) for run in found}) == 1 else []
+    found = {run: rows for run in given if (rows := _rows(run)) is not None}
+    first = next(iter(found.values()), [])
+    return list(found) if first and all(rows == first for rows in found.values()) else []
 
 
-def _rows(predictions: Path) -> str:
-    """A hash of the rows of a file of predictions: sources and targets in order; of a damaged file its name."""
+def _rows(run: str) -> list[tuple[str, str]] | None:
+    """Sources and targets of a run's predictions; None without predictions, [] if they are damaged."""
+    from llm2slm.evaluation.compare.systems import PREDICTIONS, read_predictions  # after the verb, not at its start
+
+    path = Path(run) / PREDICTIONS
+    if not path.is_file():
+        return None
     try:
-        rows = [(row.get("source"), row.get("target")) for _, row in json_lines.read_jsonl(predictions)]
+        return [(source, target) for source, target, _ in read_predictions(path)[0]]
     except UserError:
-        return str(predictions)
-    return runs.text_hash(json.dumps(rows))
+        return []
 
 
 def _corpus(config: RunConfig) -> list[str]:

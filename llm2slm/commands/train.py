@@ -17,7 +17,7 @@ from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
 from llm2slm.commands.evaluate import check_metrics, final_split, score_system, show_result
-from llm2slm.commands.int8_encoding import check_layers, int8_encoding
+from llm2slm.commands.int8_encoding import check_layers, encoder_in_int8, int8_encoding
 from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
 from llm2slm.commands.quality_kept import read_baseline, set_quality_kept
@@ -227,7 +227,8 @@ def trained(
     if begun is not None:
         given |= {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
     model, data, teacher = ready.model, ready.data, ready.teacher
-    given["work"] = training_work(model, config.trainer, teacher)
+    int8 = encoder_in_int8(model, config) is not None
+    given["work"] = training_work(model, config.trainer, teacher, int8_encoding=int8)
     with naming_command(folder), int8_encoding(model, config):
         fitted = fit(config, folder, model, data, scorer=scorer, teacher=teacher, **given)
     return fitted, None

@@ -12,11 +12,14 @@ from llm2slm.training.distill import Teacher
 from llm2slm.training.utilization import Work
 
 
-def training_work(model: LLM2SLM, cfg: TrainerConfig, teacher: Teacher | None = None) -> Work | None:
+def training_work(
+    model: LLM2SLM, cfg: TrainerConfig, teacher: Teacher | None = None, *, int8_encoding: bool = False
+) -> Work | None:
     """The work of a training; None where the cost model does not know it (`training_cost.row_flops`).
 
     Args:
         model: as it is trained.
+        int8_encoding: the LLM encodes in int8, so that the training has products of several dtypes.
     """
     row = row_flops(model, None if teacher is None else teacher.model)
     if row is None:
@@ -25,4 +28,5 @@ def training_work(model: LLM2SLM, cfg: TrainerConfig, teacher: Teacher | None = 
     parts = [model.slm] if model.encoder is None else [model.slm, model.encoder]
     kinds = {each.dtype for part in parts for each in part.parameters() if each.is_floating_point()}
     product = half or str(kinds.pop()).removeprefix("torch.")
-    return Work(row, None if kinds and half is None else partial(product_rate, product))
+    several = int8_encoding or (bool(kinds) and half is None)
+    return Work(row, None if several else partial(product_rate, product))

@@ -24,8 +24,10 @@ class Compiled:
     """A `Rewrite` that compiles a captured graph, and reports the time on stderr.
 
     Args:
-        int8: replaces the products before. name: of the decoder, and what: the graphs compute, for messages.
+        int8: replaces the products before.
+        name: of the decoder, for messages.
         clock: seconds.
+        what: a graph computes, for messages.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class CompiledPasses:
 
     Attributes:
         failed: a pass could not be compiled or was wrong, so none is.
-        passes: by rows and padded length, buffers and the compiled pass over them; None: the modules' pass is used.
+        passes: by rows and padded length, buffers and the compiled pass over them.
     """
 
     def __init__(self, module: nn.Module, compute: Pass, name: str, positions: int | None) -> None:
@@ -115,7 +115,7 @@ class CompiledPasses:
         self.weights = sum(p.numel() for p in module.parameters() if p.dim() == 2 and id(p) not in tables)
         self.failed = False
         self.positions = sys.maxsize if positions is None else positions
-        self.passes: dict[tuple[int, int], tuple[Tensor, Tensor, Callable[[], Tensor]] | None] = {}
+        self.passes: dict[tuple[int, int], tuple[Tensor, Tensor, Callable[[], Tensor]]] = {}
 
     def __call__(self, input_BP: Tensor, mask_BP: Tensor) -> Tensor:
         """states_BPE of prompts, given as ids_BP or embeds_BPD."""
@@ -125,10 +125,11 @@ class CompiledPasses:
             return self.compute(input_BP, mask_BP)
         key = rows, padded
         if key not in self.passes:
-            self.passes[key] = self._made(input_BP, mask_BP, padded)
-        if (found := self.passes[key]) is None:
-            return self.compute(input_BP, mask_BP)
-        return _run(found, input_BP, mask_BP)
+            if (made := self._made(input_BP, mask_BP, padded)) is None:
+                self.failed = True
+                return self.compute(input_BP, mask_BP)
+            self.passes[key] = made
+        return _run(self.passes[key], input_BP, mask_BP)
 
     def _made(
         self, input_BP: Tensor, mask_BP: Tensor, padded: int
@@ -160,7 +161,6 @@ class CompiledPasses:
             "prompts are encoded without it",
             file=sys.stderr,
         )
-        self.failed = True
         return None
 
 

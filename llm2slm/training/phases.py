@@ -65,7 +65,7 @@ def check_trainable(model: nn.Module, config: RunConfig) -> None:
         UserError: names the key.
     """
     optim, tune = config.optim, config.model.slm.tune
-    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    trained = {id(p) for name, p in model.named_parameters() if p.requires_grad and name.startswith(SLM)}
     if optim.embedding_lr is not None and not trained & embedding_ids(model, heads=True):
         why = f"model.slm.tune={tune} trains no embedding matrix of the SLM"
         print(f"llm2slm: warning: optim.embedding_lr={optim.embedding_lr:g} is not used: {why}", file=sys.stderr)

@@ -49,7 +49,7 @@ def _name(data: Mapping[str, Any], split: str) -> str:
     return " ".join(str(each) for each in (name, *details, fields) if each)
 
 
-def scored_split(result: Mapping[str, Any]) -> str | None:
+def _scored_split(result: Mapping[str, Any]) -> str | None:
     """The split of a result's scores; None if it has no scores or does not record it."""
     for system in result.get("systems") or []:
         notes = system.get("notes") if isinstance(system, Mapping) and system.get("quality") else None
@@ -62,7 +62,7 @@ def with_corpora(
     results: Sequence[Mapping[str, Any]], configs: Sequence[str]
 ) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
     """The results, with the key `corpus` if they are of several corpora; and the runs of each known corpus."""
-    names = [corpus_of(text, scored_split(result)) for result, text in zip(results, configs, strict=True)]
+    names = [corpus_of(text, _scored_split(result)) for result, text in zip(results, configs, strict=True)]
     found: dict[str, list[int]] = {}
     for run, name in enumerate(names):
         if name:
