@@ -131,6 +131,8 @@ def test_mixed_dtypes_have_no_rate_and_a_part_of_the_slm_no_flops(tmp_path: Path
     model.slm.to(torch.bfloat16)
     mixed = training_work(model, TrainerConfig())
     assert mixed is not None and mixed.rate is None
+    int8 = training_work(model, TrainerConfig(precision="bf16-mixed"), int8_encoding=True)
+    assert int8 is not None and int8.rate is None
     autocast = training_work(model, TrainerConfig(precision="bf16-mixed"))
     assert autocast is not None and autocast.rate is not None
     model.slm.requires_grad_(False)
