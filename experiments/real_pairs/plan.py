@@ -55,6 +55,7 @@ class Corpus:
         task: of `task=`.
         longest: characters of the longest prompt and of the longest response that `run.py` keeps.
         train: training rows of most runs; validation and test rows are at most 300 and 500.
+        longest_response: most tokens of a response.
         answer: tokens of the longest answer that is generated.
         ask: instruction for the LLM that is not tuned.
     """
@@ -63,13 +64,14 @@ class Corpus:
     task: str
     longest: tuple[int, int]
     train: int
+    longest_response: int
     answer: int
     ask: str
 
 
 CORPORA = (
-    Corpus("samsum", "summarization", (400, 160), 4000, 64, "Summarize this chat in one short sentence.\\n\\n"),
-    Corpus("alpaca", "instruction", (300, 200), 4000, 64, ""),
+    Corpus("samsum", "summarization", (400, 160), 4000, 96, 64, "Summarize this chat in one short sentence.\\n\\n"),
+    Corpus("alpaca", "instruction", (300, 200), 4000, 200, 64, ""),
 )
 
 
@@ -101,7 +103,7 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
     data = (
         *("data=json", "data.source=source", "data.target=target", "data.max_prompt_tokens=256"),
         *(f"data.{split}={{rows}}/{split}.jsonl" for split in ("train", "validation", "test")),
-        *("data.max_response_tokens=96", f"task={corpus.task}", "task.language=en"),
+        *(f"data.max_response_tokens={corpus.longest_response}", f"task={corpus.task}", "task.language=en"),
         f"task.max_new_tokens={corpus.answer}",
     )
     alone = ("model=slm", "model.slm.name={heal}/model", *data, *FIT)
