@@ -59,6 +59,7 @@ from llm2slm.training.fit import Fitted, check_trainer, fit, load_fitted, set_se
 from llm2slm.training.frozen_weights import at_recorded_commits
 from llm2slm.training.loggers import build_loggers
 from llm2slm.training.phases import check_trainable, projector_rate
+from llm2slm.training.precision import AUTO, settled
 from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
@@ -99,7 +100,7 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
             return stored
     else:
         refuse_used(folder)  # before the data is prepared; repeated under the lock
-    given, config = config, with_task(config)
+    given, config = config, with_precision(with_task(config))
     with removed_on_failure(folder / TOKENIZERS):
         ready = prepare(config, folder, None if begun is None else begun.checkpoint)
     lock.acquire()
@@ -137,6 +138,15 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
             if shown:
                 show_result(folder)
     return result
+
+
+def with_precision(config: RunConfig) -> RunConfig:
+    """The configuration with the precision that `trainer.precision=auto` stands for on this machine."""
+    trainer = config.trainer
+    if trainer.precision == AUTO:
+        precision = settled(trainer.precision, device_type(trainer.accelerator))
+        return replace(config, trainer=replace(trainer, precision=precision))
+    return config
 
 
 def record(config: RunConfig, folder: Path) -> None:

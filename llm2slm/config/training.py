@@ -54,7 +54,8 @@ class TrainerConfig:
     strategy: str = "auto"
     """Distribution over devices: auto, ddp, fsdp (weights divided among processes), or another name of Lightning."""
     precision: str = "32-true"
-    """32-true | bf16-mixed | 16-mixed: dtype of the computation in training."""
+    """32-true | bf16-mixed | 16-mixed | auto: dtype of the computation in training. auto: bf16-mixed on a GPU or CPU
+    that multiplies bfloat16 faster than float32, else 32-true; config.yaml records the choice."""
     matmul_precision: str = "highest"
     """highest | high | medium: precision of float32 matrix products in training (torch.set_float32_matmul_precision).
     high and medium may use TF32 or bfloat16 within a product, if the device supports it."""

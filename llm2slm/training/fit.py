@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers import Logger
 
 from llm2slm.config import RunConfig, TrainerConfig
-from llm2slm.config.choices import MATMUL_PRECISIONS, check_choice
 from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
@@ -29,6 +27,7 @@ from llm2slm.training.frozen_weights import MODEL, FrozenParts
 from llm2slm.training.micro_batches import MicroBatches
 from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
+from llm2slm.training.precision import matmul_precision
 from llm2slm.training.progress_lines import training_progress
 from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import FSDP, Sharded
@@ -104,22 +103,6 @@ class OnceBegun(Callback):
 def set_seed(seed: int) -> None:
     """Seeds every generator: Python's, NumPy's, torch's, and those of DataLoader processes."""
     seed_everything(seed, workers=True, verbose=False)
-
-
-@contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """Precision of float32 matrix products within the block; the test afterwards uses the previous one.
-
-    Raises:
-        UserError: unknown precision.
-    """
-    check_choice("trainer.matmul_precision", name, MATMUL_PRECISIONS)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def fit(

@@ -26,6 +26,7 @@ from llm2slm.training.micro_batches import MicroBatches, no_gradient
 from llm2slm.training.objectives import token_cross_entropy
 from llm2slm.training.optim import apply_schedule, build_optimizer, schedule_factor
 from llm2slm.training.phases import frozen_in_first_phase, without_gradients
+from llm2slm.training.precision import attention
 from llm2slm.training.random_states import STATES, gather, generator_states, of_this_process, restore_states
 from llm2slm.training.sharding import local, shard
 from llm2slm.training.step_statistics import device_memory_mb, filled_positions, gradient_norms
@@ -136,7 +137,7 @@ class TrainingModule(LightningModule):
         frozen = (
             self.frozen_first if self.first_phase and self.trainer.world_size == 1 else []
         )  # DDP waits for every gradient
-        with without_gradients(frozen):
+        with without_gradients(frozen), attention(self.trainer.precision, self.device.type):
             logits_BTV = self.model.logits(batch)
         ce, tokens = token_cross_entropy(logits_BTV, batch.labels_BT, self.cfg.label_smoothing)
         if self.teacher is None:
