@@ -175,7 +175,7 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
         "optim.name": [*OPTIMIZERS],
         "optim.schedule": [*SCHEDULES],
         "trainer.accelerator": [*ACCELERATORS],
-        "trainer.precision": ["32-true", "bf16-mixed", "16-mixed"],
+        "trainer.precision": ["32-true", "bf16-mixed", "16-mixed", "auto"],
         "trainer.matmul_precision": [*MATMUL_PRECISIONS],
         "trainer.profiler": ["simple", "advanced", "pytorch"],
         "logger.name": [*NAMES],
