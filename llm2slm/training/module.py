@@ -137,7 +137,8 @@ class TrainingModule(LightningModule):
         frozen = (
             self.frozen_first if self.first_phase and self.trainer.world_size == 1 else []
         )  # DDP waits for every gradient
-        with without_gradients(frozen), attention(self.trainer.precision, self.device.type):
+        float32 = attention(self.trainer.precision, self.device.type, self.model.slm.dtype)
+        with without_gradients(frozen), float32:
             logits_BTV = self.model.logits(batch)
         ce, tokens = token_cross_entropy(logits_BTV, batch.labels_BT, self.cfg.label_smoothing)
         if self.teacher is None:

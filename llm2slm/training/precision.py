@@ -80,14 +80,16 @@ class Float32Attention(TorchFunctionMode):
         return out.to(rounded)
 
 
-def attention(precision: str, device: str) -> AbstractContextManager[Any]:
-    """`Float32Attention` where a training on a CPU computes in bfloat16, otherwise nothing.
+def attention(precision: str, device: str, weights: torch.dtype) -> AbstractContextManager[Any]:
+    """`Float32Attention` where a training on a CPU computes attention in bfloat16, otherwise nothing.
 
     Args:
         precision: of Lightning's Trainer.
         device: cpu, cuda or mps.
+        weights: dtype of the SLM.
     """
-    return Float32Attention() if (precision, device) == (BFLOAT16, "cpu") else nullcontext()
+    in_bfloat16 = precision == BFLOAT16 or weights == torch.bfloat16
+    return Float32Attention() if in_bfloat16 and device == "cpu" else nullcontext()
 
 
 def _float32(value: Any) -> Any:

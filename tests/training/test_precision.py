@@ -54,9 +54,10 @@ def test_attention_is_that_of_float32_in_the_dtype_of_torch(dtype, autocast):
 
 
 def test_only_bfloat16_on_a_cpu_changes_attention():
-    assert isinstance(attention("bf16-mixed", "cpu"), Float32Attention)
+    assert isinstance(attention("bf16-mixed", "cpu", torch.float32), Float32Attention)
+    assert isinstance(attention("32-true", "cpu", torch.bfloat16), Float32Attention)
     for other in (("32-true", "cpu"), ("bf16-mixed", "cuda"), ("16-mixed", "cuda")):
-        assert not isinstance(attention(*other), Float32Attention)
+        assert not isinstance(attention(*other, torch.float32), Float32Attention)
 
 
 @pytest.mark.parametrize("micro", [None, "auto"])
