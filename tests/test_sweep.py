@@ -216,6 +216,7 @@ def test_a_sweeper_reads_the_validation_score(monkeypatch, calls):
     assert [read_record(Path("other") / str(n)).value for n in (0, 1)] == [10.0, 20.0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):
     def run(config, folder):
         if config.seed == 2:

@@ -133,6 +133,7 @@ def test_a_system_without_an_llm_beside_it_is_refused(kind: str, tiny_llm: Path,
     assert "model.control=shufled: expected one of none, constant, shuffled, zero" in mistake(capsys)
 
 
+@pytest.mark.slow
 def test_the_llm_alone_labels_and_is_timed_whatever_the_control(tmp_path: Path) -> None:
     config = controlled(tmp_path, "constant")
     assert labelling_system(config).model.label == "llm"

@@ -214,6 +214,7 @@ def test_ctranslate2_generates_as_many_tokens_as_wanted(shape, tmp_path):
     assert (ids_BT == reference).float().mean() > 0.7  # int8 changes some
 
 
+@pytest.mark.slow
 def test_ctranslate2_after_an_error_and_without_its_process(trio):
     model = trio["llm"]
     lengths = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": 1}

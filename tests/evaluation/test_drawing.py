@@ -82,6 +82,7 @@ def test_names_of_any_script_and_with_markup_are_drawn_as_they_are(tmp_path):
     assert "$x_1$" in (tmp_path / "training-loss.svg").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes_in_another_process(written, tmp_path):
     code = (
         "import sys; from pathlib import Path; from test_report import make_result; from llm2slm.runs import plain\n"

@@ -111,7 +111,7 @@ def test_it_is_frozen_and_counts_for_nothing(tmp_path):
     assert not [m for m in teacher.model.modules() if m.training]
     own = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
     assert not own & {id(p) for p in teacher.model.parameters()}
-    module.training_step.__self__._trainer = type("T", (), {"accumulate_grad_batches": 1})()
+    module.training_step.__self__._trainer = type("T", (), {"accumulate_grad_batches": 1, "precision": "32-true"})()
     module.training_step(batch_of(data, [0, 1]), 0).backward()
     assert not any(p.requires_grad or p.grad is not None for p in teacher.model.parameters())
     for name, run in (("with", config), ("without", plain)):
