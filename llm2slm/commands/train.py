@@ -110,6 +110,8 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
         refuse_used(folder)
     if first_process():
         show_data(given, config, ready.data, ready.final)
+        if given.trainer.precision == AUTO:
+            print(f"llm2slm: trainer.precision={AUTO}: {config.trainer.precision} on this device", file=sys.stderr)
         show_held()
         if begun is None:  # that of a resumed run is replaced after its first step: a failed resume leaves it
             record(config, folder)

@@ -102,9 +102,11 @@ def test_auto_of_a_torch_that_does_not_know_the_processor(monkeypatch):
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_run_records_the_precision_that_auto_chose(tmp_path, monkeypatch, fast):
+def test_a_run_records_the_precision_that_auto_chose(tmp_path, monkeypatch, fast, capsys):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
     config = tiny_run(tmp_path, max_steps=1, val_every=1, precision=precision.AUTO)
     config.callbacks.generate_rows = 0
     train(config, tmp_path / "run")
-    assert runs.read_config(tmp_path / "run")["trainer"]["precision"] == ("bf16-mixed" if fast else "32-true")
+    wanted = "bf16-mixed" if fast else "32-true"
+    assert runs.read_config(tmp_path / "run")["trainer"]["precision"] == wanted
+    assert f"llm2slm: trainer.precision=auto: {wanted} on this device\n" in capsys.readouterr().err
