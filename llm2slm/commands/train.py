@@ -109,10 +109,7 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
     elif begun is None:
         refuse_used(folder)
     if first_process():
-        show_data(given, config, ready.data, ready.final)
-        if given.trainer.precision == AUTO:
-            print(f"llm2slm: trainer.precision={AUTO}: {config.trainer.precision} on this device", file=sys.stderr)
-        show_held()
+        show_start(given, config, ready)
         if begun is None:  # that of a resumed run is replaced after its first step: a failed resume leaves it
             record(config, folder)
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
@@ -140,6 +137,14 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
             if shown:
                 show_result(folder)
     return result
+
+
+def show_start(given: RunConfig, config: RunConfig, ready: Ready) -> None:
+    """Prints data, choices made for the user, and held warnings. `config`: the configuration with these choices."""
+    show_data(given, config, ready.data, ready.final)
+    if given.trainer.precision == AUTO:
+        print(f"llm2slm: trainer.precision={AUTO}: {config.trainer.precision} on this device", file=sys.stderr)
+    show_held()
 
 
 def with_precision(config: RunConfig) -> RunConfig:
