@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -36,7 +38,9 @@ def captured(compute: Callable[[], Tensor], rewrite: Rewrite | None = None) -> t
         results.append(compute())
         return results[0]
 
-    graph = make_fx(recorded, pre_dispatch=True)()
+    # one mode for the metadata of all nodes: make_fx makes another one for each node otherwise, at half of its time
+    with tracing(TracingContext(FakeTensorMode())):
+        graph = make_fx(recorded, pre_dispatch=True)()
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.dropout.default and not node.args[2]:  # in eval mode the identity
             node.replace_all_uses_with(node.args[0])
