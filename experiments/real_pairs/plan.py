@@ -256,6 +256,7 @@ def plan(corpus: Corpus) -> tuple[Run, ...]:
                 *("run={kv}", "systems.slm={slm}", "systems.cross_attention={cross_attention}"),
                 *("benchmark.batch=[1,8]", "benchmark.prompts=8", "benchmark.prompt_tokens=[128]"),
                 *("benchmark.response_tokens=[32]", "benchmark.repeats=3", "benchmark.warmup=1", *data),
+                *("benchmark.decoders=[generate,captured,int8]", "benchmark.hybrid_decoders=[lossless]"),
             ),
             ("kv", "slm", "llm_b", "cross_attention"),
         ),
