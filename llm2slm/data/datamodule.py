@@ -7,6 +7,8 @@ stream (`streaming.StreamLoader`). With several processes, each takes every worl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import ceil
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -18,7 +20,7 @@ from llm2slm.data.collate import Collator, Encoded
 from llm2slm.data.streaming import StreamLoader
 from llm2slm.data.tasks import Task
 from llm2slm.data.tokenized_corpus import TokenizedCorpus
-from llm2slm.types import UserError
+from llm2slm.types import IGNORE_INDEX, UserError
 
 
 class _Rows(Dataset[Encoded]):
@@ -40,7 +42,8 @@ class DataModule(TokenizedCorpus, LightningDataModule):
         val_rows: maximum number of rows in `val_dataloader`. None: all.
 
     Attributes:
-        divides_validation: whether each process validates different rows; False: all rows, in equal batches.
+        equal_passes: give each process equally many batches of validation, as sharded weights need. A process without
+            rows for its last batch gets one without labels, which adds nothing to a sum over labels.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True  # a small split may have no row for a process
@@ -58,7 +61,7 @@ class DataModule(TokenizedCorpus, LightningDataModule):
         LightningDataModule.__init__(self)
         TokenizedCorpus.__init__(self, config, task, collator, seed, teacher)
         self.val_rows = val_rows
-        self.divides_validation = True
+        self.equal_passes = False
         self._loader: TrainLoader | StreamLoader | None = None
         self._state: dict[str, int] = {}
 
@@ -89,9 +92,14 @@ class DataModule(TokenizedCorpus, LightningDataModule):
     def eval_loader(self, split: str, limit: int | None = None) -> DataLoader[Encoded]:
         """This process's share of a split, or of `limit` rows `drawn` from it, in batches of `eval_batch_size` rows."""
         rows = drawn(self.encoded(split), limit)
-        rank, world = self._process() if self.divides_validation else (0, 1)
+        rank, world = self._process()
         mine, size = list(range(rank, len(rows), world)), self.config.eval_batch_size
-        return self._batches(rows, [mine[i : i + size] for i in range(0, len(mine), size)])
+        batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+        if self.equal_passes and rows:
+            most = ceil(ceil(len(rows) / world) / size)  # batches of the first process
+            batches += [[len(rows)]] * (most - len(batches))
+            rows = [*rows, replace(rows[0], response=[IGNORE_INDEX])]
+        return self._batches(rows, batches)
 
     def state_dict(self) -> dict[str, int]:
         """Position of the training loader (Lightning keeps the state of a loader only within an epoch)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from llm2slm.data.collate import Collator
 from llm2slm.data.datamodule import DataModule
 from llm2slm.data.tasks import TASKS
 from llm2slm.data.tokenization.tokenizer import train_tokenizer
-from llm2slm.types import Overlong, UserError
+from llm2slm.types import IGNORE_INDEX, Overlong, UserError
 
 LENGTHS = [(3 + 7 * i % 41, 2 + 5 * i % 23) for i in range(200)]
 QUIET = {
@@ -135,6 +136,21 @@ def test_evaluation_keeps_the_order(files, tokenizer):
     assert [list(batch.indices) for batch in data.test_dataloader()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
     assert [i for batch in data.val_dataloader() for i in batch.indices] == list(range(23))
     assert [example.target for example in data.examples("test")] == [row["target"] for row in rows(9)]
+
+
+@pytest.mark.parametrize(("world", "size"), [(2, 4), (3, 4), (4, 2), (30, 4), (1, 50)])
+def test_equal_passes_add_batches_without_labels(files, tokenizer, world, size):
+    found = []
+    for rank in range(world):
+        data = make(files, tokenizer, eval_batch_size=size)
+        data.trainer, data.equal_passes = SimpleNamespace(global_rank=rank, world_size=world), True
+        found.append(list(data.val_dataloader()))
+    assert len({len(batches) for batches in found}) == 1
+    batches = [batch for own in found for batch in own]
+    labeled = [batch for batch in batches if (batch.labels_BT != IGNORE_INDEX).any()]
+    assert sorted(i for batch in labeled for i in batch.indices) == list(range(23))
+    wanted = sum((batch.labels_BT != IGNORE_INDEX).sum() for batch in make(files, tokenizer).val_dataloader())
+    assert sum((batch.labels_BT != IGNORE_INDEX).sum() for batch in batches) == wanted
 
 
 def test_workers_change_nothing(files, tokenizer):
