@@ -198,7 +198,7 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
         if command.failure is not None:
             raise command.failure
         done = True
-        following = None if job_overrides() is not None else next_command(verb, command.config, given)
+        following = None if job_overrides() is not None else next_command(verb, command.config, given, overrides)
         if following and first_local_process():
             print(f"llm2slm: next: {following}", file=sys.stderr)
     finally:

@@ -8,30 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm.config import RunConfig
-from llm2slm.config.verbs import CostsConfig, GenerateConfig, JudgeConfig, ReportConfig
+from llm2slm.config.verbs import CostsConfig, JudgeConfig, ReportConfig
 from llm2slm.types import UserError
 
-KEPT = ("llm", "decoding", "cascade", "num_beams", "do_sample", "temperature", "top_p", "max_new_tokens", "prefix")
-"""Keys of `generate` that the command for a file repeats."""
+OF_GENERATE = ("llm", "decoding", "cascade", "num_beams", "do_sample", "temperature", "top_p", "max_new_tokens",
+               "prefix", "model")  # fmt: skip
+"""Keys and sections of `generate` that the command for a file repeats."""
+OF_TRAIN = ("data", "task", "model", "experiment")
+"""Keys and sections of `label`, `encode` and `costs` that the training repeats."""
+SET_ANEW = ("data.labels", "data.labels_from", "data.reps")
+"""Keys that the command itself sets."""
 
 
-def next_command(verb: str, config: Any, folder: Path) -> str | None:
+def next_command(verb: str, config: Any, folder: Path, overrides: Sequence[str] = ()) -> str | None:
     """The command line that follows; None if there is none.
 
     Args:
         config: the configuration of the verb.
         folder: the run directory of a verb with one.
+        overrides: those of its command line. The command repeats those of the same model, data and decoding.
     """
-    arguments = _arguments(verb, config, str(folder))
+    arguments = _arguments(verb, config, str(folder), overrides)
     return None if arguments is None else f"llm2slm {shlex.join(arguments)}"
 
 
-def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
+def _arguments(verb: str, config: Any, folder: str, overrides: Sequence[str]) -> list[str] | None:
     if isinstance(config, RunConfig):
-        return _of_run(verb, config, folder)
+        return _of_run(verb, config, folder, overrides)
     match verb:
         case "generate":
-            return _file_of_prompts(config) if config.prompt else None
+            start = ["generate", f"run={config.run}", "input=FILE", "output=answers.jsonl"]
+            return [*start, *_repeated(overrides, OF_GENERATE)] if config.prompt else None
         case "export":
             return ["generate", f"run={config.out}", "prompt=TEXT"]
         case "judge" | "report":
@@ -39,21 +46,24 @@ def _arguments(verb: str, config: Any, folder: str) -> list[str] | None:
         case "compare":
             return ["judge", *config.runs[:2], "endpoint=URL", "model=NAME"]
         case "costs":
-            return _of_costs(config)
+            return _of_costs(config, overrides)
         case "tokenizer":
             return ["train", f"model.slm.tokenizer={config.out}"]
     return None
 
 
-def _file_of_prompts(config: GenerateConfig) -> list[str]:
-    """The same generation for the prompts of a file."""
-    default = GenerateConfig()
-    changed = {name: getattr(config, name) for name in KEPT if getattr(config, name) != getattr(default, name)}
-    kept = [f"{name}={value}" for name, value in changed.items()]
-    return ["generate", f"run={config.run}", "input=FILE", "output=answers.jsonl", *kept]
+def _repeated(overrides: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The overrides of keys, or of keys of sections."""
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    found = zip(keys, overrides, strict=True)
+    return [
+        override.lstrip("+")
+        for key, override in found
+        if key not in SET_ANEW and key.replace("/", ".").partition(".")[0] in names
+    ]
 
 
-def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:
+def _of_run(verb: str, config: RunConfig, folder: str, overrides: Sequence[str]) -> list[str] | None:
     match verb:
         case "train":
             return ["benchmark", f"run={config.run or folder}"]
@@ -65,19 +75,16 @@ def _of_run(verb: str, config: RunConfig, folder: str) -> list[str] | None:
         case "benchmark":
             return ["report", folder] if config.run is None else ["report", str(config.run), folder]
         case "label":
-            return ["train", *_corpus(config), "data.labels=llm", f"data.labels_from={folder}"]
+            return ["train", *_repeated(overrides, OF_TRAIN), "data.labels=llm", f"data.labels_from={folder}"]
         case "encode":
-            return ["train", *_corpus(config), f"data.reps={folder}/reps"]
+            return ["train", *_repeated(overrides, OF_TRAIN), f"data.reps={folder}/reps"]
         case "demo":
             return ["generate", f"run={folder}/{next(reversed(config.systems), '')}", "prompt=TEXT"]
     return None
 
 
-def _of_costs(config: CostsConfig) -> list[str]:
-    if config.run is not None:
-        return ["benchmark", f"run={config.run}"]
-    sides = {"llm": config.model.llm.name, "slm": config.model.slm.name}
-    return ["train", *(f"model.{side}.name={name}" for side, name in sides.items() if name is not None)]
+def _of_costs(config: CostsConfig, overrides: Sequence[str]) -> list[str]:
+    return ["train", *_repeated(overrides, OF_TRAIN)] if config.run is None else ["benchmark", f"run={config.run}"]
 
 
 def _comparison(config: JudgeConfig | ReportConfig) -> list[str] | None:
@@ -106,10 +113,3 @@ def _rows(run: str) -> list[tuple[str, str]] | None:
         return [(source, target) for source, target, _ in read_predictions(path)[0]]
     except UserError:
         return []
-
-
-def _corpus(config: RunConfig) -> list[str]:
-    """The keys that name the corpus, where it is not the default."""
-    data, default = config.data, RunConfig().data
-    found = [f"data={data.name}"] if data.name != default.name else []
-    return found + ([f"data.root={data.root}"] if data.root is not None else [])

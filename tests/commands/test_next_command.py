@@ -74,17 +74,15 @@ def test_every_verb_with_an_output_has_one() -> None:
     assert next_command("dashboard", SCHEMAS["dashboard"](), Path()) is None
     assert next_command("generate", SCHEMAS["generate"](run="RUN"), Path()) is None
     cascade = SCHEMAS["generate"](run="RUN", prompt="a", decoding=Decoding.cascade, cascade="C")
-    repeated = "llm2slm generate run=RUN input=FILE output=answers.jsonl decoding=cascade cascade=C"
-    assert next_command("generate", cascade, Path()) == repeated
-    beams = SCHEMAS["generate"](run="R", prompt="a", llm="/moved/llm", num_beams=4)
-    repeated = "llm2slm generate run=R input=FILE output=answers.jsonl llm=/moved/llm num_beams=4"
-    assert next_command("generate", beams, Path()) == repeated
+    given = ["run=RUN", "prompt=a", "decoding=cascade", "cascade=C", "++model.llm.chat=true", "stream=true"]
+    repeated = "llm2slm generate run=RUN input=FILE output=answers.jsonl decoding=cascade cascade=C model.llm.chat=true"
+    assert next_command("generate", cascade, Path(), given) == repeated
 
 
 def test_costs_of_a_pair_are_followed_by_its_training() -> None:
+    given = ["model/llm=t5_11b", "model.slm.layers=4", "hydra.run.dir=C", "response_tokens=[8]"]
     config = SCHEMAS["costs"]()
-    config.model.llm.name, config.model.slm.name = "a/b", None
-    assert next_command("costs", config, Path("C")) == "llm2slm train model.llm.name=a/b"
+    assert next_command("costs", config, Path("C"), given) == "llm2slm train model/llm=t5_11b model.slm.layers=4"
 
 
 def test_the_comparison_is_one_that_compare_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +107,12 @@ def test_the_comparison_is_one_that_compare_accepts(tmp_path: Path, monkeypatch:
     assert next_command("evaluate", RunConfig(run="builtin/llm"), Path("b")) == "llm2slm report b"
 
 
-def test_a_corpus_is_named_again(tmp_path: Path) -> None:
+def test_training_repeats_corpus_and_model(tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path))
-    config.data.name, config.data.root = "multi30k", "DIR"
-    assert next_command("label", config, Path("L")) == (
-        "llm2slm train data=multi30k data.root=DIR data.labels=llm data.labels_from=L"
-    )
-    assert next_command("train", config, Path("E")) == f"llm2slm benchmark run={tmp_path}"
+    given = ["data=json", "data.train='a b.jsonl'", "task=instruction", "model.conditioning=kv", "trainer.threads=1"]
+    repeated = """data=json 'data.train='"'"'a b.jsonl'"'"'' task=instruction model.conditioning=kv"""
+    labeled = next_command("label", config, Path("L"), [*given, "split=train", "data.labels=gold"])
+    assert labeled == f"llm2slm train {repeated} data.labels=llm data.labels_from=L"
+    encoded = next_command("encode", config, Path("E"), given)
+    assert encoded == f"llm2slm train {repeated} data.reps=E/reps"
+    assert next_command("train", config, Path("E"), given) == f"llm2slm benchmark run={tmp_path}"
