@@ -37,8 +37,8 @@ TOKENIZER = ["tokenizer", "out=new"]
 
 @dataclass(frozen=True)
 class Case:
-    """One case. message: part of the line. slow: left out of the default run, as it loads a model and another case
-    fails in the same way."""
+    """One case. message: part of the line. slow: left out of the default run, because it loads a model and another
+    case fails in the same way."""
 
     name: str
     command: list[str]
@@ -347,7 +347,7 @@ DATA = [
         "output=validation.jsonl/a.txt: ",
     ),
     Case(
-        "output in a read-only place",
+        "output in a read-only folder",
         ["generate", "run=run", "input=train.jsonl", "output=/proc/a/b.txt"],
         "/proc/a/b.txt",
     ),
@@ -361,7 +361,7 @@ DATA = [
         [*TINY, "hydra.run.dir=train.jsonl/new"],
         "hydra.run.dir=train.jsonl/new: train.jsonl is a file",
     ),
-    Case("run directory in a read-only place", [*TINY, "hydra.run.dir=/proc/new"], "hydra.run.dir=/proc/new: "),
+    Case("run directory in a read-only folder", [*TINY, "hydra.run.dir=/proc/new"], "hydra.run.dir=/proc/new: "),
     Case("run directory of no name", [*TINY, "hydra.run.dir="], "hydra.run.dir="),
     Case(
         "sweep folder below a file", ["train", "-m", "seed=1,2", "hydra.sweep.dir=train.jsonl/new"], "hydra.sweep.dir="
@@ -673,7 +673,7 @@ LIKE_ANOTHER = {
     # devices
     "strategy", "time",
 }  # fmt: skip
-"""Cases that the default run leaves out: another one is refused at the same place of the code."""
+"""Cases that the default run leaves out, because another case reaches the same check."""
 CASES = [
     replace(case, slow=case.slow or case.name in LIKE_ANOTHER)
     for case in (*KEYS, *DATA, *RUNS, *CHECKPOINTS, *MODELS, *DEVICES)

@@ -1,7 +1,7 @@
-"""A chat-completions endpoint in small, on a local server: it judges by a rule, and fails in any way it is told to.
+"""A small chat-completions endpoint on a local server: it judges by a rule, and fails in any configured way.
 
-`with ChatServer() as server`. Each request is noted; each answer follows `server.plan` as long as there is a step of it
-for this prompt, and then is a plain good one.
+`with ChatServer() as server`. Each request is recorded. `server.plan` gives the steps for the requests of a prompt;
+requests without a step get a good reply.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
 
 @dataclass(frozen=True)
 class Step:
-    """What is done with a request.
+    """How the server responds to a request.
 
     Attributes:
-        kind: good; status (`status`, `headers`, `body`); body (200 with `body`); text (a reply that says `body`);
-            hang (no answer for `seconds`); drip (bytes one by one, without end); half (a body cut short); close (the
-            connection is closed without a word).
+        kind: good; status (`status`, `headers`, `body`); body (200 with `body`); text (a reply with the text `body`);
+            hang (no reply for `seconds`); drip (bytes one by one, without end); half (a truncated body); close (the
+            connection is closed without a reply).
     """
 
     kind: str = GOOD
@@ -39,7 +39,7 @@ class Step:
 
 
 def rule(prompt: str) -> str:
-    """A verdict that the prompt alone decides, in the form that it asks for."""
+    """A verdict determined by the prompt alone, in the format that the prompt requests."""
     draw = hashlib.sha256(prompt.encode()).digest()[0]
     if "Rating: [[5]]" in prompt:
         return f"It says something.\nRating: [[{draw % 10 + 1}]]"
@@ -51,11 +51,11 @@ class ChatServer:
 
     Attributes:
         say: prompt -> the text of a good reply.
-        plan: prompt -> steps for its first, second, ... request; after them (and for others) come good ones.
-        always: a step for every request, in place of all that.
-        usage: what a good reply says of tokens; None: nothing.
-        prompts: prompts of all requests in order of their arrival. bodies: the requests as they came, with headers.
-        delay: seconds that each reply takes.
+        plan: prompt -> steps for its first, second, ... request; all other requests get good replies.
+        always: a step for every request, instead of `plan`.
+        usage: the token usage that a good reply states; None: no usage.
+        prompts: prompts of all requests in order of their arrival. bodies: the received requests, with headers.
+        delay: seconds before each reply.
     """
 
     def __init__(self, say: Callable[[str], str] = rule) -> None:
@@ -76,7 +76,7 @@ class ChatServer:
         return self
 
     def stop(self, *_: object) -> None:
-        """From now on connections are refused."""
+        """Stops the server: connections are refused afterwards."""
         self.stopping.set()
         self.server.shutdown()
         self.server.server_close()
@@ -84,13 +84,13 @@ class ChatServer:
     __exit__ = stop
 
     def forget(self) -> None:
-        """Begins to count anew."""
+        """Clears the recorded requests."""
         with self.lock:
             self.prompts, self.bodies, self.times = [], [], []
             self.asked.clear()
 
     def step(self, prompt: str) -> Step:
-        """Notes a request, and says what is to be done with it."""
+        """Records a request, and returns the step for it."""
         with self.lock:
             self.prompts.append(prompt)
             self.times.append(time.monotonic())
@@ -117,12 +117,12 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.act(self.chat.step(asked["messages"][0]["content"]), asked)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the asker has gone, or was killed
+            pass  # the client has gone, or was killed
         finally:
             self.done()
 
     def done(self) -> None:
-        """The request is no longer under way: said before the asker can know it."""
+        """The request is no longer under way: counted before the client can receive the reply."""
         with self.chat.lock:
             self.chat.under_way -= self.counted
             self.counted = False
@@ -166,4 +166,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: pytest's output is for tests."""
+        """Suppresses the log: pytest's output is for tests."""

@@ -1,4 +1,4 @@
-"""Calling the command line from tests: in a process of its own, or in this one with a stub in a command's place."""
+"""Calling the command line from tests: in a separate process, or in this one with a stub instead of a command."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a Python of this environment that imports the checkout (unless PYTHONPATH says otherwise)."""
+    """Runs a Python of this environment that imports the checkout (unless PYTHONPATH is given)."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def replace_command(monkeypatch: pytest.MonkeyPatch, verb: str, run: Callable[[Any, Path], Any]) -> None:
-    """Puts another stub in the place of the one that the fixture `calls` made."""
+    """Replaces the stub that the fixture `calls` installed by another one."""
     monkeypatch.setattr(sys.modules[f"llm2slm.commands.{verb}"], "run", run)
 
 
 def mistake(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line in which a user's mistake was told."""
+    """The single line that reported a user error."""
     shown = capsys.readouterr().err
     assert shown.startswith("llm2slm: error: "), shown
     assert shown.endswith("\n")
@@ -41,12 +41,12 @@ def without_next(shown: str) -> str:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Everything that is in a folder, to see later that nothing changed."""
+    """The contents of all files in a folder, to check later that nothing changed."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def tiny_overrides(llm: Path) -> list[str]:
-    """Overrides that make any training a matter of a second: a tiny LLM, a few rows, two steps."""
+    """Overrides that shorten any training to about a second: a tiny LLM, a few rows, two steps."""
     return [
         f"model.llm.name={llm}",
         "trainer.accelerator=cpu",

@@ -1,4 +1,4 @@
-"""Run directories as `train`, `evaluate` and `demo` leave them, made of given answers, for the tests of `compare`."""
+"""Run directories as `train`, `evaluate` and `demo` write them, with given answers, for the tests of `compare`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ POOR = ["the dog", "<script>alert(1)</script>", "two birds sing", *TARGETS[3:5],
 
 
 def speed(total_ms: float, speedup: float | None, batch: int = 1) -> SpeedRow:
-    """A row of timings at the test's own lengths."""
+    """A row of timings at test lengths."""
 
     def spread(value: float) -> Spread:
         return Spread(value, value * 0.9, value * 1.1)
@@ -50,7 +50,7 @@ def speed(total_ms: float, speedup: float | None, batch: int = 1) -> SpeedRow:
 def system(
     name: str, kind: str, predictions: Sequence[str], targets: Sequence[str] = TARGETS, row: SpeedRow | None = None
 ) -> System:
-    """A system as its result tells of it."""
+    """A system as recorded in its result."""
     sizes = {"llm": 5_000_000, "slm": 700_000}
     parameters = {"total": sizes.get(kind, 2_500_000), "trainable": 0 if kind == "llm" else 700_000}
     quality = score(METRICS, predictions, targets) if any(target.strip() for target in targets) else {}

@@ -10,7 +10,7 @@ from own_environment import own_environment
 OWN = own_environment(os.environ, tempfile.mkdtemp(prefix="llm2slm-tests-"))
 for name in os.environ.keys() - OWN.keys():
     del os.environ[name]
-os.environ.update(OWN)  # before anything is imported that reads it
+os.environ.update(OWN)  # before any import that reads it
 
 import atexit
 import gc
@@ -43,7 +43,7 @@ atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=Tr
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
-    """No power is cut in a test, and on a busy disk the waiting would be a large part of many tests."""
+    """Disables fsync: no power cut occurs in a test, and on a busy disk fsync would dominate many tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
@@ -51,7 +51,7 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def ceilings_are_measured_briefly() -> Iterator[None]:
-    """What this machine can do at most is measured by every benchmark; its figures matter to no test."""
+    """Every benchmark measures the ceilings of this machine: briefly here, as no test depends on their values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ceilings, "SECONDS", 0.01)
         yield
@@ -59,9 +59,9 @@ def ceilings_are_measured_briefly() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def defaults_are_composed_once() -> Iterator[None]:
-    """A command compares its configuration with the defaults of its verb, which are always the same without the user's
-    folder of configs: tests that run commands in this process share them, read-only. The configuration of each command
-    line is composed as ever."""
+    """A command compares its configuration with the defaults of its verb, which are constant without a user's folder of
+    configs: tests that run commands in this process share them, read-only. The configuration of each command line is
+    still composed."""
     compose, shared = Composer.defaults, dict[tuple[str, ...], DictConfig]()
 
     def defaults(self: Composer) -> DictConfig:
@@ -104,7 +104,7 @@ def _named(item: pytest.Item, node_ids: tuple[str, ...]) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported lives as long as the tests: the garbage collector need not look at it again and again."""
+    """Freezes all imported objects: they live as long as the tests, so the garbage collector need not scan them."""
     gc.collect()
     gc.freeze()
 
@@ -121,7 +121,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, Path]]:
-    """Every command is a stub that only notes its configuration and folder here; the test runs in an empty folder."""
+    """Every command is a stub that only records its configuration and folder; the test runs in an empty folder."""
     found: list[tuple[Any, Path]] = []
     monkeypatch.chdir(tmp_path)
     for verb in VERBS:
@@ -133,7 +133,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, Pa
 
 @pytest.fixture(scope="session")
 def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny T5 with its tokenizer, to stand where a command names an LLM."""
+    """Folder of a tiny T5 with its tokenizer, to be given as the LLM of a command."""
     from llm2slm.testing import write_tiny_t5
 
     return write_tiny_t5(tmp_path_factory.mktemp("zoo") / "llm", seed=1, width=24)

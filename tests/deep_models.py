@@ -1,4 +1,4 @@
-"""Tiny models of every family that transformers shapes as one stack of blocks or two, with six blocks each."""
+"""Tiny models of every family that transformers builds from one or two stacks of blocks, with six blocks each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "m2m_100": ("m2m_100", ARCHITECTURES["bart"][1]),
     "longt5": ("longt5", ARCHITECTURES["t5"][1] | {"local_radius": 4}),
 }  # fmt: skip
-"""Families beside those of the test kit, and settings that differ from block to block."""
+"""Families in addition to those of the test kit, and settings that differ between blocks."""
 WINDOWS = {"sliding_window": 4, "layer_types": 2 * ["sliding_attention", "full_attention", "sliding_attention"]}
 CHANGES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": DEPTH},
@@ -82,7 +82,7 @@ def write(family: str, folder: Path, **more: Any) -> Path:
         config = CONFIG_MAPPING[model_type](**own)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = auto.from_config(config)
-        for parameter in model.parameters():  # so wide that each block, norm and bias shows in the logits
+        for parameter in model.parameters():  # so large that each block, norm and bias affects the logits
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return folder

@@ -46,12 +46,12 @@ def without_fences(text: str) -> str:
 
 
 def fenced(text: str, language: str) -> list[str]:
-    """The contents of its fenced blocks of a language."""
+    """The contents of the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def code_lines(text: str) -> list[str]:
-    """The lines of all indented blocks, continued lines joined."""
+    """The lines of all indented blocks, with continued lines joined."""
     blocks = re.findall(r"(?:^ {4,}\S.*\n(?:\n(?= {4}))?)+", without_fences(text), re.MULTILINE)
     joined = re.sub(r"\\\n\s*", "", "".join(textwrap.dedent(block) for block in blocks))
     return [line for line in joined.splitlines() if line.strip()]
@@ -75,7 +75,7 @@ def calls(text: str) -> list[list[str]]:
 
 
 def write_inputs(folder: Path, trained: Path, tiny_llm: Path) -> None:
-    """Everything that commands name: the runs RUN, RUN1 and RUN2, the plain LLM MODEL, texts, files of rows."""
+    """Writes all inputs that commands name: the runs RUN, RUN1 and RUN2, the plain LLM MODEL, texts, files of rows."""
     for name in ("RUN", "RUN1", "RUN2"):
         shutil.copytree(trained, folder / name)
     shutil.copytree(tiny_llm, folder / "MODEL")
@@ -90,7 +90,7 @@ def write_inputs(folder: Path, trained: Path, tiny_llm: Path) -> None:
 def smaller(arguments: list[str], tiny_llm: Path, folder: Path) -> list[str]:
     """Overrides that follow a command: fewer rows and steps, and tiny models where it names large ones.
 
-    The overrides of the command are composed nevertheless. A model that is named by a key is written to that path.
+    The command's overrides are still composed. A model that a key names is written to that path.
     """
     verb, *given = arguments
     keys = dict(override.partition("=")[::2] for override in given)
@@ -111,6 +111,6 @@ def smaller(arguments: list[str], tiny_llm: Path, folder: Path) -> list[str]:
         added.remove(f"model.llm.name={tiny_llm}")
     if "model/slm" in keys and not keys["model/slm"].endswith("_mini") and "model.slm.name" not in keys:
         added.append(f"model.slm.name={write_tiny_t5(folder / 'slm', seed=2)}")
-    if "-m" in given and not {"jobs", "launcher", "sweeper"} & keys.keys():  # several seconds less for each job
+    if "-m" in given and not {"jobs", "launcher", "sweeper"} & keys.keys():  # saves several seconds per job
         added.append("hydra/launcher=basic")
     return [*added, *(BENCHMARK if verb == "demo" else [])]

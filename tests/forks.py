@@ -1,4 +1,4 @@
-"""Forks of a test's process, to be killed at any moment; all is loaded already in them."""
+"""Forks of a test's process, to be killed at any moment; they inherit all loaded modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Does the work in a fork, which ends with 0, or with 1 and a traceback; its process id."""
+    """Runs `work` in a fork, which ends with 0, or with 1 and a traceback; returns its process id."""
     child = os.fork()
     if child == 0:
         try:
@@ -22,7 +22,7 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def finished(status: int) -> bool:
-    """Whether a fork came to its end, by what `os.waitpid` says; otherwise it was killed."""
+    """Whether a fork completed, by the status of `os.waitpid`; otherwise it was killed."""
     code = os.waitstatus_to_exitcode(status)
     assert code in (0, -signal.SIGKILL), "the work failed"
     return code == 0

@@ -1,7 +1,7 @@
-"""Tiny models as GGUF files, and what transformers must compute of them.
+"""Tiny models as GGUF files, and the oracle: the expected output of transformers.
 
-The file is written by the package gguf, as llama.cpp's converter lays a model out. The oracle beside it is the same
-model of transformers, whose weights were replaced one by one by what the package gguf makes of the quantized ones.
+The package gguf writes the file in the layout of llama.cpp's converter. The oracle is the same transformers model with
+its weights replaced one by one by the values that the package gguf dequantizes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}{% endfor
 
 
 def gguf_vocabulary() -> PreTrainedTokenizerFast:
-    """The byte-level tokenizer whose pieces and merges go into the files."""
+    """The byte-level tokenizer whose vocabulary and merges are written into the files."""
     return train_tokenizer(LLM_TEXTS, vocab_size=300)
 
 
@@ -58,7 +58,7 @@ def write_gguf(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         oracle = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval()
-        for name, parameter in oracle.named_parameters():  # norms and biases too, else they would not show
+        for name, parameter in oracle.named_parameters():  # norms and biases too, to make errors in them visible
             if parameter.ndim == 1:
                 parameter.data += 0.3 * torch.randn(parameter.shape) * (1 if "norm" in name else 0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _write_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFas
     writer.add_token_list(pieces)
     writer.add_token_types([3 if piece in special else 1 for piece in pieces])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
-    writer.add_bos_token_id(tokenizer.eos_token_id)  # transformers 5.17 wants one
+    writer.add_bos_token_id(tokenizer.eos_token_id)  # transformers 5.17 requires one
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_chat_template(TEMPLATE)
@@ -127,7 +127,7 @@ def _write_weights(writer: gguf.GGUFWriter, oracle: PreTrainedModel, architectur
             weight.copy_(torch.from_numpy(dequantize(data, own)).reshape(weight.shape))
         heads = {"q_proj": oracle.config.num_attention_heads, "k_proj": oracle.config.num_key_value_heads}
         part = name.split(".")[-2]
-        if architecture == "llama" and part in heads:  # llama.cpp turns neighbours, transformers halves
+        if architecture == "llama" and part in heads:  # llama.cpp rotates adjacent rows, transformers halves
             data = quantize(values[neighbours(len(values), heads[part])], own)
         writer.add_tensor(stored, data, raw_dtype=own)
 
@@ -140,6 +140,6 @@ def neighbours(rows: int, heads: int) -> np.ndarray:
 
 
 def hidden_states(oracle: PreTrainedModel, rows: list[list[int]], layer: int) -> list[Tensor]:
-    """What transformers' whole model has after a block, of rows one by one."""
+    """The hidden states of transformers' complete model after a block, row by row."""
     with torch.no_grad():
         return [oracle(torch.tensor([row]), output_hidden_states=True).hidden_states[layer][0] for row in rows]

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub in small: model repositories on a local server, so that tests push and load as users do.
+"""A small Hugging Face Hub on a local server: model repositories, so that tests push and load as users do.
 
-It answers what huggingface_hub 2.4 and transformers 5.23 ask, with the codes and headers by which they tell a missing
-file from a missing commit or repository. Every file travels inline: there is no large file storage and no Xet.
+It implements the requests of huggingface_hub 2.4 and transformers 5.23, with the status codes and headers by which they
+distinguish a missing file from a missing commit or repository. All files are sent inline: no LFS and no Xet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-MODEL = r"/api/models/(?P<id>[^/]+(?:/[^/]+)??)"  # one part where the rest of the address fits (gpt2), else two
+MODEL = r"/api/models/(?P<id>[^/]+(?:/[^/]+)??)"  # one part if the rest of the address fits (gpt2), else two
 ROUTES = {
     "GET /api/whoami-v2": "whoami",
     "POST /api/validate-yaml": "validate",
@@ -28,7 +28,7 @@ ROUTES = {
     rf"POST {MODEL}/branch/(?P<branch>[^/]+)": "branch",
     rf"GET {MODEL}(?:/revision/(?P<revision>[^/]+))?": "model",
     r"(?:GET|HEAD) /(?P<id>[^/]+(?:/[^/]+)??)/resolve/(?P<revision>[^/]+)/(?P<path>.+)": "resolve",
-}  # the first that fits
+}  # the first match is used
 NEEDS_TOKEN = ("whoami", "create", "preupload", "commit", "branch")
 
 
@@ -51,7 +51,7 @@ class Repository:
         self.add("initial commit", {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
 
     def at(self, revision: str = "main") -> Commit | None:
-        """What a branch or a commit's id stands for; None: nothing."""
+        """The commit of a branch or a commit id; None: no such revision."""
         wanted = self.branches.get(revision, revision)
         return next((commit for commit in self.commits if commit.id == wanted), None)
 
@@ -60,7 +60,7 @@ class Repository:
         return commit.files if (commit := self.at(revision)) else {}
 
     def add(self, message: str, files: dict[str, bytes], revision: str = "main") -> Commit:
-        """A new commit at the end of a branch; `files` are all that it holds."""
+        """Adds a commit to a branch; `files` are its complete contents."""
         told = [self.id, len(self.commits), message, {path: blob_id(content) for path, content in files.items()}]
         commit = Commit(blob_id(json.dumps(told).encode()), message, dict(sorted(files.items())))
         self.commits.append(commit)
@@ -72,10 +72,10 @@ class LocalHub:
     """The server: `with LocalHub() as hub`.
 
     Attributes:
-        url: what HF_ENDPOINT is set to; token: what HF_TOKEN is set to, the one token that may write.
-        repos: the repositories by id, as they stand.
-        requests: every request in order, as "GET /api/models/me/tiny".
-        unknown: those of them that no route fits; the client is refused them with status 501.
+        url: the value of HF_ENDPOINT; token: the value of HF_TOKEN, the only token with write access.
+        repos: the repositories by id.
+        requests: all requests in order, as "GET /api/models/me/tiny".
+        unknown: requests without a route; the client receives status 501.
     """
 
     def __init__(self, token: str = "hf_of_a_test") -> None:
@@ -92,21 +92,21 @@ class LocalHub:
         return self
 
     def stop(self, *_: object) -> None:
-        """From now on connections are refused. The repositories stay for assertions."""
+        """Stops the server: connections are refused afterwards. The repositories remain for assertions."""
         self.server.shutdown()
         self.server.server_close()
 
     __exit__ = stop
 
     def publish(self, repo_id: str, folder: Path, message: str = "publish", revision: str = "main") -> str:
-        """Puts a folder's files into a repository, over those of before, without a client; returns the commit's id."""
+        """Commits a folder's files on top of the existing ones, without a client; returns the commit's id."""
         with self.lock:
             repo = self.repos.setdefault(repo_id, Repository(repo_id))
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
             return repo.add(message, repo.files(revision) | files, revision).id
 
     def environment(self, home: Path) -> dict[str, str]:
-        """What a child process needs on top of this one's; an empty `home` is a machine that has downloaded nothing."""
+        """The variables that a child process needs in addition; an empty `home` is a machine without downloads."""
         own = {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub")}
         offline = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "0")
         disabled = dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"), "1")
@@ -114,7 +114,7 @@ class LocalHub:
 
 
 class Refusal(Exception):
-    """An answer that is no success: X-Error-Code and X-Error-Message, other headers, and JSON."""
+    """An error response: X-Error-Code and X-Error-Message, other headers, and JSON."""
 
     def __init__(self, status: int, code: str, message: str, headers: Any = None, **body: Any) -> None:
         self.status, self.body = status, json.dumps({"error": message, **body}).encode()
@@ -146,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
     def log_message(self, *_: object) -> None:
-        """Nothing: pytest's output is for tests."""
+        """Suppresses the log: pytest's output is for tests."""
 
     def dispatch(self, path: str) -> Any:
         given = self.headers.get("Authorization")
@@ -163,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def at(self, name: str, revision: str) -> tuple[Repository, Commit]:
         repo = self.hub.repos.get(name)
-        if repo is None or (repo.private and not self.known):  # a stranger (401) is not told which of the two
+        if repo is None or (repo.private and not self.known):  # without access (401) both cases are indistinguishable
             raise Refusal(404 if self.known else 401, "RepoNotFound", "Repository not found")
         if (commit := repo.at(revision)) is None:
             raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -173,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"type": "user", "id": "me", "name": "me", "orgs": [], "auth": {"type": "access_token"}}
 
     def validate(self) -> Any:
-        return {"errors": [], "warnings": []}  # any model card will do
+        return {"errors": [], "warnings": []}  # any model card is valid
 
     def create(self) -> Any:
         asked = json.loads(self.body)
@@ -195,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
         found: dict[str, Any] = {}
         for name, content in commit.files.items():
             if name.startswith(start):
-                ends = [i for i in range(len(start), len(name)) if name[i] == "/"]  # one for each folder on the way
+                ends = [i for i in range(len(start), len(name)) if name[i] == "/"]  # one for each folder of the path
                 for end in ends if deep else ends[:1]:
                     found[name[:end]] = {"type": "directory", "oid": "0" * 40, "size": 0, "path": name[:end]}
                 if deep or not ends:
@@ -206,12 +206,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def resolve(self, id: str, revision: str, path: str) -> Any:
         _, commit = self.at(id, revision)
-        if path not in commit.files:  # the client notes that this commit has none
+        if path not in commit.files:  # the client records that this commit has no such file
             raise Refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit.id})
         return commit.files[path], {"X-Repo-Commit": commit.id, "ETag": f'"{blob_id(commit.files[path])}"'}
 
     def preupload(self, id: str, revision: str) -> Any:
-        """How to send each file: inline, whatever its size. With the id of what is there, unchanged files are not."""
+        """The upload mode of each file: inline. The id of the stored file identifies unchanged files."""
         _, commit = self.at(id, revision)
         files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(self.body)["files"]]
         oids = {path: {"oid": blob_id(content)} for path, content in commit.files.items()}

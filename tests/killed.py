@@ -1,10 +1,10 @@
-"""Fills stores in processes that are killed (SIGKILL) at random moments, each by a fork of this one, in which all is
-loaded already; run by `tests/test_offline.py`.
+"""Fills stores in processes that are killed (SIGKILL) at random moments. Each is a fork of this one, which has loaded
+all modules; run by `tests/test_offline.py`.
 
     python tests/killed.py FOLDER KILLS
 
-Prints a JSON line: how often a filling was killed, what was found then, and whether each store ended like the first,
-which was left alone.
+Prints a JSON line: the number of kills, the state found after each, and whether each store is identical to the first,
+undisturbed one.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ WORDS = ["the", "old", "dog", "sees", "a", "house", "two", "little", "dogs", "se
 
 
 def main(home: Path, kills: int) -> dict[str, object]:
-    """Fills and kills until the number is reached, and then to the end."""
+    """Fills and kills until the number is reached, and then completes."""
     torch.set_num_threads(1)
-    os.fsync = lambda _: None  # a killed process loses nothing that was written; only a power cut would
+    os.fsync = lambda _: None  # a killed process loses no written data; only a power cut would
     rng = random.Random(0)
     model = build_model(tiny_model_config(home / "zoo"))
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 20))) for _ in range(240)]
@@ -70,7 +70,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
 
 
 def killed_midway(fill, folder: Path, after: float | None) -> bool:
-    """Fills a store in a fork that is killed after so many seconds (None: never). Whether that came before its end."""
+    """Fills a store in a fork that is killed after so many seconds (None: never). Whether it was killed midway."""
     child = forked(lambda: fill(folder))
     if after is not None:
         time.sleep(after)
@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def files_of(store: RepsStore) -> set[str]:
-    """Names of the files that an undisturbed writer would have left at that point."""
+    """Names of the files that an undisturbed process would have written at that point."""
     return {"store.json", "index.jsonl", *(entry.file for entry in store.index.entries)}
 
 

@@ -1,11 +1,11 @@
-"""Trainings that are killed (SIGKILL) at random moments, each a fork of this process, in which all is loaded already;
+"""Trainings that are killed (SIGKILL) at random moments. Each is a fork of this process, which has loaded all modules;
 run by `tests/training/test_checkpoint_files.py`.
 
     python tests/killed_checkpoints.py FOLDER KILLS
 
-A checkpoint is written at every step, and the parent looks at `last.ckpt` all the time. Prints a JSON line: how many
-trainings were killed, looks at the file, damage seen, steps that were resumed from, and whether each run ended as the
-undisturbed one.
+A checkpoint is written at every step, and the parent reads `last.ckpt` continuously. Prints a JSON line: the numbers of
+killed trainings and of reads, the damage found, the steps that were resumed from, and whether each run is identical to
+the undisturbed one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from llm2slm.training.loggers import MetricsFile
 
 
 def main(home: Path, kills: int) -> dict[str, object]:
-    """Trains and kills until the number is reached, and then to the end."""
+    """Trains and kills until the number is reached, and then completes."""
     torch.set_num_threads(1)
-    os.fsync = lambda _: None  # a killed process loses nothing that was written; only a power cut would
+    os.fsync = lambda _: None  # a killed process loses no written data; only a power cut would
     draw = random.Random(0)
     config = tiny_run(home, max_steps=10, val_every=1)
     config.callbacks.generate_rows, config.data.eval_batch_size = 0, 16
@@ -76,8 +76,8 @@ def main(home: Path, kills: int) -> dict[str, object]:
 
 
 def watched(train, folder: Path, when: tuple[int, float] | None) -> tuple[bool, list[str | None]]:
-    """Trains in a fork that is killed so many seconds after so many checkpoints (None: never). Whether it came to its
-    end before, and what looks at its last checkpoint found in the meantime."""
+    """Trains in a fork that is killed so many seconds after so many checkpoints (None: never). Whether it completed
+    before, and the findings of all reads of its last checkpoint."""
     child, seen = forked(lambda: train(folder)), []
     last = folder / "checkpoints" / "last.ckpt"
     versions, end, done = {version(last)}, None, 0
@@ -97,7 +97,7 @@ def watched(train, folder: Path, when: tuple[int, float] | None) -> tuple[bool, 
 
 
 def version(path: Path) -> tuple[int, int] | None:
-    """What tells a file from the one that replaced it."""
+    """Identifies a file, to distinguish it from its replacement."""
     try:
         found = path.stat()
     except FileNotFoundError:

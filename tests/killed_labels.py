@@ -1,11 +1,11 @@
-"""Labels in processes that are killed (SIGKILL) at random moments, each by a fork of this one, in which all is loaded;
-run by `tests/commands/test_label.py`.
+"""Labels in processes that are killed (SIGKILL) at random moments. Each is a fork of this one, which has loaded all
+modules; run by `tests/commands/test_label.py`.
 
     python tests/killed_labels.py FOLDER KILLS
 
-It is a process of its own, since a fork of one that has trained may wait for ever for a lock of its parent's threads.
-Prints a JSON line: how often labelling was killed, how many labels there were each time, and whether each file ended
-like that of a run that was left alone.
+It is a separate process, since a fork of a process that has trained may wait forever for a lock of another thread.
+Prints a JSON line: the number of kills, the number of labels after each, and whether each file is identical to that of
+an undisturbed run.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from llm2slm.commands import label
 
 
 def own_locks(bar: type[Any]) -> None:
-    """Gives a process its own locks of progress bars. Those that tqdm makes are shared by all forks: one that is killed
-    while it holds such a lock would stop every other one for ever."""
+    """Gives a process separate locks for progress bars. All forks share the locks of tqdm: a fork that is killed while
+    it holds one would block all others forever."""
     bar.set_lock(RLock())
     for kind in bar.__subclasses__():
         own_locks(kind)
 
 
 def main(home: Path, kills: int) -> dict[str, object]:
-    """Labels and kills until the number is reached, and then to the end."""
+    """Labels and kills until the number is reached, and then completes."""
     torch.set_num_threads(1)
-    tqdm.monitor_interval = 0  # no thread of tqdm's, which could hold a lock while this process forks
+    tqdm.monitor_interval = 0  # no tqdm thread, which could hold a lock during a fork
     own_locks(tqdm)
     config = tiny_run(home, threads=1)
     config.split, config.data.eval_batch_size = "train", 2
@@ -61,7 +61,7 @@ def main(home: Path, kills: int) -> dict[str, object]:
             killed += 1
             partial = folder / "labels.jsonl.part"
             if partial.is_file():
-                now = max(0, partial.read_bytes().count(b"\n") - 1)  # its first line says of what settings it is
+                now = max(0, partial.read_bytes().count(b"\n") - 1)  # its first line records the settings
                 assert now >= before, "something that was finished is lost"
                 before = now
             held.append(before)

@@ -36,7 +36,7 @@ def groups(cell: Cell, size: int) -> set[tuple[tuple[int, str], ...]]:
 
 
 def covering(cells: list[Cell], size: int = 2) -> list[Cell]:
-    """A small set of cells with every group of `size` values that the cells have: greedy set cover."""
+    """A small set of cells that contains every group of `size` values of the cells: greedy set cover."""
     shuffled = list(cells)
     random.Random(0).shuffle(shuffled)
     missing, chosen = set().union(*(groups(cell, size) for cell in cells)), []

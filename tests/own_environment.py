@@ -1,12 +1,12 @@
-"""The environment that every test starts from, whatever the user's holds: variables that change the behaviour of this
-project or of a library are taken away, those that all tests need are set."""
+"""The environment of every test, independent of the user's: variables that change the behaviour of this project or of a
+library are removed, those that all tests need are set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 KEPT = ("LLM2SLM_SHARED_DATA", "LLM2SLM_MATRIX", "LLM2SLM_GOLDEN")
-"""What a user says to the tests themselves: where real corpora are, and how much is tested."""
+"""Options of the tests: the folder of the real corpora, and the extent of the tests."""
 PREFIXES = (
     "ACCELERATE_", "CLICOLOR", "DATASETS_", "FSDP_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "HYDRA_", "JUPYTER_",
     "LC_", "LIGHTNING_", "LLM2SLM_", "MLFLOW_", "OPENAI_", "PEFT_", "PL_", "PYTORCH_", "SACREBLEU", "SLURM_",
@@ -17,17 +17,17 @@ NAMES = (
     "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "NO_COLOR", "PYTHONIOENCODING", "PYTHONOPTIMIZE",
     "PYTHONUTF8", "PYTHONWARNINGS", "PY_COLORS", "RANK", "TERM", "WORLD_SIZE",
 )  # fmt: skip
-"""What is taken away. Which GPU is used (CUDA_VISIBLE_DEVICES) and how many threads stay the user's choice."""
+"""Removed variables. The GPU (CUDA_VISIBLE_DEVICES) and the number of threads remain the user's choice."""
 ADDRESSES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
-"""Taken away too, in capitals or not: the tests' servers are on this machine."""
+"""Removed too, in upper or lower case: the tests' servers are on this machine."""
 
 
 def own_environment(given: Mapping[str, str], folder: str) -> dict[str, str]:
     """The environment of the tests.
 
     Args:
-        given: the user's.
-        folder: a new one, for the caches of the tests.
+        given: the user's environment.
+        folder: a new folder, for the caches of the tests.
     """
     kept = {
         name: value

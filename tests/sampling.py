@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 SLOW = "LLM2SLM_SLOW_TESTS"
-"""Environment variable that `conftest.py` sets where `--slow` is given."""
+"""Environment variable that `conftest.py` sets with `--slow`."""
 
 
 def representatives(
@@ -20,8 +20,8 @@ def representatives(
     """Parameters for `pytest.mark.parametrize` or a fixture, in order; those that are not kept are marked `slow`.
 
     Args:
-        keep: the values of the default run, or a function that is true of them. A listed value that is missing is an
-            error, so that no renamed family leaves the default run unnoticed.
+        keep: the values of the default run, or a predicate. A listed value that does not exist is an error, so that a
+            renamed family cannot leave the default run unnoticed.
         whole: a tuple is the value of one argument, and not the values of several.
     """
     values = list(values)
@@ -36,14 +36,14 @@ def representatives(
 
 
 def first_of_each(values: Iterable[Any], kind: Callable[[Any], Any], *, whole: bool = False) -> list[Any]:
-    """Parameters of which the first one of each kind is in the default run."""
+    """Parameters; the first one of each kind is in the default run."""
     values = list(values)
     firsts = {kind(value): value for value in reversed(values)}
     return representatives(values, list(firsts.values()), whole=whole)
 
 
 def first_few(values: Iterable[Any], number: int) -> list[Any]:
-    """Parameters of which the first `number` are in the default run."""
+    """Parameters; the first `number` are in the default run."""
     values = list(values)
     return representatives(values, values[:number])
 

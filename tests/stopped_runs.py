@@ -1,4 +1,4 @@
-"""Trainings that are stopped in the middle, and what two trainings that should be equal left behind."""
+"""Trainings that are stopped before their end, and the files of two trainings that must be equal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StopAt(Callback):
 
 
 def interrupted(config, folder, monkeypatch, *signals):
-    """A run that gets signals; ends as the command does on Ctrl-C."""
+    """A run that receives signals; it ends like the command on Ctrl-C."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
             fit_module,
@@ -42,7 +42,7 @@ def interrupted(config, folder, monkeypatch, *signals):
 
 
 def resumed(config, folder):
-    """Goes on with a run until its end."""
+    """Resumes a run until its end."""
     again = deepcopy(config)
     again.run = str(folder)
     train(again, folder)
@@ -57,7 +57,7 @@ def state_of(folder):
 
 
 def generators(saved):
-    """The random states of each process as tensors, and what it remembers of earlier batches."""
+    """The random states of each process as tensors, and the prompts that it stores from earlier batches."""
     found = {}
     for rank, own in enumerate(saved["random_states"]):
         (_, words, spare), (_, keys, *rest) = own["python"], own["numpy"]

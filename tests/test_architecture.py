@@ -25,7 +25,7 @@ SMALL = {"types", "child_processes", "json_lines", "nearest_names", "out_of_memo
 BASE = SMALL | {"config", "runs", "atomic", "gguf_files"}
 LIBRARY = BASE | {"builtin", "models", "data", "decoding"}
 MAY_IMPORT: dict[str, set[str]] = {
-    # package -> what it may import besides itself: packages, or single modules of a package ("data.collate")
+    # package -> what it may import in addition to itself: packages, or single modules of a package ("data.collate")
     "types": set(),
     "nearest_names": set(),
     "stops": set(),
@@ -77,9 +77,9 @@ METHOD = (  # a conditioning that changes the modules or the cache of a transfor
 
 
 METRICS = set(registry.METRICS) - {"chrf", "ter", "repetition", "perplexity", "bertscore:"}
-"""Names of metrics that occur with no other meaning, so that any other module that contains one depends on it."""
+"""Names of metrics without another meaning, so that any other module that contains one depends on it."""
 METRICS_ALLOWED = ("evaluation.metrics", "data.tasks")
-"""Where metrics are defined, and where tasks choose their default metrics."""
+"""Modules that define metrics, or choose the default metrics of tasks."""
 DIALECT = re.compile(
     r"\b(told|tells?|owed|whoever|those who|in force|beside|of (its|their|his) own|gone on with|(goes|went|go) on"
     r"|the (reader|writer)('s|s)?|(no|has|have|had) room|room for|says|said|asks|asked)\b",
@@ -240,7 +240,7 @@ RULES: list[Rule] = [
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_every_module_keeps_the_rule(rule: Rule) -> None:
+def test_every_module_follows_the_rule(rule: Rule) -> None:
     assert len(SOURCES) > 10
     assert [fault for source in SOURCES.values() for fault in rule(source)] == []
 
@@ -271,13 +271,13 @@ def test_modules_of_models_do_not_import_each_other_in_a_circle() -> None:
     assert cycles({name: source for name, source in SOURCES.items() if source.package == "models"}) == []
 
 
-def test_the_circle_check_sees_one_within_functions() -> None:
+def test_the_circle_check_finds_imports_within_functions() -> None:
     texts = {"models.a": "from llm2slm.models.b import x", "models.b": "def f():\n    from llm2slm.models import a"}
     assert cycles({name: Source(name, text) for name, text in texts.items()}) == [["models.a", "models.b"]]
 
 
 def test_modules_that_rules_name_exist() -> None:
-    """A renamed module must not leave the rule that names it."""
+    """A renamed module must be renamed in the rules too."""
     assert [name for name in (*METHOD, "data.interface", "data.datamodule") if name not in SOURCES] == []
     assert set(MAY_IMPORT) - {source.package for source in SOURCES.values()} <= {"decoding", "offline", "testing"}
 

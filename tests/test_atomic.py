@@ -1,4 +1,4 @@
-"""Files written whole: what is left when a process is killed, or fails, at any point of the writing."""
+"""Atomic writes of files: the state on disk if the process is killed, or fails, at any point of the writing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from llm2slm.types import UserError
 
 
 def killed(write) -> None:
-    """Runs `write` in a fork that is expected to kill itself."""
+    """Runs `write` in a fork that must kill itself."""
     child = os.fork()
     if child == 0:
         try:
@@ -48,7 +48,7 @@ def test_a_lock_excludes_others_until_it_is_released(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a", ".a.lock"}
     with pytest.raises(UserError, match=r"/a: another process is writing it; wait, or wait$"):
         other.acquire()
-    other.release()  # it holds nothing: the lock stays
+    other.release()  # it holds no lock: the lock remains
     with pytest.raises(UserError, match="another process is writing it"):
         other.acquire()
     lock.release()
@@ -72,7 +72,9 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_in_a_folder_that_refuses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_in_a_folder_without_write_permission_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied", str(tmp_path / ".a.lock"))
 
@@ -82,7 +84,7 @@ def test_a_lock_in_a_folder_that_refuses_files(tmp_path: Path, monkeypatch: pyte
             WriteLock(tmp_path / "a").acquire()
 
 
-def test_a_kill_in_the_middle_of_a_file_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_kill_during_a_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a" / "file.txt", "old\n")
 
     def write() -> None:
@@ -99,7 +101,7 @@ def test_a_kill_in_the_middle_of_a_file_leaves_the_old_one(tmp_path: Path) -> No
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"], "what the killed process left is used up"
 
 
-def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_file_and_no_other_file(tmp_path: Path) -> None:
     path = write_text(tmp_path / "file.txt", "old")
     with pytest.raises(ZeroDivisionError), replacing(path) as file:
         file.write(b"new")
@@ -111,8 +113,8 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> N
     assert write_text(path, "half a pair: \ud800", errors="replace").read_text() == "half a pair: ?"
 
 
-def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a power cut leaves the new name on an empty file."""
+def test_the_content_is_flushed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a power cut could leave an empty file under the new name."""
     seen = []
 
     def fsync(handle: int) -> None:
@@ -130,7 +132,7 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_folder_is_filled_file_by_file_the_decisive_one_last(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_file_by_file_with_the_decisive_file_last(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     for name in ("config.json", "b/weights", "other"):
         write_text(folder / name, "old")
@@ -166,7 +168,7 @@ def test_a_folder_is_filled_file_by_file_the_decisive_one_last(tmp_path: Path) -
     assert sorted(p.name for p in folder.iterdir()) == ["b", "config.json", "other", "z"]
 
 
-def test_a_folder_is_left_as_it_was_by_an_error(tmp_path: Path) -> None:
+def test_an_error_leaves_the_folder_unchanged(tmp_path: Path) -> None:
     write_text(tmp_path / "config.json", "old")
     with pytest.raises(ZeroDivisionError), filling(tmp_path, last="config.json") as stage:
         (stage / "config.json").write_text("new")
@@ -175,10 +177,10 @@ def test_a_folder_is_left_as_it_was_by_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "result.json", "predictions.jsonl"])
-def test_the_files_of_a_run_are_written_whole_and_beside(
+def test_the_files_of_a_run_are_replaced_atomically_in_the_same_folder(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed just before the rename, each still has its old content; the temporary directory is missing."""
+    """Killed just before the rename, each file has its old content; the temporary directory does not exist."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     folder = tmp_path / "run"
@@ -200,10 +202,10 @@ def test_the_files_of_a_run_are_written_whole_and_beside(
     assert (folder / name).read_text() not in ("old", "")
 
 
-# What the disk refuses
+# Errors of the disk
 
 LIMIT = 20_000
-"""Bytes of a file, in these tests: the limit fails the same system call as a full disk does."""
+"""Limit on the bytes of a file in these tests: it fails the same system call as a full disk."""
 
 
 def write_torch(folder: Path) -> None:
@@ -227,7 +229,7 @@ def fill_text(folder: Path) -> None:
 
 
 def fill_nested(folder: Path) -> None:
-    """As a processor, which fills its folder within that of its model."""
+    """Like a processor, which fills its folder within that of its model."""
     with filling(folder / "a", last="t") as stage, filling(stage, last="t") as inner:
         (inner / "t").write_text("x" * 2 * LIMIT)
 
@@ -266,7 +268,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("kind", WRITES)
-def test_what_the_disk_refuses_is_one_line_whoever_writes(tmp_path: Path, kind: str) -> None:
+def test_an_error_of_the_disk_is_reported_on_one_line_by_every_writer(tmp_path: Path, kind: str) -> None:
     write, name = WRITES[kind]
     folder, told = tmp_path / "run", tmp_path / "told"
     folder.mkdir()
@@ -293,7 +295,7 @@ def test_what_the_disk_refuses_is_one_line_whoever_writes(tmp_path: Path, kind: 
     ("name", "reason"),
     [("file/a", "Not a directory|File exists"), ("folder", "Is a directory"), ("n" * 300, "too long")],
 )
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
+def test_a_path_that_cannot_be_written_is_reported_on_one_line(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").write_text("old")
     write_text(tmp_path / "folder" / "inside", "old")
     for write in (lambda path: write_text(path, "new"), lambda path: json_lines.write_jsonl(path, [])):
@@ -305,8 +307,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str, r
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_an_error_of_something_else_is_no_error_of_the_disk(tmp_path: Path) -> None:
-    """Another file that is missing, another service that is not reached, another complaint."""
+def test_other_errors_are_not_reported_as_errors_of_the_disk(tmp_path: Path) -> None:
+    """A missing input file, a lost connection, other exceptions."""
     other = [
         (tmp_path / "missing").read_text,
         lambda: (_ for _ in ()).throw(ConnectionResetError(104, "Connection reset by peer")),

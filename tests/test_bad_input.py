@@ -1,4 +1,4 @@
-"""What a user gets wrong, through the command line and the real commands: one line each, exit code 2, nothing lost."""
+"""Bad input through the command line and the real commands: one line each, exit code 2, no file changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """An empty folder with good files of rows, and bad ones."""
+    """An empty folder with valid and invalid files of rows."""
     monkeypatch.chdir(tmp_path)
     for split in SPLITS:
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(ROW) + "\n" for _ in range(4)))
@@ -49,7 +49,7 @@ def train(llm, *arguments):
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory, trained, tiny_llm):
-    """The folder that the cases of `bad_inputs` describe, to be copied."""
+    """The folder that `bad_inputs` describes, to be copied."""
     folder = tmp_path_factory.mktemp("bad") / "whole"
     for name, source in {"run": trained, "other": trained, "llm": tiny_llm}.items():
         shutil.copytree(source, folder / name)
@@ -61,8 +61,8 @@ def place(tmp_path_factory, trained, tiny_llm):
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[pytest.mark.slow] * case.slow, id=case.name) for case in CASES]
 )
-def test_bad_input_is_one_line_and_leaves_nothing(place, tmp_path, monkeypatch, capsys, case):
-    """Exit code 2, one line that names what is wrong, and no file or folder that was not there before."""
+def test_bad_input_is_reported_on_one_line_and_writes_nothing(place, tmp_path, monkeypatch, capsys, case):
+    """Exit code 2, one line that states the error, and no new file or folder."""
     folder = tmp_path / "place"
     shutil.copytree(place, folder)
     monkeypatch.chdir(folder)
@@ -74,7 +74,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, tmp_path, monkeypatch, 
     assert {path for path in folder.rglob("*") if path.is_dir()} == folders
 
 
-def test_runs_of_the_same_second_get_folders(tmp_path, monkeypatch):
+def test_runs_started_in_the_same_second_get_separate_folders(tmp_path, monkeypatch):
     made = [new_folder(tmp_path / "outputs" / "14-05-06") for _ in range(3)]
     assert [path.name for path in made] == ["14-05-06", "14-05-06-2", "14-05-06-3"]
     (tmp_path / "file").write_text("a")
@@ -82,7 +82,7 @@ def test_runs_of_the_same_second_get_folders(tmp_path, monkeypatch):
         new_folder(tmp_path / "file" / "x")
 
 
-def test_the_default_folder_is_new_and_removed_after_a_mistake(calls, monkeypatch, capsys):
+def test_the_default_folder_is_new_and_is_removed_after_a_mistake(calls, monkeypatch, capsys):
     """All runs start in the same second."""
 
     class Clock(datetime):
@@ -107,7 +107,7 @@ def refuse(config, folder):
     raise UserError("no")
 
 
-def test_the_cases_are_many_and_named_once():
+def test_there_are_many_cases_with_unique_names():
     assert len(CASES) >= 120
     assert len({case.name for case in CASES}) == len(CASES)
     assert {case.name for case in CASES} >= LIKE_ANOTHER
@@ -175,7 +175,7 @@ ALIKE = (
     "malformed validation", "too many fields", "no rows", "no text", "kind of file", "unknown override", "missing file",
     "too few fields", "empty file", "unknown column", "misspelt metric",
 )  # fmt: skip
-"""Those that the default run leaves out: another one, or one of `bad_inputs.py`, is much like each."""
+"""Cases that the default run leaves out, because another one, or one of `bad_inputs.py`, is similar."""
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ ALIKE = (
     representatives(BAD.values(), lambda case: case not in [BAD[name] for name in ALIKE]),
     ids=list(BAD),
 )
-def test_training_on_bad_input_touches_nothing(files, tiny_llm, capsys, arguments, message):
-    """Nothing is written into the run's folder, in which there is a file of the user."""
+def test_training_on_bad_input_writes_nothing(files, tiny_llm, capsys, arguments, message):
+    """Nothing is written to the run directory, which contains a file of the user."""
     (files / "run").mkdir()
     (files / "run" / "notes.txt").write_text("mine")
     before = files_of(files)
@@ -195,8 +195,8 @@ def test_training_on_bad_input_touches_nothing(files, tiny_llm, capsys, argument
 
 
 @pytest.mark.slow
-def test_one_line_is_all_that_the_terminal_shows(files, tiny_llm):
-    """In a process of its own, with what the libraries write past Python's own streams."""
+def test_the_terminal_shows_one_line_only(files, tiny_llm):
+    """In a separate process, including the output of libraries that bypasses Python's streams."""
     data = ["data=json", "data.train=malformed.jsonl", "data.validation=validation.jsonl", "data.test=test.jsonl"]
     done = python("-m", "llm2slm", "train", *tiny_overrides(tiny_llm), *data, cwd=files, HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (2, "")
@@ -219,7 +219,7 @@ def test_over_long_prompts_are_counted_and_reported(files, tiny_llm, way, rows):
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "benchmark"])
-def test_a_run_that_is_none_is_told(files, capsys, verb):
+def test_a_missing_run_is_reported(files, capsys, verb):
     assert main([verb, f"run={files}/nowhere/at/all"]) == 2
     assert "no such folder" in mistake(capsys)
     assert main(["train", "run=nowhere"]) == 2
@@ -227,29 +227,29 @@ def test_a_run_that_is_none_is_told(files, capsys, verb):
     assert files_of(files / "nowhere") == {}
 
 
-def test_a_run_directory_that_is_a_file_is_told(files, capsys):
+def test_a_run_directory_that_is_a_file_is_reported(files, capsys):
     for place in ("text.txt", "text.txt/run"):
         assert main(["train", f"hydra.run.dir={place}"]) == 2
         assert mistake(capsys) == f"hydra.run.dir={place}: text.txt is a file; give a folder"
     assert (files / "text.txt").read_text() == "a\n"
 
 
-def test_a_result_that_is_not_there_is_told_by_what_was_given(files, capsys):
+def test_a_missing_result_is_reported_by_the_given_path(files, capsys):
     assert main(["report", "runs=nowhere"]) == 2
     assert mistake(capsys).startswith("nowhere: no such folder; give a run directory")
     assert main(["report", "runs=nowhere/result.json"]) == 2
     assert mistake(capsys).startswith("nowhere/result.json: no such file")
 
 
-def test_a_run_directory_is_no_model(files, trained, capsys):
+def test_a_run_directory_is_refused_as_a_model(files, trained, capsys):
     shutil.copytree(trained, files / "run")
     assert main(["train", "model.slm.name=run"]) == 2
     assert "run: is a run directory; give its model, run/model" in mistake(capsys)
 
 
 @pytest.mark.slow
-def test_a_corpus_that_is_asked_as_another_task_is_told(files, tiny_llm, capsys):
-    """In words of one's own any corpus may be asked; without a task it is asked as the one that it is made for."""
+def test_a_corpus_used_for_another_task_is_reported(files, tiny_llm, capsys):
+    """With a custom prefix any task is accepted; without a task the task of the corpus is used."""
     (files / "samsum").mkdir()
     for split in SPLITS:
         with gzip.open(files / "samsum" / f"{split}.jsonl.gz", "wt") as file:
@@ -268,7 +268,7 @@ def test_a_corpus_that_is_asked_as_another_task_is_told(files, tiny_llm, capsys)
         assert (warning in capsys.readouterr().err) == warned
 
 
-def test_evaluating_on_bad_data_leaves_the_run_as_it_is(files, trained, capsys):
+def test_evaluating_on_bad_data_leaves_the_run_unchanged(files, trained, capsys):
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
     assert main(["evaluate", "run=run", "data=json", "data.test=malformed.jsonl", "hydra.run.dir=scores"]) == 2
@@ -277,13 +277,13 @@ def test_evaluating_on_bad_data_leaves_the_run_as_it_is(files, trained, capsys):
     assert not (files / "scores").exists()
 
 
-def test_resuming_a_run_that_is_not_there_makes_no_folder(files, capsys):
+def test_resuming_a_missing_run_makes_no_folder(files, capsys):
     assert main(["train", "run=nowhere"]) == 2
     assert mistake(capsys).startswith("nowhere: not a run directory")
     assert not (files / "nowhere").exists()
 
 
-def test_resuming_cannot_change_what_is_trained(files, trained, capsys):
+def test_resuming_with_changed_training_settings_is_refused(files, trained, capsys):
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
     assert main(["train", "run=run", "optim.lr=0.5"]) == 2
@@ -291,7 +291,7 @@ def test_resuming_cannot_change_what_is_trained(files, trained, capsys):
     assert files_of(files / "run") == before
 
 
-def test_missing_folder_of_a_model_is_called_that(files, capsys):
+def test_a_missing_folder_of_a_model_is_reported(files, capsys):
     assert main(["train", "model.llm.name=./nowhere"]) == 2
     assert mistake(capsys).startswith("model './nowhere': no such folder")
 
@@ -302,12 +302,12 @@ def test_missing_folder_of_a_model_is_called_that(files, capsys):
      "task.num_beams=0: must be between 1 and 1000", "optim.lr=-1.0: must be above 0", "optim.lr=0.0: must be above 0",
      "optim.lr=nan: must be above 0", "seed=-1: must be between 0 and 4294967295"],
 )  # fmt: skip
-def test_numbers_out_of_range(files, capsys, told):
+def test_numbers_out_of_range_are_refused(files, capsys, told):
     assert main(["train", told.partition(":")[0]]) == 2
     assert mistake(capsys) == told
 
 
-def test_a_second_training_does_not_mix_with_the_first(files, trained, capsys, monkeypatch):
+def test_a_second_training_in_the_same_folder_is_refused(files, trained, capsys, monkeypatch):
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
     monkeypatch.setattr("llm2slm.commands.train.prepare", None)  # refused before the data is prepared
@@ -317,8 +317,8 @@ def test_a_second_training_does_not_mix_with_the_first(files, trained, capsys, m
 
 
 @pytest.mark.parametrize("verb", representatives(["evaluate", "label", "benchmark", "encode"], ["label"]))
-def test_what_another_verb_left_is_not_overwritten(files, trained, capsys, verb):
-    """Its result, and the configuration by which it is resumed, would be gone."""
+def test_files_of_another_verb_are_not_overwritten(files, trained, capsys, verb):
+    """The result, and the configuration for resuming, would be lost."""
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
     named = [] if verb == "encode" else ["run=run"]
@@ -328,7 +328,7 @@ def test_what_another_verb_left_is_not_overwritten(files, trained, capsys, verb)
     assert files_of(files / "run") == before
 
 
-def test_each_verb_knows_what_the_others_leave(tmp_path):
+def test_each_verb_detects_the_files_of_the_others(tmp_path):
     for verb, name in {"train": "checkpoints", "encode": "reps", "label": "labels.jsonl.part"}.items():
         (tmp_path / verb / name).mkdir(parents=True)
     runs.write_result(tmp_path / "done", runs.Result("evaluate", 1, "", 0.0, []))

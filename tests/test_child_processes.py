@@ -1,4 +1,4 @@
-"""Processes that are started by this project stop on request, however the first one was started."""
+"""Child processes of this project stop on request, however the parent process was started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ input()
 
 
 def handled(before: str, after: str) -> str:
-    """What a child prints whose Ctrl-C is handled as `before` says, after the call that lets its parent stop it."""
+    """Output of a child that handles Ctrl-C as in `before`, after the call that lets its parent stop it."""
     code = CHILD.format(before=before, after=after)
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as it:
         line = it.stdout.readline()
@@ -24,6 +24,6 @@ def handled(before: str, after: str) -> str:
     return line.strip()
 
 
-def test_of_a_command_in_the_background_the_children_can_be_interrupted() -> None:
+def test_children_of_a_background_command_can_be_interrupted() -> None:
     assert handled("SIG_IGN", "default_int_handler") == "True"
     assert handled("SIG_DFL", "SIG_DFL") == "True"  # other handlers are kept

@@ -1,4 +1,4 @@
-"""The command line: help, what a user gets wrong, single runs. The commands themselves are stubs here."""
+"""The command line: help, user errors, single runs. The commands themselves are stubs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_details_show_groups_keys_and_help(capsys, tmp_path):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_details_show_the_defaults_that_the_verb_starts_from(capsys, verb):
-    """What hydra composes of the verb's own file, without the groups that it names."""
+    """The values that Hydra composes from the verb's file, without its groups."""
     path = Path(__file__).parents[1] / "conf" / f"{verb}.yaml"
     own = OmegaConf.merge(OmegaConf.structured(SCHEMAS[verb]), OmegaConf.masked_copy(
         OmegaConf.load(path), [field.name for field in dataclasses.fields(SCHEMAS[verb])]))  # fmt: skip
@@ -83,7 +83,7 @@ def test_details_show_the_defaults_that_the_verb_starts_from(capsys, verb):
             assert re.search(rf"^    {re.escape(f'{key.name}={shown(value)}')}(  |$)", text, re.M), key.name
 
 
-def test_every_key_has_a_help():
+def test_every_key_has_a_help_text():
     assert len(keys(RunConfig)) > 100
     bare = {
         name for schema in SCHEMAS.values() for name, key in keys(schema).items() if not key.section | bool(key.help)
@@ -99,12 +99,12 @@ def test_the_help_of_a_key_shows_null_and_lists_choices_once(capsys):
     assert "None" not in text
 
 
-def test_inherited_fields_keep_their_help():
+def test_inherited_fields_keep_their_help_text():
     assert keys(RunConfig)["model.llm.revision"].help == "Hub branch, tag or commit."
     assert keys(RunConfig)["model.llm.layer"].help.startswith("Layer whose output represents the prompt")
 
 
-# What a user gets wrong
+# User errors
 
 WRONG = {
     "verb": (["trian"], "unknown verb 'trian'; did you mean train?"),
@@ -161,7 +161,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=list(WRONG))
-def test_mistakes_are_told_in_one_line_before_anything_runs(calls, capsys, tmp_path, arguments, message):
+def test_mistakes_are_reported_on_one_line_before_anything_runs(calls, capsys, tmp_path, arguments, message):
     assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith(f"llm2slm: error: {message}")
@@ -175,14 +175,14 @@ def refusing(config, folder):
     raise UserError("no")
 
 
-def test_a_mistake_that_a_command_finds_leaves_no_empty_folders(calls, capsys, tmp_path, monkeypatch):
-    """Hydra makes the run's folder before the command is called."""
+def test_a_mistake_that_a_command_reports_leaves_no_empty_folders(calls, capsys, tmp_path, monkeypatch):
+    """Hydra makes the run directory before the command is called."""
     replace_command(monkeypatch, "train", refusing)
     assert main(["train"]) == 2
     assert main(["train", "hydra.run.dir=a/b/c"]) == 2
     assert main(["encode", "run=RUN"]) == 2
     assert list(tmp_path.iterdir()) == []
-    # what was there before stays, and so does what holds something
+    # existing folders remain, and so do folders with files
     (tmp_path / "a").mkdir()
     (tmp_path / "own").mkdir()
     assert main(["train", "hydra.run.dir=a/b/c"]) == 2
@@ -200,7 +200,7 @@ def test_a_mistake_that_a_command_finds_leaves_no_empty_folders(calls, capsys, t
     assert main(["train", "hydra.run.dir=done"]) == 0 and (tmp_path / "done").is_dir()
 
 
-def test_mistakes_are_found_before_torch_is_imported():
+def test_mistakes_are_reported_before_torch_is_imported():
     code = (
         "import sys; from llm2slm.cli import main; code = main(['train', '-m', 'seed=1,x']); "
         "print('torch' in sys.modules, 'transformers' in sys.modules); sys.exit(code)"
@@ -220,7 +220,7 @@ def test_nearest_prefers_the_same_section():
 # A single run
 
 
-def test_run_gets_a_typed_configuration_and_hydras_folder(calls, tmp_path):
+def test_run_is_called_with_a_typed_configuration_and_hydras_folder(calls, tmp_path):
     arguments = ["train", "model/conditioning=memory", "trainer=cpu", "optim.betas=[0.8,0.9]", "hydra.run.dir=a b/c=d"]
     assert main(arguments) == 0
     [(config, folder)] = calls
@@ -235,7 +235,7 @@ def test_run_gets_a_typed_configuration_and_hydras_folder(calls, tmp_path):
     assert Path.cwd() == tmp_path
 
 
-def test_value_and_group_choose_the_conditioning_alike(calls):
+def test_value_and_group_choose_the_same_conditioning(calls):
     assert main(["train", "model/conditioning=replace", "hydra.run.dir=a"]) == 0
     assert main(["train", "model.conditioning=replace", "hydra.run.dir=b"]) == 0
     assert calls[0][0] == calls[1][0]
@@ -243,7 +243,7 @@ def test_value_and_group_choose_the_conditioning_alike(calls):
 
 
 @pytest.mark.slow
-def test_default_folders(calls, tmp_path):
+def test_default_folders_of_all_verbs(calls, tmp_path):
     for verb in VERBS:
         assert main([verb]) == 0
     folders = dict(zip(VERBS, (folder.relative_to(tmp_path) for _, folder in calls), strict=True))
@@ -255,7 +255,7 @@ def test_default_folders(calls, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # no .hydra, no log
 
 
-def test_train_run_goes_on_in_place(calls, tmp_path):
+def test_train_run_resumes_in_the_folder_of_the_run_by_default(calls, tmp_path):
     runs.write_config(tmp_path / "runs/a", RunConfig())
     assert main(["train", "run=runs/a"]) == 0
     assert main(["train", "run=runs/a", "hydra.run.dir=elsewhere"]) == 0
@@ -281,7 +281,7 @@ def test_train_run_goes_on_in_place(calls, tmp_path):
         ["1e5", "Is {this} [ok]: x = ${y}?", "two\nlines", "ü%"],
     ),
 )
-def test_a_prompt_is_taken_as_it_is(calls, text):
+def test_a_prompt_is_passed_verbatim(calls, text):
     assert main(["generate", f"prompt={text}"]) == 0
     assert type(calls[0][0]) is GenerateConfig
     assert calls[0][0].prompt == text
@@ -290,13 +290,13 @@ def test_a_prompt_is_taken_as_it_is(calls, text):
 @pytest.mark.parametrize(
     "text", representatives(["translate English to German: ", "a, b", "1e5", "on", "x=y,z"], ["a, b", "x=y,z"])
 )
-def test_text_needs_no_quotes_beyond_the_shells(calls, text):
+def test_text_needs_no_quotes_except_those_of_the_shell(calls, text):
     assert main(["train", f"task.prefix={text}", "model.llm.revision=null"]) == 0
     assert calls[0][0].task.prefix.strip() == text.strip()
     assert calls[0][0].model.llm.revision is None
 
 
-def test_lists_need_no_brackets_and_open_dicts_no_plus(calls):
+def test_lists_need_no_brackets_and_open_dicts_need_no_plus(calls):
     arguments = ["train", "task.metrics=bleu,chrf", "model.slm.config.n_layer=3", "model.slm.config.d_model=32"]
     assert main(arguments) == 0
     config = calls[0][0]
@@ -308,8 +308,8 @@ def test_lists_need_no_brackets_and_open_dicts_no_plus(calls):
 
 
 @pytest.mark.parametrize("verb", ["compare", "report", "judge"])
-def test_runs_can_stand_alone(calls, verb):
-    """Whatever they are called; a folder of a sweep is called like an override."""
+def test_runs_may_be_given_as_positional_arguments(calls, verb):
+    """With any name; the folder of a sweep's job looks like an override."""
     Path("swept/seed=1,lr=2").mkdir(parents=True)
     words = ["outputs/a b", "out=there", "swept/seed=1,lr=2", "it's", "1.50"]
     assert main([verb, *words]) == 0
@@ -317,7 +317,7 @@ def test_runs_can_stand_alone(calls, verb):
     assert (config.runs, config.out) == (["outputs/a b", "swept/seed=1,lr=2", "it's", "1.50"], "there")
 
 
-def test_runs_that_stand_alone_are_shown_too(calls, capsys):
+def test_positional_runs_are_shown(calls, capsys):
     assert main(["compare", "--cfg", "job", "a", "b/c"]) == 0
     assert "runs:\n- a\n- b/c\n" in capsys.readouterr().out
     for verb in ("compare", "report", "judge"):
@@ -325,16 +325,16 @@ def test_runs_that_stand_alone_are_shown_too(calls, capsys):
         assert capsys.readouterr().out.startswith(f"usage: llm2slm {verb} RUN [RUN ...] [KEY=VALUE ...]")
 
 
-def test_runs_that_stand_alone_are_not_named_as_well(calls, capsys):
+def test_positional_runs_and_the_key_runs_are_refused_together(calls, capsys):
     assert main(["compare", "a", "runs=[b]"]) == 2
     assert mistake(capsys) == "runs are given twice, as a and as runs=[b]; give all of them in one way"
-    assert main(["train", "a"]) == 2  # takes no runs
+    assert main(["train", "a"]) == 2  # train takes no positional runs
     assert "override 'a' is malformed" in mistake(capsys)
     assert not calls
 
 
-def test_a_dict_is_given_key_by_key_or_whole(calls):
-    """A whole one is put on top of what the chosen group says."""
+def test_a_dict_is_given_by_single_keys_or_as_a_whole(calls):
+    """A whole dict is merged into the values of the chosen group."""
     arguments = ["train", "model.slm.config={n_layer: 3, d_model: 32}", "model.llm.quantization={quant_method: quanto}"]
     assert main(arguments) == 0
     config = calls[0][0]
@@ -345,7 +345,7 @@ def test_a_dict_is_given_key_by_key_or_whole(calls):
 
 @pytest.mark.slow
 def test_a_key_may_have_the_name_of_another_verbs_group(calls, capsys, tmp_path):
-    """`model` is a group of train's, and a plain text for judge; a sweep runs over its values."""
+    """`model` is a group of train, and a text for judge; a sweep runs over its values."""
     names = "runs=[a]", "endpoint=http://h/v1"
     assert main(["judge", *names, "model=Org/Some-Model:7b", "parameters={a: 1, b: null}", "parameters.c=x"]) == 0
     assert type(calls[0][0]) is JudgeConfig
@@ -359,7 +359,7 @@ def test_a_key_may_have_the_name_of_another_verbs_group(calls, capsys, tmp_path)
     assert [line.split()[0] for line in groups.splitlines() if line.strip()] == ["logger"]
 
 
-def test_config_dir_adds_the_users_own(calls, tmp_path):
+def test_config_dir_adds_the_users_configs(calls, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "quick.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model/slm: gpt2_mini\nseed: 7\n"
@@ -371,7 +371,7 @@ def test_config_dir_adds_the_users_own(calls, tmp_path):
     assert calls[0][0].model.slm.config["model_type"] == "gpt2"
 
 
-def test_hydras_own_questions(calls, capsys):
+def test_options_of_hydra_are_supported(calls, capsys):
     assert main(["train", "--cfg", "job", "seed=5", "-p", "trainer"]) == 0
     assert yaml.safe_load(capsys.readouterr().out.partition("\n")[2])["max_steps"] == 1000
     assert main(["train", "--cfg", "job", "sed=5"]) == 2
@@ -385,7 +385,7 @@ def test_hydras_own_questions(calls, capsys):
         (KeyboardInterrupt(), 130, "llm2slm: interrupted\n"),
     ],
 )
-def test_what_a_command_raises_for_the_user(calls, capsys, monkeypatch, error, code, shown):
+def test_user_errors_and_interrupts_are_shown_on_one_line(calls, capsys, monkeypatch, error, code, shown):
     def run(config, folder):
         raise error
 
@@ -394,7 +394,7 @@ def test_what_a_command_raises_for_the_user(calls, capsys, monkeypatch, error, c
     assert capsys.readouterr().err == shown
 
 
-def test_a_failure_of_ours_keeps_its_traceback(calls, capsys, monkeypatch):
+def test_an_internal_error_keeps_its_traceback(calls, capsys, monkeypatch):
     def run(config, folder):
         return 1 / 0
 
@@ -406,7 +406,7 @@ def test_a_failure_of_ours_keeps_its_traceback(calls, capsys, monkeypatch):
     assert shown.strip().endswith("ZeroDivisionError: division by zero")
 
 
-# A run's own configuration as the base of evaluate and benchmark
+# The configuration of a run as the base of evaluate and benchmark
 
 
 def test_evaluate_starts_from_the_runs_configuration(calls):
@@ -423,8 +423,8 @@ def test_evaluate_starts_from_the_runs_configuration(calls):
     assert (second.task.name, second.task.num_beams, second.split) == ("summarization", 4, "test")
 
 
-def test_what_an_llm_wrote_is_no_reference_unless_asked_for(calls):
-    """A run that was trained on labels of an LLM is judged by the corpus' own answers, on its training split too."""
+def test_labels_of_an_llm_are_references_only_if_requested(calls):
+    """A run that was trained on labels of an LLM is evaluated on the corpus' references, on its training split too."""
     trained = RunConfig()
     trained.data.labels, trained.data.labels_from = Labels.llm, "labels"
     runs.write_config(Path("run"), trained)
@@ -435,8 +435,8 @@ def test_what_an_llm_wrote_is_no_reference_unless_asked_for(calls):
 
 
 @pytest.mark.parametrize("verb", representatives(["evaluate", "label", "benchmark"], ["evaluate"]))
-def test_a_trained_model_is_not_made_another_by_an_override(calls, capsys, verb):
-    """Its result would say that a hybrid answers as well when it is told nothing."""
+def test_overrides_cannot_change_a_trained_model(calls, capsys, verb):
+    """Otherwise the result would state the quality of a hybrid without its control."""
     runs.write_config(Path("run"), RunConfig())
     assert main([verb, "run=run", "model.control=shuffled"]) == 2
     message = "model.control=shuffled: the model of run=run was trained with none, and is used as it is; leave it out"
@@ -454,7 +454,7 @@ def test_a_trained_model_is_not_made_another_by_an_override(calls, capsys, verb)
     assert len(calls) == 1
 
 
-def test_a_stored_configuration_of_another_version_is_told(calls, capsys):
+def test_a_stored_configuration_with_an_unknown_key_is_reported(calls, capsys):
     runs.write_config(Path("run"), RunConfig())
     text = Path("run/config.yaml").read_text().replace("batch_tokens:", "batch_token:")
     Path("run/config.yaml").write_text(text)
@@ -467,7 +467,7 @@ def test_a_stored_configuration_of_another_version_is_told(calls, capsys):
 
 
 def test_ranks_that_lightning_starts_get_the_same_folder(calls, monkeypatch, tmp_path):
-    """Lightning starts rank 1 with this command's own arguments and the run's folder behind them."""
+    """Lightning starts rank 1 with the arguments of this command, followed by the run's folder."""
     from lightning.fabric.strategies.launchers.subprocess_script import _hydra_subprocess_cmd
 
     arguments = ["train", "seed=3", "task.prefix=a: b, c", "model.slm.config.n=5", "trainer=ddp_cpu"]

@@ -1,4 +1,4 @@
-"""Shell completion, in shells: what is typed before the tab key is what a command then gets."""
+"""Shell completion in real shells: the text before the tab key becomes the argument of a command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ READY, END = "ready> ", "the end of this test"
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two runs and a file, and a program `llm2slm` in front of PATH."""
+    """A folder with two runs and a file, and a program `llm2slm` first on PATH."""
     program = tmp_path / "bin" / "llm2slm"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m llm2slm "$@"\n')
@@ -48,7 +48,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def typed(shell: list[str], setup: str, keys: str) -> str:
-    """What a line becomes that is typed into an interactive shell: tabs complete it, and `echo` shows its words."""
+    """Types a line into an interactive shell: tabs complete it, and `echo` prints the resulting words."""
     child, terminal = pty.fork()
     if child == 0:
         os.execvpe(shell[0], shell, {**os.environ, "PS1": "$ ", "TERM": "dumb"})
@@ -62,7 +62,7 @@ def typed(shell: list[str], setup: str, keys: str) -> str:
             except OSError:  # the shell has ended
                 return
 
-    # the prompt that the setup ends with shows that the shell reads keys now, not lines; quotes keep the echo apart
+    # after the prompt at the end of the setup the shell reads keys, not lines; quotes distinguish it from its echo
     os.write(terminal, f"{setup}; PS1='{READY[:3]}''{READY[3:]}'\n".encode())
     until(READY)
     os.write(terminal, f"{keys}\x01printf '<%s>' \x05\nprintf '%s\\n' '{END[:4]}''{END[4:]}'; exit\n".encode())
@@ -84,11 +84,11 @@ LINES = {
     "train data=json data.train=ro\t": "<train><data=json><data.train=rows of mine.jsonl>",
     "train --conf\t": "<train><--config->",
 }
-"""Keys behind `llm2slm `, and the words that the command gets."""
+"""Keys typed after `llm2slm `, and the words that the command receives."""
 
 
 @pytest.mark.parametrize("keys", representatives(LINES, list(LINES)[:3]))
-def test_bash(place: Path, keys: str) -> None:
+def test_bash_completes(place: Path, keys: str) -> None:
     found = typed(["bash", "--norc", "--noprofile", "-i"], 'eval "$(llm2slm -sc install=bash)"', f"llm2slm {keys}")
     assert found == f"<llm2slm>{LINES[keys]}"
 
@@ -97,14 +97,14 @@ def test_bash(place: Path, keys: str) -> None:
 @pytest.mark.parametrize(
     "keys", representatives([keys for keys in LINES if "rows of" not in LINES[keys]], list(LINES)[:1])
 )
-def test_zsh(place: Path, keys: str) -> None:
+def test_zsh_completes(place: Path, keys: str) -> None:
     setup = f'bindkey -e; export HOME={place}; eval "$(llm2slm train -sc install=zsh)"'
     found = typed(["zsh", "-f", "-i"], setup, f"llm2slm {keys}")
     assert found == f"<llm2slm>{LINES[keys]}"
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="no fish")
-def test_fish(place: Path) -> None:
+def test_fish_completes(place: Path) -> None:
     script = (
         'llm2slm -sc install=fish | source; complete -C "llm2slm train model/llm=flan_t5_l"; complete -C "llm2slm ben"'
     )
@@ -114,14 +114,16 @@ def test_fish(place: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize("before", [[], ["train"]])
-def test_what_is_installed_can_be_taken_away(capsys: pytest.CaptureFixture[str], shell: str, before: list[str]) -> None:
+def test_an_installed_completion_can_be_uninstalled(
+    capsys: pytest.CaptureFixture[str], shell: str, before: list[str]
+) -> None:
     for command in ("install", "uninstall"):
         assert main([*before, "-sc", f"{command}={shell}"]) == 0
         assert "llm2slm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", ["install", "install=tcsh", "remove=bash", ""])
-def test_another_shell_is_told(capsys: pytest.CaptureFixture[str], given: str) -> None:
+def test_an_invalid_shell_is_reported(capsys: pytest.CaptureFixture[str], given: str) -> None:
     assert main(["train", "--shell-completion", *given.split()]) == 2
     assert "give install=SHELL or uninstall=SHELL, with one of bash, zsh, fish" in mistake(capsys)
 
@@ -131,7 +133,7 @@ def offered(line: str) -> list[str]:
     return complete(before, word, list(VERBS))
 
 
-def test_what_is_offered(place: Path) -> None:
+def test_completions_of_verbs_keys_values_and_paths(place: Path) -> None:
     assert offered("") == [*(f"{verb} " for verb in VERBS), "--help ", "--version "]
     assert offered("trian x") == []
     assert {"model=", "model.", "model/llm=", "experiment=", "seed=", "hydra."} <= set(offered("train "))
@@ -160,7 +162,7 @@ def choices() -> dict[str, list[str]]:
     return {name: listed for name, listed in found.items() if listed and not name.startswith("model.llm.")}
 
 
-def test_the_choices_of_a_text_are_those_of_the_code() -> None:
+def test_the_choices_of_a_text_equal_those_of_the_code() -> None:
     attention = ["eager", "sdpa", "flash_attention_2"]
     decoders = [each.value for each in Decoding]
     assert choices() == {
@@ -193,7 +195,7 @@ def test_the_choices_of_a_text_are_those_of_the_code() -> None:
     }
 
 
-def test_nothing_heavy_is_loaded() -> None:
+def test_completion_loads_no_heavy_library() -> None:
     code = (
         "import sys; from llm2slm.cli import main\n"
         "assert main(['-sc', 'query=bash']) == 0\n"

@@ -1,4 +1,4 @@
-"""Every YAML file under conf/: it composes, it says only what it must, and it arrives where it is meant to."""
+"""Every YAML file under conf/: it composes, contains only non-default values, and these are applied."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def composer(verb):
 
 @cache
 def composed(verb, override=None):
-    """The configuration as Hydra composes it: once for all tests, which leave it as it is."""
+    """The configuration that Hydra composes: once for all tests, which must not change it."""
     return composer(verb).compose([] if override is None else [composer(verb).prepare(override, sweeping=False)])
 
 
@@ -58,7 +58,7 @@ def leaves(values, prefix=""):
 
 
 def statements(path):
-    """The keys that a file sets, by their place in the whole configuration."""
+    """The keys that a file sets, by their path in the complete configuration."""
     header = re.match(r"# @package (\S+)\n", (CONF / path).read_text(encoding="utf-8"))
     package = header[1] if header else ".".join(path.parts[:-1])
     prefix = "" if package in ("_global_", "") else f"{package}."
@@ -67,7 +67,7 @@ def statements(path):
 
 
 SET_BY_GROUPS = {name for path in OPTIONS if path.parts[0] != "experiment" for name in statements(path)}
-"""Keys that some option of a group sets, so that an experiment may have to set them back to the code's default."""
+"""Keys that an option of a group sets, so that an experiment may have to reset them to the code's default."""
 
 
 def plain(value):
@@ -93,20 +93,20 @@ def test_primary_configs_compose(path):
     assert type(composer(path.stem).typed(found)) is SCHEMAS[path.stem]
     for name, value in statements(path).items():
         arrived = plain(OmegaConf.select(found, name))
-        if isinstance(value, dict):  # an open dict: on top of the chosen group's
+        if isinstance(value, dict):  # an open dict: merged into the chosen group's
             arrived = {key: arrived.get(key) for key in value}
         assert arrived == value, name
 
 
 @pytest.mark.parametrize("path", first_of_each(OPTIONS, lambda path: path.parent), ids=name_of)
-def test_options_compose_and_arrive(path):
+def test_options_compose_and_are_applied(path):
     found = composed("train", choice(path))
     assert type(composer("train").typed(found)) is RunConfig
     for name, value in statements(path).items():
         arrived = plain(OmegaConf.select(found, name))
-        if path.parts[0] == "experiment" and isinstance(value, dict):  # an open dict: on top of the chosen group's
+        if path.parts[0] == "experiment" and isinstance(value, dict):  # an open dict: merged into the chosen group's
             arrived = {key: arrived.get(key) for key in value}
-        if name == "data.parts":  # the schema adds what a part leaves open
+        if name == "data.parts":  # the schema adds the fields that a part does not set
             arrived = [{key: part[key] for key in own} for part, own in zip(arrived, value, strict=True)]
         assert arrived == value, name
 
@@ -123,14 +123,14 @@ def test_files_state_no_default_of_the_code(path):
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "experiment"], ids=name_of)
-def test_experiments_open_with_their_command(path):
+def test_experiments_start_with_their_command(path):
     lines = (CONF / path).read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# @package _global_"
     assert re.match(rf"# llm2slm (train|benchmark) (-m )?experiment={path.stem}\b", lines[1])
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name != "train.yaml"], ids=name_of)
-def test_files_say_what_they_are_for(path):
+def test_files_state_their_purpose(path):
     assert (
         path.parts[0] == "task" or "\n#" in "\n" + (CONF / path).read_text(encoding="utf-8") or len(content(path)) == 1
     )
@@ -140,7 +140,7 @@ def stems(group):
     return {path.stem for path in FILES if path.parent == Path(group)}
 
 
-def test_groups_offer_what_the_code_knows():
+def test_groups_offer_the_options_of_the_code():
     assert stems("data") == {"builtin", "json", "hub", "mixture", *CORPORA}
     assert stems("task") == set(TASKS)
     assert stems("model/conditioning") == set(conditioning.names())
@@ -148,14 +148,14 @@ def test_groups_offer_what_the_code_knows():
 
 
 @pytest.mark.parametrize("group", ["data", "task", "model/conditioning", "model"])
-def test_an_options_name_is_the_value_it_sets(group):
+def test_the_name_of_an_option_is_the_value_it_sets(group):
     key = {"data": "data.name", "task": "task.name", "model/conditioning": "model.conditioning", "model": "model.kind"}
     for option in stems(group):
         found = OmegaConf.select(composed("train", f"{group}={option}"), key[group])
         assert getattr(found, "value", found) == option
 
 
-def test_alone_means_without_the_llm():
+def test_systems_without_an_encoder_have_no_conditioning():
     for kind in ("slm", "llm"):
         assert composed("train", f"model={kind}").model.conditioning == "none"
 
@@ -173,13 +173,13 @@ def test_alone_means_without_the_llm():
         lambda case: case[0].startswith(("0", "{")),
     ),
 )
-def test_blocks_that_an_slm_keeps_are_plain_values_for_the_command(calls, typed, value):
+def test_blocks_of_an_slm_are_passed_as_plain_values(calls, typed, value):
     assert main(["train", "model.slm.name=x/y", f"model.slm.layers={typed}"]) == 0
     found = calls[0][0].model.slm.layers
     assert found == value and type(found) is type(value)
 
 
-def test_every_key_has_its_type_checked():
-    """No field is typed so loosely that a wrong value would pass (open dicts apart; models check layers)."""
+def test_every_key_has_a_checked_type():
+    """No field has a type so loose that a wrong value would pass (except open dicts; models check layers)."""
     loose = [k.name for k in keys(RunConfig).values() if "Any" in str(k.annotation) and not k.open]
     assert loose == ["model.llm.layer", "model.slm.layers"]

@@ -1,7 +1,7 @@
-"""The commands on a GPU, against themselves on the processor: what is trained, labelled, kept, scored and timed.
+"""The commands on a GPU against the same commands on the CPU: training, labels, stores, scores and timings.
 
-Skipped where there is no GPU. Float32 without TF32 (torch's default), so both agree to rounding; sums on a GPU come in
-another order each time, so nothing is asked to be equal to the last bit.
+Skipped without a GPU. Float32 without TF32 (torch's default), so both agree up to rounding; sums on a GPU have no fixed
+order, so bit-identical results are not required.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SYSTEMS = [
 def on(
     device: str, root: Path, llm: str = "t5", slm: str = "t5", mode: str = "memory", tokenizers: str = "shared"
 ) -> RunConfig:
-    """A tiny run without dropout, which the two devices draw differently."""
+    """A tiny run without dropout, for which the two devices draw differently."""
     config = tiny_run(root, llm=llm, slm=slm, mode=mode, accelerator=device)
     config.model.tokenizers = Tokenizers(tokenizers)
     rates = {"t5": ["dropout_rate"], "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"]}[slm]
@@ -62,14 +62,14 @@ def answers(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("llm", "slm", "mode", "tokenizers"), SYSTEMS)
-def test_training_is_that_of_the_processor(tmp_path: Path, llm: str, slm: str, mode: str, tokenizers: str) -> None:
+def test_training_equals_that_on_the_cpu(tmp_path: Path, llm: str, slm: str, mode: str, tokenizers: str) -> None:
     found = {
         device: train(on(device, tmp_path, llm, slm, mode, tokenizers), tmp_path / device) for device in ("cpu", "gpu")
     }
     assert numbers(tmp_path / "gpu") == pytest.approx(numbers(tmp_path / "cpu"), rel=2e-3, abs=2e-3)
     assert answers(tmp_path / "gpu") == answers(tmp_path / "cpu")
     assert found["gpu"].device == torch.cuda.get_device_name()
-    loaded = LLM2SLM.from_pretrained(tmp_path / "gpu" / "model")  # on the processor
+    loaded = LLM2SLM.from_pretrained(tmp_path / "gpu" / "model")  # on the CPU
     texts = ["the little dog sees", "two dogs"]
     there = loaded.generate_text(texts, max_new_tokens=6)
     assert loaded.to("cuda").generate_text(texts, max_new_tokens=6) == there
@@ -103,13 +103,13 @@ def test_bf16_training_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_dropout_goes_on_after_a_resume(tmp_path: Path) -> None:
-    """The state of the GPU's generator is in the checkpoint: another one is off by more than all rounding."""
+def test_dropout_continues_after_resuming(tmp_path: Path) -> None:
+    """The state of the GPU's generator is in the checkpoint: another state differs by more than rounding."""
 
     def config(steps: int) -> RunConfig:
         made = on("gpu", tmp_path)
         made.model.slm.config = {"dropout_rate": 0.3}
-        made.optim.schedule = "constant"  # so that the length of the run decides nothing
+        made.optim.schedule = "constant"  # so that the length of the run has no effect
         made.trainer.max_steps, made.trainer.val_every = steps, 4
         return made
 
@@ -124,7 +124,7 @@ def test_dropout_goes_on_after_a_resume(tmp_path: Path) -> None:
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
-def test_labels_are_those_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_equal_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def labelling(device: str, **changes: Any) -> RunConfig:
         config = on(device, tmp_path)
         config.split = "train"
@@ -146,7 +146,7 @@ def test_labels_are_those_of_the_processor(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("llm", "slm", "mode", "tokenizers"), SYSTEMS)
-def test_a_store_is_that_of_the_processor(tmp_path: Path, llm: str, slm: str, mode: str, tokenizers: str) -> None:
+def test_a_store_equals_that_of_the_cpu(tmp_path: Path, llm: str, slm: str, mode: str, tokenizers: str) -> None:
     def config(device: str) -> RunConfig:
         made = on(device, tmp_path, llm, slm, mode, tokenizers)
         made.encode.dtype = StoreDtype.float32
@@ -162,13 +162,13 @@ def test_a_store_is_that_of_the_processor(tmp_path: Path, llm: str, slm: str, mo
         torch.testing.assert_close(far, near, rtol=1e-4, atol=1e-4)
     train(config("gpu"), tmp_path / "live")
     stored = config("gpu")
-    stored.data.reps = str(tmp_path / "kept_cpu" / "reps")  # made on the processor, trained from on the GPU
+    stored.data.reps = str(tmp_path / "kept_cpu" / "reps")  # written on the CPU, used for training on the GPU
     train(stored, tmp_path / "stored")
     assert numbers(tmp_path / "stored") == pytest.approx(numbers(tmp_path / "live"), rel=2e-3, abs=2e-3)
 
 
 @pytest.mark.parametrize("change", ["distill", "control", "prompt", "lora"])
-def test_baselines_and_controls_are_those_of_the_processor(tmp_path: Path, change: str) -> None:
+def test_baselines_and_controls_equal_those_on_the_cpu(tmp_path: Path, change: str) -> None:
     def config(device: str) -> RunConfig:
         made = on(device, tmp_path, mode="add")
         if change == "distill":
@@ -185,7 +185,7 @@ def test_baselines_and_controls_are_those_of_the_processor(tmp_path: Path, chang
     assert numbers(tmp_path / "gpu") == pytest.approx(numbers(tmp_path / "cpu"), rel=2e-3, abs=2e-3)
 
 
-def test_scores_by_models_are_those_of_the_processor(tmp_path: Path) -> None:
+def test_scores_by_models_equal_those_on_the_cpu(tmp_path: Path) -> None:
     train(on("cpu", tmp_path), tmp_path / "run")
     found = []
     for device in ("cpu", "gpu"):
@@ -207,12 +207,12 @@ def test_systems_are_timed_on_the_gpu(tmp_path: Path) -> None:
     result = benchmark(config, tmp_path / "benchmark")
     assert result.device == torch.cuda.get_device_name()
     rows = [row for system in result.systems for row in system.speed]
-    assert len(rows) == 3 * len(result.systems) >= 6  # two lengths, and the test's own
+    assert len(rows) == 3 * len(result.systems) >= 6  # two lengths, and test lengths
     assert all(row.peak_memory_mb and row.peak_memory_mb > 0 and row.total_ms.min > 0 for row in rows)
 
 
-def test_peak_memory_is_the_systems_own(tmp_path: Path) -> None:
-    """64 MB held and 32 MB made on the way, beside what another system holds."""
+def test_peak_memory_is_that_of_the_system_alone(tmp_path: Path) -> None:
+    """64 MB held and 32 MB allocated temporarily, in addition to the memory of another system."""
     train(on("cpu", tmp_path), tmp_path / "run")
     model = LLM2SLM.from_pretrained(tmp_path / "run" / "model").to("cuda")
     others = torch.zeros(100_000_000, dtype=torch.uint8, device="cuda")
@@ -233,7 +233,7 @@ def test_peak_memory_is_the_systems_own(tmp_path: Path) -> None:
 def test_a_captured_step_is_a_cuda_graph(
     tmp_path: Path, llm: str, slm: str, mode: str, tokenizers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Responses are those of `generate`, from one graph for each number of rows, which no Python computes again."""
+    """Responses equal those of `generate`; one graph for each number of rows, and no Python code runs on replay."""
     model = taught(on("cpu", tmp_path, llm, slm, mode, tokenizers))[0].eval().to("cuda")
     decoder = choose.decoder(Decoding.captured, model)
     computed = []
@@ -246,18 +246,18 @@ def test_a_captured_step_is_a_cuda_graph(
         batch = decoder.batch(texts)
         found = decoder.generate(batch, max_new_tokens=12)
         assert torch.equal(found, model.generate(batch, max_new_tokens=12))
-    # twice as it is, then once to capture the operations: warm-up and recording run the captured ones
+    # twice in eager mode, then once to capture the operations: warm-up and recording run the captured ones
     assert computed == [1] * sessions.CAPTURED + [3] * sessions.CAPTURED
 
 
-def test_int8_on_a_gpu_keeps_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_on_a_gpu_keeps_float32_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = taught(on("cpu", tmp_path))[0].eval().to("cuda")
     decoder = choose.decoder(Decoding.int8, model)
     assert decoder.name == "captured"
     assert "the weights stay float32, as with decoding=captured" in capsys.readouterr().err
 
 
-def test_compiled_steps_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_steps_run_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     model = taught(on("cpu", tmp_path))[0].eval().to("cuda")
     model.generation_config.eos_token_id = None

@@ -59,14 +59,14 @@ def names(requirements: list[Requirement]) -> set[str]:
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
 
-def test_imported_and_declared_distributions_are_the_same() -> None:
+def test_imported_and_declared_distributions_are_equal() -> None:
     """An indirect dependency may disappear with the next version of the direct one."""
     imported = set().union(*map(distributions, SOURCES.values()))
     assert imported - names(NEEDED) - names(EXTRAS) == set()
     assert names(NEEDED) - imported == set()
 
 
-def test_distribution_of_an_import() -> None:
+def test_the_distribution_of_an_import_is_found() -> None:
     text = "import os.path, yaml\nfrom rouge_score import scoring\ndef f():\n    import not_there.at_all"
     assert distributions(Source("config", text)) == {"pyyaml", "rouge-score", "not-there"}
     assert distributions(Source("config", 'importlib.import_module("hydra.core")\nfrom . import runs')) == {

@@ -1,6 +1,6 @@
-"""Full and read-only disks, for every verb that writes: one line, nothing half-written, and the same command again.
+"""Full and read-only disks, for every verb that writes: one line, no partial files, and the same command completes.
 
-The disk is a small tmpfs, which only root may mount; without it the tests are skipped (tests/commands/test_train_resume
+The disk is a small tmpfs, which only root may mount; otherwise the tests are skipped (tests/commands/test_train_resume
 limits the size of files instead).
 """
 
@@ -48,7 +48,7 @@ CPU = "trainer.accelerator=cpu"
 
 
 def commands(disk: Path, llm: Path, run: Path) -> dict[str, list[str]]:
-    """A command of each verb; what it writes is on the disk."""
+    """A command of each verb; its output is on the disk."""
     out = disk / "out"
     return {
         "train": ["train", *tiny_overrides(llm), f"hydra.run.dir={out}"],
@@ -99,13 +99,13 @@ def failed(words: list[str], capsys: pytest.CaptureFixture[str], *reasons: str) 
 
 
 def no_partial_files(folder: Path) -> None:
-    """Nothing half-written under the name of a complete file, and no stage folder."""
+    """No partial file under the name of a complete one, and no stage folder."""
     assert not [p for p in folder.rglob("*") if p.name.startswith(".") and p.name.endswith((".part", ".lock"))]
 
 
 @pytest.mark.parametrize("verb", representatives(VERBS, ["resume", "label"]))
 @pytest.mark.parametrize("free", representatives([0, 12, 60], [12]))
-def test_a_full_disk_is_one_line_and_the_same_command_completes(disk, tiny_llm, inputs, capsys, verb, free):
+def test_a_full_disk_is_reported_on_one_line_and_the_same_command_completes(disk, tiny_llm, inputs, capsys, verb, free):
     """`free`: KiB."""
     words = prepared(verb, disk, tiny_llm, inputs)
     used = shutil.disk_usage(disk.folder).used
@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_completes(disk, tiny_llm, 
 
 
 @pytest.mark.parametrize("verb", representatives(VERBS, ["label", "generate"]))
-def test_a_read_only_disk_is_one_line(disk, tiny_llm, inputs, capsys, verb):
+def test_a_read_only_disk_is_reported_on_one_line(disk, tiny_llm, inputs, capsys, verb):
     words = prepared(verb, disk, tiny_llm, inputs)
     before = files_of(disk.folder)
     disk.remount("ro")

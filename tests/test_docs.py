@@ -1,4 +1,4 @@
-"""docs/bring-your-own-model.md and the Python of docs/generating.md run in order, unchanged but for sizes."""
+"""docs/bring-your-own-model.md and the Python of docs/generating.md run in order, unchanged except for sizes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALLER = {
 }  # fmt: skip
 
 
-def test_a_reader_types_the_page_from_top_to_bottom(
+def test_the_page_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -48,7 +48,7 @@ def test_a_reader_types_the_page_from_top_to_bottom(
         assert main([*call, *SMALLER[call[0]]]) == 0, capsys.readouterr().err
     capsys.readouterr()
     card = Path("my-model/README.md").read_text()
-    assert "(initialized from `SmolLM2-135M` (a local folder))" in card  # its weights, not its shape alone
+    assert "(initialized from `SmolLM2-135M` (a local folder))" in card  # its weights, not only its shape
     assert "license: apache-2.0" in card and "## Quality" in card and "## Speed" in card
 
     names: dict[str, object] = {}
@@ -61,11 +61,11 @@ def test_a_reader_types_the_page_from_top_to_bottom(
     assert Path("my-adapted-model/model.safetensors").is_file()
 
 
-def test_every_key_and_way_that_the_page_names_is_there() -> None:
+def test_every_key_and_mode_on_the_page_exists() -> None:
     known = set(keys(RunConfig))
     named = set(re.findall(r"`((?:model|data|task|trainer)(?:\.\w+)+)(?!\(|\w)", "".join([*PAGES, CONDITIONING])))
     assert len(named) > 10
     assert named <= known, named - known
     for member in [*conditioning.names(), *Tokenizers]:
         assert f"| `{member}`" in CONDITIONING or member == "none"
-    assert "ARCHITECTURES" not in PAGE and len(ARCHITECTURES) >= 17  # families by the names that people know them by
+    assert "ARCHITECTURES" not in PAGE and len(ARCHITECTURES) >= 17  # families by their common names

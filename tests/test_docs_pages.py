@@ -27,7 +27,7 @@ OF_PYTHON = (
     "PYTHON=/path/to/python3.12",
     "decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels)",
 )
-"""Arguments of Python or make, which are no overrides."""
+"""Arguments of Python or make, which are not overrides."""
 VERB_KEYS = {verb: Composer(verb) for verb in VERBS}
 
 
@@ -73,7 +73,7 @@ def test_files_named_and_linked_exist(page):
         assert (page.parent / link).exists(), link
 
 
-def test_every_corpus_task_and_metric_is_named():
+def test_every_corpus_task_and_metric_is_documented():
     data, results = (set(re.findall(r"[\w+:]+", " ".join(spans((ROOT / "docs" / name).read_text("utf-8"))))) for name in
                      ("data.md", "results.md"))  # fmt: skip
     assert set(CORPORA) <= data
@@ -92,7 +92,7 @@ def test_every_extra_is_in_the_installation():
     assert named == set(extras)
 
 
-def test_the_map_of_the_package_is_true():
+def test_the_map_of_the_package_is_correct():
     """Every module and folder of the map in CONTRIBUTING.md exists, and every package is in it."""
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = page.partition("## The package\n")[2].partition("\n## ")[0]

@@ -1,4 +1,4 @@
-"""docs/: the commands of each page run in order, in one folder, unchanged but for sizes."""
+"""docs/: the commands of each page run in order, in one folder, unchanged except for sizes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NOT_RUN = {
     "benchmark experiment=speed_cpu hydra.run.dir=SPEED_CPU": "T5-large; tests/commands/test_benchmark_command.py",
     "train data=hub data.path=me/my-corpus data.source=translation.en data.target=translation.de": "needs the Hub",
 }
-"""Commands that test_docs_pages.py composes only, and why."""
+"""Commands that test_docs_pages.py only composes, and the reason."""
 IN_README = calls((ROOT / "README.md").read_text(encoding="utf-8"))
 """Commands that test_readme.py runs."""
 ANOTHER_TEST = {"bring-your-own-model": ("train", "benchmark", "generate", "export")}
-"""Verbs that test_docs.py runs, with models of the families that the page names."""
+"""Verbs that test_docs.py runs, with models of the families on the page."""
 HYDRA_FOLDER = ("train", "evaluate", "calibrate", "label", "encode", "benchmark", "costs")
-"""Verbs that write into hydra.run.dir, by default a folder named after the time."""
+"""Verbs that write to hydra.run.dir, by default a folder named after the time."""
 WRITES = {
     "judge": ("judge.json", "outputs/judge"),
     "compare": ("compare.html", "outputs/compare"),
@@ -50,7 +50,7 @@ def test_commands_run(page, tmp_path, monkeypatch, trained, tiny_llm, request, c
             continue
         verb, given = call[0], dict(word.partition("=")[::2] for word in call[1:])
         new = verb == "train" and "run" not in given and "hydra.run.dir" in given
-        if new and (tmp_path / given["hydra.run.dir"]).exists():  # the page makes the run that others find
+        if new and (tmp_path / given["hydra.run.dir"]).exists():  # the page makes a run that later commands use
             (tmp_path / "RUN").rename(tmp_path / "before")
         if given.get("results") == "[RUN-speed]" and not Path("RUN-speed").exists():
             assert main(["benchmark", "run=RUN", *BENCHMARK, "hydra.run.dir=RUN-speed"]) == 0
@@ -68,7 +68,7 @@ def test_commands_run(page, tmp_path, monkeypatch, trained, tiny_llm, request, c
 
 
 def check(verb: str, given: dict[str, str]) -> None:
-    """The files that the command wrote."""
+    """Checks the files that the command wrote."""
     if verb in WRITES:
         name, folder = WRITES[verb]
         assert (Path(given.get("out", folder)) / name).is_file()
@@ -80,7 +80,7 @@ def check(verb: str, given: dict[str, str]) -> None:
         assert (Path(given["hydra.run.dir"]) / files.get(verb, "result.json")).exists()
 
 
-def test_the_files_of_a_run_are_those_that_the_page_lists(trained):
+def test_the_files_of_a_run_are_those_on_the_page(trained):
     lines = code_lines((ROOT / "docs" / "training.md").read_text("utf-8"))
     names = [line.split()[0] for line in lines if not line.startswith("llm2slm")]
     assert names[0] == "RUN/config.yaml" and len(names) == 6

@@ -1,4 +1,4 @@
-"""Tests do not depend on the environment of whoever starts them."""
+"""Tests do not depend on the user's environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def test_what_changes_the_behaviour_is_taken_away_and_the_rest_stays() -> None:
+def test_variables_that_change_the_behaviour_are_removed_and_the_others_remain() -> None:
     stays = {
         "PATH": "/bin",
         "LLM2SLM_MATRIX": "1",
@@ -30,19 +30,19 @@ def test_what_changes_the_behaviour_is_taken_away_and_the_rest_stays() -> None:
     assert own["LLM2SLM_CACHE"].startswith("/folder") and own["HF_HOME"].startswith("/folder")
 
 
-def test_this_process_has_it() -> None:
+def test_this_process_has_the_clean_environment() -> None:
     folder = os.environ["HF_DATASETS_CACHE"]
     assert own_environment(os.environ, folder).items() <= os.environ.items()
 
 
 @pytest.mark.parametrize("name", [*sorted(HOSTILE)])
-def test_every_hostile_variable_is_known(name: str) -> None:
+def test_every_hostile_variable_is_replaced_or_removed(name: str) -> None:
     assert own_environment({name: "x"}, "/folder").get(name) != "x"
 
 
 @pytest.mark.slow
 def test_tests_pass_in_a_hostile_environment(tmp_path: Path) -> None:
-    """One test for each of the variables that once made some fail."""
+    """One test for each of the variables that have made some fail."""
     chosen = ["tests/tracking/test_wandb.py::test_a_failed_run_is_closed_and_marked", "tests/test_environment.py"]
     done = python(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "closed or this_process",

@@ -1,4 +1,4 @@
-"""Models on the Hub: pushed, read at a commit, named by it in a saved hybrid, and read again without a network."""
+"""Models on the Hub: pushed, loaded at a commit, recorded with it in a saved hybrid, and loaded without a network."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TEXTS = [row["source"] for row in tiny_rows()]
 
 @pytest.fixture
 def server() -> Iterator[LocalHub]:
-    """An empty Hub. The client must ask nothing of it that it does not know."""
+    """An empty Hub. The client must not send requests that it does not implement."""
     with LocalHub() as hub:
         yield hub
     assert hub.unknown == []
 
 
 def child(code: str, *arguments: object, **environment: str) -> str:
-    """What a program writes to its standard output; the Hub's address is read when its client is imported."""
+    """Standard output of a program; the Hub's address is read when its client is imported."""
     done = python("-c", code, *map(str, arguments), **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -75,7 +75,7 @@ def test_transformers_pushes_and_loads(server, tmp_path) -> None:
         "Upload T5ForConditionalGeneration",
         "Upload T5ForConditionalGeneration",
     ]
-    assert [commit.message for commit in repo.commits][:4] == done  # the tokenizers are the same: one commit
+    assert [commit.message for commit in repo.commits][:4] == done  # the tokenizers are identical: one commit
     assert repo.commits[2].id == found["commit"]
     assert repo.commits[-2].files["deep/in/it/large.bin"] == bytes(6_000_000)
     own = {path.name: path.read_bytes() for path in new.iterdir()}
@@ -116,7 +116,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_a_hybrid_keeps_the_commit_of_its_llm(server, tmp_path) -> None:
-    """On a machine that has downloaded nothing yet, after main has moved on; and then there without a network."""
+    """On a machine without downloads, after main has moved on; and then without a network."""
     cfg = tiny_model_config(tmp_path / "zoo", tokenizers=Tokenizers.offsets)
     server.publish("me/slm", Path(cfg.slm.name))
     commit = server.publish("me/llm", Path(cfg.llm.name))
@@ -140,7 +140,7 @@ def test_a_hybrid_keeps_the_commit_of_its_llm(server, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_an_llm_that_does_not_exist_is_told_in_one_line(server, tmp_path) -> None:
+def test_a_missing_llm_is_reported_on_one_line(server, tmp_path) -> None:
     environment = server.environment(tmp_path / "home")
     done = python("-m", "llm2slm", "train", *tiny_overrides("me/none"), cwd=tmp_path, **environment)
     assert (done.returncode, done.stdout) == (2, "")
@@ -176,7 +176,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def export(server, tmp_path) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """Runs `export` with the arguments in one process of a machine; returns its exit code and what it printed."""
+    """Runs `export` with the arguments in a process of one machine; returns its exit code and its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment(tmp_path / "here")}
     command, pipe = [sys.executable, "-c", EXPORTS], subprocess.PIPE
     process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -214,8 +214,8 @@ def test_an_exported_hybrid_is_pushed_and_used_elsewhere(server, tmp_path, train
     assert found["text"] == found["again"] == expected
     again = server.repos["me/again"]
     assert again.commits[-1].message == "once more" and again.commits[-1].id in found["commit"]
-    assert again.files("dev")["README.md"] == own["README.md"]  # the card goes where the model goes
-    assert again.files().keys() == {".gitattributes"}  # main stays as it was
+    assert again.files("dev")["README.md"] == own["README.md"]  # the card is pushed with the model
+    assert again.files().keys() == {".gitattributes"}  # main is unchanged
 
     server.stop()
     code, _, err = export(*arguments, f"out={tmp_path / 'more'}", "push=me/more")

@@ -1,4 +1,4 @@
-"""What `llm2slm.cli.hydra_internals` needs of Hydra's private modules; a failure here means that Hydra changed."""
+"""The private modules of Hydra that `llm2slm.cli.hydra_internals` uses; a failure here means that Hydra changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llm2slm.cli import hydra_internals as internals
 
 @pytest.fixture
 def loader(tmp_path: Path) -> Any:
-    """A primary config `top`, a group `model` of two options and a folder `data` that is a plain key of the verb."""
+    """A primary config `top`, a group `model` with two options, and a folder `data` with the name of a plain key."""
     version.setbase("1.3")
     (tmp_path / "top.yaml").write_text("defaults:\n  - model: a\n  - _self_\nsteps: 1\ndata: text\n")
     for group, names in {"model": "ab", "data": "c"}.items():
@@ -34,7 +34,7 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_signatures() -> None:
+def test_signatures_are_unchanged() -> None:
     hydra = internals.Hydra
     assert parameters(hydra.create_main_hydra2) == ["task_name", "config_search_path"]
     assert parameters(hydra.run)[:4] == parameters(hydra.multirun)[:4]
@@ -62,15 +62,15 @@ def test_the_loader_composes_and_lists_groups(loader: Any) -> None:
     assert "model" in loader.list_groups("")
 
 
-def test_a_plain_key_is_no_group(loader: Any, tmp_path: Path) -> None:
-    """Without the exclusion Hydra composes the file `data/c.yaml` in place of the text."""
+def test_a_plain_key_is_not_a_group(loader: Any, tmp_path: Path) -> None:
+    """Without the exclusion Hydra composes the file `data/c.yaml` instead of the text."""
     assert loader.load_configuration("top", ["data=c"], run_mode=RunMode.RUN).data == "c"
     plain = internals.ConfigLoaderImpl(config_search_path=internals.search_path(str(tmp_path)))
     with pytest.raises(HydraException):
         plain.load_configuration("top", ["data=c"], run_mode=RunMode.RUN)
 
 
-def test_an_application_composes_by_the_loader(loader: Any) -> None:
+def test_an_application_composes_with_the_loader(loader: Any) -> None:
     try:
         hydra = internals.application("verb", loader)
         composed = hydra.config_loader.load_configuration("top", ["data=c"], run_mode=RunMode.RUN)
@@ -79,7 +79,7 @@ def test_an_application_composes_by_the_loader(loader: Any) -> None:
     assert (composed.data, composed.hydra.job.name) == ("c", "verb")
 
 
-def test_jobs_of_a_sweep_in_order(loader: Any) -> None:
+def test_jobs_of_a_sweep_are_in_order(loader: Any) -> None:
     parse = OverridesParser.create(config_loader=loader).parse_override
     assert internals.cross_product([parse("a=1,2"), parse("b=x"), parse("c=3,4")]) == [
         ["a=1", "b=x", "c=3"], ["a=1", "b=x", "c=4"], ["a=2", "b=x", "c=3"], ["a=2", "b=x", "c=4"],
@@ -88,7 +88,7 @@ def test_jobs_of_a_sweep_in_order(loader: Any) -> None:
         internals.cross_product([parse("a=interval(0,1)")])
 
 
-def test_the_parser_has_what_launch_reads() -> None:
+def test_the_parser_has_the_arguments_that_launch_uses() -> None:
     given = ["a=1", "-m", "--cfg", "job", "-p", "a", "--config-dir", "D", "--config-name", "N", "--resolve"]
     args = internals.argument_parser().parse_intermixed_args(given)
     assert (args.overrides, args.multirun, args.cfg, args.package, args.resolve) == (["a=1"], True, "job", "a", True)

@@ -1,4 +1,4 @@
-"""A model that is named: only the default group's config is dropped; a key of the user's is applied or refused."""
+"""A model given by name: only the default group's config is dropped; a key of the user is applied or refused."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ def composed(calls: list[tuple[Any, Path]], *arguments: str, verb: str = "train"
     return config
 
 
-def test_the_default_group_gives_way_and_the_users_keys_hold(calls: Any) -> None:
+def test_the_default_groups_config_is_dropped_and_the_users_keys_are_applied(calls: Any) -> None:
     """The default group is t5_mini, whose num_layers is 1."""
     assert composed(calls, "model.slm.name=some/model").model.slm.config == {}
     assert composed(calls, "model.slm.name=some/model", "model.slm.config={num_hidden_layers: 6}").model.slm.config == {
         "num_hidden_layers": 6
     }
     same = composed(calls, "model.slm.name=some/model", "model.slm.config.num_layers=1", "model.slm.init=random")
-    assert same.model.slm.config == {"num_layers": 1}  # though the group says the same
+    assert same.model.slm.config == {"num_layers": 1}  # although the group has the same value
     both = composed(calls, "model.slm.name=m", "model.slm.config={d_ff: 8}", "model.slm.config.dropout_rate=0.5")
     assert both.model.slm.config == {"d_ff": 8, "dropout_rate": 0.5}
 
 
-def test_without_a_name_the_group_is_changed_as_before(calls: Any) -> None:
+def test_without_a_name_the_groups_config_is_changed(calls: Any) -> None:
     config = composed(calls, "model.slm.config={num_layers: 6}").model.slm.config
     assert (config["model_type"], config["num_layers"], config["d_model"]) == ("t5", 6, 64)
 
 
 @pytest.mark.slow
-def test_in_a_sweep_too(calls: Any) -> None:
+def test_a_sweep_drops_the_default_groups_config_too(calls: Any) -> None:
     assert main(["train", "-m", "hydra/launcher=basic", "model.slm.name=a,b", "model.slm.config.d_ff=8"]) == 0
     assert [(c.model.slm.name, c.model.slm.config) for c, _ in calls] == [("a", {"d_ff": 8}), ("b", {"d_ff": 8})]
 
 
 @pytest.mark.slow
-def test_what_a_verbs_own_file_sets_is_of_its_default_model(calls: Any) -> None:
+def test_the_config_in_a_verbs_file_belongs_to_its_default_model(calls: Any) -> None:
     assert composed(calls, verb="demo").model.slm.config["n_embd"] == 128
     assert composed(calls, "model.slm.name=some/model", verb="demo").model.slm.config == {}
     assert composed(calls, "model/slm=t5_small", verb="demo").model.slm.config == {}
 
 
 @pytest.mark.slow
-def test_an_experiments_values_are_dropped_with_a_line_or_hold(calls: Any, capsys: Any, tmp_path: Path) -> None:
+def test_an_experiments_config_is_dropped_with_a_warning_or_applied(calls: Any, capsys: Any, tmp_path: Path) -> None:
     assert composed(calls, "experiment=samsum", "model.slm.name=some/model").model.slm.config == {}
     assert without_next(capsys.readouterr().err) == (
         "llm2slm: warning: model.slm.config of the experiment (d_ff, d_kv, d_model, dropout_rate, num_decoder_layers, "
@@ -81,12 +81,12 @@ def test_two_models_are_refused(calls: Any, capsys: Any) -> None:
     assert mistake(capsys) == (
         "model/slm=gpt2_mini and model.slm.name=some/model describe two models; leave one of them out"
     )
-    assert main(["train", "model/slm=t5_small", "model.slm.name=copy/of/it"]) == 0  # a group that only names one
+    assert main(["train", "model/slm=t5_small", "model.slm.name=copy/of/it"]) == 0  # a group that only sets a name
     assert calls[-1][0].model.slm.name == "copy/of/it"
 
 
 @pytest.mark.slow
-def test_of_a_demo_each_system(tmp_path: Path) -> None:
+def test_each_system_of_a_demo_drops_the_default_config(tmp_path: Path) -> None:
     config = RunConfig()
     config.model.slm.config = {"model_type": "t5", "num_layers": 1}
     config.systems = {"a": {"model": {"slm": {"name": "m", "config": {"d_ff": 8}}}}, "b": {"optim": {"lr": 0.5}}}
@@ -110,7 +110,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("gpt2", "num_hidden_layers", 1, "transformer.h.1."),
     ],
 )
-def test_of_pretrained_layers_the_first_are_taken(
+def test_a_smaller_number_of_layers_keeps_the_first_pretrained_layers(
     zoo: Path, capsys: Any, kind: str, key: str, depth: int, tensor: str
 ) -> None:
     cfg = LanguageModelConfig(name=str(zoo / kind), config={key: depth})
@@ -135,8 +135,8 @@ def test_changes_that_fit_the_weights_are_applied(zoo: Path) -> None:
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in changed.state_dict().items())
 
 
-def test_a_recorded_configuration_of_earlier_versions_is_read_as_it_was_used(tmp_path: Path) -> None:
-    """They recorded the default group's config beside the name, and did not use it."""
+def test_a_configuration_of_an_earlier_version_is_read_as_it_was_used(tmp_path: Path) -> None:
+    """It contains the default group's config next to the name, which was not used."""
     config = tiny_run(tmp_path)
     runs.write_config(tmp_path / "run", config)
     path = tmp_path / "run" / "config.yaml"

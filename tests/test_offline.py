@@ -1,4 +1,4 @@
-"""Filling a store: against what the LLM says live, resumed at any moment, and no prompt read twice."""
+"""Filling a store: compared with the live LLM, resumed at any moment, and no prompt encoded twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SYSTEMS: dict[str, tuple[str, str, str, Tokenizers, Layer]] = {
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power is cut in a test; on a busy disk the waiting would be most of its time."""
+    """Disables fsync: no power cut occurs in a test, and on a busy disk fsync would dominate its time."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -68,12 +68,12 @@ def batches(model: LLM2SLM, rows: list[Any]) -> list[Batch]:
     return [model.collator(rows[i : i + 7]) for i in range(0, len(rows), 7)]
 
 
-# Against the LLM itself
+# Compared with the LLM
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_stored_is_live(tmp_path: Path, name: str) -> None:
-    """To the last bit in the batches that were read; in others as near as the LLM is to itself."""
+def test_stored_representations_equal_live_ones(tmp_path: Path, name: str) -> None:
+    """Bit-identical in the encoded batches; in others as close as the LLM is to itself."""
     model = built(tmp_path, name)
     rows = encoded(model)
     store = fill(tmp_path / "store", model, rows, shard_bytes=9000)
@@ -97,7 +97,7 @@ def test_stored_is_live(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["encoder", "two layers", "llm tokens, padded left"])
-def test_fewer_bytes_cost_what_they_say(tmp_path: Path, name: str) -> None:
+def test_narrower_dtypes_have_the_stated_error(tmp_path: Path, name: str) -> None:
     model = built(tmp_path, name)
     rows = encoded(model)
     exact = fill(tmp_path / "float32", model, rows)
@@ -115,8 +115,8 @@ def test_fewer_bytes_cost_what_they_say(tmp_path: Path, name: str) -> None:
     assert largest_part > 0.9 * INT8_ERROR
 
 
-def test_a_reader_in_bfloat16(tmp_path: Path) -> None:
-    """Such values lose nothing in a store of bfloat16, nor in one of float32."""
+def test_representations_of_a_bfloat16_encoder_are_stored_exactly(tmp_path: Path) -> None:
+    """In a store of bfloat16 or float32 these values lose nothing."""
     model = built(tmp_path, dtype="bfloat16")
     rows = encoded(model)[:7]
     store = fill(tmp_path / "store", model, rows, dtype=StoreDtype.bfloat16)
@@ -133,7 +133,7 @@ def test_a_reader_in_bfloat16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llm tokens, padded left", "scaled embeddings"])
-def test_embeddings_are_those_that_the_reader_gives(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_equal_those_of_the_encoder(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "EMBEDDED", 64)
     model = built(tmp_path, name)
     with offline.open_writer(tmp_path / "store", model) as writer:
@@ -150,10 +150,10 @@ def test_embeddings_are_those_that_the_reader_gives(tmp_path: Path, name: str, m
     assert store.embedding_width == model.encoder.embedding_width == store.embed(everything).shape[-1]
 
 
-# What is in it
+# Contents
 
 
-def test_each_prompt_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_prompt_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(tmp_path)
     rows, read = encoded(model), []
     forward = model.encoder.forward
@@ -173,7 +173,7 @@ def test_each_prompt_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sum(read) == sum(map(len, different)) == first.new_tokens + second.new_tokens
 
 
-def test_batches_keep_to_the_budget_longest_first() -> None:
+def test_batches_stay_within_the_budget_longest_first() -> None:
     rows = [[0] * (1 + 7 * i % 19) for i in range(50)] + [[1] * 200]
     plan = list(offline.batches(rows, 40))
     assert sorted(row for batch in plan for row in batch) == sorted(rows)
@@ -184,7 +184,7 @@ def test_batches_keep_to_the_budget_longest_first() -> None:
         assert following is None or (len(batch) + 1) * len(batch[0]) > 40
 
 
-def test_too_little_room_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_disk_space_is_reported_before_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(tmp_path)
     rows = encoded(model)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 7}))
@@ -196,7 +196,7 @@ def test_too_little_room_is_said_before_anything_is_read(tmp_path: Path, monkeyp
         offline.encode(model, rows, writer, progress=False)
 
 
-def test_progress_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = built(tmp_path)
     rows = encoded(model)
     with offline.open_writer(tmp_path / "store", model) as writer:
@@ -206,17 +206,17 @@ def test_progress_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "tokens/s" in said
 
 
-def test_a_system_without_a_reader_is_refused(tmp_path: Path) -> None:
+def test_a_system_without_an_encoder_is_refused(tmp_path: Path) -> None:
     model = build_model(tiny_model_config(tmp_path, kind=SystemKind.slm))
     with pytest.raises(UserError, match=r"this system \(slm\) has none"):
         offline.open_writer(tmp_path / "store", model)
 
 
-# Whose it is
+# Identity of the LLM
 
 
-def test_identity_tells_readers_apart(tmp_path: Path) -> None:
-    """Each change of what the LLM reads, or of how, makes it another; a copy that is loaded again does not."""
+def test_the_identity_distinguishes_encoders(tmp_path: Path) -> None:
+    """Each change of the LLM's inputs or settings changes it; a copy that is loaded again does not."""
     model = built(tmp_path, "two layers")
     rows = encoded(model)
     fill(tmp_path / "store", model, rows)
@@ -227,7 +227,7 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
 
     known = changed()
     assert RepsStore(tmp_path / "store", known).identity == known
-    assert known.keys() == {  # a key that both sides leave out is compared by nobody
+    assert known.keys() == {  # a key that both sides lack is not compared
         "name", "revision", "config", "init", "fingerprint", "dtype", "quantization", "weights", "settings", "layers",
         "tokenizer", "frame", "prompt_mark",
     }  # fmt: skip
@@ -255,7 +255,7 @@ def test_identity_tells_readers_apart(tmp_path: Path) -> None:
             RepsStore(tmp_path / "store", identity)
 
 
-def test_identity_of_a_reader_that_was_not_loaded(tmp_path: Path) -> None:
+def test_the_identity_of_an_encoder_that_was_not_loaded(tmp_path: Path) -> None:
     model = built(tmp_path)
     fill(tmp_path / "store", model, encoded(model))
     record = {key: value for key, value in model.config.llm.items() if key not in ("fingerprint", "width")}
@@ -267,7 +267,7 @@ def test_identity_of_a_reader_that_was_not_loaded(tmp_path: Path) -> None:
     assert store.encoder_facts["blocks"] == encoder.blocks
 
 
-def test_a_tokenizer_is_the_same_once_saved_and_whatever_it_did_last(tmp_path: Path) -> None:
+def test_the_hash_of_a_tokenizer_is_unchanged_by_saving_and_use(tmp_path: Path) -> None:
     model = built(tmp_path, "two layers")
     tokenizer = model.collator.llm_tokenizer
     before = tokenizer_hash(tokenizer)
@@ -280,8 +280,8 @@ def test_a_tokenizer_is_the_same_once_saved_and_whatever_it_did_last(tmp_path: P
 # Interrupted
 
 
-def test_a_batch_that_a_shard_cuts_in_two(tmp_path: Path) -> None:
-    """A filling that ended within a batch reads it again as a whole, so that values are the same to the last bit."""
+def test_a_batch_that_is_split_between_shards_is_encoded_again(tmp_path: Path) -> None:
+    """A filling that ended within a batch encodes the whole batch again, so that values are bit-identical."""
     model = built(tmp_path)
     rows = encoded(model)
     fill(tmp_path / "whole", model, rows, shard_bytes=3000)
@@ -299,15 +299,15 @@ def test_a_batch_that_a_shard_cuts_in_two(tmp_path: Path) -> None:
         cut.append(any(0 < len(there.missing(batch)) < len(batch) for batch in plan_of(rows)))
         assert fill(folder, model, rows, shard_bytes=3000).finished
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
-    assert any(cut)  # else nothing was tried
+    assert any(cut)  # otherwise nothing was tested
 
 
 class Ended(BaseException):
-    """Stands for the end of the process."""
+    """Replaces the end of the process."""
 
 
 def ending_after(batches: int) -> Any:
-    """`StoreWriter.append` that does its work and then ends, having done it so often before."""
+    """`StoreWriter.append` that ends after the given number of batches."""
     append, left = StoreWriter.append, iter(range(batches))
 
     def ending(self: StoreWriter, rows: Any, reps: Any) -> int:
@@ -324,8 +324,8 @@ def plan_of(rows: list[Any]) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(tmp_path: Path) -> None:
-    """SIGKILL at random moments: nothing that was finished is lost, and the files are those of an undisturbed run."""
+def test_a_store_that_is_killed_twenty_times_is_completed(tmp_path: Path) -> None:
+    """SIGKILL at random moments: no complete batch is lost, and the files are those of an undisturbed run."""
     root = Path(__file__).resolve().parents[1]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     script = [sys.executable, str(root / "tests" / "killed.py"), str(tmp_path), "20"]
@@ -335,5 +335,5 @@ def test_killed_twenty_times(tmp_path: Path) -> None:
     assert said["killed"] == 20
     assert said["same"]
     assert all(said["same"])
-    assert len({held for held in said["held"] if 0 < held < said["prompts"]}) >= 3  # in the middle, not at the ends
+    assert len({held for held in said["held"] if 0 < held < said["prompts"]}) >= 3  # not at the start or end
     assert not list(tmp_path.glob("*/*.part"))

@@ -1,4 +1,4 @@
-"""A path that exists is that path, wherever the command line takes one: no pattern, no list, no quotes of the shell."""
+"""The command line accepts an existing path verbatim: no pattern, no list, no quotes of the shell."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ OWN = {"source": "the little dog", "target": "der kleine Hund"}
 OTHER = {"source": "another", "target": "ein anderer"}
 
 
-def test_every_verb_takes_a_path_as_it_is(tmp_path, monkeypatch, capsys):
+def test_every_verb_accepts_a_path_verbatim(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    name, other = "{a,b}[1]* c='d'?", "{a,b}1x c='d'y"  # the second is what the first would match as a pattern
+    name, other = "{a,b}[1]* c='d'?", "{a,b}1x c='d'y"  # the first, as a pattern, would match the second
     assert fnmatchcase(other, name)
     for folder, row in ((name, OWN), (other, OTHER)):
         (tmp_path / folder).mkdir()

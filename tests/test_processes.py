@@ -1,4 +1,4 @@
-"""Data-parallel commands: two processes write the files that one writes, one continues them, and they end together."""
+"""Data-parallel commands: two processes write the files of one, one can resume them, and they stop together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def two(verb: str, *overrides: str, ok: int = 0) -> subprocess.CompletedProcess[
     return done
 
 
-# The shares
+# Division of the items
 
 
 SHARES = """
@@ -74,7 +74,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("kind", representatives(["whole", "fails", "dies"], ["whole"]))
-def test_items_come_in_the_order_of_one_process(kind: str) -> None:
+def test_items_are_in_the_order_of_one_process(kind: str) -> None:
     port = str(free_port())
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     started = [
@@ -93,7 +93,7 @@ def test_items_come_in_the_order_of_one_process(kind: str) -> None:
         assert said[0][0].startswith("UserError the connection of the processes is lost")
 
 
-def test_one_process_needs_no_other() -> None:
+def test_one_process_needs_no_process_group() -> None:
     assert in_processes(TrainerConfig(), lambda group: group) == Processes(0, 1)
     assert [*Processes().in_order(iter("abc"), 3)] == ["a", "b", "c"]
     assert Processes().from_first(4) == 4
@@ -101,7 +101,7 @@ def test_one_process_needs_no_other() -> None:
 
 @pytest.mark.parametrize(("devices", "nodes", "found"), [(1, 1, False), ("0,", 1, False), (2, 1, True), (-1, 1, True),
                                                          ("auto", 1, True), (1, 2, True)])  # fmt: skip
-def test_when_there_may_be_several(devices: int | str, nodes: int, found: bool) -> None:
+def test_several_processes_are_detected_by_devices_and_nodes(devices: int | str, nodes: int, found: bool) -> None:
     assert several(TrainerConfig(devices=devices, num_nodes=nodes)) == found
 
 
@@ -113,8 +113,8 @@ def test_a_strategy_of_training_is_refused_before_the_model_is_loaded(capsys: py
         assert "trainer.strategy=fsdp: is for train only" in capsys.readouterr().err
 
 
-def test_the_processes_of_a_training_are_not_those_of_other_commands(tmp_path: Path) -> None:
-    """`evaluate run=RUN` of a run trained on eight GPUs uses one; a resumed training uses those that were recorded."""
+def test_the_number_of_processes_of_a_training_is_not_used_by_other_commands(tmp_path: Path) -> None:
+    """`evaluate run=RUN` of a run trained on eight GPUs uses one; a resumed training uses the recorded number."""
     recorded = RunConfig()
     recorded.trainer.devices, recorded.trainer.num_nodes, recorded.trainer.strategy = 4, 2, "fsdp"
     runs.write_config(tmp_path, recorded)
@@ -137,7 +137,7 @@ def plain_result(folder: Path) -> dict[str, object]:
     """result.json without clock, command and devices."""
     found = json.loads((folder / "result.json").read_text())
     (system,) = found["systems"]
-    system["notes"].pop("generation", None)  # a time, of one process only
+    system["notes"].pop("generation", None)  # a time, recorded with one process only
     for counts in system["notes"]["data"].values():
         del counts["seconds"]
     return {k: v for k, v in found.items() if k not in ("created", "command", "wall_seconds", "config_hash")}
@@ -145,7 +145,7 @@ def plain_result(folder: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampled", [True, False])
-def test_labels_of_two_processes_are_those_of_one(tmp_path: Path, tiny_llm: Path, sampled: bool) -> None:
+def test_labels_of_two_processes_equal_those_of_one(tmp_path: Path, tiny_llm: Path, sampled: bool) -> None:
     words = [f"model.llm.name={tiny_llm}", *ANSWERS, f"label.do_sample={str(sampled).lower()}"]
     assert main(["label", *words, f"hydra.run.dir={tmp_path / 'one'}"]) == 0
     done = two("label", *words, f"hydra.run.dir={tmp_path / 'two'}")
@@ -156,7 +156,7 @@ def test_labels_of_two_processes_are_those_of_one(tmp_path: Path, tiny_llm: Path
 
 
 @pytest.mark.slow
-def test_evaluation_by_two_processes_is_that_of_one(tmp_path: Path, trained: Path) -> None:
+def test_evaluation_by_two_processes_equals_that_of_one(tmp_path: Path, trained: Path) -> None:
     words = [f"run={trained}", *ANSWERS]
     assert main(["evaluate", *words, f"hydra.run.dir={tmp_path / 'one'}"]) == 0
     two("evaluate", *words, f"hydra.run.dir={tmp_path / 'two'}")
@@ -167,7 +167,7 @@ def test_evaluation_by_two_processes_is_that_of_one(tmp_path: Path, trained: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_store_of_two_processes_is_that_of_one(tmp_path: Path, tiny_llm: Path, streaming: bool) -> None:
+def test_a_store_of_two_processes_equals_that_of_one(tmp_path: Path, tiny_llm: Path, streaming: bool) -> None:
     words = [f"model.llm.name={tiny_llm}", *DATA, "encode.batch_tokens=64"]
     if streaming:
         write_rows(tmp_path / "rows")
@@ -184,8 +184,8 @@ def test_a_store_of_two_processes_is_that_of_one(tmp_path: Path, tiny_llm: Path,
 
 
 @pytest.mark.slow
-def test_two_processes_are_stopped_together_and_one_continues(tmp_path: Path, tiny_llm: Path) -> None:
-    """SIGTERM reaches the first process only; what it wrote is the beginning of the same file."""
+def test_two_processes_are_stopped_together_and_one_resumes(tmp_path: Path, tiny_llm: Path) -> None:
+    """SIGTERM reaches the first process only; its output is the beginning of the same file."""
     words = [f"model.llm.name={tiny_llm}", *ANSWERS, "data.train_size=400", "data.eval_batch_size=4"]
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "llm2slm", "label", *words, *TWO, f"hydra.run.dir={folder}"]

@@ -1,4 +1,4 @@
-"""Progress without a terminal: plain lines at a steady pace, by a clock of the test."""
+"""Progress without a terminal: plain lines at a steady pace, by a fake clock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(clock: Clock, seconds: float, steps: int, **options) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_a_line_each_interval_and_a_last_one(clock: Clock) -> None:
+def test_a_line_is_printed_each_interval_and_at_the_end(clock: Clock) -> None:
     lines = run(clock, 2.0, 50)
     every = int(INTERVAL / 2)
     assert [line.split(",")[0] for line in lines] == [
@@ -52,7 +52,7 @@ def test_a_line_each_interval_and_a_last_one(clock: Clock) -> None:
     assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
-def test_short_jobs(clock: Clock) -> None:
+def test_short_jobs_print_a_single_line_or_none(clock: Clock) -> None:
     assert [line.split(",")[0] for line in run(clock, 0.1, 20)] == ["counting [x]: 20/20"]
     assert run(clock, 0.1, 20, transient=True) == []
     assert len(run(clock, INTERVAL, 3, transient=True)) == 3

@@ -1,4 +1,4 @@
-"""Every number of the configuration has a legal range; a value outside of it is one line before anything is done."""
+"""Every number of the configuration has a legal range; a value out of range is reported on one line before any work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECTIONS = [found for name in config.__all__ if dataclasses.is_dataclass(found :
 
 
 def numeric(annotation: Any) -> bool:
-    """Whether a number can be a value of that type, alone or in a list."""
+    """Whether the type allows a number, alone or in a list."""
     return annotation in (int, float) or any(numeric(inner) for inner in typing.get_args(annotation))
 
 
@@ -38,7 +38,7 @@ def test_every_numeric_field_has_a_range(section: type) -> None:
     assert set(RANGES.get(section, {})) == fields(section)
 
 
-def test_the_tables_are_of_sections_and_sections_are_seen() -> None:
+def test_the_tables_contain_all_sections_and_no_others() -> None:
     assert set(RANGES) <= set(SECTIONS)
     assert "benchmark.batch" in keys(RunConfig) and "batch" in RANGES[config.BenchmarkConfig]
 
@@ -76,7 +76,7 @@ def test_defaults_are_legal(verb: str) -> None:
         (Range(0, 2**32 - 1), (0, 2**32 - 1), (-1, 2**32), "between 0 and 4294967295"),
     ],
 )
-def test_a_range_holds_what_it_says(legal: Range, inside: Any, outside: Any, words: str) -> None:
+def test_a_range_contains_the_numbers_that_its_text_states(legal: Range, inside: Any, outside: Any, words: str) -> None:
     assert str(legal) == words
     assert all(legal.holds(value) for value in inside)
     assert not any(legal.holds(value) for value in outside)
@@ -129,7 +129,9 @@ def test_a_value_below_every_range_is_refused_by_its_name(section: type, name: s
         ("tokenizer", "vocab_size=0", "vocab_size=0: must be at least 1"),
     ],
 )  # fmt: skip
-def test_through_the_command_line(tmp_path, monkeypatch, capsys, verb: str, override: str, told: str) -> None:
+def test_values_out_of_range_are_reported_by_the_command_line(
+    tmp_path, monkeypatch, capsys, verb: str, override: str, told: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([verb, override]) == 2
     assert mistake(capsys) == told
@@ -150,24 +152,24 @@ def test_through_the_command_line(tmp_path, monkeypatch, capsys, verb: str, over
         ("tokenizer", "task.prefix=a\udcedb", "task.prefix"),
     ],
 )
-def test_half_a_character_in_a_text_that_a_model_reads(
+def test_an_unpaired_surrogate_in_a_text_for_a_model_is_refused(
     tmp_path, monkeypatch, capsys, verb: str, override: str, key: str
 ) -> None:
-    """What a shell hands over that is not UTF-8 arrives so."""
+    """Bytes from the shell that are not UTF-8 are passed in this form."""
     monkeypatch.chdir(tmp_path)
     assert main([verb, override]) == 2
     assert mistake(capsys) == f"{key}: half a character (\\udced); write the whole one"
     assert not list(tmp_path.iterdir())
 
 
-def test_systems_of_a_demo_too() -> None:
+def test_ranges_of_systems_of_a_demo_are_checked() -> None:
     made = RunConfig(systems={"slm": {"model": {"kind": "slm"}, "optim": {"lr": 0}}})
     made.model.llm.name = "builtin/llm"
     with pytest.raises(UserError, match=r"^systems\.slm: optim\.lr=0\.0: must be above 0$"):
         check_demo(made)
 
 
-def test_null_is_legal_where_a_field_takes_it() -> None:
+def test_null_is_legal_for_an_optional_field() -> None:
     check_ranges(OptimConfig(projector_lr=None))
     check_ranges(GenerateConfig(max_new_tokens=None))
     check_ranges(JudgeConfig(rows=None))

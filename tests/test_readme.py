@@ -1,5 +1,5 @@
-"""README.md: every command of its code blocks runs unchanged but for sizes, and every other statement that can be
-checked is."""
+"""README.md: every command in its code blocks runs unchanged except for sizes, and every other verifiable statement is
+verified."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llm2slm.types import UserError
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIGURE = ROOT / "docs" / "figures" / "quality.svg"
 SECONDARY = {"logger.mode=online": "needs a network", "llm=PATH": "PATH is a location of the user"}
-"""Overrides within the text that no test composes, and why."""
+"""Overrides in the text that no test composes, and the reason."""
 CALLS = commands(README, "llm2slm")
 CHECKED_VERBS = {
     "train",
@@ -42,7 +42,7 @@ CHECKED_VERBS = {
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, trained, tiny_llm):
-    """A folder with everything that the commands of the README name."""
+    """A folder with all inputs of the README's commands."""
     write_inputs(tmp_path, trained, tiny_llm)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -126,7 +126,7 @@ def test_make_targets_exist():
     assert "make test-all" in README and "test-all" in targets
 
 
-def test_lines_that_are_no_command_name_what_exists():
+def test_lines_that_are_not_commands_name_existing_files():
     """The map of the checkout, and the installation."""
     programs = ("llm2slm", "make", "pip", "source")
     others = [line for line in code_lines(README) if line.split()[0] not in programs]
@@ -142,7 +142,7 @@ def test_lines_that_are_no_command_name_what_exists():
     assert commands(README, "source") == ["source .venv/bin/activate"]
 
 
-def test_links_and_files_within_the_text_exist():
+def test_links_and_files_in_the_text_exist():
     paths = [s for s in spans(README) if re.fullmatch(r"[\w./]+/|[\w/-]+\.(md|txt|py)", s) and "=" not in s]
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
     assert paths and links
@@ -152,7 +152,7 @@ def test_links_and_files_within_the_text_exist():
     assert pages <= set(paths), pages - set(paths)
 
 
-def test_overrides_within_the_text_are_valid(capsys):
+def test_overrides_in_the_text_are_valid(capsys):
     composer = Composer("train")
     checked = 0
     for span in spans(README):
@@ -205,7 +205,7 @@ def test_table_one_has_rows_of_the_measured_table():
 
 
 def test_the_figure_is_drawn_from_the_raw_results(tmp_path):
-    """The script draws the committed figure, and the figure has the values of the raw results."""
+    """The script draws the committed figure, with the values of the raw results."""
     path = tmp_path / "figure.svg"
     subprocess.run([sys.executable, str(ROOT / "experiments/figures/quality.py"), str(path)], check=True)
     assert texts(path) == texts(FIGURE)

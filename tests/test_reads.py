@@ -1,4 +1,4 @@
-"""Keys that are given and not read: the table knows every key, and each is printed in the modes that do not read it."""
+"""Keys that are set but not read: the table contains every key, and each is reported in modes that do not read it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_field_of_a_corpus_and_of_a_part_has_a_row() -> None:
     assert set(PART) == {field.name for field in dataclasses.fields(PartConfig)}
 
 
-def test_every_verb_in_the_table_is_one_and_every_key_is_read_by_some() -> None:
+def test_every_verb_in_the_table_exists_and_every_key_is_read_by_some_verb() -> None:
     for schema, table in TABLES.items():
         verbs = {verb for verb, own in SCHEMAS.items() if own is schema}
         if schema is RunConfig:
@@ -46,7 +46,7 @@ def test_every_verb_in_the_table_is_one_and_every_key_is_read_by_some() -> None:
 
 
 def warned(calls: Any, capsys: Any, *arguments: str) -> str:
-    """What is printed of a command's keys; "" for none."""
+    """The warning on a command's keys; "" for none."""
     before = len(calls)
     assert main(list(arguments)) == 0
     assert len(calls) == before + 1
@@ -148,11 +148,11 @@ NOT_READ = {
         "revision=main (read with the name of a repository)",
     ),
     "private": (["export", "run=DIR", "private=true"], "private=true (read with push=REPOSITORY)"),
-    "beside an experiment": (
+    "with an experiment": (
         ["encode", "experiment=samsum", "data.batch_tokens=9"],
         "data.batch_tokens=9 (read by train, demo)",
     ),
-    "a group beside an experiment": (
+    "a group with an experiment": (
         ["label", "experiment=builtin_llm", "callbacks.patience=3"],
         "callbacks.patience=3 (read by train, demo)",
     ),
@@ -164,7 +164,7 @@ NOT_READ = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), first_few(NOT_READ.values(), 10), ids=list(NOT_READ))
-def test_what_is_not_read_is_printed(calls: Any, capsys: Any, arguments: list[str], said: str) -> None:
+def test_unread_keys_are_reported(calls: Any, capsys: Any, arguments: list[str], said: str) -> None:
     found = warned(calls, capsys, *arguments)
     assert found == said or (said.endswith("[{") and found.startswith(said))
 
@@ -172,7 +172,7 @@ def test_what_is_not_read_is_printed(calls: Any, capsys: Any, arguments: list[st
 READ = [
     ["train", "model.conditioning=cross_attention", "model/slm=gpt2_mini", "model.cross_every=2"],
     ["train", "model=slm", "optim.distill=0.5", "model.llm.chat=true", "optim.distill_temperature=2"],
-    ["train", "model=slm", "model.llm.name=some/llm", "model.llm.revision=abc"],  # whose tokenizer it shares
+    ["train", "model=slm", "model.llm.name=some/llm", "model.llm.revision=abc"],  # the SLM shares its tokenizer
     ["train", "model=llm", "model.llm.tune=lora", "model.llm.peft={r: 4}"],
     ["train", "model=slm"],
     ["train", "model=llm"],
@@ -207,7 +207,7 @@ READ = [
     ["judge", "a", "local=some/llm", "revision=main"],
     ["judge", "a", "endpoint=http://localhost:8000/v1", "revision=main"],  # the command refuses it
     ["train", "experiment=samsum", "data.root=DIR"],
-    # an experiment is for several verbs
+    # an experiment may be used by several verbs
     ["encode", "experiment=samsum", "data.root=DIR"],
     ["demo", "experiment=multi30k_ende"],
     ["train", "experiment=pretrain", "model=llm"],
@@ -218,16 +218,16 @@ READ = [
 
 
 @pytest.mark.parametrize("arguments", first_few(READ, 7), ids=" ".join)
-def test_what_is_read_is_not_printed(calls: Any, capsys: Any, arguments: list[str]) -> None:
+def test_read_keys_are_not_reported(calls: Any, capsys: Any, arguments: list[str]) -> None:
     assert warned(calls, capsys, *arguments) == ""
 
 
 @pytest.mark.parametrize("verb", representatives(list(SCHEMAS), ["train", "evaluate", "generate"]))
-def test_nothing_is_printed_where_nothing_is_given(calls: Any, capsys: Any, verb: str) -> None:
+def test_nothing_is_reported_if_nothing_is_set(calls: Any, capsys: Any, verb: str) -> None:
     assert warned(calls, capsys, verb) == ""
 
 
-def test_in_a_sweep_each_job_is_told_of(calls: Any, capsys: Any) -> None:
+def test_unread_keys_of_a_sweep_are_reported(calls: Any, capsys: Any) -> None:
     assert (
         main(["train", "-m", "hydra/launcher=basic", "model.conditioning=add,cross_attention", "model.cross_every=2"])
         == 0
@@ -235,7 +235,7 @@ def test_in_a_sweep_each_job_is_told_of(calls: Any, capsys: Any) -> None:
     assert len(calls) == 2 and capsys.readouterr().err.count("model.cross_every=2 (read with") == 1
 
 
-def test_a_mistake_is_one_line_without_the_warnings_of_keys(calls: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_a_mistake_is_reported_on_one_line_without_warnings_on_keys(calls: Any, capsys: Any, monkeypatch: Any) -> None:
     def refuse(config: Any, folder: Path) -> None:
         raise UserError("the tokenizer is missing")
 
@@ -247,7 +247,7 @@ def test_a_mistake_is_one_line_without_the_warnings_of_keys(calls: Any, capsys: 
     assert warned(calls, capsys, "label", "trainer.max_steps=5") == "trainer.max_steps=5 (read by train, demo)"
 
 
-def test_warnings_of_keys_are_printed_once_where_the_work_starts(calls: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_warnings_on_keys_are_printed_once_when_the_work_starts(calls: Any, capsys: Any, monkeypatch: Any) -> None:
     def work(config: Any, folder: Path) -> None:
         print("checked", file=sys.stderr)
         show_held()
@@ -265,14 +265,14 @@ NAMES += [[verb, "run=LLM", "model.llm.name=x"] for verb in ("evaluate", "label"
 
 
 @pytest.mark.parametrize("arguments", NAMES, ids=" ".join)
-def test_what_names_the_work_is_refused(calls: Any, capsys: Any, arguments: list[str]) -> None:
+def test_an_unread_key_that_selects_the_work_is_refused(calls: Any, capsys: Any, arguments: list[str]) -> None:
     assert main(arguments) == 2
     said = mistake(capsys)
     assert said.startswith(f"{arguments[-1]}: not read by {arguments[0]} here") and said.endswith("; leave it out")
     assert calls == []
 
 
-def test_what_a_run_recorded_is_not_given(calls: Any, capsys: Any) -> None:
+def test_recorded_keys_of_a_run_are_not_reported(calls: Any, capsys: Any) -> None:
     recorded = RunConfig(seed=9)
     recorded.optim.lr, recorded.model.cross_every, recorded.data.buffer = 0.5, 3, 7
     runs.write_config(Path("run"), recorded)
@@ -283,7 +283,7 @@ def test_what_a_run_recorded_is_not_given(calls: Any, capsys: Any) -> None:
     assert calls[-1][0].data.buffer == 7
 
 
-def test_the_llm_beside_an_slm_is_asked_as_told(calls: Any, capsys: Any) -> None:
+def test_the_llm_of_an_slm_system_is_prompted_as_configured(calls: Any, capsys: Any) -> None:
     recorded = RunConfig()
     recorded.model.kind = recorded.model.kind.slm
     runs.write_config(Path("run"), recorded)
@@ -294,7 +294,7 @@ def test_the_llm_beside_an_slm_is_asked_as_told(calls: Any, capsys: Any) -> None
     assert mistake(capsys).startswith("model.llm.chat=True: the model of run=run was trained with False")
 
 
-def test_a_value_is_found_by_its_name_and_a_default_is_not_given(capsys: Any) -> None:
+def test_a_value_is_found_by_its_name_and_defaults_are_not_reported(capsys: Any) -> None:
     config = RunConfig()
     assert value(config, "model.llm.chat") is False
     check_read("train", config, RunConfig())
@@ -303,7 +303,7 @@ def test_a_value_is_found_by_its_name_and_a_default_is_not_given(capsys: Any) ->
     assert without_next(capsys.readouterr().err) == ""
 
 
-def test_an_experiment_that_is_no_run_by_itself_may_be_completed_on_the_command_line(
+def test_an_incomplete_experiment_may_be_completed_on_the_command_line(
     calls: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.delenv("LLM2SLM_SEED_OF_A_TEST", raising=False)

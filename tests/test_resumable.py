@@ -1,4 +1,4 @@
-"""A file of lines that is written batch by batch: cut at every byte, it ends up as if nothing had happened."""
+"""A file that is written line by line in batches: cut at any byte, it is completed as if undisturbed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = {"seed": 1, "name": "\u00e4"}
 
 
 def write(path: Path, lines: list[str], batch: int) -> int:
-    """A job that writes what is not there yet; how many lines it found."""
+    """A job that writes the missing lines; returns the number of lines that existed."""
     file = ResumableLines(path, SETTINGS, batch)
     found = file.done
     for start in range(found, len(lines), batch):
@@ -26,7 +26,7 @@ def write(path: Path, lines: list[str], batch: int) -> int:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_ended_at_any_byte(tmp_path: Path, batch: int) -> None:
+def test_a_file_cut_at_any_byte_is_completed(tmp_path: Path, batch: int) -> None:
     whole = tmp_path / "whole.txt"
     assert write(whole, LINES, batch) == 0
     expected = "".join(f"{line}\n" for line in LINES).encode()
@@ -49,7 +49,7 @@ def test_ended_at_any_byte(tmp_path: Path, batch: int) -> None:
     assert len(seen) > 1
 
 
-def test_another_jobs_file_stays_as_it_is(tmp_path: Path) -> None:
+def test_another_jobs_file_is_not_changed(tmp_path: Path) -> None:
     file = ResumableLines(tmp_path / "a.txt", SETTINGS)
     file.append(LINES)
     file.close()
@@ -64,7 +64,7 @@ def test_another_jobs_file_stays_as_it_is(tmp_path: Path) -> None:
         assert file.partial.read_bytes() == foreign
 
 
-def test_two_jobs_do_not_write_one_file(tmp_path: Path) -> None:
+def test_two_jobs_cannot_write_one_file(tmp_path: Path) -> None:
     first = ResumableLines(tmp_path / "a.txt", SETTINGS)
     first.append(LINES[:2])
     with pytest.raises(UserError, match=r"a.txt.part: another process is writing it"):
@@ -75,13 +75,13 @@ def test_two_jobs_do_not_write_one_file(tmp_path: Path) -> None:
     second.append(LINES[2:])
     second.finish()
     assert (tmp_path / "a.txt").read_text("utf-8").split("\n") == [*LINES, ""]
-    third = ResumableLines(tmp_path / "a.txt", SETTINGS)  # the lock ended with the partial file
+    third = ResumableLines(tmp_path / "a.txt", SETTINGS)  # the lock was released with the partial file
     assert third.done == 0
 
 
 @pytest.mark.parametrize("half", [b"", b"thr", b"three\nfo"])
-def test_what_is_there_is_never_written_again(tmp_path: Path, half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that ends while it takes up another one has lost nothing of it."""
+def test_existing_lines_are_never_rewritten(tmp_path: Path, half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that ends while it resumes another one loses none of its lines."""
     file = ResumableLines(tmp_path / "a.txt", SETTINGS, 2)
     file.append(LINES[:2])
     file.close()
@@ -101,7 +101,7 @@ def test_what_is_there_is_never_written_again(tmp_path: Path, half: bytes, monke
     assert all(content.startswith(before) for content in seen)
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     to_disk, rename = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: steps.append("fsync") or to_disk(handle))

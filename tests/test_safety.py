@@ -1,4 +1,4 @@
-"""SECURITY.md, by tests: no code from files, no credentials in files, and text that stays text."""
+"""Tests of SECURITY.md: no code from files, no credentials in files, and text that remains text."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TOKEN = "hf_" + "a1B2" * 9
 
 UNSAFE = ("eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "os.system", "os.popen")
 FROM_AUTO = ("AutoConfig.from_pretrained", "AutoTokenizer.from_pretrained")
-"""transformers would ask in the terminal whether to run the code of the repository."""
+"""transformers would prompt in the terminal whether to run the code of the repository."""
 OWN_PIPE = "commands.side_by_side"
-"""A process that the command starts itself reads its request from a pipe."""
+"""A process that the command itself starts reads its request from a pipe."""
 
 
 def unsafe_calls(name: str, tree: ast.AST) -> list[str]:
-    """Calls that run code of a file, or may."""
+    """Calls that run, or may run, code from a file."""
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -63,7 +63,7 @@ def test_no_module_runs_code_from_files() -> None:
      "subprocess.run(a, shell=True)", "np.load(a, allow_pickle=True)", "AutoConfig.from_pretrained(a)",
      "AutoTokenizer.from_pretrained(a, trust_remote_code=True)"],
 )  # fmt: skip
-def test_the_check_finds_such_calls(code: str) -> None:
+def test_the_check_finds_unsafe_calls(code: str) -> None:
     assert unsafe_calls("a", ast.parse(code))
 
 
@@ -83,12 +83,12 @@ def test_other_text_is_unchanged() -> None:
     assert visible("a\r\nb") == "a\nb" and on_one_line(" a\n b ") == "a b"
 
 
-def test_only_a_terminal_gets_symbols(monkeypatch) -> None:
+def test_control_characters_are_replaced_in_a_terminal_only(monkeypatch) -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    assert in_terminal(ESCAPE) == ESCAPE  # a pipe gets the exact text
+    assert in_terminal(ESCAPE) == ESCAPE  # a pipe gets the unchanged text
     monkeypatch.setattr("sys.stdout", Screen())
     assert in_terminal(ESCAPE) == "␛]0;title␇␛[31mred"
 
@@ -101,11 +101,11 @@ def test_only_a_terminal_gets_symbols(monkeypatch) -> None:
         (OVERRIDE, "⟨U+202E⟩gnp.exe⟨U+202C⟩"), ("", ""),
     ],
 )  # fmt: skip
-def test_cells_are_not_computed(value, written) -> None:
+def test_cells_are_not_formulas(value, written) -> None:
     assert cell(value) == written
 
 
-def test_tables_of_a_comparison_and_of_a_sweep_hold_no_formula(tmp_path) -> None:
+def test_tables_of_a_comparison_and_of_a_sweep_contain_no_formula(tmp_path) -> None:
     text = as_csv(["a", "b"], [{"a": "=1+1", "b": -0.25}, {"a": f"x{ESCAPE}\n{OVERRIDE}", "b": None}])
     assert list(csv.reader(io.StringIO(text))) == [
         ["a", "b"], ["'=1+1", "-0.25"], ["x␛]0;title␇␛[31mred\n⟨U+202E⟩gnp.exe⟨U+202C⟩", ""],
@@ -116,7 +116,7 @@ def test_tables_of_a_comparison_and_of_a_sweep_hold_no_formula(tmp_path) -> None
     assert "&lt;script>\\|␛[2J" in (tmp_path / "sweep.md").read_text("utf-8")
 
 
-def test_a_message_is_one_line_without_codes(tmp_path, monkeypatch, capsys) -> None:
+def test_a_message_is_on_one_line_without_control_codes(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", f"trainer.profiler=a{ESCAPE}\nb{OVERRIDE}"]) == 2
     told = mistake(capsys)
@@ -153,14 +153,14 @@ def test_a_credential_in_the_configuration_is_refused(tmp_path, monkeypatch, cap
     "value",
     ["http://localhost:8000/v1", "builtin/llm", "translate sk-1 to German: ", "a@b:c", {"max_tokens": 5}, ["hf_x"]],
 )
-def test_ordinary_values_contain_none(value) -> None:
+def test_ordinary_values_contain_no_credentials(value) -> None:
     assert credential_in(value) is None
 
 
 # Paths
 
 
-def test_a_store_names_files_in_its_folder_only(tmp_path) -> None:
+def test_a_store_contains_names_of_files_in_its_folder_only(tmp_path) -> None:
     entry = {"file": "../other.safetensors", "prompts": 1, "tokens": 1, "bytes": 1, "sha256": ""}
     (tmp_path / "index.jsonl").write_text(json.dumps(entry) + "\n")
     with pytest.raises(UserError, match=r"line 1: names a file outside of the store \(\.\./other"):

@@ -1,4 +1,4 @@
-"""The split of the tests: what the default run leaves out, and that it can be named or asked for."""
+"""The split of the tests: the tests that the default run leaves out can be selected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def slow(parameters: list[object]) -> list[object]:
     return [parameter.values for parameter in parameters if hasattr(parameter, "marks")]
 
 
-def test_what_is_not_kept_is_marked_slow_in_its_place() -> None:
+def test_other_values_are_marked_slow_in_their_order() -> None:
     found = representatives(["a", "b", "c"], ["b"])
     assert found[1] == "b" and slow(found) == [("a",), ("c",)]
     assert [[mark.name for mark in found[n].marks] for n in (0, 2)] == [["slow"], ["slow"]]
@@ -25,12 +25,12 @@ def test_what_is_not_kept_is_marked_slow_in_its_place() -> None:
 
 
 @pytest.mark.parametrize("keep", [["t6"], [], lambda value: False])
-def test_a_representative_that_is_missing_is_an_error(keep: object) -> None:
+def test_a_missing_representative_is_an_error(keep: object) -> None:
     with pytest.raises(AssertionError, match="are not among"):
         representatives(["t5", "gpt2"], keep)
 
 
-def test_examples_of_the_default_run_are_a_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_run_has_a_fifth_of_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLM2SLM_SLOW_TESTS", raising=False)
     assert examples(100).max_examples == 20
     monkeypatch.setenv("LLM2SLM_SLOW_TESTS", "1")
@@ -45,7 +45,7 @@ def test_examples_of_the_default_run_are_a_fifth(monkeypatch: pytest.MonkeyPatch
     ),
     ids=["default", "--slow", "named"],
 )
-def test_slow_tests_run_where_they_are_selected(arguments: list[str], collected: bool) -> None:
+def test_slow_tests_run_if_selected(arguments: list[str], collected: bool) -> None:
     done = python("-m", "pytest", "--collect-only", "-p", "no:cacheprovider", *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (SLOW in done.stdout.splitlines()) == collected

@@ -1,4 +1,4 @@
-"""experiments/store_speed at toy size: equal losses, and a table that is made of the raw rounds."""
+"""experiments/store_speed at toy size: equal losses, and a table of the raw rounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def study() -> ModuleType:
     spec = importlib.util.spec_from_file_location("store_speed", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["store_speed"] = module  # where its dataclass looks for itself
+    sys.modules["store_speed"] = module  # its dataclass looks up its module there
     spec.loader.exec_module(module)
     return module
 
@@ -48,7 +48,7 @@ def losses(rounds: list[dict[str, Any]]) -> list[float]:
 
 
 @pytest.mark.slow
-def test_all_trainings_are_the_same_training(result: tuple[dict[str, Any], str]) -> None:
+def test_all_systems_run_the_same_training(result: tuple[dict[str, Any], str]) -> None:
     found = trained(result[0])
     assert len(found) == 8
     for (conditioning, reads), rounds in found.items():
@@ -58,15 +58,15 @@ def test_all_trainings_are_the_same_training(result: tuple[dict[str, Any], str])
         assert [len(one["losses"]) for one in rounds] == [2, 2, 2, 2]
         near = 1e-6 if reads == "float32" else 1e-3
         assert losses(rounds) == pytest.approx(losses(live), rel=near)
-        assert (losses(rounds) != losses(live)) or reads in ("live", "float32")  # else nothing was rounded
+        assert (losses(rounds) != losses(live)) or reads in ("live", "float32")  # otherwise nothing was rounded
     assert losses(found["memory", "live"]) != losses(found["add", "live"])
     one = losses(found["add", "live"])
-    assert len(set(one)) == len(one)  # each step has other weights
+    assert len(set(one)) == len(one)  # the weights differ at each step
 
 
 @pytest.mark.slow
-def test_the_table_is_made_of_the_raw_rounds(study: ModuleType, result: tuple[dict[str, Any], str]) -> None:
-    """By hand: medians without the round for warming up, ratios paired within rounds, the payback of encoding."""
+def test_the_table_is_computed_from_the_raw_rounds(study: ModuleType, result: tuple[dict[str, Any], str]) -> None:
+    """By hand: medians without the warm-up round, ratios paired within rounds, the payback time of encoding."""
     raw, told = result
     assert study.table(raw) == told
     raw = deepcopy(raw)
@@ -84,12 +84,12 @@ def test_the_table_is_made_of_the_raw_rounds(study: ModuleType, result: tuple[di
     kept = "| float32 | 2.50 (2.00-5.00) | 25 (20-50) | 2.00 (2.00-2.00) | 2.5 | 0.0e+00 | 0.0e+00 | 8 of 8 |"
     rounded = "| int8 | 2.50 (2.00-5.00) | 25 (20-50) | 2.00 (2.00-2.00) | 2.5 | 0.0e+00 | 2.5e-01 | 4 of 8 |"
     assert [lines.count(line) for line in (live, kept, rounded)] == [2, 2, 2]
-    assert statistics.median([2.0, 4.0, 5.0]) / 100 * 300 * 2.5 == 30.0  # seconds an epoch saves, times epochs
+    assert statistics.median([2.0, 4.0, 5.0]) / 100 * 300 * 2.5 == 30.0  # seconds saved per epoch, times epochs
     assert "| float32 | 5.0 | 5000.0 |" in lines
     assert "in 30.0 s (33 tokens/s)" in told.replace(told, "\n".join(lines))
 
 
-def test_where_the_corpus_is_on_this_machine_is_not_told(study: ModuleType) -> None:
+def test_the_path_of_the_corpus_is_removed(study: ModuleType) -> None:
     given = ["--data=/some/where/", "--rounds", "3"]
     asked = study.arguments(given)
     assert (asked.corpus, asked.task, str(asked.data)) == ("samsum", "summarization", "/some/where")

@@ -1,6 +1,6 @@
-"""Sweeps (`-m`): every combination a job, whatever happens to one of them, and one table of all.
+"""Sweeps (`-m`): every combination is a job, a failing job does not stop the others, and one table lists all.
 
-The first tests put stubs in the commands' place; the last ones train.
+The first tests replace the commands by stubs; the last ones train.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llm2slm.sweeps.table import best_job, show_table, table
 from llm2slm.types import UserError
 
 BASIC = "hydra/launcher=basic"
-"""The jobs run in this process, where stubs stand in the commands' place."""
+"""Runs the jobs in this process, with stubs of the commands."""
 
 
 def fake_result(config, folder):
@@ -36,7 +36,7 @@ def fake_result(config, folder):
     return result
 
 
-def test_a_sweep_leaves_one_table_and_outlives_a_failing_job(calls, capsys, monkeypatch, tmp_path):
+def test_a_sweep_writes_one_table_and_continues_after_a_failing_job(calls, capsys, monkeypatch, tmp_path):
     def run(config, folder):
         calls.append((config, folder))
         if config.seed == 1:
@@ -110,11 +110,11 @@ def test_the_table_of_a_sweep_fits_a_narrow_terminal(calls, capsys, monkeypatch)
          str(1 + i % 2)] for i in range(8)
     ]  # fmt: skip
     head = next(line.split() for line in Path("sweep/sweep.csv").read_text().splitlines()[:1])
-    assert head[0].split(",")[1:4] == ["model.conditioning", "optim.lr", "seed"]  # whole
+    assert head[0].split(",")[1:4] == ["model.conditioning", "optim.lr", "seed"]  # unabbreviated
 
 
 @pytest.mark.slow
-def test_keys_of_the_same_last_part_are_told_apart(calls, capsys, monkeypatch):
+def test_keys_with_the_same_last_part_have_distinct_names(calls, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["train", "-m", BASIC, "optim.lr=0.001,0.002", "model.slm.revision=a,b", "model.llm.revision=a,b"]) == 0
     out = capsys.readouterr().out
@@ -130,8 +130,8 @@ def test_a_sweep_without_failures_succeeds(calls):
     assert first.relative_to(Path.cwd()).parts[0] == "multirun"
 
 
-def test_scores_that_are_computed_differently_are_in_columns_of_their_own(tmp_path):
-    """As those of a sweep over task.language are."""
+def test_scores_with_different_signatures_are_in_separate_columns(tmp_path):
+    """As in a sweep over task.language."""
     for n, (language, value, tokenizer) in enumerate([("zh", 98.5, "zh"), ("en", 2.25, "13a"), ("yue", 97.5, "zh")]):
         folder = tmp_path / str(n)
         folder.mkdir()
@@ -144,7 +144,7 @@ def test_scores_that_are_computed_differently_are_in_columns_of_their_own(tmp_pa
 
 
 def selecting(values, mode="max", metric="val/bleu"):
-    """A stub of `train` whose jobs have these validation scores by seed; test scores go the other way."""
+    """A stub of `train` with these validation scores by seed; test scores are in the opposite order."""
 
     def run(config, folder):
         value = values[config.seed]
@@ -161,7 +161,7 @@ def selecting(values, mode="max", metric="val/bleu"):
 
 
 @pytest.mark.parametrize(("mode", "best"), representatives([("max", 2), ("min", 3)], [("min", 3)]))
-def test_the_best_job_is_the_best_by_validation(calls, capsys, monkeypatch, mode, best):
+def test_the_best_job_is_chosen_by_validation(calls, capsys, monkeypatch, mode, best):
     values = {1: 20.0, 2: 30.0, 3: 10.0}
     replace_command(monkeypatch, "train", selecting(values, mode))
     assert main(["train", "-m", BASIC, "seed=1,2,3", "hydra.sweep.dir=sweep"]) == 0
@@ -178,7 +178,7 @@ def test_the_best_job_is_the_best_by_validation(calls, capsys, monkeypatch, mode
     assert f"Best by validation: seed={best} (BLEU {values[best]:.2f} at step {10 * best})." in page
 
 
-def test_no_job_is_best_where_selections_do_not_compare():
+def test_no_job_is_best_if_the_selections_are_not_comparable():
     def result(metric="val/loss", mode="min", value=1.0):
         selection = {"metric": metric, "mode": mode, "value": value, "step": 1, "split": "validation"}
         return {"selection": selection, "systems": [{"quality": {"bleu": {"value": 1.0, "signature": "s"}}}]}
@@ -191,7 +191,7 @@ def test_no_job_is_best_where_selections_do_not_compare():
     assert best(result(), result("val/bleu", "max")) == (None, metrics)
     unknown = (None, "not ranked: no validation score of job 1")
     assert best(result(), result(value=None), result(value=0.5)) == unknown
-    assert best(result(), result() | {"selection": None}) == unknown  # of an earlier version
+    assert best(result(), result() | {"selection": None}) == unknown  # a result of an earlier version
     assert best(result()) == (None, "")
 
 
@@ -206,8 +206,8 @@ def test_a_sweep_without_validation_scores_prints_that_it_is_not_ranked(calls, c
 
 
 @pytest.mark.slow
-def test_a_sweeper_reads_the_validation_score(monkeypatch, calls):
-    """What a job leaves for the sweeper in its record: of train the validation score, of other verbs the first."""
+def test_a_sweeper_gets_the_validation_score(monkeypatch, calls):
+    """The value in the record of a job: the validation score of train, the first score of other verbs."""
     replace_command(monkeypatch, "train", selecting({1: 20.0, 2: 30.0}))
     assert main(["train", "-m", BASIC, "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
     assert [read_record(Path("sweep") / str(n)).value for n in (0, 1)] == [20.0, 30.0]
@@ -240,7 +240,7 @@ def test_an_interrupted_sweep_keeps_its_table(calls, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_sweeps_named_in_a_config_are_checked_too(calls, capsys, tmp_path):
+def test_sweeps_in_a_config_are_checked(calls, capsys, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      model.conditioning: add,memry\n"
     (tmp_path / "mine" / "experiment" / "grid.yaml").write_text(text)
@@ -251,7 +251,7 @@ def test_sweeps_named_in_a_config_are_checked_too(calls, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_that_lightning_forks_may_be_swept(calls):
+def test_strategies_that_fork_processes_may_be_swept(calls):
     assert main(["train", "-m", BASIC, "seed=1,2", "trainer=ddp_cpu", "trainer.strategy=ddp_spawn"]) == 0
     assert len(calls) == 2
 
@@ -259,7 +259,7 @@ def test_processes_that_lightning_forks_may_be_swept(calls):
 # Real trainings
 
 
-def test_a_sweep_trains_each_job_and_puts_both_into_one_table(monkeypatch, tmp_path, tiny_llm):
+def test_a_sweep_trains_each_job_and_lists_both_in_one_table(monkeypatch, tmp_path, tiny_llm):
     monkeypatch.chdir(tmp_path)
     swept = ["model.conditioning=add,replace", "logger=wandb", "hydra.sweep.dir=sweep"]
     assert main(["train", "-m", BASIC, *tiny_overrides(tiny_llm), *swept]) == 0

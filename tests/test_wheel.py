@@ -1,4 +1,4 @@
-"""The wheel: it carries what is not Python, and works from any folder without the checkout."""
+"""The wheel: it contains all files that are not Python, and works in any folder without the checkout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def installed(site: Path, cwd: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_carries_all_that_is_not_python(wheel):
+def test_the_wheel_contains_all_package_files_and_configs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {
         path.relative_to(ROOT).as_posix()
@@ -53,7 +53,7 @@ def test_it_carries_all_that_is_not_python(wheel):
     assert not [name for name in names if name.startswith("tests/")]
 
 
-def test_it_says_who_it_is(wheel):
+def test_the_wheel_states_name_license_and_python_version(wheel):
     assert re.fullmatch(r"llm_to_slm-[\d.]+\w*-py3-none-any\.whl", wheel.name)
     archive = zipfile.ZipFile(wheel)
     [metadata] = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
@@ -64,7 +64,7 @@ def test_it_says_who_it_is(wheel):
     assert "llm2slm = llm2slm.cli:main" in scripts
 
 
-def test_it_works_from_any_folder(site, tmp_path):
+def test_the_installed_package_works_in_any_folder(site, tmp_path):
     assert "benchmark" in installed(site, tmp_path, "--help")
     paths = installed(site, tmp_path, "train", "--info", "searchpath")
     assert str(site / "llm2slm" / "conf") in paths
@@ -73,7 +73,7 @@ def test_it_works_from_any_folder(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_composes_an_experiment_and_the_users_own(site, tmp_path):
+def test_the_installed_package_composes_an_experiment_of_the_user(site, tmp_path):
     own = tmp_path / "mine" / "experiment"
     own.mkdir(parents=True)
     text = "# @package _global_\ndefaults:\n  - multi30k_ende\n  - override /model/slm: gpt2_mini\nseed: 7\n"
@@ -88,7 +88,7 @@ def test_it_composes_an_experiment_and_the_users_own(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_its_conf_it_says_so(site, tmp_path):
+def test_a_missing_conf_folder_is_reported(site, tmp_path):
     conf = site / "llm2slm" / "conf"
     conf.rename(tmp_path / "away")
     try:

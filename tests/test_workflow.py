@@ -1,4 +1,4 @@
-"""The GitHub workflow, the pre-commit hooks and `.ci/run`: they run what exists, on supported versions of Python."""
+"""The GitHub workflow, the pre-commit hooks and `.ci/run`: their commands exist, on supported versions of Python."""
 
 from __future__ import annotations
 

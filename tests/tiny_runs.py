@@ -1,4 +1,4 @@
-"""A tiny run for tests: two tiny models, forty rows of words to turn round, a configuration that trains in a second."""
+"""A tiny run for tests: two tiny models, forty rows of words to reverse, a configuration that trains in a second."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = {"train": 40, "validation": 11, "test": 6}
 
 
 def write_rows(folder: Path) -> None:
-    """train, validation and test as .jsonl; rows of two to nine words, so that batches differ in their tokens."""
+    """train, validation and test as .jsonl; rows of two to nine words, so that batches differ in size."""
     draw = random.Random(3)
     folder.mkdir(parents=True, exist_ok=True)
     for split, size in SIZES.items():
@@ -62,7 +62,7 @@ def tiny_run(
 
 
 def trained_run(root: Path, name: str, **trainer: Any) -> tuple[Path, RunConfig]:
-    """Trains a tiny hybrid into a folder below `root`; the folder, and the configuration as it was before."""
+    """Trains a tiny hybrid in a folder below `root`; returns the folder, and the configuration before training."""
     config = tiny_run(root, **trainer)
     train.run(deepcopy(config), root / name)
     return root / name, config
@@ -80,7 +80,7 @@ def two_processes(root: Path, config: RunConfig, folder: Path) -> list[str]:
 
 
 def publish(cache: Path, name: str, commit: str, **sizes: int) -> None:
-    """Puts a tiny T5 into a cache of the Hub, as the commit that `main` stands for from now on."""
+    """Adds a tiny T5 to a cache of the Hub, as the new commit of `main`."""
     place = cache / f"models--{name.replace('/', '--')}"
     write_tiny_t5(place / "snapshots" / commit, seed=1, width=24, **sizes)
     (place / "refs").mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ def build(config: RunConfig) -> tuple[LLM2SLM, DataModule]:
 
 
 def taught(config: RunConfig) -> tuple[LLM2SLM, DataModule, Teacher | None]:
-    """The same, with the teacher that `optim.distill` asks for."""
+    """Model and data with the teacher that `optim.distill` requires."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, config.data)
     teacher = build_teacher(config, model.collator)
@@ -114,7 +114,7 @@ def module_of(config: RunConfig) -> tuple[TrainingModule, DataModule]:
 
 
 def weights(model: LLM2SLM) -> dict[str, torch.Tensor]:
-    """A copy of what is trained."""
+    """A copy of the trained weights."""
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -135,13 +135,13 @@ def curve(folder: Path) -> list[dict[str, str]]:
 
 
 def checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, read as a cautious user reads it."""
+    """A checkpoint, loaded with weights_only."""
     loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded
 
 
 def label_in_parts(monkeypatch: pytest.MonkeyPatch, config: Callable[[], RunConfig], folder: Path) -> None:
-    """`label`, told to stop at every fourth batch and begun again until it is done."""
+    """Runs `label`, which stops at every fourth batch and is started again until it is complete."""
     whole, calls = label.answer_batches, []
 
     def ended(*arguments: Any, **more: Any) -> Iterator[Any]:
@@ -157,6 +157,6 @@ def label_in_parts(monkeypatch: pytest.MonkeyPatch, config: Callable[[], RunConf
             label.run(config(), folder)
             break
         except KeyboardInterrupt:
-            torch.rand(3)  # another process would start from another state
+            torch.rand(3)  # another process would have another random state
             torch.rand(3, device="cuda" if torch.cuda.is_available() else "cpu")
     assert len(calls) > 8

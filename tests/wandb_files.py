@@ -19,15 +19,15 @@ HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)  # the file's first seven bytes
 def records(data: bytes) -> Iterator[Any]:
     """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB; checksum, length, type; fragments).
 
-    W&B takes the plain CRC-32 of type and data where LevelDB takes a masked CRC-32C.
+    W&B uses the plain CRC-32 of type and data where LevelDB uses a masked CRC-32C.
     """
     assert data[:7] == HEADER
     position, whole = 7, b""
     while position < len(data):
         left = BLOCK - position % BLOCK
         if left >= 7 and len(data) < position + 7:
-            return  # the writer is not done
-        if left < 7:  # too little for a header: filled with zeros
+            return  # the process that writes has not finished
+        if left < 7:  # too short for a header: filled with zeros
             position += left
             continue
         checksum, length, kind = struct.unpack_from("<IHB", data, position)
@@ -44,7 +44,7 @@ def records(data: bytes) -> Iterator[Any]:
 
 
 def run_file(folder: Path, part: str = "offline-run-*") -> Path:
-    """The one .wandb file of a run directory, or of one part of a resumed run."""
+    """The single .wandb file of a run directory, or of one part of a resumed run."""
     (found,) = folder.glob(f"wandb/{part}/run-*.wandb")
     return found
 
@@ -58,7 +58,7 @@ def finished_records(path: Path) -> list[Any]:
     """All records of a finished run. W&B's service may write the last ones just after `finish` has returned."""
     for _ in range(600):
         found = list(records(path.read_bytes()))
-        if any(record.WhichOneof("record_type") == "exit" for record in found):  # what follows it is bookkeeping
+        if any(record.WhichOneof("record_type") == "exit" for record in found):  # the following records are bookkeeping
             return found
         time.sleep(0.1)
     raise AssertionError(f"no exit record in {path}: the run was never finished")

@@ -2,7 +2,7 @@
 
     python experiments/builtin_llm/ship.py outputs/builtin_llm llm2slm/builtin/llm
 
-The scores are those of the shipped files, read back, on the test splits of the three built-in corpora.
+The scores are those of the shipped files, loaded again, on the test splits of the three built-in corpora.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def main(run: Path, target: Path) -> None:
     model = LLM2SLM.from_pretrained(run / "model")
     model.slm.half()
     model.save_pretrained(target)
-    (target / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
-    (target / "generation_config.json").unlink(missing_ok=True)  # nothing in it that config.json does not say
+    (target / "model.safetensors").chmod(0o644)  # safetensors restricts the permissions to the owner
+    (target / "generation_config.json").unlink(missing_ok=True)  # it contains nothing in addition to config.json
     size = (target / "model.safetensors").stat().st_size / 1e6
     if size > LIMIT_MB:
         raise SystemExit(f"{target}: {size:.1f} MB of weights, at most {LIMIT_MB} are shipped")
@@ -34,7 +34,7 @@ def main(run: Path, target: Path) -> None:
 
 
 def readme(run: Path, target: Path, size: float) -> str:
-    """Provenance from the run's own result, scores from the shipped files."""
+    """Provenance from the run's result, scores from the shipped files."""
     trained, config = runs.read_result(run), runs.read_config(run)
     notes, parameters = trained["systems"][0]["notes"], trained["systems"][0]["parameters"]["total"]
     layers = config["model"]["llm"]["config"]

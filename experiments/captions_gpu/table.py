@@ -1,4 +1,4 @@
-"""`python experiments/captions_gpu/table.py`: what run.sh left below outputs/captions, as scores.json and table.md.
+"""`python experiments/captions_gpu/table.py`: the results of run.sh in outputs/captions, as scores.json and table.md.
 
 Compares the systems first, within each set of labels, by `llm2slm compare`. No row of the corpus is kept.
 """
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def facts(run: Path) -> dict[str, Any]:
-    """Of one run, without its samples."""
+    """The facts of one run, without its samples."""
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     system = result["systems"][0]
     found = {name: score["value"] for name, score in system["quality"].items()}
@@ -63,7 +63,7 @@ def facts(run: Path) -> dict[str, Any]:
 
 
 def line(name: str, row: dict[str, str], known: dict[str, Any]) -> str:
-    """One system's row."""
+    """The row of one system."""
     cells = [name, f"{min(known['val_loss']):.3f}", interval(row, ("value", "low", "high"), ".2f")]
     if row["baseline"] == "True":
         cells += ["", ""]
@@ -75,7 +75,7 @@ def line(name: str, row: dict[str, str], known: dict[str, Any]) -> str:
 
 
 def interval(row: dict[str, str], keys: tuple[str, str, str], form: str) -> str:
-    """A figure, and the two ends of its interval."""
+    """A figure, and the limits of its interval."""
     value, low, high = (format(float(row[key]), form) for key in keys)
     return f"{value} ({low}, {high})"
 

@@ -1,4 +1,4 @@
-"""`python experiments/controls/table.py`: one table of the comparisons of run.sh, which are below outputs/controls."""
+"""`python experiments/controls/table.py`: one table of the comparisons of run.sh in outputs/controls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def section(task: str) -> str:
 
 
 def origin(run: Path) -> str:
-    """How a run came about; the others of its task differ in one override (run.sh)."""
+    """The command of a run; the others of its task differ in one override (run.sh)."""
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     command = re.sub(r"data\.root=\S+", "data.root=DIR", result["command"])
     day = result["created"].partition("T")[0]
@@ -37,7 +37,7 @@ def origin(run: Path) -> str:
 
 
 def line(row: dict[str, str]) -> str:
-    """One system."""
+    """The row of one system."""
     score = interval(row, ("value", "low", "high"), ".1f")
     difference = p = ""
     if row["baseline"] != "True":
@@ -50,7 +50,7 @@ def line(row: dict[str, str]) -> str:
 
 
 def interval(row: dict[str, str], keys: tuple[str, str, str], form: str) -> str:
-    """A figure, and the two ends of its interval."""
+    """A figure, and the limits of its interval."""
     value, low, high = (format(float(row[key]), form) for key in keys)
     return f"{value} ({low}, {high})"
 

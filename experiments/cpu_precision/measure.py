@@ -2,8 +2,8 @@
 
     python experiments/cpu_precision/measure.py OUT [--rounds 12]
 
-One process, one thread, start weights; in each round every precision takes a forward and backward pass of the same
-batch, in an order that rotates. CPU time of the thread, so that other processes disturb little. Writes OUT/result.json
+One process, one thread, initial weights; in each round every precision runs a forward and backward pass of the same
+batch, in rotated order. CPU time of the thread, so that other processes have little effect. Writes OUT/result.json
 (every round) and OUT/table.md.
 """
 

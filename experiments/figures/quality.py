@@ -1,4 +1,4 @@
-"""Draws docs/figures/quality.svg, the figure of the README, from committed raw results. No number is written here.
+"""Draws docs/figures/quality.svg, the figure of the README, from committed raw results. This file contains no results.
 
     python experiments/figures/quality.py [OUT.svg]
 
@@ -23,12 +23,12 @@ from matplotlib.axes import Axes
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 OUT = EXPERIMENTS.parent / "docs" / "figures" / "quality.svg"
 TEXT = "#7d838c"
-"""Contrast of about 4 against white and against the dark page of GitHub, as have the colours below."""
+"""Contrast of about 4 against white and against the dark page of GitHub, like the colours below."""
 LLM, HYBRID, SLM, CONTROL = "#a371f7", "#2f81f7", "#c9761b", "#8b949e"
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
-    "svg.fonttype": "none",  # text stays text
+    "svg.fonttype": "none",  # text is not converted to paths
     "svg.hashsalt": "llm2slm",
     "axes.edgecolor": TEXT,
     "axes.labelcolor": TEXT,

@@ -1,4 +1,4 @@
-"""What each conditioning and each kind of tokenizers costs: `python experiments/mode_costs/measure.py`.
+"""The cost of each conditioning and each kind of tokenizers: `python experiments/mode_costs/measure.py`.
 
 Random weights: speed does not depend on them. For each of two SLMs, the SLM alone and every mode it fits are timed by
 `llm2slm.evaluation.benchmark.timing`, interleaved in rotated order, in this one process. Writes result.json, table.md.
@@ -55,13 +55,13 @@ ALONE = "SLM alone"
 
 
 def words(rng: random.Random, count: int) -> list[str]:
-    """Made-up words, so many that a vocabulary of any size can be learned from texts of them."""
+    """Made-up words, enough to train a vocabulary of any size on texts of them."""
     syllables = [first + vowel for first in "bdfgklmnprstvw" for vowel in "aeiou"]
     return ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(count)]
 
 
 def write_tokenizers(folder: Path, rng: random.Random) -> dict[str, str]:
-    """Two tokenizers of one size, learned from different words, so that they cut a text differently."""
+    """Two tokenizers of equal size, trained on different words, so that they split a text differently."""
     places = {}
     for name in ("llm", "slm"):
         tokenizer = train_tokenizer([" ".join(words(rng, 30000))], VOCABULARY)
@@ -73,7 +73,7 @@ def write_tokenizers(folder: Path, rng: random.Random) -> dict[str, str]:
 
 
 def cells(slm: str) -> list[tuple[str, Tokenizers]]:
-    """The modes that an SLM fits. With `memory` it reads no prompt, so that its tokenizers change nothing."""
+    """The modes of an SLM. With `memory` it has no prompt, so that its tokenizers have no effect."""
     kinds = {"memory": [Tokenizers.shared]}
     every = [Tokenizers.shared, Tokenizers.offsets, Tokenizers.llm_tokens]
     fitting = [name for name in MODES if slm == "gpt2" or not name.startswith("cross_attention")]
@@ -81,11 +81,11 @@ def cells(slm: str) -> list[tuple[str, Tokenizers]]:
 
 
 def build(slm: str, places: dict[str, str], seed: int) -> dict[str, LLM2SLM]:
-    """The SLM alone, and one hybrid for each mode that it fits."""
+    """The SLM alone, and one hybrid for each of its modes."""
     alone = SLMConfig(init=Init.random, config=SLMS[slm], tokenizer=places["llm"])
     torch.manual_seed(seed)
     systems = {ALONE: build_model(ModelConfig(kind=SystemKind.slm, slm=alone))}
-    systems[ALONE].kind = SystemKind.llm  # what `time_systems` compares all others with, round by round
+    systems[ALONE].kind = SystemKind.llm  # the baseline of `time_systems` in each round
     encoder = None
     for mode, kind in track(cells(slm), f"building around {slm}", console=Console(stderr=True)):
         conditioning, changes = MODES[mode]
@@ -99,13 +99,13 @@ def build(slm: str, places: dict[str, str], seed: int) -> dict[str, LLM2SLM]:
         )
         torch.manual_seed(seed)
         model = build_model(cfg)
-        encoder = model.encoder = encoder or model.encoder  # one LLM for all: 19 more take 1.7 GB
+        encoder = model.encoder = encoder or model.encoder  # one LLM for all: 19 more would take 1.7 GB
         systems[f"{mode} | {kind.value}"] = model
     return systems
 
 
 def measured(slm: str, systems: dict[str, LLM2SLM], prompt: str, cfg: BenchmarkConfig, seed: int) -> list[runs.System]:
-    """Every system with its one speed row; `notes` say what it is and what its models read."""
+    """Every system with its single speed row; `notes` state its kind and the token counts of its models."""
     examples = [Example(0, prompt, prompt, prompt)]
     (condition,) = plan(systems[ALONE], examples, cfg)
     decoders = {name: GenerateDecoder(model) for name, model in systems.items()}
@@ -149,7 +149,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def line(system: dict[str, Any], alone: dict[str, Any]) -> str:
-    """One system's row, each figure beside what multiple it is of the SLM alone's."""
+    """The row of one system, each figure with its multiple of that of the SLM alone."""
     own, base = system["speed"][0], alone["speed"][0]
 
     def against(value: float, other: float) -> str:
@@ -163,7 +163,7 @@ def line(system: dict[str, Any], alone: dict[str, Any]) -> str:
         return against(own[key]["median"], base[key]["median"])
 
     trained, before = (s["parameters"]["trainable"] / 1e6 for s in (system, alone))
-    faster = own["speedup"]  # the SLM alone's total over this one's: the smallest ratio is the other's largest
+    faster = own["speedup"]  # the SLM alone's total over this one's: the smallest ratio is the largest of the inverse
     total = f"{1 / faster['median']:.2f}x ({1 / faster['max']:.2f}-{1 / faster['min']:.2f})"
     row = [
         system["notes"]["mode"],
@@ -190,7 +190,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace) -> None:
-    """Builds, times and writes."""
+    """Builds, times and writes the results."""
     started, rng = time.perf_counter(), random.Random(asked.seed)
     cfg = BenchmarkConfig(
         prompts=0, prompt_tokens=[PROMPT_TOKENS], response_tokens=[RESPONSE_TOKENS], repeats=asked.repeats,

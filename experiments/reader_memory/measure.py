@@ -1,7 +1,7 @@
-"""Peak memory of loading a T5-large-shaped LLM as a reader: `python experiments/reader_memory/measure.py FOLDER`.
+"""Peak memory of loading a T5-large-shaped LLM as an encoder: `python experiments/reader_memory/measure.py FOLDER`.
 
-FOLDER gets the model (3 GB, random weights). Prints JSON: the size of what is built, and by how much the peak
-resident memory of a fresh process grows while it loads the reader, or the whole model, and reads one short text.
+FOLDER gets the model (3 GB, random weights). Prints JSON: the size of the loaded part, and by how much the peak
+resident memory of a new process grows while it loads the encoder, or the complete model, and encodes a short text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ print(json.dumps({"weights_mb": sum(p.nbytes for p in model.parameters()) / 1e6,
 
 
 def main(folder: Path) -> None:
-    """Writes the model where it is not there yet, and measures."""
+    """Writes the model if it does not exist, and measures."""
     if not (folder / "config.json").is_file():
         torch.manual_seed(1)
         T5ForConditionalGeneration(T5Config(**SHAPE)).save_pretrained(folder)

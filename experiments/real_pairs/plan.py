@@ -20,13 +20,13 @@ FIT = (
     "callbacks.generate_rows=0",
     "callbacks.monitor=val/loss",
 )
-"""How every system is trained on the task: about 3,200 rows, less than one epoch."""
+"""The training of every system on the task: about 3,200 rows, less than one epoch."""
 LONG = ("trainer.max_steps=1000", "trainer.val_every=200")
 """A remedy: four times as long."""
 ALL = ("data.train={rows}/train_all.jsonl", "trainer.max_steps=1200", "trainer.val_every=200")
 """A remedy: all short rows of the training split. (With the 4,000 of the other runs, the loss rose after 600 steps.)"""
 FIRST = ("optim.lr=3e-4", "optim.projector_lr=3e-4", "trainer.max_steps=100", "trainer.val_every=25")
-"""The first validations with the rate of the SLM for the projector as well, where ten times as much is the default."""
+"""The first validations with the rate of the SLM for the projector too; the default is ten times as much."""
 HEAL = (
     "task=lm",
     "data.overlong=split",
@@ -43,20 +43,20 @@ HEAL = (
     "callbacks.generate_rows=0",
     "callbacks.monitor=val/loss",
 )
-"""How the cut SLM learns to predict text again, on the plain texts of the whole corpus."""
+"""The training with which the cut SLM recovers text prediction, on the plain texts of the whole corpus."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus and what depends on it.
+    """A corpus and the settings that depend on it.
 
     Attributes:
-        name: of its folder and of `data=`.
-        task: of `task=`.
+        name: name of its folder and value of `data=`.
+        task: value of `task=`.
         longest: characters of the longest prompt and of the longest response that `run.py` keeps.
         train: training rows of most runs; validation and test rows are at most 300 and 500.
-        longest_response: most tokens of a response.
-        answer: tokens of the longest answer that is generated.
+        longest_response: maximum number of tokens of a response.
+        answer: maximum number of tokens of a generated answer.
         ask: instruction for the LLM that is not tuned.
     """
 
@@ -80,13 +80,13 @@ class Run:
     """One command, or one for each learning rate.
 
     Attributes:
-        name: of the run and of its folder (with several rates: NAME-RATE).
-        verb: of llm2slm.
-        overrides: of the command.
+        name: name of the run and of its folder (with several rates: NAME-RATE).
+        verb: verb of llm2slm.
+        overrides: overrides of the command.
         needs: names of the runs whose folders it reads.
         rates: values of optim.lr to try.
-        rate_of: name of the run whose chosen rate it takes.
-        title: of its row in the table; None: it has none.
+        rate_of: name of the run whose chosen rate it uses.
+        title: title of its row in the table; None: no row.
     """
 
     name: str

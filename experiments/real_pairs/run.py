@@ -1,9 +1,9 @@
-"""Carries out `plan.py`: each run is a `llm2slm` command in a separate process; complete runs are skipped.
+"""Runs `plan.py`: each run is a `llm2slm` command in a separate process; complete runs are skipped.
 
     python experiments/real_pairs/run.py OUT --smol DIR --llm-a DIR --data DIR [--corpus samsum] [--jobs 1] [NAME ...]
 
-OUT gets a folder and a log for each run. Interrupted at any moment (or after `--minutes`: a run that trains then saves
-itself), the same command continues. NAMEs restrict it to some runs of the plan and to what these need.
+OUT gets a folder and a log for each run. After an interruption at any moment (or after `--minutes`: a training then
+saves itself), the same command resumes. NAMEs restrict it to some runs of the plan and their dependencies.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ROWS = {
     "validation": ("validation", 300),
     "test": ("test", 500),
 }
-"""Name of a file -> its split and the most rows that are kept; None: as the corpus says."""
+"""Name of a file -> its split and the maximum number of rows; None: that of the corpus."""
 ENCODED = "encoded"
-"""File that this script writes when `encode` has ended well; the other verbs end with a result.json."""
+"""File that this script writes when `encode` has succeeded; the other verbs end with a result.json."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether its last file is there."""
+        """Whether its last file exists."""
         return (self.folder / (ENCODED if self.run.verb == "encode" else "result.json")).is_file()
 
     @property
     def log(self) -> Path:
-        """File of what it prints."""
+        """File of its output."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def command(self) -> list[str]:
-        """Its command line; a training that has begun is resumed."""
+        """Its command line; a started training is resumed."""
         begun = self.run.verb == "train" and (self.folder / "config.yaml").is_file()
         resume = ("train", f"run={self.folder}")
         return [sys.executable, "-m", "llm2slm", *(resume if begun else self.arguments)]
@@ -66,13 +66,13 @@ def best_loss(folder: Path) -> float:
 
 
 class Runs:
-    """The runs of a plan in a folder, as far as they are complete.
+    """The complete runs of a plan in a folder.
 
     Args:
-        corpus: of the plan.
+        corpus: corpus of the plan.
         out: folder of all runs.
-        paths: name in braces -> path, of what is no run.
-        common: overrides of every command but those of runs that are resumed.
+        paths: name in braces -> path, for names that are not runs.
+        common: overrides of every command except those that resume a run.
     """
 
     def __init__(self, corpus: Corpus, out: Path, paths: dict[str, str], common: tuple[str, ...] = ()) -> None:
@@ -80,7 +80,7 @@ class Runs:
         self.runs = {run.name: run for run in plan(corpus)}
 
     def folders(self, run: Run) -> dict[float | None, Path]:
-        """By learning rate the folders of a run."""
+        """The folders of a run by learning rate."""
         return {rate: self.out / f"{run.name}-{rate:g}" for rate in run.rates} or {None: self.out / run.name}
 
     def complete(self, name: str) -> bool:
@@ -94,7 +94,7 @@ class Runs:
         return min(folders.items(), key=lambda item: best_loss(item[1]) if len(folders) > 1 else 0.0)
 
     def jobs(self, name: str) -> list[Job]:
-        """The commands of a run that are not complete; everything it needs is."""
+        """The commands of a run that are not complete; all its dependencies are."""
         run = self.runs[name]
         paths = self.paths | {need: str(self.chosen(need)[1]) for need in run.needs}
         found = []
@@ -106,7 +106,7 @@ class Runs:
 
 
 def prepare(corpus: Corpus, data: Path, folder: Path) -> None:
-    """Writes the short rows of a corpus, so that every tokenizer gets the same ones whole."""
+    """Writes the short rows of a corpus, so that every tokenizer gets the same rows uncut."""
     folder.mkdir(parents=True, exist_ok=True)
     prompt, response = corpus.longest
     for name, (split, most) in ROWS.items():
@@ -120,7 +120,7 @@ def prepare(corpus: Corpus, data: Path, folder: Path) -> None:
 
 
 def carry_out(runs: Runs, wanted: set[str], at_once: int, threads: int, end: float) -> set[str]:
-    """Starts each run as soon as what it needs is complete, in the order of the plan. Returns names that failed."""
+    """Starts each run as soon as its dependencies are complete, in the order of the plan. Returns names that failed."""
     running: dict[Path, tuple[Job, subprocess.Popen[bytes]]] = {}
     failed: set[str] = set()
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -156,7 +156,7 @@ def carry_out(runs: Runs, wanted: set[str], at_once: int, threads: int, end: flo
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What `run.py` and `table.py` share."""
+    """The arguments of `run.py` and `table.py`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--corpus", choices=[corpus.name for corpus in CORPORA], default=CORPORA[0].name)
@@ -164,7 +164,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Runs what is not complete, as many at once as asked for; 1 where a run failed."""
+    """Runs all incomplete runs, as many at once as requested; 1 if a run failed."""
     parser = arguments()
     parser.description = (__doc__ or "").partition("\n")[0]
     for name in ("--smol", "--llm-a", "--data"):
@@ -190,7 +190,7 @@ def main() -> int:
         raise SystemExit(f"no such run in the plan: {', '.join(sorted(unknown))}")
     for name in reversed(runs.runs):
         wanted |= set(runs.runs[name].needs) if name in wanted else set()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what runs is stopped, and saves itself
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that running commands stop and save
     try:
         failed = carry_out(runs, wanted, args.jobs, args.threads, time.monotonic() + 60 * args.minutes)
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ HEAD = (
 
 
 def compared(runs: Runs, names: list[str], baseline: str) -> dict[str, dict[str, str]]:
-    """By name of a run its row of `llm2slm compare`."""
+    """Name of a run -> its row of `llm2slm compare`."""
     folders = {name: runs.chosen(name)[1] for name in names}
     out = runs.out / f"compare_{baseline}"
     chosen = f"baseline={folders[baseline]}"
@@ -38,7 +38,7 @@ def compared(runs: Runs, names: list[str], baseline: str) -> dict[str, dict[str,
 
 
 def row(runs: Runs, run: Run, alone: dict[str, str], hybrid: dict[str, str], of_b: float | None) -> dict[str, Any]:
-    """What the table holds of one system."""
+    """The values of one system in the table."""
     rate, folder = runs.chosen(run.name)
     found = {
         "title": run.title,
@@ -56,7 +56,7 @@ def row(runs: Runs, run: Run, alone: dict[str, str], hybrid: dict[str, str], of_
 
 
 def line(found: dict[str, Any]) -> str:
-    """One system."""
+    """The row of one system."""
     loss = "" if found["validation_loss"] is None else f"{found['validation_loss']:.3f}"
     kept = "" if found["kept_of_b"] is None else f"{found['kept_of_b']:.1%}"
     cells = [found["title"], f"{found['parameters'] / 1e6:.1f} M, {found['trained'] / 1e6:.1f} M", loss]

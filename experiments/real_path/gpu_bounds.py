@@ -1,8 +1,8 @@
-"""Lower bounds of an answer's time on a GPU, from the cost model alone: nothing is run, nothing is measured.
+"""Lower bounds of the time of an answer on a GPU, from the cost model only: nothing is run or measured.
 
     python experiments/real_path/gpu_bounds.py --llm DIR --slm DIR [--bandwidth 3350] [--tflops 990]
 
-For each phase the longer of reading its bytes (bfloat16 weights and cache) at the GPU's bandwidth (GB/s) and of its
+For each phase the maximum of reading its bytes (bfloat16 weights and cache) at the GPU's bandwidth (GB/s) and its
 floating-point operations at its peak (dense bfloat16 TFLOP/s). The defaults are the figures that NVIDIA states for
 an H100 SXM. Without CUDA graphs, a step also takes the launches of its kernels, which is more than either bound.
 """
@@ -19,7 +19,7 @@ PROMPT, RESPONSE = 128, 64
 
 
 def bound(cost: Cost, bandwidth: float, tflops: float) -> tuple[float, float]:
-    """Milliseconds of prefill and of each further token, at least."""
+    """Lower bounds in milliseconds of prefill and of each further token."""
     times = [
         1e3 * max(moved / (1e9 * bandwidth), done / (1e12 * tflops))
         for moved, done in (

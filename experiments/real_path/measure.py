@@ -2,9 +2,9 @@
 
     python experiments/real_path/measure.py OUT --llm DIR --slm DIR --data DIR [--threads 2] [NAME ...]
 
-OUT gets a folder and a log for each command, `result.json` and `table.md`. Each command is a process by itself: seconds
-are from its start to its end, memory is the largest resident set. NAMEs restrict it to some commands, which use what
-the others left.
+OUT gets a folder and a log for each command, `result.json` and `table.md`. Each command is a separate process: seconds
+are from its start to its end, memory is the largest resident set. NAMEs restrict it to some commands, which use the
+output of the others.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export": ("export", "run={out}/train_store", "out={out}/exported", "with_llm=true"),
 }
 IN_PLACE = ("compare", "generate", "export")
-"""Verbs that have no run directory and no trainer."""
+"""Verbs without a run directory and a trainer."""
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
-    """Runs one command. Returns seconds, peak memory in MB, exit status, and tokens a second if it trains."""
+    """Runs one command. Returns seconds, peak memory in MB, exit status, and tokens per second of a training."""
     paths = {"llm": args.llm.absolute(), "slm": args.slm.absolute(), "out": args.out.absolute()}
     verb, *overrides = (word.format_map(paths) for word in COMMANDS[name])
     if verb not in IN_PLACE:
@@ -109,7 +109,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measures all commands, or those that are named; 1 where one failed."""
+    """Measures all commands, or the given ones; 1 if one failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
     for name in ("--llm", "--slm", "--data"):

@@ -55,7 +55,7 @@ def tables() -> str:
 
 
 def main(asked: argparse.Namespace) -> None:
-    """Times and writes."""
+    """Times and writes the results."""
     for pair, given in commands(asked).items():
         with TemporaryDirectory() as folder:
             command = [

@@ -1,9 +1,9 @@
-"""What training from a store of representations saves: `python experiments/store_speed/measure.py --data DIR`.
+"""The time that training from a store of representations saves: `python experiments/store_speed/measure.py --data DIR`.
 
-Random weights: speed does not depend on them. The same training (start weights, batches, order, dropout) is run with
-the LLM live and from stores of float32, bfloat16 and int8, in this one process: in each round every system takes the
-same few steps, in an order that rotates. Steps are Lightning's own, of the project's `TrainingModule`. Writes
-result.json (every round as it was) and table.md.
+Random weights: speed does not depend on them. The same training (initial weights, batches, order, dropout) runs with
+the LLM live and from stores of float32, bfloat16 and int8, in one process: in each round every system takes the same
+few steps, in rotated order. The steps are those of Lightning with the `TrainingModule` of the project. Writes
+result.json (every round) and table.md.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Size:
-    """Shapes of both models, and how much they read. `llm`: one decoder layer, as a hybrid drops them all."""
+    """Shapes of both models, and their numbers of tokens. `llm`: one decoder layer, as a hybrid drops them all."""
 
     llm: dict[str, int]
     slm: dict[str, int]
@@ -80,7 +80,7 @@ LARGER = {
     "t5_large": {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16, "d_kv": 64},
     "t5_3b": {"d_model": 1024, "d_ff": 16384, "num_layers": 24, "num_heads": 32, "d_kv": 128},
 }
-"""Other LLMs for the study, by the shape of T5's encoders."""
+"""Other LLMs for the study, with the shapes of T5's encoders."""
 SMALL = Size(
     {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2, "d_kv": 16},
     {"d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 8},
@@ -89,20 +89,20 @@ SMALL = Size(
 
 
 class Training(TrainingModule):
-    """Goes on with its optimizer and schedule from one `Trainer.fit` to the next."""
+    """Continues with its optimizer and schedule from one `Trainer.fit` to the next."""
 
     _made: Any = None
 
     def configure_optimizers(self) -> Any:
-        """Those of the first time."""
+        """Those of the first call."""
         self._made = self._made or super().configure_optimizers()
         return self._made
 
 
 class Clock(Checkpoint):
-    """Times a round: from before its first batch is fetched to after its last step; and keeps what was in it.
+    """Times a round, from before its first batch is fetched to after its last step, and records its contents.
 
-    It is a `Checkpoint` so that Lightning writes none of its own.
+    It is a `Checkpoint` so that Lightning adds no checkpoint callback.
     """
 
     def __init__(self) -> None:
@@ -110,25 +110,25 @@ class Clock(Checkpoint):
         self._begun = self._ended = 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Nothing is in work."""
+        """Waits for all kernels."""
         del trainer
         wait(pl_module.device)
         self._begun = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Leaves the loss where it is: reading it would make a GPU wait."""
+        """Keeps the loss on the device: reading it would synchronize a GPU."""
         del trainer, pl_module, batch_idx
         targets = (batch.labels_BT != IGNORE_INDEX).sum()
         self._steps.append((outputs["loss"].detach(), targets, batch.llm_mask_BP.sum(), len(batch.indices)))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Nothing is in work any more."""
+        """Waits for all kernels."""
         del trainer
         wait(pl_module.device)
         self._ended = time.perf_counter()
 
     def round(self) -> dict[str, Any]:
-        """Seconds, rows, tokens (of prompts and responses), and of each step the mean loss of a response token."""
+        """Seconds, rows, tokens (of prompts and responses), and the mean loss of a response token at each step."""
         return {
             "seconds": self._ended - self._begun,
             "rows": sum(rows for *_, rows in self._steps),
@@ -138,16 +138,16 @@ class Clock(Checkpoint):
 
 
 def wait(device: torch.device) -> None:
-    """Until all that was begun is done."""
+    """Waits until all kernels are complete."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-# The models and what they read
+# Models and data
 
 
 def prepared(asked: argparse.Namespace, size: Size, folder: Path) -> RunConfig:
-    """The configuration that all systems share; the LLM it names is written to `folder`, with a tokenizer."""
+    """The configuration of all systems; its LLM is written to `folder`, with a tokenizer."""
     data = DataConfig(batch_tokens=size.batch_tokens, overlong=Overlong.truncate, cache=None)
     if asked.data is None:
         data.name, data.corpus, data.train_size = "builtin", asked.corpus, 50 * size.rows
@@ -178,7 +178,7 @@ def prepared(asked: argparse.Namespace, size: Size, folder: Path) -> RunConfig:
 
 
 def built(config: RunConfig, conditioning: str, store: Path | None = None) -> tuple[LLM2SLM, DataModule]:
-    """A hybrid with the start weights of the seed, and its data; `store` in the LLM's place, or the LLM."""
+    """A hybrid with the initial weights of the seed, and its data; with `store` instead of the LLM, or with the LLM."""
     data = replace(config.data, reps=None if store is None else str(store))
     torch.manual_seed(config.seed)
     model = build_model(replace(config.model, conditioning=conditioning), data)
@@ -186,8 +186,8 @@ def built(config: RunConfig, conditioning: str, store: Path | None = None) -> tu
 
 
 def kept(config: RunConfig, folder: Path) -> dict[str, dict[str, Any]]:
-    """Fills a store of each dtype, and says what it takes. The LLM reads once, into float32; its seconds are timed. The
-    narrower ones are made of those same values."""
+    """Fills a store of each dtype, and returns its cost. The LLM encodes once, into float32, and is timed. The narrower
+    stores are made from the same values."""
     model, data = built(config, "memory")
     move_to_device(model, config.trainer.accelerator).eval()
     rows, facts = data.encoded("train"), {}
@@ -213,7 +213,7 @@ def kept(config: RunConfig, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def measured(config: RunConfig, conditioning: str, stores: Path, asked: argparse.Namespace) -> list[runs.System]:
-    """The same training by each system, interleaved round by round; `notes` hold every round as it was."""
+    """The same training by each system, interleaved round by round; `notes` contain every round."""
     systems: dict[str, tuple[Training, TrainLoader]] = {}
     counts: dict[str, dict[str, int]] = {}
     starts = set()
@@ -252,11 +252,11 @@ def stepped(config: RunConfig, module: Training, loader: TrainLoader, steps: int
     return clock.round()
 
 
-# The table: of what result.json holds, and of nothing else
+# The table, from the contents of result.json only
 
 
 def counted(system: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rounds of a system after those for warming up."""
+    """The rounds of a system without those for warm-up."""
     rounds: list[dict[str, Any]] = system["notes"]["rounds"]
     return rounds[system["notes"]["warmup"] :]
 
@@ -268,7 +268,7 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def loss_difference(system: dict[str, Any], live: dict[str, Any]) -> str:
-    """How far a system's losses are from the live one's, warming up included: first step, largest, and where equal."""
+    """Differences of a system's losses from the live one's, warm-up included: first step, largest, and number equal."""
     own, other = ([loss for r in s["notes"]["rounds"] for loss in r["losses"]] for s in (system, live))
     apart = [abs(a - b) / b for a, b in zip(own, other, strict=True)]
     equal = sum(a == b for a, b in zip(own, other, strict=True))
@@ -276,7 +276,7 @@ def loss_difference(system: dict[str, Any], live: dict[str, Any]) -> str:
 
 
 def payback(system: dict[str, Any], live: dict[str, Any], seconds: float) -> str:
-    """Epochs until what encoding took is saved: rounds are paired, as both saw the same batches in each."""
+    """Epochs until the cost of encoding is saved: rounds are paired, since both had the same batches in each."""
     tokens = system["notes"]["epoch_tokens"]
     saved = [
         (b["seconds"] - a["seconds"]) / a["tokens"] * tokens
@@ -287,7 +287,7 @@ def payback(system: dict[str, Any], live: dict[str, Any], seconds: float) -> str
 
 
 def line(system: dict[str, Any], live: dict[str, Any], seconds: float) -> str:
-    """One system's row."""
+    """The row of one system."""
     rounds = counted(system)
     row = [
         system["notes"]["reads"],
@@ -365,12 +365,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def command(words: list[str], data: Path | None) -> str:
-    """The command line, without where the corpora are on this machine."""
+    """The command line, without the local path of the corpora."""
     return " ".join(["python", *(word if data is None else word.replace(str(data), "DIR") for word in words)])
 
 
 def main(asked: argparse.Namespace) -> None:
-    """Encodes, trains and writes."""
+    """Encodes, trains and writes the results."""
     started, size = time.perf_counter(), SMALL if asked.small else STUDY
     size = replace(size, llm=size.llm | LARGER.get(asked.llm, {}), batch_tokens=asked.batch_tokens or size.batch_tokens)
     silence_libraries()

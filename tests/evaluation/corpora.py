@@ -15,7 +15,7 @@ def sentences(rows: int, seed: int, low: int = 4, high: int = 12) -> list[str]:
 
 
 def noisy(references: list[str], share: float, seed: int) -> list[str]:
-    """The references with that share of words replaced, dropped or doubled."""
+    """The references with that share of words replaced, dropped or duplicated."""
     rng = random.Random(seed)
     answers = []
     for reference in references:

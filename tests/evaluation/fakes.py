@@ -1,4 +1,4 @@
-"""Systems whose every call takes a known time on a clock that only they advance."""
+"""Systems whose calls take known times on a clock that only these calls advance."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ class Words:
 
 @dataclass
 class FakeCollator:
-    """Remembers texts: `seen` are the batches that were asked for."""
+    """Records texts: `seen` are the requested batches."""
 
     slm_tokenizer: Words = field(default_factory=Words)
     llm_tokenizer: Words | None = None
@@ -41,14 +41,14 @@ class FakeCollator:
 
 
 class FakeSystem:
-    """A system and its own decoder: takes `prefill` + (T - 1) x `step` seconds (times `slow(call)`), and writes exactly
-    what is forced. Token by token, or after the first `at_once` tokens at a time.
+    """A system and its decoder: takes `prefill` + (T - 1) x `step` seconds (times `slow(call)`), and generates exactly
+    the forced tokens: one by one, or after the first `at_once` at a time.
 
     Args:
         log: a list shared by systems; each call adds (name, rows, prompt length of row 0, tokens).
-        stops_at: writes at most so many tokens.
+        stops_at: generates at most this many tokens.
         ends_at: position of an eos within the answer.
-        full_at: raises torch's error of a full device for batches of so many rows.
+        full_at: raises torch's out-of-memory error for batches of this many rows.
     """
 
     token_by_token = streams = True
@@ -115,7 +115,7 @@ class FakeSystem:
 
 
 class FakeClock:
-    """Seconds that pass only where a fake system spends them."""
+    """Seconds that pass only while a fake system generates."""
 
     def __init__(self) -> None:
         self.now = 100.0

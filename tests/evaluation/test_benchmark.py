@@ -14,7 +14,7 @@ from llm2slm.types import Example, SystemKind, UserError
 
 
 def examples(*pairs: tuple[int, int]) -> list[Example]:
-    """Rows with so many words in the prompt and in the target; no two prompts alike."""
+    """Rows with the given numbers of words in prompt and target; all prompts differ."""
     return [
         Example(i, "s", " ".join(["x" * (i + 1)] * prompt), " ".join(["y"] * target))
         for i, (prompt, target) in enumerate(pairs)
@@ -25,7 +25,7 @@ ROWS = examples((3, 4), (5, 9), (4, 2))
 
 
 class Bench:
-    """Two systems on one clock: an LLM of 10 ms + 4 ms a token, a hybrid of 12 ms + 1 ms a token."""
+    """Two systems on one clock: an LLM of 10 ms + 4 ms per token, a hybrid of 12 ms + 1 ms per token."""
 
     def __init__(self, **hybrid) -> None:
         self.clock, self.log = FakeClock(), []
@@ -50,7 +50,7 @@ def all_equal(spread, value: float) -> bool:
     return [spread.median, spread.min, spread.max] == pytest.approx([value] * 3)
 
 
-def test_grid_figures_are_the_analytic_ones():
+def test_grid_timings_equal_the_analytic_ones():
     rows = Bench().time(prompts=0, batch=[1, 2], response_tokens=[8, 16])
     assert {name: [(r.batch, r.response_tokens) for r in own] for name, own in rows.items()} == {
         name: [(1, 8), (1, 16), (2, 8), (2, 16)] for name in ("llm", "hybrid")
@@ -84,7 +84,7 @@ def test_test_lengths_are_means_over_prompts_with_their_references_lengths():
     assert all_equal(row.speedup, ((10 + 16) + (10 + 36)) / 37)
 
 
-def test_the_llm_tokenizer_of_the_first_system_counts():
+def test_prompt_lengths_are_counted_by_the_llm_tokenizer_of_the_first_system():
     class Letters(Words):
         def __call__(self, text, add_special_tokens=True, **_: bool):
             ids = [3] * len(text.replace(" ", ""))
@@ -98,13 +98,13 @@ def test_the_llm_tokenizer_of_the_first_system_counts():
     assert [request.response_tokens for request in condition.requests] == [5, 10]
 
 
-def test_a_reference_of_nothing_still_has_two_tokens():
+def test_an_empty_reference_has_two_tokens():
     bench = Bench()
     (condition,) = plan(bench.systems["llm"], examples((3, 0)), BenchmarkConfig(response_tokens=[]))
     assert condition.requests[0].response_tokens == 2
 
 
-def test_warm_up_is_run_and_not_counted():
+def test_warm_up_calls_are_run_but_not_timed():
     # the hybrid's first two calls are 100 times slower
     slow = {"slow": lambda call: 100.0 if call < 2 else 1.0}
     bench = Bench(**slow)
@@ -118,13 +118,13 @@ def test_warm_up_is_run_and_not_counted():
     assert row.noisy
 
 
-def test_warm_up_goes_on_until_two_rounds_of_each_system_agree():
+def test_warm_up_continues_until_two_rounds_of_each_system_agree():
     slow = [9.0, 5.0, 3.0, 2.0, 1.95]
     bench = Bench(slow=lambda call: slow[call] if call < len(slow) else 1.95)
     rows = bench.time(prompts=0, response_tokens=[8], warmup=1, max_warmup=9, repeats=2)
     assert {row.warmup for own in rows.values() for row in own} == {5}  # 2.0 and 1.95 differ by 2.5 %
     assert bench.systems["llm"].calls == bench.systems["hybrid"].calls == 5 + 2
-    bench = Bench(slow=lambda call: 2.0**call)  # it never agrees
+    bench = Bench(slow=lambda call: 2.0**call)  # the rounds never agree
     (row,) = bench.time(prompts=0, response_tokens=[8], warmup=1, max_warmup=4, repeats=1)["hybrid"]
     assert row.warmup == 4
     assert Bench().time(prompts=0, response_tokens=[8], warmup=0, max_warmup=4)["llm"][0].warmup == 0
@@ -139,13 +139,13 @@ def test_a_row_is_noisy_above_a_spread_of_a_fifth(slowest, noisy):
 
 
 def test_speedup_is_paired_within_rounds():
-    # a machine that slows down threefold for everybody in the second round: the ratio never moves
+    # the machine is three times slower for all systems in the second round: the ratio is constant
     bench = Bench(slow=lambda call: 3.0 if call == 1 else 1.0)
     bench.systems["llm"].slow = bench.systems["hybrid"].slow
     (row,) = bench.time(prompts=0, response_tokens=[8], warmup=0, repeats=3)["hybrid"]
     assert (row.total_ms.min, row.total_ms.max) == pytest.approx((19, 57))
     assert all_equal(row.speedup, 38 / 19)
-    # slow in different rounds: the spread is that of the rounds' own ratios
+    # slow in different rounds: the spread is that of the ratios of the rounds
     bench = Bench(slow=lambda call: 2.0 if call == 0 else 1.0)
     bench.systems["llm"].slow = lambda call: 3.0 if call == 2 else 1.0
     (row,) = bench.time(prompts=0, response_tokens=[8], warmup=0, repeats=3)["hybrid"]
@@ -171,7 +171,7 @@ def test_systems_take_turns_in_a_rotating_seeded_order():
     assert seen == {"llm", "hybrid"}
 
 
-def test_at_test_lengths_systems_alternate_prompt_by_prompt():
+def test_systems_alternate_prompt_by_prompt_at_test_lengths():
     bench = Bench()
     bench.time(prompts=3, warmup=0, repeats=1)
     prompts = [(name, length) for name, _, length, tokens in bench.log if tokens > 1]
@@ -181,11 +181,11 @@ def test_at_test_lengths_systems_alternate_prompt_by_prompt():
 
 
 @pytest.mark.parametrize("fault", [{"stops_at": 5}, {"ends_at": 3}])
-def test_a_system_that_stops_early_makes_the_comparison_void(fault):
+def test_a_system_that_stops_early_is_refused(fault):
     with pytest.raises(UserError, match=r"hybrid: generated .* where exactly 8 were required"):
         Bench(**fault).time(prompts=0, response_tokens=[8])
     Bench(stops_at=8).time(prompts=0, response_tokens=[8])
-    Bench(ends_at=7).time(prompts=0, response_tokens=[8])  # an end in the last place is none too early
+    Bench(ends_at=7).time(prompts=0, response_tokens=[8])  # an eos at the last position is not too early
 
 
 def test_without_a_baseline_there_is_no_speedup():
@@ -205,7 +205,7 @@ def test_tokens_that_arrive_together_are_counted_one_by_one():
     assert all_equal(row.tokens_per_s, 2 * 9 / 0.020)
 
 
-def test_the_percentile_of_the_steps_is_that_of_the_scripted_clock():
+def test_the_step_percentile_is_that_of_the_scripted_clock():
     bench = Bench()
     clock, fast = bench.clock, bench.systems["hybrid"].deliver
 
@@ -231,7 +231,7 @@ def test_the_percentile_of_the_steps_is_that_of_the_scripted_clock():
     assert all_equal(row.step_p95_ms, 1)  # two of 40 are 5 %
 
 
-def test_tokens_that_never_arrive_make_the_times_void():
+def test_tokens_that_are_not_delivered_are_refused():
     bench = Bench()
     bench.systems["hybrid"].deliver = lambda on_tokens, rows, tokens: on_tokens(
         torch.arange(rows), torch.full((rows, 1), 7), torch.ones(rows)
@@ -241,7 +241,7 @@ def test_tokens_that_never_arrive_make_the_times_void():
         bench.time(prompts=0, response_tokens=[8])
 
 
-def test_a_speedup_over_the_llm_under_the_same_decoder():
+def test_the_speedup_over_the_llm_under_the_same_decoder_is_recorded():
     bench = Bench()
     for name, system in list(bench.systems.items()):
         bench.systems[f"{name} (fast)"] = FakeSystem(
@@ -249,7 +249,7 @@ def test_a_speedup_over_the_llm_under_the_same_decoder():
         )
     rows = bench.time(prompts=0, response_tokens=[8], same={"hybrid": "llm", "hybrid (fast)": "llm (fast)"})
     (hybrid,), (fast,) = rows["hybrid"], rows["hybrid (fast)"]
-    assert hybrid.speedup_same_decoding is None  # that is its speedup
+    assert hybrid.speedup_same_decoding is None  # equals its speedup
     assert all_equal(fast.speedup_same_decoding, 1)
     assert all_equal(fast.speedup, 38 / 12)
     assert rows["llm"][0].speedup_same_decoding is None
@@ -269,8 +269,8 @@ def test_break_even_is_the_shortest_faster_response():
     assert bench.time(prompts=0, response_tokens=[8])["llm"][0].break_even_tokens is None
 
 
-def test_whole_responses_have_no_time_of_a_first_token():
-    """As a cascade delivers them: all tokens at once, after 19 ms."""
+def test_systems_that_deliver_whole_responses_have_no_time_to_first_token():
+    """As a cascade: all tokens at once, after 19 ms."""
     bench = Bench()
     hybrid = bench.systems["hybrid"]
     hybrid.streams, hybrid.prefill, hybrid.step = False, 0.019, 0.0
@@ -281,25 +281,25 @@ def test_whole_responses_have_no_time_of_a_first_token():
     assert row.speedup.median == pytest.approx((10 + 4 * 7) / 19)
 
 
-def test_a_lack_of_memory_is_a_result():
+def test_out_of_memory_is_recorded_as_a_result():
     bench = Bench(full_at=4)
     rows = bench.time(prompts=0, batch=[1, 4, 2], response_tokens=[8])
     assert [row.batch for row in rows["llm"]] == [1, 4, 2]
     assert [row.batch for row in rows["hybrid"]] == [1, 2]
     (failure,) = bench.timings["hybrid"].failures
     assert (failure.batch, failure.response_tokens, failure.note) == (4, 8, "out of memory")
-    assert bench.systems["hybrid"].calls == 2 * (1 + 3) + 1  # not again after the first time
+    assert bench.systems["hybrid"].calls == 2 * (1 + 3) + 1  # not called again after the first failure
     assert not bench.timings["llm"].failures
 
 
-def test_without_memory_for_the_baseline_there_is_no_speedup():
+def test_there_is_no_speedup_if_the_baseline_runs_out_of_memory():
     bench = Bench()
     bench.systems["llm"].faults["full_at"] = 1
     (row,) = bench.time(prompts=0, response_tokens=[8])["hybrid"]
     assert row.speedup is row.break_even_tokens is None
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_other_errors_are_not_treated_as_out_of_memory():
     bench = Bench()
     bench.systems["hybrid"].deliver = lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
@@ -314,7 +314,7 @@ def test_a_decoder_of_single_rows_is_left_out_of_batches():
     assert [failure.note for failure in bench.timings["hybrid"].failures] == ["at most 1 row in a batch"]
 
 
-def test_batches_at_test_lengths_hold_neighbours_in_length():
+def test_batches_at_test_lengths_contain_rows_of_similar_length():
     rows = examples((1, 8), (2, 2), (3, 3), (4, 9), (5, 20))
     cfg = BenchmarkConfig(prompts=5, test_batch=[1, 2], response_tokens=[])
     single, double = plan(Bench().systems["llm"], rows, cfg)
@@ -346,12 +346,12 @@ def test_the_environment_is_set_while_timing_and_restored():
         torch.set_num_threads(before)
 
 
-def test_no_garbage_is_collected_while_timing():
-    bench = Bench(slow=lambda call: 1.0 / (not gc.isenabled()))  # divides by zero where it were
+def test_garbage_collection_is_disabled_while_timing():
+    bench = Bench(slow=lambda call: 1.0 / (not gc.isenabled()))  # divides by zero if it is enabled
     bench.time(prompts=1)
 
 
-def test_memory_is_asked_once_for_the_longest_answer():
+def test_peak_memory_is_measured_once_for_the_longest_answer():
     asked = []
 
     def memory(name, prompts, tokens):
@@ -377,7 +377,7 @@ def test_the_grid_takes_prompts_of_median_length():
 
 
 @pytest.mark.parametrize("tokens", [3, 8, 40])
-def test_the_grid_cuts_and_joins_prompts_to_the_length_asked(tokens):
+def test_the_grid_cuts_and_joins_prompts_to_the_requested_length(tokens):
     bench = Bench()
     cfg = BenchmarkConfig(batch=[2], prompts=0, prompt_tokens=[tokens], response_tokens=[8])
     (condition,) = plan(bench.systems["llm"], ROWS, cfg)
@@ -387,7 +387,7 @@ def test_the_grid_cuts_and_joins_prompts_to_the_length_asked(tokens):
     assert prompts[0] != prompts[1]
 
 
-def test_cut_prompt_goes_below_where_no_cut_fits():
+def test_cut_prompt_is_shorter_where_no_cut_has_the_exact_length():
     pairs = lambda text: 2 * len(text.split())  # noqa: E731
     assert cut_prompt(["a b", "c d"], 5, pairs).split() == ["a", "b"]
     assert cut_prompt(["a b", "c d"], 6, pairs).split() == ["a", "b", "c"]
@@ -404,7 +404,7 @@ def test_cut_prompt_goes_below_where_no_cut_fits():
         ({"prompt_tokens": [4], "prompts": 0, "response_tokens": [8]}, examples((0, 1)), "prompts are empty"),
     ],
 )
-def test_bad_input_is_told_in_one_line(config, rows, message):
+def test_bad_input_is_reported_on_one_line(config, rows, message):
     with pytest.raises(UserError, match=message):
         Bench().time(rows=rows, **config)
     with pytest.raises(UserError, match="no systems"):

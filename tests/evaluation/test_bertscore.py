@@ -1,4 +1,4 @@
-"""BERTScore against a plain loop over pairs of tokens, one text at a time, on transformers' own models."""
+"""BERTScore against a plain loop over pairs of tokens, one text at a time, on transformers models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def zoo(tmp_path_factory):
 
 
 def states_of(folder, layer, text):
-    """Of one text alone, a plain list for each token; the eos that the tokenizers of the test kit add is left out."""
+    """The states of a single text, a plain list per token; without the eos that the tokenizers of the test kit add."""
     tokenizer, model = load_tokenizer(str(folder)), AutoModel.from_pretrained(folder).eval()
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     ids = torch.tensor([tokenizer(text)["input_ids"]])
@@ -51,7 +51,7 @@ def cosine(a, b):
 
 
 def f1_by_hand(ours, right):
-    """Every token of the one with every token of the other, the best taken; never less than none at all."""
+    """For each token the maximum over the tokens of the other text; at least the score of an empty text."""
     if not ours or not right:
         return 0.0
     precision = sum(max(cosine(a, b) for b in right) for a in ours) / len(ours)
@@ -63,7 +63,7 @@ def f1_by_hand(ours, right):
     ("bert", "", 3), ("bert", ":1", 1), ("bert", ":0", 0), ("bert", ":-2", 2), ("t5", "", 2), ("t5", ":1", 1),
     ("gpt2", "", 2), ("gpt2", ":3", 3),
 ], lambda case: case[:2] in (("bert", ":1"), ("t5", ""), ("gpt2", ":3"))))  # fmt: skip
-def test_it_equals_a_plain_loop_over_pairs_of_tokens(zoo, monkeypatch, name, asked, layer):
+def test_bertscore_equals_a_plain_loop_over_pairs_of_tokens(zoo, monkeypatch, name, asked, layer):
     monkeypatch.setattr(bertscore, "PAIRS", 3)  # texts of all lengths in one batch, and more than one batch
     found = BertScore(f"bertscore:{zoo[name]}{asked}").measure(PREDICTIONS, REFERENCES)
     wanted = []
@@ -79,15 +79,15 @@ def test_it_equals_a_plain_loop_over_pairs_of_tokens(zoo, monkeypatch, name, ask
     assert f"layer {layer} of {DEPTH[name]}, float32, no idf" in found.signature
 
 
-def test_best_matches_may_be_shared_and_the_two_directions_differ():
-    """Three tokens all like one of two: precision 1, recall (1 + 0) / 2."""
+def test_tokens_may_share_a_best_match_and_the_two_directions_differ():
+    """Three tokens that all equal one of two: precision 1, recall (1 + 0) / 2."""
     right = torch.eye(2)
     assert greedy_f1(right[[0, 0, 0]], right) == pytest.approx(2 * 1 * 0.5 / 1.5)
     assert greedy_f1(-right, right) == 0  # the best of (-1, 0) is 0
     assert greedy_f1(-right[:1], right[:1]) == 0
 
 
-def test_the_signature_tells_weights_and_layers_apart_but_no_folder_of_somebodys(zoo, tmp_path):
+def test_the_signature_identifies_weights_and_layers_but_no_local_path(zoo, tmp_path):
     other = write_tiny("bert", tmp_path / "secret" / "bert", seed=4)
     names = [f"bertscore:{zoo['bert']}", f"bertscore:{zoo['bert']}:1", f"bertscore:{other}"]
     signatures = [BertScore(name).measure(["a"], ["a"]).signature for name in names]
@@ -97,7 +97,7 @@ def test_the_signature_tells_weights_and_layers_apart_but_no_folder_of_somebodys
     assert "cut" not in signatures[2]
 
 
-def test_a_text_longer_than_the_model_is_cut_and_the_signature_says_so(tmp_path):
+def test_a_text_longer_than_the_maximum_length_is_cut_and_the_signature_states_it(tmp_path):
     """RoBERTa, whose positions start behind its padding index: of 12 positions 11 are for tokens."""
     tokenizer = tiny_tokenizer()
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -117,7 +117,7 @@ def test_a_text_longer_than_the_model_is_cut_and_the_signature_says_so(tmp_path)
     assert whole.signature == short.signature + ", 2 texts cut to 11 tokens"
 
 
-def test_a_control_token_in_an_answer_is_read_as_text(zoo):
+def test_a_control_token_in_an_answer_is_tokenized_as_text(zoo):
     scorer = BertScore(f"bertscore:{zoo['bert']}")
     scorer.tokenizer.split_special_tokens = False
     ids = scorer._ids("a </s> dog").ids
@@ -125,7 +125,7 @@ def test_a_control_token_in_an_answer_is_read_as_text(zoo):
     assert scorer.tokenizer.decode(ids[:-1]) == "a </s> dog"
 
 
-def test_a_text_of_which_the_tokenizer_leaves_nothing_is_an_empty_one(zoo):
+def test_a_text_without_tokens_is_scored_as_empty(zoo):
     scorer = BertScore(f"bertscore:{zoo['bert']}")
     scorer.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
     assert scorer.tokenizer("\u200b")["input_ids"] == [scorer.tokenizer.eos_token_id]
@@ -142,7 +142,7 @@ def test_a_text_of_which_the_tokenizer_leaves_nothing_is_an_empty_one(zoo):
         ("bertscore:/a/b:c/model", "/a/b:c/model", None),
     ],
 )
-def test_the_name_says_model_and_layer(name, model, layer):
+def test_the_metric_name_contains_model_and_layer(name, model, layer):
     assert parse(name) == Named(model, layer)
 
 
@@ -156,7 +156,7 @@ def test_the_name_says_model_and_layer(name, model, layer):
         ("{folder}/nowhere", "no such folder"),
     ],
 )
-def test_what_cannot_be_is_told_before_it_is_loaded(zoo, rest, message):
+def test_an_invalid_model_or_layer_is_reported_before_loading(zoo, rest, message):
     with pytest.raises(UserError) as caught:
         check("bertscore:" + rest.format(folder=zoo["bert"]))
     assert message in str(caught.value)
@@ -165,7 +165,7 @@ def test_what_cannot_be_is_told_before_it_is_loaded(zoo, rest, message):
         check(f"bertscore:{zoo['bert']}:{layer}")
 
 
-def test_a_system_of_ours_is_no_model_to_score_with(tmp_path):
+def test_a_hybrid_is_refused_as_a_scoring_model(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llm2slm"}')
     with pytest.raises(UserError, match="is a hybrid, or has virtual tokens; give a plain model of transformers"):
         check(f"bertscore:{tmp_path}:1")

@@ -1,4 +1,4 @@
-"""Quality by length: cut points by hand, every row in one bucket, and in page and terminal the figures of the json."""
+"""Quality by length: cut points by hand, every row in one bucket, and the json's figures on page and terminal."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from llm2slm.types import Example
         ("né à", 2),
     ],
 )
-def test_words_are_between_spaces_and_in_japanese_characters(text, count):
+def test_words_are_separated_by_spaces_and_japanese_characters_count_as_words(text, count):
     assert len(words(text)) == count
 
 
 def sizes(lengths):
-    """Shortest, longest and rows of each bucket."""
+    """(shortest length, longest length, number of rows) of each bucket."""
     found = [sorted(lengths[row] for row in rows) for rows in by_length(lengths)]
     return [(bucket[0], bucket[-1], len(bucket)) for bucket in found]
 
@@ -55,9 +55,9 @@ def sizes(lengths):
         (list(range(103)), [(0, 24, 25), (25, 50, 26), (51, 76, 26), (77, 102, 26)]),
         # equal lengths stay together: the second and the third cut point are one
         ([1] * 30 + [5] * 60 + [9] * 30, [(1, 1, 30), (5, 5, 60), (9, 9, 30)]),
-        # 12 of 1 would be a bucket of their own, and join the smaller neighbour
+        # 12 of length 1 would be a separate bucket, and join the smaller neighbour
         ([1] * 12 + [2] * 40 + [3] * 40, [(1, 2, 52), (3, 3, 40)]),
-        # 15 of 2 have two neighbours: the smaller one takes them
+        # 15 of length 2 have two neighbours: they join the smaller one
         ([1] * 40 + [2] * 15 + [3] * 25, [(1, 1, 40), (2, 3, 40)]),
         ([1] * 25 + [2] * 15 + [3] * 40, [(1, 2, 40), (3, 3, 40)]),
         # 2 is no quartile of these 90, so no cut point either
@@ -89,7 +89,7 @@ def test_every_row_is_in_one_bucket_and_no_bucket_is_small(seed):
     assert all(high < low for (_, high), (low, _) in pairwise(ends))
 
 
-def test_each_bucket_has_the_scores_of_its_own_rows():
+def test_each_bucket_has_the_scores_of_its_rows():
     predictions, references = corpus(90)
     sources = [" ".join(reference.split() * (1 + n % 3)) for n, reference in enumerate(references)]
     rows = list(zip(sources, references, predictions, strict=True))
@@ -109,7 +109,7 @@ def test_each_bucket_has_the_scores_of_its_own_rows():
             assert {len(row[side].split()) for row in own} >= {bucket.low, bucket.high}
 
 
-def test_a_metric_without_a_value_is_left_out_of_that_bucket_alone():
+def test_a_metric_without_a_value_is_left_out_of_that_bucket_only():
     examples = [Example(i, "x", "x", "" if i < 30 else "two words") for i in range(60)]
     texts = ["two words"] * 60, [example.target for example in examples]
     empty, full = quality_by_length(examples, measure(["length_ratio", "exact_match"], *texts))
@@ -117,7 +117,7 @@ def test_a_metric_without_a_value_is_left_out_of_that_bucket_alone():
     assert full == Bucket("response", 2, 2, 30, {"length_ratio": 1, "exact_match": 100})
 
 
-# What is shown
+# Page and terminal
 
 
 @pytest.fixture
@@ -147,8 +147,8 @@ def test_the_page_lists_every_bucket_with_the_figures_of_the_json(result):
         assert [float(cell["data-value"]) for cell in cells[2:]] == [low, bucket["n"], *bucket["quality"].values()]
 
 
-def test_points_of_the_plot_stand_at_the_values_of_the_json(result):
-    """Read back through the axis' own ticks: heights are linear in the metric, places linear in the logarithm."""
+def test_points_of_the_plot_are_at_the_values_of_the_json(result):
+    """Inverts the axes by their printed ticks: heights are linear in the metric, abscissas linear in the logarithm."""
     page = render([result], "t")
     svg, hybrid = drawing(page, "BLEU by prompt length"), result["systems"][2]
     wanted = [bucket["quality"]["bleu"] for bucket in hybrid["buckets"] if bucket["by"] == "prompt"]
@@ -163,17 +163,17 @@ def test_points_of_the_plot_stand_at_the_values_of_the_json(result):
     assert "BLEU by response length" in page
 
 
-def test_a_result_without_buckets_has_no_such_part(result):
+def test_a_result_without_buckets_has_no_buckets_on_the_page(result):
     with_them = render([result], "t")
     for system in result["systems"]:
-        del system["buckets"]  # as it was before there were any
+        del system["buckets"]  # as in results of versions without buckets
     page = render([result], "t")
     assert "Quality by length" in with_them
     assert "Quality by length" not in page
     assert bucket_table([result]) is None
 
 
-def test_figures_that_are_no_numbers_and_lengths_of_zero_do_not_break_the_plot(result):
+def test_figures_that_are_not_numbers_and_lengths_of_zero_do_not_break_the_plot(result):
     buckets = result["systems"][2]["buckets"]
     buckets[0]["low"] = buckets[0]["high"] = 0
     buckets[1]["quality"]["bleu"] = float("nan")
@@ -185,7 +185,7 @@ def test_figures_that_are_no_numbers_and_lengths_of_zero_do_not_break_the_plot(r
     assert "BLEU by prompt length" not in render([result], "t")  # no value is left
 
 
-def test_the_terminal_shows_them_in_a_table_of_their_own(result):
+def test_the_terminal_shows_buckets_in_a_separate_table(result):
     out = io.StringIO()
     Console(file=out, width=120, color_system=None).print(bucket_table([result], 120))
     lines = [line.split() for line in out.getvalue().splitlines()]
@@ -211,7 +211,7 @@ def test_the_terminal_shows_them_in_a_table_of_their_own(result):
 
 
 def test_all_metrics_are_computed_once_for_all_buckets():
-    """Buckets cost sums, not metrics: the rows' counts are asked for their sums only."""
+    """Buckets require sums of row statistics only: the metrics are computed once."""
     asked = []
 
     def value(sums):

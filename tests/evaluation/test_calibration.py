@@ -65,7 +65,7 @@ def mean_rouge(answers: list[str], references: list[str]) -> float:
 
 
 @pytest.mark.parametrize(("metric", "score"), [("bleu", corpus_bleu), ("rougeL", mean_rouge)])
-def test_the_curve_is_that_of_the_mixed_texts(metric, score):
+def test_the_curve_equals_the_scores_of_the_mixed_texts(metric, score):
     references, hybrid, llm, confidence = texts(40, 3)
     of = scored(metric, references, hybrid, llm, confidence)
     found = calibrated(of, 0.9, COSTS, names=NAMES, resamples=100, seed=1)
@@ -85,8 +85,8 @@ def test_the_curve_is_that_of_the_mixed_texts(metric, score):
     assert 0 < found.chosen.share < 1
 
 
-def test_by_hand():
-    """Four rows; the LLM is right on all, the hybrid on rows 1 and 3, of confidence -0.1 and -0.3."""
+def test_thresholds_of_four_rows_worked_out_by_hand():
+    """The LLM is right on all four rows, the hybrid on rows 1 and 3, with confidences -0.1 and -0.3."""
     right = np.array([[1.0, 1], [0, 1], [1, 1], [0, 1]])
     hybrid = RowStatistics(right, lambda sums: sums[:, 0] / sums[:, 1])
     of = Scored(hybrid, replace(hybrid, rows_NK=np.ones((4, 2))), np.array([-0.1, -0.9, -0.3, -0.5]))
@@ -99,7 +99,7 @@ def test_by_hand():
     assert found.likely.probability >= LEVEL
 
 
-def test_the_bootstrap_is_seeded_and_that_of_resampled_texts():
+def test_the_bootstrap_is_seeded_and_equals_that_of_resampled_texts():
     references, hybrid, llm, confidence = texts(12, 5)
     of = scored("bleu", references, hybrid, llm, confidence)
     first, again, other = (calibrated(of, 0.8, COSTS, names=NAMES, resamples=200, seed=seed) for seed in (1, 1, 2))
@@ -122,8 +122,8 @@ def test_the_bootstrap_is_seeded_and_that_of_resampled_texts():
     assert first.threshold_interval == (first.curve[ordered[4]].threshold, first.curve[ordered[195]].threshold)
 
 
-def test_many_rows():
-    """A long curve has some of the points, and the chosen one among them."""
+def test_a_long_curve_is_thinned_and_contains_the_chosen_point():
+    """A long curve has some of the points, the chosen one included."""
     references, hybrid, llm, _ = texts(900, 7)
     confidence = -np.random.default_rng(2).permutation(900) / 900
     of = scored("exact_match", references, hybrid, llm, confidence)
@@ -134,21 +134,21 @@ def test_many_rows():
     assert found.chosen.share == next(n for n, kept in enumerate(every) if kept >= 0.43) / 900
 
 
-def test_a_hybrid_that_is_better_is_left_alone():
+def test_with_a_better_hybrid_no_response_is_rewritten():
     references, hybrid, llm, confidence = texts(20, 9)
     found = calibrated(scored("bleu", references, llm, hybrid, confidence), 1.0, COSTS, names=NAMES, resamples=100,
                        seed=1)  # fmt: skip
     assert (found.threshold, found.chosen.share) == (-inf, 0.0) and found.chosen.kept > 1
 
 
-def test_an_llm_that_is_always_wrong():
+def test_an_llm_that_is_always_wrong_is_refused():
     of = scored("exact_match", ["a b", "c d"], ["a b", "x"], ["x", "y"], np.array([-1.0, -2.0]))
     with pytest.raises(ValueError, match=r"^the LLM's metric is 0.0$"):
         calibrated(of, 0.9, COSTS, names=NAMES, resamples=100, seed=1)
 
 
-def test_equal_confidences():
-    """Neighbours without a number between them, and infinite ones."""
+def test_equal_adjacent_and_infinite_confidences():
+    """Adjacent floats without a number between them, and infinite confidences."""
     one = np.nextafter(-0.5, 0)
     assert thresholds(np.array([-0.5, one, -0.5])) == [(0, -inf), (2, one), (3, inf)]
     assert thresholds(np.array([-inf, -1.0])) == [(0, -inf), (1, -1.0), (2, inf)]

@@ -1,4 +1,4 @@
-"""The model card: every figure is one of a result's, with its conditions; what the Hub reads is valid for the Hub."""
+"""The model card: each figure is from a result, with its conditions; the metadata is valid for the Hub."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def timed() -> dict[str, Any]:
     return result(*systems, verb="benchmark")
 
 
-def test_a_control_is_told_first(config: dict[str, Any]) -> None:
-    del config["model"]["control"]  # of a run from before there were any
+def test_a_control_is_stated_first(config: dict[str, Any]) -> None:
+    del config["model"]["control"]  # a run of a version without controls
     plain = model_card("m", config, trained(), llm=LLM)
     assert "control" not in plain
     for control, words in [("constant", "constant representations replace"), ("zero", "zeros replace"),
@@ -74,7 +74,7 @@ def test_a_control_is_told_first(config: dict[str, Any]) -> None:
         said = model_card("m", config, trained(), llm=LLM)
         new = said.replace(plain.partition("# m\n\n")[2], "").partition("# m\n\n")[2]
         assert new.startswith(f"**A control (`model.control={control}`) for comparison") and words in new
-        assert len(new.splitlines()) == 2  # all else is as it was
+        assert len(new.splitlines()) == 2  # the rest is unchanged
 
 
 def test_a_cut_is_described(config: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def test_a_cut_is_described(config: dict[str, Any]) -> None:
         assert card.replace(f"{line}\n\n", "") == plain and line in card
 
 
-def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
+def test_every_figure_is_stated_with_its_conditions(config: dict[str, Any]) -> None:
     text = model_card("me/model", config, trained(), [timed()], license="apache-2.0", llm=LLM)
     for said in (
         "| llm2slm | 41.50 | 33.25 | 819 |", "ROUGE-1: `rouge|stemmer`", "On the validation split", "12000 rows",
@@ -107,8 +107,8 @@ def test_every_figure_with_its_conditions(config: dict[str, Any]) -> None:
         assert said in text.replace("\u00a0", " "), said
 
 
-def test_who_it_was_distilled_from(config: dict[str, Any]) -> None:
-    """Also where it is not among the models that it is made of."""
+def test_the_teacher_of_a_distillation_is_stated(config: dict[str, Any]) -> None:
+    """Also if the teacher is not a part of the model."""
     config["model"]["kind"] = "slm"
     assert "distilled" not in model_card("me/model", config, trained())
     config["optim"] |= {"distill": 0.25, "distill_temperature": 2.0}
@@ -122,7 +122,7 @@ def test_who_it_was_distilled_from(config: dict[str, Any]) -> None:
     assert "distilled" not in model_card("me/model", config, trained())
 
 
-def test_what_the_hub_reads(config: dict[str, Any]) -> None:
+def test_metadata_for_the_hub_has_license_base_model_and_scores(config: dict[str, Any]) -> None:
     card = ModelCard(model_card("me/model", config, trained(), [timed()], license="apache-2.0", llm=LLM))
     assert card.data.license == "apache-2.0"
     assert (card.data.library_name, card.data.pipeline_tag) == ("llm2slm", "summarization")
@@ -132,7 +132,7 @@ def test_what_the_hub_reads(config: dict[str, Any]) -> None:
     assert {score.dataset_split for score in card.data.eval_results} == {"validation"}
 
 
-def test_a_score_by_somebodys_model_names_no_folder(config: dict[str, Any]) -> None:
+def test_a_score_by_a_local_model_states_no_folder(config: dict[str, Any]) -> None:
     run = trained()
     score = {"value": 91.25, "signature": "BERTScore F1, bert (a local folder)", "n": 819}
     run["systems"][0]["quality"]["bertscore:/home/somebody/bert:9"] = score
@@ -142,19 +142,19 @@ def test_a_score_by_somebodys_model_names_no_folder(config: dict[str, Any]) -> N
     assert "bertscore" in {score.metric_type for score in ModelCard(text).data.eval_results}
 
 
-def test_no_path_of_this_machine_is_told(config: dict[str, Any]) -> None:
+def test_no_local_path_is_stated(config: dict[str, Any]) -> None:
     own = trained() | {"command": "llm2slm train model.llm.name=/home/somebody/llm hydra.run.dir=~/private/runs/x"}
     text = model_card("m", config, own, llm=LLM | {"name": "/home/somebody/private/llm"})
     assert "/home" not in text and "somebody" not in text and "private" not in text
     assert "`llm` (a local folder)" in text and "`slm` (a local folder)" in text and "train.jsonl" in text
     assert "`llm2slm train model.llm.name=llm hydra.run.dir=x`" in text
-    config["model"]["slm"]["name"] = "models/mine"  # a folder where it ran, though not where the card is written
+    config["model"]["slm"]["name"] = "models/mine"  # a folder at the time of training, but not when the card is written
     own["systems"][0]["notes"]["folders"] = ["models/mine"]
     told = model_card("m", config, own, llm=LLM)
     assert "`mine` (a local folder)" in told and ModelCard(told).data.base_model == ["google/flan-t5-base"]
 
 
-def test_what_is_not_known_is_not_said(config: dict[str, Any]) -> None:
+def test_unknown_facts_are_left_out(config: dict[str, Any]) -> None:
     text = model_card("m", config, None, llm=LLM)
     assert "License: not stated" in text and "license:" not in text
     for heading in ("## Quality", "## Speed", "## Training"):
@@ -163,7 +163,7 @@ def test_what_is_not_known_is_not_said(config: dict[str, Any]) -> None:
     assert "## Training" not in model_card("m", config, None, [timed()], llm=LLM)
 
 
-def test_this_model_is_told_of_and_not_another_in_the_same_result(config: dict[str, Any]) -> None:
+def test_the_card_describes_this_model_and_not_another_one_in_the_same_result(config: dict[str, Any]) -> None:
     both = result(
         System("slm", "slm", {"total": 7, "trainable": 7}, {"rouge1": Score(1.5, "rouge|stemmer", 819)}),
         System("last", "llm2slm", {"total": 9, "trainable": 9}, {"rouge1": Score(2.5, "rouge|stemmer", 819)}),
@@ -171,10 +171,10 @@ def test_this_model_is_told_of_and_not_another_in_the_same_result(config: dict[s
     )
     card = ModelCard(model_card("m", config, trained(), [both], llm=LLM))
     assert {score.metric_value for score in card.data.eval_results} == {41.5, 33.25}
-    assert "250" in card.text and "| last | 2.50 | 819 |" in card.text  # beside the others, by their names
+    assert "250" in card.text and "| last | 2.50 | 819 |" in card.text  # next to the others, by name
 
 
-def test_the_llm_inside_and_random_weights_and_no_llm_at_all(config: dict[str, Any]) -> None:
+def test_llm_origin_random_weights_and_slm_alone_are_stated(config: dict[str, Any]) -> None:
     inside = model_card("m", config, None, llm=LLM | {"name": "./llm", "origin": {"name": "google/flan-t5-base"}})
     assert "`google/flan-t5-base`" in inside and "./llm" not in inside
     fresh = copy.deepcopy(config)
@@ -190,7 +190,7 @@ def test_the_llm_inside_and_random_weights_and_no_llm_at_all(config: dict[str, A
 
 
 @pytest.mark.parametrize("awkward", ['say "no": ', "it's ", "a\\nb\n", "`x` "])
-def test_awkward_texts_stay_what_they_are(config: dict[str, Any], awkward: str) -> None:
+def test_special_characters_in_texts_are_preserved(config: dict[str, Any], awkward: str) -> None:
     config["task"]["prefix"] = awkward
     text = model_card('my "model"\n# not a heading', config, trained(), llm=LLM)
     [block] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

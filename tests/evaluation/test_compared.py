@@ -1,4 +1,4 @@
-"""What `compare` reads: systems of runs and demos, rows that must be the same, names, and whose speeds count."""
+"""The inputs of `compare`: systems of runs and demos, identical rows, names, and the choice of the timing run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(*places):
     return systems
 
 
-def test_a_run_is_read_with_what_its_result_says(tmp_path):
+def test_a_run_is_read_with_the_facts_of_its_result(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
     for place in (tmp_path / "a", tmp_path / "a" / "result.json", tmp_path / "a" / "predictions.jsonl"):
         [found] = read_run(str(place))
@@ -34,7 +34,7 @@ def test_a_run_is_read_with_what_its_result_says(tmp_path):
         assert (found.folder, found.run) == (tmp_path / "a", tmp_path / "a")
 
 
-def test_a_demo_is_all_its_systems_whose_answers_are_there(tmp_path):
+def test_a_demo_is_read_as_its_systems_with_predictions(tmp_path):
     write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR, "llm2slm": GOOD})
     found = read(tmp_path / "demo")
     assert [(s.label, s.kind, s.predictions) for s in found] == [
@@ -44,7 +44,7 @@ def test_a_demo_is_all_its_systems_whose_answers_are_there(tmp_path):
     assert [s.label for s in read(tmp_path / "demo")] == ["llm", "llm2slm"]
 
 
-def test_labels_are_folders_without_what_is_common(tmp_path, monkeypatch):
+def test_labels_are_folders_without_their_common_part(tmp_path, monkeypatch):
     write_demo(tmp_path / "outputs" / "demo", {"llm": TARGETS, "slm": POOR})
     write_run(tmp_path / "outputs" / "b", "slm", GOOD)
     write_run(tmp_path / "other" / "b", "slm", GOOD)
@@ -55,7 +55,7 @@ def test_labels_are_folders_without_what_is_common(tmp_path, monkeypatch):
         read("outputs/b", "outputs/../outputs/b")
 
 
-def test_a_control_is_told_unless_its_folder_tells_it(tmp_path):
+def test_a_control_is_in_the_label_unless_the_folder_names_it(tmp_path):
     names = ("zero", "a_zero-1", "nonzero", "b")
     for name in names:
         write_run(tmp_path / name, "llm2slm", GOOD)
@@ -90,7 +90,7 @@ def test_a_baseline_is_found_by_label_folder_or_run(tmp_path, monkeypatch):
         ([SOURCES[1], SOURCES[0], *SOURCES[2:]], TARGETS, GOOD, "row 1 differs in its source"),
     ],
 )  # fmt: skip
-def test_other_rows_are_refused(tmp_path, sources, targets, predictions, message):
+def test_different_rows_are_refused(tmp_path, sources, targets, predictions, message):
     write_run(tmp_path / "a", "slm", POOR)
     write_run(tmp_path / "c", "slm", GOOD)
     write_run(tmp_path / "b", "slm", predictions, sources=sources, targets=targets)
@@ -121,7 +121,7 @@ def test_other_rows_are_refused(tmp_path, sources, targets, predictions, message
         ({"data.train_size": 7, "optim.lr": 0.5}, None),
     ],
 )
-def test_other_rows_are_explained_by_the_settings_that_differ(tmp_path, keys, reason):
+def test_different_rows_are_explained_by_the_settings_that_differ(tmp_path, keys, reason):
     config = RunConfig()
     for key, value in keys.items():
         section, _, name = key.rpartition(".")
@@ -140,7 +140,7 @@ def test_other_rows_are_explained_by_the_settings_that_differ(tmp_path, keys, re
             assert reason in str(caught.value)
 
 
-def test_a_difference_far_into_a_text_is_shown(tmp_path):
+def test_a_difference_at_the_end_of_a_long_text_is_shown(tmp_path):
     start = "so much that is the same in both texts, and more of it " * 3
     for name, end in (("a", "one"), ("b", "two")):
         write_run(tmp_path / name, "slm", ["x"], sources=[start + end], targets=["y"])
@@ -148,7 +148,7 @@ def test_a_difference_far_into_a_text_is_shown(tmp_path):
         check_aligned(read(tmp_path / "a", tmp_path / "b"))
 
 
-def test_bad_files_are_told_in_one_line(tmp_path):
+def test_bad_files_are_reported_on_one_line(tmp_path):
     run = write_run(tmp_path / "a", "slm", POOR)
     predictions, good = run / "predictions.jsonl", (run / "result.json").read_text("utf-8")
     row = json.dumps({"source": "a", "target": "b", "prediction": "c"})
@@ -183,8 +183,8 @@ def totals(systems):
     return [None if s.row is None else s.row["total_ms"]["median"] for s in systems]
 
 
-def test_speeds_are_those_of_one_run(tmp_path):
-    """The baseline's, where it was timed; else the first one's. Whoever was timed elsewhere gets none; it is said."""
+def test_speeds_are_taken_from_one_run(tmp_path):
+    """The baseline's run if it was timed, else the first timed run. Other timings are left out, which a note states."""
     one = write_demo(tmp_path / "one", {"llm": TARGETS, "slm": POOR})
     two = write_demo(tmp_path / "two", {"llm": TARGETS, "slm": GOOD})
     alone = write_run(tmp_path / "alone", "slm", GOOD)
@@ -206,8 +206,8 @@ def benchmark(folder, config, systems):
     runs.write_config(folder, config)
 
 
-def test_a_benchmark_gives_its_speeds_to_the_models_that_it_timed(tmp_path, monkeypatch):
-    """Known by folder or id: what `train` wrote, what `evaluate` was told to read, and the LLM itself."""
+def test_the_speeds_of_a_benchmark_are_assigned_to_the_models_that_it_timed(tmp_path, monkeypatch):
+    """Identified by folder or id: the model of `train`, the model that `evaluate` read, and the LLM itself."""
     monkeypatch.chdir(tmp_path)
     trained = write_run(Path("trained"), "llm2slm", GOOD)
     (trained / "model").mkdir()
@@ -233,8 +233,8 @@ def test_a_benchmark_gives_its_speeds_to_the_models_that_it_timed(tmp_path, monk
         set_speeds(others, others[0], "slm")
 
 
-def test_a_demo_gives_its_speeds_as_a_benchmark_does(tmp_path):
-    """To its own systems, to what was evaluated from their folders, and to its LLM."""
+def test_the_speeds_of_a_demo_are_assigned_like_those_of_a_benchmark(tmp_path):
+    """To its systems, to evaluations of their folders, and to its LLM."""
     demo = write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR, "llm2slm": GOOD})
     config = RunConfig(systems={"slm": {"model": {"kind": "slm"}}, "llm2slm": {}})
     config.model.llm.name = "builtin/llm"
@@ -248,7 +248,7 @@ def test_a_demo_gives_its_speeds_as_a_benchmark_does(tmp_path):
         assert (timing.run, timing.notes) == (demo, [])
 
 
-def test_the_llm_of_a_demo_is_known_to_a_benchmark(tmp_path):
+def test_a_benchmark_identifies_the_llm_of_a_demo(tmp_path):
     demo = write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR})
     config = RunConfig()
     config.model.llm.name = "builtin/llm"

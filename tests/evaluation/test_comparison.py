@@ -61,8 +61,8 @@ def found(demo):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_number_is_what_its_function_says(demo, found, metric):
-    """Baseline: the SLM. The LLM, which quality is kept of, is another one."""
+def test_every_number_is_that_of_its_function(demo, found, metric):
+    """Baseline: the SLM. Quality kept is relative to another system, the LLM."""
     answers = demo[1]
     statistics = {name: row_statistics(metric, texts, TARGETS)[1] for name, texts in answers.items()}
     scores = dict(zip(answers, bootstrap(list(statistics.values()), RESAMPLES, SEED), strict=True))
@@ -91,7 +91,7 @@ def test_every_number_is_what_its_function_says(demo, found, metric):
         assert [corrected for _, corrected in pairs] != [plain for plain, _ in pairs]
 
 
-def test_what_is_measured_elsewhere_is_read(demo, found):
+def test_measurements_of_other_runs_are_read(demo, found):
     result = runs.read_result(demo[0])
     for system, read in zip(found["systems"], result["systems"], strict=True):
         assert system["parameters"] == read["parameters"]
@@ -106,7 +106,7 @@ def test_what_is_measured_elsewhere_is_read(demo, found):
     assert (found["seed"], found["resamples"], found["verb"]) == (SEED, RESAMPLES, "compare")
 
 
-def test_the_progress_bar_reaches_its_end(demo):
+def test_the_progress_bar_is_complete_at_the_end(demo):
     seen = {}
     compared(demo[0], seen=seen)
     assert list(seen) == ["scoring", "resampling"]
@@ -114,7 +114,7 @@ def test_the_progress_bar_reaches_its_end(demo):
         assert sum(done) == total > 0
 
 
-def test_notes_say_how_and_what_not(demo, found):
+def test_notes_state_methods_and_limits(demo, found):
     notes = "\n".join(found["notes"])
     for words in (
         f"95 % intervals, percentiles of {RESAMPLES} bootstrap resamples of the 8 rows",
@@ -128,8 +128,8 @@ def test_notes_say_how_and_what_not(demo, found):
         assert words in notes
 
 
-def test_llms_that_were_asked_differently_are_named(tmp_path):
-    """Quality kept of an LLM without its chat template would flatter a hybrid whose LLM has it."""
+def test_llms_that_were_prompted_differently_are_named(tmp_path):
+    """The quality kept relative to an LLM without its chat template would flatter a hybrid whose LLM has one."""
     plain = {"name": "some/llm", "prefix": "", "chat": False, "quantization": {}, "frame": None}
     said = {"hybrid": plain | {"chat": True}, "llm": plain, "chatting": plain | {"chat": True}, "slm": None}
     for name, note in said.items():
@@ -138,15 +138,15 @@ def test_llms_that_were_asked_differently_are_named(tmp_path):
         result["systems"][0]["notes"] = {} if note is None else {"llm": note}
         (tmp_path / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
-    def told(*names):
+    def notes_of(*names):
         notes = compared(*(tmp_path / name for name in names))["notes"]
         return [note for note in notes if note.startswith("LLMs prompted")]
 
-    assert told("hybrid", "llm", "slm") == ["LLMs prompted differently: chat=True of hybrid; chat=False of llm."]
-    assert told("hybrid", "chatting", "slm") == []
+    assert notes_of("hybrid", "llm", "slm") == ["LLMs prompted differently: chat=True of hybrid; chat=False of llm."]
+    assert notes_of("hybrid", "chatting", "slm") == []
 
 
-def test_systems_that_decoded_differently_are_told(tmp_path):
+def test_systems_that_decoded_differently_are_named(tmp_path):
     greedy = {"do_sample": False, "num_beams": 1}
     said = {"a": greedy, "b": greedy | {"num_beams": 4}, "c": greedy | {"min_length": 9}, "d": None}
     for name, decoding in said.items():
@@ -155,18 +155,18 @@ def test_systems_that_decoded_differently_are_told(tmp_path):
         result["systems"][0]["notes"] = {} if decoding is None else {"decoding": decoding}
         (tmp_path / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
-    def told(*names):
+    def notes_of(*names):
         notes = compared(*(tmp_path / name for name in names))["notes"]
         return [note for note in notes if note.startswith("Decoded")]
 
-    assert told("a", "b", "c", "d") == [
+    assert notes_of("a", "b", "c", "d") == [
         "Decoded differently: num_beams=1 of a, c; num_beams=4 of b.",
         "Decoded differently: no min_length of a, b; min_length=9 of c.",
     ]
-    assert told("a", "d") == []
+    assert notes_of("a", "d") == []
 
 
-def test_without_an_llm_nothing_is_kept_and_one_system_needs_no_correction(tmp_path):
+def test_without_an_llm_there_is_no_quality_kept_and_one_system_needs_no_correction(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
     write_run(tmp_path / "b", "llm2slm", GOOD)
     found = compared(tmp_path / "a", tmp_path / "b")
@@ -181,7 +181,7 @@ def test_without_an_llm_nothing_is_kept_and_one_system_needs_no_correction(tmp_p
     assert "Kept" not in notes and "interleaved" not in notes
 
 
-def test_of_several_llms_quality_is_kept_of_the_named_baseline_only(tmp_path):
+def test_with_several_llms_quality_kept_is_relative_to_the_named_baseline_only(tmp_path):
     for name, kind, answers in [("one", "llm", GOOD), ("hybrid", "llm2slm", MIDDLE), ("two", "llm", POOR)]:
         write_run(tmp_path / name, kind, answers)
     places = [tmp_path / name for name in ("one", "hybrid", "two")]
@@ -198,25 +198,25 @@ def test_of_several_llms_quality_is_kept_of_the_named_baseline_only(tmp_path):
         assert found["notes"].count(line) == 1 and not any("Kept" in note for note in found["notes"])
 
 
-def test_quality_of_an_llm_that_has_none_is_not_kept(tmp_path):
+def test_quality_kept_is_undefined_if_the_llm_scores_zero(tmp_path):
     write_run(tmp_path / "a", "llm", ["wrong"] * 8)
     write_run(tmp_path / "b", "slm", GOOD)
     found = compared(tmp_path / "a", tmp_path / "b", metrics=["exact_match"])
     assert found["systems"][1]["compared"]["exact_match"]["kept"] is None
-    write_run(tmp_path / "a", "llm", [*TARGETS[:1], *["wrong"] * 7])  # some resamples lack its one right answer
+    write_run(tmp_path / "a", "llm", [*TARGETS[:1], *["wrong"] * 7])  # some resamples lack its single right answer
     kept = compared(tmp_path / "a", tmp_path / "b", metrics=["exact_match"])["systems"][1]["compared"]["exact_match"][
         "kept"
     ]
     assert (kept["value"], kept["low"], kept["high"]) == (pytest.approx(6), None, None)
 
 
-def test_a_result_that_says_otherwise_than_its_predictions_is_told(tmp_path):
+def test_a_result_that_contradicts_its_predictions_is_noted(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
     run = write_run(tmp_path / "b", "slm", GOOD)
     assert not [note for note in compared(tmp_path / "a", run)["notes"] if "in its result" in note]
     result = runs.read_result(run)
     result["systems"][0]["quality"]["bleu"]["value"] += 0.5
-    result["systems"][0]["quality"]["chrf"] |= {"value": 0.0, "signature": "another package"}  # not comparable: no word
+    result["systems"][0]["quality"]["chrf"] |= {"value": 0.0, "signature": "another package"}  # not comparable: no note
     (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
     [note] = [note for note in compared(tmp_path / "a", run)["notes"] if "in its result" in note]
     value = score(["bleu"], GOOD, TARGETS)["bleu"].value
@@ -229,7 +229,7 @@ def test_a_result_that_says_otherwise_than_its_predictions_is_told(tmp_path):
 # Rows that differ most
 
 
-def test_rows_are_ordered_by_how_much_they_differ(demo, found):
+def test_rows_are_ordered_by_the_size_of_their_difference(demo, found):
     """Oracle: sacrebleu's sentence BLEU of every row."""
     answers, metric = demo[1], BLEU(effective_order=True)
     own = {
@@ -256,8 +256,8 @@ def test_rows_are_ordered_by_how_much_they_differ(demo, found):
     assert len(found["row_differences"][0]["better"]) > 3
 
 
-def test_of_a_metric_of_which_less_is_better(demo, monkeypatch):
-    """Better is worse, and no share of it is quality kept."""
+def test_a_metric_of_which_less_is_better_is_ordered_inversely(demo, monkeypatch):
+    """A lower score is better, and quality kept is not defined."""
     monkeypatch.setitem(METRICS_BY_NAME, "chrf", replace(METRICS_BY_NAME["chrf"], lower_is_better=True))
     many = compared(demo[0], baseline=1, metrics=["chrf", "bleu"])
     monkeypatch.undo()
@@ -269,15 +269,15 @@ def test_of_a_metric_of_which_less_is_better(demo, monkeypatch):
     assert list(plain["systems"][0]["quality_kept"]) == ["chrf", "bleu"]
 
 
-def test_as_many_rows_as_asked_for_by_the_first_metric_that_orders(demo):
+def test_the_requested_number_of_rows_is_listed_by_the_first_metric_that_orders_rows(demo):
     found = compared(demo[0], baseline=1, metrics=["length_ratio", "exact_match"], rows=2)
     assert {part["metric"] for part in found["row_differences"]} == {"exact_match"}
-    assert [row["row"] for row in found["row_differences"][0]["better"]] == [1, 2]  # equal ones in their order
+    assert [row["row"] for row in found["row_differences"][0]["better"]] == [1, 2]  # ties keep their order
     assert compared(demo[0], rows=0)["row_differences"] == []
     assert compared(demo[0], metrics=["length_ratio"])["row_differences"] == []
 
 
-# What is shown
+# Output
 
 
 def test_csv_equals_json(found):
@@ -325,8 +325,8 @@ def shown(table, width):
 
 
 @pytest.mark.parametrize("width", [70, 200])
-def test_terminal_shows_scores_differences_and_p_values(found, width):
-    """Wide: a line for each system and metric. Narrow: a column for each system."""
+def test_the_terminal_shows_scores_differences_and_p_values(found, width):
+    """Wide terminal: a line for each system and metric. Narrow terminal: a column for each system."""
     text = shown(terminal_table(found, width), width)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     for system in found["systems"]:
@@ -343,7 +343,7 @@ def test_terminal_shows_scores_differences_and_p_values(found, width):
     assert "Holm’s correction over the 2 systems" in " ".join(text.split())
 
 
-def test_many_systems_on_a_narrow_terminal_are_several_tables(tmp_path):
+def test_many_systems_on_a_narrow_terminal_are_split_into_several_tables(tmp_path):
     for name in "abcde":
         write_run(tmp_path / f"system_{name}", "slm", POOR, row=speed(10.0, 30.5))
     found = compared(*sorted(tmp_path.iterdir()))
@@ -356,12 +356,12 @@ def test_many_systems_on_a_narrow_terminal_are_several_tables(tmp_path):
         name = system["name"] + (" (baseline)" if system["name"] == found["baseline"] else "")
         assert any(line.startswith(f"{name} BLEU {value:.2f} [{own['low']:.2f}, {own['high']:.2f}]") for line in lines)
         assert sum(line.startswith(f"{name} BLEU") for line in lines) == len(heads)
-        assert sum(line.startswith(f"{name} 700 k") for line in lines) == 1  # of the system as a whole, said once
+        assert sum(line.startswith(f"{name} 700 k") for line in lines) == 1  # a fact of the whole system is stated once
     assert "System Parameters Peak MB" in lines
     assert text.count("Brackets:") == 1
 
 
-def test_columns_that_nobody_fills_are_left_out(tmp_path):
+def test_empty_columns_are_left_out(tmp_path):
     write_run(tmp_path / "a", "slm", POOR)
     write_run(tmp_path / "b", "slm", GOOD)
     found = compared(tmp_path / "a", tmp_path / "b")
@@ -372,7 +372,7 @@ def test_columns_that_nobody_fills_are_left_out(tmp_path):
         assert (words in [cell["text"] for cell in page[0]]) == there
 
 
-def test_page_shows_every_number_of_the_table(found):
+def test_the_page_shows_every_number_of_the_table(found):
     lines = Page(render(found)).tables["systems"][1:]
     assert len(lines) == len(found["systems"]) * len(METRICS)
     for number, cells in enumerate(lines):
@@ -393,8 +393,8 @@ def test_page_shows_every_number_of_the_table(found):
         assert values == {key: str(value) for key, value in expected.items()}
 
 
-def test_page_holds_texts_escaped(found):
-    """Answers and references with markup of their own: what a parser reads is the text, and nothing of it acts."""
+def test_the_page_contains_escaped_texts(found):
+    """Answers and references with markup: a parser reads it as text, and none of it is active."""
     source = render(found)
     page = Page(source)
     assert [tag for tag, _ in page.tags].count("script") == 1
@@ -409,7 +409,7 @@ def test_page_holds_texts_escaped(found):
     assert not [values for _, values in page.tags if any(name.startswith("on") or name == "style" for name in values)]
 
 
-def test_page_marks_what_differs_in_both_predictions(found):
+def test_the_page_marks_the_differences_in_both_predictions(found):
     source = render(found)
     [part] = [part for part in found["row_differences"] if part["system"] == "llm2slm"]
     assert any(row["prediction"] == "the house is new" for row in part["worse"])
@@ -418,7 +418,7 @@ def test_page_marks_what_differs_in_both_predictions(found):
     assert baselines in source  # of "two small birds are singing"
 
 
-def test_hostile_names_are_text(tmp_path):
+def test_hostile_names_are_shown_as_text(tmp_path):
     names = [HOSTILE[0].replace("/", ""), HOSTILE[3].replace("/", "")]
     for name, answers in zip(names, (POOR, GOOD), strict=True):
         write_run(tmp_path / name, HOSTILE[0], answers)
@@ -430,8 +430,8 @@ def test_hostile_names_are_text(tmp_path):
     assert names[1] in text
 
 
-def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
-    """Both tests must say so: here, of 8 rows, the bootstrap alone does."""
+def test_the_verdict_states_direction_and_significance(found, tmp_path, monkeypatch):
+    """Both tests must be significant: here, of 8 rows, only the bootstrap is."""
     llm = found["systems"][0]["compared"]["bleu"]["difference"]
     assert llm["p_bootstrap_holm"] < 0.05 < llm["p_randomization_holm"]
     said = verdict(found)
@@ -440,7 +440,7 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
         f"No significant difference between llm and slm: +{llm['value']:.2f} BLEU [+{llm['low']:.2f}, "
     )
     assert llm["low"] > 0
-    assert "leaves 0 out is a difference" not in render(found)  # the plot does not say the contrary of its interval
+    assert "leaves 0 out is a difference" not in render(found)  # the plot does not contradict its interval
     many = {"sources": SOURCES * 6, "targets": TARGETS * 6}
     write_run(tmp_path / "c", "slm", POOR * 6, **many)
     write_run(tmp_path / "d", "slm", GOOD * 6, **many)
@@ -466,7 +466,7 @@ def test_verdict_says_which_way_and_whether(found, tmp_path, monkeypatch):
     assert (len(said), said[-1]) == (7, "The table has 1 more system.")
 
 
-def test_plot_stands_at_the_differences(found):
+def test_points_of_the_plot_are_at_the_differences(found):
     source = render(found)
     for system in found["systems"]:
         if system["name"] != "slm":
@@ -481,12 +481,12 @@ def test_plot_stands_at_the_differences(found):
 
 
 @pytest.mark.parametrize("p", [(1.0, "1.000"), (0.0499, "0.050"), (0.001, "0.001"), (0.00099, "<0.001"), (None, "–")])
-def test_probabilities(p):
+def test_probabilities_are_formatted(p):
     assert probability(p[0]) == p[1]
 
 
 @pytest.mark.parametrize("width", representatives([390, 1280], [390]))
-def test_page_in_a_browser(browser, found, tmp_path, width):
+def test_the_page_has_no_faults_in_a_browser(browser, found, tmp_path, width):
     page = json.loads(json.dumps(found))
     page["row_differences"][0]["better"][0]["prediction"] = HOSTILE[1]
     page["command"] = page["notes"][0] = HOSTILE[6]
@@ -495,7 +495,7 @@ def test_page_in_a_browser(browser, found, tmp_path, width):
     assert seen["page"] <= seen["view"] == width
 
 
-def test_speeds_of_another_timing_are_left_out_of_the_table(tmp_path):
+def test_speeds_of_another_timing_run_are_left_out_of_the_table(tmp_path):
     write_demo(tmp_path / "demo", {"llm": TARGETS, "slm": POOR})
     write_run(tmp_path / "other", "llm2slm", GOOD, row=speed(10.0, 987.25))
     found = compared(tmp_path / "demo", tmp_path / "other")

@@ -1,4 +1,4 @@
-"""The rows that differ most, as CSV and in the terminal: what compare.json says, whole there, safe and short here."""
+"""The rows that differ most: complete in the CSV file, shortened and sanitized in the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shown(comparison, width=200):
     return console.file.getvalue()
 
 
-def test_the_file_holds_every_row_of_the_comparison_in_its_order(found):
+def test_the_file_contains_every_row_of_the_comparison_in_its_order(found):
     rows = list(csv.DictReader(io.StringIO(rows_csv(found), newline="")))
     expected = [
         (part["system"], direction, str(row["row"]), row["source"], row["target"], row["baseline"], row["prediction"],
@@ -40,7 +40,7 @@ def test_the_file_holds_every_row_of_the_comparison_in_its_order(found):
     assert len(rows) > 6
 
 
-def test_the_file_holds_whole_texts_and_no_formula(tmp_path):
+def test_the_file_contains_whole_texts_and_no_formula(tmp_path):
     texts = ['one, "two"\nthree', "=1+1", *TARGETS[2:]]
     write_run(tmp_path / "a", "slm", TARGETS)
     write_run(tmp_path / "b", "slm", texts)
@@ -57,13 +57,13 @@ def test_the_terminal_shows_the_worst_rows_side_by_side(found, width):
         assert len(rows) >= 3
         for row in rows[:3]:  # six of the two systems
             words = [word for key in ("source", "target", "baseline", "prediction") for word in row[key].split()]
-            assert width < 200 or all(word in text for word in words)  # where there is room, words stay whole
+            assert width < 200 or all(word in text for word in words)  # on a wide terminal, words are not broken
             assert f"({row['difference']:+.2f})".replace("-", "−") in text
     assert shown(found, width).count("(−") == 6
     assert max(map(len, shown(found, width).splitlines())) <= width
 
 
-def test_texts_are_cut_and_cannot_act_on_the_terminal(tmp_path):
+def test_texts_are_cut_and_control_characters_are_removed_in_the_terminal(tmp_path):
     long = "word " * 300
     write_run(tmp_path / "a", "slm", [long, *TARGETS[1:]], targets=[long, *TARGETS[1:]])
     answers = ["\x1b[31mred\x9b2J [bold]b[/bold]\r\n", *TARGETS[1:]]

@@ -1,4 +1,4 @@
-"""Systems under decoders: which fit, what they are named, and that baselines give the LLM's own tokens."""
+"""Systems under decoders: which ones fit, their names, and that baselines generate exactly the tokens of the LLM."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def trio(tmp_path_factory):
 OF = {"llm2slm": "llm"}
 
 
-def test_every_decoder_of_every_system(trio):
+def test_every_decoder_of_every_system_is_listed(trio):
     names = ["generate", "eager", "captured", "lossless", "assisted", "prompt_lookup"]
     found = contestants(trio, names, OF)
     assert [(each.name, each.kind.value) for each in found] == [
@@ -82,7 +82,7 @@ def test_every_decoder_of_every_system(trio):
 
 
 @pytest.mark.parametrize("shape", [T5, pytest.param(GPT2, marks=pytest.mark.slow)], ids=["t5", "gpt2"])
-def test_all_are_timed_and_responses_of_the_llm_are_its_own(shape, tmp_path):
+def test_all_are_timed_and_lossless_responses_equal_those_of_the_llm(shape, tmp_path):
     trio = systems(tmp_path, shape, shape)
     names = ["generate", "eager", "captured", "lossless", "prompt_lookup", "assisted"]
     found = contestants(trio, names, OF)
@@ -132,7 +132,7 @@ def test_lossless_rows_of_a_batch_deliver_every_token_once(trio):
     assert all(len(part) == 12 for part in parts)
 
 
-def test_decoders_that_do_not_fit_are_left_out_with_a_line(tmp_path, capsys):
+def test_decoders_that_do_not_fit_are_left_out_and_reported_on_one_line(tmp_path, capsys):
     trio = systems(tmp_path, T5, WINDOW)
     del trio["llm2slm"]
     found = contestants(trio, ["generate", "captured", "assisted"], {})
@@ -152,7 +152,7 @@ def test_decoders_that_do_not_fit_are_left_out_with_a_line(tmp_path, capsys):
         ("llm", ["assisted"], "assisted generation needs an SLM alone"),
     ],
 )
-def test_decoders_that_fit_nothing_are_one_line(trio, left, names, message):
+def test_decoders_that_fit_no_system_are_reported_on_one_line(trio, left, names, message):
     with pytest.raises(UserError, match=message) as caught:
         contestants({name: trio[name] for name in left.split()}, names, {})
     assert "\n" not in str(caught.value)
@@ -163,7 +163,7 @@ def test_a_hybrid_without_its_llm_has_no_lossless_decoding(trio):
         contestants(trio, ["lossless"], {})
 
 
-def test_shares_of_the_ceilings_are_those_of_bytes_and_flops(trio):
+def test_shares_of_the_ceilings_follow_from_bytes_and_flops(trio):
     names = {each.name: each.decoder for each in contestants(trio, ["generate"], OF)}
     device = Device(bandwidth=2.0, tflops={"float32": 0.5})
     cfg = BenchmarkConfig(repeats=1, warmup=0, prompts=0, batch=[2], response_tokens=[5], memory=False)
@@ -177,7 +177,7 @@ def test_shares_of_the_ceilings_are_those_of_bytes_and_flops(trio):
         slm = trio[name].slm
         head = slm.lm_head.weight.numel()
         blocks = sum(p.numel() for p in slm.decoder.block.parameters() if p.dim() == 2)
-        # keys and values of the prompt are cached, their matrices are not read; tables of positions are small
+        # keys and values of the prompt are cached, and their matrices are not read; position tables are small
         crossed = sum(
             getattr(block.layer[1].EncDecAttention, part).weight.numel() for block in slm.decoder.block for part in "kv"
         )
@@ -190,14 +190,14 @@ def test_shares_of_the_ceilings_are_those_of_bytes_and_flops(trio):
         assert cost.step_bytes == pytest.approx(4 * (head + blocks - crossed - bias + values), rel=0.02)
 
 
-def test_without_ctranslate2_one_line_names_the_extra(trio, monkeypatch):
+def test_without_ctranslate2_the_extra_is_named_on_one_line(trio, monkeypatch):
     monkeypatch.setattr("llm2slm.evaluation.benchmark.ctranslate2_int8.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'llm-to-slm\[ctranslate2\]'"):
         contestants(trio, ["ctranslate2"], OF)
 
 
 @pytest.mark.parametrize("shape", representatives([T5, GPT2], [GPT2]), ids=["t5", "gpt2"])
-def test_ctranslate2_generates_as_many_tokens_as_wanted(shape, tmp_path):
+def test_ctranslate2_generates_the_requested_number_of_tokens(shape, tmp_path):
     pytest.importorskip("ctranslate2")
     model = systems(tmp_path, shape, shape)["llm"]
     decoder, arrived = CTranslate2Decoder(model, threads=1), [[] for _ in ROWS]
@@ -211,11 +211,11 @@ def test_ctranslate2_generates_as_many_tokens_as_wanted(shape, tmp_path):
     ids_BT = decoder.generate(batch, on_tokens=on_tokens, **lengths)
     assert arrived == ids_BT.tolist() and ids_BT.shape == (len(ROWS), 9)
     reference = model.generate(model.collator.batch_of_texts([row.prompt for row in ROWS]), **lengths)
-    assert (ids_BT == reference).float().mean() > 0.7  # int8 changes some
+    assert (ids_BT == reference).float().mean() > 0.7  # int8 changes some tokens
 
 
 @pytest.mark.slow
-def test_ctranslate2_after_an_error_and_without_its_process(trio):
+def test_ctranslate2_ends_its_process_after_an_error_and_reports_a_killed_process(trio):
     model = trio["llm"]
     lengths = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": 1}
 
@@ -226,7 +226,7 @@ def test_ctranslate2_after_an_error_and_without_its_process(trio):
     batch = decoder.batch([row.prompt for row in ROWS])
     with pytest.raises(KeyboardInterrupt):
         decoder.generate(batch, on_tokens=fail, **lengths)
-    assert not decoder.process.is_alive()  # no response of this request is taken for one of the next
+    assert not decoder.process.is_alive()  # no response to this request is taken for that to the next one
     killed = CTranslate2Decoder(model, threads=1)
     killed.process.kill()
     killed.process.join()

@@ -1,7 +1,7 @@
 """The cost model against torch's own count of the floating-point operations of real (tiny, random) models: exactly.
 
-torch counts matrix products, and attention only where it is made of them: `eager`, and `SDPBackend.MATH` for what
-calls torch's attention itself.
+torch counts matrix products, and attention only if it is computed by matrix products: `eager`, and
+`SDPBackend.MATH` where torch's attention is called.
 """
 
 import os
@@ -39,26 +39,26 @@ from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 
 
 def generated(model, tokens: int) -> int:
-    """FLOPs of transformers' own greedy generation of exactly so many tokens."""
+    """FLOPs of greedy generation of exactly this many tokens by transformers."""
     ids = torch.arange(3, 3 + P)[None]
     arguments = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "eos_token_id": 1, "do_sample": False}
     if model.config.is_encoder_decoder:
         from transformers import DynamicCache, EncoderDecoderCache
 
-        arguments["decoder_start_token_id"] = 0  # and a cache of its own: `generate` sizes it by the encoder's depth
+        arguments["decoder_start_token_id"] = 0  # and a separate cache: `generate` sizes it by the encoder's depth
         arguments["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
     return counted(lambda: model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **arguments))
 
 
-def test_every_known_family_is_held_to_torchs_count():
+def test_every_known_family_is_compared_with_torchs_count():
     held = {config.model_type for config in (*READERS.values(), ENCODER_DECODERS["t5gemma"].encoder)}
     assert held == set(families.FAMILIES)
 
 
 @pytest.mark.parametrize("layer", representatives([-1, 1], [-1]), ids=["whole", "first block"])
 @pytest.mark.parametrize("name", READERS)
-def test_reading(name, layer):
-    """What `FrozenEncoder` runs, from the config of what it keeps."""
+def test_the_cost_of_encoding_equals_torchs_count(name, layer):
+    """The part of the LLM that `FrozenEncoder` runs, from the config of that part."""
     reader, ids = FrozenEncoder(build(READERS[name], AutoModel), layer), torch.arange(3, 3 + P)[None]
     values = reader.body.config.to_dict()
     assert families.supported(values, generates=False)
@@ -69,7 +69,7 @@ def test_reading(name, layer):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_the_head_at_every_position(name):
+def test_the_head_is_computed_at_every_position(name):
     model, ids = build(DECODERS[name]), torch.arange(3, 3 + P)[None]
     stack = families.decoder_stack(DECODERS[name].to_dict())
     assert stack.flops(P, P, logits=P) == counted(lambda: model(input_ids=ids, use_cache=False))
@@ -78,7 +78,7 @@ def test_the_head_at_every_position(name):
 @pytest.mark.parametrize(
     "name", representatives(WRITERS, ["t5", "t5 gated", "bart", "t5gemma", "gpt2", "opt narrow", "llama", "gemma2"])
 )
-def test_generation_phase_by_phase(name):
+def test_the_cost_of_generation_equals_torchs_count_in_each_phase(name):
     model, values = build(WRITERS[name]), WRITERS[name].to_dict()
     assert families.supported(values)
     cost = costs.generation_cost(values, P, T)
@@ -89,7 +89,7 @@ def test_generation_phase_by_phase(name):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_bytes_are_those_of_the_models_matrices(name):
+def test_bytes_equal_those_of_the_models_matrices(name):
     model, values = build(WRITERS[name]), WRITERS[name].to_dict()
     matrices = {n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     cost = costs.generation_cost(values, P, 2)
@@ -110,7 +110,7 @@ def test_bytes_are_those_of_the_models_matrices(name):
 
 
 class Hybrid:
-    """The steps of a hybrid's generation, written out with plain modules."""
+    """The steps of a hybrid's generation, written with plain modules."""
 
     def __init__(self, writer, conditioning: str, q: int) -> None:
         self.llm, self.writer, self.q = build(T5_GATED).get_encoder(), build(writer), q
@@ -156,7 +156,7 @@ class Hybrid:
     ],
     ids=lambda value: getattr(value, "model_type", value),
 )
-def test_hybrid_phase_by_phase(writer, conditioning):
+def test_the_cost_of_a_hybrid_equals_torchs_count_in_each_phase(writer, conditioning):
     q = 5
     hybrid = Hybrid(writer, conditioning, q)
     cost = costs.generation_cost(
@@ -173,7 +173,7 @@ MODES = {
     "prepend, 4 of z": {"pool": 4}, "prepend, 0.3 of z": {"pool": 0.3}, "prepend, all of z": {"pool": 64},
     "cross_attention, every 2nd": {"cross_every": 2}, "cross_attention, every 3rd": {"cross_every": 3},
 }  # fmt: skip
-EVERY = bool(os.environ.get("LLM2SLM_MATRIX"))  # else the pairs but the first meet the kinds of tokenizers in turn
+EVERY = bool(os.environ.get("LLM2SLM_MATRIX"))  # else pairs 2, 3, ... have one kind of tokenizers each, in turn
 PAIRS = [("flan", "gpt2"), ("gpt2", "t5"), ("bert", "opt"), ("bart", "t5gemma"), ("gemma3", "llama")]  # in every mode
 TUNES = ("prompt", "prefix")
 
@@ -196,7 +196,7 @@ def system(folder, llm: str, slm: str, mode: str, tokenizers: Tokenizers, layer=
 
 
 def require_torchs_count(model) -> None:
-    """Of prefill alone (one token) and of a whole answer, by what the benchmark asks of the cost model."""
+    """For prefill alone (one token) and for a whole answer, with the arguments that the benchmark uses."""
     prompt = LLM_TEXTS[0]
     batch = model.collator.batch_of_texts([prompt])
     for tokens in (1, T):
@@ -218,7 +218,7 @@ CASES = [
 
 
 def kind_of(case: tuple[tuple[str, str], str, Tokenizers]) -> tuple[str, ...]:
-    """Each mode once, of the first pair; each other pair once."""
+    """Each mode once, with the first pair; each other pair once."""
     pair, mode, _ = case
     return (mode,) if pair == PAIRS[0] else pair
 
@@ -228,7 +228,7 @@ def kind_of(case: tuple[tuple[str, str], str, Tokenizers]) -> tuple[str, ...]:
     first_of_each([case for case in CASES if fits(case[0][1], case[1])], kind_of),
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
 )
-def test_every_mode_of_a_real_hybrid(zoo, pair, mode, tokenizers):
+def test_the_cost_of_every_mode_of_a_real_hybrid(zoo, pair, mode, tokenizers):
     require_torchs_count(system(zoo, *pair, mode, tokenizers))
 
 
@@ -252,13 +252,13 @@ READ = [
                 enumerate(READ),
                 enumerate([Tokenizers.shared, Tokenizers.llm_tokens]),
             )
-            if EVERY or (i + j + k) % 2 == 0  # every two of them meet
+            if EVERY or (i + j + k) % 2 == 0  # every two of them occur together
         ],
         lambda case: case[0] == "add",
     ),
     ids=str,
 )
-def test_what_is_read_and_how_it_is_projected(zoo, mode, arguments, tokenizers):
+def test_the_cost_of_every_layer_choice_and_projector(zoo, mode, arguments, tokenizers):
     require_torchs_count(system(zoo, "gpt2", "pythia", mode, tokenizers, **arguments))
 
 
@@ -270,20 +270,20 @@ VIRTUAL = [
 
 
 @pytest.mark.parametrize(("slm", "mode", "tune"), first_of_each(VIRTUAL, lambda case: case[1:]))
-def test_virtual_tokens_of_a_hybrid(zoo, slm, mode, tune):
+def test_the_cost_of_virtual_tokens_of_a_hybrid(zoo, slm, mode, tune):
     require_torchs_count(system(zoo, "flan", slm, mode, Tokenizers.offsets, tune=tune))
 
 
 @pytest.mark.parametrize("tune", TUNES)
 @pytest.mark.parametrize("slm", representatives(["gpt2", "t5", "bart", "t5gemma", "llama"], ["gpt2", "t5"]))
-def test_virtual_tokens_of_an_slm_alone(zoo, slm, tune):
+def test_the_cost_of_virtual_tokens_of_an_slm_alone(zoo, slm, tune):
     cfg = tiny_model_config(zoo, "flan", slm, tokenizers=Tokenizers.offsets, kind=SystemKind.slm)
     cfg.slm.tune, cfg.slm.attn_implementation = tune, "eager"
     require_torchs_count(build_model(cfg).eval())
 
 
-def test_an_slm_whose_embeddings_are_narrower_than_its_blocks(zoo):
-    """As OPT-350m: gated layers make keys and values of z, which has the embeddings' width."""
+def test_the_cost_of_an_slm_whose_embeddings_are_narrower_than_its_blocks(zoo):
+    """As OPT-350m: gated layers compute keys and values from z, which has the embeddings' width."""
     cfg = tiny_model_config(zoo, "flan", "opt", "cross_attention")
     cfg.llm.attn_implementation = cfg.slm.attn_implementation = "eager"
     cfg.slm.init, cfg.slm.config = Init.random, {"word_embed_proj_dim": 6}
@@ -299,7 +299,7 @@ def hybrid_cost(writer, conditioning: str, **arguments) -> costs.Cost:
     )  # fmt: skip
 
 
-def test_bytes_of_what_a_hybrid_adds():
+def test_the_bytes_that_a_hybrid_adds():
     plain = hybrid_cost(DECODERS["gpt2"], "add")
     mapped = hybrid_cost(DECODERS["gpt2"], "add", embedding_width=24)
     assert mapped.prefill_bytes - plain.prefill_bytes == 4 * 24 * 24
@@ -312,23 +312,23 @@ def test_bytes_of_what_a_hybrid_adds():
     assert prepended.decode_bytes - pooled.decode_bytes == 4 * 3 * 2 * 24 * (P - 3)
 
 
-def test_cross_attention_costs_only_where_something_is_attended_to():
+def test_cross_attention_costs_only_where_z_is_attended_to():
     plain = costs.generation_cost(DECODERS["gpt2"].to_dict(), P, T)
     assert costs.generation_cost(GPT2_CROSS.to_dict(), P, T) == plain
 
 
-def test_a_linear_projector_and_longer_answers():
+def test_the_cost_of_a_linear_projector_and_of_longer_answers():
     assert costs.projector_weights((24, 0, 16)) == 24 * 16
     long, short = (costs.generation_cost(ENCODER_DECODERS["t5"].to_dict(), P, t) for t in (20, 10))
     assert long.prefill_flops == short.prefill_flops
     assert long.decode_flops > 2 * short.decode_flops  # the cache grows
 
 
-def test_what_is_not_known_is_refused():
+def test_unknown_families_are_refused():
     assert not families.supported({"model_type": "mamba"}, generates=False)
     with pytest.raises(UserError, match=r"model_type 'mamba': .*known: bart, bert"):
         families.encoder_stack({"model_type": "mamba"})
-    assert not families.supported(ENCODERS["bert"].to_dict())  # it only encodes
+    assert not families.supported(ENCODERS["bert"].to_dict())  # an encoder cannot generate
     with pytest.raises(UserError, match=r"model_type 'bert': .*known: bart, gemma"):
         costs.generation_cost(ENCODERS["bert"].to_dict(), 3, 3)
     with pytest.raises(ValueError, match="needs llm_config"):
@@ -336,8 +336,8 @@ def test_what_is_not_known_is_refused():
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_kv_phase_by_phase(tmp_path, mapped):
-    """Counted on the model itself: the LLM's blocks up to the last one that is used, the maps, the SLM's steps."""
+def test_the_cost_of_kv_equals_torchs_count_in_each_phase(tmp_path, mapped):
+    """Counted on the model itself: the LLM's blocks up to the last used one, the maps, the steps of the SLM."""
     cfg = tiny_model_config(tmp_path, "llama", "gpt2" if mapped else "llama", "kv", kv_blocks=[1, 1, 2, 3])
     model = build_model(cfg).eval()
     assert model.config.kv["mapped"] == mapped

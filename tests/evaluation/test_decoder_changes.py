@@ -47,12 +47,14 @@ class Fixed:
         ([[]], [[]], 0, 0),
     ],
 )
-def test_shares(found: list[list[int]], exact: list[list[int]], responses: float, tokens: float) -> None:
+def test_shares_of_changed_responses_and_tokens(
+    found: list[list[int]], exact: list[list[int]], responses: float, tokens: float
+) -> None:
     assert changed(found, exact) == pytest.approx({"responses": responses, "tokens": tokens})
     assert changed(exact, found) == changed(found, exact)
 
 
-def test_changes_and_their_line() -> None:
+def test_changes_of_metrics_and_their_line() -> None:
     targets = {"p": "a dog runs", "q": "a cat sleeps", "r": "a cat runs"}
     exact = Fixed("captured", {"p": [2, 3, 5, 1], "q": [2, 4, 6, 1], "r": [2, 1]})
     other = Fixed("int8", exact.responses | {"q": [2, 4, 5, 1]})

@@ -1,4 +1,4 @@
-"""What is in force when answers are decoded: transformers' `generate` itself says which settings do nothing."""
+"""The effective settings of decoding: transformers' `generate` itself shows which settings have no effect."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KINDS = [(NEUTRAL, {"num_beams": 1}), (OF_BEAMS, {"num_beams": 3}), (OF_SAMPLING
     ("name", "neutral", "way"),
     [(name, value, way) for settings, way in KINDS for name, value in settings.items() if value is not None],
 )
-def test_a_neutral_value_does_nothing(model, name, neutral, way):
+def test_a_neutral_value_has_no_effect(model, name, neutral, way):
     found, inputs = model
 
     def written(**settings):
@@ -54,7 +54,7 @@ def test_a_neutral_value_does_nothing(model, name, neutral, way):
     assert written(**{name: neutral}) == written()
 
 
-def test_what_an_argument_names_is_the_arguments():
+def test_arguments_override_the_settings_of_the_model():
     own = GenerationConfig(
         no_repeat_ngram_size=3, length_penalty=2.0, temperature=0.3, forced_bos_token_id=4, min_length=0
     )
@@ -72,7 +72,7 @@ def test_what_an_argument_names_is_the_arguments():
 
 
 def published(root, name, **settings):
-    """A tiny T5 that comes with settings of its own."""
+    """A tiny T5 with published generation settings."""
     place = write_tiny_t5(root / name, seed=3, decoder_layers=2)
     path = place / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
@@ -83,7 +83,7 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_a_result_says_what_its_answers_were_written_under(root, capsys):
+def test_a_result_records_the_settings_that_its_answers_were_generated_with(root, capsys):
     config = tiny_run(root)
     config.run = published(root, "plain")
     [system] = evaluate(config, root / "plain-run").systems
@@ -105,14 +105,14 @@ def test_a_result_says_what_its_answers_were_written_under(root, capsys):
     plain, strict = rows_of(root / "plain-run"), rows_of(root / "strict-run")
     assert [row["prediction"] for row in plain] != [row["prediction"] for row in strict]
     tokenizer = AutoTokenizer.from_pretrained(config.run)
-    own = AutoModelForSeq2SeqLM.from_pretrained(config.run).eval()  # transformers' own way with that file
+    own = AutoModelForSeq2SeqLM.from_pretrained(config.run).eval()  # transformers itself with that file
     for row in strict:
         ids = tokenizer(row["source"], return_tensors="pt")
         written = own.generate(**ids, **ASKED, do_sample=False)
         assert tokenizer.decode(written[0], skip_special_tokens=True) == row["prediction"]
 
 
-def test_unfinished_labels_are_not_gone_on_with_under_other_settings(root, tmp_path, monkeypatch, capsys):
+def test_unfinished_labels_are_not_resumed_with_other_settings(root, tmp_path, monkeypatch, capsys):
     config = tiny_run(root)
     config.run = published(root, "writer", repetition_penalty=1.5)
     with monkeypatch.context() as patch:
@@ -137,12 +137,12 @@ BREAKING = {
     "stop_strings": ["e"], "penalty_alpha": 0.6, "prompt_lookup_num_tokens": 3, "max_time": 1e-9, "num_beam_groups": 2,
     "cache_implementation": "static", "do_sample": True, "top_k": 4,
 }  # fmt: skip
-"""Settings under which `generate` does not give one row of ids for each prompt."""
+"""Settings with which `generate` does not return one row of ids for each prompt."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["slm", "llm2slm", "llm"])
-def test_every_verb_writes_as_if_breaking_settings_were_not_there(tmp_path, capsys, kind):
+def test_every_verb_ignores_settings_that_would_break_its_output(tmp_path, capsys, kind):
     answers = {}
     for settings in ({}, BREAKING):
         config, place = tiny_run(tmp_path, kind), tmp_path / f"{len(settings)}"
@@ -156,7 +156,7 @@ def test_every_verb_writes_as_if_breaking_settings_were_not_there(tmp_path, caps
         evaluate(config, place / "evaluated")
         label.run(config, place / "labels")
         config.benchmark.prompts, config.benchmark.repeats, config.benchmark.memory = 2, 1, False
-        config.systems = {"published": side.name}  # as it was, beside the trained one
+        config.systems = {"published": side.name}  # unchanged, in addition to the trained one
         benchmark(config, place / "timed")
         generate(GenerateConfig(run=side.name, input=config.data.test, output=str(place / "a.jsonl")), place)
         files = ("run/predictions.jsonl", "evaluated/predictions.jsonl", "labels/labels.jsonl", "a.jsonl")

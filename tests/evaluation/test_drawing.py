@@ -31,7 +31,7 @@ def test_ticks_are_round_enclose_the_range_and_differ(low, high):
 
 
 def named(count, words="name"):
-    """Whether names of so many neighbouring points fit, and the boxes of those that are written."""
+    """Whether the names of this many adjacent points fit, and the boxes of the drawn names."""
     with canvas() as plot:
         plot.frame(("x", "y"), [0, 10])
         plot.x_axis(0, 10, [(0, "0"), (10, "10")])
@@ -49,13 +49,13 @@ def test_names_next_to_points_do_not_overlap():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The folder of a report with files for papers."""
+    """The folder of a report with figures for papers."""
     folder = tmp_path_factory.mktemp("written")
     write_report([plain(make_result())], folder, "t", plots=True)
     return folder
 
 
-def test_files_for_papers_have_the_legend_and_no_date(written):
+def test_figures_for_papers_have_the_legend_and_no_date(written):
     _, plots = page_and_plots([plain(make_result())], "t")
     folder = written / "plots"
     paths = list(folder.iterdir())
@@ -71,7 +71,7 @@ def test_files_for_papers_have_the_legend_and_no_date(written):
 
 
 @pytest.mark.slow
-def test_names_of_any_script_and_with_markup_are_drawn_as_they_are(tmp_path):
+def test_names_in_any_script_and_with_markup_are_drawn_verbatim(tmp_path):
     result = plain(make_result())
     for system, name in zip(result["systems"], (HOSTILE[3], "教師 \ufffe\n$x_1$", HOSTILE[1]), strict=True):
         system["name"] = name
@@ -83,7 +83,7 @@ def test_names_of_any_script_and_with_markup_are_drawn_as_they_are(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_results_give_the_same_bytes_in_another_process(written, tmp_path):
+def test_the_same_results_give_identical_bytes_in_another_process(written, tmp_path):
     code = (
         "import sys; from pathlib import Path; from test_report import make_result; from llm2slm.runs import plain\n"
         "from llm2slm.evaluation.report.report import write_report\n"
@@ -99,7 +99,7 @@ def test_the_same_results_give_the_same_bytes_in_another_process(written, tmp_pa
     assert one == two
 
 
-def test_colours_of_files_are_those_of_the_light_page():
+def test_colours_of_files_equal_those_of_the_light_page():
     style = (Path(report.__file__).parent / "report_page.css").read_text("utf-8")
     light = dict(re.findall(r"--(\w+): (#\w{6});", style.partition("@media")[0]))
     assert {kind: COLOURS[f"k-{kind} s0"] for kind in ("llm", "slm", "llm2slm", "other")} == {

@@ -33,7 +33,7 @@ def result(validation, bleu, ms=None, metric="val/loss", mode="min"):
 
 
 def grid():
-    """Overrides and results of 12 runs; the validation loss and the BLEU are those of a seeded generator."""
+    """Overrides and results of 12 runs; validation loss and BLEU are drawn from a seeded generator."""
     draw = random.Random(0)
     overrides = [
         {"model.conditioning": mode, "optim.lr": rate, "seed": seed}
@@ -49,7 +49,7 @@ def value(one):
 def test_the_effect_of_a_factor_is_the_mean_over_all_runs_with_its_value():
     overrides, results = grid()
     sweep = sweep_of(entries(results, overrides), results, overrides)
-    assert [factor.key for factor in sweep.factors] == ["model.conditioning", "optim.lr"]  # seeds are groups
+    assert [factor.key for factor in sweep.factors] == ["model.conditioning", "optim.lr"]  # seeds are grouped
     assert all(factor.balanced for factor in sweep.factors)
     for factor in sweep.factors:
         for level in factor.levels:
@@ -63,7 +63,7 @@ def test_the_effect_of_a_factor_is_the_mean_over_all_runs_with_its_value():
     assert [run.validation for run in sweep.ranked] == sorted(value(r) for r in results)
 
 
-def test_seeds_are_grouped_the_best_mean_first():
+def test_seeds_are_grouped_and_sorted_by_their_mean():
     overrides, results = grid()
     sweep = sweep_of(entries(results, overrides), results, overrides)
     means = {}
@@ -80,7 +80,7 @@ def test_seeds_are_grouped_the_best_mean_first():
     assert seed_table(results[::3], overrides=without) is None
 
 
-def test_a_diverged_run_and_other_values_of_other_factors_are_stated():
+def test_a_diverged_run_and_unbalanced_factors_are_stated():
     overrides, results = grid()
     results[0]["selection"]["value"] = float("inf")
     sweep = sweep_of(entries(results[:-1], overrides[:-1]), results[:-1], overrides[:-1])
@@ -105,7 +105,7 @@ def test_many_numbers_are_cut_into_quartiles():
 
 
 @pytest.mark.parametrize("lower", [True, False])
-def test_the_pareto_front_is_what_a_search_over_all_pairs_finds(lower):
+def test_the_pareto_front_equals_that_of_a_search_over_all_pairs(lower):
     draw = random.Random(1)
     for size in (1, 2, 5, 40):
         points = [(draw.randint(0, 12), draw.randint(0, 12)) for _ in range(size)]
@@ -131,7 +131,7 @@ def test_the_page_draws_quality_against_latency_with_the_front():
     assert "Quality against latency of the runs" not in render(untimed, "t", overrides)
 
 
-def test_names_of_factors():
+def test_factors_are_named_by_their_keys():
     assert named({"model.slm.revision": "a", "model.llm.revision": "b", "optim.lr": "0.0012520653814999472"}) == (
         "model.slm.revision=a · model.llm.revision=b · lr=0.001252"
     )
@@ -150,12 +150,12 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize(("text", "name"), CONFIGS.items())
-def test_the_corpus_of_a_run(text, name):
+def test_the_corpus_of_a_run_is_named(text, name):
     assert corpus_of(text) == name
 
 
-def test_scores_of_another_split_are_of_another_corpus():
-    """Of `calibrate`, whose scores are those of the validation split, whatever `split` is configured."""
+def test_scores_of_another_split_belong_to_another_corpus():
+    """Of `calibrate`, which scores the validation split for every value of `split`."""
     text = "data: {name: builtin, corpus: translation}\nsplit: test"
     evaluated, calibrated, timed = result(1.0, 20.0), result(2.0, 30.0), result(3.0, 1.0)
     for each, split in ((evaluated, "test"), (calibrated, "validation")):
@@ -169,7 +169,7 @@ def test_scores_of_another_split_are_of_another_corpus():
         refuse_mixed(found, ["a", "b", "c"])
 
 
-def test_runs_of_several_corpora_are_refused_or_not_ranked():
+def test_results_of_several_corpora_are_refused_or_not_ranked():
     results = [result(1.0, 20.0), result(2.0, 30.0), result(3.0, 1.0)]
     one, other, *_ = CONFIGS
     marked, found = with_corpora(results, [one, other, ""])

@@ -1,4 +1,4 @@
-"""The file of replies and the job that fills it: cut at every byte, interrupted, refused, side by side."""
+"""The file of replies and the job that fills it: cut at every byte, interrupted, refused, concurrent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPLIES = {
 
 
 class TableClient:
-    """A judge client with a table of replies: for each prompt one reply after the other, or an exception."""
+    """A judge client with a table: for each prompt a list of replies or exceptions, in order."""
 
     location, attempts = "here", 2
 
@@ -57,7 +57,7 @@ WHOLE = {
 }
 
 
-def test_a_file_that_ends_at_any_byte(tmp_path):
+def test_a_file_cut_at_any_byte_is_completed(tmp_path):
     path = tmp_path / "replies.jsonl"
     content = filled(path)
     assert content.count(b"\n") == 3
@@ -77,7 +77,7 @@ def test_a_file_that_ends_at_any_byte(tmp_path):
 @pytest.mark.parametrize(
     "line", ["half", "[1]", "{}", '{"key": "a"}', '{"key": "a", "text": "b", "more": 1}', "\udcff", ""]
 )
-def test_a_line_that_is_no_reply_is_told_and_left(tmp_path, line):
+def test_an_invalid_line_is_reported_and_kept(tmp_path, line):
     path = tmp_path / "replies.jsonl"
     content = filled(path).splitlines(keepends=True)
     content.insert(1, line.encode("utf-8", "surrogateescape") + b"\n")
@@ -87,7 +87,7 @@ def test_a_line_that_is_no_reply_is_told_and_left(tmp_path, line):
     assert path.read_bytes() == b"".join(content)
 
 
-def test_one_job_at_a_time(tmp_path):
+def test_a_second_concurrent_job_is_refused(tmp_path):
     path = tmp_path / "replies.jsonl"
     with JudgeLog(path) as log:
         log.append("a", REPLIES["a"], "here")
@@ -97,7 +97,7 @@ def test_one_job_at_a_time(tmp_path):
     assert list(held(path)) == ["a", "b"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_path_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"replies.jsonl: cannot be written \(.*\); give another out"):
         JudgeLog(tmp_path / "file" / "replies.jsonl")
@@ -118,7 +118,7 @@ QUESTIONS = {f"k-{prompt}": prompt for prompt in TABLE}
 
 
 @WORKERS
-def test_no_verdict_is_asked_for_once_more_and_then_left_open(tmp_path, workers):
+def test_a_reply_without_verdict_is_requested_once_more_and_then_left_open(tmp_path, workers):
     judge, seen = TableClient(TABLE), []
     with JudgeLog(tmp_path / "r") as log:
         refused = request_replies(
@@ -132,14 +132,14 @@ def test_no_verdict_is_asked_for_once_more_and_then_left_open(tmp_path, workers)
         assert (seen.count(True), seen.count(False)) == (24, 3)
         assert missing_replies(QUESTIONS, rating, log, 2, again=False) == {}
         request_replies(judge, QUESTIONS, rating, log, workers=workers)
-        assert sum(judge.asked.values()) == 27  # nothing is asked again
+        assert sum(judge.asked.values()) == 27  # no repeated request
         assert missing_replies(QUESTIONS, rating, log, 2, again=True) == {"k-never": 2, "k-more": 2}
         request_replies(judge, QUESTIONS, rating, log, workers=workers, again=True)
         assert (judge.asked["never"], judge.asked["more"], sum(judge.asked.values())) == (4, 3, 30)
     assert len((tmp_path / "r").read_text().splitlines()) == 30
 
 
-def test_a_question_between_its_two_replies_is_asked_once(tmp_path):
+def test_after_an_interruption_only_the_second_reply_is_requested(tmp_path):
     judge = TableClient(TABLE)
     with JudgeLog(tmp_path / "r") as log:
         log.append("k-never", Reply("well"), "here")
@@ -165,7 +165,7 @@ def test_a_failure_ends_the_job_and_loses_no_reply(tmp_path, workers):
 
 
 @WORKERS
-def test_a_mistake_of_ours_comes_through_as_it_is(tmp_path, workers):
+def test_an_internal_error_is_raised_unchanged(tmp_path, workers):
     with JudgeLog(tmp_path / "r") as log, pytest.raises(ZeroDivisionError):
         request_replies(TableClient({"a": [ZeroDivisionError()]}), {"a": "a"}, rating, log, workers=workers)
     with JudgeLog(tmp_path / "r") as log, pytest.raises(ZeroDivisionError):
@@ -173,7 +173,7 @@ def test_a_mistake_of_ours_comes_through_as_it_is(tmp_path, workers):
 
 
 @WORKERS
-def test_some_questions_may_be_refused(tmp_path, workers):
+def test_single_refused_questions_are_returned(tmp_path, workers):
     table = TABLE | {"p3": [Refused("too long")], "p4": [Refused("too long, too")]}
     judge = TableClient(table)
     with JudgeLog(tmp_path / "r") as log:
@@ -183,11 +183,11 @@ def test_some_questions_may_be_refused(tmp_path, workers):
         }
         assert len(log.replies) == 22
         again = request_replies(judge, {"k-p3": "p3", "k-good": "good"}, rating, log, workers=workers)
-        assert again == {"k-p3": "too long"}  # the judge is known to answer others
+        assert again == {"k-p3": "too long"}  # the judge is known to accept other questions
 
 
 @WORKERS
-def test_a_judge_that_refuses_all_is_not_asked_on(tmp_path, workers):
+def test_a_judge_that_refuses_all_questions_ends_the_job(tmp_path, workers):
     judge = TableClient({f"p{n}": [Refused("HTTP 400: no such parameter")] for n in range(1000)})
     with JudgeLog(tmp_path / "r") as log, pytest.raises(UserError, match=r"^here: refuses every question: HTTP 400"):
         request_replies(judge, {prompt: prompt for prompt in judge.table}, rating, log, workers=workers)
@@ -197,13 +197,13 @@ def test_a_judge_that_refuses_all_is_not_asked_on(tmp_path, workers):
         request_replies(few, {"a": "a", "b": "b"}, rating, log, workers=workers)
 
 
-def test_a_worker_that_is_stopped_says_nothing(tmp_path):
+def test_a_stopped_worker_reports_nothing(tmp_path):
     with JudgeLog(tmp_path / "r") as log:
         assert request_replies(TableClient({"a": [Stopped()]}), {"a": "a"}, rating, log, workers=1) == {}
         assert log.replies == {}
 
 
-def test_a_reply_is_on_disk_before_the_next_is_taken(tmp_path):
+def test_a_reply_is_on_disk_before_the_next_one_is_handled(tmp_path):
     seen = []
 
     def look(reply, done):

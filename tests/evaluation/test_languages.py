@@ -54,7 +54,7 @@ def test_identical_texts_are_perfect_in_every_script(language, name, given):
 
 
 @pytest.mark.parametrize("language", ONE_WORD)
-def test_one_word_fifty_times_is_repetition_in_every_script(language):
+def test_a_word_repeated_fifty_times_is_repetition_in_every_script(language):
     found = score(["repetition", "length_ratio"], [ONE_WORD[language] * 50], [ONE_WORD[language]], language)
     assert found["repetition"].value > 90
     assert found["length_ratio"].value == pytest.approx(50)
@@ -65,7 +65,7 @@ def test_one_word_fifty_times_is_repetition_in_every_script(language):
 
 
 def changed(language):
-    """Answers that differ from the texts: the first lacks a piece in the middle, the second is of the other's end."""
+    """Answers that differ from the texts: the first lacks a part in the middle, the second ends like the other text."""
     first, second = TEXTS[language]
     return [first[:5] + first[8:], second[: len(second) // 2] + first[len(first) // 2 :]]
 
@@ -88,7 +88,7 @@ def changed(language):
         ("en", "13a", "|tok:13a|"),
     ],
 )
-def test_bleu_is_sacrebleus_with_the_tokenizer_of_the_language(language, tokenizer, signed):
+def test_bleu_equals_sacrebleu_with_the_tokenizer_of_the_language(language, tokenizer, signed):
     predictions, references = changed(language), TEXTS[language]
     found = score(["bleu"], predictions, references, language)["bleu"]
     assert found.value == sacrebleu.corpus_bleu(predictions, [references], tokenize=tokenizer, force=True).score
@@ -96,7 +96,7 @@ def test_bleu_is_sacrebleus_with_the_tokenizer_of_the_language(language, tokeniz
     assert signed in found.signature
 
 
-def test_japanese_and_korean_are_counted_in_characters_where_mecab_is_missing(monkeypatch):
+def test_japanese_and_korean_are_counted_in_characters_without_mecab(monkeypatch):
     from sacrebleu.tokenizers import tokenizer_ja_mecab, tokenizer_ko_mecab
 
     monkeypatch.setattr(tokenizer_ja_mecab, "MeCab", None)
@@ -118,14 +118,14 @@ def test_japanese_and_korean_are_counted_in_characters_where_mecab_is_missing(mo
         tokenization.usable.cache_clear()
 
 
-def test_what_mecab_cannot_take_is_an_answer_all_the_same():
+def test_texts_that_mecab_rejects_are_scored():
     texts = ["私は\0犬が好きです。", "half \ud83d です"]
     assert value("bleu", texts, texts, "ja") == pytest.approx(100)
-    assert value("bleu", ["私は", "half"], texts, "ja") < 50  # nothing is cut off at the zero
+    assert value("bleu", ["私は", "half"], texts, "ja") < 50  # nothing is cut off at the null character
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
-def test_ter_is_sacrebleus_own_for_asian_languages(language):
+def test_ter_equals_that_of_sacrebleu_for_asian_languages(language):
     predictions, references = changed(language), TEXTS[language]
     found = score(["ter"], predictions, references, language)["ter"]
     wanted = sacrebleu.corpus_ter(predictions, [references], normalized=True, asian_support=True).score
@@ -135,9 +135,9 @@ def test_ter_is_sacrebleus_own_for_asian_languages(language):
     assert "|asian:yes|" in found.signature
 
 
-def test_ter_and_chrf_plus_plus_of_other_scripts_without_spaces_are_of_characters():
+def test_ter_and_chrf_plus_plus_of_other_scripts_without_spaces_count_characters():
     predictions, references = ["กินน้ำ"], ["กินข้าว"]
-    spaced = ["กิ น น้ ำ"], [["กิ น ข้ า ว"]]  # one edit for ข้, one for า in place of ำ, one for ว, of five
+    spaced = ["กิ น น้ ำ"], [["กิ น ข้ า ว"]]  # one edit for ข้, one for า instead of ำ, one for ว, of five
     assert value("ter", predictions, references, "th") == sacrebleu.corpus_ter(*spaced).score == pytest.approx(60)
     assert value("chrf++", predictions, references, "th") == sacrebleu.corpus_chrf(*spaced, word_order=2).score
     spaced = ["我 喜 欢 狗 。"], [["我 喜 欢 猫 。"]]
@@ -164,7 +164,7 @@ def test_ter_and_chrf_plus_plus_of_other_scripts_without_spaces_are_of_character
         ("ru", "старый УЧИТЕЛЬ пишет книгу", "Старый учитель читает книгу.", 3 / 4, 1 / 3, 3 / 4),
         ("el", "Ο ΓΈΡΟΣ γράφει", "ο γέρος διαβάζει", 2 / 3, 1 / 2, 2 / 3),
         ("hi", "बूढ़ा शिक्षक लिखता है।", "बूढ़ा शिक्षक पढ़ता है", 3 / 4, 1 / 3, 3 / 4),
-        # der schüler geht über die strasse, case folded; one of the two has its umlaut in two code points
+        # der schüler geht über die strasse, casefolded; one of the two has its umlaut in two code points
         ("de", "der SCHU\u0308LER geht über die STRASSE", "Der Schüler läuft über die Straße.", 5 / 6, 3 / 5, 5 / 6),
     ],
 )
@@ -177,7 +177,7 @@ def test_rouge_and_token_f1_worked_out_on_paper(language, prediction, reference,
     assert not any("stemmer" in each.signature or "SQuAD" in each.signature for each in found.values())
 
 
-def test_rouge_lsum_takes_chinese_lines_as_sentences():
+def test_rouge_lsum_treats_chinese_lines_as_sentences():
     assert value("rougeLsum", ["丙丁\n甲乙"], ["甲乙\n丙丁"], "zh") == pytest.approx(100)
     assert value("rougeL", ["丙丁\n甲乙"], ["甲乙\n丙丁"], "zh") == pytest.approx(50)
 
@@ -195,16 +195,16 @@ def test_rouge_lsum_takes_chinese_lines_as_sentences():
         ("𠮷野家", ["𠮷", "野", "家"], ["𠮷", "野", "家"]),  # beyond 16 bits
     ],
 )
-def test_words_by_hand(text, counted, content):
+def test_words_are_split_by_script(text, counted, content):
     assert words(text) == counted
     assert content_words(text) == content
 
 
-# English stays as it was
+# English scores are unchanged
 
 
 def squad_f1(prediction, reference):
-    """By the rules of SQuAD's own evaluation, written down again."""
+    """The rules of SQuAD's evaluation, implemented independently."""
     import string
 
     def cut(text):
@@ -223,8 +223,8 @@ def squad_f1(prediction, reference):
 
 
 @pytest.mark.parametrize("language", [None, "en"])
-def test_english_scores_and_signatures_are_those_of_the_packages_alone_to_the_last_bit(language):
-    """One row in another script changes nothing: rows of such corpora (alpaca) are scored as they were."""
+def test_english_scores_and_signatures_are_bit_identical_to_those_of_the_packages(language):
+    """A row in another script changes nothing: rows of such corpora (alpaca) are scored as before."""
     predictions, references = corpus(60)
     predictions, references = [*predictions, "naïve café"], [*references, "the naïve café in 北京 is old"]
     found = score(of_texts(METRICS), predictions, references, language)
@@ -252,8 +252,8 @@ def test_english_scores_and_signatures_are_those_of_the_packages_alone_to_the_la
 
 
 @pytest.mark.parametrize("language", ["de", "ru", "ko", "hi"])
-def test_languages_with_spaces_keep_all_but_rouge_and_token_f1(language):
-    """BLEU's tokenizer for Korean aside."""
+def test_languages_with_spaces_change_only_rouge_and_token_f1(language):
+    """Except BLEU's tokenizer for Korean."""
     predictions, references = changed(language), TEXTS[language]
     names = of_texts(METRICS)
     own, english = (score(names, predictions, references, each) for each in (language, "en"))
@@ -280,21 +280,21 @@ def test_buckets_and_length_ratio_count_the_same_words(language):
     assert high.quality["length_ratio"] == pytest.approx(low.low / high.low)
 
 
-# By the script seen
+# By the detected script
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_without_a_language_the_script_decides(language):
-    """As the language would, where it is the one that its script suggests."""
+def test_without_a_language_the_script_determines_it(language):
+    """The same scores as with the language, if the script suggests it."""
     predictions, references = changed(language), TEXTS[language]
     names = of_texts(METRICS)
-    if language != "de":  # in Latin letters: as English, which is what it was
+    if language != "de":  # Latin script: scored as English, as before
         assert score(names, predictions, references) == score(names, predictions, references, language)
     else:
         assert score(names, predictions, references) == score(names, predictions, references, "en")
 
 
-def test_japanese_and_chinese_are_told_apart_by_kana():
+def test_japanese_and_chinese_are_distinguished_by_kana():
     assert tokenization.detected(TEXTS["ja"]) == "ja"
     assert tokenization.detected(["東京大学", "日本語を学ぶ"]) == "ja"
     assert tokenization.detected(TEXTS["zh"]) == "zh"
@@ -313,7 +313,7 @@ def test_japanese_and_chinese_are_told_apart_by_kana():
         ("de", "letters that English does not have (ü ä ß) are dropped for rougeL; set KEY"),
     ],
 )  # fmt: skip
-def test_a_language_that_is_not_set_is_warned_of_once_by_the_script_seen(language, said):
+def test_an_unset_language_causes_one_warning_by_the_detected_script(language, said):
     names = ["bleu", "chrf", "ter", "rougeL", "exact_match"]
     [line] = advice(names, None, TEXTS[language], key="KEY")
     beginning = "KEY is not set, and " + ("" if language == "de" else "the references are in ")
@@ -322,12 +322,12 @@ def test_a_language_that_is_not_set_is_warned_of_once_by_the_script_seen(languag
     assert advice(["chrf", "exact_match", "bertscore:x"], None, TEXTS[language]) == []
 
 
-def test_what_needs_no_language_is_not_warned_of():
+def test_metrics_without_a_tokenizer_need_no_language():
     assert advice(of_texts(METRICS), None, TEXTS["en"] * 20 + ["a café in Zürich, 北京"]) == []
     assert advice(["bleu", "chrf", "ter"], None, [*TEXTS["de"], *TEXTS["ru"]]) == []
 
 
-def test_a_language_in_another_script_and_a_second_script_are_warned_of():
+def test_a_language_in_another_script_and_a_second_script_cause_warnings():
     [line] = advice(["bleu", "chrf"], "de", TEXTS["th"])
     assert "is de (German), by task.language or by the corpus, but they are in Thai script, which is tokenized" in line
     [line] = advice(["bleu"], "zh", TEXTS["ja"], key="language")
@@ -339,17 +339,17 @@ def test_a_language_in_another_script_and_a_second_script_are_warned_of():
 
 
 @pytest.mark.parametrize(("code", "script"), [("ru", "Cyrillic"), ("zh", "Han"), ("ja", "Kana"), ("ar", "Arabic")])
-def test_a_second_script_is_one_warning(code, script):
+def test_a_second_script_causes_one_warning(code, script):
     [line] = advice(of_texts(METRICS), None, [*TEXTS["en"] * 3, *TEXTS[code]])
     assert f"words are in {script} script" in line and "rougeL" in line
-    # letters that are dropped of the main script are another cause
+    # dropped letters of the main script are another cause
     lines = advice(of_texts(METRICS), None, [*TEXTS["de"] * 9, *TEXTS[code] * 2])
     assert len(lines) == 2 and f"in {script} script" in lines[0]
     assert "letters that English does not have (ü ä ß) are dropped" in lines[1]
 
 
 @pytest.mark.parametrize("language", [None, "en", "de", "zh"])
-def test_references_of_symbols_alone_are_one_warning(language):
+def test_references_of_symbols_alone_cause_one_warning(language):
     references = ["?!", *TEXTS["en"], " \U0001f600 ", "_", "", "½", "5"]
     lines = [line for line in advice(of_texts(METRICS), language, references) if "neither" in line]
     assert lines == [
@@ -363,7 +363,7 @@ def test_references_of_symbols_alone_are_one_warning(language):
 # Rows of several languages
 
 
-def test_each_row_is_tokenized_by_its_own_language():
+def test_each_row_is_tokenized_by_its_language():
     predictions = [*changed("zh"), *changed("de"), *changed("en")]
     references = [*TEXTS["zh"], *TEXTS["de"], *TEXTS["en"]]
     languages = ["zh", "zh", "de", "de", None, None]
@@ -385,12 +385,12 @@ def test_each_row_is_tokenized_by_its_own_language():
     assert found["rougeL"].signature.startswith("de, zh: rouge-score 0.1.2, F1, tok:unicode-chars")
     assert found["chrf"].signature.startswith("sacrebleu ")  # the same for all
     for name, whole in measure(of_texts(METRICS), predictions, references, languages).items():
-        part = whole.score([1, 2, 4]).value  # rows keep their places
+        part = whole.score([1, 2, 4]).value  # rows keep their positions
         chosen = ([texts[row] for row in (1, 2, 4)] for texts in (predictions, references))
         assert part == pytest.approx(score([name], *chosen, ["zh", "de", "en"])[name].value), name
 
 
-def test_what_is_resampled_is_what_is_scored():
+def test_resampled_statistics_are_the_scored_ones():
     predictions, references = changed("zh"), TEXTS["zh"]
     for name in of_texts(METRICS):
         found, statistics = row_statistics(name, predictions, references, "zh")
@@ -422,7 +422,7 @@ def test_a_code_may_state_a_region(code):
     ("code", "meant"),
     [("chinese", "zh (Chinese)"), ("jp", "ja "), ("Thai", "th (Thai)"), ("", ""), ("kor", "ko "), ("xx", "")],
 )
-def test_an_unknown_code_is_one_line_with_the_nearest(code, meant):
+def test_an_unknown_code_is_reported_with_the_nearest_one(code, meant):
     with pytest.raises(UserError) as caught:
         known(code, "task.language")
     message = str(caught.value)
@@ -431,7 +431,7 @@ def test_an_unknown_code_is_one_line_with_the_nearest(code, meant):
     assert "\n" not in message
 
 
-def test_the_table_of_languages_is_whole():
+def test_the_table_of_languages_is_complete():
     assert len(NAMES) == 184
     assert all(code.isalpha() and code.islower() and 2 <= len(code) <= 3 for code in NAMES)
     assert {NAMES[code] for code in ("zh", "nb", "gd", "zu", "aa")} == {

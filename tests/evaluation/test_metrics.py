@@ -26,11 +26,11 @@ REFERENCES = [
 
 
 PERFECT = {"length_ratio": 1, "ter": 0, "repetition": 0}
-"""What identical texts without any repetition score, where it is not 100."""
+"""Scores of identical texts without repetition, if not 100."""
 
 
 def corpus(rows: int, seed: int = 4) -> tuple[list[str], list[str]]:
-    """Made-up sentences as predictions and references: words left out, put in, and a phrase moved; none is empty."""
+    """Made-up sentences as predictions and references: words dropped, inserted, and a phrase moved; none is empty."""
     draw = random.Random(seed)
     known = "the little dog sees an old house , two Dogs don't run ; it's 3.5 km away Der Äpfel fällt (nicht) weit a"
     predictions, references = [], []
@@ -79,8 +79,8 @@ def chrf_by_hand(predictions: list[str], references: list[str], pairs_of_words: 
     """Corpus chrF2, character 1- to 6-grams without white space (Popović 2015): mean of precisions and recalls.
 
     Args:
-        pairs_of_words: chrF++, beside them single words and pairs (Popović 2017), punctuation a word of its own (which
-            here has a space in front of it anyway).
+        pairs_of_words: chrF++, which adds single words and pairs (Popović 2017); punctuation is a separate word (and
+            is preceded by a space here anyway).
     """
     precisions, recalls = [], []
     for n, of_words in [(n, False) for n in range(1, 7)] + ([(1, True), (2, True)] if pairs_of_words else []):
@@ -103,8 +103,8 @@ def test_chrf_equals_one_written_by_hand():
     assert found == pytest.approx(chrf_by_hand(PREDICTIONS, REFERENCES, pairs_of_words=True), abs=1e-6)
 
 
-def test_corpus_scores_are_those_of_sacrebleus_public_functions():
-    """We take its private counts of each row: a version of it that changes them is told here."""
+def test_corpus_scores_equal_those_of_sacrebleus_public_functions():
+    """The package uses sacrebleu's private row counts: this test fails if a version changes them."""
     predictions, references = corpus(40)
     predictions[5] = ""
     pair = predictions, [references]
@@ -117,10 +117,10 @@ def test_corpus_scores_are_those_of_sacrebleus_public_functions():
 def test_every_metric_agrees_with_a_second_package():
     """torchmetrics, on a corpus. To 1e-3 of 100, since it counts in float32.
 
-    chrF agrees so well only where predictions are as long as references: torchmetrics takes the mean of the F of each
-    n, sacrebleu the F of mean precision and mean recall. No prediction is empty: torchmetrics leaves such rows out
-    of chrF and TER (so that no answer at all is perfect). None is shuffled as a whole: where many shifts compete, the
-    two searches of TER take different ones.
+    chrF agrees this closely only for predictions as long as their references: torchmetrics averages the F of each n,
+    sacrebleu computes the F of mean precision and mean recall. No prediction is empty: torchmetrics leaves such rows
+    out of chrF and TER (so that an empty answer is perfect). None is shuffled as a whole: where many shifts compete,
+    the two searches of TER choose different ones.
     """
     from torchmetrics.text import CHRFScore, ROUGEScore, SacreBLEUScore, SQuAD, TranslationEditRate
 
@@ -144,29 +144,29 @@ def test_every_metric_agrees_with_a_second_package():
 
 
 def test_ter_worked_out_on_paper():
-    # nothing to shift: two words replaced and one put in, of six
+    # nothing to shift: two words replaced and one inserted, of six
     assert value("ter", ["the x dog saw y house again"], ["the old dog saw a house"]) == pytest.approx(100 * 3 / 6)
-    # a phrase in another place is one edit, however long
+    # a moved phrase is one edit, regardless of its length
     assert value("ter", ["d e f a b c"], ["a b c d e f"]) == pytest.approx(100 / 6)
     # edits and words are summed over the rows: (3 + 0) / (1 + 5), and a row can cost more than it has words
     assert value("ter", ["x y z", "a b c d e"], ["w", "a b c d E"]) == pytest.approx(100 * 3 / 6)
 
 
 def test_token_f1_worked_out_on_paper():
-    # "the" and the full stop go; then dog, dog, runs against dog, runs, fast: two in common, one dog is too many
+    # "the" and the full stop are removed; then dog, dog, runs against dog, runs, fast: two in common, one dog too many
     assert value("token_f1", ["The dog, dog runs."], ["A DOG runs fast"]) == pytest.approx(100 * 2 * 2 / 6)
-    assert value("token_f1", ["the", "the", "x"], ["", "y", "y"]) == pytest.approx(100 / 3)  # nothing for nothing
+    assert value("token_f1", ["the", "the", "x"], ["", "y", "y"]) == pytest.approx(100 / 3)  # empty for empty
 
 
 def repetition_by_hand(text: str) -> float:
-    """Windows of four words that stand somewhere before, over all windows."""
+    """Repeated windows of four words, over all windows."""
     cut = text.split()
     windows = [cut[i : i + 4] for i in range(len(cut) - 3)]
     return sum(window in windows[:i] for i, window in enumerate(windows)) / len(windows) if windows else 0.0
 
 
-def test_repetition_counts_what_an_answer_said_before():
-    # a b c d a b c d a: six windows, the fifth and sixth were there before
+def test_repetition_counts_repeated_windows_of_four_words():
+    # a b c d a b c d a: six windows, the fifth and sixth are repeated
     assert value("repetition", ["a b c d a b c d a"], ["x"]) == pytest.approx(100 * 2 / 6)
     texts = ["a b " * 9, "a b c", "", "one two three four five six", "x " * 30, "go on and go on and go on and stop"]
     wanted = sum(repetition_by_hand(text) for text in texts) / len(texts)
@@ -175,7 +175,7 @@ def test_repetition_counts_what_an_answer_said_before():
 
 
 @pytest.mark.parametrize("rows", [[0], [3, 1, 8], list(range(5, 30)), [2, 2, 7, 7, 7]])
-def test_the_score_of_some_rows_is_that_of_these_rows_alone(rows):
+def test_the_score_of_some_rows_equals_that_of_these_rows_alone(rows):
     """A row that was drawn twice counts twice."""
     predictions, references = corpus(30)
     predictions[7] = "again and again and again and again"
@@ -189,19 +189,19 @@ def test_the_score_of_some_rows_is_that_of_these_rows_alone(rows):
 
 
 def test_rouge_worked_out_on_paper():
-    # reference "a b c d e", prediction "a c b d": 4 common words, common pairs none, longest common subsequence 3
+    # reference "a b c d e", prediction "a c b d": 4 common words, no common pairs, longest common subsequence 3
     predictions, references = ["a c b d"], ["a b c d e"]
     f1 = lambda hits, ours, theirs: 100 * 2 * (hits / ours) * (hits / theirs) / (hits / ours + hits / theirs)  # noqa: E731
     assert value("rouge1", predictions, references) == pytest.approx(f1(4, 4, 5))
     assert value("rouge2", predictions, references) == 0
     assert value("rougeL", predictions, references) == pytest.approx(f1(3, 4, 5))
-    # sentence by sentence the order of the two does not matter, as one text it does
+    # sentence by sentence the order of the two does not matter; as one text it does
     swapped, right = ["x y z\na b c"], ["a b c\nx y z"]
     assert value("rougeLsum", swapped, right) == pytest.approx(100)
     assert value("rougeL", swapped, right) == pytest.approx(50)
 
 
-def test_rouge_is_the_mean_over_rows_and_stems():
+def test_rouge_stems_and_is_the_mean_over_rows():
     assert value("rouge1", ["running", "walks"], ["runs", "nothing"]) == pytest.approx(50)
 
 
@@ -213,20 +213,20 @@ def test_identical_texts_are_perfect(name):
 
 
 @pytest.mark.parametrize("name", of_texts(METRICS))
-def test_empty_predictions_score_nothing(name):
+def test_empty_predictions_score_zero(name):
     assert value(name, [""] * 4, REFERENCES) == (100 if name == "ter" else 0)
-    if name not in ("bleu", "length_ratio", "ter", "repetition"):  # corpus figures, or of which less is better
+    if name not in ("bleu", "length_ratio", "ter", "repetition"):  # corpus metrics, or metrics of which less is better
         mixed = value(name, ["", *REFERENCES[1:]], REFERENCES)
         assert 50 < mixed < 100
 
 
-def test_exact_match_and_length_ratio():
+def test_exact_match_and_length_ratio_by_hand():
     predictions, references = [" yes ", "No", "a, b"], ["yes", "no", "a"]
     assert value("exact_match", predictions, references) == pytest.approx(100 / 3)
-    assert value("length_ratio", predictions, references) == pytest.approx(5 / 3)  # the comma is a word of its own
+    assert value("length_ratio", predictions, references) == pytest.approx(5 / 3)  # the comma is a separate word
 
 
-def test_signatures_say_how():
+def test_signatures_state_the_settings():
     found = score(of_texts(METRICS), PREDICTIONS, REFERENCES)
     assert list(found) == of_texts(METRICS)
     assert found["bleu"].signature.startswith("sacrebleu nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
@@ -237,7 +237,7 @@ def test_signatures_say_how():
     assert "newline" not in found["rougeL"].signature
 
 
-def test_nothing_touches_the_network(monkeypatch):
+def test_scoring_needs_no_network(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a metric opened a connection")
 
@@ -259,12 +259,12 @@ def test_nothing_touches_the_network(monkeypatch):
         (["bleu"], ["a", "b"], ["", " "], "all 2 references are empty"),
     ],
 )
-def test_bad_input_is_told_in_one_line(names, predictions, references, message):
+def test_bad_input_is_reported_on_one_line(names, predictions, references, message):
     with pytest.raises(UserError) as caught:
         score(names, predictions, references)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_metrics_of_texts_are_told_from_those_that_need_a_model():
+def test_metrics_of_texts_are_distinguished_from_those_that_need_a_model():
     assert of_texts(["perplexity", "chrf++", "bertscore:a/b:3", "bleu"]) == ["chrf++", "bleu"]

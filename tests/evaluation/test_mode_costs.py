@@ -1,7 +1,7 @@
-"""The cost of lossless and cascade decoding against torch's count of loops that draft, verify and rewrite.
+"""The cost of lossless and cascade decoding against torch's count of loops that draft, verify and regenerate.
 
-The loops are written out with plain transformers modules. Drafts are the LLM's own tokens up to a wrong one, so that
-the LLM, which verifies them by its logits, accepts exactly the numbers of a schedule; the SLM computes all its steps.
+The loops are written with plain transformers modules. Drafts are the LLM's tokens up to a wrong one, so that the LLM,
+which verifies them by its logits, accepts exactly the numbers of a schedule; the SLM computes all its steps.
 """
 
 import random
@@ -160,7 +160,7 @@ class Hybrid:
         for number, accepted in enumerate(schedule):
             position, draft = len(found), []
             for step in range(drafted):
-                if number or step:  # the prefill has given the first one
+                if number or step:  # the prefill has produced the first one
                     self.slm.process(pending, 1)
                 right = truth[position + step]
                 draft += [right if step < accepted else (right + 1) % 50]
@@ -227,7 +227,7 @@ def predicted(name, tokens, shared, drafting):
         [("t5-gpt2", 4, 2), ("llama-t5", 3, 3), ("t5-gpt2", 2, 0)],
     ),
 )
-def test_lossless_with_equal_drafts_exactly(name, shared, drafted, accepted):
+def test_the_cost_of_lossless_decoding_with_equal_drafts_is_exact(name, shared, drafted, accepted):
     schedule = [accepted] * 3
     first, total = (lossless_count(name, rounds, drafted, shared) for rounds in (schedule[:1], schedule))
     cost = predicted(name, 3 * (accepted + 1), shared, Drafting(drafted, accepted, whole=float(accepted == drafted)))
@@ -236,7 +236,7 @@ def test_lossless_with_equal_drafts_exactly(name, shared, drafted, accepted):
 
 
 @pytest.mark.parametrize("name", first_few(PAIRS, 1))
-def test_lossless_with_random_acceptance(name):
+def test_the_cost_of_lossless_decoding_with_random_acceptance(name):
     """Tokens accepted at a constant rate: the mean number of accepted tokens gives the mean count within 2 %."""
     drafted, rate, found, expected = 6, 0.75, 0, 0
     for seed in range(2):
@@ -263,8 +263,8 @@ def test_a_draft_accepts_no_more_tokens_than_it_has():
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "again"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_what_the_llm_computes_after_its_encoding(name, shared):
-    """And of it, in a cascade, the share of the responses that it generates anew."""
+def test_the_cost_of_the_llm_after_its_encoding(name, shared):
+    """In a cascade, multiplied by the share of the responses that the LLM generates."""
     tokens, model = 9, model_of(name)
     hybrid = counted(model.prefill)
     anew = counted(lambda: model.answer(tokens, shared=shared))
@@ -278,7 +278,7 @@ def test_what_the_llm_computes_after_its_encoding(name, shared):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_extremes_of_a_cascade(name):
+def test_the_extremes_of_a_cascade_cost_the_hybrid_or_the_llm(name):
     model, tokens = model_of(name), 9
     arguments = {"llm_layers": model.setup.llm_layers}
     none, every = (cascade_cost(model.prepared(), model.configs[0], P, tokens, s, **arguments) for s in (0, 1))

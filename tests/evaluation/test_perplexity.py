@@ -1,4 +1,4 @@
-"""Perplexity of the references against loops over rows and tokens; without an LLM, on transformers' own models."""
+"""Perplexity of the references against loops over rows and tokens; without an LLM, against transformers models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def root(tmp_path_factory):
 
 
 def by_hand(model, rows):
-    """Row by row and token by token: the sum of -log p of every token, and how many they are."""
+    """Row by row and token by token: the sum of -log p of all tokens, and their number."""
     nats = tokens = 0
     for row in rows:
         logits_TV = model.logits(model.collator([row]))[0].double()
@@ -35,11 +35,11 @@ def by_hand(model, rows):
 
 @pytest.mark.parametrize(("kind", "slm", "mode"), SYSTEMS)
 @pytest.mark.parametrize("batch_size", [4, 100])
-def test_it_is_the_exponential_of_the_mean_over_all_tokens(root, kind, slm, mode, batch_size):
+def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens(root, kind, slm, mode, batch_size):
     model, data = build(tiny_run(root, kind=kind, slm=slm, mode=mode))
     rows = data.encoded("validation")
     found = perplexity(model.train(), rows, batch_size, progress=False)
-    assert model.training  # as it was; dropout was off all the same
+    assert model.training  # the mode is restored; dropout was off
     model.eval()
     with torch.no_grad():
         nats, tokens = by_hand(model, rows)
@@ -53,7 +53,7 @@ def test_it_is_the_exponential_of_the_mean_over_all_tokens(root, kind, slm, mode
 
 
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
-def test_without_an_llm_it_is_what_transformers_says_of_the_model(root, slm):
+def test_perplexity_of_an_slm_alone_equals_that_of_transformers(root, slm):
     config = tiny_run(root, kind="slm", slm=slm)
     model, data = build(config)
     auto = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}[slm]
@@ -72,14 +72,14 @@ def test_without_an_llm_it_is_what_transformers_says_of_the_model(root, slm):
     assert found.value == pytest.approx(math.exp(nats / tokens), rel=1e-5)
 
 
-def test_a_model_that_knows_nothing_is_as_surprised_as_its_vocabulary_is_large(root):
+def test_a_uniform_model_has_the_perplexity_of_its_vocabulary_size(root):
     model, data = build(tiny_run(root, kind="slm", slm="gpt2"))
     torch.nn.init.zeros_(model.slm.get_output_embeddings().weight)
     found = perplexity(model, data.encoded("test"), 4, progress=False).score()
     assert found.value == pytest.approx(model.slm.config.vocab_size, rel=1e-6)
 
 
-def test_the_signature_tells_tokenizers_and_limits_apart(root, tmp_path):
+def test_the_signature_identifies_tokenizer_and_limits(root, tmp_path):
     config = tiny_run(root)
     model, data = build(config)
     rows = data.encoded("test")
@@ -88,7 +88,7 @@ def test_the_signature_tells_tokenizers_and_limits_apart(root, tmp_path):
     assert said.endswith("weights float32")
     model.save_pretrained(tmp_path / "model")
     again = type(model).from_pretrained(tmp_path / "model")
-    assert perplexity(again, rows, 4, progress=False).signature == said  # whatever the folder
+    assert perplexity(again, rows, 4, progress=False).signature == said  # independent of the folder
     model.collator.overlong, model.collator.max_response_tokens = Overlong.truncate, 7
     assert "cut to 7 tokens" in perplexity(model, rows, 4, progress=False).signature
     again.collator.slm_tokenizer.add_tokens(["another"])
@@ -96,9 +96,9 @@ def test_the_signature_tells_tokenizers_and_limits_apart(root, tmp_path):
 
 
 @pytest.mark.parametrize(("nats", "value"), [(0.0, 1.0), (699.0, math.exp(699)), (701.0, math.inf)])
-def test_a_surprise_beyond_all_floats_is_infinite(nats, value):
+def test_a_perplexity_beyond_all_floats_is_infinite(nats, value):
     assert Measured([(2 * nats, 2)], module._value, "").score().value == value
 
 
-def test_no_number_stays_no_number():
+def test_nan_remains_nan():
     assert math.isnan(Measured([(math.nan, 2)], module._value, "").score().value)

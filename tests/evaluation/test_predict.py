@@ -16,7 +16,7 @@ EXAMPLES = [Example(10 + i, f"s{i}", " ".join(["w"] * n), f"t{i}") for i, n in e
 
 
 class Echo:
-    """Answers with the number of the prompt's tokens, and notes its calls."""
+    """Answers with the number of tokens in the prompt, and records its calls."""
 
     generation_config = SimpleNamespace(eos_token_id=EOS)
 
@@ -53,7 +53,7 @@ def test_batches_are_of_similar_length_longest_first():
     assert [call.lengths for call in model.calls] == [[8, 8], [6, 4], [3, 2], [2]]
 
 
-def test_the_tasks_decoding_defaults_in_eval_mode_restored():
+def test_decoding_defaults_of_the_task_are_used_in_eval_mode_and_the_mode_is_restored():
     model = Echo()
     predict(model, EXAMPLES, TASK, 4, progress=False)
     assert all(call.arguments == {"max_new_tokens": 9, "num_beams": 3} for call in model.calls)
@@ -61,7 +61,7 @@ def test_the_tasks_decoding_defaults_in_eval_mode_restored():
     assert model.training
 
 
-def test_on_text_hears_every_answer_with_its_example():
+def test_on_text_receives_every_answer_with_its_example():
     heard = {}
     predict(
         Echo(), EXAMPLES, TASK, 2, progress=False, on_text=lambda example, text: heard.update({example.index: text})
@@ -76,11 +76,11 @@ def test_the_bar_shows_rows_and_tokens_per_second(capsys):
     assert "7/7" in captured.err and "rows/s" in captured.err and "tokens/s" in captured.err
 
 
-def test_no_examples_no_answers():
+def test_without_examples_there_are_no_answers():
     assert predict(Echo(), [], TASK, 2, progress=False) == []
 
 
-def test_prediction_rows_pair_in_order():
+def test_prediction_rows_are_paired_in_order():
     rows = prediction_rows(EXAMPLES[:2], ["a", "b"])
     assert rows == [
         {"source": "s0", "target": "t0", "prediction": "a"},

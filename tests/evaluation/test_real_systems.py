@@ -63,7 +63,7 @@ def systems(tokenizer):
     return {**alone, **guided}
 
 
-def test_every_kind_of_system_is_timed_and_its_flops_are_torchs(systems):
+def test_every_kind_of_system_is_timed_and_its_flops_equal_torchs_count(systems):
     cfg = BenchmarkConfig(repeats=1, warmup=0, prompts=2, response_tokens=[6], prompt_tokens=[20], memory=False)
     decoders = {name: GenerateDecoder(model) for name, model in systems.items()}
     rows = time_systems(decoders, ROWS, cfg, baseline="llm", progress=False)
@@ -78,18 +78,18 @@ def test_every_kind_of_system_is_timed_and_its_flops_are_torchs(systems):
         assert at_grid.flops == counter.get_total_flops(), name
 
 
-def test_predictions_are_those_of_one_row_at_a_time(systems):
+def test_predictions_equal_those_of_one_row_at_a_time(systems):
     task = Task("translation", "", ("bleu",), max_new_tokens=6)
     for name, model in systems.items():
         alone = [model.generate_text([example.prompt], max_new_tokens=6)[0] for example in ROWS]
         assert predict(model, ROWS, task, 3, progress=False) == alone, name
 
 
-def test_peak_memory_is_the_systems_own(tokenizer, tmp_path):
+def test_peak_memory_is_that_of_the_system_alone(tokenizer, tmp_path):
     model = build(tokenizer, "slm", {**T5, "d_ff": 500_000})
     weights = sum(p.nbytes for p in model.parameters()) / 1e6
     model.save_pretrained(tmp_path)
-    held = torch.ones(150_000_000)  # 600 MB of the parent's, which the child must neither add nor subtract
+    held = torch.ones(150_000_000)  # 600 MB of the parent process, which the child must neither add nor subtract
     memory = folder_memory({"slm": tmp_path}, threads=1)
     found = memory("slm", [TEXT], 4)
     assert held.sum() == 150_000_000
@@ -99,7 +99,7 @@ def test_peak_memory_is_the_systems_own(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-def test_memory_of_a_broken_folder_is_one_line(tmp_path):
+def test_the_memory_of_a_broken_folder_is_reported_on_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing"}))
     with pytest.raises(UserError, match="peak memory could not be measured") as caught:
         peak_memory_mb(tmp_path, None, [TEXT], 4)
@@ -107,7 +107,7 @@ def test_memory_of_a_broken_folder_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_memory_of_an_llm_that_is_named_and_nothing_more():
-    """As the demo asks for it: a name, and no word of where its weights come from."""
+def test_peak_memory_is_measured_for_an_llm_given_by_name_alone():
+    """As the demo requests it: a name, without the source of its weights."""
     memory = folder_memory({"llm": LLMConfig(name="builtin/llm")}, threads=1)
     assert memory("llm", ["a"], 1) > 10  # its weights alone are 20 MB

@@ -1,6 +1,6 @@
-"""The report says what result.json says, shows hostile text as text, and runs clean in a real browser.
+"""The report shows the contents of result.json and hostile text as text, and works without faults in a real browser.
 
-Oracles: Python's own HTML parser for the page's text, and Chromium (where installed) for what a reader would get.
+Oracles: Python's HTML parser for the page's text, and Chromium (where installed) for the rendered page.
 """
 
 import copy
@@ -170,14 +170,14 @@ class Page(HTMLParser):
 
 
 def read_number(text):
-    """What a reader would take a figure for: its value and the unit of its last shown digit."""
+    """A printed figure: its value and the unit of its last digit."""
     digits, unit = re.fullmatch(r"([\d.,]+)\s?([%×kMB]?)", text).groups()
     scale = {"%": 0.01, "k": 1e3, "M": 1e6, "B": 1e9}.get(unit, 1)
     decimals = len(digits.partition(".")[2])
     return float(digits.replace(",", "")) * scale, scale * 10.0**-decimals
 
 
-def test_every_figure_of_the_table_of_systems_is_the_one_in_the_json(result):
+def test_every_figure_of_the_table_of_systems_equals_that_of_the_json(result):
     table = Page(render([result], "t")).tables["systems"]
     assert len(table) == 1 + len(result["systems"])
     for system, cells in zip(result["systems"], table[1:], strict=True):
@@ -215,7 +215,7 @@ def test_all_timings_are_listed(result):
         assert row == expected
 
 
-def test_verdict_quotes_fields_and_leaves_out_what_is_absent(result):
+def test_the_verdict_quotes_fields_and_leaves_out_missing_ones(result):
     page = Page(render([result], "t")).text
     assert "Hybrid keeps 99.1 % of the BLEU of LLM and generates 3.95× as fast" in page.replace("\u00a0", " ")
     for system in result["systems"]:
@@ -256,7 +256,7 @@ def points(svg, name):
     return [(float(x), float(y)) for x, y in found]
 
 
-def test_plots_stand_at_the_values_of_the_json(result):
+def test_points_of_plots_are_at_the_values_of_the_json(result):
     """Inverts the scatter plot's axes from its printed ticks, and reads the points back."""
     page = render([result], "t")
     svg = drawing(page, "Quality against latency")
@@ -313,7 +313,7 @@ def test_nested_facts_of_a_run_are_rows(result):
 
 
 def test_the_baseline_of_ratios_is_named(result):
-    """By the result; where a result of an earlier version names none, it was the first LLM."""
+    """By the result; in a result of an earlier version, which names none, it is the first LLM."""
     result["systems"].insert(0, result["systems"][0] | {"name": "another LLM", "speed": [], "quality_kept": {}})
     named = "Speedup and quality kept are relative to LLM."
     assert named in Page(render([result], "t")).text
@@ -323,7 +323,7 @@ def test_the_baseline_of_ratios_is_named(result):
     assert named.replace("LLM", "another LLM (LLM)") in Page(render([result], "t")).text
 
 
-def test_hostile_text_is_text_to_a_parser(result):
+def test_hostile_text_is_parsed_as_text(result):
     source = render([result], HOSTILE[1], configs=[f"a: {HOSTILE[1]}"])
     page = Page(source)
     assert [tag for tag, _ in page.tags].count("script") == 1
@@ -339,7 +339,7 @@ def test_hostile_text_is_text_to_a_parser(result):
     assert not re.search(r"<svg viewBox[^>]*>(?:(?!</svg>).)*( id=| style=|url)", source, re.DOTALL)
 
 
-def test_text_that_is_not_encodable_is_still_written(result, tmp_path):
+def test_text_that_cannot_be_encoded_is_written(result, tmp_path):
     result["systems"][0]["samples"][0]["prediction"] = "half \ud83d pair, bell \x07, null \x00"
     page = write_report([result], tmp_path, "t").read_text(encoding="utf-8")
     assert "\ufffd" in page
@@ -347,7 +347,7 @@ def test_text_that_is_not_encodable_is_still_written(result, tmp_path):
     assert "␀" in page
 
 
-def test_missing_parts_leave_no_trace_of_an_error():
+def test_missing_parts_cause_no_error():
     bare = Result("evaluate", 1, "0", 1.0, [System("A", "slm", {"total": 5, "trainable": 5})])
     page = Page(render([json.loads(json.dumps(bare, default=vars))], "Bare"))
     assert [cell["text"] for cell in page.tables["systems"][1] if "data-key" in cell] == ["5", "5", *["–"] * 5]
@@ -355,7 +355,7 @@ def test_missing_parts_leave_no_trace_of_an_error():
     assert "nan" not in page.text.lower()
 
 
-def test_benchmark_without_any_quality_has_a_page_with_its_speedup(result):
+def test_a_benchmark_without_quality_has_a_page_with_its_speedup(result):
     for system in result["systems"]:
         system["quality"], system["quality_kept"] = {}, {}
     hybrid = next(system for system in result["systems"] if system["kind"] == "llm2slm")
@@ -371,7 +371,7 @@ def test_figures_that_are_not_numbers_do_not_break_plots(result):
     assert "nan" in Page(page).text
 
 
-def test_sweep_has_one_row_for_each_run_and_its_overrides(result, tmp_path):
+def test_a_sweep_has_one_row_for_each_run_and_its_overrides(result, tmp_path):
     other = json.loads(json.dumps(result))
     other["systems"][2]["quality"]["bleu"]["value"] = 55.5
     overrides = [{"model.conditioning": "add"}, {"model.conditioning": "<i>memory</i>", "seed": "2"}]
@@ -389,12 +389,12 @@ def test_sweep_has_one_row_for_each_run_and_its_overrides(result, tmp_path):
 
 
 def labels(result, names, overrides):
-    """Of hybrids so named, each the only system of a run."""
+    """Of hybrids with these names, each the only system of a run."""
     systems = [dict(result["systems"][2], name=name, kind="llm2slm") for name in names]
     return [entry.label for entry in entries([dict(result, systems=[system]) for system in systems], overrides)]
 
 
-def test_a_control_is_told_once(result):
+def test_a_control_is_named_once_in_a_label(result):
     names = ["llm2slm", "llm2slm, constant", "llm2slm, zero"]
     swept = [{"model.control": value} for value in ("none", "constant", "zero")]
     assert labels(result, names, swept) == names
@@ -403,18 +403,18 @@ def test_a_control_is_told_once(result):
         f"{name}: seed={n}" for name in names for n in (1, 2)
     ]
     assert labels(result, names[:2], [{"seed": "1"}, {"model.control": "constant", "seed": "1"}]) == names[:2]
-    mine = [{"model.control": "zero"}, {"model.control": "constant"}]  # a system of a demo is called as the user says
+    mine = [{"model.control": "zero"}, {"model.control": "constant"}]  # the user names the systems of a demo
     assert labels(result, ["mine", "mine"], mine) == ["zero", "constant"]
     assert labels(result, names[:2], None) == ["llm2slm: run 1", "llm2slm, constant: run 2"]
 
 
 @pytest.mark.parametrize("results", [[], [{"systems": []}], [{"systems": [{"name": "A"}]}], [{}]])
-def test_nothing_to_report_is_said(results):
+def test_an_empty_report_is_stated(results):
     with pytest.raises(UserError, match="report: "):
         terminal_table(results)
 
 
-def test_terminal_table_shows_the_figures(result):
+def test_the_terminal_table_shows_the_figures(result):
     result["systems"][0]["name"] = "[bold]LLM[/bold]"
     out = io.StringIO()
     Console(file=out, width=220, color_system=None).print(terminal_table([result], width=220))
@@ -425,13 +425,13 @@ def test_terminal_table_shows_the_figures(result):
     assert "[bold]LLM[/bold]" in out.getvalue()
 
 
-def test_result_that_lacks_a_field_is_refused(result):
+def test_a_result_that_lacks_a_field_is_refused(result):
     del result["device"], result["seed"]
     with pytest.raises(UserError, match="result 1 lacks device, seed"):
         render([result], "t")
 
 
-def test_terminal_table_turns_where_it_would_not_fit(result):
+def test_the_terminal_table_is_transposed_on_a_narrow_terminal(result):
     out = io.StringIO()
     Console(file=out, width=60, color_system=None).print(terminal_table([result], width=60))
     lines = [line.split() for line in out.getvalue().splitlines()]
@@ -441,8 +441,8 @@ def test_terminal_table_turns_where_it_would_not_fit(result):
 
 
 @pytest.mark.parametrize("width", [80, 50])
-def test_many_systems_are_several_tables_where_one_would_not_fit(result, width):
-    """No heading and no name is broken, no line is too long, and each figure stands once."""
+def test_many_systems_are_split_into_several_tables(result, width):
+    """No heading and no name is broken, no line is too long, and each figure occurs once."""
     result["systems"] = [result["systems"][2] | {"name": f"System{n}"} for n in range(6)]
     out = io.StringIO()
     Console(file=out, width=width, color_system=None).print(terminal_table([result], width=width))
@@ -467,7 +467,7 @@ def test_many_systems_are_several_tables_where_one_would_not_fit(result, width):
 
 
 def test_scores_of_different_signatures_are_never_in_one_column(result):
-    """BLEU over words between spaces beside BLEU over characters, in page, terminal and sentences."""
+    """BLEU over words between spaces next to BLEU over characters, on the page, in the terminal and in sentences."""
     other = copy.deepcopy(result)
     for n, system in enumerate(other["systems"]):
         system["quality"]["bleu"] = {"value": 99.25 - n, "signature": "sacrebleu tok:zh", "n": 5}
@@ -495,7 +495,7 @@ def test_scores_of_different_signatures_are_never_in_one_column(result):
     assert "(2)" not in "".join(metric_name(key) for key in metric_keys(entries([result, same])))
 
 
-def test_differences_keep_every_word_of_the_prediction():
+def test_differences_contain_every_word_of_the_prediction():
     pieces = differences("the old dog did not see it", "the dog has not see it all")
     assert pieces == [
         ("same", "the"), ("gap", " old"), ("same", " dog"), ("other", " has"), ("same", " not see it"),
@@ -524,7 +524,7 @@ def test_differences_keep_every_word_of_the_prediction():
         (None, "–"),
     ],
 )
-def test_numbers_have_three_digits_and_lose_no_integer_part(value, text):
+def test_numbers_have_three_digits_and_complete_integer_parts(value, text):
     assert number(value) == text
 
 
@@ -609,7 +609,7 @@ def probe(browser, page, folder, width):
 
 
 @pytest.mark.parametrize("width", representatives([390, 1280], [390]))
-def test_page_in_a_browser(browser, result, tmp_path, width):
+def test_the_page_has_no_faults_in_a_browser(browser, result, tmp_path, width):
     for system, name in zip(result["systems"][1:], (HOSTILE[1], HOSTILE[6]), strict=True):
         system["name"] = name
         system["notes"][name] = name
@@ -625,7 +625,7 @@ def test_page_in_a_browser(browser, result, tmp_path, width):
 
 
 @pytest.mark.parametrize("width", representatives([390, 1280], [390]))
-def test_sweep_in_a_browser_is_sorted_by_pressing_a_heading(browser, result, tmp_path, width):
+def test_a_sweep_in_a_browser_is_sorted_by_clicking_a_heading(browser, result, tmp_path, width):
     runs = [json.loads(json.dumps(result)) for _ in range(7)]
     for run, value in zip(runs, (9.5, 88.0, 100.0, None, 70.25, 6.0, 0.5), strict=True):
         run["systems"] = run["systems"][2:]
@@ -648,12 +648,12 @@ def test_the_nonce_of_the_style_sheet_depends_on_the_whole_page(result):
 
     first = render([result], "t")
     assert render([result], "t") == first
-    # a title that repeats the nonce of a page is the title of another page
+    # a title that contains the nonce of a page changes the nonce
     assert nonce(render([result], nonce(first))) != nonce(first)
 
 
-def test_the_probe_sees_what_it_looks_for(browser, result, tmp_path):
-    """A page with each fault planted: the browser test would fail on it."""
+def test_the_probe_finds_planted_faults(browser, result, tmp_path):
+    """A page with each fault planted: the browser test fails on it."""
     page = render([result], "t")
     faults = '<script nonce="probe">alert(3); document.title.no.such</script><p style="color: red">x'
     faults += '<style nonce="sha256-x">p { color: red }</style>'

@@ -1,4 +1,4 @@
-"""What rows add to a metric, against the metric itself on texts that are chosen, doubled and left out."""
+"""The row statistics of a metric, against the metric itself on selected, duplicated and omitted texts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PREDICTIONS = [*noisy(REFERENCES[:20], 0.1, 2), "", "two\nlines of words", "on a
 
 
 @pytest.mark.parametrize("name", of_texts(METRICS))
-def test_sums_of_chosen_rows_give_the_metric_of_the_chosen_texts(name):
-    """Rows drawn with replacement, as in a resample; one resample of a single row among them."""
+def test_sums_of_selected_rows_give_the_metric_of_the_selected_texts(name):
+    """Rows drawn with replacement, as in a resample; one resample consists of a single row."""
     found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
     assert found == score([name], PREDICTIONS, REFERENCES)[name]
     rng, rows = random.Random(3), len(REFERENCES)
@@ -32,26 +32,26 @@ def test_sums_of_chosen_rows_give_the_metric_of_the_chosen_texts(name):
 
 
 @pytest.mark.parametrize(("name", "metric"), [("bleu", BLEU(effective_order=True)), ("chrf", CHRF())])
-def test_a_rows_own_score_is_that_of_the_sentence(name, metric):
+def test_the_score_of_a_row_equals_that_of_the_sentence(name, metric):
     found = row_scores(name, row_statistics(name, PREDICTIONS, REFERENCES)[1])
     pairs = zip(PREDICTIONS, REFERENCES, strict=True)
     assert found == pytest.approx([metric.sentence_score(p, [r]).score for p, r in pairs], abs=1e-9)
-    assert found[-3] > 0  # a short row counts the n-gram orders that it has
+    assert found[-3] > 0  # a short row has only the n-gram orders that fit into it
 
 
 @pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"])
-def test_a_mean_is_the_mean_of_the_rows_own_scores(name):
+def test_a_mean_metric_is_the_mean_of_the_scores_of_the_rows(name):
     found, statistics = row_statistics(name, PREDICTIONS, REFERENCES)
     assert row_scores(name, statistics).mean() == pytest.approx(found.value)
 
 
-def test_a_ratio_without_words_to_compare_with_is_undefined():
+def test_a_ratio_with_an_empty_reference_is_undefined():
     _, statistics = row_statistics("length_ratio", ["a b", "c"], ["", "d"])
     found = statistics.score(np.array([[2.0, 0.0], [3.0, 1.0]]))
     assert np.isnan(found[0]) and found[1] == 3
 
 
-def test_what_cannot_be_scored_is_told():
+def test_texts_that_cannot_be_scored_are_reported():
     with pytest.raises(UserError, match="metric 'blue' is unknown"):
         row_statistics("blue", PREDICTIONS, REFERENCES)
     with pytest.raises(UserError, match="all 1 references are empty"):

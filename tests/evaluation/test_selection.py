@@ -1,4 +1,4 @@
-"""Several results are ranked by their validation scores, and by nothing else."""
+"""Several results are ranked by their validation scores only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shown(*results: dict[str, Any]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 2), ("min", 3)])
-def test_the_best_is_the_best_by_validation_not_by_test(mode: str, best: int) -> None:
+def test_the_best_run_is_chosen_by_validation_and_not_by_test(mode: str, best: int) -> None:
     validation = {1: 20.0, 2: 30.5, 3: 10.0}
     head, terminal = shown(*(result(value, 100 - value, mode=mode) for value in validation.values()))
     sentence = f"Best by validation: seed={best} (BLEU {validation[best]:.2f} at step 400)."
@@ -57,7 +57,7 @@ def test_a_result_without_systems_is_named_by_its_number() -> None:
     assert "Not ranked: no validation score of run 2." in shown(result(20.0, 80.0), empty)[0]
 
 
-def test_scores_that_do_not_compare_are_not_ranked() -> None:
+def test_scores_that_are_not_comparable_are_not_ranked() -> None:
     loss = result(1.5, 70.0, "val/loss", "min")
     assert "of different metrics, BLEU (max), loss (min)." in shown(result(20.0, 80.0), loss)[0]
     chinese = result(30.0, 70.0)
@@ -82,7 +82,7 @@ def test_results_without_a_score_or_alone_need_no_ranking() -> None:
 
 
 def test_validation_scores_are_columns_before_the_test_scores() -> None:
-    """In the terminal, only those that selected the runs."""
+    """In the terminal, only the scores that selected the runs."""
     out = io.StringIO()
     results = [result(20.0, 80.0), result(30.0, 70.0)]
     Console(file=out, width=200, color_system=None).print(terminal_table(results, 200))

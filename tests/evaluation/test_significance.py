@@ -1,6 +1,6 @@
-"""Intervals and tests against brute force: plain loops, every resample enumerated, sacrebleu's own tests, known truth.
+"""Intervals and tests against brute force: plain loops, all resamples enumerated, sacrebleu's tests, known truth.
 
-Tolerances of Monte Carlo figures are four standard errors of the share that is estimated, unless another is stated.
+Tolerances of Monte Carlo figures are four standard errors of the estimated share, unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llm2slm.evaluation.metrics.row_statistics import row_statistics
 
 SACREBLEU = {"bleu": lambda: BLEU(force=True), "chrf": CHRF}
 SACREBLEU_SEED = 12345
-"""What sacrebleu's own tests draw with."""
+"""The random generator of sacrebleu's tests."""
 
 
 def statistics(name, predictions, references):
@@ -52,7 +52,7 @@ def four_errors(share, draws):
 
 @pytest.fixture(scope="module")
 def corpus():
-    """200 references, and three systems that differ in how much they get wrong."""
+    """200 references, and three systems with different shares of errors."""
     references = sentences(200, seed=1)
     shares = {"good": 0.20, "fair": 0.235, "bad": 0.5}
     return references, {name: noisy(references, share, 10 + n) for n, (name, share) in enumerate(shares.items())}
@@ -73,8 +73,8 @@ def test_bootstrap_equals_a_plain_loop_over_resampled_texts(name):
         assert np.std(scores) > 1
 
 
-def test_bootstrap_draws_every_resample_as_often_as_chance_says():
-    """All 4^4 resamples of four rows, each as likely as any other."""
+def test_bootstrap_draws_every_resample_equally_often():
+    """All 4^4 resamples of four rows are equally likely."""
     references = sentences(4, seed=8)
     better, worse = noisy(references, 0.15, 1), noisy(references, 0.4, 2)
     exact = [
@@ -83,7 +83,7 @@ def test_bootstrap_draws_every_resample_as_often_as_chance_says():
     ]
     differences = np.array([one - two for one, two in exact])
     share = float((differences <= 0).mean())
-    assert 0.02 < share < 0.5  # the case says something
+    assert 0.02 < share < 0.5  # the case is informative
     one, two = bootstrap([statistics("bleu", a, references) for a in (better, worse)], 20_000, seed=7)
     assert float((one - two <= 1e-9).mean()) == pytest.approx(share, abs=four_errors(share, 20_000))
     assert (one - two).mean() == pytest.approx(differences.mean(), abs=4 * differences.std() / math.sqrt(20_000))
@@ -92,10 +92,10 @@ def test_bootstrap_draws_every_resample_as_often_as_chance_says():
 
 
 @pytest.mark.parametrize("name", SACREBLEU)
-def test_interval_is_that_of_sacrebleu(corpus, monkeypatch, name):
+def test_the_interval_equals_that_of_sacrebleu(corpus, monkeypatch, name):
     """Same seed, same draws: sacrebleu gives their mean (in single precision), and half the width of the interval.
 
-    It takes the 26th smallest and largest of 1,000, we interpolate between the 25th and 26th: 0.02 points apart here.
+    It takes the 26th smallest and largest of 1,000; the package interpolates between the 25th and 26th: 0.02 apart.
     """
     monkeypatch.setenv("SACREBLEU_SEED", str(SACREBLEU_SEED))
     references, systems = corpus
@@ -111,7 +111,7 @@ def test_interval_is_that_of_sacrebleu(corpus, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", SACREBLEU)
-def test_bootstrap_p_is_twice_the_one_side_that_sacrebleu_counts(corpus, monkeypatch, name):
+def test_bootstrap_p_is_twice_the_one_sided_p_of_sacrebleu(corpus, monkeypatch, name):
     """sacrebleu counts one tail of the differences, shifted to 0. Where they are far from 0 and symmetric, twice that
     is the two-sided p. The draws are the same; 0.02 allows for the skew of the differences."""
     monkeypatch.setenv("SACREBLEU_SEED", str(SACREBLEU_SEED))
@@ -121,7 +121,7 @@ def test_bootstrap_p_is_twice_the_one_side_that_sacrebleu_counts(corpus, monkeyp
     one, two = bootstrap([statistics(name, answers, references) for _, answers in named], 1000, SACREBLEU_SEED)
     [key] = [key for key in results if key != "System"]
     expected = 2 * results[key][1].p_value
-    assert 0.02 < expected < 0.2  # neither certain nor hopeless
+    assert 0.02 < expected < 0.2  # neither certain nor impossible
     assert bootstrap_p(one - two) == pytest.approx(expected, abs=0.02)
 
 
@@ -134,7 +134,7 @@ def test_bootstrap_p_by_hand():
     assert bootstrap_p(np.array([np.nan, *nine_of_ten, np.inf])) == pytest.approx(2 * 2 / 11)
 
 
-def test_p_is_below_the_threshold_where_the_interval_leaves_0_out():
+def test_p_is_below_the_threshold_if_and_only_if_the_interval_excludes_0():
     rng = np.random.default_rng(8)
     told = []
     for shift in np.linspace(0, 0.5, 60):
@@ -148,13 +148,13 @@ def test_p_is_below_the_threshold_where_the_interval_leaves_0_out():
     assert {True, False} == set(told)
 
 
-def test_interval_leaves_undefined_resamples_out():
+def test_the_interval_ignores_undefined_resamples():
     values = np.array([np.nan, *range(101), np.inf])
     assert interval(values, level=0.9) == pytest.approx((5, 95))
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_intervals_hold_the_truth_as_often_as_they_say(paired):
+def test_intervals_contain_the_truth_at_their_nominal_rate(paired):
     """600 samples of 60 rows each: of one system's share of hits, 0.7; of the difference of two, 0.2.
 
     The percentile interval is a little narrow for so few rows; 0.915 to 0.965 leaves out one of level 0.9 or 0.99.
@@ -162,7 +162,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(paired):
     rng = np.random.default_rng(10)
     held = 0
     for sample in range(600):
-        luck = rng.random(60)  # rows are hard or easy for both
+        luck = rng.random(60)  # rows are hard or easy for both systems
         one, two = bootstrap([mean_of(luck < 0.7), mean_of((luck >= 0.2) & (luck < 0.7))], 200, seed=sample)
         values, truth = (one - two, 0.2) if paired else (one, 0.7)
         low, high = interval(values)
@@ -185,7 +185,7 @@ def exact_randomization(score, one, two):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_randomization_of_a_mean_equals_all_swaps(seed):
+def test_randomization_of_a_mean_equals_the_enumeration_of_all_swaps(seed):
     rng = np.random.default_rng(seed)
     one, two = rng.normal(0.4, 1, 10).tolist(), rng.normal(0, 1, 10).tolist()
     exact = exact_randomization(lambda values: sum(values) / 10, one, two)
@@ -194,7 +194,7 @@ def test_randomization_of_a_mean_equals_all_swaps(seed):
     )
 
 
-def test_differences_that_are_as_large_but_for_rounding_count_in_randomization():
+def test_differences_equal_up_to_rounding_count_in_randomization():
     """Sums of tenths: many swaps give the observed difference, off by its last bit."""
     one, two = [0.8, 0.2, 0.1, 0.2], [0.4, 0.8, 0.4, 0.0]
     exact = exact_randomization(lambda values: sum(round(10 * value) for value in values), one, two)
@@ -203,7 +203,7 @@ def test_differences_that_are_as_large_but_for_rounding_count_in_randomization()
     )
 
 
-def test_randomization_of_bleu_equals_all_swaps():
+def test_randomization_of_bleu_equals_the_enumeration_of_all_swaps():
     references = sentences(9, seed=11)
     one, two = noisy(references, 0.2, 1), noisy(references, 0.4, 2)
     exact = exact_randomization(lambda answers: corpus_score("bleu", answers, references), one, two)
@@ -215,7 +215,7 @@ def test_randomization_of_bleu_equals_all_swaps():
 @pytest.mark.parametrize("name", SACREBLEU)
 @pytest.mark.parametrize("other", representatives(["fair", "bad"], ["fair"]))
 def test_randomization_equals_that_of_sacrebleu(corpus, monkeypatch, name, other):
-    """Same seed, same tosses, no ties in these data: the very same p, but for rounding."""
+    """Same seed, same tosses, no ties in these data: the same p up to rounding."""
     monkeypatch.setenv("SACREBLEU_SEED", str(SACREBLEU_SEED))
     references, systems = corpus
     named = [(key, systems[key]) for key in ("good", other)]
@@ -226,7 +226,7 @@ def test_randomization_equals_that_of_sacrebleu(corpus, monkeypatch, name, other
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "exact_match"])
-def test_equal_systems_are_not_told_apart(corpus, name):
+def test_equal_systems_have_no_significant_difference(corpus, name):
     references, systems = corpus
     same = statistics(name, systems["good"], references)
     again = statistics(name, list(systems["good"]), references)
@@ -235,7 +235,7 @@ def test_equal_systems_are_not_told_apart(corpus, name):
     assert bootstrap_p(one - two) == 1
 
 
-def test_tests_look_at_both_sides(corpus):
+def test_tests_are_two_sided(corpus):
     references, systems = corpus
     one, two = (statistics("chrf", systems[key], references) for key in ("good", "fair"))
     assert randomization_p(one, two, 500, seed=1) == randomization_p(two, one, 500, seed=1) < 1
@@ -243,7 +243,7 @@ def test_tests_look_at_both_sides(corpus):
     assert bootstrap_p(a - b) == bootstrap_p(b - a) < 1
 
 
-def test_tests_reject_as_seldom_as_they_say_where_there_is_no_difference():
+def test_tests_reject_at_their_nominal_rate_if_there_is_no_difference():
     """400 pairs of systems that are equally good: at 0.05, 8 to 34 rejections (four standard errors around 20)."""
     rng = np.random.default_rng(12)
     rejected = {"bootstrap": 0, "randomization": 0}
@@ -260,7 +260,7 @@ def test_tests_reject_as_seldom_as_they_say_where_there_is_no_difference():
 # Draws
 
 
-def test_draws_depend_on_the_seed_alone(corpus, monkeypatch):
+def test_draws_depend_on_the_seed_only(corpus, monkeypatch):
     references, systems = corpus
     one, two = (statistics("bleu", systems[key], references) for key in ("good", "fair"))
     done = []
@@ -276,8 +276,8 @@ def test_draws_depend_on_the_seed_alone(corpus, monkeypatch):
     first = all_figures(1)
     assert all_figures(1) == first
     assert all_figures(2)[0] != first[0]
-    assert bootstrap([one], 300, 1)[0].tolist() == first[0]  # whatever is resampled beside it
-    for chunk in (1, 33 * 200):  # in however many parts, which would not all be made of whole words of coins
+    assert bootstrap([one], 300, 1)[0].tolist() == first[0]  # independent of other resampled systems
+    for chunk in (1, 33 * 200):  # in any number of chunks, which need not consist of whole words of random bits
         monkeypatch.setattr(significance, "CHUNK", chunk)
         assert all_figures(1) == first
         assert done[-1] > done[0]
@@ -289,11 +289,11 @@ def test_draws_depend_on_the_seed_alone(corpus, monkeypatch):
 @pytest.mark.parametrize(
     ("plain", "adjusted"),
     [
-        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, 2 x 0.03, and 0.04 raised to the one before it
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, 2 x 0.03, and 0.04 raised to its predecessor
         ([0.04, 0.01], [0.04, 0.02]),
         ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
         ([0.6, 0.5], [1.0, 1.0]),
-        ([0.7, 0.6, 0.001], [1.0, 1.0, 0.003]),  # 2 x 0.6 is no probability
+        ([0.7, 0.6, 0.001], [1.0, 1.0, 0.003]),  # 2 x 0.6 exceeds 1
         ([0.03], [0.03]),
         ([], []),
     ],

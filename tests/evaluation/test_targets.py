@@ -1,4 +1,4 @@
-"""Targets of a benchmark: the values that they compare, and incomplete ones."""
+"""Targets of a benchmark: the compared values, and incomplete targets."""
 
 import pytest
 
@@ -33,7 +33,7 @@ ROWS = {
         ({"against": "llm", "at_least": 4, "response_tokens": 64, "batch": 8}, None, None),
         ({"against": "slow", "at_least": 4}, None, None),
         ({"measure": "share_of_bandwidth", "at_least": 0.4, "response_tokens": 64}, 0.3, False),
-        ({"measure": "share_of_bandwidth", "at_least": 0.4}, None, None),  # not known
+        ({"measure": "share_of_bandwidth", "at_least": 0.4}, None, None),  # unknown
         ({"measure": "ms_per_token", "at_most": 0.3}, 0.25, True),
         ({"measure": "ms_per_token", "at_most": 0.2}, 0.25, False),
     ],
@@ -72,7 +72,7 @@ def test_the_table_states_target_value_and_result(capsys):
         ({"name": "t", "system": "a", "against": "b", "measure": "prefill_ms", "at_least": 1}, "leave measure out"),
     ],
 )
-def test_an_incomplete_target_is_one_line(target, message):
+def test_an_incomplete_target_is_reported_on_one_line(target, message):
     with pytest.raises(UserError, match=message):
         check([TargetConfig(**target)])
 
@@ -84,7 +84,7 @@ def test_an_incomplete_target_is_one_line(target, message):
         ({"against": "llm (captred)"}, r"^benchmark.targets\[1\].against=llm \(captred\): .*llm \(captured\)"),
     ],
 )
-def test_a_target_of_no_system_is_refused(given, words):
+def test_a_target_of_an_unknown_system_is_refused(given, words):
     first = TargetConfig(name="a", system="hybrid (captured)", against="llm", at_least=1)
     check_names([first], ["llm", "hybrid"], ["generate", "captured"])
     with pytest.raises(UserError, match=words):

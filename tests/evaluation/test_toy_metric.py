@@ -1,4 +1,4 @@
-"""A metric is one entry: a toy metric added to the registry appears wherever metrics do, with no other change."""
+"""A metric is one entry: a toy metric added to the registry is used wherever metrics are, with no other change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm2slm.types import UserError
 
 
 def long_words(_name, predictions, references, _how):
-    """Characters that predictions lack or have too many of, over characters of the references."""
+    """Missing and superfluous characters of the predictions, over the characters of the references."""
     counts = [(abs(len(p) - len(r)), len(r)) for p, r in zip(predictions, references, strict=True)]
     return Measured(counts, lambda sums: sums[0] / sums[1], "toy: difference of lengths")
 
@@ -32,7 +32,7 @@ def toy(monkeypatch):
     monkeypatch.setitem(METRICS, "toy", Metric("toy", "Toy (title)", long_words, lower_is_better=True))
 
 
-def test_an_entry_is_scored_logged_selected_compared_and_shown(toy, tmp_path, capsys):
+def test_a_registered_metric_is_scored_logged_selected_compared_and_shown(toy, tmp_path, capsys):
     config = tiny_run(tmp_path)
     config.task.metrics, config.callbacks.monitor = ["toy", "chrf"], "val/toy"
     run = tmp_path / "run"
@@ -65,7 +65,7 @@ def test_an_entry_is_scored_logged_selected_compared_and_shown(toy, tmp_path, ca
     assert "Toy (title)" in page
 
 
-def test_an_entry_is_known_under_its_name_only(toy):
+def test_a_metric_is_found_under_its_registered_name_only(toy):
     check(["toy"])
     with pytest.raises(UserError, match=r"^metric 'toi' is unknown; did you mean 'toy'\?"):
         check(["toi"])

@@ -1,4 +1,4 @@
-"""Every system that fits together: LLM kind x SLM kind x conditioning x tokenizers, built from tiny real folders."""
+"""All valid systems: LLM kind x SLM kind x conditioning x tokenizers, built from tiny real folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMBINATIONS = [
 
 @dataclass(frozen=True)
 class System:
-    """A built hybrid and what it was built from. The model is shared by tests, which leave it as it is."""
+    """A built hybrid and its configuration. Tests share the model and must not change it."""
 
     llm: str
     slm: str
@@ -37,16 +37,16 @@ class System:
     batch: Batch
 
     def build(self) -> LLM2SLM:
-        """The same model once more, to be changed at will."""
+        """A new instance of the same model, which tests may change."""
         return lively(self.cfg)
 
     def alone(self, row: int) -> Batch:
-        """The batch of one row only, without any padding."""
+        """The batch of a single row, without padding."""
         return labelled(self.model, [row])
 
 
 def lively(cfg: ModelConfig) -> LLM2SLM:
-    """The seeded model of a configuration; its z is strong enough that answers depend on the prompt."""
+    """The seeded model of a configuration; z is large enough for answers to depend on the prompt."""
     torch.manual_seed(7)
     model = build_model(cfg).eval()
     if model.projector is not None:
@@ -56,7 +56,7 @@ def lively(cfg: ModelConfig) -> LLM2SLM:
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder in which the tiny models are written once."""
+    """Folder of the tiny models, which are written once."""
     return tmp_path_factory.mktemp("zoo")
 
 
@@ -64,7 +64,7 @@ REPRESENTATIVES = [
     ("t5", "t5", "add", "shared"), ("gpt2", "gpt2", "replace", "shared"),
     ("t5", "gpt2", "prepend", "offsets"), ("gpt2", "t5", "memory", "offsets"),
 ]  # fmt: skip
-"""Each conditioning once, and each LLM, each SLM and each way to share tokenizers twice."""
+"""Each conditioning once, and each LLM, each SLM and each tokenizer option twice."""
 
 
 @pytest.fixture(scope="session", params=representatives(COMBINATIONS, REPRESENTATIVES, whole=True), ids="-".join)

@@ -60,7 +60,7 @@ def built(folder: Path, system: System) -> LLM2SLM:
     cfg = tiny_model_config(folder, system.llm, system.slm, system.mode, Tokenizers(system.tokenizers), kind=kind)
     model = build_model(cfg).eval()
     if model.crossing is not None or system.mode == "kv":
-        with torch.no_grad():  # else gates and maps start at zero, and nothing depends on the LLM
+        with torch.no_grad():  # otherwise gates and maps are zero, and nothing depends on the LLM
             for name, parameter in model.named_parameters():
                 if name.startswith("projector.weight") or name.endswith(".gate"):
                     parameter.add_(0.1 * torch.randn_like(parameter) + 0.3)
@@ -74,5 +74,5 @@ def batch_of(model: LLM2SLM, rows: list[int] | None = None) -> dict[str, Any]:
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal but for rounding."""
+    """Equal up to rounding."""
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

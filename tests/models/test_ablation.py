@@ -57,7 +57,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 def with_prompt_of(model: LLM2SLM, own: int, other: int) -> Batch:
-    """Row `own` alone, with the LLM's prompt of row `other`; its alignment by hand where z is mixed into its prompt."""
+    """Row `own` alone, with the LLM's prompt of row `other`; aligned by hand where z is mixed into the SLM's prompt."""
     batch, source = labelled(model, [own]), labelled(model, [other])
     align = None
     if model.conditioning in IN_PLACE:
@@ -78,10 +78,12 @@ def of_row(logits_BTV: Tensor, batch: Batch, row: int) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("slm", "mode", "tokenizers"), SOME)
-def test_shuffled_is_the_hybrid_with_the_previous_rows_prompt(make: Make, slm: str, mode: str, tokenizers: str) -> None:
+def test_shuffled_equals_the_hybrid_with_the_previous_rows_prompt(
+    make: Make, slm: str, mode: str, tokenizers: str
+) -> None:
     model, plain = make("shuffled", slm, mode, tokenizers), make("none", slm, mode, tokenizers)
     batch = labelled(model, [0, 1, 2])
-    assert len(set(batch.llm_mask_BP.sum(1).tolist())) == 3  # longer than the row's own, and shorter
+    assert len(set(batch.llm_mask_BP.sum(1).tolist())) == 3  # longer than the prompt of the row, and shorter
     logits, own = model.logits(batch), plain.logits(batch)
     answers, beams = model.generate(batch, **EIGHT), model.generate(batch, num_beams=3, **EIGHT)
     for row, other in enumerate([2, 0, 1]):
@@ -94,7 +96,7 @@ def test_shuffled_is_the_hybrid_with_the_previous_rows_prompt(make: Make, slm: s
 
 
 @torch.no_grad()
-def test_shuffled_never_gives_a_row_its_own_prompt(make: Make) -> None:
+def test_shuffled_never_gives_a_row_its_prompt(make: Make) -> None:
     model, plain = make("shuffled"), make("none")
     batch = labelled(model, [0, 1, 1, 2])
     logits = model.logits(batch)
@@ -113,7 +115,7 @@ def test_a_batch_of_one_gets_the_last_other_prompt(make: Make, slm: str, mode: s
     ]:  # fmt: skip
         batch = labelled(model, rows)
         logits = model.logits(batch)
-        if other == -1:  # several prompts: rows get each other's
+        if other == -1:  # several prompts: rows get those of each other
             continue
         given = labelled(zero, rows[:1]) if other is None else with_prompt_of(plain, rows[0], other)
         expected = (zero if other is None else plain).logits(given)[0]
@@ -122,15 +124,15 @@ def test_a_batch_of_one_gets_the_last_other_prompt(make: Make, slm: str, mode: s
 
 
 @pytest.mark.parametrize("mode", ["add", "memory"])
-def test_prompts_kept_in_inference_mode_can_be_trained_on(make: Make, mode: str) -> None:
-    model = make("shuffled", mode=mode, norm=False).train()  # the first layer keeps what it reads, for its gradient
+def test_prompts_stored_in_inference_mode_can_be_trained_on(make: Make, mode: str) -> None:
+    model = make("shuffled", mode=mode, norm=False).train()  # the first layer saves its input for its gradient
     with torch.inference_mode():
         model.generate(labelled(model, [0]), **EIGHT)
     model.logits(labelled(model, [1])).square().mean().backward()
     assert model.projector.layers[-1].weight.grad.abs().max() > 0
 
 
-def test_kept_prompts_are_not_in_the_state_dict_and_not_saved(make: Make, tmp_path: Path) -> None:
+def test_stored_prompts_are_not_in_the_state_dict_and_not_saved(make: Make, tmp_path: Path) -> None:
     model = make("shuffled")
     before = set(model.state_dict())
     with torch.no_grad():
@@ -147,7 +149,7 @@ def test_kept_prompts_are_not_in_the_state_dict_and_not_saved(make: Make, tmp_pa
 @torch.no_grad()
 @pytest.mark.parametrize("control", ["constant", "zero"])
 @pytest.mark.parametrize(("slm", "mode", "tokenizers"), SOME)
-def test_the_llms_prompt_makes_no_difference_and_is_not_read(
+def test_the_llms_prompt_has_no_effect_and_is_not_read(
     make: Make, control: str, slm: str, mode: str, tokenizers: str
 ) -> None:
     model = make(control, slm, mode, tokenizers)
@@ -156,7 +158,7 @@ def test_the_llms_prompt_makes_no_difference_and_is_not_read(
     other = replace(batch, llm_ids_BP=(batch.llm_ids_BP.flip(1) + 1) % 250)
     assert torch.equal(model.logits(batch), model.logits(other))
     assert torch.equal(model.generate(batch, **EIGHT), model.generate(other, **EIGHT))
-    if tokenizers != "llm_tokens":  # else the SLM gets the LLM's embeddings
+    if tokenizers != "llm_tokens":  # otherwise the SLM gets the LLM's embeddings
         plain = make("none", slm, mode, tokenizers)
         assert not torch.allclose(plain.logits(batch), plain.logits(other), atol=1e-2)
 
@@ -183,18 +185,18 @@ def test_constant_memory_is_the_same_for_all_prompts(make: Make, slm: str) -> No
 
 @torch.no_grad()
 @pytest.mark.parametrize(("slm", "tokenizers"), [("t5", "shared"), ("gpt2", "shared"), ("gpt2", "offsets")])
-def test_zero_with_add_is_the_slm_alone(make: Make, slm: str, tokenizers: str) -> None:
+def test_zero_with_add_equals_the_slm_alone(make: Make, slm: str, tokenizers: str) -> None:
     model, alone = make("zero", slm, "add", tokenizers), make("none", slm, "none", tokenizers, kind=SystemKind.slm)
     batch, own = labelled(model, [0, 1, 2]), labelled(alone, [0, 1, 2])
     for parameter in model.projector.parameters():
-        parameter.fill_(torch.nan)  # its output must not matter
+        parameter.fill_(torch.nan)  # the output of the projector must have no effect
     assert torch.equal(model.logits(batch), alone.logits(own))
     assert torch.equal(model.generate(batch, **EIGHT), alone.generate(own, **EIGHT))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["prepend", "memory", "cross_attention"])
-def test_zero_is_zero_at_the_positions_that_the_hybrid_has(make: Make, mode: str) -> None:
+def test_zero_sets_z_to_zero_at_the_positions_of_the_hybrid(make: Make, mode: str) -> None:
     model, plain = (make(control, "gpt2", mode) for control in ("zero", "none"))
     batch = labelled(model, [0, 1, 2])
     found, expected = model.prefill(batch), plain.prefill(batch)
@@ -211,13 +213,13 @@ def test_zero_is_zero_at_the_positions_that_the_hybrid_has(make: Make, mode: str
         assert torch.equal(found.states_BQD, expected.states_BQD)
 
 
-# Any of them
+# All controls
 
 
 @pytest.mark.parametrize("control", ["constant", "shuffled", "zero"])
 @pytest.mark.parametrize(("slm", "mode", "tokenizers"), SOME)
 def test_every_parameter_has_a_gradient(make: Make, control: str, slm: str, mode: str, tokenizers: str) -> None:
-    """DDP waits for the gradient of every parameter."""
+    """DDP requires the gradient of every parameter."""
     model, plain = (make(name, slm, mode, tokenizers) for name in (control, "none"))
     for each in (model, plain):
         each.train().logits(labelled(each, [0, 1, 2])).square().mean().backward()
@@ -235,7 +237,7 @@ def test_given_representations_are_ablated_too(make: Make, control: str, slm: st
     model = make(control, slm, mode, "offsets")
     batch = labelled(model, [0, 1, 2])
     reps = model.represent(batch)
-    without = replace(batch, llm_ids_BP=None, llm_mask_BP=None)  # then prompts are identified by the SLM's tokens
+    without = replace(batch, llm_ids_BP=None, llm_mask_BP=None)  # prompts are then identified by the SLM's tokens
     for given in (batch, without):
         assert torch.equal(model.prefill(given, reps).states_BQD, model.prefill(batch).states_BQD)
         assert torch.equal(model.generate(given, reps=reps, **EIGHT), model.generate(batch, **EIGHT))
@@ -250,7 +252,7 @@ def test_a_batch_without_an_llms_prompt_is_refused(make: Make) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("control", ["constant", "shuffled", "zero"])
-def test_saved_and_loaded_again_it_is_what_it_was(make: Make, control: str, tmp_path: Path) -> None:
+def test_a_control_is_unchanged_after_saving_and_loading(make: Make, control: str, tmp_path: Path) -> None:
     model = make(control, "gpt2", "add", "offsets")
     assert model.label == f"llm2slm, {control}"
     batch = labelled(model, [0, 1, 2])
@@ -260,7 +262,7 @@ def test_saved_and_loaded_again_it_is_what_it_was(make: Make, control: str, tmp_
     assert torch.equal(loaded.logits(batch), model.logits(batch))
     written = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert written.pop("control") == control
-    (tmp_path / "saved" / "config.json").write_text(json.dumps(written))  # as written by a version without controls
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(written))  # the format of a version without controls
     older, plain = LLM2SLM.from_pretrained(tmp_path / "saved"), make("none", "gpt2", "add", "offsets")
     assert (older.control, older.label) == (Control.none, "llm2slm")
     assert torch.equal(older.logits(batch), plain.logits(batch))
@@ -294,7 +296,7 @@ def test_transformers_trainer_trains_a_control(make: Make, control: str, tmp_pat
 
 
 @torch.no_grad()
-def test_reps_of_several_layers(zoo: Path) -> None:
+def test_controls_of_several_layers(zoo: Path) -> None:
     cfg = tiny_model_config(zoo)
     cfg.llm.layer, cfg.control = [1, 2], Control.constant
     model = build_model(cfg).eval()

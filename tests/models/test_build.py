@@ -1,4 +1,4 @@
-"""Models from configurations: what is built, and the errors, each on one line."""
+"""Models from configurations: the built model, and the errors, each on one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def with_slm(cfg: ModelConfig, **values: object) -> ModelConfig:
     return replace(cfg, slm=replace(cfg.slm, **values))
 
 
-# What is built
+# The built model
 
 
 @pytest.mark.parametrize("config", [MINI_T5, MINI_GPT2], ids=["t5", "gpt2"])
@@ -68,7 +68,7 @@ def test_random_slm_follows_its_config_and_the_tokenizer_of_the_llm(zoo, config)
     assert len(model.generate_text(TEXTS, max_new_tokens=5)) == 3
 
 
-def test_everything_is_trained_in_train_mode(zoo) -> None:
+def test_every_module_is_in_train_mode_and_trained(zoo) -> None:
     """transformers loads pretrained models in eval mode, in which dropout would be off."""
     model = build_model(tiny_model_config(zoo))
     assert model.training and all(m.training for m in model.slm.modules())
@@ -89,20 +89,20 @@ def test_systems_without_an_encoder_have_one_model_and_train_all_of_it(zoo, kind
 
 
 @pytest.mark.parametrize("init", list(Init))
-def test_a_name_and_a_whole_config_are_two_models(zoo, init) -> None:
-    """One of them would be ignored silently."""
+def test_a_name_and_a_whole_config_together_are_refused(zoo, init) -> None:
+    """Otherwise one of them would be ignored silently."""
     cfg = tiny_model_config(zoo)
     with pytest.raises(UserError, match=r"model\.slm\.name=.*model\.slm\.config\.model_type=gpt2 describe two models"):
         build_model(with_slm(cfg, init=init, config=dict(MINI_GPT2)))
 
 
 @pytest.mark.parametrize("init", list(Init))
-def test_changes_to_a_named_config(zoo, init) -> None:
+def test_single_fields_of_a_named_config_are_changed(zoo, init) -> None:
     cfg = with_slm(tiny_model_config(zoo), init=init, config={"dropout_rate": 0.25})
     slm = build_model(cfg).slm
     assert slm.config.dropout_rate == 0.25
     assert {m.p for m in slm.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
-    wider = with_slm(cfg, config={"hidden_size": 24, "d_ff": 40})  # hidden_size: what transformers calls d_model too
+    wider = with_slm(cfg, config={"hidden_size": 24, "d_ff": 40})  # hidden_size: an alias of d_model in transformers
     if init is Init.random:
         found = build_model(wider).slm
         assert found.shared.weight.shape == (found.config.vocab_size, 24)
@@ -111,7 +111,7 @@ def test_changes_to_a_named_config(zoo, init) -> None:
         refused(with_slm(cfg, config={"num_layers": 5}), r"encoder\.block\.2.*model\.slm\.init=random")
 
 
-def test_random_weights_of_a_named_model_are_not_its_own(zoo) -> None:
+def test_random_weights_of_a_named_model_differ_from_the_pretrained_ones(zoo) -> None:
     cfg = tiny_model_config(zoo)
     a, b = (build_model(with_slm(cfg, init=init)).slm.state_dict() for init in Init)
     assert {n: v.shape for n, v in a.items()} == {n: v.shape for n, v in b.items()}
@@ -119,7 +119,7 @@ def test_random_weights_of_a_named_model_are_not_its_own(zoo) -> None:
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
-def test_dtype(zoo, tmp_path, family) -> None:
+def test_the_dtype_is_applied_and_saved(zoo, tmp_path, family) -> None:
     cfg = tiny_model_config(zoo, family, family)
     cfg = replace(with_slm(cfg, dtype="bfloat16"), llm=replace(cfg.llm, dtype="bfloat16"))
     model = build_model(cfg).eval()
@@ -145,8 +145,8 @@ def test_dtype_of_a_system_without_an_encoder_survives_saving(zoo, tmp_path, kin
     assert {p.dtype for p in LLM2SLM.from_pretrained(tmp_path / "second").parameters()} == {torch.bfloat16}
 
 
-def test_weights_halved_for_storage_are_used_in_float32(zoo, tmp_path) -> None:
-    """As the built-in LLM is shipped."""
+def test_weights_stored_in_half_precision_are_used_in_float32(zoo, tmp_path) -> None:
+    """The format of the built-in LLM."""
     model = build_model(tiny_model_config(zoo, kind=SystemKind.llm))
     model.slm.half()
     model.save_pretrained(tmp_path)
@@ -155,7 +155,7 @@ def test_weights_halved_for_storage_are_used_in_float32(zoo, tmp_path) -> None:
     assert {p.dtype for p in LLM2SLM.from_pretrained("builtin/llm").parameters()} == {torch.float32}
 
 
-def test_a_changed_llm_comes_back_changed(zoo, tmp_path) -> None:
+def test_a_changed_llm_config_survives_saving(zoo, tmp_path) -> None:
     deep = write_tiny_t5(tmp_path / "deep", width=24, encoder_layers=4)
     cfg = tiny_model_config(zoo)
     model = build_model(replace(cfg, llm=LLMConfig(name=str(deep), config={"num_layers": 3}))).eval()
@@ -176,7 +176,7 @@ def test_a_hub_llm_is_recorded_by_commit(zoo, hub, given, changes) -> None:
 
 
 def test_a_hybrid_keeps_the_commit_of_its_llm(zoo, hub, tmp_path) -> None:
-    """Whatever `main` stands for when it is loaded again."""
+    """Even if `main` is another commit when it is loaded."""
     publish(hub, "someone/llm", COMMIT)
     model = build_model(replace(tiny_model_config(zoo), llm=LLMConfig(name="someone/llm"))).eval()
     model.save_pretrained(tmp_path / "saved")
@@ -186,7 +186,7 @@ def test_a_hybrid_keeps_the_commit_of_its_llm(zoo, hub, tmp_path) -> None:
     assert torch.equal(again.represent(batch).reps_BPE, model.represent(batch).reps_BPE)
 
 
-def test_home_folder(zoo, monkeypatch, tmp_path) -> None:
+def test_a_tilde_in_a_path_is_expanded(zoo, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("HOME", str(zoo))
     cfg = tiny_model_config(zoo)
     model = build_model(replace(with_slm(cfg, name="~/slm_t5_llm"), llm=LLMConfig(name="~/llm_t5")))
@@ -282,7 +282,7 @@ def test_an_answer_fits_into_the_positions_of_the_slm(zoo, tmp_path) -> None:
     assert model.training, "a failed answer must not leave the model in eval mode"
 
 
-# Mistakes
+# Errors
 
 
 def test_memory_needs_cross_attention(zoo) -> None:
@@ -304,8 +304,8 @@ def test_only_cross_attention_is_new_in_a_pretrained_decoder(zoo) -> None:
 
 
 def test_optional_cross_attention_is_found_by_interface(zoo) -> None:
-    """Also of a family that appears nowhere in the package. transformers' GPT-BigCode refuses a mask of two dimensions,
-    with multi_query the layers; BERT's class can add such layers only as a decoder."""
+    """Also of a family that the package does not name. transformers' GPT-BigCode with multi_query refuses a
+    two-dimensional mask in these layers; BERT's class can add such layers only as a decoder."""
 
     class OtherConfig(GPT2Config):
         model_type = "other"
@@ -335,7 +335,7 @@ def test_cross_attention_with_a_missing_tensor_is_refused(zoo, tmp_path) -> None
     refused(cfg, r"its weights do not fit its config, as transformer\.h\.1\.crossattention\.c_proj\.weight")
 
 
-def test_a_flag_in_a_config_is_no_cross_attention(zoo, tmp_path) -> None:
+def test_a_config_flag_without_layers_is_not_cross_attention(zoo, tmp_path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     AutoConfig.for_model("llama", add_cross_attention=True, **sizes).save_pretrained(tmp_path)
     cfg = tiny_model_config(zoo, conditioning="memory")
@@ -344,8 +344,8 @@ def test_a_flag_in_a_config_is_no_cross_attention(zoo, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
-def test_a_hybrid_starts_its_answers_after_loading_as_before(zoo, tmp_path, slm) -> None:
-    """generation_config.json of a pretrained SLM may differ from its config.json, and training used it."""
+def test_a_hybrid_uses_the_same_start_token_after_loading(zoo, tmp_path, slm) -> None:
+    """generation_config.json of a pretrained SLM may differ from its config.json, which training used."""
     cfg = tiny_model_config(zoo, slm=slm, conditioning="memory")
     folder = tmp_path / "slm"
     shutil.copytree(cfg.slm.name, folder)
@@ -370,7 +370,7 @@ def test_a_response_fits_into_the_positions_of_the_slm(zoo, mode) -> None:
 
 
 @pytest.mark.slow
-def test_a_start_token_and_the_answer_are_all_that_memory_leaves_in_the_positions_of_a_decoder(zoo) -> None:
+def test_memory_leaves_all_positions_of_a_decoder_to_start_token_and_answer(zoo) -> None:
     positions = 512
     cfg = tiny_model_config(zoo, slm="gpt2", conditioning="memory")
     model = build_model(cfg, DataConfig(max_prompt_tokens=4 * positions)).eval()
@@ -388,19 +388,19 @@ def test_a_hybrid_needs_a_conditioning(zoo, slm) -> None:
 
 
 @pytest.mark.parametrize("mode", ["replace", "prepend", "memory"])
-def test_gate_is_for_add(zoo, mode) -> None:
+def test_gate_is_for_add_only(zoo, mode) -> None:
     message = "gate=true.*use it with model.conditioning=add"
     refused(tiny_model_config(zoo, conditioning=mode, gate=True), message)
 
 
-def test_gate_starts_from_the_slm_alone(zoo) -> None:
+def test_a_gated_model_starts_as_the_slm_alone(zoo) -> None:
     gated = build_model(tiny_model_config(zoo, gate=True)).eval()
     alone = build_model(tiny_model_config(zoo, kind=SystemKind.slm)).eval()
     assert gated.generate_text(TEXTS, max_new_tokens=8) == alone.generate_text(TEXTS, max_new_tokens=8)
     assert "projector.gate" in gated.trainable_names()
 
 
-def test_missing_models(zoo, tmp_path) -> None:
+def test_missing_models_are_refused(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo)
     refused(with_slm(cfg, name=str(tmp_path / "no"), tokenizer=cfg.llm.name), r"no'?: no such folder")
     refused(with_slm(cfg, name="no/such-model", tokenizer=cfg.llm.name), "no/such-model")
@@ -411,7 +411,7 @@ def test_missing_models(zoo, tmp_path) -> None:
         locate("builtin/nothing")
 
 
-def test_missing_names(zoo) -> None:
+def test_missing_names_are_refused(zoo) -> None:
     cfg = tiny_model_config(zoo)
     refused(replace(cfg, llm=LLMConfig()), r"model\.llm\.name is not set")
     refused(with_slm(cfg, name=None), r"model\.slm\.name is not set; .*model\.slm\.init=random")
@@ -422,7 +422,7 @@ def test_missing_names(zoo) -> None:
     )
 
 
-def test_wrong_values_of_a_config(zoo) -> None:
+def test_invalid_values_of_a_config_are_refused(zoo) -> None:
     def mini(**changes: object) -> ModelConfig:
         return with_slm(tiny_model_config(zoo), name=None, init=Init.random, config={**MINI_T5, **changes})
 
@@ -442,7 +442,7 @@ def test_wrong_values_of_a_config(zoo) -> None:
         (MINI_T5, "num_layers", -1, "at least 1"),
         (MINI_T5, "num_decoder_layers", 0, "at least 1"),
         (MINI_T5, "d_model", 0, "at least 1"),
-        (MINI_T5, "num_hidden_layers", -1, "at least 1"),  # transformers' common name of num_layers
+        (MINI_T5, "num_hidden_layers", -1, "at least 1"),  # transformers' alias of num_layers
         (MINI_T5, "relative_attention_num_buckets", 0, "at least 1"),
         (MINI_T5, "dropout_rate", 1.0, "at least 0 and below 1"),
         (MINI_T5, "dropout_rate", -0.5, "at least 0 and below 1"),
@@ -453,8 +453,8 @@ def test_wrong_values_of_a_config(zoo) -> None:
     ],
 )
 @pytest.mark.parametrize("side", ["slm", "llm"])
-def test_sizes_that_no_model_can_have(zoo, side, config, key, value, legal) -> None:
-    """transformers builds a model without layers of num_layers=-1."""
+def test_invalid_sizes_of_a_model_are_refused(zoo, side, config, key, value, legal) -> None:
+    """transformers builds a model without layers from num_layers=-1."""
     cfg = tiny_model_config(zoo, kind=SystemKind(side))
     own = replace(
         getattr(cfg, side), name=None, init=Init.random, tokenizer=cfg.llm.name, config={**config, key: value}
@@ -464,7 +464,7 @@ def test_sizes_that_no_model_can_have(zoo, side, config, key, value, legal) -> N
     refused(replace(cfg, **{side: named}), rf"^model\.{side}\.config\.num_layers=-1: must be at least 1$")
 
 
-def test_shared_tokenizers_must_be_the_same(zoo, tmp_path) -> None:
+def test_different_vocabularies_are_refused_as_shared_tokenizers(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo, tokenizers=Tokenizers.offsets)
     refused(replace(cfg, tokenizers=Tokenizers.shared), "vocabularies of .* differ; use model.tokenizers=offsets")
     model = build_model(cfg)
@@ -472,8 +472,8 @@ def test_shared_tokenizers_must_be_the_same(zoo, tmp_path) -> None:
     assert model.collator.llm_tokenizer.get_vocab() == tiny_tokenizer("llm").get_vocab()
 
 
-def test_a_tokenizer_named_for_the_slm_is_not_ignored(zoo) -> None:
-    """tokenizers=shared: it is compared with the LLM's, random weights or not."""
+def test_a_tokenizer_given_for_the_slm_is_compared_with_that_of_the_llm(zoo) -> None:
+    """With tokenizers=shared, for random and for pretrained weights."""
     cfg = tiny_model_config(zoo)
     other = tiny_model_config(zoo, tokenizers=Tokenizers.offsets).slm.name
     for init in Init:
@@ -484,7 +484,7 @@ def test_a_tokenizer_named_for_the_slm_is_not_ignored(zoo) -> None:
     assert build_model(alone).collator.slm_tokenizer.get_vocab() == tiny_tokenizer("slm").get_vocab()
 
 
-def test_random_slm_alone_has_the_tokenizer_of_its_hybrid(zoo) -> None:
+def test_a_random_slm_alone_has_the_tokenizer_of_its_hybrid(zoo) -> None:
     """With init=random both use the LLM's tokenizer, so that they are comparable."""
     writer = tiny_model_config(zoo, tokenizers=Tokenizers.offsets).slm.name
     cfg = with_slm(tiny_model_config(zoo), name=writer, init=Init.random)
@@ -498,7 +498,7 @@ def test_random_slm_alone_has_the_tokenizer_of_its_hybrid(zoo) -> None:
 
 @pytest.fixture(scope="module")
 def bart(tmp_path_factory):
-    """An encoder-decoder LLM whose encoder counts positions from the first slot."""
+    """An encoder-decoder LLM whose encoder counts positions from the first one, padding included."""
     folder, tokenizer = tmp_path_factory.mktemp("bart"), tiny_tokenizer("llm")
     config = BartConfig(
         vocab_size=len(tokenizer), d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
@@ -513,7 +513,7 @@ def bart(tmp_path_factory):
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["add", "replace", "prepend"])
-def test_absolute_positions_of_the_llm_survive_a_decoder_only_slm(zoo, bart, mode) -> None:
+def test_absolute_positions_of_the_llm_are_correct_with_a_decoder_only_slm(zoo, bart, mode) -> None:
     cfg = tiny_model_config(zoo, "t5", "gpt2", mode, Tokenizers.offsets)
     torch.manual_seed(7)
     model = build_model(replace(cfg, llm=LLMConfig(name=str(bart)))).eval()
@@ -533,8 +533,8 @@ def test_absolute_positions_of_the_llm_survive_a_decoder_only_slm(zoo, bart, mod
         torch.testing.assert_close(logits[row], single, rtol=1e-5, atol=1e-5)
 
 
-def test_absolute_positions_are_right_with_a_decoder_only_slm_that_pads_on_the_left(zoo, bart) -> None:
-    """With one tokenizer both models get the same padding; the LLM's is moved to the right."""
+def test_absolute_positions_are_correct_with_a_decoder_only_slm_that_pads_on_the_left(zoo, bart) -> None:
+    """With shared tokenizers both models get the same padding; that of the LLM is moved to the right."""
     model = build_model(replace(tiny_model_config(zoo, "t5", "gpt2"), llm=LLMConfig(name=str(bart)))).eval()
     own = AutoModelForSeq2SeqLM.from_pretrained(bart).eval().get_encoder()
     texts = ["the old dog sees a house", "a"]
@@ -547,7 +547,7 @@ def test_absolute_positions_are_right_with_a_decoder_only_slm_that_pads_on_the_l
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_no_such_layer(zoo) -> None:
+def test_an_unknown_layer_is_refused(zoo) -> None:
     cfg = tiny_model_config(zoo)
     refused(replace(cfg, llm=replace(cfg.llm, layer=3)), r"model\.llm\.layer=3: the LLM has layers 0 to 2")
 
@@ -572,12 +572,12 @@ def test_incomplete_weights_are_refused(zoo, tmp_path) -> None:
 # The LLM that a hybrid was trained with
 
 
-def test_a_changed_llm_is_refused_before_anything_is_generated(zoo, tmp_path) -> None:
+def test_a_changed_llm_is_refused_on_loading(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo)
     build_model(cfg).save_pretrained(tmp_path / "model")
     copy = tmp_path / "copy"
     shutil.copytree(cfg.llm.name, copy)
-    LLM2SLM.from_pretrained(tmp_path / "model", llm=copy)  # the same weights, elsewhere
+    LLM2SLM.from_pretrained(tmp_path / "model", llm=copy)  # the same weights in another folder
     tensors = load_file(copy / "model.safetensors")
     name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
     save_file(tensors | {name: tensors[name] + 1e-3}, copy / "model.safetensors", metadata={"format": "pt"})
@@ -612,7 +612,7 @@ def test_replace_with_llm_tokens_has_no_embedding_map(zoo) -> None:
     assert all("tokens" not in name for name in model.trainable_names())
 
 
-def test_pool_is_for_prepend(zoo, tmp_path) -> None:
+def test_pool_is_for_prepend_only(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo, "t5", "gpt2", "prepend")
     long = "the old dog sees a house. " * 3
     whole, pooled = build_model(cfg).eval(), build_model(replace(cfg, pool=2.0)).eval()

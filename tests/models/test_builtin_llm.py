@@ -1,4 +1,4 @@
-"""The LLM that the package ships is small enough, and knows what its README says."""
+"""The LLM in the package is small enough, and has the properties that its README states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = Path(locate("builtin/llm"))
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-def test_weights_are_what_the_readme_says_and_small_enough_to_ship():
+def test_weights_are_as_the_readme_states_and_small_enough_to_ship():
     weights = load_file(FOLDER / "model.safetensors")
     size = (FOLDER / "model.safetensors").stat().st_size / 1e6
     parameters, megabytes = re.search(r"^\* ([\d,]+) parameters, ([\d.]+) MB", README, re.MULTILINE).groups()
@@ -35,8 +35,8 @@ def test_weights_are_what_the_readme_says_and_small_enough_to_ship():
         lambda case: case[0] == "instruction",
     ),
 )
-def test_scores_of_the_readme_are_those_of_the_weights(corpus, metric, rows, slack):
-    """On fewer rows than the README's 1,000, so within about three standard errors of so few."""
+def test_scores_in_the_readme_are_reproduced(corpus, metric, rows, slack):
+    """On fewer rows than the README's 1,000, hence within about three standard errors for this number of rows."""
     told = float(re.search(rf"\| {corpus} \| {metric} \| ([\d.]+) \|", README).group(1))
     drawn = corpus_rows(corpus, "test", rows, 1)
     model = LLM2SLM.from_pretrained("builtin/llm")

@@ -1,4 +1,4 @@
-"""Code that knows only transformers: its Auto classes, its Seq2SeqTrainer, and accelerate train and use a hybrid."""
+"""Client code of transformers only: the Auto classes, Seq2SeqTrainer and accelerate train and use a hybrid."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def arguments(folder: Path, **more: Any) -> Seq2SeqTrainingArguments:
 
 def without_dropout(model: LLM2SLM) -> LLM2SLM:
     for module in model.modules():
-        for name in ("p", "dropout", "attn_pdrop", "attention_dropout"):  # of torch's modules, and of transformers' own
+        for name in ("p", "dropout", "attn_pdrop", "attention_dropout"):  # of modules of torch and of transformers
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model
@@ -68,9 +68,7 @@ def without_dropout(model: LLM2SLM) -> LLM2SLM:
         lambda case: case[1] in ("add", "cross_attention"),
     ),
 )
-def test_seq2seq_trainer_trains_as_a_plain_loop_does(
-    zoo: Path, tmp_path: Path, slm: str, mode: str, tokenizers: str
-) -> None:
+def test_seq2seq_trainer_equals_a_plain_loop(zoo: Path, tmp_path: Path, slm: str, mode: str, tokenizers: str) -> None:
     theirs, ours = (without_dropout(hybrid(zoo, slm, mode, tokenizers)) for _ in range(2))
     frozen = {name: tensor.clone() for name, tensor in theirs.encoder.state_dict().items()}
     trainer = Seq2SeqTrainer(
@@ -91,7 +89,7 @@ def test_seq2seq_trainer_trains_as_a_plain_loop_does(
         optimizer.step()
         expected.append(loss.item())
     assert expected[-1] < expected[0]
-    assert found == pytest.approx(expected, abs=2e-4)  # the Trainer rounds what it logs; rows come in another order
+    assert found == pytest.approx(expected, abs=2e-4)  # the Trainer rounds logged values, and the order of rows differs
     for name, tensor in theirs.encoder.state_dict().items():
         assert torch.equal(tensor, frozen[name]), name
 
@@ -127,12 +125,14 @@ def test_seq2seq_trainer_evaluates_saves_and_resumes(zoo: Path, tmp_path: Path) 
     again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     whole = [row["loss"] for row in first.state.log_history if "loss" in row]
     resumed = [row["loss"] for row in again.state.log_history if "loss" in row]
-    assert resumed[:4] == whole[:4] and len(resumed) == 6  # dropout and all
+    assert resumed[:4] == whole[:4] and len(resumed) == 6  # including dropout
 
 
 @pytest.mark.parametrize("slm", representatives(["t5", "gpt2"], ["gpt2"]))
 @pytest.mark.parametrize("tokenizers", ["shared", "offsets", "llm_tokens"])
-def test_the_processor_gives_the_tensors_of_the_collator(zoo: Path, tmp_path: Path, slm: str, tokenizers: str) -> None:
+def test_the_processor_returns_the_tensors_of_the_collator(
+    zoo: Path, tmp_path: Path, slm: str, tokenizers: str
+) -> None:
     model = hybrid(zoo, slm, "add", tokenizers).eval()
     model.save_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
@@ -142,7 +142,7 @@ def test_the_processor_gives_the_tensors_of_the_collator(zoo: Path, tmp_path: Pa
     answers = processor.batch_decode(model.generate(**inputs, **EIGHT))
     assert answers == model.generate_text(TEXTS, **EIGHT)
     assert processor.decode(model.generate(**processor(TEXTS[0]), **EIGHT)[0]) == answers[0]
-    if tokenizers != "offsets":  # one sequence of tokens for both
+    if tokenizers != "offsets":  # a single token sequence for both
         assert torch.equal(
             model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], **EIGHT),
             model.generate(**inputs, **EIGHT),
@@ -178,7 +178,7 @@ print([name for name in ("lightning", "hydra", "datasets", "wandb") if name in s
 
 
 @pytest.mark.slow
-def test_a_process_of_transformers_and_llm2slm_alone(zoo: Path, tmp_path: Path) -> None:
+def test_a_process_with_transformers_and_llm2slm_only(zoo: Path, tmp_path: Path) -> None:
     model = hybrid(zoo, "gpt2").eval()
     model.save_pretrained(tmp_path)
     done = python("-c", USER, str(tmp_path), json.dumps(TEXTS))
@@ -209,11 +209,11 @@ if trainer.is_world_process_zero():
 
 
 @pytest.mark.slow
-def test_accelerate_launches_it_in_two_processes(
+def test_accelerate_launches_training_in_two_processes(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both see half of each batch, and together train as one process does that sees all of it."""
-    hybrid(zoo)  # writes the tiny models, which the processes then read
+    """Each processes half of each batch, and together they train like one process with the whole batch."""
+    hybrid(zoo)  # writes the tiny models, which the processes load
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(map(str, HOMES))}
@@ -241,7 +241,7 @@ def test_accelerate_launches_it_in_two_processes(
         [("t5", "memory"), ("gpt2", "add")],
     ),
 )
-def test_generation_configs_are_used(zoo: Path, slm: str, mode: str) -> None:
+def test_generation_configs_are_applied(zoo: Path, slm: str, mode: str) -> None:
     model = hybrid(zoo, slm, mode).eval()
     batch = model.collator.batch_of_texts(TEXTS)
     greedy = model.generate(batch, **EIGHT)
@@ -264,7 +264,7 @@ def test_generation_configs_are_used(zoo: Path, slm: str, mode: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_plain_slm_is_trained_and_resumed_too_and_lora_is_refused(zoo: Path, tmp_path: Path) -> None:
+def test_a_plain_slm_is_trained_and_resumed_and_resuming_lora_is_refused(zoo: Path, tmp_path: Path) -> None:
     def slm() -> LLM2SLM:
         set_seed(3)
         return build_model(tiny_model_config(zoo, slm="gpt2", kind=SystemKind.slm))

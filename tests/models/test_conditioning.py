@@ -33,7 +33,7 @@ def left(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "left")
 
 
-def test_add_and_replace(left: bool) -> None:
+def test_add_and_replace_by_hand(left: bool) -> None:
     mask = padded_mask(Q_LENGTHS, left)
     embeds, z = numbered(1, 3, 4), numbered(1000, 3, 4)
     added, replaced = add(embeds, z, mask), replace(embeds, z, mask)
@@ -68,7 +68,7 @@ def test_align_is_a_weighted_mean_of_z() -> None:
 
 @pytest.mark.parametrize("mode", [add, replace], ids=["add", "replace"])
 @pytest.mark.parametrize("length", [1, 5])  # 1 would broadcast
-def test_sequences_that_do_not_line_up_are_refused(mode, length) -> None:
+def test_sequences_of_different_lengths_are_refused(mode, length) -> None:
     with pytest.raises(ValueError, match=rf"\(3, 4, 3\).*\(3, {length}, 3\)"):
         mode(numbered(0, 3, 4), numbered(0, 3, length), torch.ones(3, 4))
 
@@ -79,7 +79,7 @@ def test_positions_count_real_tokens_only() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 99, 0.4, 0.01, 0.999])
-def test_pool_is_the_mean_of_neighbours_cut_as_evenly_as_can_be(left: bool, size: float) -> None:
+def test_pool_is_the_mean_of_neighbours_in_groups_of_similar_size(left: bool, size: float) -> None:
     mask, z = padded_mask(P_LENGTHS, left), numbered(1, 3, 5)
     pooled, pooled_mask = pool(z, mask, size)
     for b, length in enumerate(P_LENGTHS):

@@ -1,4 +1,4 @@
-"""Gated cross-attention against its formula, written out, and against the plain SLM."""
+"""Gated cross-attention against its formula and against the plain SLM."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def by_hand(layer: GatedCrossAttention, states: Tensor, z: Tensor) -> Tensor:
     return states + torch.tanh(layer.gate) * (torch.cat(found, -1) @ layer.out.weight.T)
 
 
-def test_a_layer_is_its_formula_and_ignores_padding() -> None:
+def test_a_layer_equals_its_formula_and_ignores_padding() -> None:
     torch.manual_seed(0)
     layer = GatedCrossAttention(D, E, heads=2)
     layer.gate.data.fill_(0.7)
@@ -48,7 +48,7 @@ def crossed(build: Callable[..., LLM2SLM], slm: str = "gpt2", gate: float = 1.0)
     return model
 
 
-def test_with_closed_gates_it_is_the_plain_slm(build) -> None:
+def test_with_closed_gates_the_model_equals_the_plain_slm(build) -> None:
     model = crossed(build, gate=0.0)
     texts = [row["source"] for row in tiny_rows()]
     batch = model.collator.batch_of_texts(texts)
@@ -63,7 +63,7 @@ def test_with_closed_gates_it_is_the_plain_slm(build) -> None:
     assert not torch.equal(model.generate(batch, max_new_tokens=6, min_new_tokens=6), guided)
 
 
-def test_gates_have_a_gradient_where_they_are_closed(build) -> None:
+def test_closed_gates_have_a_gradient(build) -> None:
     model = crossed(build, gate=0.0)
     batch = model.collator(model.collator.encode(examples()))
     model.logits(batch).square().mean().backward()
@@ -77,7 +77,7 @@ def examples() -> list[object]:
 
 
 @pytest.mark.parametrize(("every", "layers"), [(1, 4), (2, 2), (3, 1), (4, 1)])
-def test_every_kth_block(zoo, every, layers) -> None:
+def test_every_kth_block_has_cross_attention(zoo, every, layers) -> None:
     cfg = tiny_model_config(zoo, "t5", "gpt2", "cross_attention")
     cfg.cross_every = every
     model = build_model(cfg)
@@ -86,19 +86,19 @@ def test_every_kth_block(zoo, every, layers) -> None:
     assert hooked == [(n + 1) % every == 0 for n in range(4)]
 
 
-def test_more_blocks_than_there_are(zoo) -> None:
+def test_a_step_larger_than_the_number_of_blocks_is_refused(zoo) -> None:
     cfg = tiny_model_config(zoo, "t5", "gpt2", "cross_attention")
     cfg.cross_every = 5
     with pytest.raises(UserError, match=r"model.cross_every=5: the SLM has 4 blocks; give 1 to 4"):
         build_model(cfg)
 
 
-def test_an_encoder_decoder_is_refused_with_what_is_possible(zoo) -> None:
+def test_an_encoder_decoder_is_refused_and_the_possible_conditionings_are_listed(zoo) -> None:
     with pytest.raises(UserError, match=r"cross_attention does not fit .*possible: add, memory, prepend, replace"):
         build_model(tiny_model_config(zoo, "t5", "t5", "cross_attention"))
 
 
-def test_out_of_it_the_slm_is_as_it_was(build) -> None:
+def test_outside_of_a_call_the_slm_is_unchanged(build) -> None:
     model = crossed(build)
     ids = torch.tensor([[5, 9, 40]])
     before = model.slm(ids).logits
@@ -118,7 +118,7 @@ def test_an_slm_whose_blocks_cannot_be_identified_is_refused(build) -> None:
         CrossAttentionBlocks(slm)
 
 
-def test_a_bfloat16_slm_is_attended_from_in_float32(zoo) -> None:
+def test_cross_attention_of_a_bfloat16_slm_is_computed_in_float32(zoo) -> None:
     config = tiny_model_config(zoo, "t5", "gpt2", "cross_attention")
     config.slm.dtype = "bfloat16"
     torch.manual_seed(0)

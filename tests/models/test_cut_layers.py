@@ -1,4 +1,4 @@
-"""An SLM cut from a pretrained one, against transformers' own model from which blocks were deleted by hand."""
+"""An SLM cut from a pretrained one, against a transformers model whose blocks are deleted by hand."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from llm2slm.types import Init, SystemKind, Tokenizers, UserError
 STACKS = {"gpt2": "transformer.h", "pythia": "gpt_neox.layers", "opt": "model.decoder.layers"} | dict.fromkeys(
     ("gpt_neo", "gptj", "bloom", "falcon"), "transformer.h"
 )
-"""Where the blocks are; else in model.layers, an encoder-decoder's in encoder.block or model.encoder.layers."""
+"""Paths of the blocks; otherwise model.layers, or encoder.block or model.encoder.layers of an encoder-decoder."""
 DEPTH_KEYS = {"gpt2": "n_layer", "gptj": "n_layer", "bloom": "n_layer", "gpt_neo": "num_layers"}
 PER_BLOCK = ("layer_types", "no_rope_layers", "attention_layers", "mlp_layer_types")
 
 
 def by_hand(folder: Path, family: str, kept: dict[str, list[int]]) -> PreTrainedModel:
-    """transformers' own model of the whole depth, after which all other blocks were deleted.
+    """The transformers model at full depth, from which all other blocks are deleted.
 
     Args:
         kept: side ("" of a decoder-only model) -> 0-based numbers.
@@ -73,12 +73,12 @@ def by_hand(folder: Path, family: str, kept: dict[str, list[int]]) -> PreTrained
         for key in keys[side]:
             setattr(config, key, len(numbers))
     if t5:
-        model.config.decoder_layers = model.config.num_decoder_layers  # by which `generate` sizes its cache
+        model.config.decoder_layers = model.config.num_decoder_layers  # `generate` sizes its cache by it
     return model.eval()
 
 
 def logits(model: PreTrainedModel) -> Tensor:
-    """Of two rows of unequal length, the second one padded."""
+    """Of two rows of unequal length; the second one is padded."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(3, 40, (2, 12), generator=generator)
     mask = torch.ones_like(ids)
@@ -116,7 +116,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_saved(model: PreTrainedModel, oracle: PreTrainedModel, tmp_path: Path) -> None:
-    """What is saved is a plain folder, which transformers alone loads; it computes and generates the same."""
+    """The saved folder is a plain one, which transformers alone loads; it computes and generates the same."""
     model.save_pretrained(tmp_path / "saved")
     auto = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM
     again, report = auto.from_pretrained(tmp_path / "saved", output_loading_info=True, dtype=torch.float32)
@@ -129,7 +129,7 @@ def check_saved(model: PreTrainedModel, oracle: PreTrainedModel, tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", representatives(ONE_STACK, ["gpt2", "llama"]))
-def test_a_decoder_only_model_is_cut_as_by_hand(tmp_path, family) -> None:
+def test_a_decoder_only_model_is_cut_like_by_hand(tmp_path, family) -> None:
     folder = write(family, tmp_path / "whole")
     whole = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     for layers, kept in ((3, [0, 3, 5]), (1, [0]), ([3, -2], [2, 4])):
@@ -148,8 +148,8 @@ def test_a_decoder_only_model_is_cut_as_by_hand(tmp_path, family) -> None:
     ),
 )
 @pytest.mark.parametrize("side", [SLMConfig, LLMConfig])
-def test_a_smaller_depth_in_the_config_gives_the_first_blocks(tmp_path, family, side) -> None:
-    """Pretrained and random: lists with a value per block are cut along."""
+def test_a_smaller_depth_in_the_config_keeps_the_first_blocks(tmp_path, family, side) -> None:
+    """Pretrained and random weights: lists with a value per block are cut accordingly."""
     folder = write(family, tmp_path / "whole")
     depth = {"num_hidden_layers": 3}
     model = load_language_model(side(name=str(folder), config=depth), tiny_tokenizer())
@@ -170,7 +170,7 @@ def test_a_smaller_depth_of_a_cut_model_is_recorded(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("family", representatives(TWO_STACKS, ["t5"]))
-def test_an_encoder_decoder_is_cut_as_by_hand(tmp_path, family) -> None:
+def test_an_encoder_decoder_is_cut_like_by_hand(tmp_path, family) -> None:
     folder = write(family, tmp_path / "whole")
     for layers, encoder, decoder in (
         (2, [0, 3], [0, 5]),
@@ -188,8 +188,8 @@ def test_an_encoder_decoder_is_cut_as_by_hand(tmp_path, family) -> None:
     check_saved(model, oracle, tmp_path)
 
 
-def test_the_text_model_within_a_model_of_images_and_text_is_cut(tmp_path) -> None:
-    """Its depth is in a sub-config, and its image encoder is as deep here."""
+def test_the_text_model_of_a_multimodal_model_is_cut(tmp_path) -> None:
+    """Its depth is in a sub-config, and here its image encoder is equally deep."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": DEPTH, "num_attention_heads": 2}
     text = sizes | {"num_key_value_heads": 1, "head_dim": 8, "vocab_size": 40, "initializer_range": 0.3} | WINDOWS
     vision = sizes | {"image_size": 28, "patch_size": 14}
@@ -208,7 +208,7 @@ def test_the_text_model_within_a_model_of_images_and_text_is_cut(tmp_path) -> No
 
 
 @pytest.mark.parametrize(("family", "layers"), [("t5", {"encoder": [2, 3], "decoder": [3, 6]}), ("mistral", [3, 6])])
-def test_in_its_own_dtype_and_attention(tmp_path, family, layers) -> None:
+def test_dtype_and_attention_implementation_are_kept(tmp_path, family, layers) -> None:
     folder = write(family, tmp_path)
     exact = logits(cut(folder, layers))
     model = cut(folder, layers, dtype="bfloat16", attn_implementation="eager")
@@ -218,11 +218,11 @@ def test_in_its_own_dtype_and_attention(tmp_path, family, layers) -> None:
     assert 0 < float((found - exact).norm() / exact.norm()) < 0.1
 
 
-# Only what is kept is read
+# Only the kept blocks are read
 
 
 class Noting:
-    """In place of safetensors' files and slices of them, as transformers opens them: notes which tensors are read."""
+    """Replaces safetensors files and their slices, as transformers opens them: records the tensors that are read."""
 
     def __init__(self, inner: Any, seen: set[str], name: str = "") -> None:
         self.inner, self.seen, self.name = inner, seen, name
@@ -263,13 +263,13 @@ def test_tensors_of_other_blocks_are_not_read(tmp_path, monkeypatch, family, lay
     seen.clear()
     cut(folder, layers)
     left = {name for name in all_names if any(part in name for part in unread)}
-    bias = {name for name in left if "relative_attention_bias" in name}  # the first block's, which serves all
+    bias = {name for name in left if "relative_attention_bias" in name}  # of the first block, for all blocks
     assert len(bias) == (2 if family == "t5" else 0)
     assert seen == all_names - (left - bias)
     assert len(left) > len(unread) and len(seen) > 5
 
 
-# What may be asked for
+# Valid and invalid values
 
 
 @pytest.mark.parametrize(
@@ -289,12 +289,12 @@ def test_tensors_of_other_blocks_are_not_read(tmp_path, monkeypatch, family, lay
     ],
     ids=str,
 )
-def test_which_blocks_are_kept(zoo, layers, kept) -> None:
+def test_layers_select_evenly_spaced_or_listed_blocks(zoo, layers, kept) -> None:
     found = getattr(cut(zoo, layers).config, "llm2slm_cut", None)
     assert found == (None if kept is None else {"blocks": kept, "depth": DEPTH})
 
 
-def test_evenly_spaced_blocks_of_any_depth() -> None:
+def test_evenly_spaced_blocks_for_any_depth() -> None:
     for depth in range(2, 40):
         for count in range(2, depth + 1):
             found = chosen_blocks(count, GPT2Config(n_layer=depth))[""]
@@ -324,7 +324,7 @@ def test_evenly_spaced_blocks_of_any_depth() -> None:
     ],
     ids=str,
 )
-def test_values_that_choose_no_blocks(zoo, layers, words) -> None:
+def test_values_that_select_no_blocks_are_refused(zoo, layers, words) -> None:
     refused(SLMConfig(name=str(zoo), layers=layers), words)
 
 
@@ -339,11 +339,11 @@ def test_values_that_choose_no_blocks(zoo, layers, words) -> None:
     ],
     ids=str,
 )
-def test_values_that_choose_no_blocks_of_an_encoder_decoder(tmp_path, layers, words) -> None:
+def test_values_that_select_no_blocks_of_an_encoder_decoder_are_refused(tmp_path, layers, words) -> None:
     refused(SLMConfig(name=str(write("t5", tmp_path)), layers=layers), words)
 
 
-def test_blocks_are_of_pretrained_weights_and_chosen_once(zoo) -> None:
+def test_blocks_are_selected_from_pretrained_weights_and_by_one_key_only(zoo) -> None:
     refused(
         SLMConfig(name=str(zoo), layers=2, init=Init.random), r"layers=2: .*init=random .*config \(n_layer, num_hid"
     )
@@ -373,7 +373,7 @@ def test_a_cut_of_a_cut_encoder_decoder_records_blocks_of_the_original(tmp_path)
     assert record == {"encoder": {"blocks": [3], "depth": 4}, "decoder": {"blocks": [4, 5], "depth": DEPTH}}
 
 
-# What cannot be cut
+# Models that cannot be cut
 
 
 @pytest.mark.parametrize(
@@ -391,15 +391,15 @@ def test_a_cut_of_a_cut_encoder_decoder_records_blocks_of_the_original(tmp_path)
          "a falcon_h1 cannot be cut"),
     ],
 )  # fmt: skip
-def test_a_cut_that_would_compute_something_else_is_refused(tmp_path, model_type, values, words) -> None:
+def test_a_cut_that_would_change_the_computation_is_refused(tmp_path, model_type, values, words) -> None:
     tokens = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     depth = {} if model_type == "gpt2" else {"num_hidden_layers": DEPTH}
     AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**tokens | values | depth)).save_pretrained(tmp_path)
     refused(SLMConfig(name=str(tmp_path), layers=[1, 3, 5]), words)
 
 
-def test_blocks_of_one_kind_by_a_rule_of_their_numbers_are_cut_where_the_rule_holds(tmp_path) -> None:
-    """Of every third kept block of a model with a period of two, each is of the kind that the rule says."""
+def test_periodic_block_kinds_are_cut_if_the_kept_blocks_follow_the_period(tmp_path) -> None:
+    """Each kept block of a model with a period of two has the kind that its new number requires."""
     values = LLAMA | {"num_experts": 2, "mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False}
     values |= {"attn_layer_period": 2, "attn_layer_offset": 1, "num_hidden_layers": DEPTH, "vocab_size": 40}
     AutoModelForCausalLM.from_config(CONFIG_MAPPING["jamba"](**values)).save_pretrained(tmp_path)
@@ -426,7 +426,7 @@ def test_a_missing_tensor_of_a_kept_block_is_refused(tmp_path) -> None:
     refused(SLMConfig(name=str(folder), layers=[1, 4]), rf"its weights do not fit its config, as {name}")
 
 
-# In the whole
+# The complete system
 
 
 @pytest.mark.parametrize(
@@ -455,8 +455,8 @@ def test_a_system_with_a_cut_slm_is_built_saved_and_loaded(tmp_path, kind, slm) 
         assert len(alone.transformer.h) == 2 and alone.config.n_layer == 2
 
 
-def test_memory_without_its_encoder_and_new_cross_attention(tmp_path) -> None:
-    """Layers that are new have no saved weights; each kept block gets them."""
+def test_new_layers_of_a_cut_slm_are_initialized(tmp_path) -> None:
+    """Memory without the SLM's encoder, and new cross-attention: each kept block gets layers without saved weights."""
     cfg = tiny_model_config(tmp_path, slm="gpt2", conditioning="memory", tokenizers=Tokenizers.offsets)
     cfg.slm.layers = [2, 4]
     slm = build_model(cfg).slm
@@ -470,7 +470,7 @@ def test_memory_without_its_encoder_and_new_cross_attention(tmp_path) -> None:
 
 def test_a_run_with_a_cut_slm_is_trained_resumed_and_evaluated(tmp_path) -> None:
     config = tiny_run(tmp_path, slm="gpt2", max_steps=4, val_every=2)
-    config.model.slm.layers, config.model.slm.tune = 2, r"\.1\."  # frozen weights are read again to resume
+    config.model.slm.layers, config.model.slm.tune = 2, r"\.1\."  # frozen weights are read again on resuming
     train(deepcopy(config), tmp_path / "whole")
     stopped = deepcopy(config)
     stopped.trainer.max_steps = 2

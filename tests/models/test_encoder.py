@@ -1,4 +1,4 @@
-"""FrozenEncoder against transformers' own models, read one unpadded row at a time."""
+"""FrozenEncoder against transformers models on one unpadded row at a time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def padded(left: bool) -> tuple[Tensor, Tensor]:
 
 
 def oracle(kind: str, folder: Path, layer: int) -> list[Tensor]:
-    """What transformers gives for each row alone."""
+    """The output of transformers for each row alone."""
     model = (T5EncoderModel if kind == "t5" else AutoModel).from_pretrained(folder).eval()
     with torch.no_grad():
         outputs = [model(torch.tensor([row]), output_hidden_states=True) for row in ROWS]
@@ -51,7 +51,7 @@ def oracle(kind: str, folder: Path, layer: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("left", representatives([True, False], [True]))
 @pytest.mark.parametrize("layer", representatives([None, 0, 1, 2, -1, -2], [None, 0, 2]))
-def test_each_layer_is_what_transformers_calls_it(kind_and_folder, layer, left) -> None:
+def test_each_layer_equals_that_of_transformers(kind_and_folder, layer, left) -> None:
     kind, folder = kind_and_folder
     depth = DEPTH[kind]
     absolute = layer
@@ -76,7 +76,7 @@ def test_blocks_above_the_layer_are_not_kept(kind_and_folder) -> None:
         assert len(getattr(FrozenEncoder(AutoModel.from_pretrained(folder), layer).body, blocks)) == kept
 
 
-def test_eval_even_after_train_and_no_gradient(kind_and_folder) -> None:
+def test_the_encoder_stays_in_eval_mode_and_has_no_gradient(kind_and_folder) -> None:
     _, folder = kind_and_folder
     encoder = FrozenEncoder(AutoModel.from_pretrained(folder).train())
     parent = torch.nn.ModuleList([encoder]).train()
@@ -90,7 +90,7 @@ def test_eval_even_after_train_and_no_gradient(kind_and_folder) -> None:
 
 
 @pytest.mark.parametrize("beyond", [1, -2])
-def test_no_such_layer(kind_and_folder, beyond) -> None:
+def test_an_unknown_layer_is_refused(kind_and_folder, beyond) -> None:
     kind, folder = kind_and_folder
     depth = DEPTH[kind]
     layer = depth + 1 if beyond == 1 else -depth - 2

@@ -1,4 +1,4 @@
-"""model.llm.prefix and model.llm.chat: the LLM is asked in words of its own; the SLM, and what is saved, know of it."""
+"""model.llm.prefix and model.llm.chat: the LLM gets a separate prompt; the SLM does not see it, and it is saved."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def logits(model: LLM2SLM) -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", representatives(["add", "prepend", "cross_attention"], ["prepend"]))
 @pytest.mark.parametrize("tokenizers", ["shared", "offsets", "llm_tokens"])
-def test_the_prefix_reaches_the_llm(zoo: Path, tmp_path: Path, mode: str, tokenizers: str) -> None:
+def test_the_prefix_is_part_of_the_llms_prompt_only(zoo: Path, tmp_path: Path, mode: str, tokenizers: str) -> None:
     plain, model = (hybrid(zoo, mode, tokenizers, **llm) for llm in ({}, {"prefix": "two old: "}))
     batch, own = (m.collator.batch_of_texts(TEXTS) for m in (model, plain))
     with_prefix = plain.collator.batch_of_texts([f"two old: {text}" for text in TEXTS])
-    order = with_prefix.llm_mask_BP.bool(), batch.llm_mask_BP.bool()  # padding may be on another side
+    order = with_prefix.llm_mask_BP.bool(), batch.llm_mask_BP.bool()  # padding may be on the other side
     assert torch.equal(batch.llm_ids_BP[order[1]], with_prefix.llm_ids_BP[order[0]])
-    if tokenizers != "llm_tokens":  # there the SLM reads the LLM's tokens, the prefix among them
+    if tokenizers != "llm_tokens":  # otherwise the SLM processes the LLM's tokens, including the prefix
         assert torch.equal(batch.slm_ids_BQ, own.slm_ids_BQ)
     assert not torch.allclose(logits(model), logits(plain), atol=1e-3)
     model.save_pretrained(tmp_path)
@@ -55,7 +55,7 @@ def test_the_prefix_reaches_the_llm(zoo: Path, tmp_path: Path, mode: str, tokeni
 
 
 @pytest.mark.parametrize("kind", ["llm2slm", "llm"])
-def test_a_template_that_changes_with_time_is_saved_as_it_was(tmp_path: Path, kind: str) -> None:
+def test_the_result_of_a_chat_template_that_depends_on_the_time_is_saved(tmp_path: Path, kind: str) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = MOMENT
     tokenizer.save_pretrained(tmp_path / "chat")
@@ -71,5 +71,5 @@ def test_a_template_that_changes_with_time_is_saved_as_it_was(tmp_path: Path, ki
     assert "answer:" in tokenizer.decode(getattr(found, name)[0])
 
 
-def test_the_slm_alone_reads_no_frame_of_the_llm(zoo: Path) -> None:
+def test_the_slm_alone_has_no_prefix_of_the_llm(zoo: Path) -> None:
     assert hybrid(zoo, kind="slm", prefix="two old: ").config.llm_frame is None

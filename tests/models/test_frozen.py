@@ -1,4 +1,4 @@
-"""The LLM stays frozen under other people's tools: peft, transformers' Trainer, loops that switch all gradients on."""
+"""The LLM stays frozen under other tools: peft, transformers' Trainer, loops that enable all gradients."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
 
 @pytest.mark.parametrize("slm", representatives(["t5", "gpt2"], ["gpt2"]))
 @pytest.mark.parametrize("adapters", ADAPTERS)
-def test_peft_is_refused_where_it_would_train_the_llm(zoo: Path, slm: str, adapters: str) -> None:
+def test_peft_is_refused_if_it_would_train_the_llm(zoo: Path, slm: str, adapters: str) -> None:
     model = hybrid(zoo, slm)
     with pytest.raises(
         UserError, match=r"^the LLM is frozen, .* were added to it \(encoder\.body\..*exclude_modules=r'"
     ):
         get_peft_model(model, ADAPTERS[adapters]())
-    with pytest.raises(UserError, match="the LLM is frozen"):  # whoever goes on with it all the same
+    with pytest.raises(UserError, match="the LLM is frozen"):  # if the caller ignores the error
         model.logits(labelled(model, [0, 1, 2]))
 
 
 @pytest.mark.parametrize("slm", representatives(["t5", "gpt2"], ["gpt2"]))
-def test_peft_trains_the_other_modules_with_the_arguments_of_the_message(zoo: Path, tmp_path: Path, slm: str) -> None:
+def test_peft_trains_the_other_modules_with_the_arguments_in_the_message(zoo: Path, tmp_path: Path, slm: str) -> None:
     for config in (LoraConfig(target_modules="all-linear", exclude_modules=OUT), LoraConfig(target_modules=r"slm\..*")):
         if config.target_modules != "all-linear":
             config.target_modules = r"slm\..*(q|c_attn)"
@@ -71,32 +71,32 @@ def test_peft_trains_the_other_modules_with_the_arguments_of_the_message(zoo: Pa
         assert_as_before(model, before)
 
 
-def test_adapters_put_in_without_a_wrapper_are_refused(zoo: Path) -> None:
+def test_adapters_injected_without_a_wrapper_are_refused(zoo: Path) -> None:
     with pytest.raises(UserError, match="the LLM is frozen"):
         inject_adapter_in_model(LoraConfig(target_modules="all-linear"), hybrid(zoo))
     with pytest.raises(UserError, match="the LLM is frozen"):
         hybrid(zoo).add_adapter(LoraConfig(target_modules="all-linear"))
     model = hybrid(zoo)
     assert model.encoder is not None
-    inject_adapter_in_model(LoraConfig(target_modules=["q"]), model.encoder.body)  # behind the model's back
+    inject_adapter_in_model(LoraConfig(target_modules=["q"]), model.encoder.body)  # bypasses the model's check
     with pytest.raises(UserError, match=r"\(encoder\.body\..*lora_A"):
         model.logits(labelled(model, [0, 1, 2]))
 
 
-def test_a_system_without_an_llm_takes_any_adapters(zoo: Path) -> None:
+def test_a_system_without_an_llm_accepts_any_adapters(zoo: Path) -> None:
     model = build_model(tiny_model_config(zoo, slm="gpt2", kind=SystemKind.slm))
     adapted = get_peft_model(model, LoraConfig(target_modules="all-linear"))
     assert torch.isfinite(adapted.base_model.model.logits(labelled(model, [0, 1]))).all()
 
 
-def switch_on(model: LLM2SLM) -> None:
+def require_all_gradients(model: LLM2SLM) -> None:
     for parameter in model.parameters():
         parameter.requires_grad = True
 
 
 WAYS: dict[str, Callable[[LLM2SLM], Any]] = {
     "requires_grad_": lambda model: model.requires_grad_(True),
-    "each parameter": switch_on,
+    "each parameter": require_all_gradients,
     "train": lambda model: model.train(),
     "train of the encoder": lambda model: model.encoder.train(True),
     "enable_input_require_grads": lambda model: model.enable_input_require_grads(),
@@ -105,7 +105,7 @@ WAYS: dict[str, Callable[[LLM2SLM], Any]] = {
 
 @pytest.mark.parametrize("way", representatives(WAYS, ["requires_grad_", "enable_input_require_grads"]))
 @pytest.mark.parametrize(("slm", "mode"), [("t5", "add"), ("gpt2", "cross_attention")])
-def test_trainer_leaves_it_alone_whatever_was_switched_on(
+def test_the_trainer_leaves_the_llm_unchanged_however_gradients_are_enabled(
     zoo: Path, tmp_path: Path, way: str, slm: str, mode: str
 ) -> None:
     model = hybrid(zoo, slm, mode)
@@ -121,7 +121,7 @@ def test_trainer_leaves_it_alone_whatever_was_switched_on(
     assert len(model.generate_text(TEXTS, max_new_tokens=3)) == 3
 
 
-def test_gradients_of_the_rest_are_still_the_callers(zoo: Path) -> None:
+def test_the_caller_controls_the_gradients_of_all_other_modules(zoo: Path) -> None:
     model = hybrid(zoo)
     assert model.requires_grad_(False) is model
     assert not model.trainable_names()

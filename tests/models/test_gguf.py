@@ -1,4 +1,4 @@
-"""Models in GGUF files: config, tokenizer and weights against transformers' model of the dequantized weights."""
+"""Models in GGUF files: config, tokenizer and weights against a transformers model with the dequantized weights."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def padded(rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tenso
 
 
 @pytest.mark.parametrize("layer", representatives([0, 1, 0.5, -1, [1, 3]], [1, [1, 3]]), ids=str)
-def test_every_layer_is_that_of_the_dequantized_model(written, layer) -> None:
+def test_every_layer_equals_that_of_the_dequantized_model(written, layer) -> None:
     path, oracle = written
     encoder = load_encoder(LLMConfig(name=str(path), layer=layer), gguf_vocabulary())
     for left in (False, True):
@@ -82,7 +82,7 @@ def test_the_whole_model_has_the_weights_and_logits_of_the_dequantized_one(writt
     ids = torch.tensor([ROWS[0]])
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, oracle(ids).logits, rtol=1e-5, atol=1e-5)
-    # a plain model from here on: it trains, and is saved as a folder of transformers
+    # a plain model from here on: it is trained, and saved as a transformers folder
     model(ids, labels=ids).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     model.save_pretrained(tmp_path)
@@ -91,7 +91,7 @@ def test_the_whole_model_has_the_weights_and_logits_of_the_dequantized_one(writt
     assert torch.equal(again(ids).logits, model.eval()(ids).logits)
 
 
-def test_a_dtype_is_taken(written) -> None:
+def test_the_dtype_is_applied(written) -> None:
     path, oracle = written
     encoder = load_encoder(LLMConfig(name=str(path), layer=2, dtype="bfloat16"), gguf_vocabulary())
     own = dict(encoder.body.named_parameters())
@@ -100,7 +100,7 @@ def test_a_dtype_is_taken(written) -> None:
         torch.testing.assert_close(tensor, oracle.model.get_parameter(name).bfloat16())
 
 
-def test_only_what_is_read_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_used_tensors_are_dequantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_gguf(tmp_path / "model.gguf", "llama", "Q8_0")
     shapes: list[tuple[int, ...]] = []
     plain = gguf.dequantize
@@ -110,10 +110,10 @@ def test_only_what_is_read_is_unpacked(tmp_path: Path, monkeypatch: pytest.Monke
     encoder = load_encoder(LLMConfig(name=str(tmp_path / "model.gguf"), layer=1), gguf_vocabulary())
     # embeddings, final norm, and of one block: two norms, four matrices of attention, three of the MLP
     assert len(shapes) == 2 + 9 and len(list(encoder.parameters())) == 2 + 9
-    assert shapes.count((len(gguf_vocabulary()), 64)) == 1  # the head, untied in this model, has that shape too
+    assert shapes.count((len(gguf_vocabulary()), 64)) == 1  # the head, untied in this model, has the same shape
 
 
-def test_what_transformers_reads_with_is_put_back(written) -> None:
+def test_patched_functions_of_transformers_are_restored(written) -> None:
     from transformers import modeling_gguf_pytorch_utils as loader
 
     before = gguf.GGUFReader, gguf.get_tensor_name_map, loader.tqdm
@@ -121,8 +121,8 @@ def test_what_transformers_reads_with_is_put_back(written) -> None:
     assert (gguf.GGUFReader, gguf.get_tensor_name_map, loader.tqdm) == before
 
 
-def test_config_is_that_of_transformers_own_reader(written) -> None:
-    """Without the reader of ours."""
+def test_the_config_equals_that_of_transformers_reader(written) -> None:
+    """Read by transformers, without the patches of this package."""
     from transformers import AutoConfig
 
     path, _ = written
@@ -133,7 +133,7 @@ def test_config_is_that_of_transformers_own_reader(written) -> None:
     assert own == whole and own["vocab_size"] == len(gguf_vocabulary())
 
 
-def test_tokenizer_and_chat_template(written) -> None:
+def test_tokenizer_and_chat_template_are_read_from_the_file(written) -> None:
     path, _ = written
     tokenizer, wanted = load_tokenizer(str(path)), gguf_vocabulary()
     assert tokenizer.is_fast and tokenizer.get_vocab() == wanted.get_vocab()
@@ -145,7 +145,7 @@ def test_tokenizer_and_chat_template(written) -> None:
     assert tokenizer.name_or_path == str(path)
 
 
-def test_a_tokenizer_of_another_model_beside_the_file_is_not_taken(file: Path) -> None:
+def test_the_tokenizer_of_another_model_next_to_the_file_is_not_used(file: Path) -> None:
     other = write_tiny("gpt2", file.parent.parent / "other", vocabulary="slm")
     for path in other.iterdir():
         shutil.copy(path, file.parent / path.name)
@@ -153,7 +153,7 @@ def test_a_tokenizer_of_another_model_beside_the_file_is_not_taken(file: Path) -
     assert read_config(str(file)).model_type == "llama"
 
 
-def test_answers_of_an_llm_alone_are_those_of_the_dequantized_model(written) -> None:
+def test_answers_of_an_llm_alone_equal_those_of_the_dequantized_model(written) -> None:
     path, oracle = written
     model = build_llm(LLMConfig(name=str(path)))
     batch = model.collator.batch_of_texts(["the little dog"])
@@ -165,7 +165,7 @@ def test_answers_of_an_llm_alone_are_those_of_the_dequantized_model(written) -> 
     assert not model.trainable_names()
 
 
-def test_in_python_it_is_a_model_as_any_other(written) -> None:
+def test_from_pretrained_loads_a_file_like_a_folder(written) -> None:
     path, oracle = written
     model = LLM2SLM.from_pretrained(path)
     ids = torch.tensor([ROWS[0]])
@@ -190,9 +190,7 @@ def logits(model: LLM2SLM) -> torch.Tensor:
         return model.eval().logits(labelled(model, [0, 1, 2]))
 
 
-def test_a_saved_hybrid_finds_its_file_again(
-    file: Path, slm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_saved_hybrid_finds_its_file(file: Path, slm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     model = build_model(hybrid_config(LLMConfig(name="model.gguf", layer=2), slm))
     model.save_pretrained(tmp_path / "saved")
@@ -212,7 +210,7 @@ def test_a_saved_hybrid_finds_its_file_again(
         LLM2SLM.from_pretrained(tmp_path / "saved")
 
 
-def test_the_used_part_is_saved_dequantized(file: Path, slm: str, tmp_path: Path) -> None:
+def test_with_llm_saves_the_used_part_dequantized(file: Path, slm: str, tmp_path: Path) -> None:
     model = build_model(hybrid_config(LLMConfig(name=str(file), layer=1), slm))
     model.save_pretrained(tmp_path / "saved", with_llm=True)
     file.unlink()
@@ -222,21 +220,21 @@ def test_the_used_part_is_saved_dequantized(file: Path, slm: str, tmp_path: Path
     assert torch.equal(logits(again), logits(model))
 
 
-def test_the_folder_of_the_same_weights_is_the_same_llm(file: Path, slm: str, tmp_path: Path) -> None:
-    """The fingerprint is of the weights, not of the file."""
+def test_a_folder_with_the_same_weights_is_the_same_llm(file: Path, slm: str, tmp_path: Path) -> None:
+    """The fingerprint is that of the weights, not of the file."""
     model = build_model(hybrid_config(LLMConfig(name=str(file), layer=2), slm))
     model.save_pretrained(tmp_path / "saved")
     load_language_model(SLMConfig(name=str(file)), gguf_vocabulary()).save_pretrained(tmp_path / "folder")
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "saved", llm=tmp_path / "folder")), logits(model))
 
 
-def test_a_file_of_a_folder_is_named_by_gguf_file(file: Path) -> None:
+def test_a_file_in_a_folder_is_given_by_gguf_file(file: Path) -> None:
     cfg = LLMConfig(name=str(file.parent), gguf_file="model.gguf")
     assert cfg.source == str(file) and found_as(cfg)["name"] == str(file.resolve())
     assert read_config(str(cfg.source)).model_type == "llama"
 
 
-def test_a_file_of_the_hub_is_recorded_by_its_commit(
+def test_a_file_on_the_hub_is_recorded_by_its_commit(
     file: Path, slm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, commit = tmp_path / "cache", "a" * 40
@@ -251,11 +249,11 @@ def test_a_file_of_the_hub_is_recorded_by_its_commit(
     record = dict(model.config.llm or {})
     assert (record["name"], record["gguf_file"], record["revision"]) == ("someone/llm", "q8/model.gguf", commit)
     model.save_pretrained(tmp_path / "saved")
-    (place / "refs" / "main").write_text("b" * 40)  # it has moved on
+    (place / "refs" / "main").write_text("b" * 40)  # the branch has a newer commit
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "saved")), logits(model))
 
 
-def test_names_of_files_here_and_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_paths_and_hub_names_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert on_hub("me/repo/a.gguf") == ("me/repo", "a.gguf")
     assert on_hub("me/repo/sub/a.gguf") == ("me/repo", "sub/a.gguf")
@@ -265,10 +263,10 @@ def test_names_of_files_here_and_on_the_hub(tmp_path: Path, monkeypatch: pytest.
     assert on_hub("me/repo/a.gguf") is None
 
 
-# What a store of representations is of
+# Stores of representations
 
 
-def test_a_store_knows_weights_and_settings_of_a_file(file: Path, tmp_path: Path) -> None:
+def test_a_store_identifies_weights_and_settings_of_a_file(file: Path, tmp_path: Path) -> None:
     weights, settings = weights_hash(str(file)), settings_hash(str(file))
     assert weights is not None and settings is not None
     copy = tmp_path / "copy.gguf"
@@ -285,7 +283,7 @@ def test_a_store_knows_weights_and_settings_of_a_file(file: Path, tmp_path: Path
     assert settings_hash(str(file)) != settings
 
 
-# Mistakes
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -300,7 +298,7 @@ def test_a_store_knows_weights_and_settings_of_a_file(file: Path, tmp_path: Path
         (lambda data: data.replace(b"llama", b"lamma"), "transformers cannot read the architecture 'lamma'"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_in_one_line(file: Path, damage: Callable[[bytes], bytes], words) -> None:
+def test_an_unreadable_file_is_reported_on_one_line(file: Path, damage: Callable[[bytes], bytes], words) -> None:
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=words) as caught:
         read_config(str(file))
@@ -325,7 +323,7 @@ def test_a_file_without_a_vocabulary_needs_a_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["gguf", "accelerate"])
-def test_without_a_package_one_line_names_it(file: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_on_one_line(file: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     found = importlib.util.find_spec
@@ -345,12 +343,12 @@ def test_without_a_package_one_line_names_it(file: Path, package: str, monkeypat
         ({"name": "x.gguf", "gguf_file": "a.gguf"}, "leave one of them out"),
     ],
 )
-def test_a_file_that_is_named_wrongly(values: dict[str, str], words: str) -> None:
+def test_invalid_names_of_a_file_are_refused(values: dict[str, str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         _ = LLMConfig(**values).source
 
 
-def test_a_missing_file_and_a_second_quantization(file: Path) -> None:
+def test_a_missing_file_and_a_second_quantization_are_refused(file: Path) -> None:
     for name in ("nope.gguf", str(file.parent / "nope.gguf")):
         with pytest.raises(UserError, match="no such file"):
             read_config(name)
@@ -360,7 +358,9 @@ def test_a_missing_file_and_a_second_quantization(file: Path) -> None:
         )
 
 
-def test_what_unpacking_costs_is_told_where_nothing_is_trained(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cost_of_unpacking_is_reported_if_nothing_is_trained(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     load_language_model(SLMConfig(name=str(file)), gguf_vocabulary())
     assert "unpacked" not in capsys.readouterr().err
     load_encoder(LLMConfig(name=str(file), layer=1), gguf_vocabulary())
@@ -376,7 +376,7 @@ def test_what_unpacking_costs_is_told_where_nothing_is_trained(file: Path, capsy
 
 
 class FakeKernel:
-    """A kernel as transformers wants it, which unpacks with torch: packed layers run on a CPU."""
+    """A kernel with the interface of transformers, which unpacks with torch: packed layers run on a CPU."""
 
     def supports(self, kind: int) -> bool:
         return True
@@ -398,7 +398,7 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, PreTr
     return tmp_path / "model.gguf", write_gguf(tmp_path / "model.gguf", "lfm2", "Q8_0")
 
 
-def test_weights_stay_packed_where_there_is_a_kernel(packed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_stay_packed_if_a_kernel_is_available(packed, capsys: pytest.CaptureFixture[str]) -> None:
     path, oracle = packed
     cfg = LLMConfig(name=str(path), layer=2)
     encoder = load_encoder(cfg, gguf_vocabulary())
@@ -413,7 +413,7 @@ def test_weights_stay_packed_where_there_is_a_kernel(packed, capsys: pytest.Capt
     torch.testing.assert_close(encoder.embed(ids), oracle.get_input_embeddings()(ids))
 
 
-def test_packed_or_not_fingerprint_and_size_are_the_same(packed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_and_size_are_independent_of_packing(packed, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.integrations.gguf import kernels
 
     path, _ = packed
@@ -430,11 +430,11 @@ def test_packed_or_not_fingerprint_and_size_are_the_same(packed, monkeypatch: py
 
 
 def own_named(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
-    """A model's tensors, a tied one under its first name alone."""
+    """A model's tensors; a tied one is listed under its first name only."""
     return [(name, tensor) for name, tensor in model.state_dict().items() if name != "lm_head.weight"]
 
 
-def test_what_is_trained_is_unpacked(packed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trained_weights_are_unpacked(packed, capsys: pytest.CaptureFixture[str]) -> None:
     path, oracle = packed
     model = load_language_model(SLMConfig(name=str(path)), gguf_vocabulary())
     assert all(parameter.is_floating_point() for parameter in model.parameters())
@@ -449,7 +449,7 @@ def test_what_is_trained_is_unpacked(packed, capsys: pytest.CaptureFixture[str])
         torch.testing.assert_close(alone.slm(ids).logits, oracle(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_is_found_whatever_the_case_of_its_ending(file: Path) -> None:
+def test_a_file_is_found_by_an_extension_in_upper_case(file: Path) -> None:
     upper = file.with_name("M.GGUF")
     shutil.move(file, upper)
     assert find(str(upper)) == upper.resolve()

@@ -1,4 +1,4 @@
-"""The design's invariants, over every LLM kind, SLM kind, conditioning and tokenizer pairing."""
+"""The invariants of the design, for every LLM kind, SLM kind, conditioning and tokenizer option."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 def slm_names(system) -> set[str]:
-    """Parameters of the SLM as transformers itself names them; with memory, those that it attends with: no encoder."""
+    """Parameter names of the SLM in transformers; with memory, without the encoder."""
     return names_by_transformers(system.slm, system.cfg.slm.name, system.cfg.conditioning == "memory")
 
 
@@ -49,17 +49,17 @@ def loss_of(model: LLM2SLM, batch: Batch) -> Tensor:
     return cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
 
 
-# The LLM is frozen, projector and SLM are not
+# The LLM is frozen; projector and SLM are trained
 
 
-def test_training_moves_projector_and_slm_and_nothing_else(system) -> None:
+def test_training_changes_projector_and_slm_only(system) -> None:
     model = system.build().train()
     frozen = {n: t.clone() for n, t in [*model.encoder.named_parameters(), *model.encoder.named_buffers()]}
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     assert frozen and not any(module.training for module in model.encoder.modules())
     assert model.slm.training
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)  # all of them, frozen ones included
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)  # frozen ones included
     for _ in range(2):
         optimizer.zero_grad()
         loss_of(model, system.batch).backward()
@@ -77,18 +77,18 @@ def test_training_moves_projector_and_slm_and_nothing_else(system) -> None:
     assert torch.equal(first.reps_BPE, second.reps_BPE), "the encoder's dropout is on"
 
 
-def test_parameter_counts(system) -> None:
+def test_parameter_counts_equal_those_of_the_parts(system) -> None:
     model, slm = system.model, {n: p.numel() for n, p in system.model.named_parameters()}
     counts = model.parameter_counts()
     assert counts["trainable"] == sum(slm[name] for name in PROJECTOR | slm_names(system))
     assert counts["total"] == counts["trainable"] + sum(p.numel() for p in model.encoder.parameters())
 
 
-# z enters at prompt positions only, the same in training and in generation
+# z is added at prompt positions only, in training as in generation
 
 
 class Recorder:
-    """What goes into the SLM: the vectors of every call, and the keywords."""
+    """Inputs of the SLM: the vectors of every call, and the keywords."""
 
     def __init__(self, model: LLM2SLM) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ class Recorder:
 
 
 def expected_slots(system, model: LLM2SLM, batch: Batch, row: int) -> list[list[float]]:
-    """The prompt's vectors of one row, put together slot by slot; the projector is the identity."""
+    """The prompt's vectors of one row, slot by slot; the projector is the identity."""
     reps = model.represent(batch)
     z = [vector for vector, real in zip(reps.reps_BPE[row], batch.llm_mask_BP[row], strict=True) if real]
     table = model.slm.get_input_embeddings().weight
@@ -124,9 +124,9 @@ def expected_slots(system, model: LLM2SLM, batch: Batch, row: int) -> list[list[
 
 
 @torch.no_grad()
-def test_each_prompt_position_holds_the_vector_of_the_mode(system) -> None:
+def test_each_prompt_position_has_the_vector_of_the_mode(system) -> None:
     model, batch = system.build(), system.batch
-    model.projector.layers = nn.Linear(24, 16, bias=False)  # z: the first 16 values of the 24, as they are
+    model.projector.layers = nn.Linear(24, 16, bias=False)  # z: the first 16 of the 24 values, unchanged
     model.projector.layers.weight.copy_(torch.eye(16, 24))
     represent = model.represent
     model.represent = lambda b: Reps(represent(b).reps_BPE, b.llm_mask_BP)
@@ -146,7 +146,7 @@ def test_each_prompt_position_holds_the_vector_of_the_mode(system) -> None:
             states = keywords["encoder_hidden_states"]
         elif memory:
             states = keywords["encoder_outputs"].last_hidden_state
-        elif system.slm == "t5" and "encoder_outputs" in keywords:  # generate ran the SLM's own encoder on the prompt
+        elif system.slm == "t5" and "encoder_outputs" in keywords:  # generate ran the SLM's encoder on the prompt
             prompt = model.prefill(batch)
             own = model.slm.encoder(inputs_embeds=prompt.states_BQD, attention_mask=prompt.mask_BQ).last_hidden_state
             close(keywords["encoder_outputs"].last_hidden_state, own)
@@ -160,20 +160,20 @@ def test_each_prompt_position_holds_the_vector_of_the_mode(system) -> None:
             slots = states[row][mask[row] == 1] if mask.shape[1] == states.shape[1] else None
             assert slots is not None
             close(slots[: len(expected)], expected)
-            response = slots[len(expected) :]  # what follows is the response, of a decoder-only SLM in training
+            response = slots[len(expected) :]  # the rest is the response, of a decoder-only SLM in training
             if system.slm == "gpt2" and keywords is trained and not memory:
                 labels = batch.labels_BT[row]
                 assert torch.equal(response, model.slm.transformer.wte.weight[labels[labels != IGNORE_INDEX]])
             else:
                 assert len(response) == 0
-    for keywords in generated[1:]:  # after the first token only token ids go in
+    for keywords in generated[1:]:  # after the first token the inputs are token ids
         assert keywords.get("inputs_embeds") is None
         token = keywords["decoder_input_ids"] if system.slm == "t5" else keywords["input_ids"]
         assert token.shape == (3, 1)
 
 
 class ProjectedTo16:
-    """The model with its representations cut to the SLM's width, as the projector of the test cuts them."""
+    """The model with representations truncated to the SLM's width, like by the projector of the test."""
 
     def __init__(self, model: LLM2SLM) -> None:
         self.slm, self.model = model.slm, model
@@ -184,7 +184,7 @@ class ProjectedTo16:
 
 
 @torch.no_grad()
-def test_representations_at_padding_change_nothing(system) -> None:
+def test_representations_at_padding_have_no_effect(system) -> None:
     model, batch = system.model, system.batch
     reps = model.represent(batch)
     padding = batch.llm_mask_BP == 0
@@ -196,8 +196,8 @@ def test_representations_at_padding_change_nothing(system) -> None:
 
 
 @torch.no_grad()
-def test_the_response_reaches_the_llm_neither_in_training_nor_in_generation(system) -> None:
-    """The LLM is run once a batch on prompt tokens alone, and logits do not look ahead."""
+def test_the_llm_never_sees_the_response(system) -> None:
+    """The LLM runs once per batch, on prompt tokens only, and logits do not look ahead."""
     model, batch = system.model, system.batch
     seen: list[Tensor] = []
     hook = model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
@@ -213,7 +213,7 @@ def test_the_response_reaches_the_llm_neither_in_training_nor_in_generation(syst
 
 @torch.no_grad()
 def test_every_slm_gets_an_explicit_mask(system, monkeypatch) -> None:
-    """transformers warns of ids that may be padded, where a decoder-only model gets no mask."""
+    """transformers warns of ids that may be padding if a decoder-only model gets no mask."""
     model, batch = system.model, system.batch
 
     def warn(_: Any, ids: Tensor, mask: Tensor | None) -> None:
@@ -223,7 +223,7 @@ def test_every_slm_gets_an_explicit_mask(system, monkeypatch) -> None:
     model.logits(batch)
 
 
-def test_teacher_forced_logits_are_those_of_generation(system) -> None:
+def test_teacher_forced_logits_equal_those_of_generation(system) -> None:
     model, batch = system.model, system.batch
     output = model.generate(batch, **EIGHT, output_logits=True, return_dict_in_generate=True)
     generated = torch.stack(output.logits, dim=1)
@@ -231,11 +231,11 @@ def test_teacher_forced_logits_are_those_of_generation(system) -> None:
     torch.testing.assert_close(forced, generated, rtol=1e-4, atol=1e-4)
 
 
-# One by one, without a cache, and after a reload
+# Row by row, without a cache, and after loading
 
 
 @torch.no_grad()
-def test_padded_batch_is_one_by_one(system) -> None:
+def test_a_padded_batch_equals_its_rows_one_by_one(system) -> None:
     model, batch = system.model, system.batch
     logits, ids = model.logits(batch), model.generate(batch, **EIGHT)
     for row in range(3):
@@ -246,7 +246,7 @@ def test_padded_batch_is_one_by_one(system) -> None:
         assert ids[row].tolist() == model.generate(alone, **EIGHT)[0].tolist()
 
 
-def test_generate_text_keeps_the_order_whatever_the_batch_size(system) -> None:
+def test_generate_text_keeps_the_order_for_every_batch_size(system) -> None:
     model = system.model
     texts = [*TEXTS, *reversed(TEXTS[:2])]
     alone = {text: model.generate_text([text], max_new_tokens=8)[0] for text in TEXTS}
@@ -257,8 +257,8 @@ def test_generate_text_keeps_the_order_whatever_the_batch_size(system) -> None:
 
 
 @torch.no_grad()
-def test_cached_is_uncached_and_greedy_is_the_plain_loop(system) -> None:
-    """A token is the loop's where it is the likeliest behind those before it, which are the loop's."""
+def test_cached_greedy_generation_equals_the_plain_loop(system) -> None:
+    """Each token is the most likely one after its predecessors, which are those of the loop."""
     model = system.model
     keep = {"output_logits": True, "return_dict_in_generate": True, **EIGHT}
     cached, plain = (model.generate(system.batch, **keep, use_cache=use_cache) for use_cache in (True, False))
@@ -271,7 +271,7 @@ def test_cached_is_uncached_and_greedy_is_the_plain_loop(system) -> None:
 
 
 @torch.no_grad()
-def test_saved_and_reloaded_is_before_without_the_llm(system, tmp_path) -> None:
+def test_a_loaded_model_equals_the_saved_one_and_the_llm_is_not_saved(system, tmp_path) -> None:
     model = system.model
     model.save_pretrained(tmp_path)
     expected = PROJECTOR | slm_names(system)
@@ -288,7 +288,7 @@ def test_saved_and_reloaded_is_before_without_the_llm(system, tmp_path) -> None:
 
 
 @torch.no_grad()
-def test_state_dict_goes_into_a_fresh_model(system) -> None:
+def test_the_state_dict_loads_into_a_new_model(system) -> None:
     model, fresh = system.model, system.build()
     for parameter in fresh.parameters():
         if parameter.requires_grad:
@@ -301,12 +301,12 @@ def test_state_dict_goes_into_a_fresh_model(system) -> None:
         fresh.load_state_dict(state)
 
 
-# What transformers' generate brings
+# Features of transformers' generate
 
 
 @torch.no_grad()
-def test_beams_carry_their_prompt_along(system) -> None:
-    """Each returned sequence has the log-probability that generate gives it, under its own row's prompt."""
+def test_beams_keep_their_prompt(system) -> None:
+    """Each returned sequence has the log-probability that generate reports, given the prompt of its row."""
     model, batch = system.model, system.batch
     output = model.generate(
         batch, num_beams=4, num_return_sequences=2, max_new_tokens=4, min_new_tokens=4,
@@ -324,7 +324,7 @@ def test_beams_carry_their_prompt_along(system) -> None:
             assert float(output.sequences_scores[i]) <= float(output.sequences_scores[i - 1])
 
 
-def test_sampling_is_seeded_and_several_answers_stand_together(system) -> None:
+def test_sampling_is_seeded_and_several_answers_of_a_row_are_adjacent(system) -> None:
     model = system.model
     arguments = {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 8}
     torch.manual_seed(1)
@@ -340,7 +340,7 @@ def test_sampling_is_seeded_and_several_answers_stand_together(system) -> None:
 
 
 class Pieces:
-    """A streamer that keeps the token ids it is given."""
+    """A streamer that records its token ids."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -353,7 +353,7 @@ class Pieces:
         self.ended = True
 
 
-def test_streamer_gets_the_answer_token_by_token(system) -> None:
+def test_a_streamer_receives_the_answer_token_by_token(system) -> None:
     alone, pieces = system.alone(0), Pieces()
     ids = system.model.generate(alone, **EIGHT, streamer=pieces)[0].tolist()
     own = system.model.slm.config
@@ -367,7 +367,7 @@ def test_streamer_gets_the_answer_token_by_token(system) -> None:
 def test_stop_strings_end_the_answer(system) -> None:
     model, alone = system.model, system.alone(2)
     tokenizer = model.collator.slm_tokenizer
-    with torch.no_grad():  # ordinary letters only, so that each token's text is plain
+    with torch.no_grad():  # letters only, so that the text of each token is plain
         letters = [token for token in range(model.slm.config.vocab_size) if tokenizer.decode([token]).isalpha()]
     banned = sorted(set(range(model.slm.config.vocab_size)) - set(letters))
     arguments = {"max_new_tokens": 8, "suppress_tokens": banned}
@@ -388,7 +388,7 @@ def test_stop_strings_end_the_answer(system) -> None:
 @pytest.mark.parametrize("beams", representatives([1, 3], [3]))
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 @pytest.mark.parametrize("kind", [SystemKind.llm, SystemKind.slm])
-def test_unguided_systems_are_transformers_own(build, tmp_path, kind, family, beams) -> None:
+def test_systems_without_conditioning_equal_transformers_models(build, tmp_path, kind, family, beams) -> None:
     model = build(family, family, kind=kind)
     side = tmp_path / "saved"
     model.save_pretrained(side)
@@ -397,7 +397,7 @@ def test_unguided_systems_are_transformers_own(build, tmp_path, kind, family, be
     if family == "t5":
         own.config.decoder_layers = (
             own.config.num_decoder_layers
-        )  # sizes the cache of a decoder deeper than its encoder
+        )  # sizes the cache of a decoder that is deeper than its encoder
     expected = []
     for text in TEXTS:
         ids = tokenizer(text, return_tensors="pt").input_ids
@@ -413,7 +413,7 @@ def test_unguided_systems_are_transformers_own(build, tmp_path, kind, family, be
         assert system.trainable_names() == {f"slm.{name}" for name, _ in own.named_parameters()}
 
 
-# What from_pretrained refuses
+# Errors of from_pretrained
 
 
 @pytest.fixture
@@ -441,24 +441,24 @@ def rewrite(folder: Path, change) -> None:
         ),
     ],
 )
-def test_weights_that_do_not_belong_to_the_config(saved, change, message) -> None:
+def test_weights_that_do_not_fit_the_config_are_refused(saved, change, message) -> None:
     rewrite(saved, change)
     with pytest.raises(UserError, match=message):
         LLM2SLM.from_pretrained(saved)
 
 
-def test_folder_without_weights(saved) -> None:
+def test_a_folder_without_weights_is_refused(saved) -> None:
     (saved / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"has no model\.safetensors"):
         LLM2SLM.from_pretrained(saved)
 
 
-def test_no_such_model(tmp_path) -> None:
+def test_a_missing_model_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         LLM2SLM.from_pretrained(tmp_path / "nothing")
 
 
-def test_moved_llm(build, zoo, saved) -> None:
+def test_a_moved_llm_is_given_by_its_new_path(build, zoo, saved) -> None:
     from transformers import AutoModel
 
     expected = LLM2SLM.from_pretrained(saved).generate_text(TEXTS, max_new_tokens=8)
@@ -475,14 +475,14 @@ def test_moved_llm(build, zoo, saved) -> None:
         new.rename(old)
 
 
-def test_llm_of_another_width(saved, tmp_path) -> None:
+def test_an_llm_of_another_width_is_refused(saved, tmp_path) -> None:
     from llm2slm.testing import write_tiny_t5
 
     with pytest.raises(UserError, match=r"width 24, .*other has 16; give the right one with llm=PATH"):
         LLM2SLM.from_pretrained(saved, llm=write_tiny_t5(tmp_path / "other", width=16))
 
 
-def test_generate_text_gives_the_mode_back_and_answers_without_dropout(build) -> None:
+def test_generate_text_restores_the_mode_and_generates_without_dropout(build) -> None:
     model = build()
     expected = model.generate_text(TEXTS, max_new_tokens=8)
     model.train()
@@ -490,7 +490,7 @@ def test_generate_text_gives_the_mode_back_and_answers_without_dropout(build) ->
     assert model.training and model.slm.training and not model.encoder.body.training
 
 
-def test_one_string_is_not_a_list_of_texts(build) -> None:
+def test_a_single_string_is_refused_as_a_list_of_texts(build) -> None:
     with pytest.raises(UserError, match=r"write \[text\]"):
         build().generate_text("the dog")
 
@@ -507,7 +507,7 @@ print(AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])["input_ids"])
 
 @pytest.mark.slow  # test_hub.py, in the default run, loads a hybrid in a new process
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
-def test_a_client_of_transformers_loads_it_by_the_auto_classes(build, tmp_path, slm) -> None:
+def test_the_auto_classes_load_a_hybrid_in_a_new_process(build, tmp_path, slm) -> None:
     model = build("t5", slm, "add", "offsets")
     model.save_pretrained(tmp_path)
     done = subprocess.run(
@@ -518,6 +518,6 @@ def test_a_client_of_transformers_loads_it_by_the_auto_classes(build, tmp_path, 
     assert rest == [str(model.collator.slm_tokenizer(TEXTS[0])["input_ids"])]
 
 
-def test_arguments_that_would_change_nothing_are_refused(saved) -> None:
+def test_unsupported_arguments_are_refused(saved) -> None:
     with pytest.raises(TypeError, match=r"takes name, llm, revision, dtype, .*, not subfolder"):
         LLM2SLM.from_pretrained(saved, subfolder="model")

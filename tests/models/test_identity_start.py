@@ -27,14 +27,14 @@ def config(zoo: Path, family: str, layers: list[int] | None = None) -> ModelConf
 @torch.no_grad()
 @pytest.mark.parametrize("layers", [None, [1, 3]], ids=str)
 @pytest.mark.parametrize("family", ["t5", "bart", "mt5", "pegasus"])
-def test_a_decoder_of_the_llms_own_starts_as_it(
+def test_a_decoder_of_the_llm_starts_as_that_decoder(
     zoo: Path, tmp_path: Path, family: str, layers: list[int] | None
 ) -> None:
     cfg = config(zoo, family, layers)
     model = build_model(cfg).eval()
     assert model.config.projector["start"] == "identity"
     batch = labelled(model, [0, 1, 2])
-    # transformers' own model, its decoder without the other blocks
+    # the transformers model, its decoder without the other blocks
     whole = AutoModelForSeq2SeqLM.from_pretrained(cfg.llm.name).eval()
     decoder = whole.get_decoder()
     blocks = decoder.block if family in ("t5", "mt5") else decoder.layers
@@ -55,16 +55,16 @@ def started(whole: AutoModelForSeq2SeqLM, labels_BT: torch.Tensor) -> torch.Tens
     return ids.masked_fill(ids == IGNORE_INDEX, start)
 
 
-def test_it_learns_from_the_first_step(zoo: Path) -> None:
+def test_every_trained_module_has_a_gradient_at_the_first_step(zoo: Path) -> None:
     model = build_model(config(zoo, "t5"))
     batch = labelled(model, [0, 1, 2])
     model.logits(batch).log_softmax(-1)[batch.labels_BT != IGNORE_INDEX][:, 5].sum().backward()
     assert model.projector.layers[-1].weight.grad.abs().max() > 0
 
 
-def test_other_widths_start_at_random_and_are_refused(zoo: Path) -> None:
+def test_different_widths_start_at_random_and_identity_is_refused(zoo: Path) -> None:
     cfg = replace(tiny_model_config(zoo, "t5", "t5", "memory"), projector=ProjectorConfig())
-    assert build_model(cfg).config.projector["start"] == "random"  # 24 and 16 wide
+    assert build_model(cfg).config.projector["start"] == "random"  # widths 24 and 16
     with pytest.raises(UserError, match=r"start=identity is for .*memory, with widths 24 and 16"):
         build_model(replace(cfg, projector=ProjectorConfig(start=Start.identity)))
     with pytest.raises(UserError, match="it is add"):

@@ -1,4 +1,4 @@
-"""The shapes of published models: their parameters are as many as the Hub states for each of them."""
+"""The shapes of published models: the number of parameters is that of the Hub."""
 
 import pytest
 
@@ -23,7 +23,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688, "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
     "Qwen/Qwen3-0.6B": 596_049_920, "Qwen/Qwen3-8B": 8_190_735_360,
 }  # fmt: skip
-"""Parameters of the published weights; of Qwen3-0.6B without the second copy of its tied table."""
+"""Parameters of the published weights; for Qwen3-0.6B without the second copy of its tied embeddings."""
 
 
 def elements(config) -> int:
@@ -37,11 +37,11 @@ def test_every_shape_has_a_published_count():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_model_has_its_published_parameters(name):
-    """But for norms, biases and position embeddings, which are less than 1 % of them."""
+def test_a_model_has_its_published_number_of_parameters(name):
+    """Except norms, biases and position embeddings, which are less than 1 %."""
     found = elements(known_config(name).to_dict())
     assert 0 <= 1 - found / PUBLISHED[name] < 0.01
 
 
-def test_other_names_are_not_known():
+def test_unknown_names_have_no_config():
     assert known_config("me/my-model") is None

@@ -1,4 +1,4 @@
-"""Conditioning `kv` against transformers' own models: the LLM alone, and a cut model that is given a cache by hand."""
+"""Conditioning `kv` against transformers models: the LLM alone, and a cut model with a cache that is made by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llm2slm.types import IGNORE_INDEX, Batch, Control, Example, SystemKind, Tok
 
 FAMILIES = ("gpt2", "pythia", "llama", "qwen2", "gemma2", "gemma3", "opt")
 WINDOW = {"gemma2": {"sliding_window": 4}, "gemma3": {"sliding_window": 4}}
-"""Narrower than the tiny prompts are long, so that a window over the wrong positions shows."""
+"""Narrower than the tiny prompts, so that a window over wrong positions has an effect."""
 
 
 def lm(place: Path, **values: Any) -> SLMConfig:
@@ -38,7 +38,7 @@ def lm(place: Path, **values: Any) -> SLMConfig:
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, zoo: Path) -> Path:
-    """A tiny LLM of four blocks, of the family that the test names."""
+    """A tiny LLM of four blocks, of the family in the parameter."""
     place = zoo / f"kv_{request.param}"
     if not place.is_dir():
         write_tiny(request.param, place, seed=3, dropout=0.0)
@@ -47,7 +47,7 @@ def folder(request: pytest.FixtureRequest, zoo: Path) -> Path:
 
 
 def cut_by_hand(folder: Path, blocks: list[int], place: Path) -> Path:
-    """Writes the model of a folder with some of its blocks (1-based), its tokenizer, and which blocks they are."""
+    """Writes the model of a folder with some of its blocks (1-based), its tokenizer, and a record of the blocks."""
     if place.is_dir():
         return place
     whole = AutoModelForCausalLM.from_pretrained(folder)
@@ -82,7 +82,7 @@ def real(batch: Batch, logits_BTV: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("folder", representatives(FAMILIES, ["gpt2", "llama", "gemma2"]), indirect=True)
-def test_with_all_blocks_kept_it_is_the_llm_alone(folder: Path) -> None:
+def test_with_all_blocks_the_hybrid_equals_the_llm_alone(folder: Path) -> None:
     family = folder.name.removeprefix("kv_")
     cfg = config_of(folder, folder, family)
     model = build_model(cfg).eval()
@@ -102,7 +102,7 @@ def test_with_all_blocks_kept_it_is_the_llm_alone(folder: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("folder", representatives(FAMILIES, ["gpt2", "llama", "gemma2"]), indirect=True)
 @pytest.mark.parametrize("blocks", representatives([[1, 4], [2, 3, 4]], [[1, 4]]), ids=str)
-def test_a_cut_model_is_transformers_own_on_the_llms_cache(folder: Path, zoo: Path, blocks: list[int]) -> None:
+def test_a_cut_model_equals_transformers_on_the_llms_cache(folder: Path, zoo: Path, blocks: list[int]) -> None:
     family = folder.name.removeprefix("kv_")
     slm = cut_by_hand(folder, blocks, zoo / f"{folder.name}_{'_'.join(map(str, blocks))}")
     cfg = config_of(folder, slm, family)
@@ -110,7 +110,7 @@ def test_a_cut_model_is_transformers_own_on_the_llms_cache(folder: Path, zoo: Pa
     assert model.config.kv == {"blocks": blocks, "mapped": False}
     batch = labelled(model, [0, 1, 2])
     found = model.logits(batch)
-    # transformers' two models, one row at a time, without padding
+    # two transformers models, one row at a time, without padding
     window = WINDOW.get(family, {})
     llm = AutoModelForCausalLM.from_pretrained(folder, **window).eval()
     small = AutoModelForCausalLM.from_pretrained(slm, **window).eval()
@@ -129,7 +129,7 @@ def test_a_cut_model_is_transformers_own_on_the_llms_cache(folder: Path, zoo: Pa
 
 @torch.no_grad()
 @pytest.mark.parametrize("folder", ["llama", "gpt2"], indirect=True)
-def test_the_llms_side_of_the_padding_does_not_matter(folder: Path) -> None:
+def test_the_padding_side_of_the_llm_has_no_effect(folder: Path) -> None:
     model = build_model(config_of(folder, folder)).eval()
     batch = labelled(model, [0, 1, 2])
     order = torch.argsort(batch.llm_mask_BP, dim=1, stable=True)
@@ -141,7 +141,7 @@ def test_the_llms_side_of_the_padding_does_not_matter(folder: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("folder", ["llama"], indirect=True)
 def test_sampling_follows_the_llms_distribution(folder: Path) -> None:
-    """First tokens of many samples against the LLM's own probabilities (binomial bound of five standard deviations)."""
+    """First tokens of many samples against the LLM's probabilities (binomial bound of five standard deviations)."""
     model = build_model(config_of(folder, folder)).eval()
     text, number = tiny_rows()[0]["source"], 4000
     batch = model.collator.batch_of_texts([text])
@@ -162,7 +162,7 @@ def shallow(zoo: Path) -> Path:
     return cut_by_hand(folder, [1, 4], zoo / "kv_llama_1_4")
 
 
-# Mapped
+# With maps
 
 
 @pytest.mark.parametrize("tokenizers", [Tokenizers.shared, Tokenizers.offsets])
@@ -170,7 +170,7 @@ def shallow(zoo: Path) -> Path:
     ("llm", "slm"),
     representatives([("gpt2", "gpt2"), ("llama", "gpt2"), ("qwen2", "llama")], [("gpt2", "gpt2"), ("qwen2", "llama")]),
 )
-def test_mapped_it_starts_as_the_slm_and_the_maps_learn_at_once(
+def test_with_maps_it_starts_as_the_slm_and_the_maps_have_gradients(
     zoo: Path, llm: str, slm: str, tokenizers: Tokenizers
 ) -> None:
     cfg = tiny_model_config(zoo, llm, slm, "kv", tokenizers)
@@ -184,12 +184,12 @@ def test_mapped_it_starts_as_the_slm_and_the_maps_learn_at_once(
         torch.testing.assert_close(real(batch, model.logits(batch)), real(batch, expected), rtol=1e-4, atol=1e-4)
     loss = real(batch, model.logits(batch)).log_softmax(-1)[:, 0].sum()
     loss.backward()
-    assert (model.projector.weight.grad.abs().amax((1, 2)) > 0).all()  # of keys and of values, in every block
+    assert (model.projector.weight.grad.abs().amax((1, 2)) > 0).all()  # of keys and values, in every block
 
 
 @torch.no_grad()
 def test_the_maps_add_aligned_keys_and_values(zoo: Path) -> None:
-    """By hand: the SLM's own cache of the prompt, plus alignment times the LLM's cache times the maps."""
+    """By hand: the SLM's cache of the prompt, plus alignment times the LLM's cache times the maps."""
     model = build_model(tiny_model_config(zoo, "gpt2", "llama", "kv", Tokenizers.offsets)).eval()
     model.projector.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     batch = labelled(model, [0])
@@ -212,7 +212,7 @@ def test_the_maps_add_aligned_keys_and_values(zoo: Path) -> None:
 # The last token
 
 
-def test_the_last_token_in_a_smaller_vocabulary() -> None:
+def test_the_last_token_is_encoded_in_a_smaller_vocabulary() -> None:
     whole = tiny_tokenizer()
     merged = next(token for token in ("dog", "house", "see", "the") if token in whole.get_vocab())
     vocabulary = {token: i for token, i in whole.get_vocab().items() if len(token) == 1 or i < 10}
@@ -237,7 +237,9 @@ def test_the_last_token_in_a_smaller_vocabulary() -> None:
     ([2, -1], {"blocks": [1, 4], "depth": 4}, 4, [2, 4]),
     (None, None, 1, [1, 1]),
 ])  # fmt: skip
-def test_blocks(zoo: Path, given: Any, cut: Any, llm_depth: int, expected: list[int]) -> None:
+def test_blocks_are_chosen_by_number_cut_or_depth(
+    zoo: Path, given: Any, cut: Any, llm_depth: int, expected: list[int]
+) -> None:
     config = AutoModelForCausalLM.from_pretrained(shallow(zoo)).config
     setattr(config, RECORD, cut)
     assert chosen_blocks(given, config, llm_depth) == expected
@@ -248,7 +250,7 @@ def test_blocks(zoo: Path, given: Any, cut: Any, llm_depth: int, expected: list[
     ([0, 1], "0 is no block of the LLM; give 1 to 4"),
     ([1, 5], "5 is no block of the LLM; give 1 to 4"),
 ])  # fmt: skip
-def test_wrong_blocks(zoo: Path, given: list[int], message: str) -> None:
+def test_invalid_blocks_are_refused(zoo: Path, given: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_model(config_of(zoo / "kv_llama", shallow(zoo), kv_blocks=given))
 
@@ -257,7 +259,7 @@ def test_wrong_blocks(zoo: Path, given: list[int], message: str) -> None:
     ({"tune": "prefix"}, "model.slm.tune=prefix puts virtual tokens in front of the prompt"),
     ({"tune": "prompt"}, "model.slm.tune=prompt puts virtual tokens in front of the prompt"),
 ])  # fmt: skip
-def test_what_does_not_fit(zoo: Path, change: dict[str, Any], message: str) -> None:
+def test_virtual_tokens_are_refused(zoo: Path, change: dict[str, Any], message: str) -> None:
     cfg = config_of(zoo / "kv_llama", shallow(zoo))
     with pytest.raises(UserError, match=message):
         build_model(replace(cfg, slm=replace(cfg.slm, **change)))
@@ -307,13 +309,13 @@ def test_models_without_a_cache_in_every_block_are_refused(tmp_path: Path, zoo: 
     ("gpt_neo", False, {"window_size": 128}),
     ("llama4_text", False, {"attention_chunk_size": 64}),
     ("bloom", True, {"hidden_dropout": 0.3}),
-    ("mamba", True, {"num_hidden_layers": 2}),  # refused later: it has no keys
+    ("mamba", True, {"num_hidden_layers": 2}),  # refused later, since it has no keys
 ])  # fmt: skip
-def test_a_cache_is_shared_where_positions_are_alike(family: str, same: bool, change: dict[str, Any]) -> None:
+def test_a_cache_is_shared_if_the_positions_are_computed_alike(family: str, same: bool, change: dict[str, Any]) -> None:
     assert shares_cache(CONFIG_MAPPING[family](**change), CONFIG_MAPPING[family]()) is same
 
 
-def test_kv_blocks_of_another_conditioning(zoo: Path) -> None:
+def test_kv_blocks_are_refused_for_another_conditioning(zoo: Path) -> None:
     with pytest.raises(UserError, match=r"model\.kv_blocks=.* is for model\.conditioning=kv"):
         build_model(replace(tiny_model_config(zoo, "gpt2", "gpt2"), kv_blocks=[1, 2, 3, 4]))
 
@@ -338,7 +340,7 @@ def rows_of(model: LLM2SLM) -> list[Any]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("mapped", [False, True])
-def test_a_store_keeps_the_caches(zoo: Path, tmp_path: Path, mapped: bool) -> None:
+def test_a_store_contains_the_caches(zoo: Path, tmp_path: Path, mapped: bool) -> None:
     cfg = tiny_model_config(zoo, "gpt2", "llama", "kv") if mapped else config_of(zoo / "kv_llama", shallow(zoo))
     model = build_model(cfg).eval()
     with open_writer(tmp_path / "reps", model) as store:
@@ -356,7 +358,7 @@ def test_a_store_keeps_the_caches(zoo: Path, tmp_path: Path, mapped: bool) -> No
 
 
 @torch.no_grad()
-def test_ablations_keep_the_prompt_from_the_slm(zoo: Path) -> None:
+def test_controls_remove_the_prompt_from_the_slm(zoo: Path) -> None:
     cfg = config_of(zoo / "kv_llama", shallow(zoo))
     plain = build_model(cfg).eval()
     batch = labelled(plain, [0, 1, 2])
@@ -374,7 +376,7 @@ def test_ablations_keep_the_prompt_from_the_slm(zoo: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16])
-def test_a_bfloat16_llm_beside_a_float32_slm(zoo: Path, precision: torch.dtype) -> None:
+def test_a_bfloat16_llm_with_a_float32_slm(zoo: Path, precision: torch.dtype) -> None:
     cfg = config_of(zoo / "kv_llama", shallow(zoo))
     model = build_model(replace(cfg, llm=replace(cfg.llm, dtype="bfloat16"))).eval()
     exact = build_model(cfg).eval()
@@ -384,7 +386,7 @@ def test_a_bfloat16_llm_beside_a_float32_slm(zoo: Path, precision: torch.dtype) 
     assert model.encoder.body.dtype is precision
 
 
-def test_a_prompt_of_which_the_slm_gets_one_token_is_not_counted_as_lost(zoo: Path) -> None:
+def test_a_prompt_of_which_the_slm_gets_one_token_is_not_counted_as_truncated(zoo: Path) -> None:
     model = build_model(config_of(zoo / "kv_llama", shallow(zoo)))
     examples = [Example(i, row["source"], row["source"], row["target"]) for i, row in enumerate(tiny_rows())]
     assert counts(marked(model.collator, model.collator.tokenized(examples), examples)) == {

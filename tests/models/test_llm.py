@@ -1,4 +1,4 @@
-"""One copy of an LLM for encoder and whole model, and its record in a saved hybrid."""
+"""A single copy of an LLM for encoder and complete model, and its record in a saved hybrid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pointers(model: torch.nn.Module) -> set[int]:
 
 
 @torch.no_grad()
-def test_a_hybrid_shares_the_tensors_of_the_whole_llm(folder: Path, zoo: Path) -> None:
+def test_a_hybrid_shares_the_tensors_of_the_complete_llm(folder: Path, zoo: Path) -> None:
     decoder_only = folder.name != "t5"
     oracle = (AutoModelForCausalLM if decoder_only else AutoModelForSeq2SeqLM).from_pretrained(folder).eval()
     inputs = {"input_ids": IDS, "attention_mask": MASK} | ({} if decoder_only else {"decoder_input_ids": IDS})
@@ -52,13 +52,13 @@ def test_a_hybrid_shares_the_tensors_of_the_whole_llm(folder: Path, zoo: Path) -
         assert (own_fingerprint(hybrid), hybrid.parameter_counts()) == (saved, counts)
         assert [name for name, _ in whole.named_modules()] == names
         assert torch.equal(whole.slm(**inputs).logits, oracle(**inputs).logits)
-        assert hybrid.encoder._states is None  # the states of the LLM that generates are not kept
+        assert hybrid.encoder._states is None  # hidden states are not kept while the LLM generates
         hybrid.train()
         assert not any(module.training for module in whole.modules())
 
 
 @torch.no_grad()
-def test_keys_and_values_are_shared_too(zoo: Path) -> None:
+def test_keys_and_values_are_computed_with_shared_tensors(zoo: Path) -> None:
     cfg = tiny_model_config(zoo, "gpt2", "gpt2", "kv")
     hybrid, whole = build_model(cfg).eval(), build_llm(cfg.llm)
     batch = labelled(hybrid, [0, 1, 2])
@@ -67,7 +67,7 @@ def test_keys_and_values_are_shared_too(zoo: Path) -> None:
     assert torch.equal(hybrid.logits(batch), expected)
 
 
-def test_an_encoder_of_other_weights_stays(zoo: Path, tmp_path: Path) -> None:
+def test_an_encoder_with_other_weights_is_not_replaced(zoo: Path, tmp_path: Path) -> None:
     cfg = tiny_model_config(zoo, "gpt2", "t5", "memory", Tokenizers.offsets)
     cfg.llm.layer = 3
     hybrid = build_model(cfg)
@@ -84,7 +84,7 @@ def test_an_encoder_of_other_weights_stays(zoo: Path, tmp_path: Path) -> None:
     assert not share_weights(alone, alone) and alone.encoder is None
 
 
-def test_an_encoder_of_a_live_model_leaves_it_whole(folder: Path) -> None:
+def test_an_encoder_of_a_loaded_model_does_not_change_the_model(folder: Path) -> None:
     model = AutoModel.from_pretrained(folder)
     names, keys = [name for name, _ in model.named_modules()], list(model.state_dict())
     first, second = FrozenEncoder(model, 1), FrozenEncoder(model, 2)
@@ -93,7 +93,7 @@ def test_an_encoder_of_a_live_model_leaves_it_whole(folder: Path) -> None:
     assert torch.equal(found[0], first(IDS, MASK).reps_BPE) and not torch.equal(*found)
 
 
-def test_a_record_is_the_saved_json_and_back(zoo: Path) -> None:
+def test_a_record_equals_the_saved_json(zoo: Path) -> None:
     llm = LLMConfig(name=str(zoo / "llm_t5"), prefix="read: ", layer=1)
     model = build_model(replace(tiny_model_config(zoo), llm=llm))
     record = LLMRecord.read(model.config)

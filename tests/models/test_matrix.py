@@ -1,7 +1,7 @@
-"""LLM family x SLM family x conditioning x tokenizers: each cell is trained, saved, loaded, generated from, and held to
-the invariants of the design.
+"""LLM family x SLM family x conditioning x tokenizers: each cell is trained, saved, loaded, generated from, and checked
+against the invariants of the design.
 
-By default every value is in at least one cell; with --slow every pair of values that fits is; `make matrix` runs all.
+By default every value is in at least one cell; with --slow every valid pair of values is; `make matrix` runs all cells.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def loss_of(model: LLM2SLM, batch: Batch) -> Tensor:
     return cross_entropy(model.logits(batch).transpose(1, 2), batch.labels_BT, ignore_index=IGNORE_INDEX)
 
 
-def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
-    """The next token after each beginning of `ids`, without a cache, by teacher-forced logits alone; one row.
+def most_likely(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
+    """The next token after each prefix of `ids`, without a cache, by teacher-forced logits only; one row.
 
     If the result is `ids`, they are the output of a plain greedy loop.
     """
@@ -54,21 +54,21 @@ def likeliest(model: LLM2SLM, batch: Batch, ids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("cell", representatives(CELLS, FEW, whole=True), ids="-".join)
-def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
+def test_a_cell_satisfies_the_invariants(cell: Cell, zoo: Path, tmp_path: Path) -> None:
     llm, slm, mode, tokenizers = cell
     torch.manual_seed(7)
     model = build_model(tiny_model_config(zoo, llm, slm, mode, Tokenizers(tokenizers)))
     if isinstance(model.projector, Projector):
         model.projector.layers[-1].weight.data.mul_(4)
-    elif model.projector.weight is not None:  # it starts at zero
+    elif model.projector.weight is not None:  # otherwise it is zero
         model.projector.weight.data.normal_(std=0.5)
     if model.crossing is not None:
         for layer in model.crossing.layers:
             layer.gate.data.fill_(1.0)
     batch = labelled(model, [0, 1, 2])
-    assert len(set(batch.llm_mask_BP.sum(1).tolist())) == 3  # else nothing is padded
+    assert len(set(batch.llm_mask_BP.sum(1).tolist())) == 3  # otherwise nothing is padded
 
-    # three steps of training: the LLM stays what it was, and only the projector's and the SLM's parameters may change
+    # three steps of training: the LLM is unchanged, and only the projector's and the SLM's parameters may change
     frozen = {n: t.clone() for n, t in [*model.encoder.named_parameters(), *model.encoder.named_buffers()]}
     assert {n.partition(".")[0] for n in model.trainable_names()} <= {"projector", "slm", "crossing"}
     assert not [n for n, p in model.named_parameters() if p.requires_grad == n.startswith("encoder.")]
@@ -99,7 +99,7 @@ def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
         alone = logits(model, labelled(model, [row]))
         torch.testing.assert_close(together[row][real[row]], alone[0], rtol=1e-3, atol=1e-3)
 
-    # the loaded model equals the saved one; generation with a cache equals a loop without
+    # the loaded model equals the saved one; generation with a cache equals a loop without one
     texts = [row["source"] for row in tiny_rows()]
     length = {"max_new_tokens": 6, "min_new_tokens": 6}
     model.save_pretrained(tmp_path)
@@ -107,7 +107,7 @@ def test_cell(cell: Cell, zoo: Path, tmp_path: Path) -> None:
     assert torch.equal(logits(again, batch), together)
     ids = again.generate(**AutoProcessor.from_pretrained(tmp_path)(texts), **length)
     for row, text in zip(ids.tolist(), texts, strict=True):
-        assert row == likeliest(model, model.collator.batch_of_texts([text]), row), text
+        assert row == most_likely(model, model.collator.batch_of_texts([text]), row), text
     assert model.generate_text(texts, **length) == model.collator.decode(ids)
 
     # beams keep their prompt: each response has the log-probability that generate reports

@@ -1,4 +1,4 @@
-"""A conditioning that is added from outside the package: one class, and everything from training to saving works."""
+"""A conditioning that is registered outside the package: one class, and training, generation and saving work."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     conditioning.register("summary", Summary)
 
 
-def test_it_trains_generates_and_loads(zoo: Path, tmp_path: Path) -> None:
+def test_a_registered_conditioning_is_trained_generates_and_is_loaded(zoo: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(tiny_model_config(zoo, "t5", "gpt2", "summary", Tokenizers.offsets))
     assert {name.partition(".")[0] for name in model.trainable_names()} == {"projector", "slm", "summary"}
@@ -81,7 +81,7 @@ def test_it_trains_generates_and_loads(zoo: Path, tmp_path: Path) -> None:
     assert again.conditioning == "summary" and again.generate_text(texts, **length) == together
 
 
-def test_all_its_modules_are_narrowed_for_export(zoo: Path) -> None:
+def test_all_modules_of_a_registered_conditioning_are_cast_for_export(zoo: Path) -> None:
     model = build_model(tiny_model_config(zoo, "t5", "gpt2", "summary", Tokenizers.offsets))
     cast_weights(model, "bfloat16")
     dtypes = {name.partition(".")[0]: parameter.dtype for name, parameter in model.named_parameters()}
@@ -89,7 +89,7 @@ def test_all_its_modules_are_narrowed_for_export(zoo: Path) -> None:
     assert dtypes == trained | {"encoder": torch.float32}
 
 
-def test_its_options_are_read_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_a_registered_conditioning_are_reported_as_read(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig()
     config.model.conditioning = "summary"
     rows = [reads.MODEL[key] for key in ("cross_every", "kv_blocks", "llm.layer", "projector.norm")]
@@ -104,7 +104,7 @@ def test_its_options_are_read_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
-def test_its_cost_and_the_slms_that_it_fits(zoo: Path) -> None:
+def test_a_registered_conditioning_has_a_cost_and_refuses_unsupported_slms(zoo: Path) -> None:
     with pytest.raises(UserError, match=r"summary does not fit a t5 \(it is an encoder-decoder\); possible: add, mem"):
         build_model(tiny_model_config(zoo, "t5", "t5", "summary"))
     slm = {"model_type": "gpt2", "n_layer": 2, "n_embd": 8, "n_head": 2, "n_inner": None, "vocab_size": 11}
@@ -114,7 +114,7 @@ def test_its_cost_and_the_slms_that_it_fits(zoo: Path) -> None:
     assert cost == longer
 
 
-def test_names_are_unique_and_an_unknown_one_is_an_error(zoo: Path) -> None:
+def test_names_are_unique_and_an_unknown_name_is_refused(zoo: Path) -> None:
     with pytest.raises(ValueError, match="summary exists already"):
         conditioning.register("summary", Summary)
     with pytest.raises(ValueError, match="add exists already"):

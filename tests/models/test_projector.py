@@ -1,4 +1,4 @@
-"""The projector against its formula, written out."""
+"""The projector against its formula."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scaled(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_linear_relu_linear(norm: bool) -> None:
+def test_the_projector_is_linear_relu_linear(norm: bool) -> None:
     projector = Projector(E, D, hidden=7, norm=norm)
     weights = dict(projector.named_parameters())
     at = 1 if norm else 0
@@ -64,7 +64,7 @@ def test_gate_starts_closed_and_can_open() -> None:
         torch.testing.assert_close(projector(reps()), 2 * projector.layers(reps()))
 
 
-def test_representations_of_another_dtype_are_taken() -> None:
+def test_representations_of_another_dtype_are_converted() -> None:
     projector = Projector(E, D)
     half = reps().bfloat16()
     assert torch.equal(projector(half), projector(half.float()))

@@ -1,4 +1,4 @@
-"""Decoding settings of a model's own generation_config.json: an explicit list stays in force, the rest is dropped."""
+"""Decoding settings in a model's generation_config.json: those on an explicit list are applied, others dropped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DROPPED: dict[str, Any] = {
     "max_cache_len": 3, "compile_config": {"mode": "default"}, "disable_compile": True, "prefill_chunk_size": 1,
     "continuous_batching_config": {"block_size": 2},
 }  # fmt: skip
-"""A value for each field that is dropped, one that would change something."""
+"""For each dropped field a value that would have an effect."""
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 30.0, "top_k": 3, "top_p": 0.5}
 KEPT: dict[str, Any] = {
     "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_length": 8, "min_new_tokens": 8,
@@ -47,14 +47,14 @@ KEPT: dict[str, Any] = {
     "watermarking_config": {"greenlist_ratio": 0.25, "bias": 20.0, "hashing_key": 3, "context_width": 1,
                             "seeding_scheme": "lefthash"},
 }  # fmt: skip
-"""A value for each field that stays in force."""
+"""A value for each field that is applied."""
 CHANGING = set(KEPT) - {
     "min_length", "min_new_tokens", "renormalize_logits", "remove_invalid_values", "forced_eos_token_id",
     "length_penalty", "early_stopping",
 }  # fmt: skip
-"""Those whose value changes an answer of the tiny model in six tokens."""
+"""Fields whose value changes an answer of the tiny model within six tokens."""
 UNREADABLE = "compile_config"
-"""transformers refuses its own file with it, before anything is built."""
+"""transformers cannot load the file that it saved with this field, before anything is built."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder(zoo: Path, kind: str, **settings: Any) -> Path:
-    """A tiny model that is published with these settings."""
+    """A tiny model with these published settings."""
     place = zoo / f"{kind}-{len(list(zoo.iterdir()))}"
     write_tiny_gpt2(place, seed=3) if kind == "gpt2" else write_tiny_t5(place, seed=3, decoder_layers=2)
     path = place / "generation_config.json"
@@ -72,7 +72,7 @@ def folder(zoo: Path, kind: str, **settings: Any) -> Path:
 
 
 def of_transformers(place: Path, **arguments: Any) -> list[str]:
-    """What transformers' own `generate` writes, text by text, with whatever the folder says."""
+    """The output of transformers' `generate`, text by text, with the settings of the folder."""
     kind = "gpt2" if "gpt2" in place.name else "t5"
     model, tokenizer = AUTO[kind].from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
     found = []
@@ -83,8 +83,8 @@ def of_transformers(place: Path, **arguments: Any) -> list[str]:
     return found
 
 
-def test_every_field_of_transformers_is_kept_or_dropped_on_purpose() -> None:
-    """A new field of a new release fails here: decide in which list it goes."""
+def test_every_field_of_transformers_is_listed_as_kept_or_dropped() -> None:
+    """A new field of a new release fails here: add it to one of the lists."""
     fields = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
     lists = [*published.KEPT, *published.GREEDY, *published.DROPPED]
     assert len(lists) == len(set(lists))
@@ -105,7 +105,7 @@ CHANGED = [item for item in (DROPPED | SAMPLED).items() if item[0] != UNREADABLE
         lambda item: item[0] in SAMPLED or item[0].startswith(("num_", "output_", "max_", "use_", "encoder_")),
     ),
 )
-def test_a_dropped_setting_changes_nothing_and_is_named_once(
+def test_a_dropped_setting_has_no_effect_and_is_named_once(
     zoo: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str, value: Any
 ) -> None:
     plain = folder(zoo, kind)
@@ -114,8 +114,8 @@ def test_a_dropped_setting_changes_nothing_and_is_named_once(
     path = folder(zoo, kind, **{name: value}, **beams)
     capsys.readouterr()
     model = LLM2SLM.from_pretrained(path)
-    told = [line for line in capsys.readouterr().err.splitlines() if SAID in line]
-    assert len(told) == 1 and told[0].startswith(f"llm2slm: {path}: {SAID}{name}=")
+    dropped_lines = [line for line in capsys.readouterr().err.splitlines() if SAID in line]
+    assert len(dropped_lines) == 1 and dropped_lines[0].startswith(f"llm2slm: {path}: {SAID}{name}=")
     assert model.generate_text(TEXTS, max_new_tokens=6, num_beams=1) == expected
     model.save_pretrained(path / "again")
     capsys.readouterr()
@@ -130,7 +130,7 @@ def test_a_dropped_setting_changes_nothing_and_is_named_once(
         lambda item: item[0] in SAMPLED or item[0].startswith(("num_", "output_", "max_", "use_", "encoder_")),
     ),
 )
-def test_a_kept_setting_does_what_it_does_in_transformers(
+def test_a_kept_setting_has_the_effect_that_it_has_in_transformers(
     zoo: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any
 ) -> None:
     beams = {"num_beams": 4} if name in published.OF_BEAMS else {}
@@ -140,11 +140,11 @@ def test_a_kept_setting_does_what_it_does_in_transformers(
     assert SAID not in capsys.readouterr().err
     found = [model.generate_text([text], max_new_tokens=6)[0] for text in TEXTS]
     assert found == of_transformers(path, max_new_tokens=6)
-    if name in CHANGING:  # else the comparison above would see nothing
+    if name in CHANGING:  # otherwise the comparison above detects nothing
         assert found != of_transformers(folder(zoo, "t5"), max_new_tokens=6)
 
 
-def test_a_file_that_transformers_refuses_is_one_line(zoo: Path) -> None:
+def test_a_file_that_transformers_refuses_is_reported_on_one_line(zoo: Path) -> None:
     config = GenerationConfig(compile_config=CompileConfig())
     assert published.drop_unsupported(config, 9).keys() == {UNREADABLE} and config.compile_config is None
     path = folder(zoo, "t5", **{UNREADABLE: DROPPED[UNREADABLE]})
@@ -152,7 +152,7 @@ def test_a_file_that_transformers_refuses_is_one_line(zoo: Path) -> None:
         LLM2SLM.from_pretrained(path)
 
 
-def test_an_idle_value_is_not_told(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_without_effect_is_not_reported(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     idle = {**published.IDLE, "output_attentions": False, "do_sample": False, "top_k": 0, "penalty_alpha": 0.0}
     path = folder(zoo, "t5", **idle)
     capsys.readouterr()
@@ -161,7 +161,7 @@ def test_an_idle_value_is_not_told(zoo: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
-def test_a_hybrid_writes_one_answer_for_each_prompt(
+def test_a_hybrid_generates_one_answer_for_each_prompt(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], slm: str
 ) -> None:
     cfg = tiny_model_config(tmp_path, slm=slm)
@@ -170,19 +170,19 @@ def test_a_hybrid_writes_one_answer_for_each_prompt(
     path.write_text(json.dumps(json.loads(path.read_text()) | DROPPED | SAMPLED | {UNREADABLE: None}))
     capsys.readouterr()
     model = build_model(cfg)
-    told = [line for line in capsys.readouterr().err.splitlines() if SAID in line]
-    assert len(told) == 1
-    assert all(f"{name}=" in told[0] for name in ("num_return_sequences", "stop_strings", "do_sample"))
+    dropped_lines = [line for line in capsys.readouterr().err.splitlines() if SAID in line]
+    assert len(dropped_lines) == 1
+    assert all(f"{name}=" in dropped_lines[0] for name in ("num_return_sequences", "stop_strings", "do_sample"))
     model.load_state_dict(plain.state_dict())
     expected = plain.generate_text(TEXTS, max_new_tokens=6)
     assert model.generate_text(TEXTS, max_new_tokens=6) == expected
-    # what a caller asks for is the caller's
+    # arguments of the caller are applied
     several = model.generate_text(TEXTS, max_new_tokens=6, num_return_sequences=2, num_beams=2)
     assert len(several) == 2 * len(TEXTS)
     assert model.generate_text(TEXTS, max_new_tokens=6, return_dict_in_generate=True) == expected
 
 
-def test_stop_strings_that_a_caller_sets_know_the_tokenizer(tmp_path: Path) -> None:
+def test_stop_strings_in_the_generation_config_need_no_tokenizer_argument(tmp_path: Path) -> None:
     model = build_model(tiny_model_config(tmp_path))
     by_argument = model.generate_text(TEXTS, max_new_tokens=6, stop_strings=["e"])
     model.generation_config.stop_strings = ["e"]
@@ -190,11 +190,11 @@ def test_stop_strings_that_a_caller_sets_know_the_tokenizer(tmp_path: Path) -> N
 
 
 OF_TOKENS: dict[str, Any] = {name: KEPT[name] for name in published.OF_TOKENS} | {"forced_eos_token_id": 7}
-"""A value for each setting that is made of token ids, none of them the end."""
+"""A value for each setting that consists of token ids, none of them the eos."""
 PLAIN: dict[str, Any] = {"repetition_penalty": 1.5}
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def dropped_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if SAID in line]
 
 
@@ -202,58 +202,58 @@ def slm_alone(place: Path, **more: Any) -> ModelConfig:
     return ModelConfig(kind=SystemKind.slm, slm=SLMConfig(name=str(place), **more))
 
 
-def in_force(model: LLM2SLM) -> set[str]:
+def applied(model: LLM2SLM) -> set[str]:
     return {name for name in published.OF_TOKENS if getattr(model.slm.generation_config, name) is not None}
 
 
-def test_token_ids_mean_nothing_under_another_tokenizer(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_ids_of_another_tokenizer_are_dropped(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = folder(zoo, "t5", **OF_TOKENS, **PLAIN, eos_token_id=[1, 9])
     tiny_tokenizer("slm").save_pretrained(zoo / "writer")
     tiny_tokenizer("llm").save_pretrained(zoo / "reader")
-    assert tiny_tokenizer("slm").eos_token_id == 1  # among the published ends, by chance
-    told(capsys)
+    assert tiny_tokenizer("slm").eos_token_id == 1  # one of the published eos ids, by chance
+    dropped_lines(capsys)
     model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
-    [line] = told(capsys)
+    [line] = dropped_lines(capsys)
     assert all(f"{name}=" in line for name in (*published.OF_TOKENS, "eos_token_id"))
     assert line.endswith(" (token ids of another tokenizer)") and "repetition_penalty" not in line
-    assert in_force(model) == set() and model.slm.generation_config.eos_token_id == 1
+    assert applied(model) == set() and model.slm.generation_config.eos_token_id == 1
     assert model.slm.generation_config.repetition_penalty == 1.5
-    # its own tokenizer, whether it is named or not, and whatever is added behind it
+    # the model's tokenizer, whether it is given or not
     for tokenizer in (None, str(zoo / "reader")):
         model = build_model(slm_alone(place, tokenizer=tokenizer))
-        assert told(capsys) == [] and in_force(model) == set(published.OF_TOKENS)
+        assert dropped_lines(capsys) == [] and applied(model) == set(published.OF_TOKENS)
         assert model.slm.generation_config.eos_token_id == [1, 9]
 
 
-def test_token_ids_stay_where_tokens_are_only_added(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_ids_are_kept_if_tokens_are_only_added(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = KINDS["t5"]()
     place = write_tiny_t5(zoo / "space_pieces", tokenizer=own)
     path = place / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | OF_TOKENS))
     keeping(own, True, {}, 0).save_pretrained(zoo / "kept")
-    told(capsys)
-    assert in_force(build_model(slm_alone(place, tokenizer=str(zoo / "kept")))) == set(published.OF_TOKENS)
-    assert told(capsys) == []
+    dropped_lines(capsys)
+    assert applied(build_model(slm_alone(place, tokenizer=str(zoo / "kept")))) == set(published.OF_TOKENS)
+    assert dropped_lines(capsys) == []
 
 
-def test_the_end_that_is_forced_may_be_the_end_of_both(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_forced_eos_is_kept_if_it_is_the_eos_of_both_tokenizers(
+    zoo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = folder(zoo, "t5", forced_eos_token_id=1)
     tiny_tokenizer("slm").save_pretrained(zoo / "writer")
-    told(capsys)
+    dropped_lines(capsys)
     model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
-    assert told(capsys) == [] and model.slm.generation_config.forced_eos_token_id == 1
+    assert dropped_lines(capsys) == [] and model.slm.generation_config.forced_eos_token_id == 1
 
 
 @pytest.mark.parametrize("name", ["forced_bos_token_id", "begin_suppress_tokens"])
-def test_ids_that_happen_to_be_the_new_end_are_dropped_too(
-    zoo: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_other_ids_that_equal_the_new_eos_are_dropped(zoo: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     value = 1 if name == "forced_bos_token_id" else [1]
     place = folder(zoo, "t5", **{name: value})
     tiny_tokenizer("slm").save_pretrained(zoo / "writer")
-    told(capsys)
+    dropped_lines(capsys)
     model = build_model(slm_alone(place, tokenizer=str(zoo / "writer")))
-    assert getattr(model.slm.generation_config, name) is None and name in told(capsys)[0]
+    assert getattr(model.slm.generation_config, name) is None and name in dropped_lines(capsys)[0]
 
 
 @pytest.mark.parametrize(
@@ -278,10 +278,10 @@ def test_token_ids_outside_the_vocabulary_are_dropped_and_named(
     zoo: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], dropped: str, left: Any
 ) -> None:
     place = folder(zoo, "t5", **settings)
-    told(capsys)
+    dropped_lines(capsys)
     model = LLM2SLM.from_pretrained(place)
     size = model.slm.config.vocab_size
-    assert told(capsys) == [f"llm2slm: {place}: {SAID}{dropped} (not in the vocabulary of {size})"]
+    assert dropped_lines(capsys) == [f"llm2slm: {place}: {SAID}{dropped} (not in the vocabulary of {size})"]
     [name] = settings
     assert getattr(model.slm.generation_config, name) == left
     within = folder(zoo, "t5", **({} if left is None else {name: left}))

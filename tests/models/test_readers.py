@@ -1,4 +1,4 @@
-"""Readers of every architecture against transformers' own whole models; and that only what is read is built."""
+"""Encoders of every architecture against complete transformers models; only the used part is built."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def read(folder: Path, **values: object) -> FrozenEncoder:
 
 
 def whole(folder: Path) -> PreTrainedModel:
-    """The part that reads, of transformers' whole model."""
+    """The encoding part of the complete transformers model."""
     model = AutoModel.from_pretrained(folder).eval()
     return model.get_encoder() if model.config.is_encoder_decoder else model
 
 
 @pytest.mark.parametrize("layer", representatives([None, 0, 1, 2, -1, 0.5, [0, 2, -1]], [[0, 2, -1]]), ids=str)
-def test_every_layer_is_what_transformers_calls_it(named, layer) -> None:
+def test_every_layer_equals_that_of_transformers(named, layer) -> None:
     name, folder = named
     if name in BOTH_WAYS and layer == [0, 2, -1]:
         layer = [0, -1]
@@ -64,15 +64,15 @@ def test_every_layer_is_what_transformers_calls_it(named, layer) -> None:
             assert reps[b][mask[b] == 0].abs().sum() == 0
 
 
-def test_a_text_matters_and_so_does_its_order(named) -> None:
-    """Else the comparison above would pass on weights that say nothing."""
+def test_representations_depend_on_the_tokens_and_their_order(named) -> None:
+    """Otherwise the comparison above would pass on weights without effect."""
     _, folder = named
     encoder, mask = read(folder), torch.ones(1, 3, dtype=torch.int64)
     one, other = (encoder(torch.tensor([ids]), mask).reps_BPE for ids in ([9, 40, 200], [40, 9, 200]))
     assert (one[0, -1] - other[0, -1]).abs().max() > 1e-3
 
 
-def test_whether_it_reads_both_ways_is_what_its_masks_say(named) -> None:
+def test_bidirectional_attention_is_detected_by_the_masks(named) -> None:
     name, folder = named
     encoder, mask = read(folder, layer=-1), torch.ones(1, 3, dtype=torch.int64)
     one, other = (encoder(torch.tensor([ids]), mask).reps_BPE for ids in ([9, 40, 200], [9, 40, 7]))
@@ -81,7 +81,7 @@ def test_whether_it_reads_both_ways_is_what_its_masks_say(named) -> None:
 
 
 @pytest.mark.parametrize("layer", representatives([0, 1, -1], [1]))
-def test_only_what_is_read_is_built_and_its_weights_are_the_saved_ones(named, layer) -> None:
+def test_only_the_used_part_is_built_and_it_has_the_saved_weights(named, layer) -> None:
     name, folder = named
     encoder, oracle = read(folder, layer=layer), dict(whole(folder).named_parameters())
     kept = DEPTH.get(name, 4) if layer == -1 else 1
@@ -115,17 +115,17 @@ def test_only_what_is_read_is_built_and_its_weights_are_the_saved_ones(named, la
         ([2, 0.5], r"none twice \(they are \[2, 2\]\)"),
     ],
 )
-def test_layers_that_do_not_exist(layer, message) -> None:
+def test_invalid_layers_are_refused(layer, message) -> None:
     with pytest.raises(UserError, match=message):
         chosen_layers(layer, 4, bidirectional=False)
 
 
-def test_layers_by_fraction() -> None:
+def test_layers_are_chosen_by_fraction() -> None:
     assert chosen_layers([0.0, 0.25, 0.6, 1.0], 8, bidirectional=True) == [0, 2, 5, 8]
-    assert chosen_layers(1, 8, bidirectional=True) == [1]  # a whole number is a number, never all of it
+    assert chosen_layers(1, 8, bidirectional=True) == [1]  # an integer is a number of a layer, never a fraction
 
 
-def test_a_reader_with_a_missing_tensor_is_refused(tmp_path) -> None:
+def test_an_encoder_with_a_missing_tensor_is_refused(tmp_path) -> None:
     from safetensors.torch import save_file
 
     folder = write_tiny("bert", tmp_path / "bert")
@@ -134,7 +134,7 @@ def test_a_reader_with_a_missing_tensor_is_refused(tmp_path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"its weights do not fit its config, as encoder.layer.1.output.dense.weight"):
         read(folder)
-    read(folder, layer=1)  # which does not read that block
+    read(folder, layer=1)  # this block is not used
 
 
 def test_attention_implementation_is_passed_on(tmp_path) -> None:
@@ -151,13 +151,13 @@ def test_attention_implementation_is_passed_on(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["t5", "llama", "bert"])
-def test_quantized_reader_is_close_and_its_matrices_are_int8(tmp_path, name) -> None:
+def test_a_quantized_encoder_is_close_and_its_matrices_are_int8(tmp_path, name) -> None:
     pytest.importorskip("optimum.quanto")
     folder = write_tiny(name, tmp_path / name)
     quantized = read(folder, quantization={"quant_method": "quanto", "weights": "int8"})
     plain = read(folder)
     linear = [m for m in quantized.modules() if type(m).__name__ == "QLinear"]
-    kept = 2 if name == "t5" else 0  # transformers leaves T5's `wo` as it is
+    kept = 2 if name == "t5" else 0  # transformers does not quantize T5's `wo`
     assert len(linear) == sum(isinstance(m, torch.nn.Linear) for m in plain.modules()) - kept > 0
     assert all(m.weight._data.dtype == torch.int8 for m in linear)
     ids, mask = torch.tensor([ROWS[0]]), torch.ones(1, 6, dtype=torch.int64)
@@ -175,7 +175,7 @@ def test_quantized_reader_is_close_and_its_matrices_are_int8(tmp_path, name) -> 
         ({"quant_method": "eetq", "weights": "int8"}, "cannot be read: .*EETQ"),
     ],
 )
-def test_quantization_that_cannot_be_had(tmp_path, values, message) -> None:
+def test_unsupported_quantization_is_refused(tmp_path, values, message) -> None:
     folder = write_tiny("t5", tmp_path / "t5")
     with pytest.raises(UserError, match=message):
         read(folder, quantization=values)

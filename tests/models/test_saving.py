@@ -1,4 +1,4 @@
-"""A hybrid's folder: with the used part of its LLM inside, without it, with its card; errors."""
+"""A hybrid's folder: with and without the used part of its LLM, and with its model card; errors."""
 
 from __future__ import annotations
 
@@ -60,17 +60,19 @@ def numbers(path: Path) -> dict[str, int]:
         lambda case: case[0] in ("t5", "bert", "llama"),
     ),
 )
-def test_a_folder_that_needs_nothing_else(tmp_path: Path, llm: str, reader: dict[str, Any], gone: str) -> None:
+def test_a_folder_saved_with_the_llm_needs_nothing_else(
+    tmp_path: Path, llm: str, reader: dict[str, Any], gone: str
+) -> None:
     model = hybrid(tmp_path / "zoo", llm, **reader)
     expected = logits(model)
     model.save_pretrained(tmp_path / "saved", with_llm=True)
     found = numbers(tmp_path / "saved" / "llm" / "model.safetensors")
-    assert not [tensor for tensor in found if gone in tensor]  # unused parts are not written
+    assert not [tensor for tensor in found if gone in tensor]  # unused parts are not saved
     own = {id(p): p.numel() for p in model.encoder.parameters()}
     final = (
         "norm.",
         "ln_f.",
-    )  # behind the last block: kept by transformers' class, read by nobody where layers are gone
+    )  # after the last block: transformers' class keeps it, and nothing uses it if layers were removed
     read = sum(n for tensor, n in found.items() if not any(f in tensor for f in final))
     assert read <= sum(own.values()) <= sum(found.values())
     shutil.rmtree(tmp_path / "zoo")
@@ -79,12 +81,12 @@ def test_a_folder_that_needs_nothing_else(tmp_path: Path, llm: str, reader: dict
     again = LLM2SLM.from_pretrained(moved)
     assert torch.equal(logits(again), expected)
     assert again.generate_text(TEXTS, **EIGHT) == model.generate_text(TEXTS, **EIGHT)
-    again.save_pretrained(tmp_path / "third", with_llm=True)  # from one folder with an LLM into another
+    again.save_pretrained(tmp_path / "third", with_llm=True)  # from one folder with an LLM to another
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "third")), expected)
     again.save_pretrained(tmp_path / "without")
     record = json.loads((tmp_path / "without" / "config.json").read_text())["llm"]
     assert record == model.config.llm | {"name": str(Path(moved).resolve() / "llm"), "config": {}}
-    assert not (tmp_path / "without" / "llm").exists()  # the recorded path is that of the LLM that was found
+    assert not (tmp_path / "without" / "llm").exists()  # the record contains the path of the loaded LLM
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "without")), expected)
     shutil.rmtree(moved)
     with pytest.raises(UserError, match=r"its LLM cannot be loaded.*llm=PATH"):
@@ -95,7 +97,7 @@ def test_a_folder_that_needs_nothing_else(tmp_path: Path, llm: str, reader: dict
     assert torch.equal(logits(found), expected)
 
 
-def test_an_llm_that_has_moved_is_written_from_where_it_is(tmp_path: Path) -> None:
+def test_a_moved_llm_is_saved_from_its_new_path(tmp_path: Path) -> None:
     model = hybrid(tmp_path / "zoo")
     model.save_pretrained(tmp_path / "saved")
     moved = shutil.move(model.config.llm["name"], tmp_path / "moved")
@@ -104,7 +106,7 @@ def test_an_llm_that_has_moved_is_written_from_where_it_is(tmp_path: Path) -> No
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "whole")), logits(model))
 
 
-def test_a_changed_config_of_the_llm_goes_inside(tmp_path: Path) -> None:
+def test_a_changed_config_of_the_llm_is_saved_with_it(tmp_path: Path) -> None:
     model = hybrid(tmp_path / "zoo", config={"num_layers": 1})
     model.save_pretrained(tmp_path / "saved", with_llm=True)
     again = LLM2SLM.from_pretrained(tmp_path / "saved")
@@ -112,7 +114,7 @@ def test_a_changed_config_of_the_llm_goes_inside(tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(model))
 
 
-def test_a_quantized_llm_is_written_as_it_was_before_and_quantized_again(tmp_path: Path) -> None:
+def test_a_quantized_llm_is_saved_unquantized_and_quantized_on_loading(tmp_path: Path) -> None:
     pytest.importorskip("optimum.quanto")
     model = hybrid(tmp_path / "zoo", quantization={"quant_method": "quanto", "weights": "int8"})
     plain = hybrid(tmp_path / "zoo")
@@ -123,7 +125,7 @@ def test_a_quantized_llm_is_written_as_it_was_before_and_quantized_again(tmp_pat
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path / "saved")), logits(model))
 
 
-def test_another_llm_inside_is_refused(tmp_path: Path) -> None:
+def test_another_llm_in_the_folder_is_refused(tmp_path: Path) -> None:
     one, other = hybrid(tmp_path / "one"), hybrid(tmp_path / "two", "bart")
     one.save_pretrained(tmp_path / "a", with_llm=True)
     other.save_pretrained(tmp_path / "b", with_llm=True)
@@ -136,18 +138,18 @@ def test_another_llm_inside_is_refused(tmp_path: Path) -> None:
         LLM2SLM.from_pretrained(tmp_path / "a")
 
 
-def test_there_is_no_llm_to_write(zoo: Path, tmp_path: Path) -> None:
+def test_with_llm_is_refused_for_a_system_without_an_llm(zoo: Path, tmp_path: Path) -> None:
     alone = build_model(tiny_model_config(zoo, kind=SystemKind.slm))
     with pytest.raises(UserError, match=r"this system \(slm\) has no LLM encoder"):
         alone.save_pretrained(tmp_path / "a", with_llm=True)
     assert not (tmp_path / "a").exists()
 
 
-def test_the_card_goes_where_the_model_goes(zoo: Path, tmp_path: Path) -> None:
+def test_the_card_is_saved_with_the_model(zoo: Path, tmp_path: Path) -> None:
     for kind in ("llm2slm", "slm"):
         folder = tmp_path / kind
         build_model(tiny_model_config(zoo, kind=SystemKind(kind))).save_pretrained(folder / "first")
-        assert not (folder / "first" / "README.md").exists()  # no card is invented
+        assert not (folder / "first" / "README.md").exists()  # no card is generated
         (folder / "first" / "README.md").write_text("# a card\n")
         model = LLM2SLM.from_pretrained(folder / "first")
         model.save_pretrained(folder / "second")
@@ -186,10 +188,10 @@ def test_weight_files_have_the_permissions_of_the_umask(zoo: Path, tmp_path: Pat
         assert [path.stat().st_mode for path in weights] == [own] * files
 
 
-def test_a_save_that_fails_or_is_killed_leaves_the_model_that_was_there(
+def test_an_interrupted_save_leaves_the_previous_model(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file is collected in a hidden folder first; the temporary directory is not used."""
+    """All files are written to a hidden folder first; the temporary directory is not used."""
     model, folder = hybrid(zoo), tmp_path / "saved"
     model.save_pretrained(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -217,7 +219,7 @@ def test_a_save_that_fails_or_is_killed_leaves_the_model_that_was_there(
 
 
 def test_shards_of_an_earlier_save_are_removed(zoo: Path, tmp_path: Path) -> None:
-    """Plain models are saved by transformers, which would read the index of the old shards first or last."""
+    """transformers saves plain models, and would load the old shards by their index."""
     config = tiny_model_config(zoo, "t5", "gpt2", kind=SystemKind.slm)
     model, folder = build_model(config).eval(), tmp_path / "saved"
     model.slm.save_pretrained(folder, max_shard_size="20KB")

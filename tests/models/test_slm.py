@@ -1,4 +1,4 @@
-"""The common interface of both SLM kinds, against transformers' own forward and generate on token ids."""
+"""The common interface of both SLM kinds, against forward and generate of transformers on token ids."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def prompt_of(slm: PreTrainedModel) -> Prompt:
 
 
 @torch.no_grad()
-def test_response_logits_are_those_of_transformers(slm) -> None:
+def test_response_logits_equal_those_of_transformers(slm) -> None:
     logits_BTV = response_logits(slm, prompt_of(slm), padded(RESPONSES, IGNORE_INDEX, left=False))
     assert logits_BTV.shape == (3, 5, slm.config.vocab_size)
     for b, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
@@ -89,7 +89,7 @@ FAMILIES = {
     "pegasus": (PegasusConfig(**TINY, **ENCODER_DECODER, scale_embedding=True), 4.0),
     "pegasus unscaled": (PegasusConfig(**TINY, **ENCODER_DECODER, scale_embedding=False), 1.0),
     "marian": (MarianConfig(**TINY, **ENCODER_DECODER, scale_embedding=True, decoder_vocab_size=300), 4.0),
-    "bart": (BartConfig(**TINY, **ENCODER_DECODER, scale_embedding=True), 1.0),  # scales within its embedding table
+    "bart": (BartConfig(**TINY, **ENCODER_DECODER, scale_embedding=True), 1.0),  # scales in its embedding layer
     "llama": (LlamaConfig(**TINY, **LLAMA), 1.0),
     "gemma": (GemmaConfig(**TINY, **LLAMA, head_dim=8), 1.0),
 }
@@ -98,8 +98,8 @@ FAMILIES = {
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
-    """Some models scale the embeddings of ids only: given bare embeddings, the result differs silently."""
+def test_embeddings_equal_those_that_the_model_computes_from_ids(family, dtype) -> None:
+    """Some models scale the embeddings of ids only: with plain embeddings, the result differs silently."""
     config, scale = FAMILIES[family]
     torch.manual_seed(3)
     slm = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
@@ -122,14 +122,14 @@ def test_embeddings_are_what_the_model_makes_of_ids(family, dtype) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        MBartConfig(**TINY, **ENCODER_DECODER),  # its own training would start with the last label
+        MBartConfig(**TINY, **ENCODER_DECODER),  # its training in transformers would start with the last label
         BartConfig(**TINY, **(ENCODER_DECODER | {"decoder_start_token_id": 7})),
         MBartConfig(**(TINY | ENCODER_DECODER | {"decoder_start_token_id": None, "bos_token_id": 5})),
     ],
     ids=["mbart", "bart", "no start token"],
 )
-def test_training_starts_as_generation_does(config) -> None:
-    """Teacher-forced on its own greedy answer, a model has the inputs of `generate` from the first token on."""
+def test_training_uses_the_start_token_of_generation(config) -> None:
+    """Teacher-forced on its greedy answer, a model has the inputs of `generate` from the first token."""
     torch.manual_seed(3)
     slm = AutoModelForSeq2SeqLM.from_config(config).eval()
     slm.generation_config.forced_eos_token_id = None
@@ -142,7 +142,7 @@ def test_training_starts_as_generation_does(config) -> None:
     assert torch.equal(response_logits(slm, prompt, short)[:, :2], logits[:, :2])
 
 
-def test_a_model_without_a_token_to_start_with_is_refused() -> None:
+def test_a_model_without_a_start_token_is_refused() -> None:
     names = {"decoder_start_token_id": None, "bos_token_id": None}
     slm = AutoModelForSeq2SeqLM.from_config(MBartConfig(**(TINY | ENCODER_DECODER | names)))
     with pytest.raises(UserError, match="SLM mbart: none of decoder_start_token_id, bos_token_id is set"):
@@ -162,7 +162,7 @@ def test_a_model_whose_embeddings_are_not_equivalent_to_ids_is_refused(tmp_path)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_generate_is_that_of_transformers(slm, beams) -> None:
+def test_generate_equals_that_of_transformers(slm, beams) -> None:
     ours = language_model.generate(slm, prompt_of(slm), **FEATURES, num_beams=beams)
     assert ours.shape == (3, 7)
     for b, prompt in enumerate(PROMPTS):
@@ -172,7 +172,7 @@ def test_generate_is_that_of_transformers(slm, beams) -> None:
 
 
 @torch.no_grad()
-def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
+def test_the_encoders_output_replaces_the_encoder(tmp_path) -> None:
     """Without its encoder, the model given the encoder's output generates the same responses."""
     slm = load(write_tiny_t5(tmp_path))
     mask = padded([[1] * len(row) for row in PROMPTS], 0, left=False)
@@ -192,7 +192,7 @@ def test_encoder_output_stands_in_for_the_encoder(tmp_path) -> None:
 
 
 def test_the_output_layer_gets_contiguous_inputs(tmp_path, monkeypatch) -> None:
-    """transformers gives it a slice of the last position, for which torch copies a bfloat16 matrix once a row."""
+    """transformers passes a slice of the last position, for which torch copies a bfloat16 matrix once per row."""
     write_tiny_gpt2(tmp_path)
     slm = load(tmp_path)
     found: list[bool] = []

@@ -1,4 +1,4 @@
-"""Prompt and prefix tuning, against peft's own models with the same weights; trained, saved and loaded."""
+"""Prompt and prefix tuning against peft models with the same weights; trained, saved and loaded."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def system(
     cfg = tiny_model_config(zoo, llm, slm, mode, mixed, kind=SystemKind(kind))
     peft = {"num_virtual_tokens": VIRTUAL} | values
     model = build_model(replace(cfg, slm=replace(cfg.slm, tune=tune, peft=peft))).eval()
-    if tune == "prefix":  # large enough for its position to matter
+    if tune == "prefix":  # large, so that its position has an effect
         for parameter in model.slm.virtual_tokens.parameters():
             parameter.data.mul_(1.5)
     return model
 
 
 def plain(zoo: Path, slm: str) -> PreTrainedModel:
-    """The SLM of such a system, by transformers alone."""
+    """The SLM of such a system, loaded by transformers."""
     cut = "llm" if slm in ("t5", "gpt2") else "slm"
     place = zoo / f"slm_{slm}_{cut}"
     config = read_config(str(place))
@@ -54,13 +54,13 @@ def plain(zoo: Path, slm: str) -> PreTrainedModel:
 
 
 def by_peft(zoo: Path, slm: str, model: LLM2SLM) -> Any:
-    """peft's own model over the same SLM, its virtual tokens set to ours."""
+    """A peft model of the same SLM with the same virtual tokens."""
     base, tokens = plain(zoo, slm), model.slm.virtual_tokens
     task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
     if tokens.tune == "prompt":
         wrapped = peft.get_peft_model(base, peft.PromptTuningConfig(task_type=task, num_virtual_tokens=VIRTUAL))
         own = wrapped.prompt_encoder["default"].embedding.weight.data
-        own[:VIRTUAL] = tokens.part.embedding.weight.data  # for two halves it has twice as many, and uses the first
+        own[:VIRTUAL] = tokens.part.embedding.weight.data  # for two halves peft has twice as many, and uses the first
         return wrapped.eval()
     layers, heads = tokens.shape
     width = tokens.part.embedding.weight.shape[1] // (2 * layers)
@@ -70,7 +70,7 @@ def by_peft(zoo: Path, slm: str, model: LLM2SLM) -> Any:
     wrapped = peft.get_peft_model(base, config)
     ours = tokens.part.embedding.weight.data.view(VIRTUAL, layers, 2, -1)
     theirs = wrapped.prompt_encoder["default"].embedding.weight.data.view(VIRTUAL, 2 * layers, -1)
-    # of an encoder-decoder's prefix, doubled, it takes each second pair: with three layers the pairs 0, 2, 1
+    # of the doubled prefix of an encoder-decoder peft uses each second pair: with three layers the pairs 0, 2, 1
     step = 4 if base.config.is_encoder_decoder else 2
     for layer in range(layers):
         for which in range(2):
@@ -92,7 +92,7 @@ def logits(model: LLM2SLM, batch: Batch) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("tune", TUNES)
 @pytest.mark.parametrize("slm", representatives(["t5", "gpt2", "llama"], ["t5", "gpt2"]))
-def test_logits_and_answers_are_those_of_peft(zoo: Path, slm: str, tune: str) -> None:
+def test_logits_and_answers_equal_those_of_peft(zoo: Path, slm: str, tune: str) -> None:
     model = system(zoo, slm, tune)
     reference = by_peft(zoo, slm, model)
     batch = labelled(model, [0, 1, 2])
@@ -112,14 +112,14 @@ def test_logits_and_answers_are_those_of_peft(zoo: Path, slm: str, tune: str) ->
             theirs = reference(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, :-1]
             theirs, without = theirs[-labels.shape[1] :], untuned(whole).logits[0, read - 1 : -1]
         torch.testing.assert_close(ours[row, : labels.shape[1]], theirs, rtol=1e-4, atol=1e-4)
-        assert (theirs - without).abs().max() > 0.05  # the virtual tokens matter
+        assert (theirs - without).abs().max() > 0.05  # the virtual tokens have an effect
         for beams, found in answers.items():
             generated = reference.generate(input_ids=ids, attention_mask=mask, num_beams=beams, **length)[0]
             assert found[row].tolist() == generated[-6:].tolist(), (row, beams)
 
 
 def assert_independent_of_padding_and_cache(model: LLM2SLM, batch: Batch, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Logits in a padded batch are those of each row alone; logits of cached generation are the teacher-forced ones.
+    """Logits in a padded batch equal those of each row alone; logits of cached generation equal teacher-forced ones.
 
     Returns:
         The logits_BTV of the batch, and the generated ids_BT.
@@ -141,7 +141,7 @@ def assert_independent_of_padding_and_cache(model: LLM2SLM, batch: Batch, tolera
         [("t5", "prompt"), ("bart", "prefix"), ("gpt2", "prefix"), ("llama", "prompt")],
     ),
 )
-def test_padded_is_alone_and_cached_is_uncached_in_every_family(zoo: Path, slm: str, tune: str) -> None:
+def test_padding_and_cache_have_no_effect_in_every_family(zoo: Path, slm: str, tune: str) -> None:
     model = system(zoo, slm, tune)
     batch = labelled(model, [0, 1, 2])
     assert_independent_of_padding_and_cache(model, batch, 1e-4)
@@ -201,8 +201,8 @@ def test_only_virtual_tokens_are_trained_saved_and_loaded(
 
 @torch.no_grad()
 @pytest.mark.parametrize("slm", representatives(SLMS, ["t5", "bart", "gpt2", "llama"]))
-def test_a_virtual_token_that_is_a_word_is_read_as_that_word(zoo: Path, slm: str) -> None:
-    """By transformers alone, which reads ids; some models scale the embeddings of ids."""
+def test_a_virtual_token_with_the_embedding_of_a_word_acts_as_that_word(zoo: Path, slm: str) -> None:
+    """Against transformers with ids; some models scale the embeddings of ids."""
     model, untuned = system(zoo, slm, "prompt"), plain(zoo, slm)
     words, tokens = untuned.get_input_embeddings()(torch.arange(280)), model.slm.virtual_tokens.part.embedding.weight
     front = torch.stack([(words == token).all(1).nonzero()[0, 0] for token in tokens])[None]
@@ -218,7 +218,7 @@ def test_a_virtual_token_that_is_a_word_is_read_as_that_word(zoo: Path, slm: str
         torch.testing.assert_close(ours[row, : labels.shape[1]], theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_prompt_of_a_frozen_model_starts_from_its_words(zoo: Path) -> None:
+def test_virtual_tokens_of_a_frozen_model_start_from_its_embeddings(zoo: Path) -> None:
     model = system(zoo, "gpt2", "prompt")
     words = model.slm.get_input_embeddings().weight
     assert all((words == token).all(1).any() for token in model.slm.virtual_tokens.part.embedding.weight)
@@ -239,8 +239,8 @@ def test_the_default_is_twenty_virtual_tokens(zoo: Path) -> None:
         assert model.parameter_counts()["trainable"] == size
 
 
-def test_a_projected_prefix_of_heads_that_are_no_part_of_the_width(zoo: Path, tmp_path: Path) -> None:
-    """As T5-v1.1's, whose heads together are narrower or wider than d_model."""
+def test_a_projected_prefix_with_heads_of_another_total_width(zoo: Path, tmp_path: Path) -> None:
+    """As in T5-v1.1, whose heads together are narrower or wider than d_model."""
     cfg = tiny_model_config(zoo, "t5", "t5", kind=SystemKind.slm)
     slm = replace(cfg.slm, init=Init.random, config={"num_heads": 3}, tune="prefix")
     torch.manual_seed(1)
@@ -252,13 +252,13 @@ def test_a_projected_prefix_of_heads_that_are_no_part_of_the_width(zoo: Path, tm
     assert torch.equal(logits(LLM2SLM.from_pretrained(tmp_path), batch), logits(model, batch))
 
 
-def test_virtual_tokens_take_positions(zoo: Path) -> None:
-    """So a prompt is shorter by them, and an answer that would run past the last position is refused."""
-    for slm, tune, room in (("gpt2", "prompt", 336), ("gpt2", "prefix", 336), ("bart", "prompt", 448)):  # of 512
+def test_virtual_tokens_occupy_positions(zoo: Path) -> None:
+    """A prompt must be shorter by their number, and an answer beyond the last position is refused."""
+    for slm, tune, limit in (("gpt2", "prompt", 336), ("gpt2", "prefix", 336), ("bart", "prompt", 448)):  # of 512
         cfg = tiny_model_config(zoo, "t5", slm, tokenizers=Tokenizers.offsets, kind=SystemKind.slm)
         tuned = replace(cfg, slm=replace(cfg.slm, tune=tune, peft={"num_virtual_tokens": 64}))
         model = build_model(tuned, DataConfig(max_prompt_tokens=512, max_response_tokens=112))
-        assert model.collator.max_prompt_tokens == room
+        assert model.collator.max_prompt_tokens == limit
         if slm == "gpt2":
             fit = 512 - 64 - len(model.collator.slm_tokenizer("two dogs")["input_ids"])
             with pytest.raises(UserError, match=f"at most {fit} fit"):
@@ -278,12 +278,12 @@ def test_virtual_tokens_take_positions(zoo: Path) -> None:
         ("prompt", {"prompt_tuning_init": "TEXT"}, "model.slm.peft: .*tokenizer_name_or_path"),
     ],
 )
-def test_arguments_that_do_not_fit(zoo: Path, tune: str, values: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(zoo: Path, tune: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         system(zoo, "gpt2", tune, **values)
 
 
-def test_a_model_with_virtual_tokens_cannot_be_part_of_another(zoo: Path, tmp_path: Path) -> None:
+def test_a_model_with_virtual_tokens_is_refused_as_a_part_of_another(zoo: Path, tmp_path: Path) -> None:
     system(zoo, "gpt2", "prefix").save_pretrained(tmp_path)
     cfg = tiny_model_config(zoo, "t5", "gpt2")
     for side in ("llm", "slm"):
@@ -292,13 +292,13 @@ def test_a_model_with_virtual_tokens_cannot_be_part_of_another(zoo: Path, tmp_pa
             build_model(replace(cfg, **{side: named}))
 
 
-def test_a_prompt_in_front_of_nothing_is_refused(zoo: Path) -> None:
+def test_virtual_tokens_without_a_prompt_are_refused(zoo: Path) -> None:
     with pytest.raises(UserError, match=r"conditioning=memory it processes none; use model.slm.tune=prefix"):
         system(zoo, "t5", "prompt", "llm2slm", "memory")
 
 
 @pytest.mark.parametrize("arguments", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
-def test_a_prefix_needs_its_own_cache(zoo: Path, arguments: dict[str, Any]) -> None:
+def test_a_prefix_refuses_another_cache(zoo: Path, arguments: dict[str, Any]) -> None:
     batch = labelled(system(zoo, "gpt2", "prefix"), [0])
     with pytest.raises(UserError, match="this model's trained prefix is in a cache that is given"):
         system(zoo, "gpt2", "prefix").generate(batch, **arguments, **SIX)

@@ -1,4 +1,4 @@
-"""A pretrained SLM starts as itself: where z can be zero, the guided logits are the SLM's own at step 0."""
+"""A pretrained SLM is unchanged at step 0: where z can be zero, the guided logits equal those of the SLM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llm2slm.types import Init, Start, SystemKind, Tokenizers, UserError
 def config(
     root: Path, slm: str = "gpt2", mode: str = "add", tokenizers: str = "shared", **projector: Any
 ) -> ModelConfig:
-    """Of a pretrained SLM, with all that the configuration leaves open."""
+    """The configuration of a pretrained SLM with the defaults resolved."""
     made = tiny_model_config(root, "t5", slm, mode, Tokenizers(tokenizers))
     return replace(made, projector=ProjectorConfig(**projector))
 
@@ -48,7 +48,7 @@ STARTS_AS_ITSELF = [
     representatives(STARTS_AS_ITSELF, lambda case: case[2] == "offsets" and case[0] in ("t5", "gpt2")),
     ids="-".join,
 )
-def test_guided_logits_are_the_slms_own(zoo: Path, slm: str, mode: str, tokenizers: str) -> None:
+def test_guided_logits_equal_those_of_the_slm(zoo: Path, slm: str, mode: str, tokenizers: str) -> None:
     guided = built(cfg := config(zoo, slm, mode, tokenizers))
     alone = built(replace(cfg, kind=SystemKind.slm))
     batch, own = labelled(guided, [0, 1, 2]), labelled(alone, [0, 1, 2])
@@ -70,7 +70,7 @@ def test_guided_logits_are_the_slms_own(zoo: Path, slm: str, mode: str, tokenize
         ("add", "shared", {"init": Init.random}),
     ],
 )
-def test_where_zero_is_not_the_plain_slm_z_starts_at_random(
+def test_z_starts_at_random_where_zero_is_not_the_plain_slm(
     zoo: Path, mode: str, tokenizers: str, changes: Any
 ) -> None:
     cfg = config(zoo, "gpt2", mode, tokenizers)
@@ -80,7 +80,7 @@ def test_where_zero_is_not_the_plain_slm_z_starts_at_random(
     assert model.projector is not None and model.projector.layers[-1].weight.abs().min() > 0
 
 
-def test_what_is_drawn_is_what_an_open_start_draws(zoo: Path) -> None:
+def test_the_other_layers_are_drawn_as_with_a_random_start(zoo: Path) -> None:
     """Only the last layer is set to zero, after it was drawn."""
     zero, drawn = (built(config(zoo, "t5", "add", "shared", start=start)) for start in (Start.zero, Start.random))
     for (name, one), (_, other) in zip(zero.named_parameters(), drawn.named_parameters(), strict=True):
@@ -89,7 +89,7 @@ def test_what_is_drawn_is_what_an_open_start_draws(zoo: Path) -> None:
     assert not torch.equal(drawn.projector.layers[3].weight, torch.zeros(1))  # type: ignore[union-attr]
 
 
-def test_the_last_layer_learns_at_the_first_step_and_the_one_before_at_the_second(zoo: Path) -> None:
+def test_the_last_layer_learns_at_the_first_step_and_the_previous_one_at_the_second(zoo: Path) -> None:
     model = built(config(zoo, start=Start.zero)).train()
     batch = labelled(model, [0, 1, 2])
     optimizer = build_optimizer(model, OptimConfig())
@@ -106,7 +106,7 @@ def test_the_last_layer_learns_at_the_first_step_and_the_one_before_at_the_secon
         optimizer.step()
 
 
-def test_the_gate_learns_at_the_first_step_and_the_layers_behind_it_at_the_second(zoo: Path) -> None:
+def test_the_gate_learns_at_the_first_step_and_the_layers_before_it_at_the_second(zoo: Path) -> None:
     model = built(config(zoo)).train()
     batch = labelled(model, [0, 1, 2])
     optimizer, projector = build_optimizer(model, OptimConfig()), model.projector
@@ -121,8 +121,8 @@ def test_the_gate_learns_at_the_first_step_and_the_layers_behind_it_at_the_secon
         optimizer.step()
 
 
-def test_z_moves_a_cross_attending_slm(zoo: Path) -> None:
-    """Gates at zero and z at zero would leave nothing with a gradient."""
+def test_z_changes_a_cross_attending_slm(zoo: Path) -> None:
+    """With gates and z at zero no parameter would have a gradient."""
     model = built(config(zoo, "gpt2", "cross_attention"))
     batch = labelled(model, [0, 1, 2])
     assert batch.labels_BT is not None and model.crossing is not None
@@ -141,7 +141,7 @@ def test_a_saved_model_records_its_start(zoo: Path, tmp_path: Path) -> None:
     assert recorded_projector(again.config.projector or {}) == ProjectorConfig(gate=True, start=Start.random)
 
 
-def test_what_earlier_versions_recorded_keeps_its_meaning() -> None:
+def test_records_of_earlier_versions_keep_their_meaning() -> None:
     old = {"hidden": None, "norm": True, "gate": False}
     assert recorded_projector(dict(old)) == ProjectorConfig(gate=False, start=Start.random)
     read = upgraded({"model": {"projector": dict(old)}, "optim": {"lr": 1e-4, "projector_lr": None}})
@@ -161,20 +161,20 @@ def test_what_earlier_versions_recorded_keeps_its_meaning() -> None:
         ("add", {"gate": True}, "neither gets a gradient"),
     ],
 )
-def test_zero_is_refused_where_it_cannot_learn(zoo: Path, mode: str, projector: Any, words: str) -> None:
+def test_zero_is_refused_where_nothing_could_be_learned(zoo: Path, mode: str, projector: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         built(config(zoo, "gpt2", mode, start=Start.zero, **projector))
 
 
 @pytest.mark.parametrize("gate", [None, True])
-def test_a_gate_is_a_gate(zoo: Path, gate: bool | None) -> None:
-    """With it z starts at zero already, and the layers behind it at random."""
+def test_with_a_gate_the_layers_start_at_random(zoo: Path, gate: bool | None) -> None:
+    """The gate sets z to zero already."""
     model = built(config(zoo, gate=gate))
     assert (model.config.projector or {})["start"] == "random"
     assert model.projector is not None and model.projector.layers[-1].weight.abs().min() > 0
 
 
 def test_random_weights_of_a_new_slm_are_not_pretrained(build: Callable[..., LLM2SLM]) -> None:
-    """As the demo's: nothing changes for an SLM that is trained from nothing."""
+    """As in the demo: an SLM that is trained from scratch is unchanged."""
     assert LanguageModelConfig(name="x", init=Init.random).start is Init.random
     assert (build("t5", "gpt2", "add").config.projector or {})["start"] == "random"

@@ -29,7 +29,7 @@ FEW = [HYBRIDS[0], HYBRIDS[2], HYBRIDS[6], HYBRIDS[8], SYSTEMS[-1]]
 
 
 class Inputs:
-    """The keywords of the SLM's last call, copied before the SLM changes a cache among them."""
+    """The keywords of the SLM's last call, copied before the SLM changes a cache in them."""
 
     def __init__(self, model: LLM2SLM) -> None:
         self.keywords: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class Inputs:
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, FEW), ids=named)
 @torch.no_grad()
-def test_states_and_attentions_are_the_slms_own(zoo: Path, system: System) -> None:
+def test_states_and_attentions_equal_those_of_the_slm(zoo: Path, system: System) -> None:
     model = built(zoo, system)
     plain = model(**batch_of(model))
     assert set(plain) == {"loss", "logits"}
@@ -70,14 +70,14 @@ def test_states_and_attentions_are_the_slms_own(zoo: Path, system: System) -> No
     as_tuple = model(**batch_of(model), **WHOLE, return_dict=False)
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[1], output.logits)
     assert set(model(**batch_of(model), output_hidden_states=True)) < set(output)
-    model.config.output_hidden_states = True  # the defaults are the config's
+    model.config.output_hidden_states = True  # the config contains the defaults
     assert "decoder_hidden_states" in model(**batch_of(model))
     model.config.return_dict = False
     assert isinstance(model(**batch_of(model)), tuple)
 
 
 @torch.no_grad()
-def test_states_of_an_slm_alone_are_those_of_transformers(zoo: Path, tmp_path: Path) -> None:
+def test_states_of_an_slm_alone_equal_those_of_transformers(zoo: Path, tmp_path: Path) -> None:
     for system in ALONE:
         model = built(zoo, system)
         model.save_pretrained(tmp_path / system.slm)
@@ -103,7 +103,7 @@ def test_states_of_an_slm_alone_are_those_of_transformers(zoo: Path, tmp_path: P
                 close(states, theirs)
 
 
-def test_attentions_of_an_implementation_that_has_none_are_refused(zoo: Path) -> None:
+def test_attentions_are_refused_for_an_implementation_without_them(zoo: Path) -> None:
     model = built(zoo, HYBRIDS[0])
     assert model.slm.config._attn_implementation == "sdpa"
     with pytest.raises(UserError, match=r"implementation is sdpa.* call model\.set_attn_implementation\('eager'\)"):
@@ -112,7 +112,7 @@ def test_attentions_of_an_implementation_that_has_none_are_refused(zoo: Path) ->
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, FEW), ids=named)
 @torch.no_grad()
-def test_decoder_input_ids_serve_without_labels(zoo: Path, system: System) -> None:
+def test_decoder_input_ids_replace_labels(zoo: Path, system: System) -> None:
     model = built(zoo, system)
     batch = batch_of(model)
     labels = batch.pop("labels")
@@ -126,7 +126,7 @@ def test_decoder_input_ids_serve_without_labels(zoo: Path, system: System) -> No
     both = model(**batch, decoder_input_ids=prepared, labels=labels)
     close(both.loss, expected.loss)
     other = prepared.clone()
-    other[:, 2] = 7  # the third token of the input is seen by the logits from there on
+    other[:, 2] = 7  # the third token affects the logits from its position on
     changed = model(**batch, decoder_input_ids=other, labels=labels).logits
     close(changed[:, :2], expected.logits[:, :2])
     assert not torch.allclose(changed[:, 2:], output.logits[:, 2:], atol=1e-3)
@@ -134,7 +134,7 @@ def test_decoder_input_ids_serve_without_labels(zoo: Path, system: System) -> No
         model(**batch)
 
 
-def test_inputs_that_the_model_does_not_take_are_refused(zoo: Path) -> None:
+def test_unsupported_inputs_are_refused(zoo: Path) -> None:
     model = built(zoo, HYBRIDS[0])
     with pytest.raises(TypeError, match=r"LLM2SLM\.forward does not take decoder_attention_mask, inputs_embeds; give"):
         model(**batch_of(model), inputs_embeds=torch.ones(1), decoder_attention_mask=torch.ones(1), other=None)
@@ -162,7 +162,7 @@ def test_resized_embeddings_keep_the_logits_and_are_saved(zoo: Path, tmp_path: P
     head = model.get_output_embeddings()
     assert list(head._forward_pre_hooks.values()) == [_contiguous]
     assert model.config.get_text_config().vocab_size == model.config.slm.vocab_size == size + 5
-    batch["labels"][0, 1] = size + 2  # a new token is embedded, and is written
+    batch["labels"][0, 1] = size + 2  # a new token is embedded and generated
     ids = model.generate(**batch, **EIGHT, suppress_tokens=list(range(size)))
     assert int(ids.min()) >= size
     logits = model(**batch).logits
@@ -187,7 +187,7 @@ def test_embeddings_are_set_in_the_slm(zoo: Path) -> None:
     assert model.slm.lm_head is head and _contiguous in head._forward_pre_hooks.values()
 
 
-def test_it_can_generate_with_the_settings_of_the_slm(zoo: Path) -> None:
+def test_generation_uses_the_settings_of_the_slm(zoo: Path) -> None:
     model = built(zoo, HYBRIDS[0])
     assert LLM2SLM.can_generate() and model.can_generate()
     assert model.generation_config is model.slm.generation_config
@@ -205,7 +205,7 @@ def gradients(model: LLM2SLM) -> dict[str, Tensor]:
 
 
 def calls_of_norms(part: nn.Module) -> list[nn.Module]:
-    """A list that gets an entry for each call of a norm within the part."""
+    """A list with an entry for each call of a norm in the part."""
     calls: list[nn.Module] = []
     for module in part.modules():
         if "norm" in type(module).__name__.lower():
@@ -217,7 +217,7 @@ def calls_of_norms(part: nn.Module) -> list[nn.Module]:
     "system", representatives([s for s in SYSTEMS if s.mode != "kv"], [s for s in FEW if s.mode != "kv"]), ids=named
 )
 @pytest.mark.parametrize("reentrant", representatives([False, True], [False]))
-def test_checkpointing_keeps_the_gradients(zoo: Path, system: System, reentrant: bool) -> None:
+def test_checkpointing_does_not_change_the_gradients(zoo: Path, system: System, reentrant: bool) -> None:
     model = built(zoo, system).train()  # with dropout
     expected = gradients(model)
     norms, of_llm = calls_of_norms(model.slm), calls_of_norms(model.encoder or nn.Module())
@@ -237,7 +237,7 @@ def test_checkpointing_keeps_the_gradients(zoo: Path, system: System, reentrant:
     assert len(norms) == once
 
 
-def test_checkpointing_is_refused_where_the_prompt_is_in_the_cache(zoo: Path) -> None:
+def test_checkpointing_is_refused_if_the_prompt_is_in_the_cache(zoo: Path) -> None:
     prefixed = tiny_model_config(zoo, slm="gpt2")
     prefixed.slm.tune = "prefix"
     kinds = [built(zoo, system) for system in HYBRIDS if system.mode == "kv"]
@@ -255,7 +255,7 @@ def test_checkpointing_is_refused_where_the_prompt_is_in_the_cache(zoo: Path) ->
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, FEW), ids=named)
 @torch.no_grad()
-def test_attention_implementations_reach_the_parts(zoo: Path, tmp_path: Path, system: System) -> None:
+def test_attention_implementations_are_set_in_all_parts(zoo: Path, tmp_path: Path, system: System) -> None:
     model = built(zoo, system)
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel) and module is not model]
     assert any(part is model.slm for part in parts)
@@ -279,7 +279,7 @@ def test_attention_implementations_reach_the_parts(zoo: Path, tmp_path: Path, sy
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, FEW), ids=named)
 @torch.no_grad()
-def test_dtype_is_that_of_the_slm(zoo: Path, tmp_path: Path, system: System) -> None:
+def test_dtype_is_applied_to_the_slm(zoo: Path, tmp_path: Path, system: System) -> None:
     model = built(zoo, system)
     model.save_pretrained(tmp_path / "a")
     load = LLM2SLM.from_pretrained if system.alone else AutoModelForSeq2SeqLM.from_pretrained
@@ -298,7 +298,7 @@ def test_dtype_is_that_of_the_slm(zoo: Path, tmp_path: Path, system: System) -> 
     output, expected = half(**batch), model(**batch)
     assert output.logits.dtype == torch.bfloat16
     assert abs(float(output.loss - expected.loss)) < 0.05 * float(expected.loss)
-    if system.alone:  # transformers' own model in the same dtype
+    if system.alone:  # the transformers model in the same dtype
         auto = AutoModelForSeq2SeqLM if system.slm == "t5" else AutoModelForCausalLM
         own = auto.from_pretrained(tmp_path / "a", dtype=torch.bfloat16)
         assert all(torch.equal(tensor, half.slm.state_dict()[name]) for name, tensor in own.state_dict().items())
@@ -310,7 +310,7 @@ def test_dtype_is_that_of_the_slm(zoo: Path, tmp_path: Path, system: System) -> 
     close(back(**batch).loss, cross_entropy(back(**batch).logits.transpose(1, 2), batch["labels"]))
 
 
-def test_modules_that_transformers_keeps_in_float32_stay_there(zoo: Path, tmp_path: Path) -> None:
+def test_modules_that_transformers_keeps_in_float32_are_kept(zoo: Path, tmp_path: Path) -> None:
     built(zoo, HYBRIDS[0]).save_pretrained(tmp_path)
     model = LLM2SLM.from_pretrained(tmp_path, dtype="float16")
     for name, parameter in model.slm.named_parameters():

@@ -96,7 +96,7 @@ def test_device_map_of_from_pretrained(zoo: Path, tmp_path: Path, system: System
     assert offloaded and list((tmp_path / "disk").glob("*.dat"))
     assert torch.equal(loaded(**batch).logits, expected)
     assert loaded.generate_text(TEXTS, **EIGHT) == model.generate_text(TEXTS, **EIGHT)
-    if all(name.startswith("encoder.") for name in offloaded):  # which is not saved
+    if all(name.startswith("encoder.") for name in offloaded):  # the encoder is not saved
         loaded.save_pretrained(tmp_path / "again")
         assert torch.equal(LLM2SLM.from_pretrained(tmp_path / "again")(**batch).logits, expected)
         return
@@ -108,11 +108,11 @@ def test_device_map_of_from_pretrained(zoo: Path, tmp_path: Path, system: System
 
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, [HYBRIDS[2]]), ids=named)
-def test_the_forward_pass_is_one_graph(zoo: Path, system: System) -> None:
-    """Compiled and exported on one batch, it computes other batches of these shapes as well, whatever is padded."""
+def test_the_forward_pass_is_a_single_graph(zoo: Path, system: System) -> None:
+    """Compiled and exported on one batch, it computes other batches of these shapes too, with any padding."""
     model = built(zoo, system)
     batch = batch_of(model)
-    others = {name: tensor.flip(0) for name, tensor in batch.items()}  # other rows are padded
+    others = {name: tensor.flip(0) for name, tensor in batch.items()}  # the padding is in other rows
     expected = [model(**inputs) for inputs in (batch, others)]
     for output, inputs in zip(expected, (batch, others), strict=True):
         loss = cross_entropy(output.logits.transpose(1, 2), inputs["labels"])
@@ -131,7 +131,7 @@ def test_the_forward_pass_is_one_graph(zoo: Path, system: System) -> None:
 @pytest.mark.parametrize("pool", [3, 0.4])
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
 @torch.no_grad()
-def test_pooled_positions_are_one_graph(zoo: Path, slm: str, pool: float) -> None:
+def test_pooled_positions_are_in_the_single_graph(zoo: Path, slm: str, pool: float) -> None:
     model = build_model(replace(tiny_model_config(zoo, "t5", slm, "prepend"), pool=pool)).eval()
     batch = batch_of(model)
     torch.compiler.reset()
@@ -145,7 +145,7 @@ def test_pooled_positions_are_one_graph(zoo: Path, slm: str, pool: float) -> Non
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_as_it_does_in_eager_mode(zoo: Path) -> None:
+def test_a_compiled_model_trains_like_the_eager_one(zoo: Path) -> None:
     model = without_dropout(built(zoo, HYBRIDS[6])).train()
     batch = batch_of(model)
     model(**batch).loss.backward()
@@ -163,7 +163,7 @@ def test_a_compiled_model_trains_as_it_does_in_eager_mode(zoo: Path) -> None:
 
 
 def tokenized(model: LLM2SLM, times: int = 1) -> list[dict[str, Any]]:
-    """Rows as lists, as a data set holds them."""
+    """Rows as lists, as in a data set."""
     pairs = [(text, target) for text, target in zip(TEXTS, TARGETS, strict=True) for _ in range(times)]
     batches = [model.processor(text, target) for text, target in pairs]
     return [{name: tensor[0].tolist() for name, tensor in batch.items()} for batch in batches]
@@ -252,7 +252,7 @@ def test_neftune_adds_noise_to_the_slms_embeddings(zoo: Path, tmp_path: Path, sy
         bound = 5.0 / math.sqrt(output.shape[1] * output.shape[2])
         assert 0.9 * bound < float(noise.max()) <= bound * (1 + 1e-5)
     after = model.get_input_embeddings()
-    close(after(torch.tensor([[5, 6]])), after.weight[[5, 6]].unsqueeze(0))  # the noise is gone
+    close(after(torch.tensor([[5, 6]])), after.weight[[5, 6]].unsqueeze(0))  # the noise is removed
 
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, [HYBRIDS[8]]), ids=named)
@@ -301,7 +301,7 @@ def adapted(model: LLM2SLM) -> PeftModel:
 
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, [HYBRIDS[0]]), ids=named)
-def test_peft_as_a_sequence_to_sequence_model(zoo: Path, tmp_path: Path, system: System) -> None:
+def test_peft_wraps_a_sequence_to_sequence_model(zoo: Path, tmp_path: Path, system: System) -> None:
     model = without_dropout(built(zoo, system))
     model.save_pretrained(tmp_path / "base")
     batch = batch_of(model)
@@ -310,7 +310,7 @@ def test_peft_as_a_sequence_to_sequence_model(zoo: Path, tmp_path: Path, system:
     peft = adapted(model)
     assert type(peft).__name__ == "PeftModelForSeq2SeqLM"
     with torch.no_grad():
-        assert torch.equal(peft(**batch).loss, expected.loss)  # the adapters start at zero
+        assert torch.equal(peft(**batch).loss, expected.loss)  # the adapters are zero at the start
         assert torch.equal(peft.generate(**batch, **EIGHT), answers)
     before = {name: parameter.clone() for name, parameter in peft.named_parameters()}
     options = arguments(tmp_path / "out", max_steps=3, learning_rate=3e-2, remove_unused_columns=True)
@@ -331,7 +331,7 @@ def test_peft_as_a_sequence_to_sequence_model(zoo: Path, tmp_path: Path, system:
         assert torch.equal(LLM2SLM.from_pretrained(tmp_path / "merged")(**batch).logits, merged(**batch).logits)
 
 
-def test_virtual_tokens_of_peft_itself_are_refused(zoo: Path) -> None:
+def test_virtual_tokens_of_peft_are_refused(zoo: Path) -> None:
     shape = {"num_virtual_tokens": 2, "num_layers": 2, "token_dim": 16, "num_attention_heads": 2}
     for kind in (PromptTuningConfig, PrefixTuningConfig):
         model = built(zoo, HYBRIDS[0])

@@ -1,4 +1,4 @@
-"""What training changes of the SLM: names, one step of training, and that a saved model is a plain one."""
+"""The parts of the SLM that training changes: names, training steps, and that the saved model is a plain one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tuned(zoo, slm="gpt2", mode="add", kind=SystemKind.llm2slm, **values) -> LLM
 
 
 def train(model: LLM2SLM, steps: int = 2) -> set[str]:
-    """Names of the SLM's parameters that some steps of training changed."""
+    """Names of the SLM's parameters that the training steps changed."""
     before = {name: p.detach().clone() for name, p in model.slm.named_parameters()}
     examples = [Example(i, r["source"], r["source"], r["target"]) for i, r in enumerate(tiny_rows())]
     batch = model.collator(model.collator.encode(examples))
@@ -35,25 +35,25 @@ def train(model: LLM2SLM, steps: int = 2) -> set[str]:
 
 
 @pytest.mark.parametrize("slm", ["gpt2", "t5"])
-def test_none_leaves_the_slm_as_it_is_and_trains_the_projector(zoo, slm) -> None:
+def test_none_leaves_the_slm_unchanged_and_trains_the_projector(zoo, slm) -> None:
     model = tuned(zoo, slm, tune="none")
     assert train(model) == set()
     assert {name.partition(".")[0] for name in model.trainable_names()} == {"projector"}
 
 
-def test_new_cross_attention_is_trained_whatever_else_is_not(zoo) -> None:
+def test_new_cross_attention_is_always_trained(zoo) -> None:
     model = tuned(zoo, mode="memory", tune="none")
     changed = train(model)
     assert changed and all("cross" in name for name in changed)
 
 
-def test_gated_cross_attention_into_a_frozen_slm(zoo) -> None:
+def test_gated_cross_attention_is_trained_with_a_frozen_slm(zoo) -> None:
     model = tuned(zoo, mode="cross_attention", tune="none")
     assert train(model) == set()
     assert {name.partition(".")[0] for name in model.trainable_names()} == {"projector", "crossing"}
 
 
-def test_chosen_layers_by_their_names(zoo) -> None:
+def test_layers_are_chosen_by_their_names(zoo) -> None:
     model = tuned(zoo, tune=r"h\.[23]\.|ln_f")
     changed = train(model)
     assert changed == {n for n, _ in model.slm.named_parameters() if ".h.2." in n or ".h.3." in n or "ln_f" in n}
@@ -80,7 +80,7 @@ def test_lora_trains_adapters_and_is_saved_merged(zoo, tmp_path, slm, mode) -> N
     assert not [name for name, _ in again.named_parameters() if "lora" in name]
 
 
-def test_lora_of_the_slm_alone_is_a_plain_folder(zoo, tmp_path) -> None:
+def test_lora_of_the_slm_alone_is_saved_as_a_plain_folder(zoo, tmp_path) -> None:
     pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 
@@ -104,7 +104,7 @@ def test_lora_of_the_slm_alone_is_a_plain_folder(zoo, tmp_path) -> None:
         ({"tune": "lora", "peft": {"target_modules": ["nothing"]}}, "model.slm.peft: .*nothing"),
     ],
 )
-def test_what_cannot_be_tuned(zoo, values, message) -> None:
+def test_invalid_tuning_is_refused(zoo, values, message) -> None:
     with pytest.raises(UserError, match=message):
         tuned(zoo, **values)
 

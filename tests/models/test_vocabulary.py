@@ -1,5 +1,5 @@
-"""Tokens that were added to a tokenizer have embeddings: begun as a mean, trained, saved, loaded. Of a cut vocabulary
-the model has the rows that are kept, and says the same as before."""
+"""Tokens that were added to a tokenizer have embeddings: initialized as a mean, trained, saved, loaded. With a cut
+vocabulary the model has the kept rows, and computes the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS = {
 
 
 def kept_tokenizer(folder: Path) -> tuple[Path, int, int]:
-    """Folder of the extended tokenizer, entries before, entries now."""
+    """Folder of the extended tokenizer, the number of entries before, and after."""
     tokenizer = KINDS["t5"]()
     kept = keeping(tokenizer, True, count_characters(ROWS.values()), 50)
     kept.save_pretrained(folder)
@@ -69,7 +69,7 @@ def train(model: LLM2SLM, steps: int, lr: float) -> None:
         optimizer.step()
 
 
-def test_it_learns_texts_that_its_own_tokenizer_cannot_write(parts, tmp_path):
+def test_added_tokens_are_trained_generated_saved_and_loaded(parts, tmp_path):
     torch.manual_seed(0)
     *_, first, now = parts
     model = build_model(config(parts), DataConfig())
@@ -85,7 +85,7 @@ def test_it_learns_texts_that_its_own_tokenizer_cannot_write(parts, tmp_path):
         loaded = LLM2SLM.from_pretrained(folder)
         assert loaded.generate_text(list(ROWS), max_new_tokens=40) == list(ROWS.values())
         assert torch.equal(loaded.slm.get_input_embeddings().weight, table)
-    # a model that is begun from it has the embeddings already
+    # a model that starts from this folder has the embeddings already
     again = build_model(ModelConfig(SystemKind.slm, slm=SLMConfig(name=str(tmp_path))), DataConfig())
     assert torch.equal(again.slm.get_input_embeddings().weight, table)
 
@@ -95,7 +95,7 @@ def save_again(folder: Path) -> Path:
     return folder / "again"
 
 
-def test_a_hybrid_keeps_them_too_and_its_llm_reads_its_own_tokens(parts, tmp_path):
+def test_a_hybrid_with_added_tokens_is_saved_and_its_llm_keeps_its_tokens(parts, tmp_path):
     torch.manual_seed(0)
     model = build_model(config(parts, SystemKind.llm2slm), DataConfig())
     train(model, 2, 1e-2)
@@ -112,21 +112,21 @@ def test_a_hybrid_keeps_them_too_and_its_llm_reads_its_own_tokens(parts, tmp_pat
 
 
 @pytest.mark.parametrize("tune", ["none", "lora", "prefix", r"\.block\."])
-def test_embeddings_that_would_stay_as_they_are_are_refused(parts, tune):
+def test_tuning_that_does_not_train_the_embeddings_is_refused(parts, tune):
     with pytest.raises(UserError, match=r"model.slm.tune=.* does not train shared.weight, which .*tune=full") as caught:
         build_model(config(parts, SystemKind.llm2slm, tune=tune), DataConfig())
     assert "\n" not in str(caught.value)
     build_model(config(parts, tune="shared"), DataConfig())
 
 
-def test_random_weights_have_rows_for_all_of_it(parts):
+def test_random_weights_have_rows_for_all_tokens(parts):
     model = build_model(config(parts, init=Init.random), DataConfig())
     assert model.slm.get_input_embeddings().weight.shape[0] == parts[4]
 
 
 @pytest.mark.parametrize("name", ["t5", "flan", "bart", "mbart", "pegasus", "gpt2", "llama", "opt", "t5gemma"])
-def test_every_kind_of_model_grows(tmp_path, name):
-    """Tied and untied heads, biases of logits, spare rows: new rows are the mean, old ones stay."""
+def test_embeddings_of_every_family_grow(tmp_path, name):
+    """Tied and untied heads, biases of logits, spare rows: new rows are the mean, old rows are unchanged."""
     folder, tokenizer = write_tiny(name, tmp_path / name), tiny_tokenizer()
     auto = AutoModelForSeq2SeqLM if ARCHITECTURES[name][0] in ("t5", "bart", "mbart", "pegasus", "t5gemma") else (
         AutoModelForCausalLM
@@ -142,13 +142,13 @@ def test_every_kind_of_model_grows(tmp_path, name):
         torch.testing.assert_close(after[..., :first], before[..., :first])
         head = model.get_output_embeddings().weight
         torch.testing.assert_close(head[first : first + 3], head[:first].mean(0).expand(3, -1))
-        grow(model, len(tokenizer), first)  # a second time there is nothing to add
+        grow(model, len(tokenizer), first)  # the second call adds nothing
         assert torch.equal(model(**inputs).logits, after)
     assert after.shape[-1] == first + 3
 
 
 def test_spare_rows_are_used_first(tmp_path):
-    """T5's embeddings have 28 rows more than its tokenizer has entries."""
+    """T5's embeddings have 28 more rows than its tokenizer has entries."""
     tokenizer = tiny_tokenizer()
     folder = write_tiny_t5(tmp_path / "t5", tokenizer=tokenizer)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -178,8 +178,8 @@ def loaded(folder: Path, name: str):
 
 
 @pytest.mark.parametrize("name", representatives(WRITERS, ["t5", "bart", "gpt2", "llama", "gemma2"]))
-def test_a_selection_of_rows_gives_those_logits_of_the_whole_model(tmp_path, name):
-    """Tied and untied heads, logits with a bias, halves of unequal width; after saving and loading too."""
+def test_selected_rows_give_the_logits_of_the_complete_model(tmp_path, name):
+    """Tied and untied heads, logits with a bias, halves of different widths; after saving and loading too."""
     folder, tokenizer = write_tiny(name, tmp_path / name), tiny_tokenizer()
     model, made = loaded(folder, name), cut_tokenizer(tokenizer)
     rows = cut_of(made).rows
@@ -209,7 +209,7 @@ def test_a_selection_of_rows_gives_those_logits_of_the_whole_model(tmp_path, nam
     assert not sizes, "no table of the whole vocabulary is left"
 
 
-def test_ids_in_configs_get_their_new_numbers():
+def test_ids_in_configs_are_renumbered():
     config = GenerationConfig(
         bos_token_id=2, eos_token_id=[4, 9], pad_token_id=-1, decoder_start_token_id=5, suppress_tokens=[2, 5],
         forced_eos_token_id=4, bad_words_ids=[[2, 4], [2, 5]], max_length=4,
@@ -260,7 +260,7 @@ def test_a_model_with_a_cut_vocabulary_is_built_saved_and_loaded(tmp_path, capsy
         batch = model.collator(model.collator.encode(rows))
         assert torch.equal(model.logits(batch), again.logits(batch))
     assert cut_of(again.collator.slm_tokenizer) == entries
-    if kind is SystemKind.slm:  # a plain transformers folder, which a later run starts from
+    if kind is SystemKind.slm:  # a plain transformers folder, for a later run
         plain = loaded(tmp_path / "saved", name)
         assert plain.config.vocab_size == len(entries.rows)
         for tokenizer in (None, config.slm.tokenizer, str(tmp_path / "saved")):
@@ -285,8 +285,8 @@ def test_a_cut_model_is_cut_further(tmp_path):
         build_model(config, DataConfig())
 
 
-def test_added_tokens_and_a_cut_vocabulary_go_together(tmp_path, parts):
-    """Kept rows are the model's own, the new ones the mean of all of its rows."""
+def test_added_tokens_and_a_cut_vocabulary_are_combined(tmp_path, parts):
+    """Kept rows are those of the model, new rows the mean of all its rows."""
     folder, t5, kept, first, now = parts
     texts = list(ROWS.values())
     tokenizer = load_tokenizer(str(kept))
@@ -306,8 +306,8 @@ def test_added_tokens_and_a_cut_vocabulary_go_together(tmp_path, parts):
 
 @pytest.mark.parametrize("cut_first", [False, True])
 @pytest.mark.parametrize("cut_again", [False, True])
-def test_tokens_are_added_to_a_vocabulary_that_was_cut(tmp_path, cut_first, cut_again):
-    """By a later run: its model is cut already, or is the whole one; and the vocabulary is cut further, or not."""
+def test_tokens_are_added_to_a_cut_vocabulary(tmp_path, cut_first, cut_again):
+    """By a later run: its model is cut already or complete, and the vocabulary is cut further or not."""
     tokenizer = KINDS["t5"]()
     write_tiny_t5(tmp_path / "t5", tokenizer=tokenizer)
     once = cut_tokenizer(tokenizer, ["The big farmer sells", *ROWS.values()])
@@ -349,7 +349,7 @@ def test_random_weights_fit_a_cut_tokenizer_and_are_not_cut_again(tmp_path):
     assert torch.equal(found, model.slm.get_input_embeddings().weight)
 
 
-def test_shared_tokens_and_a_cut_vocabulary_are_refused_in_one_line(tmp_path):
+def test_shared_tokens_and_a_cut_vocabulary_are_refused_on_one_line(tmp_path):
     config = cut_config(tmp_path, kind=SystemKind.llm2slm)
     config.tokenizers = Tokenizers.shared
     with pytest.raises(UserError, match=r"use model.tokenizers=offsets or llm_tokens") as caught:
@@ -357,7 +357,7 @@ def test_shared_tokens_and_a_cut_vocabulary_are_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_ids_that_configs_name_by_role_are_found_wherever_they_stand(tmp_path):
+def test_special_token_ids_are_found_in_all_configs(tmp_path):
     folder = write_tiny("t5gemma", tmp_path / "t5gemma")
     values = json.loads((folder / "config.json").read_text())
     values["decoder"]["bos_token_id"] = 77

@@ -1,8 +1,8 @@
-"""A job of a sweep without torch: the process that launchers start in tests in place of `llm2slm.cli.job`.
+"""A job of a sweep without torch: the process that launchers start in tests instead of `llm2slm.cli.job`.
 
-`act=` among its arguments is what it does: `done`, `crash` (exit code 3), `die` (SIGKILL to itself), `error` (a user's
-mistake), `once` (crashes at the first attempt), `long` (works until it is stopped; at the next attempt it is done).
-Before that it writes a line with the variables that launchers set to `seen.jsonl` in its folder.
+The argument `act=` sets its behaviour: `done`, `crash` (exit code 3), `die` (SIGKILL to itself), `error` (a user
+error), `once` (crashes at the first attempt), `long` (works until it is stopped; the next attempt succeeds). Before
+that it writes a line with the variables of the launcher to `seen.jsonl` in its folder.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A sweep of 24 trainings on two cores: two jobs crash, the command is killed in the middle, and the same command
-completes the sweep."""
+"""A sweep of 24 trainings on two cores: two jobs crash, the command is killed during the sweep, and the same command
+completes it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if "llm2slm.cli.job" in words and "seed=2" in words and "optim.lr=0.01" in words
     if "conditioning=memory" in words and first("kill"):
         threading.Thread(target=killed, args=(os.environ["LLM2SLM_JOB"],), daemon=True).start()
 """
-"""`sitecustomize.py` of the jobs: one ends without a message when it starts, one is killed while it trains; once."""
+"""`sitecustomize.py` of the jobs: one exits without a message at its start, one is killed in training; once each."""
 GRID = ["model.conditioning=add,replace,prepend,memory", "optim.lr=0.001,0.01", "seed=1,2,3"]
 
 WANDB = ["logger=wandb", "logger.mode=offline"]
@@ -87,7 +87,7 @@ def test_a_sweep_with_crashes_and_a_kill_is_complete_after_the_same_command(tmp_
 
     again = python(*command, cwd=tmp_path, **environment)
     shown = again.stdout + again.stderr
-    if again.returncode:  # a crash that had not come yet came now
+    if again.returncode:  # a crash that had not occurred before occurred now
         assert again.returncode == 1 and "failed" in again.stdout, shown
         assert "to complete the sweep (jobs that are done are skipped): llm2slm train -m " in again.stdout, shown
         again = python(*command, cwd=tmp_path, **environment)
@@ -116,13 +116,13 @@ def test_a_sweep_with_crashes_and_a_kill_is_complete_after_the_same_command(tmp_
 
 
 def check_wandb(sweep: Path, rows: list[dict[str, str]]) -> None:
-    """The offline runs of the jobs: one W&B run for each job, in the group of the sweep, with the job's own values."""
+    """The offline runs of the jobs: one W&B run for each job, in the group of the sweep, with the values of the job."""
     ids = []
     for row in rows:
         folder = sweep / row["job"]
         parts = sorted(path.name for path in folder.glob("wandb/offline-run-*"))
         last = read_run(folder, parts[-1])
-        # a resumed job continues its run; one that was killed before its first checkpoint has a new run
+        # a resumed job continues its run; a job that was killed before its first checkpoint has a new run
         assert last["id"] == (folder / "wandb" / "run-id").read_text()
         ids.append(last["id"])
         assert last["exit"] == 0 and last["group"] == "sweep"
@@ -130,7 +130,7 @@ def check_wandb(sweep: Path, rows: list[dict[str, str]]) -> None:
         model, rate, seed = config["model"]["conditioning"], config["optim"]["lr"], config["seed"]
         assert (model, str(rate), str(seed)) == (row["model.conditioning"], row["optim.lr"], row["seed"])
         losses = [item["val/loss"] for item in last["history"] if "val/loss" in item]
-        best = float(row["val/loss"])  # rounded; of a resumed job it may be in an earlier part, and the last part empty
+        best = float(row["val/loss"])  # rounded; a resumed job may have it in an earlier part, and an empty last one
         assert losses or len(parts) > 1
         assert min(losses) == pytest.approx(best, abs=1e-3) if len(parts) == 1 else all(n > best - 1e-3 for n in losses)
     assert len(set(ids)) == len(rows) == 24

@@ -1,4 +1,4 @@
-"""`-m` and the same command again, with stubs in the commands' place and the launcher of this process."""
+"""`-m` and the repeated command, with stubs of the commands and the in-process launcher."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def last_line(capsys):
 
 @pytest.fixture
 def trains(calls, monkeypatch):
-    """A stub of `train` that writes a result; a seed in `wrong` fails. The seeds that ran."""
+    """A stub of `train` that writes a result, and fails for seeds in `wrong`. Returns the seeds that ran."""
     wrong, ran, result = set(), [], selecting({seed: float(seed) for seed in range(10)})
 
     def run(config, folder):
@@ -54,7 +54,7 @@ def trains(calls, monkeypatch):
     return ran, wrong
 
 
-def test_the_same_command_skips_what_is_done_and_repeats_what_failed(trains, capsys):
+def test_the_same_command_skips_complete_jobs_and_repeats_failed_ones(trains, capsys):
     ran, wrong = trains
     wrong.add(2)
     assert main([*SWEEP, "seed=1,2,3"]) == 1
@@ -79,7 +79,7 @@ def test_further_values_are_added_and_another_sweep_is_refused(trains, capsys):
     wrong.add(1)
     assert main([*SWEEP, "seed=1,2"]) == 1
     capsys.readouterr()
-    assert main([*SWEEP, "seed=2,3,4"]) == 0  # its jobs are complete; job 0 is of the other command
+    assert main([*SWEEP, "seed=2,3,4"]) == 0  # its jobs are complete; job 0 belongs to the other command
     assert "to complete" not in capsys.readouterr().out
     assert ran == [1, 2, 3, 4] and statuses() == ["failed", "done", "done", "done"]
     assert [r.overrides for r in read_records(Path("sweep"))] == [[f"seed={n}"] for n in (1, 2, 3, 4)]
@@ -92,13 +92,13 @@ def test_further_values_are_added_and_another_sweep_is_refused(trains, capsys):
 
 
 @pytest.mark.slow
-def test_lists_and_ranges(trains):
+def test_lists_and_ranges_are_expanded(trains):
     ran, _ = trains
     assert main([*SWEEP, "seed=range(1,4)", "optim.lr=choice(0.1,0.2)"]) == 0
     assert ran == [1, 1, 2, 2, 3, 3]
 
 
-def test_globs_of_experiments(trains, tmp_path):
+def test_globs_of_experiments_are_expanded(trains, tmp_path):
     ran, _ = trains
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     for name, seed in (("my_a", 7), ("my_b", 8), ("other", 9)):
@@ -122,7 +122,7 @@ def test_the_process_of_a_job_records_its_outcome(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.slow
-def test_folders_named_by_their_overrides(trains, capsys):
+def test_folders_are_named_by_their_overrides(trains, capsys):
     ran, _ = trains
     named = "hydra.sweep.subdir=${hydra.job.override_dirname}"
     assert main([*SWEEP, named, "seed=1,2"]) == 0
@@ -150,7 +150,7 @@ time.sleep(100)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sweep.json", "1/job.json"])
-def test_a_sweep_or_a_job_that_another_process_runs(trains, capsys, monkeypatch, name):
+def test_a_sweep_or_a_job_that_another_process_runs_is_refused(trains, capsys, monkeypatch, name):
     assert main([*SWEEP, "seed=1"]) == 0
     Path("sweep/1").mkdir()
     JobRecord(["seed=2"], "running", host="node7:42").write(Path("sweep/1"))
@@ -166,13 +166,13 @@ def test_a_sweep_or_a_job_that_another_process_runs(trains, capsys, monkeypatch,
         holder.kill()
         holder.wait()
     assert ("another process is writing it" if name == "sweep.json" else "another process (node7:42) runs") in told
-    assert main([*SWEEP, "seed=1,2"]) == 0  # its record was of a killed process
+    assert main([*SWEEP, "seed=1,2"]) == 0  # its record belongs to a killed process
     assert statuses() == ["done", "done"]
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_is_resumed_by_the_arguments_of_its_folder(trains, calls, monkeypatch, capsys):
-    """What the process of the job is given; `test_jobs.py` resumes a real training."""
+def test_an_interrupted_training_is_resumed_with_the_arguments_in_its_folder(trains, calls, monkeypatch, capsys):
+    """The arguments of the job's process; `test_jobs.py` resumes a real training."""
     given = []
 
     def stopped(config, folder):
@@ -191,7 +191,7 @@ def test_an_interrupted_training_is_resumed_by_the_arguments_of_its_folder(train
 
 
 @pytest.mark.slow
-def test_damaged_records_are_one_line(trains, capsys):
+def test_damaged_records_are_reported_on_one_line(trains, capsys):
     assert main([*SWEEP, "seed=1,2"]) == 0
     capsys.readouterr()
     Path("sweep/1/job.json").write_text('{"overrides": ')
@@ -226,7 +226,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("message", "arguments"), WRONG.items(), ids=list(WRONG))
-def test_mistakes_are_one_line_and_leave_no_jobs(calls, capsys, message, arguments):
+def test_mistakes_are_reported_on_one_line_and_start_no_jobs(calls, capsys, message, arguments):
     assert main(["train", *arguments, "hydra.sweep.dir=sweep"]) == 2
     told = mistake(capsys)
     assert message in told, told
@@ -235,7 +235,7 @@ def test_mistakes_are_one_line_and_leave_no_jobs(calls, capsys, message, argumen
 
 
 @pytest.mark.slow
-def test_optuna_is_for_train_and_packages_may_be_missing(calls, capsys, monkeypatch):
+def test_optuna_is_for_train_only_and_missing_packages_are_named(calls, capsys, monkeypatch):
     assert main(["evaluate", "-m", "sweeper=optuna", "seed=1,2"]) == 2
     assert "evaluate has no validation score; it optimizes train alone" in mistake(capsys)
     monkeypatch.setattr(launchers, "find_spec", lambda _: None)
@@ -245,7 +245,7 @@ def test_optuna_is_for_train_and_packages_may_be_missing(calls, capsys, monkeypa
 
 
 @pytest.mark.slow
-def test_the_report_of_sweeps_and_runs(trains, real_report, capsys, monkeypatch):
+def test_the_report_covers_sweeps_and_runs(trains, real_report, capsys, monkeypatch):
     _, wrong = trains
     wrong.add(3)
     assert main([*SWEEP, "seed=1,2,3", "optim.lr=0.1,0.2"]) == 1
@@ -272,7 +272,7 @@ def test_the_report_of_sweeps_and_runs(trains, real_report, capsys, monkeypatch)
     assert "none: no job of this sweep has a result yet" in capsys.readouterr().err
 
 
-def test_corpora_are_not_mixed_in_one_table_without_a_word(trains, real_report, capsys, monkeypatch):
+def test_several_corpora_in_one_table_are_refused_or_stated(trains, real_report, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     assert main([*SWEEP, "data.corpus=translation,summarization"]) == 0
     shown = capsys.readouterr().out
@@ -291,7 +291,7 @@ def test_corpora_are_not_mixed_in_one_table_without_a_word(trains, real_report, 
     assert "Not ranked: the runs are of different corpora" in Path("page/report.html").read_text("utf-8")
 
 
-def test_jobs_have_the_sweep_in_their_environment(calls, monkeypatch):
+def test_the_sweep_is_in_the_environment_of_its_jobs(calls, monkeypatch):
     seen = []
     names = ("LLM2SLM_SWEEP_DIR", "LLM2SLM_SWEEP_VARIED", "LLM2SLM_JOB")
     replace_command(monkeypatch, "train", lambda config, folder: seen.append([os.environ.get(n) for n in names]))
@@ -303,7 +303,7 @@ def test_jobs_have_the_sweep_in_their_environment(calls, monkeypatch):
 
 @pytest.mark.slow
 def test_a_sweep_of_an_earlier_version_is_completed(trains):
-    """Its records have fewer fields, and it has no sweep.json."""
+    """Its records have fewer fields, and there is no sweep.json."""
     for number, status in enumerate(("done", "failed")):
         folder = Path("sweep") / str(number)
         folder.mkdir(parents=True)

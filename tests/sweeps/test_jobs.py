@@ -25,8 +25,8 @@ def train(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return python("-m", "llm2slm", "train", *arguments, cwd=tmp_path, **ENVIRONMENT)
 
 
-def test_each_job_may_have_several_processes(tmp_path, tiny_llm):
-    """Lightning starts the second process by the command of the job, not by that of the sweep."""
+def test_a_job_may_have_several_processes(tmp_path, tiny_llm):
+    """Lightning starts the second process with the command of the job, not with that of the sweep."""
     tiny = [each for each in tiny_overrides(tiny_llm) if "accelerator" not in each]
     done = train(tmp_path, "-m", *tiny, "trainer=ddp_cpu", "seed=1,2", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,7 +70,7 @@ def test_a_stopped_sweep_resumes_its_training_exactly(tmp_path, tiny_llm):
     assert curve(folder) == curve(tmp_path / "alone")
 
 
-def test_a_study_of_trainings(tmp_path, tiny_llm):
+def test_a_study_of_trainings_is_completed(tmp_path, tiny_llm):
     words = ["-m", *tiny_overrides(tiny_llm), "sweeper=optuna", "optim.lr=tag(log, interval(1e-3, 1e-1))"]
     words += ["model.conditioning=add,memory", "hydra.sweeper.trials=3", "jobs=2", "hydra.sweep.dir=study"]
     done = train(tmp_path, *words)

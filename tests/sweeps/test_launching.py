@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine: really started, killed, crashed and stopped. The jobs are `fake_job.py`."""
+"""Jobs in processes of this machine that are started, killed, crashed and stopped. The jobs are `fake_job.py`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def jobs_in(folder, acts, **more):
 
 
 def launched(queue, gpus=(), **settings):
-    """Runs jobs; the signal that stopped them, and their states."""
+    """Runs jobs; returns the signal that stopped them, and their states."""
     chosen = LocalSettings(**settings)
     launcher = LocalLauncher(chosen, queue, gpus)
     found = Supervisor(Grid(queue), launcher, chosen, Reporter(len(queue), terminal=False)).run()
@@ -57,7 +57,7 @@ def seen(job):
     return [json.loads(line) for line in (job.folder / "seen.jsonl").read_text().splitlines()]
 
 
-def test_a_crash_leaves_the_other_jobs_alone_and_is_named(tmp_path, capsys):
+def test_a_crash_does_not_stop_the_other_jobs_and_is_reported(tmp_path, capsys):
     jobs = jobs_in(tmp_path, ["done", "crash", "die", "error", "done"])
     assert launched(jobs, jobs=2) == (0, ["done", "failed", "failed", "failed", "done"])
     errors = [read_record(job.folder).error for job in jobs]
@@ -73,7 +73,7 @@ def test_a_crash_leaves_the_other_jobs_alone_and_is_named(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_failed_jobs_are_repeated_as_often_as_set_but_mistakes_are_not(tmp_path):
+def test_failed_jobs_are_repeated_as_often_as_set_but_user_errors_are_not(tmp_path):
     jobs = jobs_in(tmp_path, ["once", "crash", "error"])
     assert launched(jobs, jobs=3, retries=2) == (0, ["done", "failed", "failed"])
     assert [read_record(job.folder).attempts for job in jobs] == [2, 3, 1]
@@ -92,10 +92,10 @@ def test_each_job_has_a_gpu_and_a_share_of_the_cores(tmp_path, monkeypatch):
     assert len({each["pid"] for each in first}) == 4
 
 
-def test_free_gpus_limit_the_jobs_and_more_jobs_than_gpus_share_them(tmp_path):
+def test_free_gpus_limit_the_jobs_and_are_shared_if_there_are_fewer(tmp_path):
     jobs = jobs_in(tmp_path, ["done"] * 5, devices=2)
     launcher = LocalLauncher(LocalSettings(), jobs, ["0", "1", "2", "3", "4"])
-    assert launcher.free([], jobs) == 2  # the fifth GPU is too little for a third job
+    assert launcher.free([], jobs) == 2  # one remaining GPU is not enough for a third job
     assert LocalLauncher(LocalSettings(), jobs_in(tmp_path, ["done"] * 5), []).free([], jobs) == 1
     shared = LocalLauncher(LocalSettings(jobs=5), jobs_in(tmp_path, ["done"] * 5), ["0", "1"])
     picked = []
@@ -113,7 +113,7 @@ def test_free_gpus_limit_the_jobs_and_more_jobs_than_gpus_share_them(tmp_path):
 
 
 def when(condition, action):
-    """Calls `action` in a thread once `condition` holds."""
+    """Calls `action` in a thread as soon as `condition` is true."""
 
     def wait():
         while not condition():
@@ -136,7 +136,7 @@ def test_a_signal_stops_all_jobs_which_save_and_the_next_command_completes_them(
 
 
 @pytest.mark.slow
-def test_the_first_failure_stops_the_sweep_where_set(tmp_path, capsys):
+def test_the_first_failure_stops_the_sweep_if_set(tmp_path, capsys):
     jobs = jobs_in(tmp_path, ["long", "crash", "done"])
     assert launched(jobs, jobs=2, on_failure="stop") == (0, ["interrupted", "failed", "pending"])
     assert (jobs[0].folder / "saved").exists()
@@ -156,7 +156,7 @@ launched(jobs_in(Path({folder!r}), ["long", "long"]), jobs=2)
 
 @pytest.mark.slow
 def test_jobs_save_and_stop_when_the_command_is_killed(tmp_path):
-    """SIGKILL to the command: its jobs see the end of their standard input."""
+    """SIGKILL to the command: its jobs detect the end of their standard input."""
     code = PARENT.format(here=str(HERE), tests=str(ROOT / "tests"), folder=str(tmp_path))
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     folders = [tmp_path / "0", tmp_path / "1"]
@@ -174,8 +174,8 @@ def test_jobs_save_and_stop_when_the_command_is_killed(tmp_path):
     assert launched(jobs, jobs=2) == (0, ["done", "done"])
 
 
-def test_steady_lines_without_a_terminal(tmp_path, capsys):
-    """A line for a running job each minute, not more; on a terminal a bar."""
+def test_progress_is_printed_as_lines_without_a_terminal(tmp_path, capsys):
+    """At most one line per minute for a running job; on a terminal a bar."""
     clock = [0.0]
     job = Job(3, tmp_path / "3", ["seed=1"], ["train"], steps=40)
     job.folder.mkdir()

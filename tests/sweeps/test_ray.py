@@ -1,4 +1,4 @@
-"""`hydra/launcher=ray` on a Ray of this machine. The jobs are `fake_job.py`."""
+"""`hydra/launcher=ray` on a local Ray. The jobs are `fake_job.py`."""
 
 from __future__ import annotations
 

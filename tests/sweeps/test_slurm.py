@@ -1,5 +1,5 @@
-"""`hydra/launcher=slurm` by submitit: its local executor really runs, preempts and requeues jobs; what sbatch would get
-is read from submitit's text. The jobs are `fake_job.py`."""
+"""`hydra/launcher=slurm` by submitit: its local executor runs, preempts and requeues jobs; the input of sbatch is read
+from submitit's text. The jobs are `fake_job.py`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm2slm.types import UserError
 
 @pytest.fixture
 def module(monkeypatch, tmp_path):
-    """The other processes of submitit start `fake_job.py` too."""
+    """Makes the other processes of submitit start `fake_job.py` too."""
     (tmp_path / "site").mkdir()
     text = "from llm2slm.sweeps import local\nlocal.MODULE = 'fake_job'\n"
     (tmp_path / "site" / "sitecustomize.py").write_text(text)
@@ -45,7 +45,7 @@ def test_jobs_run_and_report_through_submitit(tmp_path, module):
 
 
 def test_a_preempted_job_saves_is_requeued_and_resumes(tmp_path, module):
-    """The signal that Slurm sends before it takes the node."""
+    """The signal that Slurm sends before it preempts the job."""
     [job] = jobs_in(tmp_path, ["long"])
     [running] = SlurmLauncher(SETTINGS, tmp_path).start([job])
     assert isinstance(running, QueuedJob)
@@ -73,8 +73,8 @@ def test_a_cancelled_job_saves_and_is_interrupted(tmp_path, module):
     assert (read_record(job.folder).status, (job.folder / "saved").exists()) == ("interrupted", True)
 
 
-def test_what_sbatch_is_given(tmp_path):
-    """A process and a GPU for each device; jobs of equal resources in one array; requeued after preemption."""
+def test_the_resources_in_the_input_of_sbatch(tmp_path):
+    """One process and one GPU per device; jobs of equal resources in one array; requeued after preemption."""
     settings = SlurmSettings(
         partition="gpu", account="lab", timeout_min=90, mem_gb=64, jobs=3, setup=["module load cuda"],
         parameters={"reservation": "tonight"}, signal_delay_s=60,
@@ -93,7 +93,7 @@ def test_what_sbatch_is_given(tmp_path):
     assert "gpus_per_node" not in on_cpu
 
 
-def test_without_slurm_or_with_a_wrong_executor_it_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_slurm_or_a_wrong_executor_is_reported_on_one_line(tmp_path, monkeypatch):
     jobs = jobs_in(tmp_path, ["done"])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"^hydra/launcher=slurm: the jobs were not submitted \(.*srun.*\)$"):

@@ -32,13 +32,13 @@ def at_once(monkeypatch):
 
 
 def loss(job, step):
-    """The validation loss of a job: best at a learning rate of 0.01 with `memory`; it falls with the steps."""
+    """The validation loss of a job: minimal at a learning rate of 0.01 with `memory`; it decreases with the steps."""
     given = dict(each.split("=") for each in job.overrides)
     return abs(math.log10(float(given["optim.lr"])) + 2) + (given["model.conditioning"] == "add") + 1 / (step + 1)
 
 
 class InstantJob:
-    """Logs a step at each look; `fails` at its first attempt, and leaves a test score that would choose another."""
+    """Logs a step at each poll; `fails` at its first attempt, and writes a test score that favours another trial."""
 
     def __init__(self, job, fails, signals_at):
         self.job, self.fails, self.signals_at, self.stop = job, fails, signals_at, False
@@ -100,7 +100,7 @@ class InstantLauncher:
 
 
 def optimized(folder, launcher=None, objective="val/loss", axes=AXES, **settings):
-    """One command: the study, and the signal that stopped it."""
+    """One command: returns the study, and the signal that stopped it."""
     chosen = OptunaSettings(**{"trials": 12, "startup_trials": 4} | settings)
     check_settings(chosen)
     folder.mkdir(exist_ok=True)
@@ -145,7 +145,7 @@ def test_trials_run_in_parallel_and_are_chosen_by_validation(tmp_path, sampler):
     assert len({tuple(r.overrides) for r in records}) == 12
 
 
-def test_poor_trials_are_pruned_and_stay_so(tmp_path):
+def test_poor_trials_are_pruned_and_remain_pruned(tmp_path):
     options = {"pruner": "median", "pruner_startup": 2, "sampler": "random", "trials": 20}
     study, _ = optimized(tmp_path / "s", InstantLauncher(2), **options)
     assert set(states(study)) == {STATES.COMPLETE, STATES.PRUNED}
@@ -155,7 +155,7 @@ def test_poor_trials_are_pruned_and_stay_so(tmp_path):
     assert all(len(trial.intermediate_values) < STEPS for trial in pruned)
     assert study.best_value <= min(trial.value for trial in study.trials if trial.value is not None)
     again, _ = optimized(tmp_path / "s", InstantLauncher(2), **options)
-    assert len(again.trials) == 20  # nothing is left to do
+    assert len(again.trials) == 20  # nothing remains to be run
 
 
 def test_an_interrupted_study_resumes_its_trials_with_their_values(tmp_path):
@@ -177,7 +177,7 @@ def test_an_interrupted_study_resumes_its_trials_with_their_values(tmp_path):
 
 
 def test_a_killed_command_loses_no_outcome(tmp_path):
-    """A job ended, but the command did not live to report it; another trial has no job yet."""
+    """A job ended, but the command was killed before it reported it; another trial has no job yet."""
     study, _ = optimized(tmp_path / "s", trials=3)
     storage = study._storage
     trial = study.ask({axis.key: axis.distribution() for axis in AXES})
@@ -216,7 +216,7 @@ def test_another_objective_or_search_space_is_refused(tmp_path):
         optimized(tmp_path / "s", axes=other, trials=4)
 
 
-def test_the_direction_is_that_of_the_metric(tmp_path):
+def test_the_direction_of_the_study_is_that_of_the_metric(tmp_path):
     wanted = {"val/loss": "MINIMIZE", "val/bleu": "MAXIMIZE", "val/ter": "MINIMIZE", "val/rougeL": "MAXIMIZE"}
     found = {name: open_study(OptunaSettings(study=name), tmp_path, name).direction.name for name in wanted}
     assert found == wanted
@@ -232,7 +232,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("message", "settings"), WRONG.items(), ids=list(WRONG))
-def test_mistakes_are_one_line(tmp_path, message, settings):
+def test_mistakes_are_reported_on_one_line(tmp_path, message, settings):
     with pytest.raises(UserError) as error:
         optimized(tmp_path / "s", **settings)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)

@@ -18,7 +18,7 @@ from llm2slm.tracking.artifacts import conf_folder
 
 
 def panels(spec: dict[str, Any]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    """Section -> type and configuration of its panels, of a workspace."""
+    """Section -> type and configuration of its panels in a workspace."""
     sections = spec["section"]["panelBankConfig"]["sections"]
     return {s["name"]: [(p["viewType"], p["config"]) for p in s["panels"]] for s in sections}
 
@@ -78,13 +78,15 @@ def test_without_a_group_all_runs_are_shown(tmp_path: Path) -> None:
         (["metric=blue"], "blue"),
     ],
 )
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_mistakes_are_reported_on_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert main(["dashboard", f"out={tmp_path / 'out'}", *arguments]) == 2
     assert message in mistake(capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_library_is_one_line(
+def test_a_missing_library_is_reported_on_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)

@@ -30,12 +30,12 @@ def test_a_run_without_overrides_has_the_name_of_its_folder() -> None:
     assert name_of("evaluate", Path("outputs/a")) == "evaluate a"
 
 
-def test_keys_with_one_last_part_are_whole_and_paths_are_short() -> None:
+def test_keys_with_the_same_last_part_are_complete_and_paths_are_short() -> None:
     set_overrides(["model.llm.name=/data/models/t5", "model.slm.name='a b'", "data=samsum"])
     assert name_of("train", Path("RUN")) == "train model.llm.name=t5 model.slm.name=a b data=samsum"
 
 
-def test_a_job_of_a_sweep_is_named_after_what_varies() -> None:
+def test_a_job_of_a_sweep_is_named_after_the_varied_keys() -> None:
     set_overrides(["model.conditioning=add", "seed=2", "data=samsum"])
     folder = Path("multirun/2026-01-31/10-20-30")
     with with_environment(of_sweep(folder, ["model.conditioning", "seed"])):
@@ -47,7 +47,7 @@ def test_a_job_of_a_sweep_is_named_after_what_varies() -> None:
     assert sweep_name(Path("a/b")) == "b"
 
 
-def test_limits_of_names_and_tags() -> None:
+def test_lengths_of_names_and_tags_are_limited() -> None:
     set_overrides([f"task.prefix={'x' * 300}"])
     with with_environment(of_sweep(Path("s"), [])):
         name = name_of("train", Path("s/12"))

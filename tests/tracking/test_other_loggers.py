@@ -46,7 +46,7 @@ def test_tensorboard_has_the_curves_and_the_summary_of_a_training(tmp_path: Path
     assert len(texts(tmp_path / "run", "samples")) == len(events.Scalars("val/loss")) + 1
 
 
-def test_a_table_in_tensorboard_shows_texts_as_they_are(tmp_path: Path) -> None:
+def test_a_table_in_tensorboard_shows_texts_verbatim(tmp_path: Path) -> None:
     config = RunConfig()
     config.logger.name = "tensorboard"
     with pytest.raises(ZeroDivisionError), track("label", config, tmp_path) as tracking:
@@ -59,7 +59,7 @@ def test_a_table_in_tensorboard_shows_texts_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_mlflow_stores_a_run_in_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Created, failed, resumed: one run. Read by mlflow's client."""
+    """Created, failed, resumed: one run. Read by the mlflow client."""
     from mlflow import MlflowClient
 
     monkeypatch.chdir(tmp_path)
@@ -88,7 +88,7 @@ def test_mlflow_stores_a_run_in_a_database(tmp_path: Path, monkeypatch: pytest.M
     assert [item.path for item in client.list_artifacts(run.info.run_id, "config")] == ["config/config.yaml"]
 
 
-def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_stores_a_run_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = RunConfig()
     config.logger.name, config.logger.uri = "mlflow+tensorboard", str(tmp_path / "store")
@@ -100,7 +100,9 @@ def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("mlflow", "mlflow")])
-def test_a_missing_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
+def test_a_missing_library_is_reported_on_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     config = RunConfig()
     config.logger.name = name
@@ -112,7 +114,7 @@ def test_a_missing_library_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreachable_store_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_store_is_reported_on_one_line(tmp_path: Path) -> None:
     config = RunConfig()
     config.logger.name, config.logger.uri = "mlflow", "nonsense://there"
     with (
@@ -122,5 +124,5 @@ def test_an_unreachable_store_is_one_line(tmp_path: Path) -> None:
         pass
 
 
-def test_flat_names() -> None:
+def test_nested_keys_are_flattened() -> None:
     assert list(flat({"a": {"b": 1, "c": {}}, "d": [2]})) == [("a.b", 1), ("a.c", {}), ("d", [2])]

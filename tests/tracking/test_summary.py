@@ -31,7 +31,7 @@ def result() -> dict[str, Any]:
     return plain
 
 
-def test_the_main_system_has_plain_names_and_each_one_its_name() -> None:
+def test_the_main_system_has_plain_names_and_each_system_prefixed_ones() -> None:
     found = of_result(result())
     own = {
         "parameters/total": 10,
@@ -62,7 +62,7 @@ def test_the_main_system_has_plain_names_and_each_one_its_name() -> None:
     }
 
 
-def test_a_row_for_each_system() -> None:
+def test_the_table_has_a_row_for_each_system() -> None:
     table = systems_table(result())
     assert [dict(zip(table.columns, row, strict=True)) for row in table.rows] == [
         {
@@ -86,5 +86,5 @@ def test_samples_are_matched_by_their_source() -> None:
     assert sample_table({"llm": llm}, 1).rows == [["a", "A", "1"]] and sample_table({}, 3).rows == []
 
 
-def test_numbers_of_nested_values() -> None:
+def test_numbers_of_nested_values_are_collected() -> None:
     assert numbers({"a": 1, "b": {"c": 2.5, "d": "x", "e": [1], "f": None, "g": True}}) == {"a": 1, "b/c": 2.5}

@@ -63,7 +63,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("verb", representatives(list(COMMANDS), ["generate"]))
-def test_a_verb_logs(
+def test_a_verb_logs_a_run(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path, tiny_llm: Path, request: Any
 ) -> None:
     write_inputs(tmp_path, trained, tiny_llm)

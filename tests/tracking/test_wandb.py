@@ -40,8 +40,8 @@ SAMPLES = Table(
 )
 
 
-def test_reader_joins_fragments_across_blocks_and_sees_damage() -> None:
-    """The oracle itself: a record longer than a block, a block's unused tail, and one flipped bit."""
+def test_the_parser_joins_fragments_across_blocks_and_detects_damage() -> None:
+    """The oracle itself: a record longer than a block, the unused tail of a block, and one flipped bit."""
     data = bytearray(HEADER)
 
     def put(kind: int, body: bytes) -> None:
@@ -67,7 +67,7 @@ def test_reader_joins_fragments_across_blocks_and_sees_damage() -> None:
 
 
 def filler_overhead() -> int:
-    """Bytes that a record takes beside a line of some twenty thousand characters."""
+    """Bytes of a record in addition to a line of about twenty thousand characters."""
     record = wandb_internal_pb2.Record(num=8)
     record.output.line = "y" * 20_000
     return len(record.SerializeToString()) - 20_000
@@ -86,8 +86,8 @@ def column(rows: list[dict[str, Any]], name: str) -> list[float]:
     return [float(row[name]) for row in rows if row.get(name) not in (None, "")]
 
 
-def test_two_jobs_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each job is a run with its values; the environment is as before."""
+def test_two_jobs_of_a_sweep_are_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job is a run with its values; the environment is restored."""
     monkeypatch.setenv("WANDB_NOTES", "of the user")
     monkeypatch.setenv(SWEEP_DIR, str(tmp_path / "rates"))
     jobs = [(tmp_path / "rates" / "0", 11, 8.0), (tmp_path / "rates" / "1", 12, 16.0)]
@@ -210,7 +210,7 @@ def test_a_resumed_training_is_one_run_and_continues_its_samples(
     config.logger.name, config.logger.samples = "wandb", 2
     train(deepcopy(config), tmp_path / "whole")
     interrupted(deepcopy(config), tmp_path / "run", monkeypatch, StopAt(5))
-    time.sleep(1.1)  # a part is named by the second in which it began
+    time.sleep(1.1)  # a part is named after the second of its start
     again = deepcopy(config)
     again.run = str(tmp_path / "run")
     train(again, tmp_path / "elsewhere")
@@ -224,8 +224,10 @@ def test_a_resumed_training_is_one_run_and_continues_its_samples(
     assert table_of(tmp_path / "run", found[1])["data"] == table_of(tmp_path / "whole", whole)["data"]
 
 
-def test_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto`: the mode that W&B's variable sets, else online with credentials; a mode of the configuration decides."""
+def test_modes_are_chosen_by_configuration_environment_and_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto`: the mode in W&B's variable, otherwise online with credentials; a configured mode has precedence."""
     modes = []
     monkeypatch.setattr(wandb_run.WandbRun, "_init", lambda self, mode, *_: modes.append(mode))
     monkeypatch.setattr(wandb_run.WandbRun, "_open", lambda self: self._init(self._mode()))
@@ -252,11 +254,11 @@ def test_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_an_unwritable_home_costs_nothing(tmp_path: Path) -> None:
-    """Tables and artifacts too, which W&B stages below the home folder."""
+def test_an_unwritable_home_folder_has_no_effect(tmp_path: Path) -> None:
+    """Including tables and artifacts, which W&B stages below the home folder."""
     code = (
         "import os\n"
-        "os.environ.pop('WANDB_SERVICE', None)\n"  # of this process, whose home folder is writable
+        "os.environ.pop('WANDB_SERVICE', None)\n"  # that of this process, whose home folder is writable
         "from pathlib import Path\n"
         "from llm2slm.config import RunConfig\n"
         "from llm2slm.tracking.session import track\n"
@@ -307,17 +309,17 @@ def test_a_broken_logger_does_not_end_the_run(tmp_path: Path, capsys: pytest.Cap
 
 
 class WandbServer(BaseHTTPRequestHandler):
-    """As much of W&B's server as `wandb sync` needs for one run; keeps the rows of its history by their places."""
+    """The part of W&B's server that `wandb sync` needs for one run; stores the rows of its history by index."""
 
     history: ClassVar[dict[int, dict[str, Any]]] = {}
 
     def log_message(self, *_: Any) -> None:
-        """Silent."""
+        """Suppresses the log."""
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         raw = gzip.decompress(raw) if self.headers.get("Content-Encoding") == "gzip" else raw
-        body = json.loads(raw) if raw[:1] == b"{" else {}  # the client's reports on itself are in another format
+        body = json.loads(raw) if raw[:1] == b"{" else {}  # the client's reports about itself have another format
         for name, part in (body.get("files") or {}).items():
             if "history" in name:
                 self.history.update(enumerate(map(json.loads, part["content"]), part["offset"]))
@@ -328,7 +330,7 @@ class WandbServer(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """To a GraphQL query, or to lines of a file."""
+        """The response to a GraphQL query, or to lines of a file."""
         own = {"id": "b", "name": variables.get("name"), "displayName": "d", "config": "{}", "wandbConfig": "{}"}
         lines = {"historyLineCount": len(self.history), "logLineCount": 0, "eventsLineCount": 0}
         tails = {"historyTail": "[]", "eventsTail": "[]", "summaryMetrics": "{}", "tags": []}
@@ -344,11 +346,11 @@ class WandbServer(BaseHTTPRequestHandler):
 def test_the_printed_command_uploads_every_part_of_a_resumed_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`wandb sync` itself, against a server of this test: the second part's rows come behind those of the first."""
+    """`wandb sync` against a server of this test: the rows of the second part follow those of the first."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for resumed, steps in ((False, (0, 1, 2)), (True, (3, 4))):
         if resumed:
-            time.sleep(1.1)  # a part is named by the second in which it began
+            time.sleep(1.1)  # a part is named after the second of its start
         capsys.readouterr()
         with track("train", wandb_config(1), tmp_path, resumed=resumed) as tracking:
             for step in steps:
@@ -378,7 +380,7 @@ def test_the_printed_command_uploads_every_part_of_a_resumed_run(
 def test_without_a_server_a_run_is_offline_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`auto` with credentials; `online` ends with one line instead."""
+    """With `auto` and credentials; `online` ends with one line instead."""
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(wandb_run, "CONNECT_SECONDS", 2.0)

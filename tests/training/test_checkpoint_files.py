@@ -1,4 +1,4 @@
-"""Checkpoints as files: damaged ones, full disks, kills, and a temporary directory on another file system."""
+"""Checkpoint files: damaged files, full disks, kills, and a temporary directory on another file system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from llm2slm.training.loggers import MetricsFile
 from llm2slm.types import UserError
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def messages(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Lines of the error stream about checkpoints."""
     return [line for line in capsys.readouterr().err.splitlines() if ".ckpt" in line]
 
@@ -41,7 +41,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that was stopped at step 5 after validations at 2 and 4, the last of which was the best; and to its end."""
+    """A run stopped at step 5 after validations at 2 and 4, the last of which was the best; and the complete run."""
     root = tmp_path_factory.mktemp("stopped")
     config = tiny_run(root, max_steps=8, val_every=2)
     config.callbacks.generate_rows = 0
@@ -62,14 +62,14 @@ def empty(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit of a weight."""
+    """Flips one bit of a weight."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("harm", representatives([cut, empty, flip, Path.unlink], [flip]))
-def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(stopped, tmp_path, capsys, harm):
+def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(stopped, tmp_path, capsys, harm):
     root, config = stopped
     shutil.copytree(root / "run", tmp_path / "run")
     last = tmp_path / "run/checkpoints/last.ckpt"
@@ -77,13 +77,13 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(stopped, tmp_pa
     resumed(config, tmp_path / "run")
     what = "is missing" if harm is Path.unlink else r"is damaged \(.*\)"
     line = rf"llm2slm: {last}: {what}; resuming from previous.ckpt instead, of step 4: step 5 is trained again"
-    assert_lines(said(capsys), line)
+    assert_lines(messages(capsys), line)
     assert_runs_equal(tmp_path / "run", root / "whole")
     assert (last.parent / "last.ckpt.damaged").is_file() == (harm is not Path.unlink)
 
 
-def test_the_newer_of_the_others_is_chosen(stopped, tmp_path, capsys):
-    """The best is of step 4; the one before the last of step 2 or of step 4, and damaged."""
+def test_the_newest_valid_checkpoint_is_chosen(stopped, tmp_path, capsys):
+    """best.ckpt is of step 4; previous.ckpt is of step 2, or of step 4 and damaged."""
     root, config = stopped
     for name, harm in (("older", None), ("damaged", flip)):
         shutil.copytree(root / "run", tmp_path / name)
@@ -96,12 +96,12 @@ def test_the_newer_of_the_others_is_chosen(stopped, tmp_path, capsys):
             harm(folder / "previous.ckpt")
         cut(folder / "last.ckpt")
         resumed(config, tmp_path / name)
-        (line,) = said(capsys)
+        (line,) = messages(capsys)
         assert "; resuming from best.ckpt instead, of step 4: step 5 is trained again" in line
         assert_runs_equal(tmp_path / name, root / "whole")
 
 
-def test_both_names_of_a_checkpoint_where_there_are_no_links(tmp_path, monkeypatch):
+def test_checkpoints_are_copied_if_hard_links_are_not_supported(tmp_path, monkeypatch):
     def refused(*_):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -118,19 +118,19 @@ def assert_lines(found, *patterns):
         assert re.fullmatch(pattern, line), line
 
 
-def test_a_damaged_best_checkpoint_is_put_aside(stopped, tmp_path, capsys):
+def test_a_damaged_best_checkpoint_is_renamed(stopped, tmp_path, capsys):
     root, config = stopped
     shutil.copytree(root / "run", tmp_path / "run")
     best = tmp_path / "run/checkpoints/best.ckpt"
     flip(best)
     resumed(config, tmp_path / "run")
     line = r"is damaged \(.*\); it is now best.ckpt.damaged, and the best is chosen among validations to come"
-    assert_lines(said(capsys), rf"llm2slm: {best}: {line}")
-    assert_runs_equal(tmp_path / "run", root / "whole")  # the loss still fell
+    assert_lines(messages(capsys), rf"llm2slm: {best}: {line}")
+    assert_runs_equal(tmp_path / "run", root / "whole")  # the loss still decreased
     assert (best.parent / "best.ckpt.damaged").is_file()
 
 
-def test_without_a_whole_checkpoint_it_is_one_line(stopped, tmp_path):
+def test_a_run_without_a_valid_checkpoint_is_reported_on_one_line(stopped, tmp_path):
     root, config = stopped
     shutil.copytree(root / "run", tmp_path / "run")
     empty(tmp_path / "run/checkpoints/last.ckpt")
@@ -145,7 +145,7 @@ def test_without_a_whole_checkpoint_it_is_one_line(stopped, tmp_path):
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
-def test_other_files_are_no_checkpoints(tmp_path):
+def test_other_files_are_not_checkpoints(tmp_path):
     torch.save({"a": 1}, tmp_path / "other.ckpt")
     assert damage(tmp_path / "other.ckpt") == "is no checkpoint of a training (it has no global_step)"
     torch.save(resource.getrusage, tmp_path / "code.ckpt")
@@ -155,8 +155,8 @@ def test_other_files_are_no_checkpoints(tmp_path):
 # Disks
 
 
-def test_nothing_of_a_training_goes_through_the_temporary_directory(stopped, tmp_path, monkeypatch):
-    """It may be full, or missing."""
+def test_a_training_does_not_use_the_temporary_directory(stopped, tmp_path, monkeypatch):
+    """It may be full or missing."""
     root, config = stopped
     model, data = build(config)
     for split in ("train", "validation"):
@@ -174,8 +174,8 @@ def test_nothing_of_a_training_goes_through_the_temporary_directory(stopped, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(stopped, tmp_path):
-    """The limit on the size of a file stands for the disk: it fails the same call."""
+def test_a_full_disk_is_reported_on_one_line_and_keeps_the_previous_checkpoint(stopped, tmp_path):
+    """The limit on the size of a file replaces a full disk: it fails the same call."""
     root, _ = stopped
     shutil.copytree(root / "run", tmp_path / "run")
     folder = tmp_path / "run/checkpoints"
@@ -198,8 +198,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(stopped, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_half_written(stopped, tmp_path):
-    """The old one is whole, and the next training removes what is left of the new one."""
+def test_a_kill_while_a_checkpoint_is_written_keeps_the_previous_one(stopped, tmp_path):
+    """The old checkpoint is complete, and the next training removes the partial new one."""
     root, config = stopped
     save = torch.save
 
@@ -227,7 +227,7 @@ def test_killed_while_a_checkpoint_is_half_written(stopped, tmp_path):
 
 
 class Kills(Callback):
-    """SIGKILL in the middle of a step, or of a validation."""
+    """SIGKILL during a step or a validation."""
 
     def __init__(self, where: str, step: int) -> None:
         self.where, self.step = where, step
@@ -267,8 +267,8 @@ def killed(config, folder: Path, where: str, step: int) -> None:
     assert not finished(os.waitpid(child, 0)[1]), "it was not killed"
 
 
-def test_killed_in_a_step_a_validation_and_a_checkpoint_it_ends_as_the_undisturbed_run(stopped, tmp_path):
-    """Before the first checkpoint too; the slow test below kills at random moments."""
+def test_a_run_killed_in_a_step_a_validation_and_a_checkpoint_equals_the_undisturbed_run(stopped, tmp_path):
+    """Also before the first checkpoint; the slow test below kills at random moments."""
     root, config = stopped
     folder = tmp_path / "run"
     for where, step in (("validation", 2), ("step", 3), ("checkpoint", 6)):
@@ -280,7 +280,7 @@ def test_killed_in_a_step_a_validation_and_a_checkpoint_it_ends_as_the_undisturb
 
 
 def two_file_systems(folder: Path) -> Path | None:
-    """A folder on another file system than `folder`, where this machine has one to write to."""
+    """A folder on another file system than `folder`, if this machine has a writable one."""
     for place in ("/dev/shm", "/run/user/" + str(os.getuid()), "/var/tmp", str(Path.home())):
         if os.access(place, os.W_OK) and Path(place).stat().st_dev != folder.stat().st_dev:
             return Path(tempfile.mkdtemp(prefix="llm2slm-tests-", dir=place))
@@ -288,10 +288,10 @@ def two_file_systems(folder: Path) -> Path | None:
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_with_the_temporary_directory_on_another_file_system(tmp_path):
-    """SIGKILL at random moments: every look at last.ckpt finds it whole, and each kill is resumed from it."""
+def test_a_run_killed_twenty_times_is_resumed_with_a_temporary_directory_on_another_file_system(tmp_path):
+    """SIGKILL at random moments: last.ckpt is valid whenever it is read, and each resumed run starts from it."""
     other = two_file_systems(tmp_path)
-    temporary = other if other is not None else tmp_path / "temporary"  # one file system: the rest still holds
+    temporary = other if other is not None else tmp_path / "temporary"  # else the other assertions remain
     temporary.mkdir(exist_ok=True)
     root = Path(__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

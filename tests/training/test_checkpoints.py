@@ -1,4 +1,4 @@
-"""What checkpoints leave out and how it is found again; the random states of each process."""
+"""The tensors that checkpoints leave out and their restoration; the random states of each process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TUNES = {
 
 
 def partly(root: Path, tune: str, **trainer):
-    """A run whose SLM is a folder, and of which only a part is trained."""
+    """A run whose SLM is loaded from a folder, and of which only a part is trained."""
     config = tiny_run(root, **trainer)
     config.model.slm.name, config.model.slm.init = str(root / "slm"), Init.pretrained
     if not (root / "slm").is_dir():
@@ -37,11 +37,11 @@ def partly(root: Path, tune: str, **trainer):
     return config
 
 
-# What they leave out
+# Frozen weights
 
 
 @pytest.mark.parametrize("tune", representatives(TUNES, ["lora"]))
-def test_frozen_weights_are_left_out_and_found_again(tmp_path, monkeypatch, tune):
+def test_frozen_weights_are_left_out_and_restored(tmp_path, monkeypatch, tune):
     config = partly(tmp_path, tune, max_steps=6, val_every=2)
     model = build(config)[0]
     kept = model.state_dict(keep_vars=True)
@@ -60,7 +60,7 @@ def test_frozen_weights_are_left_out_and_found_again(tmp_path, monkeypatch, tune
         assert (tmp_path / "run/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
 
 
-def test_a_frozen_model_that_was_exchanged_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_a_replaced_frozen_model_is_refused_on_one_line(tmp_path, monkeypatch):
     config = partly(tmp_path, "none", max_steps=4, val_every=2)
     slm, llm, run = tmp_path / "slm", Path(config.model.llm.name), tmp_path / "run"
     interrupted(deepcopy(config), run, monkeypatch, StopAt(3))
@@ -77,15 +77,15 @@ def test_a_frozen_model_that_was_exchanged_is_refused_in_one_line(tmp_path, monk
         resumed(config, run)
     shutil.copytree(tmp_path / "own_llm", llm, dirs_exist_ok=True)
     resumed(config, run)
-    (run / "result.json").unlink()  # so that only the test of the trained model is left to do
+    (run / "result.json").unlink()  # so that only the final test of the trained model remains
     write_tiny_t5(slm, seed=4)
     with pytest.raises(UserError, match=f"^{begins}{ends}$"):
         resumed(config, run)
 
 
 @pytest.mark.slow
-def test_what_is_trained_is_no_part_of_the_check(tmp_path, monkeypatch):
-    """Of a model that is trained whole, the folder may change or vanish weights: the checkpoint has all of them."""
+def test_trained_weights_are_not_checked(tmp_path, monkeypatch):
+    """If the whole model is trained, its folder may change: the checkpoint contains all weights."""
     config = partly(tmp_path, "full", max_steps=4, val_every=2)
     train(deepcopy(config), tmp_path / "whole")
     interrupted(deepcopy(config), tmp_path / "run", monkeypatch, StopAt(3))
@@ -95,7 +95,7 @@ def test_what_is_trained_is_no_part_of_the_check(tmp_path, monkeypatch):
     assert_runs_equal(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_hub_model_is_resumed_at_the_commit_that_the_training_began_with(tmp_path, hub, monkeypatch):
+def test_a_hub_model_is_resumed_at_the_commit_of_the_first_training(tmp_path, hub, monkeypatch):
     old, new = "a" * 40, "b" * 40
     config = partly(tmp_path, "none", max_steps=4, val_every=2)
     for name in ("slm", "llm"):
@@ -114,8 +114,8 @@ def test_a_hub_model_is_resumed_at_the_commit_that_the_training_began_with(tmp_p
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_frozen_weights_that_no_file_holds_are_saved(tmp_path, monkeypatch):
-    """Drawn at random, and frozen: another version of torch would draw others from the same seed."""
+def test_frozen_weights_without_a_file_are_saved(tmp_path, monkeypatch):
+    """Random and frozen: another version of torch may draw other weights from the same seed."""
     config = tiny_run(tmp_path, max_steps=4, val_every=2)
     config.model.slm.tune, config.model.slm.init = "none", Init.random
     train(deepcopy(config), tmp_path / "whole")
@@ -130,7 +130,7 @@ def test_frozen_weights_that_no_file_holds_are_saved(tmp_path, monkeypatch):
     assert_same(*(state_of(tmp_path / name)[0] for name in ("run", "whole")))
 
 
-def test_a_missing_tensor_that_is_not_frozen_is_still_an_error(tmp_path, monkeypatch):
+def test_a_missing_trained_tensor_is_an_error(tmp_path, monkeypatch):
     config = partly(tmp_path, "none", max_steps=4, val_every=2)
     interrupted(deepcopy(config), tmp_path / "run", monkeypatch, StopAt(3))
     path = tmp_path / "run/checkpoints/last.ckpt"
@@ -143,7 +143,7 @@ def test_a_missing_tensor_that_is_not_frozen_is_still_an_error(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_before_holds_the_whole_slm_and_one_random_state_and_still_resumes(tmp_path, monkeypatch):
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path, monkeypatch):
     config = partly(tmp_path, "lora", max_steps=4, val_every=2)
     train(deepcopy(config), tmp_path / "whole")
     interrupted(deepcopy(config), tmp_path / "run", monkeypatch, StopAt(3))
@@ -159,12 +159,12 @@ def test_a_checkpoint_of_before_holds_the_whole_slm_and_one_random_state_and_sti
     assert_same(*({k: v for k, v in s.items() if k.startswith("model.") or "exp_avg" in k} for s in (found, wanted)))
 
 
-# Random states, and what is remembered
+# Random states, and stored prompts
 
 
 @pytest.mark.parametrize(("mode", "batch"), representatives([("add", 2), ("add", 3), ("prepend", 4)], [("add", 3)]))
-def test_what_a_control_remembers_of_earlier_batches_is_resumed(tmp_path, monkeypatch, mode, batch):
-    """A batch of one row is given what the LLM read in a batch before."""
+def test_the_stored_prompts_of_a_control_are_resumed(tmp_path, monkeypatch, mode, batch):
+    """A batch of one row gets the LLM's prompt of an earlier batch."""
     config = tiny_run(tmp_path, mode=mode, max_steps=6, val_every=6)
     config.model.control, config.data.batch_tokens, config.callbacks.generate_rows = Control.shuffled, 22, 0
     _, data = build(config)
@@ -179,7 +179,7 @@ def test_what_a_control_remembers_of_earlier_batches_is_resumed(tmp_path, monkey
 
 @pytest.mark.parametrize("control", representatives([Control.none, Control.shuffled], [Control.shuffled]))
 def test_two_processes_with_dropout_stopped_and_resumed_equal_undisturbed(tmp_path, control):
-    """Bit for bit: weights, optimizer, and of each process its random state and the prompts that the ablation keeps."""
+    """Bit for bit: weights, optimizer, and the random state and stored prompts of each process."""
     config = tiny_run(tmp_path, max_steps=6, val_every=2, devices=2, strategy="ddp_fork")
     config.data.batch_tokens, config.model.control = 110, control
     assert any(m.p > 0 for m in build(config)[0].modules() if isinstance(m, torch.nn.Dropout))

@@ -68,8 +68,8 @@ def test_training_rows_keep_their_tokens_and_the_saved_folder_is_a_plain_one(tmp
 
 
 @pytest.mark.parametrize("tune", representatives(["full", r"\.h\."], ["full"]))
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, tune):
-    """With frozen embeddings too, which a resumed run takes from the whole model again."""
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, tune):
+    """Also with frozen embeddings, which a resumed run selects from the complete model again."""
     config = cut_run(tmp_path)
     config.model.slm.tune = tune
     train(deepcopy(config), tmp_path / "whole")
@@ -80,8 +80,8 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, tune):
     assert (tmp_path / "stopped" / "tokenizers" / "slm_kept" / "tokenizer.json").stat().st_mtime_ns == before
 
 
-def test_a_hybrid_whose_llm_reads_its_own_tokens(tmp_path):
-    """offsets: prompts and responses count; llm_tokens: the SLM needs entries for responses alone."""
+def test_a_hybrid_whose_llm_has_a_separate_tokenizer(tmp_path):
+    """offsets: prompts and responses count; llm_tokens: the SLM needs entries for responses only."""
     sizes = []
     for tokenizers in ("offsets", "llm_tokens"):
         config = cut_run(tmp_path, kind="llm2slm", mode="add", slm="t5")
@@ -98,8 +98,8 @@ def test_a_hybrid_whose_llm_reads_its_own_tokens(tmp_path):
 
 
 @torch.no_grad()
-def test_kv_reads_the_last_prompt_token_of_the_llms_frame(tmp_path):
-    """With all blocks kept, training prompts get the LLM's own logits of the entries that are kept."""
+def test_kv_encodes_the_last_prompt_token_of_the_llms_prompt(tmp_path):
+    """With all blocks, training prompts get the LLM's logits of the kept entries."""
     config = cut_run(tmp_path, kind="llm2slm", mode="kv", slm="llama", llm="llama", max_steps=1, val_every=1)
     folder, template = config.model.llm.name, "{% for m in messages %}{{ m['content'] }}{% endfor %} house"
     tokenizer = load_tokenizer(folder)
@@ -133,14 +133,14 @@ def test_kv_reads_the_last_prompt_token_of_the_llms_frame(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_cut_is_one_line(tmp_path, tiny_llm, capsys, arguments, said):
+def test_vocabularies_that_cannot_be_cut_are_reported_on_one_line(tmp_path, tiny_llm, capsys, arguments, said):
     named = [f"model.llm.name={tiny_llm}", f"hydra.run.dir={tmp_path / 'run'}", "trainer.accelerator=cpu"]
     assert main(["train", *named, *arguments]) == 2
     assert mistake(capsys).startswith(said)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_the_writing_llm_is_cut_too_and_the_key_of_another_is_warned_of(tmp_path, capsys):
+def test_the_vocabulary_of_an_llm_alone_is_cut_and_the_unused_key_is_reported(tmp_path, capsys):
     config = cut_run(tmp_path, kind="llm")
     config.model.llm.vocab, config.model.slm.vocab = Vocab.corpus, None
     train(config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Several processes: the losses of one, metrics that count each row once, an LLM that is no part of DDP, torchrun."""
+"""Several processes: the losses of one, metrics that count each row once, an LLM outside DDP, torchrun."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_two_processes_have_the_losses_of_one_at_the_same_global_batch(tmp_path,
     assert len(column(tmp_path / "two", "train/loss")) == 6 and len(column(tmp_path / "two", "val/loss")) == 3
 
 
-def test_the_frozen_llm_is_no_part_of_ddp(tmp_path):
-    """Neither its gradients are reduced nor its weights and buffers broadcast; all that is trained is."""
+def test_the_frozen_llm_is_not_in_ddp(tmp_path):
+    """Its gradients are not reduced and its weights and buffers not broadcast; those of all trained parts are."""
     module, _ = module_of(tiny_run(tmp_path))
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
@@ -55,7 +55,7 @@ def test_the_frozen_llm_is_no_part_of_ddp(tmp_path):
 
 
 @pytest.mark.parametrize(("node", "first"), [("0", True), ("1", False), ("", True)])
-def test_the_first_process_of_another_node_is_not_the_first(monkeypatch, node, first):
+def test_the_first_process_of_another_node_is_not_the_main_process(monkeypatch, node, first):
     monkeypatch.setenv("NODE_RANK", node)
     assert first_process() == first
 

@@ -1,4 +1,4 @@
-"""Distillation: the teacher against transformers' own models, a step against one by hand, and where it is not."""
+"""Distillation: the teacher against transformers models, a step against one by hand, and cases without a teacher."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def distilling(folder, weight=0.5, temperature=1.0, **more):
 
 
 def whole_llm(config):
-    """The LLM and its tokenizer as transformers has them."""
+    """The LLM and its tokenizer in transformers."""
     name = config.model.llm.name
     auto = AutoModelForSeq2SeqLM if "t5" in name else AutoModelForCausalLM
     return auto.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
 
 
 def own_logits(model, prompt, labels):
-    """logits_TV of a response behind a prompt, unpadded."""
+    """logits_TV of a response after a prompt, unpadded."""
     if model.config.is_encoder_decoder:
         return model(input_ids=torch.tensor([prompt]), labels=labels.unsqueeze(0)).logits[0]
     ids = torch.cat([torch.tensor(prompt), labels])
@@ -57,7 +57,7 @@ def own_logits(model, prompt, labels):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("kind", "llm", "slm", "mode"), representatives(KINDS, lambda kind: kind[0] == "llm2slm"))
-def test_its_logits_are_those_of_the_whole_llm_behind_its_own_prompt(tmp_path, kind, llm, slm, mode):
+def test_the_teachers_logits_equal_those_of_the_complete_llm_after_its_prompt(tmp_path, kind, llm, slm, mode):
     config = distilling(tmp_path, kind=kind, llm=llm, slm=slm, mode=mode)
     config.model.llm.prefix = "say: "
     model, data, teacher = taught(config)
@@ -75,14 +75,14 @@ def test_its_logits_are_those_of_the_whole_llm_behind_its_own_prompt(tmp_path, k
         bare = own_logits(reference, prompt[1:], batch.labels_BT[b, :length])
         assert (bare - wanted).abs().max() > 0.01, "the prompt must matter"
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(teacher.logits(batch), found)  # in its own dtype
+        assert torch.equal(teacher.logits(batch), found)  # in the dtype of the teacher
     assert model.collator.teacher is None
     assert batch_of(data, [0], "validation").teacher is None
 
 
 @torch.no_grad()
-def test_a_decoder_only_llm_gets_the_prompts_end_marked_as_when_it_answers_alone(tmp_path):
-    """Beside an SLM with an encoder it does not, as a reader."""
+def test_a_decoder_only_teacher_gets_the_prompt_mark_of_an_llm_alone(tmp_path):
+    """As the encoder of an SLM with an encoder, the LLM gets no mark."""
     bare = tiny_tokenizer()
     bare.backend_tokenizer.post_processor = None
     config = distilling(tmp_path, llm="gpt2", slm="t5", mode="memory")
@@ -100,7 +100,7 @@ def test_a_decoder_only_llm_gets_the_prompts_end_marked_as_when_it_answers_alone
         torch.testing.assert_close(found[b, : len(labels)], own_logits(reference, prompt, labels), rtol=1e-4, atol=1e-4)
 
 
-def test_it_is_frozen_and_counts_for_nothing(tmp_path):
+def test_the_teacher_is_frozen_and_is_not_counted_or_saved(tmp_path):
     config = distilling(tmp_path, max_steps=2, val_every=2)
     before = {k: v.clone() for k, v in whole_llm(config)[0].state_dict().items()}
     model, data, teacher = taught(config)
@@ -139,7 +139,7 @@ def test_teacher_and_encoder_share_the_llm_where_each_process_has_all_weights(tm
 
 
 def by_hand(config, rows, steps):
-    """SGD on the mean over all tokens of both terms, without Lightning, objectives or teacher."""
+    """SGD on the mean of both terms over all tokens, without Lightning, objectives or teacher."""
     model, data, _ = taught(config)
     llm, tokenizer = whole_llm(config)
     weight, temperature = config.optim.distill, config.optim.distill_temperature
@@ -176,7 +176,7 @@ def by_hand(config, rows, steps):
 
 
 def test_a_step_is_that_of_both_terms_over_all_tokens_of_the_window(tmp_path, sgd):
-    """However its rows are split into micro-batches."""
+    """For every division of its rows into micro-batches."""
     config = no_dropout(tmp_path, llm="gpt2")
     config.optim.distill, config.optim.distill_temperature = 0.7, 2.0
     config.optim.weight_decay, config.optim.schedule = 0.0, "constant"
@@ -194,7 +194,7 @@ def test_a_step_is_that_of_both_terms_over_all_tokens_of_the_window(tmp_path, sg
 
 
 @pytest.mark.parametrize("kind", representatives(["t5", "gpt2"], ["gpt2"]))
-def test_its_equal_learns_nothing_from_it(tmp_path, kind):
+def test_a_model_equal_to_its_teacher_has_no_gradient(tmp_path, kind):
     config = distilling(tmp_path, weight=1.0, temperature=1.5, kind="slm", mode="none", llm=kind, slm=kind)
     off = {"t5": ["dropout_rate"], "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"]}[kind]
     largest = []
@@ -208,7 +208,7 @@ def test_its_equal_learns_nothing_from_it(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_without_it_no_teacher_is_built_and_with_it_the_same_data_and_start_are_trained(tmp_path, monkeypatch):
+def test_a_teacher_is_built_for_distillation_only_and_does_not_change_data_and_start(tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("a teacher was built")
 
@@ -252,7 +252,7 @@ def fitted_with_teacher(config, folder):
 # The run
 
 
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     config = distilling(tmp_path, max_steps=6, val_every=4, accumulate_grad_batches=2)
     config.data.batch_tokens = 150
     train(deepcopy(config), tmp_path / "whole")
@@ -263,7 +263,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     assert_runs_equal(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_streamed_rows_bring_the_teachers_prompts(tmp_path):
+def test_streamed_rows_contain_the_teachers_prompts(tmp_path):
     config = distilling(tmp_path, max_steps=2, val_every=2)
     config.data.streaming, config.data.overlong, config.data.buffer = True, Overlong.drop, 10
     _, data, teacher = taught(config)
@@ -312,7 +312,7 @@ REFUSED = {
         ["model=slm", "model.slm.tokenizer=train:300"],
         "optim.distill=0.5: the teacher: the tokens of ",
     ),
-    "no room": (
+    "prompt too long": (
         ["data.max_prompt_tokens=9", "model.llm.prefix='Translate this sentence for me, please: '", "model=slm"],
         "data=builtin, train, row 0 (from 0): its prompt has ",
     ),
@@ -320,23 +320,23 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), first_few(REFUSED.values(), 4), ids=list(REFUSED))
-def test_what_cannot_be_distilled_is_one_line_before_training(tmp_path, tiny_llm, capsys, arguments, said):
+def test_impossible_distillation_is_reported_on_one_line_before_training(tmp_path, tiny_llm, capsys, arguments, said):
     folder = tmp_path / "run"
     assert main(["train", *tiny_overrides(tiny_llm), "optim.distill=0.5", *arguments, f"hydra.run.dir={folder}"]) == 2
     assert mistake(capsys).startswith(said)
     assert not (folder / "checkpoints").exists()
 
 
-def test_an_llm_that_cannot_write_is_told(tmp_path):
+def test_a_teacher_that_cannot_generate_is_reported(tmp_path):
     config = distilling(tmp_path, llm="bert", slm="t5")
     with pytest.raises(UserError, match=r"^optim\.distill=0\.5: the teacher: a bert is an encoder and predicts no"):
         fitted(config, tmp_path / "run")
 
 
-# Tokens in common
+# Common tokens
 
 
-def test_padded_rows_and_tokens_that_only_the_teacher_has_do_not_count(tmp_path):
+def test_padded_rows_and_tokens_of_the_teacher_only_do_not_count(tmp_path):
     config = distilling(tmp_path, llm="gpt2", slm="t5", mode="memory")
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["<ask>"], special_tokens=True)
@@ -356,7 +356,7 @@ def test_padded_rows_and_tokens_that_only_the_teacher_has_do_not_count(tmp_path)
     torch.testing.assert_close(wide.divergence(batch, logits), teacher.divergence(batch, logits))
 
 
-def test_vocabularies_that_differ_are_refused_by_name(tmp_path):
+def test_different_vocabularies_are_refused_and_named(tmp_path):
     config = distilling(tmp_path)
     config.model = tiny_model_config(tmp_path / "zoo", "t5", "gpt2", tokenizers=Tokenizers.offsets)
     with pytest.raises(UserError) as caught:
@@ -370,7 +370,7 @@ def test_vocabularies_that_differ_are_refused_by_name(tmp_path):
     assert taught(config)[2].tokens == len(tiny_tokenizer())
 
 
-def test_the_end_of_a_response_must_be_the_same_token():
+def test_the_eos_must_be_the_same_token():
     student, teacher = tiny_tokenizer(), tiny_tokenizer()
     assert common_tokens(student, teacher) == list(range(len(student)))
     teacher.eos_token = "<pad>"

@@ -1,5 +1,5 @@
-"""Distillation between vocabularies of which one is a cut of the other: the LLM reads its own ids, and its distribution
-counts over the entries that are kept."""
+"""Distillation between a vocabulary and a cut of it: the LLM gets its ids, and its distribution is restricted to the
+kept entries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = ["two dogs see it", "the little dog", "two old dogs see the old house", 
 
 
 def distilled_run(folder, llm="gpt2", slm="gpt2", kind="slm", mode="none", temperature=1.5, **more):
-    """A language model with a cut vocabulary beside a teacher with the whole one."""
+    """A language model with a cut vocabulary, and a teacher with the complete one."""
     config = tiny_run(folder, kind=kind, slm=slm, mode=mode, llm=llm, **more)
     path = folder / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 2), encoding="utf-8")
@@ -47,8 +47,8 @@ def whole(folder):
 
 
 @pytest.mark.parametrize("llm", ["gpt2", "t5"])
-def test_the_divergence_is_that_of_the_kept_entries_renormalized(tmp_path, llm):
-    """By hand, one text at a time: transformers' own logits of the whole models on the whole vocabulary's ids."""
+def test_the_divergence_is_that_of_the_renormalized_kept_entries(tmp_path, llm):
+    """By hand, one text at a time: logits of the complete transformers models on ids of the complete vocabulary."""
     config = distilled_run(tmp_path, llm=llm)
     model, data, teacher = built(config, tmp_path / "run")
     tokenizer = AutoTokenizer.from_pretrained(config.model.llm.name)
@@ -81,8 +81,8 @@ def test_the_divergence_is_that_of_the_kept_entries_renormalized(tmp_path, llm):
     assert teacher.logits(batch).shape[-1] == len(kept)
 
 
-def test_the_uncut_origin_teaches_its_cut_nothing(tmp_path):
-    """The same weights: no divergence, and no gradient of it."""
+def test_a_cut_model_has_no_gradient_from_its_uncut_origin(tmp_path):
+    """Equal weights: divergence and gradient are zero."""
     config = distilled_run(tmp_path)
     config.model.llm.name = config.model.slm.name
     config.model.slm.config = dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0)
@@ -93,8 +93,8 @@ def test_the_uncut_origin_teaches_its_cut_nothing(tmp_path):
     assert max(float(p.grad.abs().max()) for p in model.parameters()) < 1e-4
 
 
-def test_a_run_learns_from_its_uncut_origin_and_a_later_one_from_the_saved_folder(tmp_path):
-    """The folder that the first one leaves says which entries it kept; its teacher may be the whole model again."""
+def test_a_run_is_distilled_from_its_uncut_origin_and_a_later_one_starts_from_the_saved_folder(tmp_path):
+    """The folder of the first run records the kept entries; the teacher may be the complete model again."""
     config = distilled_run(tmp_path, max_steps=3, val_every=3, temperature=1.0)
     config.model.llm.name = config.model.slm.name
     train(deepcopy(config), tmp_path / "healed")
@@ -109,7 +109,7 @@ def test_a_run_learns_from_its_uncut_origin_and_a_later_one_from_the_saved_folde
         assert loss == pytest.approx((ce + kl) / 2, abs=1e-6)
 
 
-def test_a_hybrid_with_a_cut_vocabulary_learns_from_its_llm(tmp_path):
+def test_a_hybrid_with_a_cut_vocabulary_is_distilled_from_its_llm(tmp_path):
     config = distilled_run(tmp_path, slm="t5", kind="llm2slm", mode="add")
     config.model.tokenizers = Tokenizers.offsets
     model, data, teacher = built(config, tmp_path / "run")
@@ -122,14 +122,14 @@ def test_a_hybrid_with_a_cut_vocabulary_learns_from_its_llm(tmp_path):
     torch.testing.assert_close(teacher.logits(batch)[0, : len(ids)], wanted, rtol=1e-4, atol=1e-4)
 
 
-# Which ids correspond
+# Corresponding ids
 
 
 def cut_to(tokenizer, text):
     return cut(tokenizer, tokenizer(text)["input_ids"], set(text))
 
 
-def test_ids_correspond_by_the_entries_of_the_whole_vocabulary():
+def test_ids_correspond_by_the_entries_of_the_complete_vocabulary():
     tokenizer = tiny_tokenizer()
     large, small = cut_to(tokenizer, "the old house sees it"), cut_to(tokenizer, "the old house")
     assert len(small) < len(large) < len(tokenizer)

@@ -21,7 +21,7 @@ from llm2slm.types import UserError
 @pytest.mark.parametrize("interval", representatives([1, 100], [100]))
 @pytest.mark.parametrize("stops", representatives([False, True], [False]))
 def test_the_batch_is_saved_and_no_checkpoint_is_damaged(tmp_path, monkeypatch, interval, stops):
-    """NaN at the third of eight steps, after the validation of the second; logged at once, or never."""
+    """NaN at the third of eight steps, after the validation of the second; logged immediately, or never."""
     config = tiny_run(tmp_path, max_steps=8, val_every=2, log_every_n_steps=interval)
     config.callbacks.generate_rows = 0
     batches, original = [], TrainingModule._forward

@@ -1,4 +1,4 @@
-"""A whole fit: golden losses, exact resumption from any step, checkpoints, early stopping, what is told of failures."""
+"""Complete trainings: golden losses, exact resuming from any step, checkpoints, early stopping, reports of failures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fitted(config, folder, scorer=None, resume=None):
 
 
 def scoring(values):
-    """A scorer that generates nothing and returns one value after the other."""
+    """A scorer that generates nothing and returns the values one by one."""
     return ValidationScorer(
         lambda model, examples, share, between: dict.fromkeys(range(len(examples)), ""),
         lambda examples, answers: {"score": next(values)},
@@ -63,11 +63,11 @@ SYSTEMS = [("t5", "add"), ("t5", "memory"), ("gpt2", "add"), ("gpt2", "prepend")
 
 
 @pytest.mark.parametrize(("slm", "mode"), first_few(SYSTEMS, 2))
-def test_golden_losses(tmp_path, slm, mode):
-    """Ten losses of a seeded run, written down in tests/golden (set LLM2SLM_GOLDEN=write to write them anew)."""
+def test_losses_equal_the_golden_ones(tmp_path, slm, mode):
+    """Ten losses of a seeded run, stored in tests/golden (LLM2SLM_GOLDEN=write writes them again)."""
     config = tiny_run(tmp_path, slm=slm, mode=mode, max_steps=10, val_every=10)
     off = {"t5": ["dropout_rate"], "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"]}[slm]
-    config.model.slm.config = dict.fromkeys(off, 0.0)  # its random numbers are torch's own affair
+    config.model.slm.config = dict.fromkeys(off, 0.0)  # the random numbers of dropout depend on torch
     fitted(config, tmp_path)
     losses = column(tmp_path, "train/loss")
     path = GOLDEN / f"{slm}_{mode}.txt"
@@ -85,8 +85,8 @@ def test_golden_losses(tmp_path, slm, mode):
     assert losses[-1] < losses[0] - 0.05
 
 
-def test_what_is_logged_every_third_step_are_the_values_of_those_steps(tmp_path):
-    """Looking less often changes nothing: neither the training nor a value that is looked at."""
+def test_values_logged_every_third_step_are_those_of_these_steps(tmp_path):
+    """A longer logging interval changes neither the training nor a logged value."""
     config = tiny_run(tmp_path, max_steps=8, val_every=8)
     config.callbacks.generate_rows = 0
     each, _ = fitted(config, tmp_path / "each")
@@ -99,12 +99,12 @@ def test_what_is_logged_every_third_step_are_the_values_of_those_steps(tmp_path)
     assert_same(weights(each), weights(third))
 
 
-# Stopping and going on
+# Stopping and resuming
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Runs with dropout and accumulation, by their optimizer; their epochs are not a multiple of their windows."""
+    """Runs with dropout and accumulation, by optimizer; the length of an epoch is not a multiple of the window."""
 
     @cache
     def run(optimizer):
@@ -124,7 +124,7 @@ def whole(uninterrupted, request):
     return uninterrupted(request.param)
 
 
-def test_the_run_to_resume_has_what_makes_resuming_hard(whole):
+def test_the_run_to_resume_has_dropout_and_incomplete_windows(whole):
     root, config = whole
     model, data = build(config)
     batches = len(data.train_dataloader())
@@ -150,7 +150,7 @@ PLACES = {"adamw": (1, 2, 4, 5, 6, 9, 11, 14), "muon": (1, 2, 4, 5, 6, 9, 11, 14
     ),
     indirect=["whole"],
 )
-def test_stopped_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, batch):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, monkeypatch, batch):
     root, config = whole
     interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(batch))
     assert not (tmp_path / "result.json").exists()
@@ -166,7 +166,7 @@ def test_stopped_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, 
     assert result.systems[0].notes["optimizer_steps"] == config.trainer.max_steps
 
 
-def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stopped(whole, tmp_path, monkeypatch):
+def test_the_bar_counts_the_steps_of_the_whole_run_and_continues_after_resuming(whole, tmp_path, monkeypatch):
     shown = []
 
     class Watched(TokenBar):
@@ -180,7 +180,7 @@ def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stoppe
     config.trainer.progress = True
     interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(8))
     begun = checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
-    # two micro-batches a step, and one alone at the end of an epoch
+    # two micro-batches per step, and one at the end of an epoch
     assert list(dict.fromkeys(shown)) == [(0, step, 10) for step in range(begun + 1)]
     shown.clear()
     config.run = str(tmp_path)
@@ -190,7 +190,7 @@ def test_the_bar_counts_the_steps_of_the_whole_run_and_goes_on_where_they_stoppe
 
 
 def test_without_a_terminal_a_training_prints_plain_lines(whole, tmp_path, monkeypatch, capsys):
-    """A line for each validation and, at the pace of the clock, for the steps between; nothing is redrawn."""
+    """A line for each validation and, by the clock, for the steps in between; nothing is redrawn."""
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
     config = deepcopy(whole[1])
     config.trainer.progress = True
@@ -210,8 +210,8 @@ def test_without_a_terminal_a_training_prints_plain_lines(whole, tmp_path, monke
 
 
 @pytest.mark.parametrize("batch", first_few([2, 8], 1))
-def test_an_interrupted_bar_ends_its_line(whole, tmp_path, monkeypatch, capsys, batch):
-    """What is printed next, to the other stream, would stand behind the bar wherever both go to one file."""
+def test_an_interrupted_bar_ends_with_a_newline(whole, tmp_path, monkeypatch, capsys, batch):
+    """Otherwise the next output, on the other stream, would follow the bar on the same line if both go to one file."""
     shown = []
     monkeypatch.setattr("builtins.print", lambda *_, **__: shown.append(capsys.readouterr().out))
     monkeypatch.setattr(fit_module, "training_progress", TokenBar)
@@ -222,7 +222,7 @@ def test_an_interrupted_bar_ends_its_line(whole, tmp_path, monkeypatch, capsys, 
 
 
 @pytest.mark.slow
-def test_stopped_twice_in_a_moved_folder_and_by_sigterm(whole, tmp_path, monkeypatch):
+def test_a_run_is_resumed_after_two_stops_in_a_moved_folder_and_after_sigterm(whole, tmp_path, monkeypatch):
     root, config = whole
     interrupted(deepcopy(config), tmp_path / "a", monkeypatch, StopAt(7, signal.SIGTERM))
     shutil.move(tmp_path / "a", tmp_path / "b")
@@ -234,7 +234,7 @@ def test_stopped_twice_in_a_moved_folder_and_by_sigterm(whole, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_second_signal_stops_at_once_and_the_last_validation_is_kept(whole, tmp_path, monkeypatch):
+def test_a_second_signal_stops_immediately_and_the_last_validation_is_kept(whole, tmp_path, monkeypatch):
     root, config = whole
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     interrupted(deepcopy(config), tmp_path, monkeypatch, StopAt(8, times=2))
@@ -246,7 +246,7 @@ def test_a_second_signal_stops_at_once_and_the_last_validation_is_kept(whole, tm
     assert_runs_equal(tmp_path, root / "run")
 
 
-def test_the_message_names_the_command_that_goes_on(whole, tmp_path, monkeypatch, capsys):
+def test_the_message_states_the_command_that_resumes(whole, tmp_path, monkeypatch, capsys):
     interrupted(deepcopy(whole[1]), tmp_path, monkeypatch, StopAt(3))
     said = capsys.readouterr().err
     assert "stopping after this step" in said
@@ -257,7 +257,7 @@ def test_the_message_names_the_command_that_goes_on(whole, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(("slm", "mode"), [("t5", "add"), ("t5", "memory"), ("gpt2", "replace")])
-def test_checkpoints_hold_what_is_trained_and_nothing_of_the_llm(tmp_path, slm, mode):
+def test_checkpoints_contain_trained_parameters_and_nothing_of_the_llm(tmp_path, slm, mode):
     config = tiny_run(tmp_path, slm=slm, mode=mode, max_steps=2, val_every=1)
     model, _ = fitted(config, tmp_path)
     llm = sum(p.numel() for p in model.encoder.parameters())
@@ -267,7 +267,7 @@ def test_checkpoints_hold_what_is_trained_and_nothing_of_the_llm(tmp_path, slm, 
         assert {f"model.{key}" for key in model.trainable_names()} <= state.keys()
         size = (tmp_path / "checkpoints" / f"{name}.ckpt").stat().st_size
         own = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert size < 4 * (3 * own + llm / 2) + 100_000  # weights and two moments; no room for the LLM
+        assert size < 4 * (3 * own + llm / 2) + 100_000  # weights and two moments; less than with the LLM
 
 
 def test_a_missing_trainable_tensor_is_an_error(tmp_path):
@@ -293,7 +293,7 @@ def test_the_llm_is_bit_identical_and_without_gradient_after_a_fit(tmp_path):
     assert not model.encoder.training
 
 
-def test_dropout_is_on_in_training_whatever_mode_the_model_came_in(tmp_path):
+def test_dropout_is_enabled_in_training_regardless_of_the_models_mode(tmp_path):
     seen = []
     config = tiny_run(tmp_path, max_steps=2, val_every=1)
     model, data = build(config)
@@ -304,7 +304,7 @@ def test_dropout_is_on_in_training_whatever_mode_the_model_came_in(tmp_path):
     assert {True, False, ("llm", False)} == set(seen)
 
 
-def test_after_a_fit_the_model_holds_the_best_weights_not_the_last(tmp_path):
+def test_after_a_fit_the_model_has_the_best_weights_and_not_the_last(tmp_path):
     config = tiny_run(tmp_path, max_steps=6, val_every=1)
     values = iter([3.0, 1.0, 5.0, 0.5, 2.0, 4.0])
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
@@ -320,7 +320,7 @@ def test_after_a_fit_the_model_holds_the_best_weights_not_the_last(tmp_path):
     assert any(not torch.equal(last["state_dict"][f"model.{k}"], v) for k, v in weights(model).items())
 
 
-def test_the_last_step_is_validated_and_saved_whatever_the_interval(tmp_path):
+def test_the_last_step_is_validated_and_saved_for_every_interval(tmp_path):
     config = tiny_run(tmp_path, max_steps=5, val_every=3)
     _, done = fitted(config, tmp_path)
     validated = [int(row["step"]) for row in curve(tmp_path) if row.get("val/loss")]
@@ -328,10 +328,10 @@ def test_the_last_step_is_validated_and_saved_whatever_the_interval(tmp_path):
     assert checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == done.steps == 5
 
 
-# Ends of other kinds
+# Other ends
 
 
-def test_early_stopping_stops(tmp_path):
+def test_early_stopping_ends_the_training(tmp_path):
     config = tiny_run(tmp_path, max_steps=50, val_every=1)
     config.callbacks.patience, config.callbacks.generate_rows = 2, 1
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
@@ -341,8 +341,8 @@ def test_early_stopping_stops(tmp_path):
     assert checkpoint(Path(done.best))["global_step"] == 2
 
 
-def test_a_resumed_run_stops_by_its_own_patience(tmp_path):
-    """Values get worse from the second validation on: patience 1 stops at step 2; resumed with 3, at step 4."""
+def test_a_resumed_run_stops_by_its_new_patience(tmp_path):
+    """Values decrease from the second validation on: patience 1 stops at step 2; resumed with 3, at step 4."""
     config = tiny_run(tmp_path, max_steps=50, val_every=1)
     config.callbacks.patience, config.callbacks.generate_rows = 1, 1
     config.callbacks.monitor, config.callbacks.mode = "val/score", "max"
@@ -353,8 +353,8 @@ def test_a_resumed_run_stops_by_its_own_patience(tmp_path):
     assert fitted(config, tmp_path, scorer=scoring(values), resume=last)[1].steps == 4
 
 
-def test_the_best_value_of_another_monitor_does_not_count(tmp_path):
-    """Of val/loss less is better and it is below 9; a score that starts at 3 is the best score all the same."""
+def test_the_best_value_of_another_monitor_is_ignored(tmp_path):
+    """val/loss is minimized and below 9; the first value of the new score, 30, is nevertheless its best."""
     config = tiny_run(tmp_path, max_steps=2, val_every=1)
     config.callbacks.generate_rows = 1
     fitted(config, tmp_path, scorer=scoring(iter([0.0, 0.0])))
@@ -365,7 +365,7 @@ def test_the_best_value_of_another_monitor_does_not_count(tmp_path):
     assert checkpoint(Path(done.best))["global_step"] == 3
 
 
-def test_a_monitor_that_is_never_logged_is_one_line(tmp_path):
+def test_a_monitor_that_is_never_logged_is_reported_on_one_line(tmp_path):
     config = tiny_run(tmp_path, max_steps=4, val_every=1)
     config.callbacks.monitor, config.callbacks.patience = "val/blue", 3
     with pytest.raises(UserError, match=r"^callbacks\.monitor=val/blue: never logged by this run; it logs val/loss$"):
@@ -375,7 +375,7 @@ def test_a_monitor_that_is_never_logged_is_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+def test_a_nan_loss_ends_the_run(tmp_path):
     config = tiny_run(tmp_path, max_steps=20, val_every=10)
     config.optim.lr, config.optim.warmup_steps, config.trainer.gradient_clip_val = 1e30, 0, None
     with pytest.raises(
@@ -385,7 +385,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path, monkeypatch):
+def test_a_nan_validation_loss_overwrites_nothing(tmp_path, monkeypatch):
     config = tiny_run(tmp_path, max_steps=6, val_every=1, log_every_n_steps=100)
     model, data = build(config)
 
@@ -401,7 +401,7 @@ def test_a_validation_loss_that_is_no_number_overwrites_nothing(tmp_path, monkey
         assert state["global_step"] <= 2
 
 
-def test_an_impossible_trainer_is_one_line(tmp_path):
+def test_an_impossible_trainer_is_reported_on_one_line(tmp_path):
     for key, value in (("precision", "7-mixed"), ("accelerator", "gpux"), ("strategy", "telepathy")):
         config = tiny_run(tmp_path, **{key: value})
         with pytest.raises(UserError, match=rf"^trainer(\.{key}={value})?: ") as caught:
@@ -410,7 +410,7 @@ def test_an_impossible_trainer_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("slm", representatives(["t5", "gpt2"], ["t5"]))
-def test_bf16_trains(tmp_path, slm):
+def test_bf16_training_decreases_the_loss(tmp_path, slm):
     config = tiny_run(tmp_path, slm=slm, max_steps=25, val_every=25, precision="bf16-mixed")
     model, _ = fitted(config, tmp_path)
     losses = column(tmp_path, "train/loss")
@@ -434,7 +434,7 @@ def test_bf16_trains(tmp_path, slm):
         ("val/chrf++", None, "max"),
     ],
 )
-def test_a_loss_and_edits_get_better_downwards_and_other_metrics_upwards(monitor, mode, expected):
+def test_losses_and_error_rates_are_minimized_and_other_metrics_maximized(monitor, mode, expected):
     assert direction(CallbacksConfig(monitor=monitor, mode=mode), lower_is_better) == expected
 
 
@@ -444,7 +444,7 @@ def test_precisions_that_would_change_the_llm_are_refused(tmp_path, precision):
         build_trainer(TrainerConfig(precision=precision), tmp_path, [], [])
 
 
-def test_matmul_precision_holds_while_training_and_no_longer(tmp_path):
+def test_matmul_precision_is_set_during_training_only(tmp_path):
     seen = []
 
     class Seen(Callback):
@@ -464,6 +464,6 @@ def test_matmul_precision_holds_while_training_and_no_longer(tmp_path):
     assert torch.get_float32_matmul_precision() == before == "highest"
 
 
-def test_an_unknown_matmul_precision_is_one_line(tmp_path):
+def test_an_unknown_matmul_precision_is_reported_on_one_line(tmp_path):
     with pytest.raises(UserError, match=r"trainer\.matmul_precision=low: expected one of highest, high, medium"):
         fitted(tiny_run(tmp_path, matmul_precision="low"), tmp_path)

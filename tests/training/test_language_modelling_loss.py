@@ -1,4 +1,4 @@
-"""Task lm in training: the loss is transformers' own on the same ids, and a run from the command line."""
+"""Task lm in training: the loss equals that of transformers on the same ids, and a run from the command line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def plain_run(folder, slm="gpt2", **more):
 
 
 def losses_of_transformers(folder, limit):
-    """Summed loss and number of tokens of each piece of each text, by transformers' own shift and mean."""
+    """Summed loss and number of tokens of each piece of each text, with the shift and mean of transformers."""
     config = json.loads((folder / "config.json").read_text())
     seq = config["is_encoder_decoder"] if "is_encoder_decoder" in config else config["model_type"] == "t5"
     model = (AutoModelForSeq2SeqLM if seq else AutoModelForCausalLM).from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     found = []
     for text in TEXTS:
-        ids = tokenizer(text.strip())["input_ids"]  # eos behind
+        ids = tokenizer(text.strip())["input_ids"]  # eos at the end
         for start in range(0, len(ids), limit):
             piece = ids[start : start + limit]
             first = tokenizer("")["input_ids"]
@@ -50,7 +50,7 @@ def losses_of_transformers(folder, limit):
 
 @torch.no_grad()
 @pytest.mark.parametrize("slm", ["gpt2", "t5", "llama"])
-def test_the_loss_is_that_of_transformers_on_the_same_ids(tmp_path, slm):
+def test_the_loss_equals_that_of_transformers_on_the_same_ids(tmp_path, slm):
     config = plain_run(tmp_path, slm)
     model, data = build(config)
     found = losses_of_transformers(tmp_path / "zoo" / f"slm_{slm}_llm", 40)
@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_ids(tmp_path, slm):
         assert int((batch.labels_BT[b] != IGNORE_INDEX).sum()) == tokens
 
 
-def test_a_run_is_judged_by_perplexity_and_answers_its_one_prompt_once(tmp_path, monkeypatch, capsys):
+def test_a_run_is_evaluated_by_perplexity_and_answers_its_single_prompt_once(tmp_path, monkeypatch, capsys):
     config = plain_run(tmp_path, max_steps=3, val_every=3)
     config.model.slm.vocab = Vocab.corpus
     from llm2slm.commands import evaluate

@@ -18,7 +18,7 @@ from llm2slm.types import UserError
 
 
 class Slope(LightningModule):
-    """One weight; the loss is its distance from zero, so SGD moves it by exactly the learning rate each step."""
+    """One weight; the loss is its distance from zero, so SGD changes it by exactly the learning rate at each step."""
 
     def __init__(self, start: float, lr: float) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def fit(loggers: Any, start: float, lr: float, steps: int = 4) -> None:
 
 
 class Recorded:
-    """A logger that keeps what it is given."""
+    """A logger that records its values."""
 
     name = "recorded"
 
@@ -92,16 +92,16 @@ def read_csv(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_metrics_file_has_one_row_a_step_on_disk_at_once(tmp_path: Path) -> None:
+def test_metrics_file_has_one_row_per_step_and_is_flushed(tmp_path: Path) -> None:
     log = MetricsFile(tmp_path)
     log.log_metrics({"train/loss": torch.tensor(2.5), "epoch": 0}, step=10)
     assert read_csv(tmp_path) == [{"step": "10", "train/loss": "2.5", "epoch": "0"}]
     log.log_metrics({"train/loss": 2.0}, step=20)
-    log.log_metrics({"val/loss": 1.5}, step=20)  # a new column, in a row that stands already
-    log.log_metrics({"val/bleu": 7.0})  # no step: the last row's
+    log.log_metrics({"val/loss": 1.5}, step=20)  # a new column, in an existing row
+    log.log_metrics({"val/bleu": 7.0})  # no step: the last row
     log.log_metrics({"train/loss": 1.0}, step=30)
-    log.log_metrics({"train/loss": 0.5}, step=30)  # a known column: only the last row is written again
-    log.log_metrics({"val/loss": 9.0}, step=20)  # late news of an earlier step
+    log.log_metrics({"train/loss": 0.5}, step=30)  # a known column: only the last row is rewritten
+    log.log_metrics({"val/loss": 9.0}, step=20)  # a late value of an earlier step
     log.log_metrics({"train/loss": 0.25}, step=40)
     empty = {"train/loss": "", "epoch": "", "val/loss": "", "val/bleu": ""}
     assert read_csv(tmp_path) == [
@@ -112,15 +112,15 @@ def test_metrics_file_has_one_row_a_step_on_disk_at_once(tmp_path: Path) -> None
     ]
 
 
-def test_metrics_file_of_a_resumed_run_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+def test_metrics_file_of_a_resumed_run_continues_at_the_checkpoint(tmp_path: Path) -> None:
     killed = MetricsFile(tmp_path)
     for step in (10, 20, 30):
         killed.log_metrics({"train/loss": step / 10, "lr/slm": 0.1}, step=step)
     with killed.path.open("a", encoding="utf-8") as file:
-        file.write("4")  # died in the middle of the row of step 40
+        file.write("4")  # killed while it wrote the row of step 40
     before = killed.path.read_text(encoding="utf-8")
 
-    resumed = MetricsFile(tmp_path)  # from the checkpoint of step 20; logs nothing yet
+    resumed = MetricsFile(tmp_path)  # from the checkpoint of step 20; nothing is logged yet
     resumed.save()
     resumed.finalize("success")
     assert killed.path.read_text(encoding="utf-8") == before
@@ -135,7 +135,7 @@ def test_metrics_file_of_a_resumed_run_goes_on_where_the_checkpoint_was(tmp_path
     ]
 
 
-def test_foreign_metrics_file_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_metrics_file_of_another_program_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,loss\n1,2\n")
     with pytest.raises(UserError, match=r"metrics\.csv: not a metrics file"):
         MetricsFile(tmp_path).log_metrics({"train/loss": 1.0}, step=1)

@@ -1,4 +1,4 @@
-"""A device without enough memory, played by models that refuse large batches: what is said, and parts of batches."""
+"""A device without enough memory, simulated by models that refuse large batches: messages, and parts of batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def small_device(monkeypatch, rows, where="forward", only_rank=0):
-    """Training batches of more rows do not fit: at the start, or in the backward pass once gradients were added."""
+    """Larger training batches do not fit: at the start, or in the backward pass after gradients were accumulated."""
     original, seen = LLM2SLM.logits, []
 
     def logits(model, batch, *arguments):
@@ -65,7 +65,7 @@ CASES = [("forward", 1, 0.0), ("backward", 1, 0.0), ("backward", 2, 0.0), ("forw
 
 @pytest.mark.parametrize(("where", "windows", "distill"), representatives(CASES, [("backward", 2, 0.0)]))
 def test_parts_of_batches_give_the_same_gradients(tmp_path, monkeypatch, capsys, where, windows, distill):
-    """Losses, and the weights after four steps of AdamW and clipping, are those of whole batches."""
+    """Losses, and the weights after four steps of AdamW with clipping, equal those of whole batches."""
     config = without_dropout(tmp_path, accumulate_grad_batches=windows)
     config.optim.distill = distill
     whole = fitted(config, tmp_path / "whole")
@@ -85,7 +85,7 @@ def test_parts_of_batches_give_the_same_gradients(tmp_path, monkeypatch, capsys,
     assert off < 1e-3 * way
 
 
-def test_where_everything_fits_nothing_changes(tmp_path):
+def test_micro_batches_change_nothing_if_everything_fits(tmp_path):
     config = tiny_run(tmp_path, max_steps=3, val_every=3)
     config.callbacks.generate_rows = 0
     whole = fitted(config, tmp_path / "whole")
@@ -95,7 +95,7 @@ def test_where_everything_fits_nothing_changes(tmp_path):
 
 
 @pytest.mark.slow
-def test_parts_with_dropout_resume_exactly(tmp_path, monkeypatch):
+def test_parts_with_dropout_are_resumed_exactly(tmp_path, monkeypatch):
     config = tiny_run(tmp_path, max_steps=6, val_every=3, micro_batch="auto")
     config.callbacks.generate_rows = 0
     small_device(monkeypatch, 3)
@@ -110,7 +110,7 @@ SHAPE = r"\d+ rows of \d+ prompt tokens and \d+ response tokens"
 
 
 @pytest.mark.parametrize("where", representatives(["forward", "backward"], ["backward"]))
-def test_a_batch_that_does_not_fit_is_named_with_the_remedy(tmp_path, monkeypatch, where):
+def test_a_batch_that_does_not_fit_is_reported_with_the_remedy(tmp_path, monkeypatch, where):
     small_device(monkeypatch, 2, where)
     remedy = r"lower data.batch_tokens \(and raise .*\), or set trainer.micro_batch=auto, which keeps the gradient"
     with pytest.raises(OutOfMemory, match=rf"^out of memory in a training batch of {SHAPE}; {remedy}$"):
@@ -123,7 +123,7 @@ def test_a_row_that_does_not_fit_alone_ends_the_training(tmp_path, monkeypatch):
         fitted(without_dropout(tmp_path, micro_batch="auto"), tmp_path / "run")
 
 
-def test_a_validation_batch_and_the_optimizer(tmp_path, monkeypatch):
+def test_validation_batches_and_the_optimizer_without_memory_are_reported(tmp_path, monkeypatch):
     config = without_dropout(tmp_path)
     with monkeypatch.context() as patch:
         original = LLM2SLM.logits
@@ -145,7 +145,7 @@ def test_a_validation_batch_and_the_optimizer(tmp_path, monkeypatch):
         fitted(config, tmp_path / "optimizer")
 
 
-def test_other_errors_stay():
+def test_other_errors_are_not_changed():
     with pytest.raises(RuntimeError, match=r"^shape mismatch$"), explained("a batch", "less"):
         raise RuntimeError("shape mismatch")
     assert not is_out_of_memory(ValueError("out of memory"))
@@ -160,7 +160,7 @@ def test_other_errors_stay():
         ({"micro_batch": "auto", "control": True}, "micro_batch=auto: model.control=shuffled exchanges prompts"),
     ],
 )
-def test_impossible_settings(tmp_path, change, said):
+def test_impossible_settings_are_refused(tmp_path, change, said):
     if change.pop("control", False):
         config = tiny_run(tmp_path, **change)
         config.model.control = Control.shuffled
@@ -170,7 +170,7 @@ def test_impossible_settings(tmp_path, change, said):
         check_micro_batch(config)
 
 
-def test_rows_of_a_batch():
+def test_rows_of_a_batch_are_selected():
     ids = torch.arange(12).view(4, 3)
     teacher = Batch(ids + 100, ids > 0)
     part = Batch(ids, ids > 2, labels_BT=ids, indices=(5, 6, 7, 8), teacher=teacher).rows(1, 3)

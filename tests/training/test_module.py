@@ -1,4 +1,4 @@
-"""What one optimizer step is: the token mean over micro-batches and windows, against loops written by hand."""
+"""One optimizer step: the mean over the tokens of micro-batches and windows, against loops written by hand."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llm2slm.training.optim import parameter_groups, schedule_factor
 from llm2slm.types import SystemKind
 
 MICRO = [[0, 1, 2, 3, 4, 5, 6], [7], [8, 9, 10]]
-"""Rows of the micro-batches of one step; far from equal in tokens."""
+"""Rows of the micro-batches of one step, with very different numbers of tokens."""
 
 
 @pytest.fixture
 def sgd(monkeypatch):
-    """SGD in AdamW's place: its step is linear in the gradient, where Adam's first steps blow rounding errors up."""
+    """Replaces AdamW by SGD: its step is linear in the gradient, whereas Adam's first steps amplify rounding errors."""
 
     def build_sgd(model, cfg):
         return torch.optim.SGD(parameter_groups(model, cfg), momentum=0.9)
@@ -54,7 +54,7 @@ def trained(config, batches, accumulate, steps, clip=None):
 
 
 def by_hand(config, rows, steps, clip):
-    """The same written out: mean over all tokens, clip, the two rates, schedule. No Lightning, no module."""
+    """The same by hand: mean over all tokens, clipping, both rates, schedule. No Lightning, no module."""
     model, data = build(config)
     model.train()
     groups = {"projector.": config.optim.projector_lr, "slm.": config.optim.lr}
@@ -90,7 +90,7 @@ def assert_close(found, wanted):
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_micro_batches_of_unequal_tokens_make_the_step_of_one_big_batch(tmp_path, sgd):
+def test_micro_batches_of_unequal_tokens_give_the_step_of_one_large_batch(tmp_path, sgd):
     config = no_dropout(tmp_path)
     whole = [row for rows in MICRO for row in rows]
     start = weights(build(config)[0])
@@ -104,8 +104,8 @@ def test_micro_batches_of_unequal_tokens_make_the_step_of_one_big_batch(tmp_path
     assert moved > 100 * 2e-6, "the tolerance must be small against what a step does"
 
 
-def test_a_mean_of_means_would_be_seen(tmp_path):
-    """The same batches weighed alike give other weights: the test above can fail."""
+def test_a_mean_of_means_differs(tmp_path):
+    """The same batches with equal weights give another result: the test above can fail."""
     config = no_dropout(tmp_path)
     model, data = build(config)
     losses = []
@@ -116,9 +116,9 @@ def test_a_mean_of_means_would_be_seen(tmp_path):
     assert abs(float(sum(losses).detach() / 3) - logged["train/loss"]) > 1e-3
 
 
-def test_an_unfinished_window_at_the_end_of_an_epoch_is_divided_by_its_own_tokens(tmp_path, sgd):
+def test_an_incomplete_window_at_the_end_of_an_epoch_is_divided_by_its_tokens(tmp_path, sgd):
     config = no_dropout(tmp_path)
-    window, _ = trained(config, MICRO, accumulate=2, steps=2)  # rows of the first two, then the third alone
+    window, _ = trained(config, MICRO, accumulate=2, steps=2)  # rows of the first two, then of the third only
     twice, _ = trained(config, [MICRO[0] + MICRO[1], MICRO[2]], accumulate=1, steps=2)
     assert_close(window, twice)
 
@@ -132,7 +132,7 @@ def test_logged_rates_are_those_of_the_step(tmp_path):
     assert not [name for name in logged if "no_decay" in name]
 
 
-def test_the_rate_of_virtual_tokens_alone_is_logged(tmp_path):
+def test_the_rate_of_virtual_tokens_only_is_logged(tmp_path):
     config = no_dropout(tmp_path)
     config.model.kind, config.model.slm.tune = SystemKind.slm, "prompt"
     config.optim.warmup_steps = 4
@@ -140,9 +140,9 @@ def test_the_rate_of_virtual_tokens_alone_is_logged(tmp_path):
     assert logged["train/lr_slm"] == torch.tensor(config.optim.lr / 4).item()
 
 
-def test_validation_loss_is_the_token_mean_whatever_the_batches(tmp_path):
+def test_validation_loss_is_the_token_mean_for_every_batch_size(tmp_path):
     config = no_dropout(tmp_path)
-    config.optim.label_smoothing = 0.3  # which validation leaves out
+    config.optim.label_smoothing = 0.3  # validation does not use it
     module, data = module_of(config)
     rows = range(len(data.encoded("validation")))
     total, tokens = 0.0, 0

@@ -1,4 +1,4 @@
-"""Muon against torch's own, against the singular value decomposition, and AdamW's part against torch's AdamW."""
+"""Muon against torch's Muon and the singular value decomposition, and its AdamW part against torch's AdamW."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def drawn(seed, shapes=SHAPES):
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (6, 30), (30, 6)])
-def test_singular_vectors_stay_and_singular_values_come_near_one(shape):
+def test_singular_vectors_are_kept_and_singular_values_approach_one(shape):
     matrix = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     result = orthogonalize(matrix)
     for before, after in zip(matrix, result, strict=True):
         u, _, vh = torch.linalg.svd(before, full_matrices=False)
-        values = u.mT @ after @ vh.mT  # diagonal exactly where the singular vectors are kept
+        values = u.mT @ after @ vh.mT  # diagonal if and only if the singular vectors are kept
         assert (values - torch.diag(values.diagonal())).abs().max() < 1e-4
         assert values.diagonal().min() > 0.6
         assert values.diagonal().max() < 1.3
 
 
-def test_matrices_move_as_under_torchs_muon():
-    """Its Newton-Schulz runs in bfloat16, hence the tolerance; a step along another direction is off by 100 %."""
+def test_matrices_are_updated_as_by_torchs_muon():
+    """Its Newton-Schulz runs in bfloat16, hence the tolerance; a step in another direction differs by 100 %."""
     ours, theirs = [[nn.Parameter(p) for p in drawn(0)] for _ in range(2)]
     mine = Muon([{"params": ours, "lr": 0.1, "weight_decay": 0.2, "muon": True}])
     oracle = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
@@ -47,7 +47,7 @@ def test_matrices_move_as_under_torchs_muon():
         assert (a - b).norm() < 0.02 * (b - start).norm()
 
 
-def test_the_rest_moves_as_under_torchs_adamw():
+def test_other_parameters_are_updated_as_by_torchs_adamw():
     shapes = [(7,), (4, 5), (2, 3, 4)]
     ours, theirs = [[nn.Parameter(p) for p in drawn(0, shapes)] for _ in range(2)]
     mine = Muon([{"params": ours, "lr": 0.1, "weight_decay": 0.2}], betas=(0.8, 0.9))
@@ -61,7 +61,7 @@ def test_the_rest_moves_as_under_torchs_adamw():
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_a_parameter_without_gradient_stays():
+def test_a_parameter_without_gradient_is_unchanged():
     still, moved = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))
     moved.grad = torch.eye(4)
     Muon([{"params": [still, moved], "weight_decay": 0.5, "muon": True}]).step()
@@ -69,7 +69,7 @@ def test_a_parameter_without_gradient_stays():
     assert not torch.equal(moved, torch.ones(4, 4))
 
 
-def test_its_state_goes_on_where_it_was_saved():
+def test_the_state_of_the_optimizer_is_resumed():
     def trained(split):
         parameters = [nn.Parameter(p) for p in drawn(0)]
         groups = [{"params": parameters[:4], "muon": True}, {"params": parameters[4:]}]
@@ -94,8 +94,8 @@ def test_a_vector_in_a_group_of_matrices_is_refused():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_words_are_no_hidden_matrices(tmp_path, tied):
-    """Embeddings and output layer are AdamW's under Muon, tied or not; under AdamW the output layer decays."""
+def test_embeddings_and_output_layer_are_not_hidden_matrices(tmp_path, tied):
+    """AdamW updates embeddings and output layer under Muon, tied or not; under AdamW the output layer decays."""
     config = tiny_run(tmp_path, slm="gpt2")
     config.model.slm.config, config.model.slm.init = {"tie_word_embeddings": tied}, Init.random
     model, _ = build(config)

@@ -1,4 +1,4 @@
-"""Parameter groups by name, their rates, and the schedule at steps computed by hand."""
+"""Parameter groups by name, their rates, and the schedule at steps calculated by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def names(model, cfg):
 
 
 def t5_names(sides):
-    """What a T5 of the test kit holds, written down from its architecture: matrices, and the rest."""
+    """The parameters of a T5 of the test kit, listed by its architecture: matrices, and the others."""
     matrices, rest = set(), {"slm.shared.weight"}
     for side in sides:
         layers, attentions = T5_BLOCKS[side]
@@ -46,7 +46,7 @@ def projector_names(model):
 
 
 @pytest.mark.parametrize(("mode", "sides"), [("add", ("encoder", "decoder")), ("memory", ("decoder",))])
-def test_groups_of_a_t5_hybrid_hold_exactly(tmp_path, mode, sides):
+def test_groups_of_a_t5_hybrid_contain_exactly_its_parameters(tmp_path, mode, sides):
     model, _ = build(tiny_run(tmp_path, mode=mode))
     matrices, rest = t5_names(sides)
     linear, others = projector_names(model)
@@ -55,7 +55,7 @@ def test_groups_of_a_t5_hybrid_hold_exactly(tmp_path, mode, sides):
     assert set().union(*expected.values()) == model.trainable_names()
 
 
-def test_groups_of_a_gpt2_hybrid_hold_exactly(tmp_path):
+def test_groups_of_a_gpt2_hybrid_contain_exactly_its_parameters(tmp_path):
     model, _ = build(tiny_run(tmp_path, slm="gpt2"))
     linear, others = projector_names(model)
     matrices, rest = set(), {"slm.transformer.wte.weight", "slm.transformer.wpe.weight"}
@@ -77,7 +77,7 @@ def test_a_system_alone_has_no_projector_group(tmp_path, kind):
     assert names(model, OptimConfig()) == {"slm": matrices, "slm_no_decay": rest}
 
 
-def test_rates_and_decay_of_each_group(tmp_path):
+def test_rates_and_decay_of_each_group_are_set(tmp_path):
     model, _ = build(tiny_run(tmp_path))
     cfg = OptimConfig(lr=0.3, projector_lr=0.7, weight_decay=0.05, betas=(0.8, 0.9))
     groups = {g["name"]: (g["lr"], g["weight_decay"], g["betas"]) for g in build_optimizer(model, cfg).param_groups}
@@ -93,7 +93,7 @@ def test_rates_and_decay_of_each_group(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_embeddings_with_a_rate_of_their_own_are_a_group(tmp_path, optimizer, tied):
+def test_embeddings_with_a_separate_rate_are_a_group(tmp_path, optimizer, tied):
     config = tiny_run(tmp_path, slm="gpt2", mode="memory")
     config.model.slm.config, config.model.slm.init = {"tie_word_embeddings": tied}, Init.random
     model, _ = build(config)
@@ -110,8 +110,8 @@ def test_embeddings_with_a_rate_of_their_own_are_a_group(tmp_path, optimizer, ti
     assert set().union(*names(model, cfg).values()) == model.trainable_names()
 
 
-def test_decay_shrinks_matrices_alone(tmp_path):
-    """One step of AdamW with no gradient at all: weight <- weight * (1 - lr * decay), or left as it is."""
+def test_decay_shrinks_matrices_only(tmp_path):
+    """One step of AdamW without a gradient: weight <- weight * (1 - lr * decay), or unchanged."""
     model, _ = build(tiny_run(tmp_path))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5))
@@ -132,23 +132,23 @@ def test_decay_shrinks_matrices_alone(tmp_path):
         ("constant", {4: 1.0, 8: 1.0, 12: 1.0}),
     ],
 )
-def test_schedule_by_hand(schedule, expected):
+def test_the_schedule_worked_out_by_hand(schedule, expected):
     factor = schedule_factor(OptimConfig(warmup_steps=4, schedule=schedule, final_lr=0.1), max_steps=12)
     assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     for step, value in expected.items():
         assert factor(step) == pytest.approx(value, abs=1e-12), step
 
 
-def test_no_warm_up_starts_at_the_peak():
+def test_without_warm_up_the_rate_starts_at_the_peak():
     assert schedule_factor(OptimConfig(warmup_steps=0, schedule="linear"), max_steps=4)(0) == 1.0
 
 
-def test_unknown_schedule_is_one_line():
+def test_an_unknown_schedule_is_reported_on_one_line():
     with pytest.raises(UserError, match=r"optim\.schedule=cosin: expected one of cosine, linear, constant"):
         schedule_factor(OptimConfig(schedule="cosin"), 10)
 
 
-def test_unknown_optimizer_is_one_line(tmp_path):
+def test_an_unknown_optimizer_is_reported_on_one_line(tmp_path):
     model, _ = build(tiny_run(tmp_path))
     with pytest.raises(UserError, match=r"optim\.name=adam: expected one of adamw, muon"):
         build_optimizer(model, OptimConfig(name="adam"))

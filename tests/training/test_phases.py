@@ -1,4 +1,4 @@
-"""The first phase of a training (`optim.freeze_slm_steps`): the SLM stays as it is, bit for bit, and then learns."""
+"""The first phase of a training (`optim.freeze_slm_steps`): the SLM is bit-identical, and is trained afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def phased(root: Path, steps: int, slm: str = "t5", mode: str = "add", **trainer
 
 
 class States(Callback):
-    """The trainable weights after each optimizer step, and the parameters that the optimizer has a state for."""
+    """The trainable weights after each optimizer step, and the parameters with an optimizer state."""
 
     def __init__(self) -> None:
         self.after: list[dict[str, torch.Tensor]] = []
@@ -72,7 +72,9 @@ def watched(config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         lambda case: case[:2] != ("t5", "add") or case[3] == 2,
     ),
 )
-def test_the_slm_stays_bit_for_bit_and_then_moves(tmp_path, monkeypatch, slm, mode, optimizer, windows) -> None:
+def test_the_slm_is_bit_identical_in_the_first_phase_and_is_trained_afterwards(
+    tmp_path, monkeypatch, slm, mode, optimizer, windows
+) -> None:
     config = phased(tmp_path, 3, slm, mode, accumulate_grad_batches=windows)
     config.optim.name = optimizer
     states = watched(config, tmp_path / "run", monkeypatch)
@@ -85,16 +87,16 @@ def test_the_slm_stays_bit_for_bit_and_then_moves(tmp_path, monkeypatch, slm, mo
         assert not states.stateful[step - 1] & slm_names
         assert any(not torch.equal(states.after[step][name], states.after[step - 1][name]) for name in others)
     moved = [name for name in slm_names if not torch.equal(states.after[4][name], start[name])]
-    assert len(moved) > len(slm_names) * 0.8  # rows of embeddings that no batch has need not
+    assert len(moved) > len(slm_names) * 0.8  # embedding rows that are in no batch need not change
     assert states.stateful[3] >= slm_names
 
 
 @pytest.mark.slow
-def test_the_projector_learns_what_it_would_learn_beside_a_moving_slm_in_its_first_step(tmp_path, monkeypatch) -> None:
-    """Its gradient is the same whether or not the SLM's is computed; so is every learning rate."""
+def test_the_projectors_first_step_is_that_of_a_training_without_phases(tmp_path, monkeypatch) -> None:
+    """Its gradient does not depend on whether the SLM's is computed; neither does any learning rate."""
     one = watched(phased(tmp_path, 3), tmp_path / "phased", monkeypatch)
     other = watched(phased(tmp_path, 0), tmp_path / "plain", monkeypatch)
-    # the norm that gradients are clipped by is that of what is trained: an unclipped run is compared
+    # clipping uses the norm of the trained parameters: an unclipped run is compared
     for name in one.after[0]:
         assert torch.equal(one.after[0][name], other.after[0][name])
     rates = [
@@ -110,7 +112,9 @@ def test_the_projector_learns_what_it_would_learn_beside_a_moving_slm_in_its_fir
 
 @pytest.mark.parametrize("optimizer", representatives(["adamw", "muon"], ["adamw"]))
 @pytest.mark.parametrize("stop", representatives([2, 5], [2]))
-def test_stopped_in_either_phase_and_resumed_equals_undisturbed(tmp_path, monkeypatch, stop, optimizer) -> None:
+def test_a_run_stopped_in_either_phase_and_resumed_equals_an_undisturbed_one(
+    tmp_path, monkeypatch, stop, optimizer
+) -> None:
     config = phased(tmp_path, 4, max_steps=8)
     config.optim.name = optimizer
     train(deepcopy(config), tmp_path / "whole")
@@ -121,8 +125,8 @@ def test_stopped_in_either_phase_and_resumed_equals_undisturbed(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_two_processes_stopped_in_the_first_phase_and_resumed_equal_undisturbed(tmp_path) -> None:
-    """Each process drops the same gradients, after they were added up."""
+def test_two_processes_stopped_in_the_first_phase_and_resumed_equal_undisturbed_ones(tmp_path) -> None:
+    """Each process drops the same gradients, after the reduction."""
     config = phased(tmp_path, 3, devices=2, strategy="ddp_fork")
     config.data.batch_tokens = 110
     start = {f"model.{n}": p.detach().clone() for n, p in build(config)[0].named_parameters() if n.startswith("slm.")}
@@ -149,7 +153,7 @@ def test_two_processes_stopped_in_the_first_phase_and_resumed_equal_undisturbed(
         ({"steps": 6}, r"trainer\.max_steps=6 has no step in which the SLM is trained"),
     ],
 )
-def test_a_phase_that_cannot_be_is_refused(tmp_path, changes, words) -> None:
+def test_an_impossible_first_phase_is_refused(tmp_path, changes, words) -> None:
     config = phased(tmp_path, changes.get("steps", 3))
     config.model.kind = changes.get("kind", SystemKind.llm2slm)
     config.model.slm.tune = changes.get("tune", "full")
@@ -158,7 +162,7 @@ def test_a_phase_that_cannot_be_is_refused(tmp_path, changes, words) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_adapters_are_held_too(tmp_path) -> None:
+def test_adapters_are_frozen_in_the_first_phase(tmp_path) -> None:
     config = tiny_run(tmp_path)
     config.model.slm.tune, config.model.slm.peft = "lora", {"r": 2, "target_modules": ["q"]}
     model = build(config)[0]
@@ -179,13 +183,13 @@ def test_adapters_are_held_too(tmp_path) -> None:
         (1e-4, None, LanguageModelConfig(config={"model_type": "gpt2"}), 1e-4),
     ],
 )
-def test_the_projectors_rate(lr, given, slm, expected) -> None:
+def test_the_default_rate_of_the_projector(lr, given, slm, expected) -> None:
     optim = OptimConfig(lr=lr, projector_lr=given)
     assert projector_rate(optim, ModelConfig(slm=slm)) == pytest.approx(expected)
     assert projector_rate(OptimConfig(lr=lr), ModelConfig(kind=SystemKind.slm, slm=slm)) == lr
 
 
-def test_the_rate_reaches_the_optimizer(tmp_path) -> None:
+def test_the_rate_of_the_projector_is_set_in_the_optimizer(tmp_path) -> None:
     config = phased(tmp_path, 0, max_steps=2)
     config.optim.lr, config.optim.projector_lr = 2e-5, None
     result = train(config, tmp_path / "run")
@@ -193,8 +197,8 @@ def test_the_rate_reaches_the_optimizer(tmp_path) -> None:
     assert result.systems[0].notes["projector_lr"] == pytest.approx(2e-4)
 
 
-def as_it_is(root: Path) -> RunConfig:
-    """`kv` into an SLM that shares the LLM's cache: the hybrid has no projector."""
+def without_projector(root: Path) -> RunConfig:
+    """`kv` with an SLM that shares the LLM's cache: the hybrid has no projector."""
     config = tiny_run(root, slm="gpt2", llm="gpt2", mode="kv", max_steps=4)
     config.model.slm.name, config.model.slm.tokenizer = config.model.llm.name, config.model.llm.tokenizer
     return config
@@ -204,8 +208,8 @@ def as_it_is(root: Path) -> RunConfig:
     ({"tune": "none"}, r"model\.slm\.tune=none: leaves nothing to train, as model\.conditioning=kv has no projector"),
     ({"freeze_slm_steps": 2}, r"optim\.freeze_slm_steps=2: model\.conditioning=kv has no projector: the SLM uses"),
 ])  # fmt: skip
-def test_without_a_projector_there_is_nothing_to_train_alone(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    config = as_it_is(tmp_path)
+def test_without_a_projector_frozen_slms_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    config = without_projector(tmp_path)
     for name, value in change.items():
         setattr(config.model.slm if name == "tune" else config.optim, name, value)
     with pytest.raises(UserError, match=said):
@@ -213,7 +217,7 @@ def test_without_a_projector_there_is_nothing_to_train_alone(tmp_path: Path, cha
     assert not (tmp_path / "run").exists()
 
 
-def test_a_rate_of_no_embeddings_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unused_rate_of_embeddings_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny_run(tmp_path)
     config.optim.embedding_lr, config.trainer.max_steps = 1e-2, 2
     train(deepcopy(config), tmp_path / "one")
@@ -224,8 +228,8 @@ def test_a_rate_of_no_embeddings_is_named(tmp_path: Path, capsys: pytest.Capture
     assert message in capsys.readouterr().err
 
 
-def test_a_rate_of_no_projector_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = as_it_is(tmp_path)
+def test_an_unused_rate_of_the_projector_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = without_projector(tmp_path)
     config.optim.projector_lr = None
     train(deepcopy(config), tmp_path / "one")
     assert "projector_lr" not in capsys.readouterr().err

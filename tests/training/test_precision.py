@@ -1,4 +1,4 @@
-"""The precision of a training: `trainer.precision=auto`, and attention in float32 where a CPU computes in bfloat16."""
+"""The precision of a training: `trainer.precision=auto`, and attention in float32 if a CPU computes in bfloat16."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Backward(TorchDispatchMode):
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_is_that_of_float32_in_the_dtype_of_torch(dtype, autocast):
+def test_attention_is_computed_in_float32_and_returned_in_the_dtype_of_torch(dtype, autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         usual = scaled_dot_product_attention(*inputs(dtype), is_causal=True)
     wanted = scaled_dot_product_attention(*(each.float() for each in inputs(dtype)), is_causal=True)
@@ -62,7 +62,7 @@ def test_only_bfloat16_on_a_cpu_changes_attention():
 
 @pytest.mark.parametrize("micro", [None, "auto"])
 @pytest.mark.parametrize("name", ["bf16-mixed", "32-true"])
-def test_the_forward_pass_of_a_training_step(tmp_path, monkeypatch, name, micro):
+def test_the_precision_of_the_forward_pass_of_a_training_step(tmp_path, monkeypatch, name, micro):
     config = tiny_run(tmp_path, max_steps=2, val_every=2, precision=name, micro_batch=micro)
     seen, original = [], LLM2SLM.logits
 
@@ -88,7 +88,7 @@ def test_the_forward_pass_of_a_training_step(tmp_path, monkeypatch, name, micro)
         ("cuda", {"avx512_bf16": True}, False, "32-true"),
     ],
 )
-def test_auto(monkeypatch, device, capabilities, gpu, wanted):
+def test_auto_is_chosen_by_the_hardware(monkeypatch, device, capabilities, gpu, wanted):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: gpu)
     assert settled("auto", device) == wanted
@@ -96,7 +96,7 @@ def test_auto(monkeypatch, device, capabilities, gpu, wanted):
         assert settled(given, device) == given
 
 
-def test_auto_of_a_torch_that_does_not_know_the_processor(monkeypatch):
+def test_auto_is_32_true_if_torch_does_not_know_the_processor(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert settled("auto", "cpu") == "32-true"
 

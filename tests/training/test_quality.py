@@ -1,4 +1,4 @@
-"""Scores of generated answers while training: two processes log what one logs, to the last bit."""
+"""Scores of generated answers during training: two processes log those of one, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METRICS = ["bleu", "chrf++", "rougeL"]
 
 
 class Seen(Callback):
-    """Writes down, in each process, what was logged."""
+    """Records the logged values in each process."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -41,7 +41,7 @@ class Seen(Callback):
 
 
 def validated(folder, rows, scorer_of, **trainer):
-    """What each process logged, after a validation with answers to the first rows."""
+    """The values that each process logged, after a validation with answers to the first rows."""
     config = tiny_run(folder.parent / "shared")
     config.task.metrics = METRICS
     config.data.eval_batch_size = 2
@@ -83,7 +83,7 @@ def read(folder, name):
 
 
 @pytest.mark.parametrize("rows", representatives([11, 2], [11]))
-def test_two_processes_log_the_very_scores_of_one(tmp_path, rows):
+def test_two_processes_log_exactly_the_scores_of_one(tmp_path, rows):
     """Eleven rows in batches of two: six batches, three for each. Two rows: one batch, the second process has none."""
     both, alone = tmp_path / "both", tmp_path / "alone"
     [single] = validated(alone, rows, recording(alone), devices=1)
@@ -101,7 +101,7 @@ def test_two_processes_log_the_very_scores_of_one(tmp_path, rows):
         assert [len(part) for part in parts] == [2, 0]
         return
     assert [len(part) for part in parts] == [6, 5]
-    # what each process would have found for itself is something else, and so is the mean of the two
+    # the score of each share differs, and so does the mean of both
     _, data = build(tiny_run(tmp_path / "shared"))
     texts, targets = read(alone, "texts"), [example.target for example in data.examples("validation")]
     own = [score(["chrf++"], [texts[i] for i in part], [targets[i] for i in part])["chrf++"].value for part in parts]
@@ -115,8 +115,8 @@ BETTER = [CHINESE[0], CHINESE[1].replace("早上", "晚上"), CHINESE[2].replace
 
 @pytest.mark.parametrize("language", representatives(["zh", None], ["zh"]))
 def test_the_better_checkpoint_is_kept_for_chinese(tmp_path, language):
-    """After the first step worse answers, then better ones, then worse ones again. By words between spaces both are
-    worth nothing, and the first one would be kept."""
+    """After the first step worse answers, then better ones, then worse ones again. With words between spaces both have
+    score zero, and the first one would be kept."""
     config = tiny_run(tmp_path, max_steps=3, val_every=1)
     for split in ("train", "validation", "test"):
         rows = [{"source": "the dog sees", "target": CHINESE[n % 3]} for n in range(9 if split == "train" else 3)]
@@ -136,24 +136,24 @@ def test_the_better_checkpoint_is_kept_for_chinese(tmp_path, language):
     logged = [float(row["val/bleu"]) for row in curve(tmp_path) if row.get("val/bleu")]
     for value, answered in zip(logged, [WORSE, BETTER, WORSE], strict=True):
         assert value == pytest.approx(corpus_bleu(answered, [CHINESE], tokenize="zh").score, rel=1e-6)
-        final = measure(model, data, task, answered, config=config, split="test")  # as the final test scores them
+        final = measure(model, data, task, answered, config=config, split="test")  # scored like the final test
         assert value == pytest.approx(final["bleu"].score().value, rel=1e-6)
         assert corpus_bleu(answered, [CHINESE], force=True).score == 0
 
 
-def test_validation_is_tokenized_as_the_final_test_where_their_scripts_differ():
-    """Validation rows in Latin letters alone, as the first rows of such a corpus may be."""
+def test_validation_is_tokenized_like_the_final_test_for_different_scripts():
+    """Validation rows in Latin script only, like the first rows of such a corpus may be."""
     task = resolve(TaskConfig(metrics=["rougeL"]))
     latin = [Example(0, "", "", "Füße")]
     assert validation_scorer(task, 4, "und").score(latin, ["f"]) == {"rougeL": 0}
-    assert validation_scorer(task, 4, "en").score(latin, ["f"])["rougeL"] > 0  # of f, e: English's tokenizer
+    assert validation_scorer(task, 4, "en").score(latin, ["f"])["rougeL"] > 0  # f of f, e: tokenized as English
     assert language_seen([Example(0, "", "", "книга")]) == "und"
     assert language_seen([Example(0, "", "", "книга", "ru"), *latin]) == "en"
 
 
 @pytest.mark.parametrize("world", representatives([1, 2, 3, 8], [1, 3]))
-def test_shares_together_are_the_answers_of_one_process(tmp_path, world):
-    """Also more processes than batches. The very same answers: a batch is never put together anew."""
+def test_the_shares_of_all_processes_equal_the_answers_of_one(tmp_path, world):
+    """Also with more processes than batches. The answers are identical, because the batches are."""
     config = tiny_run(tmp_path)
     model, data = build(config)
     examples = data.examples("validation")
@@ -166,13 +166,13 @@ def test_shares_together_are_the_answers_of_one_process(tmp_path, world):
 
 
 @pytest.mark.parametrize("texts", [{}, {4: "a"}, {3: "", 0: "né 犬 \U0001f600", 7: "half \ud83d", 1: "x\n" * 300}])
-def test_texts_come_back_as_they_were(texts):
+def test_texts_are_exchanged_unchanged(texts):
     kept = GatheredTexts()
     kept.update(texts)
     assert kept.compute() == texts
 
 
-def test_metrics_that_need_a_model_wait_until_the_end(tmp_path):
+def test_metrics_that_need_a_model_are_computed_at_the_end_only(tmp_path):
     config = tiny_run(tmp_path)
     config.task.metrics, config.callbacks.monitor = ["perplexity", "bertscore:a", "chrf"], "val/perplexity"
     task = resolve(config.task)

@@ -1,5 +1,5 @@
-"""The learning rate of every step: what the optimizer applies and what metrics.csv says, against a closed formula, in
-one go and over a resume, with the same and with another trainer.max_steps."""
+"""The learning rate of every step: that of the optimizer and that in metrics.csv, against a closed formula, with and
+without resuming, with the same and with another trainer.max_steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rate(peak, step, schedule, max_steps):
 
 
 class Applied(Callback):
-    """Notes each group's rate at the moment of each optimizer step."""
+    """Records the rate of each group at each optimizer step."""
 
     def __init__(self):
         self.rates = {}
@@ -47,7 +47,7 @@ def scheduled(root, optimizer, schedule, max_steps):
 
 
 def applied(monkeypatch, config, folder):
-    """Trains, and returns the rates that were applied by step."""
+    """Trains, and returns the applied rates by step."""
     seen = Applied()
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -64,7 +64,7 @@ def applied(monkeypatch, config, folder):
 @pytest.mark.parametrize(
     "steps", representatives([(6, 12), (2, 7)], [(6, 12)], whole=True), ids=["after warm-up", "within warm-up"]
 )
-def test_a_longer_schedule_holds_from_the_first_resumed_step_on(tmp_path, monkeypatch, optimizer, schedule, steps):
+def test_a_longer_schedule_applies_from_the_first_resumed_step(tmp_path, monkeypatch, optimizer, schedule, steps):
     first, last = steps
     rates = applied(monkeypatch, scheduled(tmp_path, optimizer, schedule, first), tmp_path / "run")
     longer = scheduled(tmp_path, optimizer, schedule, last)
@@ -81,8 +81,8 @@ def test_a_longer_schedule_holds_from_the_first_resumed_step_on(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_stored_rates_and_weights_of_a_longer_run_are_those_of_a_run_in_one_go(tmp_path):
-    """A constant rate after warm-up does not depend on trainer.max_steps: both ways give the same bits."""
+def test_stored_rates_and_weights_of_an_extended_run_equal_those_of_an_uninterrupted_one(tmp_path):
+    """A constant rate after warm-up does not depend on trainer.max_steps: both runs are bit-identical."""
     short = scheduled(tmp_path, "adamw", "constant", 4)
     train(deepcopy(short), tmp_path / "parts")
     short.trainer.max_steps, short.run = 8, str(tmp_path / "parts")

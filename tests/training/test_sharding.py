@@ -1,4 +1,4 @@
-"""FSDP2 on two CPU processes (gloo): the training of one process, the same run directory, and exact resumption."""
+"""FSDP2 on two CPU processes (gloo): the training of one process, the same run directory, and exact resuming."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 def overrides(root, config, folder):
-    """Of a training by two processes. Of 11 validation rows they have 6 and 5: two batches and one, and one without
-    labels."""
+    """Overrides of a training by two processes. Of 11 validation rows they have 6 and 5: two batches and one, and one
+    without labels."""
     words = [word for word in two_processes(root, config, folder) if word != "trainer=ddp_cpu"]
     return [
         *words, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=4",
@@ -63,7 +63,7 @@ def run(tmp_path, *words, ok=0, **environment):
 
 
 @pytest.mark.slow
-def test_two_sharded_processes_train_what_one_does(tmp_path):
+def test_two_sharded_processes_train_like_one(tmp_path):
     alone = tiny_run(tmp_path, max_steps=4, val_every=2, accumulate_grad_batches=2)
     alone.model.slm.name = str(write_tiny_t5(tmp_path / "zoo" / "slm", dropout=0.0))
     start = weights(build(alone)[0])
@@ -100,7 +100,7 @@ def test_two_sharded_processes_train_what_one_does(tmp_path):
 @pytest.mark.slow
 def test_sharded_processes_stop_and_resume_exactly_with_dropout(tmp_path):
     config = tiny_run(tmp_path)
-    rare = "trainer.log_every_n_steps=50"  # a stop does not wait for a step that is logged
+    rare = "trainer.log_every_n_steps=50"  # a stop does not wait for a logged step
     run(tmp_path, *overrides(tmp_path, config, tmp_path / "whole"), rare)
     run(tmp_path, *overrides(tmp_path, config, tmp_path / "run"), rare, ok=143, STOP="2")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -122,7 +122,7 @@ def test_sharded_processes_stop_and_resume_exactly_with_dropout(tmp_path):
         ("trainer", "precision", "16-mixed", "trainer.precision=16-mixed is not supported"),
     ],
 )
-def test_impossible_settings(tmp_path, section, name, value, said):
+def test_impossible_settings_are_refused(tmp_path, section, name, value, said):
     config = tiny_run(tmp_path, strategy="fsdp")
     setattr(getattr(config, section), name, value)
     with pytest.raises(UserError, match=rf"^trainer.strategy=fsdp: {said}"):

@@ -1,4 +1,4 @@
-"""Told to stop during a validation: it is given up within a batch, and a resumed run repeats it, exactly."""
+"""A stop requested during a validation: it is aborted within a batch, and a resumed run repeats it exactly."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from llm2slm.training.fit import build_trainer
 from llm2slm.training.validation_scores import ValidationScorer
 
 VALIDATIONS, BATCHES = (3, 6, 9, 10), 3
-"""Steps that are validated, and batches of each: of 11 rows for the loss, as many of 9 rows for the answers."""
+"""Validated steps, and batches of each: of 11 rows for the loss, and as many of 9 rows for the answers."""
 
 
 class Draws(Callback):
-    """A validation that draws random numbers, as sampled answers do: a repeated one must draw the same."""
+    """A validation that draws random numbers, like sampled answers do: a repeated one must draw the same."""
 
     def on_validation_batch_start(self, *_):
         torch.rand(7)
 
 
 class StopAtBatch(Callback):
-    """Signals before the given batches (numbers over all validations, from 1), and counts those that are run."""
+    """Sends signals before the given batches (numbered from 1 over all validations), and counts the executed ones."""
 
     def __init__(self, *batches):
         self.batches, self.seen = batches, 0
@@ -48,7 +48,7 @@ class StopAtBatch(Callback):
 
 @pytest.fixture(scope="module")
 def drawing():
-    """Every run of this module draws in its validations."""
+    """Every run of this module draws random numbers in its validations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             fit_module, "build_trainer", lambda cfg, at, calls, logs: build_trainer(cfg, at, [*calls, Draws()], logs)
@@ -59,7 +59,7 @@ def drawing():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, drawing):
-    """A run in one go: dropout, accumulation, epochs that are no multiple of the window. Its folder, its config."""
+    """Folder and config of an uninterrupted run: dropout, accumulation, epochs that are no multiple of the window."""
     root = tmp_path_factory.mktemp("whole")
     config = tiny_run(root, max_steps=10, val_every=3, accumulate_grad_batches=2)
     config.data.batch_tokens, config.callbacks.generate_rows, config.callbacks.patience = 150, 9, 50
@@ -68,8 +68,8 @@ def whole(tmp_path_factory, drawing):
     return root / "run", config
 
 
-def assert_given_up(folder, number):
-    """last.ckpt is of the step whose validation was given up, without its values."""
+def assert_aborted(folder, number):
+    """last.ckpt is of the step whose validation was aborted, without its values."""
     step = VALIDATIONS[number]
     assert checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == step
     rows = curve(folder)
@@ -85,11 +85,11 @@ def resumed(config, folder):
 
 
 @pytest.mark.parametrize(("validation", "batch"), representatives([(0, 2), (2, 1), (3, 3)], [(2, 1)]))
-def test_given_up_before_a_batch_of_the_loss(whole, tmp_path, monkeypatch, validation, batch):
+def test_a_validation_is_aborted_before_a_batch_of_the_loss(whole, tmp_path, monkeypatch, validation, batch):
     stop = StopAtBatch(validation * BATCHES + batch)
     interrupted(deepcopy(whole[1]), tmp_path, monkeypatch, stop)
     assert stop.seen == validation * BATCHES + batch, "no batch is run after the signal"
-    assert_given_up(tmp_path, validation)
+    assert_aborted(tmp_path, validation)
     result = resumed(whole[1], tmp_path)
     assert_runs_equal(tmp_path, whole[0])
     assert (tmp_path / "predictions.jsonl").read_bytes() == (whole[0] / "predictions.jsonl").read_bytes()
@@ -97,7 +97,7 @@ def test_given_up_before_a_batch_of_the_loss(whole, tmp_path, monkeypatch, valid
 
 
 @pytest.mark.parametrize(("validation", "batch"), representatives([(1, 2), (3, 3)], [(1, 2)]))
-def test_given_up_before_a_batch_of_answers(whole, tmp_path, monkeypatch, validation, batch):
+def test_a_validation_is_aborted_before_a_batch_of_answers(whole, tmp_path, monkeypatch, validation, batch):
     answered = []
 
     def signalling(*arguments, **more):
@@ -111,26 +111,26 @@ def test_given_up_before_a_batch_of_answers(whole, tmp_path, monkeypatch, valida
         patch.setattr(train_command, "answer_batches", signalling)
         interrupted(deepcopy(whole[1]), tmp_path, patch)
     assert len(answered) == validation * BATCHES + batch - 1
-    assert_given_up(tmp_path, validation)
+    assert_aborted(tmp_path, validation)
     resumed(whole[1], tmp_path)
     assert_runs_equal(tmp_path, whole[0])
 
 
 @pytest.mark.slow
-def test_given_up_twice_and_in_the_validation_that_is_repeated(whole, tmp_path, monkeypatch):
+def test_a_validation_is_aborted_twice_also_while_it_is_repeated(whole, tmp_path, monkeypatch):
     interrupted(deepcopy(whole[1]), tmp_path, monkeypatch, StopAtBatch(2))
     again = deepcopy(whole[1])
     again.run = str(tmp_path)
     interrupted(deepcopy(again), tmp_path, monkeypatch, StopAtBatch(3))
-    assert_given_up(tmp_path, 0)
+    assert_aborted(tmp_path, 0)
     interrupted(deepcopy(again), tmp_path, monkeypatch, StopAtBatch(BATCHES + 1))
-    assert_given_up(tmp_path, 1)
+    assert_aborted(tmp_path, 1)
     train(again, tmp_path)
     assert_runs_equal(tmp_path, whole[0])
 
 
-def test_a_second_signal_stops_at_once(whole, tmp_path, monkeypatch, capsys):
-    """Nothing is saved then: the run resumes from the validation before."""
+def test_a_second_signal_stops_immediately(whole, tmp_path, monkeypatch, capsys):
+    """Nothing is saved: the run resumes from the previous validation."""
     stop = StopAtBatch(BATCHES + 2, BATCHES + 2)
     interrupted(deepcopy(whole[1]), tmp_path, monkeypatch, stop)
     assert "stopping; a resumed run repeats this validation; once more to stop at once" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_a_second_signal_stops_at_once(whole, tmp_path, monkeypatch, capsys):
 
 
 def test_a_validation_that_ends_training_early_is_repeated_and_ends_it(tmp_path):
-    """Patience 2: the values of steps 3 and 4 are no better than that of step 2. Step 4's is given up at first."""
+    """Patience 2: the values of steps 3 and 4 are no better than that of step 2. That of step 4 is aborted first."""
     values = iter([1.0, 2.0, 1.5, 2.0])
 
     def stopped(model, examples, share, between):
@@ -165,7 +165,7 @@ def test_a_validation_that_ends_training_early_is_repeated_and_ends_it(tmp_path)
 
 @pytest.mark.parametrize("given_up", [False, True])
 def test_a_training_that_max_time_ends_is_finished(tmp_path, monkeypatch, given_up):
-    """The clock is past max_time from the first step on; the validation that follows may be given up at first."""
+    """max_time is exceeded from the first step on; the following validation may be aborted first."""
     begun, stop = [], StopAtBatch(*([2] if given_up else []))
 
     class Begin(Callback):
@@ -206,8 +206,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_processes_give_a_validation_up_together(tmp_path):
-    """Only the second one is told, in a validation of which it has one batch and the first has two."""
+def test_processes_abort_a_validation_together(tmp_path):
+    """Only the second one gets the signal, in a validation of which it has one batch and the first has two."""
     config = tiny_run(tmp_path)
     (tmp_path / "stopper.py").write_text(STOPPER)
     overrides = [

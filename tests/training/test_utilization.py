@@ -27,10 +27,8 @@ from llm2slm.training.utilization import Utilization, Work
 from llm2slm.types import IGNORE_INDEX, Batch, SystemKind
 
 ROWS, RESPONSE = 3, 11
-NEAR = (
-    0.12  # the cost model counts the attention of a response without what the causal mask hides; large in tiny models
-)
-"""The cost model leaves out the part of attention that the causal mask hides, which is large in tiny models."""
+NEAR = 0.12  # the cost model omits attention that the causal mask hides, a large part in tiny models
+"""The cost model omits the part of attention that the causal mask hides, which is large in tiny models."""
 TEXT = "the small cat sees a dog and the dog sees a small cat"
 
 
@@ -53,7 +51,7 @@ def counted(model: LLM2SLM, batch: Batch) -> int:
     ("llm", "slm", "mode"),
     [("t5", "t5", "memory"), ("t5", "t5", "add"), ("t5", "llama", "replace"), ("llama", "gpt2", "cross_attention")],
 )
-def test_a_step_of_a_hybrid_against_the_counter(llm: str, slm: str, mode: str, tmp_path: Path) -> None:
+def test_the_flops_of_a_step_of_a_hybrid_equal_torchs_count(llm: str, slm: str, mode: str, tmp_path: Path) -> None:
     model = build_model(tiny_model_config(tmp_path, llm, slm, mode)).train()
     batch, flops = batch_of(model), row_flops(model)
     assert flops is not None and batch.llm_mask_BP is not None
@@ -61,7 +59,7 @@ def test_a_step_of_a_hybrid_against_the_counter(llm: str, slm: str, mode: str, t
     assert ROWS * flops(*lengths) == pytest.approx(counted(model, batch), rel=NEAR)
 
 
-def test_an_slm_alone_a_frozen_one_and_a_teacher(tmp_path: Path) -> None:
+def test_the_flops_of_an_slm_alone_a_frozen_one_and_a_teacher(tmp_path: Path) -> None:
     config = tiny_model_config(tmp_path, "t5", "llama", "add", kind=SystemKind.slm)
     model = build_model(config).train()
     batch, flops = batch_of(model), row_flops(model)
@@ -81,18 +79,18 @@ def test_an_slm_alone_a_frozen_one_and_a_teacher(tmp_path: Path) -> None:
     hybrid.slm.requires_grad_(False)
     frozen = row_flops(hybrid)
     assert whole is not None and frozen is not None
-    found = counted(hybrid.train(), batch_of(hybrid))  # attention has no weights: it takes as much as in a trained SLM
+    found = counted(hybrid.train(), batch_of(hybrid))  # attention has no weights: it costs as much as in a trained SLM
     assert 0.75 * found < ROWS * frozen(p, q, RESPONSE) < found < ROWS * whole(p, q, RESPONSE)
 
 
-def test_unknown_families_have_none(tmp_path: Path) -> None:
+def test_unknown_families_have_no_flops(tmp_path: Path) -> None:
     model = build_model(tiny_model_config(tmp_path, "t5", "t5", "add"))
     config = model.slm.config.to_dict() | {"model_type": "unheard-of"}
     model.slm.config.to_dict = lambda: config
     assert row_flops(model) is None and training_work(model, TrainerConfig()) is None
 
 
-def test_rates_are_those_of_the_batches_without_padding() -> None:
+def test_rates_are_computed_for_batches_without_padding() -> None:
     seen: list[tuple[float, float, float]] = []
 
     def row(*lengths: float) -> float:
@@ -104,7 +102,7 @@ def test_rates_are_those_of_the_batches_without_padding() -> None:
     slm_mask, llm_mask = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[1, 0], [1, 1]])
     labels = torch.tensor([[5, IGNORE_INDEX], [5, 6]])
     found.add(Batch(slm_mask, slm_mask, labels_BT=labels, llm_ids_BP=llm_mask, llm_mask_BP=llm_mask))
-    found.add(Batch(slm_mask, slm_mask, labels_BT=labels))  # of an SLM alone
+    found.add(Batch(slm_mask, slm_mask, labels_BT=labels))  # a batch of an SLM alone
     assert found.logged(2.0, "cpu") == {"train/tflops": 2.0, "train/utilization": 0.5}
     assert seen == [((3 + 5) / 4, 10 / 4, 6 / 4)]
     found.restart()
@@ -112,7 +110,7 @@ def test_rates_are_those_of_the_batches_without_padding() -> None:
 
 
 @pytest.mark.parametrize(("device", "message"), [("mps", None), ("cuda", "CUDA out of memory"), ("cpu", "broken")])
-def test_without_a_rate_flops_alone_are_logged(device: str, message: str | None) -> None:
+def test_without_a_peak_rate_only_flops_are_logged(device: str, message: str | None) -> None:
     def rate(kind: str) -> float:
         raise RuntimeError(message)
 
@@ -158,7 +156,7 @@ def test_the_rate_of_products_is_measured_without_onednn_for_other_dtypes(
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", "float32"), ("bf16-mixed", "bfloat16")])
-def test_the_rate_is_of_the_precision_and_measured_once(
+def test_the_rate_is_that_of_the_precision_and_is_measured_once(
     precision: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
@@ -174,7 +172,7 @@ def test_the_rate_is_of_the_precision_and_measured_once(
     assert measured == [dtype]
 
 
-def test_the_log_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_a_training_has_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 10))
     monkeypatch.setattr("llm2slm.training.module.time.perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(command, "product_rate", lambda name, kind: 1e6)
