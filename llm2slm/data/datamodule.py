@@ -40,13 +40,7 @@ class DataModule(TokenizedCorpus, LightningDataModule):
     Args:
         config, task, collator, seed, teacher: as for `TokenizedCorpus`; the seed also determines the training order.
         val_rows: maximum number of rows in `val_dataloader`. None: all.
-
-    Attributes:
-        equal_passes: give each process equally many batches of validation, as sharded weights need. A process without
-            rows for its last batch gets one without labels, which adds nothing to a sum over labels.
     """
-
-    allow_zero_length_dataloader_with_multiple_devices = True  # a small split may have no row for a process
 
     def __init__(
         self,
@@ -61,7 +55,6 @@ class DataModule(TokenizedCorpus, LightningDataModule):
         LightningDataModule.__init__(self)
         TokenizedCorpus.__init__(self, config, task, collator, seed, teacher)
         self.val_rows = val_rows
-        self.equal_passes = False
         self._loader: TrainLoader | StreamLoader | None = None
         self._state: dict[str, int] = {}
 
@@ -90,13 +83,17 @@ class DataModule(TokenizedCorpus, LightningDataModule):
         return self.eval_loader("test")
 
     def eval_loader(self, split: str, limit: int | None = None) -> DataLoader[Encoded]:
-        """This process's share of a split, or of `limit` rows `drawn` from it, in batches of `eval_batch_size` rows."""
+        """This process's share of a split, or of `limit` rows `drawn` from it, in batches of `eval_batch_size` rows.
+
+        All processes get equally many batches: collective operations in a pass need it, and Lightning refuses a loader
+        without one. A process without rows for its last batch gets one without labels, which adds nothing to a sum.
+        """
         rows = drawn(self.encoded(split), limit)
         rank, world = self._process()
         mine, size = list(range(rank, len(rows), world)), self.config.eval_batch_size
         batches = [mine[i : i + size] for i in range(0, len(mine), size)]
-        if self.equal_passes and rows:
-            most = ceil(ceil(len(rows) / world) / size)  # batches of the first process
+        most = ceil(ceil(len(rows) / world) / size)  # batches of the first process
+        if len(batches) < most:
             batches += [[len(rows)]] * (most - len(batches))
             rows = [*rows, replace(rows[0], response=[IGNORE_INDEX])]
         return self._batches(rows, batches)

@@ -163,7 +163,6 @@ def fit(
         callbacks.insert(0, GenerationQuality(scorer, examples, checkpoints.abort_if_requested, keep_samples))
     if cfg.progress:
         callbacks.append(training_progress())
-    data.equal_passes = cfg.strategy == FSDP
     trainer = build_trainer(cfg, folder, callbacks, loggers)
     model.train()  # Lightning keeps eval mode, in which dropout is off
     with matmul_precision(cfg.matmul_precision):

@@ -139,11 +139,11 @@ def test_evaluation_keeps_the_order(files, tokenizer):
 
 
 @pytest.mark.parametrize(("world", "size"), [(2, 4), (3, 4), (4, 2), (30, 4), (1, 50)])
-def test_equal_passes_add_batches_without_labels(files, tokenizer, world, size):
+def test_processes_get_equally_many_validation_batches(files, tokenizer, world, size):
     found = []
     for rank in range(world):
         data = make(files, tokenizer, eval_batch_size=size)
-        data.trainer, data.equal_passes = SimpleNamespace(global_rank=rank, world_size=world), True
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
         found.append(list(data.val_dataloader()))
     assert len({len(batches) for batches in found}) == 1
     batches = [batch for own in found for batch in own]
