@@ -129,6 +129,19 @@ def test_experiments_start_with_their_command(path):
     assert re.match(rf"# llm2slm (train|benchmark) (-m )?experiment={path.stem}\b", lines[1])
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if "targets" in content(p).get("benchmark", {})], ids=name_of)
+def test_targets_are_of_rows_that_their_experiment_times(path):
+    given = content(path)["benchmark"]
+    decoders = {"generate", *given["decoders"], *given.get("hybrid_decoders", ())}
+    for target in given["targets"]:
+        of_grid = "response_tokens" in target
+        assert not of_grid or target["response_tokens"] in given["response_tokens"]
+        assert target.get("batch", 1) in given["batch" if of_grid else "test_batch"]
+        named = [target[key] for key in ("system", "against") if key in target]
+        found = {match[1] if (match := re.search(r"\((\w+)\)", name)) else "generate" for name in named}
+        assert found <= decoders | {"ctranslate2"}, target["name"]  # an extra, added on the command line
+
+
 @pytest.mark.parametrize("path", [p for p in FILES if p.name != "train.yaml"], ids=name_of)
 def test_files_state_their_purpose(path):
     assert (

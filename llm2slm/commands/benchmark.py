@@ -76,7 +76,10 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
             system.notes |= llm_note(systems[own], llms[own], system.weights)
         result = runs.Result("benchmark", config.seed, runs.config_hash(config), time.perf_counter() - started, timed)
         result.baseline = baseline
-        result.targets = targets.compared(config.benchmark.targets, {system.name: system.speed for system in timed})
+        rows = {system.name: system.speed for system in timed}
+        result.targets = targets.compared(config.benchmark.targets, rows)
+        for line in targets.missing(config.benchmark.targets, rows):
+            print(f"llm2slm: warning: {line}", file=sys.stderr)
         result.device = runs.device_name(next(iter(systems.values())).device.type)
         runs.write_config(folder, config)
         runs.write_result(folder, result)

@@ -242,6 +242,7 @@ def test_a_published_shape_is_timed_without_its_weights_and_tokenizer(tmp_path, 
     blocks = 8 * 8 * 4 * 3 + 8 * 8 * 2 * 2 + 32 * 2 * 2 + 8 * (2 + 3 + 2)  # attention, feed-forward, biases, norms
     assert llm == 32128 * 8 + blocks
     assert "not met" in shown.out and "not measured" in shown.out
+    assert "warning: target 'absent' is not measured: llm2slm (int8) was not timed" in shown.err
     assert "Targets" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from llm2slm.config import TargetConfig
-from llm2slm.evaluation.benchmark.targets import check, check_names, compared
+from llm2slm.evaluation.benchmark.targets import check, check_names, compared, missing
 from llm2slm.evaluation.report.report import target_table
 from llm2slm.runs import SpeedRow, Spread
 from llm2slm.types import UserError
@@ -42,6 +42,22 @@ def test_a_target_is_compared_with_its_rows(target, value, met):
     (found,) = compared([TargetConfig(name="t", system="fast", **target)], ROWS)
     assert found.value == (value if value is None else pytest.approx(value))
     assert found.met is met
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ({"against": "llm", "at_least": 1}, None),
+        ({"against": "llm (int8)", "at_least": 1}, "llm (int8) was not timed (benchmark.decoders"),
+        ({"against": "llm", "at_least": 4, "response_tokens": 32}, "fast was not timed at batch 1 with 32 response"),
+        ({"against": "llm", "at_least": 4, "response_tokens": 64, "batch": 8}, "fast was not timed at batch 8 with 64"),
+        ({"against": "llm", "at_least": 4, "batch": 8}, "fast was not timed at batch 8 of the test split"),
+        ({"measure": "share_of_bandwidth", "at_least": 0.4}, "share_of_bandwidth of fast is not known"),
+    ],
+)
+def test_a_target_without_a_value_has_a_reason(target, reason):
+    lines = missing([TargetConfig(name="t", system="fast", **target)], ROWS)
+    assert [line.startswith(f"target 't' is not measured: {reason}") for line in lines] == [True] * (reason is not None)
 
 
 def test_the_table_states_target_value_and_result(capsys):

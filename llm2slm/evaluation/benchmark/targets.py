@@ -59,6 +59,32 @@ def compared(targets: Sequence[TargetConfig], rows: Mapping[str, Sequence[SpeedR
     return [_compared(target, rows) for target in targets]
 
 
+def missing(targets: Sequence[TargetConfig], rows: Mapping[str, Sequence[SpeedRow]]) -> list[str]:
+    """For each target without a value the reason, on one line.
+
+    Args:
+        rows: by name, of one run.
+    """
+    lines = []
+    for target in targets:
+        if _value(target, rows) is not None:
+            continue
+        names = [name for name in (target.system, target.against) if name is not None]
+        untimed = [name for name in names if not rows.get(name)]
+        elsewhere = [name for name in names if rows.get(name) and _row(rows[name], target) is None]
+        if untimed:
+            reason = f"{untimed[0]} was not timed (benchmark.decoders, benchmark.hybrid_decoders)"
+        elif elsewhere and target.response_tokens is None:
+            reason = f"{elsewhere[0]} was not timed at batch {target.batch} of the test split (benchmark.test_batch)"
+        elif elsewhere:
+            reason = (f"{elsewhere[0]} was not timed at batch {target.batch} with {target.response_tokens} response "
+                      "tokens (benchmark.batch, benchmark.response_tokens)")  # fmt: skip
+        else:
+            reason = f"{target.measure} of {target.system} is not known"
+        lines.append(f"target {target.name!r} is not measured: {reason}")
+    return lines
+
+
 def _compared(target: TargetConfig, rows: Mapping[str, Sequence[SpeedRow]]) -> Target:
     least, most = target.at_least, target.at_most
     wanted = f"at most {most:g}" if least is None else f"at least {least:g}"
