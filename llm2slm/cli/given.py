@@ -1,8 +1,8 @@
 """Warnings of keys that were set and that the verb does not read, and errors for the keys in `reads.REFUSED`.
 
 Unread keys are a warning, since a sweep over several modes, or one list of overrides for several verbs, may set them on
-purpose. The keys in `REFUSED` select the model; without them the result would be that of another model. Impossible
-combinations of keys that are read are errors of the code that builds the model.
+purpose. The keys in `REFUSED` select the model or the training data; without them the result would be that of another
+model. Impossible combinations of keys that are read are errors of the code that builds the model.
 
 A key counts as set if its value differs from the default of the verb: by the command line, a group, or a file of the
 user. Values recorded in a run directory do not count. An experiment describes a run for several verbs, so keys that it

@@ -343,5 +343,6 @@ RUN_KEYS: dict[str, Row] = {f"{top}.{name}": each for top, rows in SECTIONS.item
 REFUSED = {
     ("encode", "run"), ("demo", "run"), ("evaluate", "model.llm.name"), ("label", "model.llm.name"),
     ("benchmark", "model.llm.name"), ("costs", "model.llm.name"), ("costs", "model.slm.name"),
+    ("train", "data.train"), ("demo", "data.train"),
 }  # fmt: skip
-"""(verb, key): an error if the verb does not read the key, which selects the model."""
+"""(verb, key): an error if the verb does not read the key, which selects the model or the training data."""

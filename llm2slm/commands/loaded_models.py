@@ -17,6 +17,7 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.llm import found_as
 from llm2slm.models.processing import attach_processor
 from llm2slm.models.saving import own_fingerprint, saved_kind
+from llm2slm.nearest_names import nearest_hint
 from llm2slm.types import Control, Init, Start, SystemKind, Tokenizers, UserError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def load_system(
     """
     if given.llm.gguf_file is not None and moved is None and runs.home(run) is None:
         run, given = named_file(run, given)
+    check_folder(run)
     source, home = model_path(run), runs.home(run)
     kind = saved_kind(source, given.llm.revision if home is None else None)
     if moved is not None and kind is not SystemKind.llm2slm and not (comparable and kind is SystemKind.slm):
@@ -96,6 +98,24 @@ def plain_llm(llm: LLMConfig, data: DataConfig | None) -> LoadedSystem:
 def alone(llm: LLMConfig) -> ModelConfig:
     """The configuration of an LLM that generates alone."""
     return ModelConfig(kind=SystemKind.llm, llm=llm, conditioning="none")
+
+
+def check_folder(run: str) -> None:
+    """Refuses a folder that holds neither a run nor a model, and a missing one next to run directories.
+
+    Raises:
+        UserError: names the run directories in or next to the folder.
+    """
+    path = Path(run)
+    if path.is_dir() and not any((path / name).is_file() for name in ("config.yaml", "config.json", "model/config.json")):
+        inside = sorted(found.parent.name for found in path.glob("*/config.yaml"))
+        listed = f"; run directories in it: {', '.join(inside)}" if inside else ""
+        raise UserError(f"run={run}: neither a run directory (config.yaml) nor a model (config.json){listed}")
+    if path.parent != path and not path.exists():
+        siblings = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
+        if siblings and (path.parent != Path() or nearest_hint(path.name, siblings)):
+            hint = nearest_hint(path.name, siblings)
+            raise UserError(f"run={run}: no such folder{hint}; give a run directory, a folder of a model, or a Hub id")
 
 
 def model_path(run: str) -> str:
