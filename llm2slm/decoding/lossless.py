@@ -32,10 +32,12 @@ from llm2slm.types import Batch, UserError
 if TYPE_CHECKING:
     from llm2slm.models.hybrid import LLM2SLM
 
-LENGTHS = (4, 8, 16, 24, 32)
-"""Tokens of a draft: the next longer one after drafts that were accepted whole in all rows, the next shorter one after
-drafts of which less than half was accepted in all rows, also from batch to batch. Each length is one captured pass of
-the LLM."""
+LENGTHS = (1, 2, 4, 8, 16, 24, 32)
+"""Tokens of a draft: the next longer one after drafts that were accepted whole in all rows; the next shorter one after
+drafts of which less than half was accepted in all rows, or less than a quarter on average; also from batch to batch.
+Each length is one captured pass of the LLM."""
+FIRST_LENGTH = 4
+"""Tokens of the first draft."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ class LosslessDecoder(OneModelDecoder):
 
     Attributes:
         name: lossless or compiled_lossless.
-        counts: of all batches so far. size: position in `lengths` of the next draft's length.
+        counts: of all batches so far. size: position in `lengths` of the next draft's length; first: of the first one.
 
     Raises:
         UserError: the steps of one of them cannot be captured.
@@ -94,8 +96,9 @@ class LosslessDecoder(OneModelDecoder):
             if reason := misfit(model):
                 raise UserError(f"decoding={self.name}: {reason}; use decoding=generate")
         self.model, self.hybrid, self.lengths, self.counts = llm, hybrid, tuple(lengths), Counts()
+        self.size = self.first = next((i for i, n in enumerate(self.lengths) if n >= FIRST_LENGTH), len(lengths) - 1)
         prompts = compiled_products(llm, self.name) if compiled else None
-        self.verifier, self.size = StaticForward(llm, Compiled(name=self.name) if compiled else None, prompts), 0
+        self.verifier = StaticForward(llm, Compiled(name=self.name) if compiled else None, prompts)
         self.reader = Forward(llm, self.verifier.reading)
         tokenizers = hybrid.collator.slm_tokenizer, llm.collator.slm_tokenizer
         int8 = Int8() if hybrid.device.type == "cpu" else None
@@ -130,7 +133,7 @@ class LosslessDecoder(OneModelDecoder):
             raise UserError(f"decoding={self.name} with do_sample=true: LLM and SLM have different tokenizers; sampled "
                             "drafts can only be verified in tokens of the LLM; use greedy decoding")  # fmt: skip
         if config.do_sample:
-            self.size = 0  # the random numbers of a batch do not depend on earlier ones
+            self.size = self.first  # the random numbers of a batch do not depend on earlier ones
         copies, limit = config.num_return_sequences or 1, int(config.max_new_tokens)
         with self.reader.reading.active(), self.reading.active():
             prompt, llm_prompt, started = read(self.hybrid, self.reader, *batch, copies)
@@ -189,7 +192,7 @@ class LosslessDecoder(OneModelDecoder):
             on_tokens(responses.rows_B[active_B], ids_BQ[active_B, : int(new_B.max())], new_B[active_B])
         if drafted >= self.lengths[self.size] and bool((accepted_B >= drafted)[active_B].all()):
             self.size = min(self.size + 1, len(self.lengths) - 1)
-        elif bool((2 * accepted_B < drafted)[active_B].all()):
+        elif _rejected(accepted_B[active_B], drafted):
             self.size = max(self.size - 1, 0)
 
     def _verified(self, state: StaticState, ids_BT: Tensor, counts_B: Tensor, draft_BN: Tensor) -> Tensor:
@@ -204,6 +207,11 @@ class LosslessDecoder(OneModelDecoder):
         steps_Q = torch.arange(padded + 1, device=ids_BT.device)
         slots_BQ = state.length + (counts_B - 1).unsqueeze(1) + steps_Q
         return state.session.advance(ids_BQ, slots_BQ)[:, : drafted + 1]
+
+
+def _rejected(accepted_B: Tensor, drafted: int) -> bool:
+    """Whether the LLM accepted so little that shorter drafts cost less."""
+    return bool((2 * accepted_B < drafted).all()) or 4 * int(accepted_B.sum()) < drafted * len(accepted_B)
 
 
 def _appended(ids_BT: Tensor, counts_B: Tensor, draft_BN: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from llm2slm.decoding.compiled import Compiled
 from llm2slm.decoding.draft import Draft, SameTokens
 from llm2slm.decoding.forward import Forward
 from llm2slm.decoding.int8 import Int8
-from llm2slm.decoding.lossless import LosslessDecoder
+from llm2slm.decoding.lossless import LENGTHS, LosslessDecoder
 from llm2slm.decoding.products import Products
 from llm2slm.decoding.reading import read, shares_the_encoding
 from llm2slm.decoding.verify import accepted
@@ -158,18 +158,30 @@ def test_counts(pair: Any) -> None:
         assert (decoder.counts.verifications, decoder.counts.accepted, decoder.counts.whole) == expected
 
 
-def test_draft_length_adapts(pair: Any) -> None:
+@pytest.mark.parametrize(
+    ("rows", "wrong_rows", "expected"),
+    [(2, 0, [4, 8, 6]), (2, 2, [4, 2, 1, 1]), (2, 1, [4, 4, 4]), (4, 3, [4, 4, 4]), (5, 4, [4, 2, 1])],
+)
+def test_draft_length_adapts(rows: int, wrong_rows: int, expected: list[int], pair: Any) -> None:
+    """Grows after drafts that are right in all rows; shrinks if less than a quarter of the drafted tokens is right."""
     hybrid, llm = pair(*PAIRS[1])
     llm.generation_config.eos_token_id = None
-    for wrong, expected in ((0.0, [2, 4, 8, 3]), (1.0, [2, 2, 2, 2])):
-        decoder = LosslessDecoder(hybrid, llm, (2, 4, 8))
-        decoder.drafter = Scripted(wrong, 1)
-        lengths, draft = [], decoder.drafter.draft
-        decoder.drafter.draft = lambda *given: lengths.append(given[3]) or draft(*given)  # noqa: B023
-        batch = decoder.batch(TEXTS[:2])
-        decoder.drafter.responses = llm.generate(batch[1], max_new_tokens=40)
-        decoder.generate(batch, max_new_tokens=20)
-        assert lengths[:4] == expected
+    decoder = LosslessDecoder(hybrid, llm, (1, 2, 4, 8))
+    decoder.drafter = Scripted(0.0, 1)
+    lengths, draft = [], decoder.drafter.draft
+    decoder.drafter.draft = lambda *given: lengths.append(given[3]) or draft(*given)
+    batch = decoder.batch((TEXTS * 5)[:rows])
+    responses = llm.generate(batch[1], max_new_tokens=40)
+    right = torch.arange(rows).unsqueeze(1) >= wrong_rows
+    decoder.drafter.responses = torch.where(right, responses, (responses + 1) % 60)
+    decoder.generate(batch, max_new_tokens=20)
+    assert lengths[: len(expected)] == expected
+
+
+@pytest.mark.parametrize(("lengths", "first"), [(LENGTHS, 4), ((3,), 3), ((1, 2), 2), ((5, 8), 5)])
+def test_first_draft_length(lengths: tuple[int, ...], first: int, pair: Any) -> None:
+    decoder = LosslessDecoder(*pair(*PAIRS[1]), lengths)
+    assert decoder.lengths[decoder.size] == first
 
 
 def test_sampling_has_the_llms_distribution(pair: Any) -> None:
