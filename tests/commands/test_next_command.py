@@ -1,4 +1,4 @@
-"""The next command of every verb is a valid one, and names what the verb wrote."""
+"""The next command of every verb is valid, and names the output of the verb."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_next_command_is_valid(verb: str, tmp_path: Path, monkeypatch: pytes
         composer.prepare(override, sweeping=False)
 
 
-def test_every_verb_with_an_output_has_one() -> None:
+def test_every_verb_with_an_output_has_a_next_command() -> None:
     assert set(SET) == set(SCHEMAS) - {"dashboard"}
     assert next_command("dashboard", SCHEMAS["dashboard"](), Path()) is None
     assert next_command("generate", SCHEMAS["generate"](run="RUN"), Path()) is None
@@ -87,7 +87,7 @@ def test_costs_of_a_pair_are_followed_by_its_training() -> None:
     assert next_command("costs", config, Path("C")) == "llm2slm train model.llm.name=a/b"
 
 
-def test_the_comparison_is_one_that_compare_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suggested_comparison_is_accepted_by_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, source in (("a", "x"), ("b", "x"), ("v", "y")):
         write_run(tmp_path / name, source)
@@ -109,7 +109,7 @@ def test_the_comparison_is_one_that_compare_accepts(tmp_path: Path, monkeypatch:
     assert next_command("evaluate", RunConfig(run="builtin/llm"), Path("b")) == "llm2slm report b"
 
 
-def test_a_corpus_is_named_again(tmp_path: Path) -> None:
+def test_the_next_command_repeats_the_corpus(tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path))
     config.data.name, config.data.root = "multi30k", "DIR"
     assert next_command("label", config, Path("L")) == (
