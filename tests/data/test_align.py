@@ -51,7 +51,7 @@ def trimmed():
 
 
 def sentencepiece():
-    """Like T5 and mT5: normalized (ligatures become letters, runs of spaces one), "▁" before and </s> after the text."""
+    """Like T5 and mT5: normalized (ligatures become letters, runs of spaces one), "▁" before, </s> after the text."""
     core = Tokenizer(models.Unigram())
     one_space = normalizers.Replace(Regex(" {2,}"), " ")
     core.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), one_space])

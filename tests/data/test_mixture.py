@@ -167,7 +167,7 @@ def test_only_parts_with_repeat_are_repeated(root):
 
 
 @pytest.mark.parametrize(("split", "size"), [("validation", 3), ("test", 2)])
-def test_evaluation_takes_every_row_of_every_part_once(root, split, size):
+def test_evaluation_uses_every_row_of_every_part_once(root, split, size):
     data = mixture(
         {"name": "samsum", "root": str(root), "weight": 9}, {"name": "multi30k", "root": str(root), "repeat": True}
     )

@@ -424,7 +424,7 @@ def test_a_disk_full_at_a_line_of_the_index_is_reported_and_the_store_resumed(tm
     with said, writer(tmp_path / "store") as store:
         store.append(DIFFERENT[:4], represented(DIFFERENT[:4]))
         store._log.close()
-        store._log = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  the writer closes it
+        store._log = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  closed by the StoreWriter
         store.finish()
     assert (tmp_path / "store" / "shard-00000.safetensors").is_file()
     assert len(RepsStore(tmp_path / "store")) == 0
