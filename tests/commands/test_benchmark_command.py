@@ -83,7 +83,7 @@ def test_a_run_is_timed_with_its_llm_and_other_systems(root):
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved", "configured"])
-def test_the_llm_is_in_memory_once(root, hybrid, saved, monkeypatch):
+def test_the_llm_is_loaded_once(root, hybrid, saved, monkeypatch):
     timed = {}
     config = config_of(root)
     config.run = str(hybrid) if saved else None
@@ -213,7 +213,7 @@ def test_a_default_corpus_is_reported_on_stderr_only(tiny_llm, tmp_path, monkeyp
     assert shown.out.splitlines()[-1].endswith("out/report.html")
 
 
-def test_a_published_shape_is_timed_without_its_weights_and_tokenizer(tmp_path, monkeypatch, capsys):
+def test_a_published_architecture_is_timed_without_its_weights_and_tokenizer(tmp_path, monkeypatch, capsys):
     """Decoders, targets and notes on the command line: targets that are not met do not change the exit code."""
     monkeypatch.chdir(tmp_path)
     tiny = "{d_model: 8, d_ff: 8, d_kv: 4, num_heads: 2, num_layers: 1, num_decoder_layers: 1}"

@@ -1,4 +1,4 @@
-"""`llm2slm compare` through the command line: what it writes, what it refuses, and that it changes nothing else."""
+"""`llm2slm compare` on the command line: the files that it writes, refusals, and no change of other files."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ ANSWERS = [CHINESE[0], CHINESE[1].replace("早上", "晚上"), CHINESE[2].replac
 
 
 def write_chinese(folder, predictions, language=None, rows=()):
-    """A run over Chinese rows, whose result states a language, or whose rows do."""
+    """A run over Chinese rows; the result or the rows may state a language."""
     write_run(folder, "slm", predictions, sources=["a", "b", "c"], targets=CHINESE)
     if language is not None:
         result = runs.read_result(folder)

@@ -74,7 +74,7 @@ def test_a_pair_is_predicted_from_shipped_configs(tmp_path, capsys):
     assert rows["llm"]["ms_per_token"] == pytest.approx(token["llm"])
     assert rows["slm"]["ms_per_token"] == rows["llm2slm"]["ms_per_token"] == pytest.approx(token["slm"])
     projector = 1024 * 512 + 512 * 512
-    first = step(*small, 0) - 2 * 6 * 512 * prompt  # what it attends to is computed, not read
+    first = step(*small, 0) - 2 * 6 * 512 * prompt  # keys and values of the prompt are computed, not read
     before = encoder(*large) + projector + encoder(*small) + cross(512, 512, 6) + first
     assert rows["llm2slm"]["prefill_ms"] == pytest.approx(ms(before))
     assert rows["llm2slm"]["total_ms"] == pytest.approx(ms(before) + 32 * token["slm"])
@@ -120,7 +120,7 @@ def test_models_larger_than_the_memory_are_reported(tmp_path, capsys):
 UNKNOWN = ["model.llm.name=null", "model.llm.config={model_type: mamba}"]
 
 
-def test_an_unknown_family_is_named_and_the_rest_is_predicted(tmp_path, capsys):
+def test_an_unknown_family_is_reported_and_the_rest_is_predicted(tmp_path, capsys):
     found = predicted(tmp_path, *UNKNOWN, "model/slm=t5_small", "model.tokenizers=offsets")
     assert list(by_system(found)) == ["slm"]
     assert by_system(found)["slm"]["speedup"] is None
@@ -219,7 +219,7 @@ def test_predictions_from_configs_equal_those_of_the_built_hybrid(zoo, pair, mod
 
 
 LEFT_OUT = ("position", "wpe", "relative_attention_bias", "token_type", "virtual_tokens")
-"""Parts of the names of matrices that the memory of the cost model leaves out, as norms, biases and gates."""
+"""Parts of the names of matrices that the memory of the cost model omits, like norms, biases and gates."""
 
 
 def assert_same(planned, model, tokens=6):

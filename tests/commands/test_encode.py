@@ -84,7 +84,7 @@ def assert_same_losses(live: Path, stored: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "near"), representatives([("bfloat16", 0.02), ("int8", 0.02)], [("int8", 0.02)]))
-def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str, near: float) -> None:
+def test_stores_of_lower_precision_give_nearly_the_same_losses(tmp_path: Path, dtype: str, near: float) -> None:
     train(encoding(tmp_path), tmp_path / "live")
     encode(encoding(tmp_path, dtype=dtype), tmp_path / "kept")
     config = encoding(tmp_path)

@@ -171,10 +171,10 @@ def test_final_scores_agree_with_a_second_package(judged):
     answers, targets = [row["prediction"] for row in rows], [[row["target"]] for row in rows]
     assert all(answers), "torchmetrics leaves empty ones out"
 
-    def words(text):  # of German: letters and digits, case folded; no stems, and no articles of English
+    def words(text):  # German: letters and digits, case folded; no stems, no English articles
         return "".join(letter if letter.isalnum() else " " for letter in text.casefold())
 
-    def marked(text):  # so that no word is an article of English, which SQuAD leaves out
+    def marked(text):  # so that no word is an English article, which SQuAD leaves out
         return " ".join(f"x{word}" for word in words(text).split())
 
     asked = [{"prediction_text": marked(answer), "id": str(i)} for i, answer in enumerate(answers)]

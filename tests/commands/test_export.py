@@ -68,7 +68,7 @@ def test_the_same_command_again_changes_nothing_and_another_one_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr("llm2slm.commands.export.card_of_run", ended)
         assert main(arguments) == 130
-    assert not list(tmp_path.iterdir())  # nothing half-written
+    assert not list(tmp_path.iterdir())  # no partial files
     (tmp_path / ".out.llm2slm-export").mkdir()  # left by an export that was killed
     (tmp_path / ".out.llm2slm-export" / "half").write_text("x")
     assert main(arguments) == 0

@@ -458,7 +458,7 @@ def test_truncated_prompts_are_counted(tmp_path, monkeypatch, capsys):
     assert shown.out.count("\n") == 3
 
 
-def test_lines_end_at_newlines_alone_and_blank_rows_are_skipped(tmp_path):
+def test_lines_end_at_newlines_only_and_blank_rows_are_skipped(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffone\u2028two\x0c\r\nthree\n".encode())
     assert read(tmp_path / "a.txt") == [("line 1", "one\u2028two\x0c"), ("line 2", "three")]
     (tmp_path / "a.jsonl").write_bytes('\ufeff{"source": "one"}\r\n\n{"source": "two"}'.encode())

@@ -642,7 +642,7 @@ def test_hostile_text_is_recorded_and_escaped_in_the_terminal(judge, chat, works
 # A local model
 
 
-def test_a_local_model_judges(workspace, capsys, monkeypatch):
+def test_replies_of_a_local_model_are_recorded(workspace, capsys, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from llm2slm.evaluation.judge.local import LocalClient

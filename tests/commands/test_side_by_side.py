@@ -120,7 +120,7 @@ def test_the_result_records_the_command_of_the_parent(finished):
         assert runs.read_result(folder / "out" / name)["command"] == " ".join(["llm2slm", *sys.argv[1:]])
 
 
-def test_on_a_cpu_one_process_per_core_with_one_thread_else_one_process(monkeypatch):
+def test_a_cpu_runs_one_process_per_core_with_one_thread_and_other_devices_run_one_process(monkeypatch):
     config = RunConfig()
     config.trainer.accelerator = "cpu"
     monkeypatch.setattr(runs, "usable_cores", lambda: 3)
@@ -170,7 +170,7 @@ def test_a_killed_process_stops_the_other(tmp_path, started):
     with pytest.raises(UserError, match=r"^systems\.guided: its process was ended by signal 9, "):
         trained(configs_in(tmp_path), tmp_path / "out")
     assert started[0].process.poll() is not None
-    assert (tmp_path / "out" / "small" / "checkpoints" / "last.ckpt").is_file()  # it had time to save
+    assert (tmp_path / "out" / "small" / "checkpoints" / "last.ckpt").is_file()  # saved before it stopped
 
 
 @pytest.mark.slow

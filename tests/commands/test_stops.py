@@ -160,7 +160,7 @@ def test_a_read_only_folder_is_refused_when_it_is_written(tmp_path, monkeypatch)
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that was stopped at step 3 of 4, and the same run to its end."""
+    """A run that was stopped at step 3 of 4, and the same run without a stop."""
     root = tmp_path_factory.mktemp("stopped")
     config = tiny_run(root, max_steps=4, val_every=2)
     config.callbacks.generate_rows = 0

@@ -36,7 +36,7 @@ def test_the_command_trains_the_tokenizer_that_train_would(files, tiny_llm, tmp_
     tokens = sum(len(alone(text, add_special_tokens=False)["input_ids"]) for text in texts)
     assert float(shown.split("rows; ")[1].split()[0]) == pytest.approx(sum(map(len, texts)) / tokens, abs=0.005)
     assert all(alone.decode(alone(text)["input_ids"], skip_special_tokens=True) == text for text in texts)
-    # of these texts only the prefix has the word
+    # a word of the prefix only
     assert "ĠGerman" in alone.get_vocab()
 
     ordered = ["model.tokenizers=offsets", "model.slm.tokenizer=train:290", "hydra.run.dir=run"]

@@ -182,7 +182,7 @@ def test_keys_without_effect_are_reported_as_not_read(files, slm_folder, capsys)
 
 
 @pytest.mark.slow
-def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, capsys) -> None:
+def test_a_lossless_tokenizer_gets_no_added_token(files, tmp_path_factory, capsys) -> None:
     whole = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "whole")
     assert train(whole, "model.slm.keep_whitespace=true") == 0
     shown = capsys.readouterr()

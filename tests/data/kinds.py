@@ -15,7 +15,7 @@ TEXTS = [
 
 
 def _space_pieces(special: list[str]) -> Tokenizer:
-    """Unigram with spaces as ▁, as SentencePiece's models are converted: words, parts of words, and characters."""
+    """Unigram with spaces as ▁, like converted SentencePiece models: words, parts of words, and characters."""
     words = sorted({word for text in TEXTS for word in text.split()})
     characters = sorted({character for word in words for character in word})
     vocab = [(name, 0.0) for name in special] + [("▁", -3.0)]

@@ -41,7 +41,7 @@ QUIET = {
     budget=st.integers(20, 400),
     seed=st.integers(0, 99),
 )
-def test_an_epoch_holds_every_row_once_within_the_budget(lengths, budget, seed):
+def test_an_epoch_contains_every_row_once_within_the_budget(lengths, budget, seed):
     plan = BatchPlan(lengths, budget, seed)
     for epoch in (0, 1):
         batches = plan.epoch(epoch)
@@ -70,7 +70,7 @@ def test_batches_of_similar_length_have_little_padding():
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_processes_share_an_epoch(world):
+def test_processes_divide_the_batches_of_an_epoch(world):
     whole = BatchPlan(LENGTHS, 300, 5)
     plans = [BatchPlan(LENGTHS, 300, 5, rank=rank, world_size=world) for rank in range(world)]
     for epoch in (0, 4):

@@ -69,7 +69,7 @@ def test_shares_keep_the_proportion_and_do_not_exceed_the_sizes(given_parts, lim
     for size, count, part in zip(sizes, counts, mixed, strict=True):
         assert part.repeat or count <= size
         assert abs(count - total * part.weight / sum(weights)) < 1.001
-    # one row more would be one too many for some part, or for the limit
+    # one more row would exceed some part, or the limit
     if limit is None and not all(part.repeat for part in mixed):
         short = [(total + 1) * p.weight / sum(weights) - n for n, p in zip(sizes, mixed, strict=True) if not p.repeat]
         assert max(short) > -1e-3

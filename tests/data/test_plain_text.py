@@ -153,7 +153,7 @@ def test_a_tokenizer_with_split_special_tokens_encodes_a_frame_as_usual() -> Non
 
 
 def test_the_end_mark_and_the_alignment_keep_their_positions() -> None:
-    """Two tokenizers, one of which has `</s>` as a control token: it covers the characters that the other one has."""
+    """Two tokenizers, one with `</s>` as a control token: both cover the same characters."""
     slm, llm = tokenizer_of("bytes_bpe"), tokenizer_of("t5")
     collator = Collator(slm, llm, align=True, decoder_only=True, llm_frame=Frame(prefix="The "))
     text = "old </s> farmer"

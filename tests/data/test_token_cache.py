@@ -150,7 +150,7 @@ def never(*_):
 
 @pytest.mark.parametrize("overlong", [Overlong.truncate, Overlong.drop])
 def test_a_second_run_does_not_tokenize(files, tokenizers, monkeypatch, overlong):
-    """Nor does one with other limits; rows and counts are those of a run without a cache."""
+    """Neither does a run with other limits; rows and counts are those of a run without a cache."""
     module(files, tokenizers[0]).encoded("train")
     monkeypatch.setattr(Collator, "tokenized", never)
     assert len(module(files, tokenizers[0]).encoded("train")) == 40

@@ -38,7 +38,7 @@ def test_chosen_texts_are_decoded_exactly(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_special_tokens_and_size(tokenizer):
+def test_trained_tokenizers_have_pad_and_eos_and_at_most_the_given_size(tokenizer):
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 0)
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("</s>", 1)
     assert 258 < len(tokenizer) <= 300

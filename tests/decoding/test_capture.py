@@ -92,7 +92,7 @@ def test_a_step_that_cannot_be_recorded_is_reported_on_one_line(monkeypatch: pyt
         replayed(compute, torch.device("cuda"))
 
 
-def test_a_session_on_a_gpu_replays(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_on_a_gpu_replays_its_graph(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layout whose device is cuda in name only: the graph of operations is wrapped, and its results are unchanged."""
     wrapped = []
 

@@ -132,7 +132,7 @@ def test_responses_with_virtual_tokens_equal_generate(slm: str, tune: str, make:
     assert torch.equal(ours, theirs)
 
 
-def test_a_finished_row_leaves_the_batch(make: Any) -> None:
+def test_a_finished_row_is_removed_from_the_batch(make: Any) -> None:
     model = make("t5", "gpt2", "cross_attention")
     batch = model.collator.batch_of_texts(TEXTS)
     expected = model.generate(batch, max_new_tokens=LENGTH)

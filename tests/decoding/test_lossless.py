@@ -208,7 +208,7 @@ def test_sampling_does_not_depend_on_earlier_batches(pair: Any) -> None:
     assert torch.equal(*found)
 
 
-def test_drafts_in_other_tokens_stay_within_their_buffers(pair: Any, monkeypatch: Any) -> None:
+def test_drafts_of_another_tokenizer_stay_within_their_buffers(pair: Any, monkeypatch: Any) -> None:
     """An almost full row, next to one that has many tokens to catch up."""
     hybrid, llm = pair(*PAIRS[9])
     decoder = LosslessDecoder(hybrid, llm, (2,))

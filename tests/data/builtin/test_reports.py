@@ -121,7 +121,7 @@ def test_appointment_is_moved_by_the_stated_days() -> None:
         assert WEEK.index(told_day) == (WEEK.index(day) + number(shift)) % 7
 
 
-def test_vote_and_fundraiser_arithmetic() -> None:
+def test_vote_and_fundraiser_summaries_have_correct_arithmetic() -> None:
     for text, summary in sample("vote"):
         yes = "".join(find(r"(\w+) members? voted for the plan|The plan got (\w+) votes?", text))
         no = "".join(find(r"(\w+) members? voted against the plan|Against the plan, there were (\w+)", text))
@@ -140,7 +140,7 @@ def test_vote_and_fundraiser_arithmetic() -> None:
             assert summary.endswith(f", but it still needs {WORDS[missing]} thousand.")
 
 
-def test_sums_and_differences_in_the_other_kinds() -> None:
+def test_sums_and_differences_in_the_other_kinds_are_correct() -> None:
     for text, summary in sample("accident"):
         hurt = sum(number(word) for word in re.findall(r"(\w+) (?:man|men|woman|women) (?:was|were) hurt", text))
         (cause,) = find(r"say that ([\w ]+)\.", text)

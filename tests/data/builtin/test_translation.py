@@ -121,7 +121,7 @@ def test_texts_are_well_formed_sentences() -> None:
             assert not re.search(r" ,|,,|  |,[^ ]|,[.?]", text), text
 
 
-def test_lexicon_size_and_every_lexeme_is_used() -> None:
+def test_the_lexicon_is_large_enough_and_every_lexeme_is_used() -> None:
     lexicon = load_lexicon()
     assert len(lexicon) >= 400
     english = " ".join(source for source, _ in sample()).lower()
