@@ -1,4 +1,4 @@
-"""`benchmark`: which systems it times, against whom, and what it writes. (The timing itself: tests/evaluation.)"""
+"""`benchmark`: which systems it times, the baseline, and what it writes. (The timing itself: tests/evaluation.)"""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def config_of(root):
 
 @pytest.fixture(scope="module")
 def hybrid(root):
-    """Folder of a hybrid that nobody trained: enough to be timed."""
+    """Folder of an untrained hybrid, which suffices for timing."""
     build(config_of(root))[0].save_pretrained(root / "hybrid")
     return root / "hybrid"
 
 
 @pytest.fixture
 def lengths(monkeypatch):
-    """Tokens of each prompt that a system reads, by its number of parameters: filled while it is timed."""
+    """Tokens of each prompt that a system encodes, by its number of parameters; filled during timing."""
     found, generate = {}, LLM2SLM.generate
 
     def noting(self, batch, *given, **arguments):
@@ -59,7 +59,7 @@ def lengths(monkeypatch):
     return found
 
 
-def test_a_run_is_timed_with_its_llm_and_others(root):
+def test_a_run_is_timed_with_its_llm_and_other_systems(root):
     trained = train(config_of(root), root / "run").systems[0].parameters
     config = config_of(root)
     config.run = str(root / "run")
@@ -83,7 +83,7 @@ def test_a_run_is_timed_with_its_llm_and_others(root):
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved", "configured"])
-def test_the_llm_is_in_memory_once(root, hybrid, saved, monkeypatch):
+def test_the_llm_is_loaded_once(root, hybrid, saved, monkeypatch):
     timed = {}
     config = config_of(root)
     config.run = str(hybrid) if saved else None
@@ -103,8 +103,8 @@ def test_an_untrained_model_is_timed_from_its_configuration(root):
     assert all(row.total_ms.median > 0 for s in result.systems for row in s.speed)
 
 
-def test_a_store_in_the_llms_place_is_not_timed(root):
-    """A hybrid would look as fast as if its LLM did not have to read."""
+def test_stored_representations_are_refused(root):
+    """The time of a hybrid would lack the encoding by its LLM."""
     config = config_of(root)
     config.data.reps = str(root / "reps")
     with pytest.raises(UserError, match=r"^data\.reps=.*reps: benchmark times the LLM's encoder too"):
@@ -112,15 +112,15 @@ def test_a_store_in_the_llms_place_is_not_timed(root):
     assert not (root / "stored").exists()
 
 
-def test_a_system_that_is_no_folder_is_one_line(root):
+def test_a_system_that_is_not_a_run_directory_is_refused(root):
     config = config_of(root)
     config.systems = {"other": {"model": {"kind": "slm"}}}
     with pytest.raises(UserError, match=r"systems\.other: give a run directory"):
         benchmark(config, root / "bad")
 
 
-def test_over_long_prompts_are_cut_and_counted_for_each_system(root, hybrid, lengths):
-    """Every figure is of what was read: the writer of 70 positions has room for 6 tokens before an answer of 64."""
+def test_overlong_prompts_are_truncated_and_counted_for_each_system(root, hybrid, lengths):
+    """All figures refer to truncated prompts: a model of 70 positions takes 6 tokens before a response of 64."""
     config = config_of(root)
     config.run, config.systems = str(hybrid), {"short": str(write_tiny_gpt2(root / "short", positions=70))}
     config.data.overlong, config.data.max_prompt_tokens = Overlong.truncate, 10
@@ -141,7 +141,7 @@ def test_over_long_prompts_are_cut_and_counted_for_each_system(root, hybrid, len
         assert system.speed[0].prompt_tokens == fmean(min(n, 10) for n in full)
 
 
-def test_a_grid_says_the_length_that_is_read(root, hybrid, lengths):
+def test_a_grid_states_the_truncated_prompt_length(root, hybrid, lengths):
     config = config_of(root)
     config.run, config.data.max_prompt_tokens, config.data.overlong = str(hybrid), 20, Overlong.truncate
     config.benchmark.prompts, config.benchmark.prompt_tokens = 0, [15, 40]
@@ -154,7 +154,7 @@ def test_a_grid_says_the_length_that_is_read(root, hybrid, lengths):
         benchmark(config, root / "refused")
 
 
-def test_an_over_long_prompt_is_one_line(root, hybrid):
+def test_an_overlong_prompt_is_reported_on_one_line(root, hybrid):
     config = config_of(root)
     config.run, config.data.max_prompt_tokens = str(hybrid), 10
     with pytest.raises(UserError, match=r"row 1 \(from 0\): its prompt has 12 tokens, at most 10 .*truncate") as caught:
@@ -173,7 +173,7 @@ def test_dropped_rows_are_counted(root, hybrid):
 
 @pytest.mark.slow
 def test_the_baseline_is_the_llm_that_the_hybrid_records(root, hub, tmp_path, monkeypatch):
-    """In the commit and the dtype that it was trained with, whatever main is now and whatever is configured."""
+    """With the commit and dtype of its training, not those of main or of the configuration."""
     config = config_of(root)
     config.model.llm.name, config.model.llm.dtype = "someone/llm", "bfloat16"
     publish(hub, "someone/llm", OLD)
@@ -189,7 +189,7 @@ def test_the_baseline_is_the_llm_that_the_hybrid_records(root, hub, tmp_path, mo
     llm, guided = benchmark(config, tmp_path / "out").systems
     assert llm.parameters["total"] == size[OLD] != size[NEW]
     assert ({row.dtype for row in llm.speed}, {row.dtype for row in guided.speed}) == ({"bfloat16"}, {"float32"})
-    assert (measured["llm"].revision, measured["llm"].dtype) == (OLD, "bfloat16")  # in a process of its own
+    assert (measured["llm"].revision, measured["llm"].dtype) == (OLD, "bfloat16")  # in a separate process
     # moved to another id, where that commit is not known
     publish(hub, "other/copy", COPY)
     shutil.rmtree(hub / "models--someone--llm")
@@ -199,7 +199,7 @@ def test_the_baseline_is_the_llm_that_the_hybrid_records(root, hub, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tiny_llm, tmp_path, monkeypatch, capsys):
+def test_a_default_corpus_is_reported_on_stderr_only(tiny_llm, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["benchmark.prompts=1", "benchmark.response_tokens=[]", "benchmark.repeats=1", "benchmark.warmup=0"]
     rest = ["benchmark.memory=false", "trainer.progress=false", "trainer.accelerator=cpu", "hydra.run.dir=out"]
@@ -213,7 +213,7 @@ def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tiny_llm, tm
     assert shown.out.splitlines()[-1].endswith("out/report.html")
 
 
-def test_a_published_shape_is_timed_without_its_weights_and_tokenizer(tmp_path, monkeypatch, capsys):
+def test_a_published_architecture_is_timed_without_its_weights_and_tokenizer(tmp_path, monkeypatch, capsys):
     """Decoders, targets and notes on the command line: targets that are not met do not change the exit code."""
     monkeypatch.chdir(tmp_path)
     tiny = "{d_model: 8, d_ff: 8, d_kv: 4, num_heads: 2, num_layers: 1, num_decoder_layers: 1}"
@@ -257,7 +257,7 @@ def test_unknown_decoders_and_incomplete_targets_are_refused_before_models_are_l
     assert not (root / "unknown").exists()
 
 
-def test_lossless_has_the_parameters_of_both_models_and_its_acceptance(root, hybrid):
+def test_lossless_records_the_parameters_of_both_models_and_its_acceptance(root, hybrid):
     config = config_of(root)
     config.run, config.benchmark.decoders = str(hybrid), ["generate", "lossless"]
     llm, guided, lossless = benchmark(config, root / "lossless").systems

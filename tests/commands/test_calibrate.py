@@ -1,4 +1,4 @@
-"""`calibrate`, and `decoding=cascade` with what it found."""
+"""`calibrate`, and `decoding=cascade` with its calibration."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def corpus_chrf(rows: list[dict], threshold: float) -> float:
 
 
 @pytest.mark.parametrize("measure", ["mean", "min"])
-def test_what_it_writes(root, measure):
+def test_the_calibration_and_the_result_are_consistent(root, measure):
     folder = root / measure
     found, result = read(folder, "calibration.json"), runs.read_result(folder)
     assert result["calibration"] == found and result["verb"] == "calibrate"
@@ -82,7 +82,7 @@ def test_answers_do_not_depend_on_the_measure(root):
     assert plain[0] == plain[1] and both[0] != both[1]
 
 
-def test_evaluate_with_the_calibration(root):
+def test_evaluate_reproduces_the_calibration(root):
     """On the same rows the cascade has the quality and the share of the calibration, and with inf that of the LLM."""
     found = read(root / "mean", "calibration.json")
     result = runs.read_result(root / "mean")
@@ -101,8 +101,8 @@ def test_evaluate_with_the_calibration(root):
     assert note["threshold"] == "inf"
 
 
-def test_generate_with_the_calibration(root, capsys):
-    """The texts of the file are those of the calibration at its threshold."""
+def test_generate_reproduces_the_calibration(root, capsys):
+    """The answers are those of the calibration at its threshold."""
     rows = [json.loads(line) for line in (root / "mean" / "answers.jsonl").read_text("utf-8").splitlines()]
     (root / "texts.txt").write_text("".join(f"{row['source']}\n" for row in rows), "utf-8")
     threshold = float(read(root / "mean", "calibration.json")["threshold"])
@@ -115,7 +115,7 @@ def test_generate_with_the_calibration(root, capsys):
     assert capsys.readouterr().out == wanted[0] + "\n"
 
 
-def test_the_table_and_the_next_command(root, capsys, monkeypatch):
+def test_the_table_and_the_next_command_are_printed(root, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     words = [f"run={root / 'run'}", "quality_kept=0.9", "calibrate.resamples=100", "trainer.accelerator=cpu"]
     assert main(["calibrate", *words, f"hydra.run.dir={root / 'cli'}"]) == 0
@@ -127,7 +127,7 @@ def test_the_table_and_the_next_command(root, capsys, monkeypatch):
     assert read(root / "cli", "calibration.json")["threshold"] == read(root / "mean", "calibration.json")["threshold"]
 
 
-def test_weights_of_another_model(root, tmp_path):
+def test_a_calibration_of_other_weights_is_refused(root, tmp_path):
     found = read(root / "mean", "calibration.json")
     for role, name in (("hybrid", "hybrid"), ("llm", "LLM")):
         folder = tmp_path / role
@@ -141,7 +141,7 @@ def test_weights_of_another_model(root, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_metric():
+def test_the_metric_is_chosen_or_refused():
     config = RunConfig()
     for given, metrics, found in (
         (None, ["ter", "perplexity", "length_ratio", "chrf", "bleu"], "chrf"), ("bleu", ["chrf"], "bleu"),

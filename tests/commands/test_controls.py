@@ -1,4 +1,4 @@
-"""Controls through the commands: trained, resumed, tested, timed and compared as any hybrid, and told apart by name."""
+"""Controls in the commands: trained, resumed, tested, timed, compared like any hybrid, and distinguished by name."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 
 def close(rows: list[dict[str, float]]) -> list[Any]:
-    """But for rounding: some processors add up otherwise where the same numbers lie elsewhere in memory."""
+    """Equal up to rounding: the order of a summation may depend on addresses in memory."""
     return [pytest.approx(row, rel=1e-5) for row in rows]
 
 
 @pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
-def test_a_control_is_trained_tested_saved_and_gone_on_with(
+def test_a_control_is_trained_tested_saved_and_resumed(
     control: str, tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, again = tmp_path / "run", tmp_path / "again"
@@ -85,7 +85,7 @@ def test_a_control_is_trained_tested_saved_and_gone_on_with(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
-def test_what_goes_on_is_what_would_have_been(control: str, tmp_path: Path) -> None:
+def test_a_resumed_control_equals_an_uninterrupted_one(control: str, tmp_path: Path) -> None:
     def config(steps: int) -> RunConfig:
         made = controlled(tmp_path, control, mode="memory", max_steps=steps, val_every=2)
         made.optim.schedule, made.callbacks.generate_rows = "constant", 0
@@ -102,7 +102,7 @@ def test_what_goes_on_is_what_would_have_been(control: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("control", representatives(CONTROLS, ["shuffled"]))
-def test_a_control_reads_from_a_store_what_it_reads_of_the_llm(control: str, tmp_path: Path) -> None:
+def test_a_control_is_trained_identically_from_a_store(control: str, tmp_path: Path) -> None:
     plain = tiny_run(tmp_path, slm="gpt2")
     plain.encode.dtype = StoreDtype.float32
     encode(plain, tmp_path / "kept")
@@ -123,7 +123,7 @@ def test_a_sweep_over_controls_is_composed(calls: list[tuple[Any, Path]]) -> Non
 
 
 @pytest.mark.parametrize("kind", ["slm", "llm"])
-def test_a_system_without_an_llm_beside_it_is_refused(kind: str, tiny_llm: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_system_without_an_encoding_llm_is_refused(kind: str, tiny_llm: Path, tmp_path: Path, capsys: Any) -> None:
     wrong = [f"model={kind}", "model.control=shuffled", f"hydra.run.dir={tmp_path / 'never'}"]
     assert main(["train", *tiny_overrides(tiny_llm), *wrong]) != 0
     said = mistake(capsys)
@@ -134,7 +134,7 @@ def test_a_system_without_an_llm_beside_it_is_refused(kind: str, tiny_llm: Path,
 
 
 @pytest.mark.slow
-def test_the_llm_alone_labels_and_is_timed_whatever_the_control(tmp_path: Path) -> None:
+def test_the_llm_labels_and_is_timed_independently_of_the_control(tmp_path: Path) -> None:
     config = controlled(tmp_path, "constant")
     assert labelling_system(config).model.label == "llm"
     config.benchmark.repeats, config.benchmark.warmup, config.benchmark.prompts = 1, 0, 0
@@ -165,8 +165,8 @@ def test_saved_controls_are_timed_under_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_comparison_says_which_is_the_control(tmp_path: Path) -> None:
-    """By its label, unless the folder's name says so already."""
+def test_a_comparison_marks_the_control(tmp_path: Path) -> None:
+    """By its label, unless the folder's name contains it."""
     for name, control in (("a", "none"), ("b", "shuffled")):
         train(controlled(tmp_path, control, max_steps=2), tmp_path / name)
     shutil.copytree(tmp_path / "b", tmp_path / "shuffled-2")
@@ -178,7 +178,9 @@ def test_a_comparison_says_which_is_the_control(tmp_path: Path) -> None:
         assert found["baseline"] == ("a" if baseline is None else "b, shuffled")
 
 
-def test_there_is_room_behind_the_longest_prompt_that_a_row_may_be_told_of(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_context_length_covers_the_longest_prompt_that_a_control_may_assign(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     rows = [Encoded(0, [7] * 10, [7] * 2, [1]), Encoded(1, [7] * 3, [7] * 9, [1])]
     for control, read in (("none", 12), ("shuffled", 19)):
         model, data = build(controlled(tmp_path, control, slm="gpt2", mode="prepend"))

@@ -43,7 +43,7 @@ def by_system(result):
     return {row["system"]: row for row in result["rows"]}
 
 
-def test_a_pair_that_is_neither_here_nor_on_a_network(tmp_path, capsys):
+def test_a_pair_is_predicted_from_shipped_configs(tmp_path, capsys):
     """T5-large and T5-small, by hand: on this device every decoding step reads all weights of the decoder."""
     prompt, response, bandwidth = 64, 33, 2000
     found = predicted(
@@ -74,7 +74,7 @@ def test_a_pair_that_is_neither_here_nor_on_a_network(tmp_path, capsys):
     assert rows["llm"]["ms_per_token"] == pytest.approx(token["llm"])
     assert rows["slm"]["ms_per_token"] == rows["llm2slm"]["ms_per_token"] == pytest.approx(token["slm"])
     projector = 1024 * 512 + 512 * 512
-    first = step(*small, 0) - 2 * 6 * 512 * prompt  # what it attends to is computed, not read
+    first = step(*small, 0) - 2 * 6 * 512 * prompt  # keys and values of the prompt are computed, not read
     before = encoder(*large) + projector + encoder(*small) + cross(512, 512, 6) + first
     assert rows["llm2slm"]["prefill_ms"] == pytest.approx(ms(before))
     assert rows["llm2slm"]["total_ms"] == pytest.approx(ms(before) + 32 * token["slm"])
@@ -85,7 +85,7 @@ def test_a_pair_that_is_neither_here_nor_on_a_network(tmp_path, capsys):
     assert rows["llm2slm"]["weights_mb"] == pytest.approx(2 * held / 1e6, rel=1e-3)
     assert rows["llm2slm"]["cache_mb"] == pytest.approx(2 * 2 * 6 * 512 * (response + prompt) / 1e6)
     verifications = response / 4
-    # the LLM reads its decoder at every verification, the SLM its own at three of four drafted tokens and one more
+    # weights read: the LLM's decoder per verification, the SLM's for three of four drafted tokens and one more
     most = verifications * token["llm"] + (4 * verifications - 1) * token["slm"] + ms(before)
     assert rows["lossless"]["total_ms"] == pytest.approx(most + ms(cross(1024, 1024, 24)), rel=0.01)
     anew = rows["llm"]["total_ms"] - ms(encoder(*large))
@@ -95,7 +95,7 @@ def test_a_pair_that_is_neither_here_nor_on_a_network(tmp_path, capsys):
     assert shown.rstrip().endswith(str(tmp_path / "costs.json"))
 
 
-def test_conditions_and_the_table_as_csv(tmp_path, capsys):
+def test_all_conditions_are_written_as_csv(tmp_path, capsys):
     found = predicted(tmp_path, *PAIR, "batch=1,8", "response_tokens=1,16", "dtype=int8", "device=rtx4090")
     rows = list(csv.DictReader((tmp_path / "costs.csv").open(encoding="utf-8")))
     assert len(rows) == len(found["rows"]) == 2 * 2 * 5
@@ -111,7 +111,7 @@ def test_conditions_and_the_table_as_csv(tmp_path, capsys):
     assert "batch" in shown and "response" in shown and max(map(len, shown.splitlines()[:-1])) <= 80
 
 
-def test_a_model_that_is_larger_than_the_memory(tmp_path, capsys):
+def test_models_larger_than_the_memory_are_reported(tmp_path, capsys):
     found = by_system(predicted(tmp_path, "model/llm=t5_11b", "model/slm=t5_small", "dtype=float32", "device=rtx4090"))
     assert [name for name, row in found.items() if not row["fits"]] == ["llm", "lossless", "cascade"]
     assert "larger than the memory of the device: cascade, llm, lossless" in " ".join(capsys.readouterr().out.split())
@@ -120,7 +120,7 @@ def test_a_model_that_is_larger_than_the_memory(tmp_path, capsys):
 UNKNOWN = ["model.llm.name=null", "model.llm.config={model_type: mamba}"]
 
 
-def test_an_unknown_family_is_named_and_the_rest_is_predicted(tmp_path, capsys):
+def test_an_unknown_family_is_reported_and_the_rest_is_predicted(tmp_path, capsys):
     found = predicted(tmp_path, *UNKNOWN, "model/slm=t5_small", "model.tokenizers=offsets")
     assert list(by_system(found)) == ["slm"]
     assert by_system(found)["slm"]["speedup"] is None
@@ -129,14 +129,14 @@ def test_an_unknown_family_is_named_and_the_rest_is_predicted(tmp_path, capsys):
     assert found["unknown"][0]["model_type"] == "mamba"
 
 
-def test_an_llm_that_only_encodes(tmp_path, capsys):
+def test_systems_in_which_an_encoder_only_llm_would_generate_are_left_out(tmp_path, capsys):
     bert = ["model.llm.name=null", "model.llm.config={model_type: bert}"]
     found = predicted(tmp_path, *bert, "model/slm=t5_small", "model.tokenizers=offsets")
     assert list(by_system(found)) == ["slm", "llm2slm"]
     assert "LLM bert (bert), so without llm, lossless, cascade" in capsys.readouterr().err
 
 
-def test_nothing_that_could_be_predicted_is_an_error(tmp_path, capsys):
+def test_a_pair_without_any_prediction_is_refused(tmp_path, capsys):
     slm = ["model/slm=t5_small", "model.slm.name=null", "model.slm.config={model_type: mamba}"]
     assert main(["costs", *UNKNOWN, *slm, f"hydra.run.dir={tmp_path / 'new'}"]) == 2
     assert "cost unknown: LLM mamba (mamba), so without llm, llm2slm, lossless, cascade; SLM mamba" in mistake(capsys)
@@ -161,7 +161,7 @@ def test_nothing_that_could_be_predicted_is_an_error(tmp_path, capsys):
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
 )
-def test_mistakes(tmp_path, capsys, overrides, message):
+def test_mistakes_are_reported_on_one_line(tmp_path, capsys, overrides, message):
     pair = [] if "run" in overrides[0] + overrides[-1] else PAIR
     assert main(["costs", *pair, *overrides, f"hydra.run.dir={tmp_path / 'new'}"]) == 2
     assert message in mistake(capsys)
@@ -211,7 +211,7 @@ def config(folder, pair, mode, tokenizers, **changes):
     first_of_each(CASES, lambda case: (case[1]["mode"], "kv" in case[1]["mode"] and case[0])),
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_configs_give_what_the_built_hybrid_gives(zoo, pair, mode, tokenizers):
+def test_predictions_from_configs_equal_those_of_the_built_hybrid(zoo, pair, mode, tokenizers):
     """FLOPs of the same prompt and response by the configs alone, and by the modules of the built model."""
     cfg = config(zoo, pair, mode, tokenizers)
     planned, model = configured(cfg), build_model(cfg).eval()
@@ -219,7 +219,7 @@ def test_configs_give_what_the_built_hybrid_gives(zoo, pair, mode, tokenizers):
 
 
 LEFT_OUT = ("position", "wpe", "relative_attention_bias", "token_type", "virtual_tokens")
-"""Parts of the names of matrices that the memory of the cost model leaves out, as norms, biases and gates."""
+"""Parts of the names of matrices that the memory of the cost model omits, like norms, biases and gates."""
 
 
 def assert_same(planned, model, tokens=6):
@@ -245,20 +245,20 @@ CHANGES = [{"layer": 1}, {"layer": [0, 2]}, {"tune": "prompt"}, {"tune": "prefix
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
-def test_settings_of_the_models(zoo, changes):
+def test_settings_of_the_models_change_the_prediction_as_the_built_hybrid(zoo, changes):
     cfg = config(zoo, ("llama", "gpt2"), {"mode": "add"}, Tokenizers.offsets)
     for name, value in changes.items():
         setattr(cfg.llm if name == "layer" else cfg.slm, name, value)
     assert_same(configured(cfg), build_model(cfg).eval())
 
 
-def test_a_vocabulary_that_is_cut(zoo):
+def test_a_cut_vocabulary_changes_only_its_size(zoo):
     cfg = config(zoo, ("llama", "gpt2"), {"mode": "add"}, Tokenizers.offsets)
     whole, cut = configured(cfg), configured(cfg, vocabulary=100)
     assert cut.slm.values == whole.slm.values | {"vocab_size": 100}
 
 
-def test_a_saved_model(trained, tmp_path, capsys):
+def test_costs_of_a_saved_model_are_predicted(trained, tmp_path, capsys):
     found = predicted(tmp_path, f"run={trained}")
     from llm2slm import LLM2SLM
 
@@ -283,13 +283,13 @@ def test_only_the_config_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf/model").glob("*lm/*.yaml")), ids=lambda path: path.stem)
-def test_every_group_is_known_without_a_network(path):
+def test_the_model_of_every_group_has_a_shipped_config(path):
     values = yaml.safe_load(path.read_text("utf-8"))
     name = values.get(path.parent.name, values).get("name")
     assert name is None or name == "builtin/llm" or name in known()
 
 
-def test_times_are_the_longer_of_reading_and_computing():
+def test_times_are_the_maximum_of_memory_and_compute_time():
     device = Device(bandwidth=100, tflops={"float32": 2}, overhead=50)
     work = Work(passes=3, blocks=4, flops=4e9, weights=1e8, cache=1e6)
     cost = Cost((work,), (), 1e8, 1e6, 4, 4)
@@ -314,12 +314,12 @@ def test_this_machine_is_measured(tmp_path, monkeypatch):
     assert device["source"] == "measured on this machine"
 
 
-def test_pairs_that_are_not_built_are_checked_too(zoo):
+def test_settings_of_unbuilt_pairs_are_checked(zoo):
     with pytest.raises(UserError, match=r"model.pool=4 is for model.conditioning=prepend; it is add"):
         configured(config(zoo, ("flan", "gpt2"), {"mode": "add", "pool": 4}, Tokenizers.offsets))
 
 
-def test_the_example_of_the_page(tmp_path):
+def test_the_example_in_the_documentation_is_reproduced(tmp_path):
     """Its command gives the numbers of its table, and those in the text below."""
     page = (ROOT / "docs" / "costs.md").read_text("utf-8")
     [command] = [call for call in calls(page) if "device=cpu-2-cores" in call]
@@ -333,6 +333,6 @@ def test_the_example_of_the_page(tmp_path):
     assert f"`prompt_tokens=512` it is {long['llm2slm']['speedup']:.1f} for 64 tokens" in " ".join(text.split())
 
 
-def test_the_page_lists_the_families():
+def test_the_documentation_lists_the_families():
     page = (ROOT / "docs" / "costs.md").read_text("utf-8").partition("## Families")[2]
     assert set(re.findall(r"`(\w+)`", page)) - {"costs"} == set(families.FAMILIES) - {"t5_gemma_module"}

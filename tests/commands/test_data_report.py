@@ -1,4 +1,4 @@
-"""What stands above the data table before training: the words around a text, and one row as the models get it."""
+"""The lines above the data table before training: prefix, template, and one row as the models get it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_of(folder: Path, **changes: Any) -> RunConfig:
     return tiny_run(folder, **changes)
 
 
-def test_what_both_models_read_stands_there_once(tmp_path: Path) -> None:
+def test_a_prompt_of_both_models_is_shown_once(tmp_path: Path) -> None:
     config = run_of(tmp_path)
     config.task.name = "summarization"
     assert lines_of(config) == [
@@ -47,7 +47,7 @@ def test_what_both_models_read_stands_there_once(tmp_path: Path) -> None:
     ]
 
 
-def test_the_llm_in_its_own_words(tmp_path: Path) -> None:
+def test_a_separate_prompt_of_the_llm_is_shown(tmp_path: Path) -> None:
     config = run_of(tmp_path)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
@@ -62,13 +62,13 @@ def test_the_llm_in_its_own_words(tmp_path: Path) -> None:
     ]
 
 
-def test_an_llm_that_writes_alone_reads_its_frame(tmp_path: Path) -> None:
+def test_the_prompt_of_an_llm_system_includes_its_frame(tmp_path: Path) -> None:
     config = run_of(tmp_path, kind="llm")
     config.model.llm.prefix = "old: "
     assert lines_of(config)[1] == "  prompt  'old: two\\ndogs\\u200b'"
 
 
-def test_the_end_mark_is_part_of_what_is_read() -> None:
+def test_the_end_mark_is_part_of_the_rendered_prompt() -> None:
     assert PromptTokenizer(tiny_tokenizer(), Frame("a ", " b"), mark="\n").rendered("x") == "a x\n b"
 
 
@@ -81,6 +81,6 @@ def test_templates_are_shown(tmp_path: Path) -> None:
     ]
 
 
-def test_a_long_text_is_cut_with_a_mark() -> None:
+def test_a_long_text_is_shortened_with_a_mark() -> None:
     assert visible("a" * SHOWN) == repr("a" * SHOWN)
     assert visible("a" * 200 + "b" * 1234 + "c" * 100) == f"{'a' * 200!r} [... 1,234 characters ...] {'c' * 100!r}"

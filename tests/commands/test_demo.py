@@ -1,4 +1,4 @@
-"""`demo` with tiny settings: all systems, ratios computed from their own figures, one page."""
+"""`demo` with tiny settings: all systems, ratios of their figures, one page."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_all_systems_are_scored_and_timed(demo):
             assert kept == system["quality"][metric]["value"] / llm["quality"][metric]["value"]
 
 
-def test_the_hybrid_under_other_decoders(demo):
+def test_decoders_reproduce_the_scores_of_the_hybrid_or_the_llm(demo):
     """captured has the scores and responses of the hybrid, lossless those of the LLM."""
     folder, _, result = demo
     llm, _, hybrid, captured, lossless = result["systems"]
@@ -76,7 +76,7 @@ def test_the_hybrid_under_other_decoders(demo):
     assert lossless["notes"]["decoder"]["counts"]["rows"] == SIZES["test"]
 
 
-def test_each_system_was_trained_as_its_overrides_say_and_the_same_otherwise(demo):
+def test_each_system_is_trained_with_the_common_configuration_and_its_overrides(demo):
     folder, config, _ = demo
     stored = {name: runs.read_config(folder / name) for name in ("small", "guided")}
     wanted = runs.plain(config) | {"systems": {}}
@@ -87,18 +87,18 @@ def test_each_system_was_trained_as_its_overrides_say_and_the_same_otherwise(dem
     }
 
 
-def test_the_page_names_all_three(demo):
+def test_the_page_names_all_systems(demo):
     page = (demo[0] / "report.html").read_text(encoding="utf-8")
     assert all(f">{name}<" in page for name in ("llm", "small", "guided"))
 
 
-def test_quality_kept_by_hand():
+def test_quality_kept_is_the_ratio_of_scores_whose_higher_values_are_better():
     def system(**values):
         return System("", "slm", {}, {name: Score(value, "", 3) for name, value in values.items()})
 
     llm = system(bleu=40.0, chrf=0.0, rougeL=50.0)
     assert quality_kept(system(bleu=30.0, chrf=5.0, other=1.0), llm) == {"bleu": 0.75}
-    less = system(ter=40.0, perplexity=2.0, repetition=1.0)  # nobody keeps 120 % of its mistakes
+    less = system(ter=40.0, perplexity=2.0, repetition=1.0)  # not for errors
     assert quality_kept(system(ter=48.0, perplexity=3.0, repetition=2.0), less) == {}
 
 
@@ -148,7 +148,7 @@ def test_an_earlier_demo_is_removed_and_nothing_else(tmp_path):
     for name in ("small", "guided", "mine"):
         (tmp_path / "out" / name).mkdir(parents=True)
     clear(tmp_path / "out", config.systems)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small", "guided", "mine"}  # no demo was here
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small", "guided", "mine"}  # not a demo
     runs.write_config(tmp_path / "out", config)
     clear(tmp_path / "out", config.systems)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine", "config.yaml"}
@@ -163,8 +163,8 @@ def test_the_run_of_another_command_is_refused_before_anything_is_trained(tmp_pa
 
 
 @pytest.mark.slow
-def test_where_prompts_are_cut_all_are_scored_and_timed_on_the_same_rows(tmp_path, monkeypatch):
-    """Under two tokenizers that make different rows over-long: dropping them would leave each system others."""
+def test_with_truncated_prompts_all_systems_are_scored_and_timed_on_the_same_rows(tmp_path, monkeypatch):
+    """With two tokenizers different rows are overlong; dropping them would leave each system other rows."""
     config = demo_config(tmp_path)
     config.model = tiny_model_config(tmp_path / "zoo", tokenizers=Tokenizers.offsets)
     config.data.overlong, config.data.max_prompt_tokens = Overlong.truncate, 9

@@ -1,8 +1,7 @@
-"""`llm2slm encode`, and training from what it keeps: without the LLM's weights, and with the losses of live training.
+"""`llm2slm encode`, and training from its store: without the LLM's weights, and with the losses of live training.
 
-A float32 store holds the very values that the LLM gave (to the last bit: `tests/test_offline.py`). Live training asks
-for them in batches of other shapes, in which a processor's matrix products may round otherwise: losses are near, not
-equal.
+A float32 store holds the representations bit for bit (`tests/test_offline.py`). Live training computes them in batches
+of other shapes, in which matrix products may round differently: losses are close, not equal.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def encoding(root: Path, llm: str = "t5", slm: str = "t5", mode: str = "add", dt
         [("gpt2", "gpt2", "prepend", "offsets")],
     ),
 )
-def test_training_from_the_store_is_training_with_the_llm(
+def test_training_from_the_store_equals_training_with_the_llm(
     tmp_path: Path, llm: str, slm: str, mode: str, tokenizers: str
 ) -> None:
     def config() -> RunConfig:
@@ -59,11 +58,11 @@ def test_training_from_the_store_is_training_with_the_llm(
     stored = config()
     stored.data.reps = str(tmp_path / "kept" / "reps")
     weights = Path(stored.model.llm.name) / "model.safetensors"
-    shutil.move(weights, tmp_path / "gone")  # nobody can read them now
+    shutil.move(weights, tmp_path / "gone")  # no longer readable
     found = train(stored, tmp_path / "stored")
     assert_same_losses(tmp_path / "live", tmp_path / "stored")
     assert found.systems[0].quality == live.systems[0].quality
-    assert found.systems[0].parameters == live.systems[0].parameters  # the LLM is a part of it, loaded or not
+    assert found.systems[0].parameters == live.systems[0].parameters  # the LLM counts, loaded or not
     answers = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("live", "stored")]
     assert answers[0] == answers[1]
     shutil.move(tmp_path / "gone", weights)
@@ -78,21 +77,21 @@ def losses(folder: Path) -> list[tuple[str, str]]:
 
 
 def assert_same_losses(live: Path, stored: Path) -> None:
-    """Every cell, within float32's rounding: a wrong representation is off by far more (the test below)."""
+    """All values, within float32 rounding: a wrong representation differs by far more (see the test below)."""
     numbers = [[float(a or "nan") for row in losses(folder) for a in row] for folder in (live, stored)]
     assert numbers[1] == pytest.approx(numbers[0], rel=1e-5, nan_ok=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "near"), representatives([("bfloat16", 0.02), ("int8", 0.02)], [("int8", 0.02)]))
-def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str, near: float) -> None:
+def test_stores_of_lower_precision_give_nearly_the_same_losses(tmp_path: Path, dtype: str, near: float) -> None:
     train(encoding(tmp_path), tmp_path / "live")
     encode(encoding(tmp_path, dtype=dtype), tmp_path / "kept")
     config = encoding(tmp_path)
     config.data.reps = str(tmp_path / "kept" / "reps")
     train(config, tmp_path / "stored")
     pairs = list(zip(losses(tmp_path / "live"), losses(tmp_path / "stored"), strict=True))
-    with pytest.raises(AssertionError):  # else nothing was rounded, or the test above sees nothing
+    with pytest.raises(AssertionError):  # else nothing was rounded, or the test above cannot fail
         assert_same_losses(tmp_path / "live", tmp_path / "stored")
     for one, other in pairs:
         for a, b in zip(one, other, strict=True):
@@ -142,7 +141,7 @@ def test_narrower_stores_give_nearly_the_same_losses(tmp_path: Path, dtype: str,
         6,
     ),
 )
-def test_a_store_of_something_else_is_refused_before_training(tmp_path: Path, change: Any, said: str) -> None:
+def test_a_store_of_other_representations_is_refused_before_training(tmp_path: Path, change: Any, said: str) -> None:
     encode(encoding(tmp_path), tmp_path / "kept")
     config = encoding(tmp_path)
     config.data.reps = str(tmp_path / "kept" / "reps")
@@ -153,7 +152,7 @@ def test_a_store_of_something_else_is_refused_before_training(tmp_path: Path, ch
 
 
 def other_row(config: RunConfig, split: str) -> None:
-    """One row asks something else than when the store was filled."""
+    """Changes the prompt of one row after the store was filled."""
     path = Path(getattr(config.data, split))
     rows = path.read_text().splitlines()
     rows[7 if split == "train" else 2] = json.dumps({"source": "dogs dogs house", "target": "it"})
@@ -162,7 +161,7 @@ def other_row(config: RunConfig, split: str) -> None:
 
 
 def edit(model: str, **values: Any) -> None:
-    """The same weights, which now compute something else."""
+    """Changes the configuration of a model, not its weights."""
     path = Path(model) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -172,7 +171,7 @@ def cut(data: DataConfig) -> None:
 
 
 def flip(store: str, key: bool = False) -> None:
-    """One bit of a value, or of a prompt's key."""
+    """Flips one bit of a value, or of a prompt's key."""
     first = RepsStore(store).keys(0, 1)[0]
     path = Path(store) / "shard-00000.safetensors"
     content = bytearray(path.read_bytes())
@@ -181,15 +180,15 @@ def flip(store: str, key: bool = False) -> None:
 
 
 @pytest.mark.slow
-def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None:
-    """Another conditioning leaves an SLM with positions less room, and the LLM may have moved: nothing of that changes
-    what the LLM says of a prompt that fits."""
+def test_one_store_serves_all_systems_with_the_same_prompts(tmp_path: Path) -> None:
+    """Another conditioning lowers the maximum prompt length of an SLM with positions, and the LLM may have moved:
+    neither changes the representations of a prompt that fits."""
     encode(encoding(tmp_path, slm="gpt2", mode="add"), tmp_path / "kept")
     config = encoding(tmp_path, slm="gpt2", mode="prepend")
     moved = tmp_path / "moved"
     shutil.move(config.model.llm.name, moved)
     config.model.llm.name = str(moved)
-    edit(config.model.llm.name, transformers_version="9.9.9", dtype="bfloat16")  # how it was saved, not what it says
+    edit(config.model.llm.name, transformers_version="9.9.9", dtype="bfloat16")  # metadata, without effect on outputs
     live = train(config, tmp_path / "live")
     config.data.reps = str(tmp_path / "kept" / "reps")
     found = train(config, tmp_path / "stored")
@@ -203,7 +202,7 @@ def test_one_store_serves_whoever_reads_the_same_prompts(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_tokenizer_that_is_ordered(tmp_path: Path) -> None:
+def test_a_tokenizer_trained_on_demand_is_supported(tmp_path: Path) -> None:
     """The same overrides encode and train."""
 
     def config() -> RunConfig:
@@ -221,9 +220,9 @@ def test_a_tokenizer_that_is_ordered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("buffer", representatives([7, 8, 39, 40, 64], [7]))
-def test_streamed_rows_are_encoded_by_the_chunk(tmp_path: Path, buffer: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more of them are held than a chunk; every prompt is there, and training is the same (the buffer divides the
-    40 rows, does not, is all of them, or more)."""
+def test_streamed_rows_are_encoded_in_chunks(tmp_path: Path, buffer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most one chunk is in memory; the store has every prompt, and training is the same (the buffer divides the 40
+    rows, does not, equals them, or exceeds them)."""
 
     def config() -> RunConfig:
         made = encoding(tmp_path)
@@ -247,7 +246,7 @@ def test_streamed_rows_are_encoded_by_the_chunk(tmp_path: Path, buffer: int, mon
     assert_same_losses(tmp_path / "live", tmp_path / "stored")
 
 
-def test_a_run_in_the_folder_stays_as_it_was(tmp_path: Path) -> None:
+def test_an_existing_run_or_store_in_the_folder_is_not_changed(tmp_path: Path) -> None:
     train(encoding(tmp_path), tmp_path / "run")
     encode(encoding(tmp_path), tmp_path / "kept")
     before = [(tmp_path / name / "config.yaml").read_bytes() for name in ("run", "kept")]
@@ -256,7 +255,7 @@ def test_a_run_in_the_folder_stays_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is required"):
         encode(encoding(tmp_path, dtype="int8"), tmp_path / "kept")
     assert [(tmp_path / name / "config.yaml").read_bytes() for name in ("run", "kept")] == before
-    encode(encoding(tmp_path), tmp_path / "kept")  # the same goes on
+    encode(encoding(tmp_path), tmp_path / "kept")  # resumed with the same settings
 
 
 @pytest.mark.parametrize("tokenizers", [Tokenizers.shared, Tokenizers.llm_tokens])
@@ -283,7 +282,7 @@ def test_the_same_command_on_a_finished_store_changes_nothing(
     assert contents() == before
 
 
-def test_room_for_the_embeddings_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_space_for_the_embeddings_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = encoding(tmp_path)
     config.model.tokenizers = Tokenizers.llm_tokens
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 7}))
@@ -292,14 +291,14 @@ def test_room_for_the_embeddings_is_asked_for_first(tmp_path: Path, monkeypatch:
         encode(config, tmp_path / "kept")
 
 
-def test_threads_are_those_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_is_that_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     encode(encoding(tmp_path), tmp_path / "kept")
     assert asked == [1]
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_mistakes_are_refused_and_a_store_with_more_rows_is_accepted(tmp_path: Path) -> None:
     config = encoding(tmp_path)
     config.model.llm.init = Init.random
     with pytest.raises(UserError, match=r"model\.llm has random weights"):
@@ -317,10 +316,10 @@ def test_mistakes(tmp_path: Path) -> None:
     other.data.reps = str(tmp_path / "kept" / "reps")
     other.data.train, other.data.train_size = other.data.test, None
     other.data.validation = other.data.test
-    train(other, tmp_path / "fewer")  # rows that are in it
+    train(other, tmp_path / "fewer")  # rows that the store contains
 
 
-def test_a_split_is_not_chosen(tmp_path: Path) -> None:
+def test_a_split_is_refused(tmp_path: Path) -> None:
     config = encoding(tmp_path)
     config.split = "train"
     with pytest.raises(UserError, match=r"^split=train: encode stores all splits; leave it out"):

@@ -1,4 +1,4 @@
-"""`evaluate`: scores against the metric packages themselves, splits, plain models, and limits."""
+"""`evaluate`: scores compared with the metric packages, splits, plain models, and limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows_of(folder):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_plain_model_is_scored_on_the_split_asked_for(root, split):
+def test_a_plain_model_is_scored_on_the_requested_split(root, split):
     config = tiny_run(root)
     config.run, config.split = config.model.llm.name, split
     config.task.metrics = ["chrf", "bleu"]
@@ -49,7 +49,7 @@ def test_a_plain_model_is_scored_on_the_split_asked_for(root, split):
 
 
 @pytest.mark.slow
-def test_what_no_run_has_trained_counts_as_untrained(root):
+def test_a_model_that_no_run_trained_has_no_trainable_parameters(root):
     config = tiny_run(root)
     config.run = config.model.llm.name
     plain = evaluate(config, root / "plain").systems[0].parameters
@@ -77,7 +77,7 @@ TUNED = {
 
 
 @pytest.mark.parametrize("name", representatives(TUNED, ["lora", "prompt"]))
-def test_what_was_trained_is_recorded_with_the_model(root, tmp_path, name):
+def test_the_number_of_trained_parameters_is_recorded_with_the_model(root, tmp_path, name):
     """The run, its model alone and its export: each result has the number of the parameters that training changed."""
     kind, tune, peft = TUNED[name]
     config = tiny_run(root, kind, max_steps=1)
@@ -98,7 +98,7 @@ def test_what_was_trained_is_recorded_with_the_model(root, tmp_path, name):
 
 
 def test_the_limits_are_those_of_the_configuration(root):
-    """What the message says to set must be what helps."""
+    """The setting that the message names must resolve the error."""
     config = tiny_run(root)
     config.run, config.data.max_prompt_tokens = config.model.llm.name, 8
     with pytest.raises(UserError, match=r"at most 8 .*data\.max_prompt_tokens.*data\.overlong=truncate"):
@@ -116,7 +116,7 @@ def test_the_limits_are_those_of_the_configuration(root):
         assert (told["overlong_prompts"], told["overlong"], told["dropped"]) == (over, way, dropped)
 
 
-def test_no_run_and_a_wrong_run_are_one_line(root, tmp_path):
+def test_a_missing_run_and_a_wrong_run_are_refused(root, tmp_path):
     config = tiny_run(root)
     with pytest.raises(UserError, match="evaluate needs run=DIR"):
         evaluate(config, tmp_path)
@@ -125,7 +125,7 @@ def test_no_run_and_a_wrong_run_are_one_line(root, tmp_path):
         evaluate(config, tmp_path)
 
 
-def test_a_misspelt_metric_is_told_before_model_and_data_are_loaded(root, tmp_path):
+def test_a_misspelt_metric_is_reported_before_model_and_data_are_loaded(root, tmp_path):
     config = tiny_run(root)
     config.task.metrics, config.run, config.data.test = ["chrf", "blue"], str(tmp_path / "nothing"), "nowhere.jsonl"
     with pytest.raises(UserError, match=r"^metric 'blue' is unknown; did you mean 'bleu'"):
@@ -133,7 +133,7 @@ def test_a_misspelt_metric_is_told_before_model_and_data_are_loaded(root, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bertscore_without_its_model_is_told_before_model_and_data_are_loaded(root, tmp_path):
+def test_a_bertscore_without_its_model_is_reported_before_model_and_data_are_loaded(root, tmp_path):
     config = tiny_run(root)
     config.run, config.data.test = str(tmp_path / "nothing"), "nowhere.jsonl"
     config.task.metrics = ["chrf", f"bertscore:{tmp_path}/no_model:3"]
@@ -147,7 +147,7 @@ def test_a_bertscore_without_its_model_is_told_before_model_and_data_are_loaded(
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """The built-in LLM, of whose answers only the first words are taken, judged by metrics of every kind."""
+    """The built-in LLM with a low `max_new_tokens`, scored by metrics of every kind."""
     folder = tmp_path_factory.mktemp("judged") / "run"
     names = "bleu,perplexity,chrf,chrf++,ter,rouge1,token_f1,bertscore:builtin/llm:2"
     small = ["data.test_size=50", "task.max_new_tokens=12", "trainer.progress=false", "trainer.accelerator=cpu"]
@@ -158,7 +158,7 @@ def judged(tmp_path_factory):
 
 @pytest.mark.slow
 def test_final_scores_agree_with_a_second_package(judged):
-    """torchmetrics, on the answers as they were written down.
+    """torchmetrics, on the recorded predictions.
 
     To 1e-3 of 100, since it counts in float32. chrF to 0.02: torchmetrics takes the mean of the F of each n, sacrebleu
     (and our formula by hand in test_metrics.py, to 1e-6) the F of mean precision and mean recall; the two are equal
@@ -171,10 +171,10 @@ def test_final_scores_agree_with_a_second_package(judged):
     answers, targets = [row["prediction"] for row in rows], [[row["target"]] for row in rows]
     assert all(answers), "torchmetrics leaves empty ones out"
 
-    def words(text):  # of German: letters and digits, case folded; no stems, and no articles of English
+    def words(text):  # German: letters and digits, case folded; no stems, no English articles
         return "".join(letter if letter.isalnum() else " " for letter in text.casefold())
 
-    def marked(text):  # so that no word is an article of English, which SQuAD leaves out
+    def marked(text):  # so that no word is an English article, which SQuAD leaves out
         return " ".join(f"x{word}" for word in words(text).split())
 
     asked = [{"prediction_text": marked(answer), "id": str(i)} for i, answer in enumerate(answers)]
@@ -194,13 +194,13 @@ def test_final_scores_agree_with_a_second_package(judged):
         assert value == pytest.approx(100 * float(found), abs=0.02 if name.startswith("chrf") else 1e-3), name
 
 
-def test_every_metric_is_there_in_the_order_asked_for_over_all_rows_and_by_length(judged):
+def test_every_metric_is_recorded_in_the_requested_order_over_all_rows_and_by_length(judged):
     _, names, system = judged
     assert list(system["quality"]) == names
     assert {score["n"] for score in system["quality"].values()} == {50}
     assert "teacher-forced, tokenizer " in system["quality"]["perplexity"]["signature"]
     assert "BERTScore F1, builtin/llm, weights " in system["quality"]["bertscore:builtin/llm:2"]["signature"]
-    assert 1 < system["quality"]["perplexity"]["value"] < 5  # of the references, whatever was answered
+    assert 1 < system["quality"]["perplexity"]["value"] < 5  # of the references, independent of the answers
     assert {bucket["by"] for bucket in system["buckets"]} == {"prompt", "response"}
     for by in ("prompt", "response"):
         own = [bucket for bucket in system["buckets"] if bucket["by"] == by]
@@ -213,8 +213,8 @@ def test_every_metric_is_there_in_the_order_asked_for_over_all_rows_and_by_lengt
     assert long["quality"]["bleu"] < short["quality"]["bleu"] - 20  # twelve tokens are not enough for these
 
 
-def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tmp_path, monkeypatch, capsys):
-    """Fewer rows of it, or shorter answers, are no name for it."""
+def test_a_default_corpus_is_reported_on_stderr_only(tmp_path, monkeypatch, capsys):
+    """The number of rows and the length of answers do not name a corpus."""
     monkeypatch.chdir(tmp_path)
     small = ["data.test_size=2", "task.max_new_tokens=2", "trainer.progress=false", "trainer.accelerator=cpu"]
     assert main(["evaluate", "run=builtin/llm", *small, "hydra.run.dir=out"]) == 0
@@ -231,7 +231,7 @@ def test_the_corpus_that_nobody_named_is_told_apart_from_the_result(tmp_path, mo
     ("section", "key", "value"),
     [("data", "name", "samsum"), ("data", "corpus", "summarization"), ("task", "prefix", "")],
 )
-def test_a_corpus_or_prefix_that_was_named_is_not_told(capsys, section, key, value):
+def test_a_named_corpus_or_prefix_is_not_reported(capsys, section, key, value):
     config = RunConfig(run="someone/model")
     print_defaults(config)
     assert "someone/model records no corpus" in capsys.readouterr().err
@@ -241,7 +241,7 @@ def test_a_corpus_or_prefix_that_was_named_is_not_told(capsys, section, key, val
 
 
 @pytest.mark.parametrize("place", [".", "model"])
-def test_a_run_that_records_its_corpus_is_not_told(tmp_path, capsys, place):
+def test_the_corpus_that_a_run_records_is_not_reported(tmp_path, capsys, place):
     runs.write_config(tmp_path, RunConfig())
     (tmp_path / "model").mkdir()
     print_defaults(RunConfig(run=str(tmp_path / place)))

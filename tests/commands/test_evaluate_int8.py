@@ -27,7 +27,7 @@ def responses(folder: Path) -> list[str]:
     return [json.loads(line)["prediction"] for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
-def test_changes_are_recorded(
+def test_changes_by_int8_are_recorded(
     plain: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With scales of the wrong sign all responses change; the first rows are compared."""
@@ -62,7 +62,7 @@ def test_changes_are_recorded(
     assert evaluate(plain, tmp_path / "none").systems[0].notes["decoder"] == {"name": "int8"}
 
 
-def test_auto_records_what_it_chose(
+def test_auto_records_the_chosen_decoder(
     plain: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LLM2SLM_CACHE", str(tmp_path / "cache"))
@@ -77,7 +77,9 @@ def test_auto_records_what_it_chose(
     assert "decoding=auto: eager (ms for 24 tokens with num_beams=2: " in capsys.readouterr().err
 
 
-def test_beams(plain: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beam_search_uses_the_configured_decoder(
+    plain: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`task.num_beams` with captured steps gives the answers of `generate`; with int8, the changes are recorded."""
     monkeypatch.setattr(plain, "exact_rows", 4)
     notes = []

@@ -1,4 +1,4 @@
-"""`llm2slm export`: what it writes loads, says the same, and tells of the run; what it cannot do is one line."""
+"""`llm2slm export`: the exported model loads, gives the same answers and describes its run; errors are one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answers(folder: Path) -> list[str]:
     return LLM2SLM.from_pretrained(folder).generate_text(TEXTS, **FIVE)
 
 
-def test_training_leaves_a_card(trained: Path) -> None:
+def test_training_writes_a_model_card(trained: Path) -> None:
     card = ModelCard.load(trained / "model" / "README.md")
     quality = runs.read_result(trained)["systems"][0]["quality"]
     assert {e.metric_type: e.metric_value for e in card.data.eval_results} == {
@@ -33,7 +33,9 @@ def test_training_leaves_a_card(trained: Path) -> None:
     assert "translate English to German: " in card.text
 
 
-def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_folder_generates_like_its_run(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     before = files_of(run)
     out = tmp_path / "to" / "give"
@@ -43,7 +45,7 @@ def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.Cap
     card = ModelCard.load(out / "README.md")
     assert card.data.license == "mit" and "# Tiny\n" in card.text
     assert answers(out) == answers(run / "model")
-    # a folder without its run still knows what stood in front of every text
+    # a folder without its run records the prefix
     typed = ["generate", f"prompt={TEXTS[0]}", "max_new_tokens=5", "stream=false"]
     said = []
     for place in (run, out):
@@ -66,8 +68,8 @@ def test_the_same_command_again_changes_nothing_and_another_one_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr("llm2slm.commands.export.card_of_run", ended)
         assert main(arguments) == 130
-    assert not list(tmp_path.iterdir())  # nothing half-written
-    (tmp_path / ".out.llm2slm-export").mkdir()  # of one that was killed
+    assert not list(tmp_path.iterdir())  # no partial files
+    (tmp_path / ".out.llm2slm-export").mkdir()  # left by an export that was killed
     (tmp_path / ".out.llm2slm-export" / "half").write_text("x")
     assert main(arguments) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
@@ -86,7 +88,7 @@ def test_the_same_command_again_changes_nothing_and_another_one_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_weights_are_stored_narrower_and_loaded_as_they_were(trained: Path, tmp_path: Path) -> None:
+def test_weights_are_stored_in_the_given_dtype_and_loaded_in_float32(trained: Path, tmp_path: Path) -> None:
     whole, half = tmp_path / "whole", tmp_path / "half"
     (whole / ".part" / "llm").mkdir(parents=True)  # left by an export that was killed
     assert main(["export", f"run={trained}", f"out={whole}"]) == 0
@@ -127,7 +129,7 @@ def test_other_results_are_part_of_the_card(trained: Path, tmp_path: Path) -> No
         (["run=RUN", "push=me/model"], "me/model: not pushed: its LLM is the folder"),
     ],
 )
-def test_mistakes(
+def test_mistakes_are_reported_on_one_line(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     arguments: list[str], said: str,
 ) -> None:  # fmt: skip

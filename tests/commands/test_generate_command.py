@@ -1,4 +1,4 @@
-"""`llm2slm generate`: a prompt, a file of lines or rows, or what is typed; against the model's own answers."""
+"""`llm2slm generate`: a prompt, a file of lines or rows, or typed lines; compared with the model's answers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ TEXTS = ["The old teacher reads a book.", "two dogs", "it sees the little house,
 
 @pytest.fixture(scope="module", params=representatives(["t5", "gpt2"], ["gpt2"]))
 def answering(request, tmp_path_factory):
-    """A run directory with a hybrid whose drawn weights make it say something else to each prompt."""
+    """A run directory with a hybrid whose random weights give each prompt a different answer."""
     folder = tmp_path_factory.mktemp(request.param)
     config = RunConfig(model=tiny_model_config(folder / "zoo", slm=request.param))
     config.data.max_prompt_tokens = config.data.max_response_tokens = 200
     torch.manual_seed(3)
     model = build_model(config.model, config.data)
-    if request.param == "t5":  # whose weights are drawn too narrow for its prompts to decide the first words
+    if request.param == "t5":  # whose random weights are too small for prompts to determine the first words
         wide = [p for name, p in model.slm.named_parameters() if "EncDecAttention" in name or "DenseRelu" in name]
         for parameter in [*wide, *model.projector.parameters()]:
             parameter.data.mul_(4)
@@ -51,10 +51,10 @@ def answering(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(answering):
-    """Answers of the trained model, asked without the command: what the command has to say."""
+    """Answers of the model without the command, which the command must reproduce."""
     model = LLM2SLM.from_pretrained(answering / "model")
     answers = [model.generate_text([PREFIX + text], max_new_tokens=6)[0] for text in TEXTS]
-    assert len(set(answers)) == 3  # else an order of answers could not be told from another
+    assert len(set(answers)) == 3  # else the order of answers could not be checked
     assert all(answer.strip() for answer in answers)
     return answers
 
@@ -73,7 +73,7 @@ def generate(answering, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("stream", ["stream=true", "stream=false"])
-def test_a_prompt_is_answered_the_same_streamed_or_not(generate, expected, stream):
+def test_streaming_does_not_change_the_answer(generate, expected, stream):
     for text, answer in zip(TEXTS, expected, strict=True):
         code, shown = generate(f"prompt={text}", stream)
         assert (code, shown.removesuffix("\n")) == (0, answer)
@@ -98,7 +98,7 @@ def test_lossless_gives_the_responses_of_the_llm(generate, answering, tmp_path, 
         assert generate(f"prompt={text}", "max_new_tokens=40", "decoding=lossless") == (0, wanted[-1])
     assert len(set(wanted)) > 1
     assert generate(f"prompt={TEXTS[-1]}", "max_new_tokens=40")[1] != wanted[-1]
-    copy = tmp_path / "copy"  # a model without a run directory: its config records the text before a prompt
+    copy = tmp_path / "copy"  # a model without a run directory: its config records the prefix
     shutil.copytree(answering / "model", copy)
     saved = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(saved | {"prefix": PREFIX}))
@@ -107,7 +107,7 @@ def test_lossless_gives_the_responses_of_the_llm(generate, answering, tmp_path, 
     assert capsys.readouterr().out == wanted[-1]
 
 
-def test_an_output_of_another_decoder_is_not_taken_for_complete(generate, tmp_path, capsys):
+def test_an_output_of_another_decoder_is_not_accepted_as_complete(generate, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     given = ["input=texts.txt", "output=out.txt"]
     assert generate(*given)[0] == 0
@@ -126,13 +126,13 @@ def test_an_output_of_another_decoder_is_not_taken_for_complete(generate, tmp_pa
     "decoding", representatives([["decoding=lossless"], ["decoding=cascade", "cascade=inf"]], [["decoding=lossless"]])
 )
 def test_the_llm_has_the_limits_of_the_run(generate, decoding):
-    """The run's limit is 200 tokens; longer prompts are truncated for both models where the user wants it."""
+    """The run's limit is 200 tokens; longer prompts are truncated for both models on request."""
     text = "dog " * 300
     assert generate(f"prompt={text}", *decoding)[0] == 2
     assert generate(f"prompt={text}", "overlong=truncate", *decoding)[0] == 0
 
 
-def test_decoders_that_do_not_fit(generate, answering, capsys):
+def test_decoders_that_do_not_fit_are_refused(generate, answering, capsys):
     def error(*arguments):
         assert main(["generate", "prompt=a", *arguments]) == 2
         return mistake(capsys)
@@ -147,7 +147,7 @@ def test_decoders_that_do_not_fit(generate, answering, capsys):
 
 
 @pytest.mark.slow
-def test_beams_of_captured_steps(generate, answering):
+def test_beam_search_with_captured_steps_equals_generate(generate, answering):
     model = LLM2SLM.from_pretrained(answering / "model")
     limits = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False}
     for text in TEXTS[:2]:
@@ -169,20 +169,20 @@ def test_streaming_prints_more_than_once(generate, monkeypatch):
     assert not written
 
 
-def test_lines_of_a_file_are_answered_in_order_empty_ones_by_empty_ones(generate, expected, tmp_path):
+def test_lines_of_a_file_are_answered_in_order_and_empty_lines_by_empty_lines(generate, expected, tmp_path):
     (tmp_path / "texts.txt").write_text(f"{TEXTS[0]}\n\n  {TEXTS[1]}  \n \n{TEXTS[2]}\n")
     one_line = [" ".join(answer.splitlines()) for answer in expected]
     lines = [one_line[0], "", one_line[1], "", one_line[2]]
     for size in (1, 2, 32):
         code, shown = generate("input=texts.txt", "output=out/answers.txt", f"batch_size={size}")
-        there = "" if size == 1 else ", already complete with the same settings"  # the batch size decides nothing here
+        there = "" if size == 1 else ", already complete with the same settings"  # independent of the batch size
         assert (code, shown) == (0, f"out/answers.txt: 5 answers{there}\n")
         assert (tmp_path / "out" / "answers.txt").read_text("utf-8").split("\n") == [*lines, ""]
     assert generate("input=texts.txt") == (0, "\n".join(lines) + "\n")
 
 
 def interrupted(monkeypatch, after):
-    """Ends the program in the midst of a file, when so many batches are answered."""
+    """Interrupts the program within a file, after the given number of batches."""
     whole, calls = decoder.generate_text, []
 
     def generate_text(*arguments, **more):
@@ -207,7 +207,7 @@ EVERY = range(5) if os.environ.get("LLM2SLM_MATRIX") else None
         lambda case: case[0] == "answers.txt" and case[1] == SAMPLED,
     ),
 )  # fmt: skip
-def test_a_half_written_file_is_gone_on_with(generate, tmp_path, monkeypatch, name, decoding, places):
+def test_a_partial_file_is_resumed(generate, tmp_path, monkeypatch, name, decoding, places):
     (tmp_path / "texts.txt").write_text("".join(f"{text} {n}\n" for n in range(3) for text in TEXTS))
     arguments = ["input=texts.txt", "batch_size=2", *decoding]
     assert generate(*arguments, f"output=whole/{name}")[0] == 0
@@ -217,16 +217,16 @@ def test_a_half_written_file_is_gone_on_with(generate, tmp_path, monkeypatch, na
             interrupted(patch, after)
             assert generate(*arguments, f"output={output}")[0] == 130
         assert part.is_file() and not output.exists()
-        part.write_bytes(part.read_bytes() + b'{"source": "half of a r')  # the machine went off while it wrote
+        part.write_bytes(part.read_bytes() + b'{"source": "half of a r')  # as after a power failure
         with monkeypatch.context() as patch:
             calls = interrupted(patch, 99)
             assert generate(*arguments, f"output={output}")[0] == 0
-        assert len(calls) == 5 - after  # what was there is not answered again
+        assert len(calls) == 5 - after  # existing answers are not generated again
         assert output.read_bytes() == (tmp_path / "whole" / name).read_bytes()
         assert {path.name for path in output.parent.iterdir()} == {name, f"{name}.settings"}
 
 
-def test_a_file_of_other_settings_is_not_gone_on_with(generate, answering, tmp_path, monkeypatch, capsys):
+def test_a_file_with_other_settings_is_not_resumed(generate, answering, tmp_path, monkeypatch, capsys):
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     arguments = ["input=texts.txt", "output=answers.txt", "batch_size=1"]
     with monkeypatch.context() as patch:
@@ -264,7 +264,7 @@ def test_the_same_command_on_finished_answers_changes_nothing(generate, answerin
             "or write to another file"
         )
     assert contents(tmp_path / "out") == before
-    (tmp_path / "out" / name).write_text("the user's own\n")  # as any file that output= names
+    (tmp_path / "out" / name).write_text("the user's own\n")  # overwritten like any file that output= names
     assert generate(*arguments)[0] == 0
     assert {key: data for key, (data, _) in contents(tmp_path / "out").items()} == {
         key: data for key, (data, _) in before.items()
@@ -274,8 +274,8 @@ def test_the_same_command_on_finished_answers_changes_nothing(generate, answerin
 
 
 @pytest.mark.parametrize("step", representatives([1, 2, 3], [2]))
-def test_ended_behind_the_last_answer_what_is_missing_is_completed(generate, tmp_path, monkeypatch, step):
-    """As killed before the answers have their file, before the record has, and before the partial file is gone."""
+def test_a_command_interrupted_after_the_last_answer_is_completed(generate, tmp_path, monkeypatch, step):
+    """Interrupted before the answers are written, before the settings are, and before the partial file is removed."""
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     assert generate("input=texts.txt", "output=whole/a.txt")[0] == 0
     steps = [(ResumableLines, "put"), (ResumableLines, "put"), (ResumableLines, "discard")]
@@ -295,7 +295,7 @@ def test_ended_behind_the_last_answer_what_is_missing_is_completed(generate, tmp
     with monkeypatch.context() as patch:
         calls = interrupted(patch, 0)
         assert generate("input=texts.txt", "output=a/a.txt") == (0, "a/a.txt: 3 answers\n")
-        assert not calls  # the last batch is no whole one, and is not answered again
+        assert not calls  # the last batch, which is not full, is not generated again
     assert {key: data for key, (data, _) in contents(tmp_path / "a").items()} == {
         key: data for key, (data, _) in contents(tmp_path / "whole").items()
     }
@@ -314,7 +314,7 @@ ROWS = [{"n": n, "question": text, "prompt": "no"} for n, text in enumerate(["00
 
 
 def rows_file(path, rows):
-    """Rows in the format that the suffix says."""
+    """Writes rows in the format of the suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
         return
@@ -361,7 +361,7 @@ def test_files_of_rows_are_answered_and_resumed(generate, expected, tmp_path, mo
     assert found == [{"source": text, "prediction": answer} for text, answer in zip(TEXTS, expected, strict=True)]
 
 
-def test_a_number_is_no_text_to_answer(tmp_path):
+def test_a_number_is_refused_as_text(tmp_path):
     (tmp_path / "q.json").write_text('[{"source": "a"},\n{"source": 5}]')
     with pytest.raises(UserError, match=r"q.json, line 2, column 'source': expected text, found int 5"):
         read(tmp_path / "q.json")
@@ -371,7 +371,7 @@ def test_a_number_is_no_text_to_answer(tmp_path):
     assert read(tmp_path / "q.txt.gz") == [("line 1", "one"), ("line 2", "{two}")]
 
 
-def test_what_is_typed_is_answered_until_an_empty_line(generate, expected, monkeypatch, capsys):
+def test_typed_lines_are_answered_until_an_empty_line(generate, expected, monkeypatch, capsys):
     typed = f"{TEXTS[1]}\n{'long ' * 600}\n{TEXTS[0]}\n\n{TEXTS[2]}\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     assert generate("stream=false") == (0, f"{expected[1]}\n{expected[0]}\n")
@@ -380,7 +380,7 @@ def test_what_is_typed_is_answered_until_an_empty_line(generate, expected, monke
 
 
 @pytest.mark.slow
-def test_the_prefix_is_the_runs_unless_given(generate, answering, expected):
+def test_the_prefix_is_that_of_the_run_unless_given(generate, answering, expected):
     assert generate(f"prompt={PREFIX}{TEXTS[0]}", "prefix=")[1] == expected[0] + "\n"
     model = LLM2SLM.from_pretrained(answering / "model")
     [bare] = model.generate_text([TEXTS[0]], max_new_tokens=6)
@@ -388,8 +388,8 @@ def test_the_prefix_is_the_runs_unless_given(generate, answering, expected):
     assert bare != expected[0]
 
 
-def test_sampling_leaves_no_token_out(generate, monkeypatch):
-    """transformers would sample among the 50 likeliest tokens where nobody says how many."""
+def test_sampling_excludes_no_token(generate, monkeypatch):
+    """By default, transformers samples among the 50 most likely tokens."""
     warper = "transformers.generation.utils.TopKLogitsWarper"
     monkeypatch.setattr(warper, lambda *_, **__: pytest.fail("some are left out"))
     assert generate(f"prompt={TEXTS[0]}", "do_sample=true", "temperature=50")[0] == 0
@@ -409,7 +409,7 @@ WRONG = {
     "both": (["prompt=a", "input=texts.txt"], "prompt and input are both given; give one of them"),
     "output of a prompt": (["prompt=a", "output=b"], "output is for the answers to a file; give input=FILE with it"),
     "output is input": (["input=long.txt", "output=./long.txt"], "output=./long.txt: is the input; give another file"),
-    "no file": (["input=long.txt", "output=/dev/null"], "output=/dev/null: is not a regular file"),
+    "not a regular file": (["input=long.txt", "output=/dev/null"], "output=/dev/null: is not a regular file"),
     "half a character": (["input=half.jsonl"], "half.jsonl, line 1, column 'source': half a character (\\ud83d)"),
     "drop": (["prompt=a", "overlong=drop"], "overlong=drop: every input needs an answer; use truncate or error"),
     "no text": (["input=blank.txt"], "blank.txt: holds no text"),
@@ -427,7 +427,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=list(WRONG))
-def test_mistakes_are_told_in_one_line(trained, tmp_path, monkeypatch, capsys, arguments, message):
+def test_mistakes_are_reported_on_one_line(trained, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts.txt").write_text("a\n")
     (tmp_path / "blank.txt").write_text(" \n\n")
@@ -443,7 +443,7 @@ def test_mistakes_are_told_in_one_line(trained, tmp_path, monkeypatch, capsys, a
     assert not (tmp_path / "answers.txt").exists()
 
 
-def test_prompts_that_are_cut_are_counted(tmp_path, monkeypatch, capsys):
+def test_truncated_prompts_are_counted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config = RunConfig(model=tiny_model_config(tmp_path / "zoo"))
     config.data.max_prompt_tokens, config.data.overlong = 60, Overlong.truncate
@@ -458,14 +458,14 @@ def test_prompts_that_are_cut_are_counted(tmp_path, monkeypatch, capsys):
     assert shown.out.count("\n") == 3
 
 
-def test_lines_end_at_newlines_alone_and_blank_rows_are_skipped(tmp_path):
+def test_lines_end_at_newlines_only_and_blank_rows_are_skipped(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffone\u2028two\x0c\r\nthree\n".encode())
     assert read(tmp_path / "a.txt") == [("line 1", "one\u2028two\x0c"), ("line 2", "three")]
     (tmp_path / "a.jsonl").write_bytes('\ufeff{"source": "one"}\r\n\n{"source": "two"}'.encode())
     assert read(tmp_path / "a.jsonl") == [("line 1", "one"), ("line 3", "two")]
 
 
-def test_the_model_folder_of_a_run_knows_the_run(tmp_path):
+def test_the_model_folder_of_a_run_uses_the_configuration_of_the_run(tmp_path):
     (tmp_path / "model").mkdir()
     assert runs.home(str(tmp_path / "model")) is None
     (tmp_path / "config.yaml").write_text("task: {prefix: 'say: ', max_new_tokens: 7}\n")
@@ -478,12 +478,12 @@ def test_the_model_folder_of_a_run_knows_the_run(tmp_path):
         defaults(GenerateConfig(run=str(tmp_path)))
 
 
-def test_a_run_must_be_named(capsys):
+def test_a_run_is_required(capsys):
     assert main(["generate", "prompt=a"]) == 2
     assert mistake(capsys).startswith("generate needs run=DIR")
 
 
-def test_a_link_is_written_through(generate, tmp_path):
+def test_a_symbolic_link_is_followed_on_writing(generate, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "answers.txt").write_text("old\n")
@@ -494,7 +494,7 @@ def test_a_link_is_written_through(generate, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
-def test_a_column_that_is_there_twice_is_refused(answering, tmp_path, monkeypatch, capsys, name):
+def test_a_duplicate_column_is_refused(answering, tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     if name == "rows.csv":
         (tmp_path / name).write_text("source,source,target\na,b,c\n")
@@ -504,14 +504,14 @@ def test_a_column_that_is_there_twice_is_refused(answering, tmp_path, monkeypatc
     assert mistake(capsys) == f"{name}: column 'source' (field) occurs twice; rename one of them"
 
 
-def test_a_prompt_with_half_a_character_is_refused(answering, capsys):
-    """What a shell hands over that is not UTF-8 arrives so."""
+def test_a_prompt_with_a_lone_surrogate_is_refused(answering, capsys):
+    """Python decodes arguments that are not UTF-8 so."""
     assert main(["generate", f"run={answering}", LIMIT, "prompt=a\udcffb"]) == 2
     assert mistake(capsys).endswith("half a character (\\udcff); write the whole one")
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # by the locale
-def test_half_a_character_that_is_typed_is_refused_and_the_next_line_answered(answering, capsys, monkeypatch, errors):
+def test_a_typed_lone_surrogate_is_refused_and_the_next_line_answered(answering, capsys, monkeypatch, errors):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xed\xa0\x80b\nit\n"), "utf-8", errors))
     assert main(["generate", f"run={answering}", LIMIT]) == 0
     shown = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""GGUF files in every verb: as the LLM that reads, that answers and that teaches, and as the SLM."""
+"""GGUF files in every verb: as the LLM that encodes, generates or teaches, and as the SLM."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_of(root: Path, files: Any, **trainer: Any) -> RunConfig:
     return config
 
 
-def asked(root: Path, files: Any) -> RunConfig:
+def llm_config(root: Path, files: Any) -> RunConfig:
     config = tiny_run(root)
     config.run, config.split = str(files[0]), "test"
     return config
@@ -58,7 +58,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def expected(files: Any, texts: list[str]) -> list[str]:
-    """transformers' own answers of the dequantized LLM."""
+    """Answers of the dequantized LLM by transformers."""
     tokenizer, found = gguf_vocabulary(), []
     for text in texts:
         ids = torch.tensor([tokenizer(f"{text}\n", add_special_tokens=False).input_ids])  # a line break ends a prompt
@@ -90,7 +90,7 @@ def test_a_hybrid_of_two_files_is_trained_with_the_llm_as_its_teacher(files, tmp
 
 
 @pytest.mark.slow
-def test_an_slm_alone_and_the_llm_itself_are_trained(files, tmp_path: Path) -> None:
+def test_an_slm_system_and_an_llm_system_are_trained(files, tmp_path: Path) -> None:
     for kind in ("slm", "llm"):
         config = run_of(tmp_path, files, max_steps=2)
         config.model.kind = SystemKind(kind)
@@ -101,7 +101,7 @@ def test_an_slm_alone_and_the_llm_itself_are_trained(files, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_training_from_a_store_needs_no_file(files, tmp_path: Path) -> None:
+def test_training_from_a_store_equals_live_training_and_refuses_other_weights(files, tmp_path: Path) -> None:
     llm = tmp_path / "llm.gguf"
     shutil.copy(files[0], llm)
     own = (llm, *files[1:])
@@ -123,21 +123,21 @@ def test_training_from_a_store_needs_no_file(files, tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", representatives(["evaluate", "label"], ["evaluate"]))
 def test_the_answers_are_those_of_the_dequantized_model(files, tmp_path: Path, verb: str) -> None:
     run = {"evaluate": evaluate, "label": label.run}[verb]
-    run(asked(tmp_path, files), tmp_path / "out")
+    run(llm_config(tmp_path, files), tmp_path / "out")
     system = runs.read_result(tmp_path / "out")["systems"][0]
     answers = [row["prediction"].strip() for row in system["samples"]]
     assert answers == expected(files, sources(tmp_path)) and len(set(answers)) > 1
     assert system["notes"]["llm"]["name"] == str(files[0])
 
 
-def test_generate_answers_from_a_file(files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_loads_a_gguf_file(files, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([f"run={files[0]}"], [f"run={files[0].parent}", "model.llm.gguf_file=llm.gguf"]):
         assert main(["generate", *arguments, "prompt=the little dog", "max_new_tokens=6"]) == 0
         assert capsys.readouterr().out.strip() == expected(files, ["the little dog"])[0]
 
 
 @pytest.mark.slow
-def test_a_trained_model_refuses_the_key(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_model_refuses_the_gguf_key(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(run_of(tmp_path, files, max_steps=2), tmp_path / "run")
     for run in (tmp_path / "run", tmp_path / "run" / "model"):
         assert main(["generate", f"run={run}", "model.llm.gguf_file=other.gguf", "prompt=x"]) != 0
@@ -145,7 +145,7 @@ def test_a_trained_model_refuses_the_key(files, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_benchmark_times_a_file_beside_a_hybrid(files, tmp_path: Path) -> None:
+def test_benchmark_times_a_gguf_llm_and_its_hybrid(files, tmp_path: Path) -> None:
     config = run_of(tmp_path, files)
     config.benchmark.batch, config.benchmark.prompt_tokens, config.benchmark.response_tokens = [1], [8], [2]
     config.benchmark.repeats = config.benchmark.warmup = 1
@@ -155,7 +155,7 @@ def test_benchmark_times_a_file_beside_a_hybrid(files, tmp_path: Path) -> None:
     assert all(system.speed for system in result.systems)
 
 
-def test_a_mistake_in_the_name_ends_in_one_line(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_file_is_reported_on_one_line(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(files[0].read_bytes()[:5000])
     assert main(["generate", f"run={broken}", "prompt=x"]) != 0
@@ -163,7 +163,7 @@ def test_a_mistake_in_the_name_ends_in_one_line(files, tmp_path: Path, capsys: p
     assert "is cut off" in error and "Traceback" not in error
 
 
-def test_a_vocabulary_is_cut(tmp_path: Path, files: Any) -> None:
+def test_a_cut_vocabulary_keeps_the_dequantized_embeddings(tmp_path: Path, files: Any) -> None:
     """The rows of the embeddings are those of transformers' dequantized model."""
     config = run_of(tmp_path, files)
     oracle = write_gguf(tmp_path / "slm.gguf", "llama", "Q4_0", seed=2)

@@ -20,7 +20,7 @@ needs_int8 = pytest.mark.skipif(not int8_reading.available(), reason="torch has 
 
 
 @needs_int8
-def test_encodes_in_int8_while_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_llm_encodes_in_int8_during_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_run(tmp_path)
     exact = train.run(deepcopy(config), tmp_path / "exact", shown=False)
     seen: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def test_encodes_in_int8_while_training_only(tmp_path: Path, monkeypatch: pytest
 
 
 @needs_int8
-def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, max_steps=6, val_every=3, int8_encoding=True)
     config.optim.schedule = "constant"
     train.run(deepcopy(config), tmp_path / "whole", shown=False)
@@ -73,7 +73,9 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
         ("engine", r"trainer\.int8_encoding=true: this build of torch has no int8 products; leave it"),
     ],
 )
-def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str) -> None:
+def test_incompatible_settings_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
+) -> None:
     config = tiny_run(tmp_path, int8_encoding=True)
     if change == "reps":
         config.data.reps = "STORE"

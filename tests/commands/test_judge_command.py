@@ -1,4 +1,4 @@
-"""`llm2slm judge`: against an endpoint that judges by a rule, killed at any moment, told wrong things; and locally."""
+"""`llm2slm judge`: with an endpoint that judges by a rule, killed at any moment, with mistakes; with a local model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = ["wait=0.01", "retries=2", "timeout=5"]
 
 
 def write_run(folder: Path, answer: str, rows: int = 12, **more: str) -> Path:
-    """A run directory with answers to so many questions."""
+    """A run directory with answers to the given number of questions."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         {"source": f"question {n}?", "target": f"right {n}" if n % 3 else " ", "prediction": f"{answer} {n}", **more}
@@ -42,7 +42,7 @@ def write_run(folder: Path, answer: str, rows: int = 12, **more: str) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     """An empty folder with two runs, A and B."""
     monkeypatch.chdir(tmp_path)
     for name in "AB":
@@ -51,8 +51,8 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def judge(place, chat, capsys):
-    """Runs the command: its exit code, and what it printed."""
+def judge(workspace, chat, capsys):
+    """Runs the command; returns its exit code and output."""
 
     def called(*arguments):
         code = main(["judge", f"endpoint={chat.url}", "model=m", *SMALL, *arguments])
@@ -70,11 +70,11 @@ def lines(name, out="outputs/judge"):
     return [json.loads(line) for line in (Path(out) / name).read_bytes().splitlines()]
 
 
-# What is written
+# Files and results
 
 
 def by_row(answers, n):
-    """A rule of the tests' own: what each row's verdict is, whatever the words of the prompt."""
+    """The verdict on a row by a rule of the tests, independent of the wording of the prompt."""
     return answers[n % len(answers)]
 
 
@@ -83,7 +83,7 @@ def number(prompt: str) -> int:
     return int(found)
 
 
-def test_ratings_of_a_run(judge, chat):
+def test_the_ratings_of_a_run_are_recorded(judge, chat):
     given = [7, 3, 10, 5]
     chat.say = lambda prompt: f"Well. Rating: [[{by_row(given, number(prompt))}]]"
     code, shown, _ = judge("runs=[A]", "price_in=1.5", "price_out=10")
@@ -94,7 +94,7 @@ def test_ratings_of_a_run(judge, chat):
     assert (found["ratings"]["rows"], found["ratings"]["judged"]) == (12, 12)
     low, high = found["ratings"]["mean"]["low"], found["ratings"]["mean"]["high"]
     assert 3 < low < 6.25 < high < 10
-    assert found["lost"] == [2, 6, 10, 4, 8, 12]  # rows from 1: those of a 3, then those of a 5
+    assert found["lost"] == [2, 6, 10, 4, 8, 12]  # rows from 1: those rated 3, then those rated 5
     verdicts = lines("verdicts.jsonl")
     assert [(v["row"], v["order"], v["verdict"]) for v in verdicts] == [
         (n + 1, "A", float(by_row(given, n))) for n in range(12)
@@ -114,13 +114,15 @@ def test_ratings_of_a_run(judge, chat):
     assert shown.endswith("outputs/judge/judge.json\n")
 
 
-def test_the_judge_is_told_what_was_asked(judge, chat, place):
+def test_the_judge_is_prompted_with_the_question_and_its_prefix(judge, chat, workspace):
     asked = "<<< The question of the user >>>\n{}question 3?\n<<< End >>>"
     chat.say = lambda _: "Rating: [[5]]"
     assert judge("runs=[A]")[0] == 0
     assert any(asked.format("") in prompt for prompt in chat.prompts[:12])  # the run records no task
     task = {"name": "translation", "prefix": None}
-    (place / "A" / "config.yaml").write_text(json.dumps({"task": task, "data": {"name": "multi30k", "target": "fr"}}))
+    (workspace / "A" / "config.yaml").write_text(
+        json.dumps({"task": task, "data": {"name": "multi30k", "target": "fr"}})
+    )
     assert judge("runs=[A]", "out=told")[0] == 0
     assert any(asked.format("translate English to French: ") in prompt for prompt in chat.prompts[12:24])
     assert result("told")["prompts"]["instruction"] == "translate English to French: "
@@ -130,7 +132,7 @@ def test_the_judge_is_told_what_was_asked(judge, chat, place):
 
 
 PAIR = {0: "AB", 1: "AB", 2: "BA", 3: "AA", 4: "CC", 5: "CA"}
-"""Row modulo six -> what the judge says with A in front, and with B in front."""
+"""Row modulo six -> verdicts with A shown first, and with B shown first."""
 
 
 def pairwise(prompt):
@@ -157,12 +159,12 @@ def test_two_runs_are_compared_in_both_orders(judge, chat):
     for words in ("A better", "33.3 %", "p = 0.688", "Inconsistent: 4 of 12", "50.0 % chose the answer shown first"):
         assert words in shown.replace("\u00a0", " ")
     with_reference = [prompt for prompt in chat.prompts if "The reference answer" in prompt]
-    assert {number(prompt) % 3 for prompt in with_reference} == {1, 2}  # the others' is blank
+    assert {number(prompt) % 3 for prompt in with_reference} == {1, 2}  # the other references are blank
     assert judge("runs=A,B", "reference=false", "out=plain")[0] == 0
     assert not [prompt for prompt in chat.prompts[24:] if "eference" in prompt]
 
 
-def test_what_is_recorded(judge, chat, monkeypatch):
+def test_parameters_model_and_versions_are_recorded(judge, chat, monkeypatch):
     monkeypatch.setenv("A_KEY", KEY)
     given = ["runs=[A]", "key_env=A_KEY", "parameters={top_p: 0.5, max_tokens: null, max_completion_tokens: 50}"]
     assert judge(*given, "temperature=0.5")[0] == 0
@@ -185,8 +187,8 @@ def test_what_is_recorded(judge, chat, monkeypatch):
 
 
 @pytest.mark.slow
-def test_results_keep_the_order_of_rows_whoever_answers_first(judge, chat):
-    """Late questions are answered first, several at once, never more than asked for."""
+def test_results_keep_the_order_of_rows_if_replies_arrive_out_of_order(judge, chat):
+    """Replies have random delays; several requests are open at once, never more than `workers`."""
     draw = random.Random(3)
     chat.say = lambda prompt: (time.sleep(draw.random() / 20), f"[[{number(prompt) % 10 + 1}]]")[1]
     write_run(Path("A"), "A", rows=40)
@@ -202,7 +204,7 @@ def test_results_keep_the_order_of_rows_whoever_answers_first(judge, chat):
     assert lines("verdicts.jsonl", "one") == lines("verdicts.jsonl")
 
 
-def test_rows_of_the_same_words_are_one_question(judge, chat):
+def test_identical_rows_are_one_question(judge, chat):
     row = {"source": "q?", "target": "t", "prediction": "same"}
     for name in "AB":
         Path(name, "predictions.jsonl").write_text(3 * (json.dumps(row) + "\n"))
@@ -210,13 +212,13 @@ def test_rows_of_the_same_words_are_one_question(judge, chat):
     assert len(chat.prompts) == 1
     assert (result()["asked"]["questions"], result()["asked"]["distinct"]) == (6, 1)
     assert len(lines("verdicts.jsonl")) == 6
-    assert result()["pairs"]["ties"]["count"] == 3  # who stands first cannot win against himself
+    assert result()["pairs"]["ties"]["count"] == 3  # identical answers tie
 
 
-# What goes wrong on the way
+# Errors of the endpoint
 
 
-def test_replies_without_a_verdict_are_asked_for_again_once_and_counted(judge, chat):
+def test_replies_without_a_verdict_are_requested_once_more_and_counted(judge, chat):
     plans = {
         0: [Step("text", body="I would rather not."), Step()],
         1: [Step("body", body="<html>"), Step()],
@@ -253,15 +255,15 @@ def test_replies_without_a_verdict_are_asked_for_again_once_and_counted(judge, c
     chat.forget()
     chat.plan = lambda prompt: []
     assert judge("runs=[A]")[0] == 0
-    assert [number(prompt) for prompt in chat.prompts] == [4]  # what was refused cost nothing
+    assert [number(prompt) for prompt in chat.prompts] == [4]  # only the refused question
     assert judge("runs=[A]", "again=true")[0] == 0
     assert sorted(number(prompt) for prompt in chat.prompts) == [2, 3, 4]
     assert [v["verdict"] for v in lines("verdicts.jsonl")] == [n % 10 + 1 for n in range(12)]
     assert result()["asked"]["parse_failures"] == result()["asked"]["refused"] == 0
-    assert result()["asked"]["requests"] == asked["requests"] + 3  # what was paid for stays counted
+    assert result()["asked"]["requests"] == asked["requests"] + 3  # earlier requests stay counted
 
 
-def test_a_pair_without_a_verdict_in_one_order_counts_for_nobody(judge, chat):
+def test_a_pair_without_a_verdict_in_one_order_is_not_counted(judge, chat):
     chat.say = lambda prompt: "hm" if "assistant A >>>\nB 2\n" in prompt else pairwise(prompt)
     assert judge("runs=A,B")[0] == 0
     pairs = result()["pairs"]
@@ -270,7 +272,7 @@ def test_a_pair_without_a_verdict_in_one_order_counts_for_nobody(judge, chat):
     assert result()["lost"] == [9, 6, 12]
 
 
-def test_nothing_but_garbage_is_no_number(judge, chat):
+def test_replies_without_any_verdict_give_no_number(judge, chat):
     chat.always = Step("body", body="<html>")
     code, shown, told = judge("runs=A,B")
     assert code == 2
@@ -281,7 +283,7 @@ def test_nothing_but_garbage_is_no_number(judge, chat):
     assert "–" in shown
 
 
-def test_a_server_that_goes_away_loses_nothing(judge, chat, place):
+def test_replies_are_kept_if_the_server_fails(judge, chat, workspace):
     calls = []
 
     def plan(prompt):
@@ -302,10 +304,10 @@ def test_a_server_that_goes_away_loses_nothing(judge, chat, place):
     assert sorted(number(prompt) for prompt in chat.prompts) == list(range(5, 12))
 
 
-# Replies that are there
+# Recorded replies
 
 
-def test_what_is_on_disk_is_not_asked_again_unless_it_is_another_question(judge, chat, place):
+def test_recorded_replies_are_not_requested_again_unless_the_question_changes(judge, chat, workspace):
     def new(*arguments):
         chat.forget()
         assert judge("runs=[A]", *arguments)[0] == 0
@@ -314,22 +316,22 @@ def test_what_is_on_disk_is_not_asked_again_unless_it_is_another_question(judge,
     assert new("rows=5") == 5
     assert new("rows=5") == 0
     assert new() == 7
-    whole = files_of(place / "outputs")
+    whole = files_of(workspace / "outputs")
     assert new("workers=1", "seed=2", "price_in=1", "price_out=1", "timeout=4", "out=outputs/judge") == 0
     for name in ("judge/verdicts.jsonl", "judge/replies.jsonl", "judge/lost.jsonl"):
-        assert files_of(place / "outputs")[name] == whole[name]
+        assert files_of(workspace / "outputs")[name] == whole[name]
     assert new("temperature=0.5") == 12
     assert new("max_tokens=5") == 12
     assert new("parameters.top_p=0.5") == 12
-    assert new("reference=false") == 8  # a third of the rows has none to leave out
+    assert new("reference=false") == 8  # a third of the rows has no reference
     assert new() == 0
-    assert files_of(place / "outputs")["judge/verdicts.jsonl"] == whole["judge/verdicts.jsonl"]
+    assert files_of(workspace / "outputs")["judge/verdicts.jsonl"] == whole["judge/verdicts.jsonl"]
     assert new("model=n", "out=other") == 12
     Path("A/predictions.jsonl").write_text(Path("A/predictions.jsonl").read_text().replace('"A 3"', '"A three"'))
     assert new() == 1
 
 
-def test_replies_on_disk_need_no_openai(judge, chat, monkeypatch):
+def test_recorded_replies_do_not_require_openai(judge, chat, monkeypatch):
     assert judge("runs=[A]", "rows=5")[0] == 0
     chat.forget()
     monkeypatch.setitem(sys.modules, "openai", None)
@@ -338,7 +340,7 @@ def test_replies_on_disk_need_no_openai(judge, chat, monkeypatch):
     assert len(chat.prompts) == 0
 
 
-def test_an_endpoint_that_has_moved_is_told(judge, chat, capsys):
+def test_replies_from_another_endpoint_are_reported(judge, chat, capsys):
     assert judge("runs=[A]", "rows=4")[0] == 0
     with ChatServer() as other:
         code, _, err = judge("runs=[A]", f"endpoint={other.url}")
@@ -349,13 +351,13 @@ def test_an_endpoint_that_has_moved_is_told(judge, chat, capsys):
 
 
 @pytest.mark.parametrize("arguments", representatives([["runs=[B]"], ["runs=A,B"], ["model=n"]], [["model=n"]]))
-def test_other_verdicts_are_not_written_over(judge, chat, place, arguments):
+def test_verdicts_of_another_command_are_not_overwritten(judge, chat, workspace, arguments):
     assert judge("runs=[A]")[0] == 0
-    before = files_of(place)
+    before = files_of(workspace)
     chat.forget()
     code, _, err = judge("runs=[A]", *arguments)
     assert (code, err) == (2, "llm2slm: error: out=outputs/judge: holds the verdicts of m on A; give another out\n")
-    assert (files_of(place), chat.prompts) == (before, [])
+    assert (files_of(workspace), chat.prompts) == (before, [])
 
 
 # Killed at any moment
@@ -370,31 +372,31 @@ run(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), json.
 ROWS, KILLS = 45, 20
 
 
-def told(config):
-    """The questions of a job: prompts by key."""
+def prompts_by_key(config):
+    """The prompts of a job by key."""
     identity = endpoint_client(config)[1]
     return {key(identity, q.prompt): q.prompt for q in questions(read_rows(config))}
 
 
 def on_disk(path):
-    """Keys of the replies in the whole lines of a file that may end in the midst of one."""
+    """Keys of the replies in the complete lines of a file whose last line may be partial."""
     content = path.read_bytes() if path.is_file() else b""
     whole = content[: content.rfind(b"\n") + 1].splitlines()
     return [json.loads(line)["key"] for line in whole if json.loads(line)["text"] is not None]
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, chat, capsys):
-    """Twenty times kill -9, at moments drawn at random; all in all as one that was left in peace."""
+def test_a_judge_killed_at_any_moment_resumes_with_the_same_results(tmp_path, monkeypatch, chat, capsys):
+    """Twenty times kill -9, at random moments; the results equal those of an undisturbed job."""
     monkeypatch.chdir(tmp_path)
     for name in "AB":
         write_run(tmp_path / name, name, rows=ROWS)
     config = JudgeConfig(runs=["A", "B"], endpoint=chat.url, model="m", out="peace", wait=0.01)
-    chat.plan = lambda prompt: [Step("body", body="{")] if number(prompt) % 7 == 3 else []  # some are asked twice
+    chat.plan = lambda prompt: [Step("body", body="{")] if number(prompt) % 7 == 3 else []  # some are requested twice
     run(config, tmp_path)
     asked_in_peace = Counter(chat.prompts)
     assert sum(asked_in_peace.values()) > 2 * ROWS
-    prompts = told(config)
+    prompts = prompts_by_key(config)
     draw, kills, job = random.Random(11), 0, 0
     chat.delay = 0.01
     while kills < KILLS:
@@ -431,7 +433,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path, mo
     assert job >= 4
 
 
-def test_interrupted_it_says_how_to_go_on(judge, chat, monkeypatch):
+def test_an_interrupted_judge_states_how_to_continue(judge, chat, monkeypatch):
     from llm2slm.evaluation.judge.log import JudgeLog
 
     append, written = JudgeLog.append, []
@@ -454,11 +456,11 @@ def test_interrupted_it_says_how_to_go_on(judge, chat, monkeypatch):
     assert len(lines("replies.jsonl")) == 12
 
 
-# The key
+# The API key
 
 
-def test_the_key_is_sent_and_never_written(judge, chat, place, monkeypatch):
-    """Even by a server that repeats it wherever it can."""
+def test_the_key_is_sent_and_never_written(judge, chat, workspace, monkeypatch):
+    """Even if the server repeats it in every field."""
     monkeypatch.setenv("A_KEY", KEY)
     echo = json.dumps({"model": KEY, "choices": [{"message": {"content": f"{KEY} [[7]]"}}]})
     plans = [[Step("body", body=echo)], [Step("status", 400, body=KEY)], [Step("body", body=KEY)],
@@ -467,7 +469,7 @@ def test_the_key_is_sent_and_never_written(judge, chat, place, monkeypatch):
     code, out, err = judge("runs=[A]", "key_env=A_KEY")
     assert code == 0
     assert {body["headers"]["Authorization"] for body in chat.bodies} == {f"Bearer {KEY}"}
-    content = files_of(place)
+    content = files_of(workspace)
     assert content.keys() >= {f"outputs/judge/{name}" for name in ("judge.json", "replies.jsonl", "verdicts.jsonl")}
     assert "***" in content["outputs/judge/replies.jsonl"].decode()
     assert not [name for name, text in content.items() if KEY.encode() in text]
@@ -476,7 +478,7 @@ def test_the_key_is_sent_and_never_written(judge, chat, place, monkeypatch):
     code, out, err = judge("runs=[A]", "key_env=A_KEY", "out=refused")
     assert (code, err.count("\n")) == (2, 1)
     assert "HTTP 401: ***; check key_env" in err
-    assert not [name for name, text in files_of(place).items() if KEY.encode() in text]
+    assert not [name for name, text in files_of(workspace).items() if KEY.encode() in text]
 
 
 @pytest.mark.parametrize(
@@ -494,18 +496,18 @@ def test_the_key_is_sent_and_never_written(judge, chat, place, monkeypatch):
         lambda case: case[1] in (None, "sk-ä") and case[0] != [f"key_env={KEY}"],
     ),
 )
-def test_a_key_in_the_wrong_place_is_not_repeated(judge, place, chat, monkeypatch, arguments, held, message):
+def test_an_invalid_or_misplaced_key_is_not_printed(judge, workspace, chat, monkeypatch, arguments, held, message):
     if held is not None:
         monkeypatch.setenv("A_KEY", held)
-    before = files_of(place)
+    before = files_of(workspace)
     code, out, err = judge("runs=[A]", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"llm2slm: error: {message}")
     assert "sk-" not in err and "X-Other" not in err
-    assert (files_of(place), chat.bodies) == (before, [])
+    assert (files_of(workspace), chat.bodies) == (before, [])
 
 
-# What a user gets wrong
+# Mistakes of the user
 
 REMOTE = {"endpoint": "http://h/v1", "model": "m"}
 LOCAL = {"local": "x"}
@@ -549,34 +551,36 @@ WRONG = {
     "retries": (AT | {"retries": -1}, "retries=-1: must be between 0 and 1000"),
     "wait": (AT | {"wait": float("nan")}, "wait=nan: must be between 0 and 86400"),
     "timeout": (AT | {"timeout": 0.0}, "timeout=0.0: must be above 0 and at most 86400"),
-    "endless": (AT | {"timeout": float("inf")}, "timeout=inf: must be above 0 and at most 86400"),
+    "infinite timeout": (AT | {"timeout": float("inf")}, "timeout=inf: must be above 0 and at most 86400"),
     "one price": (AT | {"price_in": 1.0}, "price_in and price_out: give both, or neither"),
     "negative price": (AT | {"price_in": 1.0, "price_out": -1.0}, "price_out=-1.0: must be at least 0"),
     "stream": (AT | {"parameters": {"stream": True}}, "parameters.stream: cannot be set; leave it out"),
     "out": (AT | {"out": "none.jsonl"}, "out=none.jsonl: none.jsonl is a file; give a folder"),
-    "not ours": (AT | {"out": "strange"}, "strange/judge.json: not written by llm2slm judge; give another out"),
+    "foreign output": (AT | {"out": "strange"}, "strange/judge.json: not written by llm2slm judge; give another out"),
     "no such model": ({"runs": A, "local": "./nowhere"}, "model './nowhere': no such folder"),
 }
 
 
 @pytest.fixture
-def bad(place):
-    """Beside the runs, files that are none."""
+def bad(workspace):
+    """Invalid files in addition to the runs."""
     good = json.dumps({"source": "question 0?", "target": "t", "prediction": "p"}) + "\n"
-    (place / "empty").mkdir()
-    (place / "strange").mkdir()
-    (place / "strange" / "judge.json").write_text("[]")
-    (place / "none.jsonl").write_text("")
-    (place / "bad.jsonl").write_text(good + "{\n")
-    (place / "field.jsonl").write_text('{"source": "a"}\n')
-    (place / "number.jsonl").write_text('{"source": "a", "target": 5, "prediction": "b"}\n')
-    (place / "short.jsonl").write_text(good)
-    (place / "other.jsonl").write_text((place / "B" / "predictions.jsonl").read_text().replace("question 11?", "what?"))
-    return place
+    (workspace / "empty").mkdir()
+    (workspace / "strange").mkdir()
+    (workspace / "strange" / "judge.json").write_text("[]")
+    (workspace / "none.jsonl").write_text("")
+    (workspace / "bad.jsonl").write_text(good + "{\n")
+    (workspace / "field.jsonl").write_text('{"source": "a"}\n')
+    (workspace / "number.jsonl").write_text('{"source": "a", "target": 5, "prediction": "b"}\n')
+    (workspace / "short.jsonl").write_text(good)
+    (workspace / "other.jsonl").write_text(
+        (workspace / "B" / "predictions.jsonl").read_text().replace("question 11?", "what?")
+    )
+    return workspace
 
 
 @pytest.mark.parametrize(("values", "message"), WRONG.values(), ids=list(WRONG))
-def test_mistakes_are_told_before_anything_is_asked_or_written(bad, values, message):
+def test_mistakes_are_reported_before_anything_is_requested_or_written(bad, values, message):
     before = files_of(bad)
     with pytest.raises(UserError) as caught:
         run(JudgeConfig(**values), bad)
@@ -597,34 +601,34 @@ def test_mistakes_are_told_before_anything_is_asked_or_written(bad, values, mess
         (["runs=[A]", "endpoint=http://127.0.0.1:9/v1", "model=m"], "http://127.0.0.1:9/v1: cannot be reached ("),
     ],
 )
-def test_mistakes_are_told_in_one_line(bad, capsys, monkeypatch, arguments, message):
+def test_mistakes_are_reported_on_one_line(bad, capsys, monkeypatch, arguments, message):
     monkeypatch.setenv("no_proxy", "*")
     assert main(["judge", *arguments]) == 2
     assert mistake(capsys).startswith(message)
 
 
-def test_a_hybrid_is_no_judge(bad, trained, capsys):
-    """Nor is a run directory; the model of one that trained an LLM is."""
+def test_a_hybrid_is_refused_as_a_judge(bad, trained, capsys):
+    """So is a run directory, with the path of its model."""
     assert main(["judge", "runs=[A]", f"local={trained}"]) == 2
     assert mistake(capsys).endswith(f"is a run directory; give its model, {trained / 'model'}")
     assert main(["judge", "runs=[A]", f"local={trained / 'model'}"]) == 2
     assert mistake(capsys).startswith(f"local={trained / 'model'}: is a hybrid or has soft prompts; give a plain")
 
 
-def test_answers_of_generate_have_no_target(judge, chat, place):
+def test_answers_of_generate_are_judged_without_a_reference(judge, chat, workspace):
     rows = [{"source": f"question {n}?", "prediction": f"x {n}"} for n in range(3)]
-    (place / "answers.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
+    (workspace / "answers.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
     assert judge("runs=[answers.jsonl]")[0] == 0
     assert not [prompt for prompt in chat.prompts if "eference" in prompt]
     assert [v["row"] for v in lines("verdicts.jsonl")] == [1, 3, 5]  # lines of the file
     assert judge("runs=A,answers.jsonl", "rows=3", "out=both")[0] == 2
 
 
-def test_hostile_text_survives(judge, chat, place):
-    """In answers and in replies: markup of the terminal, braces, brackets, half characters, other line ends."""
+def test_hostile_text_is_recorded_and_escaped_in_the_terminal(judge, chat, workspace):
+    """In answers and in replies: terminal markup, braces, brackets, lone surrogates, other line ends."""
     text = "[bold]{x}[/bold] [[A]] \u2028 \ud83d \x1b[31m"
     row = {"source": text, "target": text, "prediction": text}
-    (place / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"source": "question 1?"}) + "\n")
+    (workspace / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"source": "question 1?"}) + "\n")
     chat.say = lambda prompt: "\u2028[bold] [[2]]" if "question 1?" in prompt else "[/bold]\u2029 [[7]]"
     code, shown, _ = judge("runs=[a.jsonl]")
     assert code == 0
@@ -635,16 +639,16 @@ def test_hostile_text_survives(judge, chat, place):
     assert chat.asked.total() == 2
 
 
-# A model on this machine
+# A local model
 
 
-def test_a_local_model_judges(place, capsys, monkeypatch):
+def test_replies_of_a_local_model_are_recorded(workspace, capsys, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from llm2slm.evaluation.judge.local import LocalClient
     from llm2slm.testing import write_tiny_gpt2
 
-    folder = write_tiny_gpt2(place / "tiny", seed=4, positions=2048)
+    folder = write_tiny_gpt2(workspace / "tiny", seed=4, positions=2048)
     given = ["judge", "runs=A,B", f"local={folder}", "max_tokens=6", "rows=2"]
     assert main(given) == 2
     assert "none of 4 questions has a verdict; the first: no verdict in its reply" in capsys.readouterr().err
@@ -655,26 +659,26 @@ def test_a_local_model_judges(place, capsys, monkeypatch):
         said = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
         assert (line["row"], line["order"]) == (question.row, question.order)
         assert line["reply"] == tokenizer.decode(said, skip_special_tokens=True)
-        assert (line["verdict"], line["why"]) == (None, "no verdict in its reply")  # its weights are drawn
+        assert (line["verdict"], line["why"]) == (None, "no verdict in its reply")  # its weights are random
     found = result()
     assert found["judge"]["local"] == str(folder) and "endpoint" not in found["judge"]
-    assert (found["asked"]["parse_failures"], found["asked"]["replies"]) == (4, 4)  # greedy: none is asked twice
+    assert (found["asked"]["parse_failures"], found["asked"]["replies"]) == (4, 4)  # greedy: no question is repeated
     assert found["asked"]["reply_tokens"] <= 24 and found["asked"]["prompt_tokens"] > 400
     with monkeypatch.context() as patch:
         patch.setattr(LocalClient, "complete", None)
-        assert main(given) == 2  # all is on disk
-    (place / "tiny" / "config.json").touch()  # written anew: perhaps another model
+        assert main(given) == 2  # all replies are recorded
+    (workspace / "tiny" / "config.json").touch()  # rewritten: possibly another model
     assert main(given) == 2
     assert len(lines("replies.jsonl")) == 8
 
 
-def test_a_local_models_verdicts_count(place, monkeypatch, capsys):
-    """The rest of the way, with the words that a trained one would say."""
+def test_verdicts_of_a_local_model_are_counted(workspace, monkeypatch, capsys):
+    """With the reply that a trained model would give."""
     from transformers import PreTrainedTokenizerBase
 
     from llm2slm.testing import write_tiny_gpt2
 
-    folder = write_tiny_gpt2(place / "tiny", seed=4, positions=2048)
+    folder = write_tiny_gpt2(workspace / "tiny", seed=4, positions=2048)
     monkeypatch.setattr(PreTrainedTokenizerBase, "decode", lambda *_, **__: "It is. Rating: [[8]]")
     assert main(["judge", "runs=[A]", f"local={folder}", "max_tokens=2", "rows=3"]) == 0
     assert result()["ratings"]["ratings"] == {"8": 3}
@@ -682,9 +686,9 @@ def test_a_local_models_verdicts_count(place, monkeypatch, capsys):
     assert "8.00" in shown.out
 
 
-def test_a_local_model_that_is_too_short_for_all(place, capsys):
+def test_a_local_model_with_too_short_a_context_is_refused(workspace, capsys):
     from llm2slm.testing import write_tiny_gpt2
 
-    folder = write_tiny_gpt2(place / "tiny", seed=4, positions=64)
+    folder = write_tiny_gpt2(workspace / "tiny", seed=4, positions=64)
     assert main(["judge", "runs=[A]", f"local={folder}", "max_tokens=6"]) == 2
     assert re.match(r".*tiny: refuses every question: \d+ prompt tokens and up to 6 reply tokens", mistake(capsys))

@@ -1,4 +1,4 @@
-"""`llm2slm label`: what the LLM itself says, in the order of the split; killed at any moment, nothing is lost."""
+"""`llm2slm label`: answers of the LLM in the order of the split; killed at any moment, no label is lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_labels_are_what_the_llm_generates_in_the_order_of_the_split(root: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "labels.jsonl", "result.json"]
 
 
-def test_labels_are_compared_with_the_corpus_own_answers(root: Path, tmp_path: Path) -> None:
+def test_labels_are_scored_against_the_targets_of_the_corpus(root: Path, tmp_path: Path) -> None:
     expected = label.run(labelling(root), tmp_path / "labels").systems[0].quality
     config = labelling(root)
     config.data.labels, config.data.labels_from = Labels.llm, str(tmp_path / "labels")
@@ -67,7 +67,7 @@ def test_labels_are_compared_with_the_corpus_own_answers(root: Path, tmp_path: P
     assert (expected["exact_match"].value, expected["exact_match"].n) == (0, 40)
 
 
-def test_training_on_labels(root: Path, tmp_path: Path) -> None:
+def test_labels_replace_the_targets_of_training_only(root: Path, tmp_path: Path) -> None:
     label.run(labelling(root), tmp_path / "labels")
     by_index = {row["index"]: row["prediction"].strip() for row in rows_of(tmp_path / "labels")}
     config = tiny_run(root)
@@ -77,12 +77,12 @@ def test_training_on_labels(root: Path, tmp_path: Path) -> None:
     for row in data.encoded("train"):
         assert model.collator.decode([row.response]) == [by_index[row.index]]
     gold = DataModule(tiny_run(root).data, resolve(config.task), model.collator, config.seed)
-    assert data.encoded("validation") == gold.encoded("validation")  # judged by the corpus' own answers
+    assert data.encoded("validation") == gold.encoded("validation")  # the targets of the corpus
     train(config, tmp_path / "run")
     assert (tmp_path / "run" / "result.json").is_file()
 
 
-def test_a_parquet_file_says_where_it_is_from(root: Path, tmp_path: Path) -> None:
+def test_a_parquet_file_records_its_origin(root: Path, tmp_path: Path) -> None:
     label.run(labelling(root), tmp_path / "lines")
     label.run(labelling(root, format="parquet"), tmp_path / "table")
     table = parquet.read_table(tmp_path / "table" / "labels.parquet")
@@ -101,8 +101,8 @@ def test_sampling_does_not_depend_on_where_it_was_interrupted(root: Path, tmp_pa
     assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
 
 
-def test_sampling_leaves_no_token_out(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers would sample among the 50 likeliest tokens where nobody says how many."""
+def test_sampling_excludes_no_token(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, transformers samples among the 50 most likely tokens."""
     monkeypatch.setattr("transformers.generation.utils.TopKLogitsWarper", lambda *_, **__: pytest.fail("some are out"))
     label.run(labelling(root, do_sample=True, temperature=50.0), tmp_path)
     assert len({row["prediction"] for row in rows_of(tmp_path)}) == 40
@@ -127,7 +127,7 @@ def test_sampling_leaves_no_token_out(root: Path, tmp_path: Path, monkeypatch: p
         4,
     ),
 )
-def test_unfinished_labels_are_gone_on_with_as_they_were_begun(
+def test_unfinished_labels_are_not_resumed_with_other_settings(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, said: str
 ) -> None:
     def ended(*_: Any, **__: Any) -> Any:
@@ -148,7 +148,7 @@ def test_unfinished_labels_are_gone_on_with_as_they_were_begun(
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
+def test_a_run_killed_twenty_times_writes_the_file_of_an_undisturbed_run(tmp_path: Path) -> None:
     tests = Path(__file__).resolve().parents[1]
     env = {**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     script = [sys.executable, str(tests / "killed_labels.py"), str(tmp_path), "20"]
@@ -169,7 +169,7 @@ def test_killed_twenty_times_the_file_is_that_of_an_undisturbed_run(tmp_path: Pa
         (lambda c: setattr(c.task, "metrics", ["bleuu"]), "metric 'bleuu' is unknown"),
     ],
 )
-def test_mistakes_before_the_llm_is_loaded(root: Path, tmp_path: Path, change: Any, said: str) -> None:
+def test_mistakes_are_reported_before_the_llm_is_loaded(root: Path, tmp_path: Path, change: Any, said: str) -> None:
     config = labelling(root)
     change(config)
     config.model.llm.name = "/nowhere"
@@ -179,12 +179,12 @@ def test_mistakes_before_the_llm_is_loaded(root: Path, tmp_path: Path, change: A
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file with the time at which it was written."""
+    """Every file with its modification time."""
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-def told(folder: Path) -> dict[str, Any]:
-    """What a result says of the system, without what depends on the clock."""
+def recorded_system(folder: Path) -> dict[str, Any]:
+    """The system of a result, without times."""
     system: dict[str, Any] = runs.read_result(folder)["systems"][0]
     system["notes"].pop("data")
     return system
@@ -207,12 +207,12 @@ def test_the_same_command_on_finished_labels_changes_nothing(
 
 @pytest.mark.parametrize("form", representatives(["jsonl", "parquet"], ["jsonl"]))
 @pytest.mark.parametrize(
-    "place", representatives(["put", "evaluated", "write_result", "discard"], ["put", "write_result"])
+    "step", representatives(["put", "evaluated", "write_result", "discard"], ["put", "write_result"])
 )
-def test_ended_at_any_step_behind_the_last_label(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, form: str
+def test_a_command_interrupted_after_the_last_label_is_completed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, form: str
 ) -> None:
-    """As killed there: the same command completes what is missing, and asks for no label again."""
+    """The same command writes the missing files and generates no label again."""
     label.run(labelling(root, format=form), tmp_path / "whole")
 
     def ended(*_: Any, **__: Any) -> Any:
@@ -220,27 +220,27 @@ def test_ended_at_any_step_behind_the_last_label(
 
     steps = {"put": (label, "put"), "evaluated": (label, "evaluated"), "write_result": (label.runs, "write_result")}
     with monkeypatch.context() as patch:
-        patch.setattr(*steps.get(place, (ResumableLines, "discard")), ended)
+        patch.setattr(*steps.get(step, (ResumableLines, "discard")), ended)
         with pytest.raises(SystemError):
             label.run(labelling(root, format=form), tmp_path / "run")
     assert (tmp_path / "run" / "labels.jsonl.part").is_file()
     monkeypatch.setattr(label, "answer_batches", lambda *_, done, **__: iter(()) if done == 40 else pytest.fail())
     label.run(labelling(root, format=form), tmp_path / "run")
     assert contents(tmp_path / "run").keys() == contents(tmp_path / "whole").keys()
-    if form == "jsonl":  # a parquet file says when it was made
+    if form == "jsonl":  # a parquet file records its time
         assert (tmp_path / "run" / "labels.jsonl").read_bytes() == (tmp_path / "whole" / "labels.jsonl").read_bytes()
-    assert told(tmp_path / "run") == told(tmp_path / "whole")
+    assert recorded_system(tmp_path / "run") == recorded_system(tmp_path / "whole")
 
 
-def test_a_result_that_is_missing_is_written_and_labels_stay(
+def test_a_missing_result_is_written_and_labels_are_kept(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label.run(labelling(root), tmp_path)
-    before, expected = contents(tmp_path), told(tmp_path)
+    before, expected = contents(tmp_path), recorded_system(tmp_path)
     (tmp_path / "result.json").unlink()
     monkeypatch.setattr(label, "answer_batches", lambda *_, **__: pytest.fail("it was asked again"))
     label.run(labelling(root), tmp_path)
-    assert told(tmp_path) == expected
+    assert recorded_system(tmp_path) == expected
     after = contents(tmp_path)
     assert after.keys() == before.keys()
     assert all(after[name] == before[name] for name in ("labels.jsonl", "config.yaml"))
@@ -255,7 +255,7 @@ def test_a_result_that_is_missing_is_written_and_labels_stay(
         label.run(labelling(root), tmp_path)
 
 
-def test_labels_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -> None:
+def test_labels_with_other_settings_are_not_changed(root: Path, tmp_path: Path) -> None:
     label.run(labelling(root), tmp_path)
     before = contents(tmp_path)
     other = labelling(root)
@@ -271,7 +271,7 @@ def test_labels_of_other_settings_stay_as_they_are(root: Path, tmp_path: Path) -
         label.run(labelling(root), tmp_path)
 
 
-def test_weights_that_were_written_anew_make_another_command(tmp_path: Path) -> None:
+def test_labels_with_other_weights_are_refused(tmp_path: Path) -> None:
     label.run(labelling(tmp_path), tmp_path / "labels")
     write_tiny_t5(labelling(tmp_path).model.llm.name, seed=9, width=24)
     with pytest.raises(UserError, match=r"is finished, with other settings \(weights '\w+', now '\w+'\)"):

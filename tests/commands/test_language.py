@@ -1,4 +1,4 @@
-"""task.language through the command line: what is scored, what is warned of, and that a wrong code is one line."""
+"""task.language on the command line: tokenization of scores, warnings, and refusal of an unknown code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHINESE = ["我们在北京的餐馆里吃了晚饭。", "他每天早上去公�
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     """A folder with rows of Chinese answers."""
     monkeypatch.chdir(tmp_path)
     for split, size in {"train": 8, "validation": 4, "test": 4}.items():
@@ -44,7 +44,9 @@ def rows_and_quality(folder):
         lambda case: not case[0],
     ),
 )
-def test_training_and_its_test_tokenize_by_the_language_and_warn_once(place, tiny_llm, capsys, arguments, warned, note):
+def test_training_and_its_test_tokenize_by_the_language_and_warn_once(
+    workspace, tiny_llm, capsys, arguments, warned, note
+):
     files = [f"data.{split}={split}.jsonl" for split in ("train", "validation", "test")]
     columns = ["data.source=en", "data.target=answer", "task=instruction", "task.metrics=[bleu,chrf]"]
     slm = ["model.slm.tokenizer=train:300", "model.tokenizers=offsets"]
@@ -53,7 +55,7 @@ def test_training_and_its_test_tokenize_by_the_language_and_warn_once(place, tin
     shown = [line for line in capsys.readouterr().err.splitlines() if "language" in line or "script" in line]
     assert len(shown) == len(warned)
     assert all(f"llm2slm: warning: {text}" in line for line, text in zip(shown, warned, strict=True))
-    rows, system = rows_and_quality(place / "run")
+    rows, system = rows_and_quality(workspace / "run")
     targets = [[row["target"] for row in rows]]
     wanted = sacrebleu.corpus_bleu([row["prediction"] for row in rows], targets, tokenize="zh", force=True)
     assert system["quality"]["bleu"]["value"] == wanted.score
@@ -62,26 +64,26 @@ def test_training_and_its_test_tokenize_by_the_language_and_warn_once(place, tin
     assert all(set(row) == {"source", "target", "prediction"} for row in rows)
     # evaluate takes it from the run
     assert main(["evaluate", "run=run", "split=validation", "trainer.progress=false", "hydra.run.dir=again"]) == 0
-    assert runs.read_result(place / "again")["systems"][0]["notes"].get("language") == note
+    assert runs.read_result(workspace / "again")["systems"][0]["notes"].get("language") == note
 
 
 @pytest.mark.parametrize("verb", representatives(["train", "evaluate", "label", "demo"], ["train", "label"]))
-def test_an_unknown_language_is_one_line_before_anything_is_read_or_written(place, capsys, verb):
-    before = files_of(place)
+def test_an_unknown_language_is_refused_before_anything_is_read_or_written(workspace, capsys, verb):
+    before = files_of(workspace)
     run = ["run=builtin/llm"] if verb == "evaluate" else []
     assert main([verb, *run, "task.language=chinese", "hydra.run.dir=run"]) == 2
     assert mistake(capsys) == (
         "task.language=chinese: unknown language; did you mean zh (Chinese)? Give a code of ISO 639-1, for "
         "example en, de, ru, ar, hi, zh, ja, ko, th"
     )
-    assert files_of(place) == before
+    assert files_of(workspace) == before
 
 
 @pytest.mark.slow
-def test_rows_of_a_mixture_keep_their_language(place, tiny_llm):
+def test_rows_of_a_mixture_keep_their_language(workspace, tiny_llm):
     """In predictions.jsonl too, for `compare`."""
     texts = [{"de": f"der Hund {n}", "en": "the dog"} for n in range(8)]
-    (place / "german.jsonl").write_text("".join(json.dumps({"en": t["en"], "de": t["de"]}) + "\n" for t in texts))
+    (workspace / "german.jsonl").write_text("".join(json.dumps({"en": t["en"], "de": t["de"]}) + "\n" for t in texts))
     chinese = (
         "name: json, train: train.jsonl, validation: validation.jsonl, test: test.jsonl, source: en, target: answer"
     )
@@ -95,7 +97,7 @@ def test_rows_of_a_mixture_keep_their_language(place, tiny_llm):
     ]
     command = ["train", *tiny_overrides(tiny_llm), "data=mixture", f"data.parts={parts}", *slm, "data.test_size=8"]
     assert main([*command, "hydra.run.dir=run"]) == 0
-    rows, system = rows_and_quality(place / "run")
+    rows, system = rows_and_quality(workspace / "run")
     assert {(row["target"][:3], row["language"]) for row in rows} == {
         ("der", "de"), *((text[:3], "zh") for text in CHINESE)
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The LLM as it is, in every verb that lets it answer: loaded and asked as `model.llm` says, and recorded so."""
+"""The LLM without training, in every verb in which it generates: loaded and prompted as configured, and recorded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def instructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLM whose tokenizer has a chat template."""
     folder = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "instructed", seed=1, width=24, decoder_layers=2)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)  # drawn too narrow for its prompts to decide the first words
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)  # weights too small for prompts to decide the first words
     for name, parameter in model.named_parameters():
         if "EncDecAttention" in name or "DenseRelu" in name or "SelfAttention" in name:
             parameter.data.mul_(6)
@@ -52,12 +52,12 @@ def instructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def framed(texts: list[str], frame: str) -> list[str]:
-    """The texts in words of the test's own: what chat template and prefix must come to."""
+    """The expected prompts: texts with chat template and prefix."""
     return [frame.format(text) for text in texts]
 
 
 def oracle(folder: Path, prompts: list[str]) -> list[str]:
-    """transformers' own answers to prompts as they stand, without this package's code."""
+    """Answers of transformers to the given prompts, without this package."""
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     found = []
     for prompt in prompts:
@@ -67,7 +67,7 @@ def oracle(folder: Path, prompts: list[str]) -> list[str]:
     return found
 
 
-def asked(root: Path, llm: Path, **values: Any) -> RunConfig:
+def llm_config(root: Path, llm: Path, **values: Any) -> RunConfig:
     config = tiny_run(root)
     config.run = str(llm)
     for key, value in values.items():
@@ -94,10 +94,10 @@ FRAMES = {
 @pytest.mark.parametrize(
     ("llm", "frame"), representatives(FRAMES.values(), list(FRAMES.values())[-1:]), ids=list(FRAMES)
 )
-def test_evaluate_asks_as_told_and_records_it(
+def test_evaluate_prompts_the_llm_as_configured_and_records_it(
     root: Path, instructed: Path, tmp_path: Path, llm: Any, frame: str
 ) -> None:
-    result = evaluate(asked(root, instructed, **llm), tmp_path)
+    result = evaluate(llm_config(root, instructed, **llm), tmp_path)
     wanted = oracle(instructed, framed(sources(root), frame))
     assert [a.strip() for a in answers_of(tmp_path)] == [w.strip() for w in wanted]
     model = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]
@@ -115,15 +115,17 @@ def test_frames_change_the_answers(root: Path, instructed: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "label"])
-def test_both_ways_to_name_the_llm_answer_alike(root: Path, instructed: Path, tmp_path: Path, verb: str) -> None:
+def test_both_ways_to_name_the_llm_give_the_same_answers(
+    root: Path, instructed: Path, tmp_path: Path, verb: str
+) -> None:
     from llm2slm.commands import label
 
     run = {"evaluate": evaluate, "label": label.run}[verb]
-    config = asked(root, instructed, chat=True)
+    config = llm_config(root, instructed, chat=True)
     config.split = "test"
     run(config, tmp_path / "run")
     told = runs.read_result(tmp_path / "run")["systems"][0]
-    other = asked(root, instructed, chat=True, name=str(instructed))
+    other = llm_config(root, instructed, chat=True, name=str(instructed))
     other.run, other.split = None, "test"
     label.run(other, tmp_path / "named")
     named = runs.read_result(tmp_path / "named")["systems"][0]
@@ -138,29 +140,29 @@ def generated(capsys: Any, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(("llm", "frame"), first_few(FRAMES.values(), 2), ids=list(FRAMES))
-def test_generate_asks_as_told(instructed: Path, capsys: Any, llm: Any, frame: str) -> None:
+def test_generate_prompts_the_llm_as_configured(instructed: Path, capsys: Any, llm: Any, frame: str) -> None:
     keys = [f"model.llm.{key}={str(value).lower() if value is True else value}" for key, value in llm.items()]
     for text, wanted in zip(TEXTS, oracle(instructed, framed(TEXTS, frame)), strict=True):
         assert generated(capsys, f"run={instructed}", f"prompt={text}", *keys) == wanted.strip()
 
 
-def test_dtype_revision_and_attention_are_honoured(hub: Path, root: Path, tmp_path: Path) -> None:
+def test_dtype_revision_and_attention_are_applied(hub: Path, root: Path, tmp_path: Path) -> None:
     publish(hub, "me/llm", "a" * 40)
-    config = asked(root, Path("me/llm"), revision="a" * 40, dtype="bfloat16", attn_implementation="eager")
+    config = llm_config(root, Path("me/llm"), revision="a" * 40, dtype="bfloat16", attn_implementation="eager")
     evaluate(config, tmp_path / "out")
     told = runs.read_result(tmp_path / "out")["systems"][0]["notes"]["llm"]
     assert (told["name"], told["revision"], told["dtype"]) == ("me/llm", "a" * 40, "bfloat16")
     with pytest.raises(UserError, match="me/llm"):
-        evaluate(asked(root, Path("me/llm"), revision="b" * 40), tmp_path / "wrong")
+        evaluate(llm_config(root, Path("me/llm"), revision="b" * 40), tmp_path / "wrong")
     model = build_llm(LLMConfig(name="me/llm", dtype="bfloat16", attn_implementation="eager"))
     assert (model.slm.dtype, model.slm.config._attn_implementation) == (torch.bfloat16, "eager")
 
 
 @pytest.mark.parametrize("verb", representatives(["evaluate", "generate", "label", "benchmark"], ["generate", "label"]))
-def test_quantization_is_honoured_wherever_the_llm_answers(
+def test_quantization_is_applied_in_every_verb_in_which_the_llm_generates(
     instructed: Path, tmp_path: Path, capsys: Any, verb: str
 ) -> None:
-    """An unknown method is refused by what would quantize the weights: it has been asked."""
+    """An unknown method is refused by the quantization, which therefore was called."""
     wrong = [f"run={instructed}", "model.llm.quantization={quant_method: nope}"]
     place = [] if verb == "generate" else [f"hydra.run.dir={tmp_path / 'out'}"]
     assert main([verb, *wrong, *place, *(["prompt=dogs"] if verb == "generate" else [])]) == 2
@@ -172,11 +174,11 @@ def test_quantization_is_honoured_wherever_the_llm_answers(
     "key",
     representatives(["chat=true", "prefix=two ", "dtype=bfloat16", "attn_implementation=eager"], ["chat=true"]),
 )
-def test_a_model_that_was_trained_is_asked_as_it_was_trained(root: Path, tmp_path: Path, capsys: Any, key: str) -> None:
-    """Also one that was copied away from its run, whose configuration nobody can look up."""
+def test_a_trained_model_refuses_other_settings_of_its_llm(root: Path, tmp_path: Path, capsys: Any, key: str) -> None:
+    """Even if it was copied without its run directory."""
     model = build_model(tiny_run(root).model)
     model.save_pretrained(tmp_path / "copy")
-    capsys.readouterr()  # bars of loading and saving
+    capsys.readouterr()  # progress bars of loading and saving
     for verb, more in (("generate", ["prompt=dogs"]), ("evaluate", [f"hydra.run.dir={tmp_path / 'out'}"])):
         assert main([verb, f"run={tmp_path / 'copy'}", f"model.llm.{key}", *more]) == 2
         said = mistake(capsys)
@@ -184,7 +186,7 @@ def test_a_model_that_was_trained_is_asked_as_it_was_trained(root: Path, tmp_pat
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
-def test_a_trained_llm_is_not_asked_otherwise(root: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_trained_llm_is_prompted_as_in_training(root: Path, tmp_path: Path, capsys: Any) -> None:
     config = tiny_run(root, "llm", max_steps=1)
     config.model.llm.prefix = "two old: "
     train(config, tmp_path / "run")
@@ -200,7 +202,7 @@ def test_a_trained_llm_is_not_asked_otherwise(root: Path, tmp_path: Path, capsys
     assert runs.read_result(tmp_path / "again")["systems"][0]["notes"]["llm"]["prefix"] == "two old: "
 
 
-def test_a_hybrid_without_its_run_is_recorded_as_what_it_is(root: Path, tmp_path: Path) -> None:
+def test_a_hybrid_without_its_run_is_recorded_with_its_configuration(root: Path, tmp_path: Path) -> None:
     config = tiny_run(root, mode="replace")
     config.model.llm.prefix = "two old: "
     build_model(config.model).save_pretrained(tmp_path / "copy")
@@ -225,7 +227,7 @@ def timing(config: RunConfig) -> RunConfig:
     return config
 
 
-def test_benchmark_asks_the_llm_as_the_hybrid_does(root: Path, instructed: Path, tmp_path: Path) -> None:
+def test_benchmark_prompts_the_llm_as_the_hybrid_does(root: Path, instructed: Path, tmp_path: Path) -> None:
     config = tiny_run(root)
     config.model.llm.name, config.model.llm.chat = str(instructed), True
     build_model(config.model).save_pretrained(tmp_path / "hybrid")
@@ -238,7 +240,7 @@ def test_benchmark_asks_the_llm_as_the_hybrid_does(root: Path, instructed: Path,
 
 
 @pytest.mark.slow
-def test_benchmark_asks_the_llm_beside_an_slm_as_told(root: Path, instructed: Path, tmp_path: Path) -> None:
+def test_the_llm_of_an_slm_system_is_prompted_as_configured(root: Path, instructed: Path, tmp_path: Path) -> None:
     config = tiny_run(root, "slm", max_steps=1)
     train(config, tmp_path / "slm")
     again = timing(tiny_run(root, "slm"))
@@ -249,11 +251,11 @@ def test_benchmark_asks_the_llm_beside_an_slm_as_told(root: Path, instructed: Pa
 
 
 @pytest.mark.parametrize("verb", representatives(["evaluate", "generate", "export"], ["evaluate"]))
-def test_a_place_of_an_llm_that_is_not_there_is_refused(
+def test_an_llm_path_is_refused_for_a_model_without_an_llm(
     root: Path, instructed: Path, tmp_path: Path, capsys: Any, verb: str
 ) -> None:
     build_model(tiny_run(root, "slm").model).save_pretrained(tmp_path / "slm")
-    capsys.readouterr()  # bars of loading and saving
+    capsys.readouterr()  # progress bars of loading and saving
     more = {"generate": ["prompt=dogs"], "export": [f"out={tmp_path / 'out'}"]}
     for run in (tmp_path / "slm", instructed):
         assert (
@@ -263,7 +265,7 @@ def test_a_place_of_an_llm_that_is_not_there_is_refused(
 
 
 @pytest.mark.slow
-def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(
+def test_answers_with_other_prompt_settings_are_not_resumed(
     instructed: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS))
@@ -285,8 +287,8 @@ def test_answers_that_were_asked_for_otherwise_are_not_gone_on_with(
     assert main(run) == 0
 
 
-def ended(instructed: Path, folder: Path) -> tuple[Path, int]:
-    """A copy of the LLM that was published with a second end token: one that it writes in the middle of an answer."""
+def with_second_end_token(instructed: Path, folder: Path) -> tuple[Path, int]:
+    """A copy of the LLM that publishes a second end token, which it generates within an answer."""
     shutil.copytree(instructed, folder)
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     written = model.generate(tokenizer(TEXTS[0], return_tensors="pt").input_ids, max_new_tokens=6, do_sample=False)
@@ -299,17 +301,17 @@ def ended(instructed: Path, folder: Path) -> tuple[Path, int]:
 
 def test_an_answer_ends_at_each_published_end_token(root: Path, instructed: Path, tmp_path: Path) -> None:
     """An instruction model ends its turn with a token that need not be the tokenizer's eos."""
-    llm, _ = ended(instructed, tmp_path / "llm")
+    llm, _ = with_second_end_token(instructed, tmp_path / "llm")
     model = LLM2SLM.from_pretrained(str(llm))
     answers = [text.strip() for text in model.generate_text(TEXTS, max_new_tokens=6)]
     assert answers == [text.strip() for text in oracle(llm, TEXTS)]
     assert answers[0] != oracle(instructed, TEXTS[:1])[0].strip()
-    evaluate(asked(root, llm), tmp_path / "evaluated")
+    evaluate(llm_config(root, llm), tmp_path / "evaluated")
     assert [a.strip() for a in answers_of(tmp_path / "evaluated")] == [w.strip() for w in oracle(llm, sources(root))]
 
 
 def test_a_trained_llm_ends_its_answers_as_its_labels_end(root: Path, instructed: Path, tmp_path: Path) -> None:
-    llm, end = ended(instructed, tmp_path / "llm")
+    llm, end = with_second_end_token(instructed, tmp_path / "llm")
     config = tiny_run(root)
     config.model.kind, config.model.llm = SystemKind.llm, LLMConfig(name=str(llm))
     train(config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The next command of every verb is a valid one, and names what the verb wrote."""
+"""The next command of every verb is valid, and names the output of the verb."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_next_command_is_valid(verb: str, tmp_path: Path, monkeypatch: pytes
         composer.prepare(override, sweeping=False)
 
 
-def test_every_verb_with_an_output_has_one() -> None:
+def test_every_verb_with_an_output_has_a_next_command() -> None:
     assert set(SET) == set(SCHEMAS) - {"dashboard"}
     assert next_command("dashboard", SCHEMAS["dashboard"](), Path()) is None
     assert next_command("generate", SCHEMAS["generate"](run="RUN"), Path()) is None
@@ -85,7 +85,7 @@ def test_costs_of_a_pair_are_followed_by_its_training() -> None:
     assert next_command("costs", config, Path("C"), given) == "llm2slm train model/llm=t5_11b model.slm.layers=4"
 
 
-def test_the_comparison_is_one_that_compare_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suggested_comparison_is_accepted_by_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, source in (("a", "x"), ("b", "x"), ("v", "y")):
         write_run(tmp_path / name, source)

@@ -1,4 +1,4 @@
-"""Where models run: what is asked for, or one line; never another device's name."""
+"""The device of models: the requested one, or an error on one line; never the name of another device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm2slm.types import UserError
 
 
 @pytest.mark.parametrize("cuda", [True, False])
-def test_a_device_is_what_was_asked_for(monkeypatch, cuda):
+def test_the_device_is_the_requested_one(monkeypatch, cuda):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert device_type("auto") == ("cuda" if cuda else "cpu")
@@ -21,7 +21,7 @@ def test_a_device_is_what_was_asked_for(monkeypatch, cuda):
             device_type(wrong)
 
 
-def test_the_processor_never_goes_by_a_gpus_name(monkeypatch):
+def test_the_cpu_is_never_reported_by_the_name_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     assert "cores" in runs.device_name("cpu")

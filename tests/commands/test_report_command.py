@@ -1,4 +1,4 @@
-"""`llm2slm report`: one page and one table from the results of several runs, and nothing computed anew."""
+"""`llm2slm report`: one page and one table from the results of several runs, without recomputation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm2slm.cli import main
 
 @pytest.fixture
 def two(trained, tmp_path, monkeypatch):
-    """Two runs a and b; b's BLEU is another."""
+    """Two runs a and b with different BLEU."""
     monkeypatch.chdir(tmp_path)
     for name, bleu in (("a", 12.25), ("b", 87.5)):
         shutil.copytree(trained, tmp_path / name)
@@ -24,14 +24,14 @@ def two(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_two_runs_stand_side_by_side(two, capsys):
+def test_two_runs_are_reported_side_by_side(two, capsys):
     before = files_of(two / "a"), files_of(two / "b")
     assert main(["report", "runs=a,b", "out=page", "title=Two runs <1>"]) == 0
     shown = capsys.readouterr().out
     lines = [line.split() for line in shown.splitlines()]
     head = next(line for line in lines if line[:1] == ["System"])
     assert "Speedup" not in head  # nothing was timed
-    rows = [line for line in lines if line[:1] in (["a"], ["b"])]  # as the user called them
+    rows = [line for line in lines if line[:1] in (["a"], ["b"])]  # with the names that the user gave
     behind = head.index("BLEU") - len(head)
     assert [round(float(line[behind]), 1) for line in rows] == [12.2, 87.5]
     assert shown.endswith("page/report.html\n")
@@ -46,15 +46,15 @@ def test_two_runs_stand_side_by_side(two, capsys):
 
 
 @pytest.mark.slow
-def test_a_result_file_does_as_well_as_its_folder(two):
+def test_a_result_file_gives_the_same_report_as_its_folder(two):
     assert main(["report", "runs=a/result.json", "out=file"]) == 0
     assert main(["report", "runs=a", "out=folder"]) == 0
     assert (two / "file" / "report.html").read_text("utf-8") == (two / "folder" / "report.html").read_text("utf-8")
 
 
 @pytest.mark.slow
-def test_quality_by_length_is_printed_where_it_is_asked_for(two, capsys):
-    """The few rows of these runs have none; where a result has, its figures are shown."""
+def test_quality_by_length_is_printed_on_request(two, capsys):
+    """These runs have too few rows for it; figures that a result has are shown."""
     assert main(["report", "runs=a,b", "out=page", "buckets=true"]) == 0
     assert "No quality by length" in capsys.readouterr().out
     path = two / "a" / "result.json"
@@ -73,7 +73,7 @@ def test_quality_by_length_is_printed_where_it_is_asked_for(two, capsys):
     assert "23.45" not in capsys.readouterr().out
 
 
-def test_mistakes_are_told_in_one_line(two, capsys):
+def test_mistakes_are_reported_on_one_line(two, capsys):
     (two / "b" / "result.json").write_text('{"schema": 1,\n"systems": ')
     (two / "c").mkdir()
     wrong = {

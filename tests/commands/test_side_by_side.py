@@ -1,4 +1,4 @@
-"""The processes of `demo`: the results of one training after the other, and failures and signals that stop them all."""
+"""The processes of `demo`: results equal to sequential training, and failures and signals that stop all processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SYSTEMS = {
 
 
 def configs_in(folder, **trainer):
-    """The configurations of an SLM and a hybrid that are trained without end, or as `trainer` sets."""
+    """The configurations of an SLM and a hybrid with unlimited training, or as `trainer` sets."""
     config = tiny_run(folder, **{**ENDLESS, **trainer})
     config.systems = deepcopy(SYSTEMS)
     return {name: system_config(config, name) for name in SYSTEMS}
@@ -85,7 +85,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_the_results_are_those_of_one_training_after_the_other(finished, name):
+def test_results_equal_those_of_sequential_training(finished, name):
     folder, configs, systems, _ = finished
     alone = folder / "alone" / name
     system = train_command.run(deepcopy(configs[name]), alone).systems[0]
@@ -102,7 +102,7 @@ def test_the_results_are_those_of_one_training_after_the_other(finished, name):
     assert runs.read_config(both) == runs.read_config(alone) == runs.plain(configs[name])
 
 
-def test_the_output_has_the_data_once_and_the_scores_of_each_system(finished):
+def test_the_output_states_the_data_once_and_the_scores_of_each_system(finished):
     folder, _, systems, printed = finished
     assert printed.count("task instruction:") == 1
     for name in SYSTEMS:
@@ -120,7 +120,7 @@ def test_the_result_records_the_command_of_the_parent(finished):
         assert runs.read_result(folder / "out" / name)["command"] == " ".join(["llm2slm", *sys.argv[1:]])
 
 
-def test_on_a_cpu_one_process_per_core_with_one_thread_else_one_process(monkeypatch):
+def test_a_cpu_runs_one_process_per_core_with_one_thread_and_other_devices_run_one_process(monkeypatch):
     config = RunConfig()
     config.trainer.accelerator = "cpu"
     monkeypatch.setattr(runs, "usable_cores", lambda: 3)
@@ -139,7 +139,7 @@ def test_on_one_core_the_second_system_starts_when_the_first_has_ended(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_user_error_of_one_stops_the_other_and_is_one_line(tmp_path, started):
+def test_a_user_error_of_one_process_stops_the_other_and_is_reported_on_one_line(tmp_path, started):
     configs = configs_in(tmp_path)
     configs["small"].trainer.precision = "bf16-true"
     with pytest.raises(UserError, match=r"^systems\.small: trainer\.precision=bf16-true") as caught:
@@ -150,7 +150,7 @@ def test_a_user_error_of_one_stops_the_other_and_is_one_line(tmp_path, started):
 
 
 @pytest.mark.slow
-def test_an_internal_error_is_one_line_and_its_traceback_is_in_the_log(tmp_path, started, capsys):
+def test_an_internal_error_is_reported_on_one_line_with_its_traceback_in_the_log(tmp_path, started, capsys):
     configs = configs_in(tmp_path)
     configs["guided"].optim.betas = None  # the optimizer raises a TypeError
     with pytest.raises(UserError, match=r"^systems\.guided: its training failed \(\w+Error: .*train\.log$") as caught:
@@ -170,7 +170,7 @@ def test_a_killed_process_stops_the_other(tmp_path, started):
     with pytest.raises(UserError, match=r"^systems\.guided: its process was ended by signal 9, "):
         trained(configs_in(tmp_path), tmp_path / "out")
     assert started[0].process.poll() is not None
-    assert (tmp_path / "out" / "small" / "checkpoints" / "last.ckpt").is_file()  # it had time to save
+    assert (tmp_path / "out" / "small" / "checkpoints" / "last.ckpt").is_file()  # saved before it stopped
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_a_validation_is_printed_once_and_complete(tmp_path):
 
 
 def test_a_second_signal_is_passed_on_and_a_third_kills(tmp_path, monkeypatch):
-    """Without real processes: each look at them brings one more signal."""
+    """Without real processes: each poll sends one more signal."""
     calls = []
 
     class Never:
@@ -285,7 +285,7 @@ class Full:
     close = write
 
 
-def test_of_a_log_that_cannot_be_written_one_warning_is_printed(tmp_path):
+def test_a_log_that_cannot_be_written_prints_one_warning(tmp_path):
     training = Training.__new__(Training)
     training.folder, training._log, training._logging, training.printed = tmp_path, Full(), Lock(), SimpleQueue()
     for text in ("one line", "another"):
@@ -296,8 +296,8 @@ def test_of_a_log_that_cannot_be_written_one_warning_is_printed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
-    """The training continues: its own files report a full disk."""
+def test_training_continues_if_its_log_cannot_be_written(tmp_path, capsys):
+    """Errors of a full disk are reported for the files of the training."""
     configs = configs_in(tmp_path, max_steps=2, val_every=2)
     write = side_by_side.Training._log_line
 
@@ -317,7 +317,7 @@ def test_a_log_that_cannot_be_written_ends_with_one_warning(tmp_path, capsys):
     ]
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_on_one_line(tmp_path):
     (tmp_path / "small").write_text("a file")
     with pytest.raises(UserError, match=r"small/train.log: cannot be written \("):
         train_side_by_side(configs_in(tmp_path), tmp_path, Console(file=StringIO()), at_once=2, threads=1)

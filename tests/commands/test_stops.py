@@ -1,5 +1,5 @@
-"""Signals at any moment of a command: exit codes, what is saved, and what is said; the lock of a run directory; the
-recorded configuration of a resume that fails."""
+"""Signals at any moment of a command: exit codes, saved files and messages; the lock of a run directory; the recorded
+configuration of a resume that fails."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_a_signal_outside_of_training_ends_with_its_code(tmp_path, tiny_llm, mon
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_an_ignored_signal_stays_ignored_and_the_callers_handlers_stay():
-    """As under nohup, and within a program with its own handlers."""
+def test_ignored_signals_and_handlers_of_the_caller_are_kept():
+    """As under nohup, and within a program that has handlers."""
     own = []
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGUSR1, lambda *_: own.append(1))
     try:
@@ -143,7 +143,7 @@ def test_a_second_training_in_a_run_directory_is_refused(tmp_path, tiny_llm, cap
         lock.acquire()
 
 
-def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_causes_a_warning(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(WriteLock, "acquire", lambda _: (_ for _ in ()).throw(NotImplementedError("no flock")))
     with RunLock(tmp_path) as lock:
         lock.acquire()
@@ -160,7 +160,7 @@ def test_a_read_only_folder_is_refused_when_it_is_written(tmp_path, monkeypatch)
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that was stopped at step 3 of 4, and the same run to its end."""
+    """A run that was stopped at step 3 of 4, and the same run without a stop."""
     root = tmp_path_factory.mktemp("stopped")
     config = tiny_run(root, max_steps=4, val_every=2)
     config.callbacks.generate_rows = 0
@@ -194,7 +194,7 @@ def test_a_failed_resume_leaves_the_recorded_configuration(stopped, monkeypatch,
     train_command.run(deepcopy(again), root / "run")
     assert_runs_equal(root / "run", root / "whole")
     assert (root / "run/config.yaml").read_bytes() == (root / "whole/config.yaml").read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):  # after its training: of the new limits
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):  # after training with the new limits
         patch.setattr(evaluate, "measure", lambda *_, **__: (_ for _ in ()).throw(RuntimeError()))
         again.trainer.max_steps = 5
         train_command.run(deepcopy(again), root / "run")

@@ -1,4 +1,4 @@
-"""The task of rows that nobody chose one for: the corpus' own, or plain text; never another corpus' prefix."""
+"""The default task of rows: that of the corpus, or plain text; never the prefix of another corpus."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_files_without_a_task_get_no_prefix(capsys: Any) -> None:
     )
 
 
-def test_parts_of_a_mixture_likewise(capsys: Any) -> None:
+def test_parts_of_a_mixture_have_default_tasks(capsys: Any) -> None:
     parts = [PartConfig(name="samsum"), PartConfig(name="json"), PartConfig(name="json", task="summarization")]
     found = settled({"name": "mixture", "parts": parts})
     assert (found.task.name, [part.task for part in found.data.parts]) == (

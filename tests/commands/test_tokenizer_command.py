@@ -36,7 +36,7 @@ def test_the_command_trains_the_tokenizer_that_train_would(files, tiny_llm, tmp_
     tokens = sum(len(alone(text, add_special_tokens=False)["input_ids"]) for text in texts)
     assert float(shown.split("rows; ")[1].split()[0]) == pytest.approx(sum(map(len, texts)) / tokens, abs=0.005)
     assert all(alone.decode(alone(text)["input_ids"], skip_special_tokens=True) == text for text in texts)
-    # of these texts only the prefix has the word
+    # a word of the prefix only
     assert "ĠGerman" in alone.get_vocab()
 
     ordered = ["model.tokenizers=offsets", "model.slm.tokenizer=train:290", "hydra.run.dir=run"]
@@ -60,14 +60,16 @@ def test_the_command_trains_the_tokenizer_that_train_would(files, tiny_llm, tmp_
         lambda case: case[0] in ("train:many", "train:100"),
     ),
 )
-def test_bad_orders_are_refused_before_anything_is_written(files, tiny_llm, tmp_path, capsys, order, message):
+def test_invalid_vocabulary_sizes_are_refused_before_anything_is_written(
+    files, tiny_llm, tmp_path, capsys, order, message
+):
     arguments = ["model.tokenizers=offsets", f"model.slm.tokenizer={order}", "hydra.run.dir=run"]
     assert main(["train", *files, *tiny_overrides(tiny_llm), *arguments]) == 2
     assert mistake(capsys) == message
     assert files_of(tmp_path / "run") == {}
 
 
-def test_a_vocabulary_too_small_is_refused(files, tmp_path, capsys):
+def test_the_command_refuses_a_vocabulary_that_is_too_small(files, tmp_path, capsys):
     assert main(["tokenizer", "data=json", "data.train=train.jsonl", "vocab_size=10", "out=tok"]) == 2
     assert mistake(capsys) == "tokenizer of 10 entries: too small; a bpe one takes at least 258"
     assert not (tmp_path / "tok").exists()

@@ -1,4 +1,4 @@
-"""What `train` says of its tokenizers before the first step, what it refuses, and how texts are kept."""
+"""The report of `train` on its tokenizers before the first step, its refusals, and how texts are kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory) -> Path:
+def slm_folder(tmp_path_factory) -> Path:
     return write_tiny_t5(tmp_path_factory.mktemp("zoo") / "t5", tokenizer=KINDS["t5"]())
 
 
@@ -51,8 +51,8 @@ def warnings(shown) -> list[str]:
     return [line for line in shown.err.splitlines() if line.startswith("llm2slm: warning")]
 
 
-def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, capsys) -> None:
-    assert train(writer) == 0
+def test_lossy_texts_are_counted_shown_and_warned_of(files, slm_folder, capsys) -> None:
+    assert train(slm_folder) == 0
     shown = capsys.readouterr()
     lines = [" ".join(line.split()) for line in shown.out.splitlines()]
     assert "responses lossy under the SLM's tokenizer 2 1 0" in lines
@@ -75,8 +75,8 @@ def test_texts_that_are_lost_are_counted_shown_and_warned_of(files, writer, caps
     assert json.loads(predicted)["target"] == "big"
 
 
-def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer, capsys) -> None:
-    assert train(writer, "data.max_lossy_share=0.4") == 2
+def test_too_large_a_share_of_lossy_texts_stops_the_run_before_anything_is_written(files, slm_folder, capsys) -> None:
+    assert train(slm_folder, "data.max_lossy_share=0.4") == 2
     shown = capsys.readouterr()
     assert "responses lossy under the SLM's tokenizer" in shown.out
     errors = [line for line in shown.err.splitlines() if line.startswith("llm2slm: error")]
@@ -87,16 +87,16 @@ def test_a_share_of_them_stops_the_run_before_anything_is_written(files, writer,
         "raise data.max_lossy_share"
     ]
     assert not Path("run/config.yaml").exists() and not Path("run/checkpoints").exists()
-    assert train(writer, "data.max_lossy_share=2") == 2
+    assert train(slm_folder, "data.max_lossy_share=2") == 2
     assert "data.max_lossy_share=2.0: must be between 0 and 1" in capsys.readouterr().err
-    assert train(writer, "data.max_lossy_share=0.5") == 0  # not more than that
+    assert train(slm_folder, "data.max_lossy_share=0.5") == 0  # equal to the limit
 
 
-def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> None:
+def test_lost_text_is_kept_on_request(files, slm_folder, capsys) -> None:
     keep = ["model.slm.keep_whitespace=true", "model.slm.keep_characters=9", "data.max_lossy_share=0.5"]
-    assert train(writer, *keep) == 0
+    assert train(slm_folder, *keep) == 0
     shown = capsys.readouterr()
-    # of the training split's texts: what it does not hold is lost still
+    # characters of the training split only: others are still lost
     assert (
         "run/tokenizers/slm_kept: 9 tokens added to the 308 of " in shown.out
         and "'\\n', '\\t', '\\r', '  ', '    ', '        ', '                ', '{', '}'" in shown.out
@@ -105,7 +105,7 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
         " ".join(line.split()) for line in shown.out.splitlines()
     ]
     assert len(load_tokenizer("run/model")) == 317
-    assert main(["train", "run=run", "trainer.max_steps=3"]) == 0  # with the tokenizer that it was begun with
+    assert main(["train", "run=run", "trainer.max_steps=3"]) == 0  # with the tokenizer of the first training
     assert "tokens added" not in capsys.readouterr().out
     model = LLM2SLM.from_pretrained("run/model")
     assert model.slm.get_input_embeddings().weight.shape[0] == 317
@@ -125,11 +125,13 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
         1,
     ),
 )
-def test_a_character_that_no_token_can_hold_is_left_out_and_named(files, writer, capsys, target, added) -> None:
+def test_a_character_that_no_token_can_represent_is_left_out_and_reported(
+    files, slm_folder, capsys, target, added
+) -> None:
     Path("train.jsonl").write_text(json.dumps({"source": "a", "target": target}) + "\n")
-    assert train(writer, "model.slm.keep_characters=9") == 0
+    assert train(slm_folder, "model.slm.keep_characters=9") == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if "not added" in line]
-    assert added.format(writer) in line
+    assert added.format(slm_folder) in line
     assert line.endswith("; not added, since the decoder rewrites it: '▁'")
 
 
@@ -157,22 +159,22 @@ def example_of(text: str):
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_kept_is_refused(files, writer, capsys, arguments, complaint) -> None:
-    assert train(writer, f"model.llm.name={writer}", *arguments) == 2
+def test_settings_that_cannot_keep_text_are_refused(files, slm_folder, capsys, arguments, complaint) -> None:
+    assert train(slm_folder, f"model.llm.name={slm_folder}", *arguments) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llm2slm: error")]
     assert errors == [f"llm2slm: error: {complaint}"]
 
 
 @pytest.mark.slow
-def test_where_nothing_is_trained_with_them_the_keys_are_not_read(files, writer, capsys) -> None:
-    named = [f"model.llm.name={writer}", "data=json", "data.train=train.jsonl", "task=instruction"]
+def test_keys_without_effect_are_reported_as_not_read(files, slm_folder, capsys) -> None:
+    named = [f"model.llm.name={slm_folder}", "data=json", "data.train=train.jsonl", "task=instruction"]
     short = ["task.max_new_tokens=2", "trainer.progress=false", "hydra.run.dir=labels"]
     assert main(["label", *named, *short, "model.llm.keep_whitespace=true"]) == 0
     told = warnings(capsys.readouterr())
     assert told == [
         "llm2slm: warning: given and not read by label: model.llm.keep_whitespace=true (read by train, demo, encode)"
     ]
-    assert train(writer, "model.llm.keep_characters=3") == 0
+    assert train(slm_folder, "model.llm.keep_characters=3") == 0
     told = warnings(capsys.readouterr())
     assert told[-1] == (
         "llm2slm: warning: given and not read by train: model.llm.keep_characters=3 (read with model.kind=llm)"
@@ -180,7 +182,7 @@ def test_where_nothing_is_trained_with_them_the_keys_are_not_read(files, writer,
 
 
 @pytest.mark.slow
-def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, capsys) -> None:
+def test_a_lossless_tokenizer_gets_no_added_token(files, tmp_path_factory, capsys) -> None:
     whole = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "whole")
     assert train(whole, "model.slm.keep_whitespace=true") == 0
     shown = capsys.readouterr()
@@ -189,8 +191,8 @@ def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, c
     assert not any("cannot be written" in line for line in warnings(shown))
 
 
-def test_over_long_rows_are_all_counted_and_shown_before_the_error(files, writer, capsys) -> None:
-    assert train(writer, "data.max_response_tokens=3", "data.max_prompt_tokens=2") == 2
+def test_all_overlong_rows_are_counted_and_shown_before_the_error(files, slm_folder, capsys) -> None:
+    assert train(slm_folder, "data.max_response_tokens=3", "data.max_prompt_tokens=2") == 2
     shown = capsys.readouterr()
     lines = [" ".join(line.split()) for line in shown.out.splitlines()]
     assert "rows 4 2 2" in lines
@@ -206,7 +208,7 @@ def test_over_long_rows_are_all_counted_and_shown_before_the_error(files, writer
 
 
 @pytest.mark.slow
-def test_a_tokenizer_that_was_not_made_for_a_script_is_warned_of(files, tmp_path_factory, capsys) -> None:
+def test_a_tokenizer_that_does_not_suit_a_script_is_warned_of(files, tmp_path_factory, capsys) -> None:
     letters = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "letters")
     texts = [{"source": "große Vögel jagen", "target": "quirky words flew by, vexing jazz fans"} for _ in range(9)]
     Path("train.jsonl").write_text("\n".join(map(json.dumps, texts)))
@@ -216,7 +218,7 @@ def test_a_tokenizer_that_was_not_made_for_a_script_is_warned_of(files, tmp_path
     assert "tokens per byte (UTF-8), at least 3 times the usual 0.22:" in told
 
 
-def test_the_built_in_llm_says_what_it_was_trained_on(capsys) -> None:
+def test_a_warning_states_the_training_corpora_of_the_built_in_llm(capsys) -> None:
     config = RunConfig()
     config.model.llm.name = "builtin/llm"
     warn_builtin_encoder(config)
@@ -237,7 +239,7 @@ def test_the_built_in_llm_says_what_it_was_trained_on(capsys) -> None:
     assert "does not suit samsum;" in capsys.readouterr().err
 
 
-def test_the_built_in_llm_is_warned_of_by_a_verb_that_uses_it(files, capsys) -> None:
+def test_a_verb_that_uses_the_built_in_llm_warns_of_it(files, capsys) -> None:
     named = ["model.llm.name=builtin/llm", "data=json", "data.train=test.jsonl", "task=instruction"]
     assert main(["label", *named, "task.max_new_tokens=2", "trainer.progress=false", "hydra.run.dir=labels"]) == 0
     [told] = warnings(capsys.readouterr())

@@ -1,4 +1,4 @@
-"""`train`: what it leaves in the run directory, all three kinds, two processes, Ctrl-C, what others make of a run."""
+"""`train`: the run directory, all three kinds, two processes, Ctrl-C, and other commands on a run."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def hybrid(root):
     return trained_run(root, "hybrid", max_steps=4, val_every=2)
 
 
-def test_an_answer_begins_as_in_training(root, tmp_path):
-    """BART is published with a first token that `generate` forces on every answer, and that no label begins with."""
+def test_an_answer_starts_as_in_training(root, tmp_path):
+    """BART's published configuration forces a first token in `generate` with which no label starts."""
     config = tiny_run(root, kind="slm", slm="bart", max_steps=2, val_every=2)
     published = GenerationConfig.from_pretrained(config.model.slm.name)
     published.forced_bos_token_id = 77
@@ -68,7 +68,7 @@ def test_an_answer_begins_as_in_training(root, tmp_path):
     assert model.generate(batch, max_new_tokens=3)[0, 0] == likeliest
 
 
-def test_the_run_directory_is_as_promised(hybrid):
+def test_the_run_directory_has_the_documented_files(hybrid):
     folder, config = hybrid
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "model", "checkpoints", "metrics.csv", "predictions.jsonl", "result.json",
@@ -103,7 +103,7 @@ def test_the_result_has_the_fields_of_the_schema(hybrid):
 
 
 def test_the_result_states_how_the_tested_checkpoint_was_chosen(root):
-    """The best validation of the curve, its step, and its scores; `evaluate` states the same of the same weights."""
+    """The best validation of the curve, its step, and its scores; `evaluate` states the same for the same weights."""
     folder, config = trained_run(root, "chosen", max_steps=6, val_every=2)
     stored = runs.read_result(folder)
     validations = [row for row in curve(folder) if row["val/loss"]]
@@ -127,7 +127,7 @@ def test_the_result_states_how_the_tested_checkpoint_was_chosen(root):
     assert evaluate(config, root / "of an old result").selection is None
 
 
-def test_predictions_are_the_saved_models_in_the_order_of_the_test_split(hybrid, root):
+def test_predictions_are_those_of_the_saved_model_in_the_order_of_the_test_split(hybrid, root):
     folder, _ = hybrid
     rows, wanted = jsonl(folder / "predictions.jsonl"), jsonl(root / "rows" / "test.jsonl")
     assert [(r["source"], r["target"]) for r in rows] == [(r["source"], r["target"]) for r in wanted]
@@ -149,7 +149,7 @@ def test_evaluate_gives_the_scores_of_the_training(hybrid, root):
 
 
 @pytest.mark.slow
-def test_a_finished_run_resumed_with_more_steps_goes_on(root):
+def test_a_finished_run_resumed_with_more_steps_equals_a_longer_run(root):
     config = tiny_run(root, max_steps=2, val_every=1)
     config.optim.schedule = "constant"
     train(deepcopy(config), root / "short")
@@ -165,7 +165,7 @@ def test_a_finished_run_resumed_with_more_steps_goes_on(root):
 
 
 @pytest.mark.parametrize("llm", representatives(["t5", "gpt2"], ["gpt2"]))
-def test_a_fine_tuned_llm_is_a_plain_folder_and_reads_for_a_hybrid(root, llm):
+def test_a_fine_tuned_llm_is_a_plain_folder_and_the_encoder_of_a_hybrid(root, llm):
     config = tiny_run(root, kind="llm", mode="none", llm=llm, max_steps=3)
     before = {k: v.clone() for k, v in build(config)[0].slm.state_dict().items()}
     train(config, root / f"llm_{llm}")
@@ -203,8 +203,8 @@ def test_the_slm_alone_is_trained_by_the_same_command(root):
         [("slm", "t5", "prompt"), ("slm", "gpt2", "prefix"), ("llm", "t5", "prefix")], [("slm", "gpt2", "prefix")]
     ),
 )
-def test_virtual_tokens_are_a_system_like_any_other(root, kind, slm, tune):
-    """Trained, gone on with, evaluated, timed, and given away."""
+def test_a_system_with_virtual_tokens_passes_every_command(root, kind, slm, tune):
+    """Trained, resumed, evaluated, timed, and exported."""
     folder = root / f"{kind}_{slm}_{tune}"
 
     def config(steps):
@@ -246,7 +246,7 @@ def test_virtual_tokens_are_a_system_like_any_other(root, kind, slm, tune):
     assert given.generate_text(["the dog"], max_new_tokens=5) == saved.generate_text(["the dog"], max_new_tokens=5)
 
 
-def test_bad_data_leaves_no_run_behind(root):
+def test_invalid_data_leaves_no_run_directory(root):
     config = tiny_run(root)
     config.data.validation = str(root / "nowhere.jsonl")
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
@@ -258,8 +258,8 @@ POSITIONS = 80
 
 
 @pytest.fixture(scope="module")
-def short_writer(root):
-    """Folder of a GPT-2 with so many positions."""
+def short_slm(root):
+    """Folder of a GPT-2 with `POSITIONS` positions."""
     return str(write_tiny_gpt2(root / "short_writer", positions=POSITIONS))
 
 
@@ -270,23 +270,23 @@ def short_writer(root):
         ("slm", "none", 1, "prompt"), ("slm", "none", 1, "prefix"),
     ],
 )  # fmt: skip
-def test_the_longest_answer_that_has_room_is_accepted_and_one_token_more_refused(
-    root, short_writer, kind, mode, readings, tune
+def test_the_longest_answer_that_fits_is_accepted_and_one_more_token_refused(
+    root, short_slm, kind, mode, readings, tune
 ):
-    """Readings: how often the prompt stands before the answer (prepend: as representations and as tokens)."""
+    """Readings: how often the prompt precedes the answer (prepend: as representations and as tokens)."""
     config = tiny_run(root, kind=kind, mode=mode, slm="gpt2")
-    config.model.slm.name, config.data.max_response_tokens = short_writer, 50
+    config.model.slm.name, config.data.max_response_tokens = short_slm, 50
     virtual = 0 if tune == "full" else 4
     config.model.slm.tune, config.model.slm.peft = tune, {"num_virtual_tokens": virtual} if virtual else {}
     texts = [row["source"] for row in jsonl(root / "rows" / "test.jsonl")]
-    tokens = [len(ids) for ids in AutoTokenizer.from_pretrained(short_writer)(texts)["input_ids"]]
+    tokens = [len(ids) for ids in AutoTokenizer.from_pretrained(short_slm)(texts)["input_ids"]]
     model, data = build(config)
     tokens = [readings * (n + model.collator.marks_end) + virtual for n in tokens]
     longest = max(tokens)
     data.task = replace(data.task, max_new_tokens=POSITIONS - longest)
     check_context_length(model, data, "test")
     full = {"max_new_tokens": POSITIONS - longest, "min_new_tokens": POSITIONS - longest}
-    model.generate_text([texts[tokens.index(longest)]], **full)  # the writer itself fails where it has no position
+    model.generate_text([texts[tokens.index(longest)]], **full)  # the SLM would fail beyond its positions
     data.task = replace(data.task, max_new_tokens=POSITIONS - longest + 1)
     with pytest.raises(UserError) as caught:
         check_context_length(model, data, "test")
@@ -294,22 +294,22 @@ def test_the_longest_answer_that_has_room_is_accepted_and_one_token_more_refused
         f"task.max_new_tokens={POSITIONS - longest + 1} after the prompt of test row {tokens.index(longest)} "
         f"({longest} tokens) exceeds the SLM's {POSITIONS} positions; at most {POSITIONS - longest} fit"
     )
-    check_context_length(model, data, "test", rows=tokens.index(longest))  # only what is answered needs room
+    check_context_length(model, data, "test", rows=tokens.index(longest))  # only rows with an answer count
 
 
-def test_a_writer_without_positions_has_room_for_any_answer(root):
+def test_an_slm_without_positions_accepts_any_answer_length(root):
     model, data = build(tiny_run(root))
     data.task = replace(data.task, max_new_tokens=10**6)
     check_context_length(model, data, "test")
 
 
 @pytest.mark.parametrize(("generate_rows", "split"), [(0, "test"), (4, "test"), (4, "validation")])
-def test_answers_without_room_are_refused_before_anything_is_written(
-    root, tmp_path, short_writer, generate_rows, split
+def test_answers_that_exceed_the_positions_are_refused_before_anything_is_written(
+    root, tmp_path, short_slm, generate_rows, split
 ):
-    """Of the validation split only as many rows as are generated from count."""
+    """In the validation split, only the rows with generation (`generate_rows`) count."""
     config = tiny_run(root, kind="slm", mode="none", slm="gpt2", max_steps=1)
-    config.model.slm.name, config.data.max_response_tokens = short_writer, 40
+    config.model.slm.name, config.data.max_response_tokens = short_slm, 40
     config.callbacks.generate_rows, config.task.max_new_tokens = generate_rows, 60
     rows = [{"source": "dog", "target": "dog"}] * 6
     rows[3] = {"source": "little dog " * 12, "target": "dog"}
@@ -334,7 +334,7 @@ class CtrlC(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_saves_tells_how_to_go_on_and_exits_with_130(tmp_path, tiny_llm, monkeypatch, capsys):
+def test_ctrl_c_saves_states_how_to_resume_and_exits_with_130(tmp_path, tiny_llm, monkeypatch, capsys):
     folder = tmp_path / "run"
     overrides = [*tiny_overrides(tiny_llm), "trainer.max_steps=3", f"hydra.run.dir={folder}"]
     with monkeypatch.context() as patch:
@@ -356,7 +356,7 @@ def test_ctrl_c_saves_tells_how_to_go_on_and_exits_with_130(tmp_path, tiny_llm, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("distill", representatives([0.0, 0.5], [0.0]))
-def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path, distill):
+def test_two_processes_train_like_one_with_windows_of_two(root, tmp_path, distill):
     """The batches of a step on two processes are those of an accumulation window of two on one."""
     alone = tiny_run(root, max_steps=4, val_every=2, accumulate_grad_batches=2)
     alone.model.slm.name = str(write_tiny_t5(tmp_path / "zoo" / "slm", dropout=0.0))
@@ -382,7 +382,7 @@ def test_two_processes_train_what_one_does_with_windows_of_two(root, tmp_path, d
     assert ends[0].keys() == ends[1].keys()
     off = sum(float((ends[0][f"model.{n}"] - ends[1][f"model.{n}"]).pow(2).sum()) for n in start) ** 0.5
     way = sum(float((ends[1][f"model.{n}"] - start[n]).pow(2).sum()) for n in start) ** 0.5
-    assert off < 1e-3 * way  # Adam makes much of rounding errors where a gradient is nearly 0
+    assert off < 1e-3 * way  # Adam amplifies rounding errors of gradients near 0
     assert (folder / "predictions.jsonl").read_text() == (tmp_path / "alone" / "predictions.jsonl").read_text()
 
 

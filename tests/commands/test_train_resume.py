@@ -1,5 +1,5 @@
 """`train run=DIR` on every state of a run directory: stopped before its first checkpoint, trained but not tested,
-complete; and what is left, and said, when something fails after training."""
+complete; and the files and messages after a failure that follows training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from llm2slm.training.fit import build_trainer
 from llm2slm.types import UserError
 
 CLOCK = ("created", "command", "wall_seconds")
-"""Fields of a result that differ between two runs that do the same."""
+"""Fields of a result that differ between two identical runs."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(root):
-    """A run on which nothing failed: folder, configuration."""
+    """A run without failures: folder, configuration."""
     return trained_run(root, "whole", max_steps=4, val_every=2)
 
 
@@ -59,7 +59,7 @@ def again(config, folder, **trainer):
 
 
 def result_of(folder):
-    """result.json without what depends on the clock."""
+    """result.json without times."""
     found = runs.read_result(folder)
     (system,) = found["systems"]
     del system["notes"]["training_seconds"]
@@ -88,11 +88,13 @@ AFTER = {
     "result": (runs, "write_result", {"model", "predictions.jsonl"}),
     "card": (train_command, "card_of_run", {"model", "predictions.jsonl", "result.json"}),
 }
-"""What is done after training, in order: where it is called, and what is there by then."""
+"""Steps after training, in order: the function called, and the files that exist before it."""
 
 
 @pytest.mark.parametrize("stage", representatives(AFTER, ["generation"]))
-def test_what_fails_after_training_leaves_the_rest_and_is_completed(whole, tmp_path, monkeypatch, capsys, stage):
+def test_a_failure_after_training_keeps_earlier_files_and_is_completed_on_resume(
+    whole, tmp_path, monkeypatch, capsys, stage
+):
     wanted, config = whole
     owner, name, there = AFTER[stage]
     folder = tmp_path / "a run"
@@ -114,7 +116,7 @@ def test_what_fails_after_training_leaves_the_rest_and_is_completed(whole, tmp_p
 
 
 @pytest.mark.slow
-def test_answers_of_other_rows_are_not_taken(whole, tmp_path, monkeypatch):
+def test_predictions_of_other_rows_are_not_reused(whole, tmp_path, monkeypatch):
     wanted, config = whole
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
         patch.setattr(evaluate_command, "measure", fail(RuntimeError("out of luck")))
@@ -126,7 +128,7 @@ def test_answers_of_other_rows_are_not_taken(whole, tmp_path, monkeypatch):
 
 
 def cut_off(content):
-    """The last line is half of one, as after a fault of the disk."""
+    """Truncates the last line, as after a disk error."""
     return content[:-20]
 
 
@@ -145,7 +147,7 @@ def no_answer(content):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", representatives([cut_off, not_text, without_answer, no_answer], [cut_off]))
-def test_damaged_answers_are_written_again(whole, tmp_path, monkeypatch, capsys, harm):
+def test_damaged_predictions_are_generated_again(whole, tmp_path, monkeypatch, capsys, harm):
     wanted, config = whole
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
         patch.setattr(evaluate_command, "measure", fail(RuntimeError("out of luck")))
@@ -186,7 +188,7 @@ def test_an_unexpected_error_after_training_keeps_its_traceback_and_names_the_co
     assert files_of(folder) == before
 
 
-def test_ctrl_c_while_answering_leaves_the_trained_model(tmp_path, tiny_llm, monkeypatch, capsys):
+def test_ctrl_c_during_generation_keeps_the_trained_model(tmp_path, tiny_llm, monkeypatch, capsys):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(evaluate_command, "predict", fail(KeyboardInterrupt()))
@@ -204,7 +206,7 @@ def test_ctrl_c_while_answering_leaves_the_trained_model(tmp_path, tiny_llm, mon
 
 
 @pytest.fixture
-def room():
+def size_limit():
     """Sets the largest size of a file, in bytes; None: no limit, as after the test."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -216,12 +218,12 @@ def room():
 class Fills(Callback):
     """Fills the disk at a step."""
 
-    def __init__(self, step, room):
-        self.step, self.room = step, room
+    def __init__(self, step, size_limit):
+        self.step, self.size_limit = step, size_limit
 
     def on_before_backward(self, trainer, pl_module, loss):
         if trainer.global_step == self.step:
-            self.room(50_000)
+            self.size_limit(50_000)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +236,8 @@ class Fills(Callback):
         lambda case: case[0] == 3,
     ),
 )
-def test_a_checkpoint_that_cannot_be_written_names_the_command_that_is_true(
-    whole, tmp_path, monkeypatch, capsys, room, step, to, file
+def test_an_unwritable_checkpoint_is_reported_with_the_applicable_command(
+    whole, tmp_path, monkeypatch, capsys, size_limit, step, to, file
 ):
     wanted, config = whole
     folder = tmp_path / "run"
@@ -243,10 +245,10 @@ def test_a_checkpoint_that_cannot_be_written_names_the_command_that_is_true(
         patch.setattr(
             fit_module,
             "build_trainer",
-            lambda cfg, at, calls, logs: build_trainer(cfg, at, [*calls, Fills(step, room)], logs),
+            lambda cfg, at, calls, logs: build_trainer(cfg, at, [*calls, Fills(step, size_limit)], logs),
         )
         train(deepcopy(config), folder)
-    room(None)
+    size_limit(None)
     assert capsys.readouterr().err.splitlines()[-1] == f"llm2slm: {to}: llm2slm train run={folder}"
     assert not list(folder.rglob(".*.part"))
     again(config, folder)
@@ -254,16 +256,18 @@ def test_a_checkpoint_that_cannot_be_written_names_the_command_that_is_true(
 
 
 @pytest.mark.parametrize("stage", representatives(["save", "result"], ["save"]))
-def test_a_full_disk_after_training_is_one_line_and_the_command(tmp_path, tiny_llm, monkeypatch, capsys, room, stage):
+def test_a_full_disk_after_training_is_reported_on_one_line_with_the_command(
+    tmp_path, tiny_llm, monkeypatch, capsys, size_limit, stage
+):
     owner, name, _ = AFTER[stage]
     folder, original = tmp_path / "run", getattr(owner, name)
 
     def full(*arguments, **others):
-        room(1_000)
+        size_limit(1_000)
         try:
             return original(*arguments, **others)
         finally:
-            room(None)
+            size_limit(None)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full)
@@ -314,7 +318,7 @@ def test_a_training_that_stopped_early_is_finished_until_its_limits_change(tmp_p
 
 
 @pytest.mark.slow
-def test_a_result_of_an_earlier_end_is_not_left_beside_a_later_model(whole, tmp_path, monkeypatch):
+def test_an_earlier_result_is_not_kept_next_to_a_later_model(whole, tmp_path, monkeypatch):
     config = deepcopy(whole[1])
     train(deepcopy(config), tmp_path)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of luck"):
@@ -332,7 +336,7 @@ def test_a_result_of_an_earlier_end_is_not_left_beside_a_later_model(whole, tmp_
     assert_same(saved, {name: best[f"model.{name}"] for name in saved})
 
 
-def test_a_result_stays_while_its_training_is_extended(whole, tmp_path, monkeypatch):
+def test_a_result_is_kept_while_its_training_is_extended(whole, tmp_path, monkeypatch):
     config = deepcopy(whole[1])
     train(deepcopy(config), tmp_path)
     before = {name: data for name, data in files_of(tmp_path).items() if name.startswith(("model/", "pred", "result"))}
@@ -356,7 +360,7 @@ def test_training_seconds_are_those_of_all_processes(whole, tmp_path, monkeypatc
 
 
 class Dies(Callback):
-    """Ends the process' training at a step, as two signals do: nothing is saved."""
+    """Ends training at a step without saving, like two signals."""
 
     def on_before_backward(self, trainer, pl_module, loss):
         if trainer.global_step == 3:
@@ -378,7 +382,7 @@ def killed(root, tmp_path, monkeypatch, capsys):
     return tmp_path / "run", config
 
 
-def test_a_run_without_a_checkpoint_starts_over_in_its_folder(killed, tmp_path, capsys):
+def test_a_run_without_a_checkpoint_restarts_in_its_folder(killed, tmp_path, capsys):
     """Its rows of metrics.csv are not mixed with the new ones: the second attempt logs at the last step only."""
     folder, config = killed
     again(config, folder, log_every_n_steps=4)
@@ -391,7 +395,7 @@ def test_a_run_without_a_checkpoint_starts_over_in_its_folder(killed, tmp_path, 
     assert (folder / "config.yaml").read_bytes() == (tmp_path / "fresh" / "config.yaml").read_bytes()
 
 
-def test_training_anew_into_it_names_the_command_that_starts_over(killed, monkeypatch):
+def test_training_into_an_existing_run_names_the_command_that_restarts_it(killed, monkeypatch):
     folder, config = killed
     before = files_of(folder)
     monkeypatch.setattr("llm2slm.commands.train.prepare", None)  # refused before the data is prepared
@@ -403,7 +407,7 @@ def test_training_anew_into_it_names_the_command_that_starts_over(killed, monkey
     assert files_of(folder) == before
 
 
-def test_what_is_no_training_does_not_start_over(root, tmp_path):
+def test_a_folder_that_is_not_a_training_is_not_restarted(root, tmp_path):
     config = tiny_run(root)
     config.run = str(tmp_path)
     with pytest.raises(UserError, match="not a run directory"):
@@ -416,14 +420,14 @@ def test_what_is_no_training_does_not_start_over(root, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 
-# What is said before training
+# Messages before training
 
 
 @pytest.mark.parametrize(
     ("warmup", "steps", "said"),
     [(5, 6, None), (6, 6, "its peak at the last step only"), (8, 6, "75% of its peak"), (0, 1, None)],
 )
-def test_a_warm_up_that_never_ends_is_warned_of(root, tmp_path, monkeypatch, capsys, warmup, steps, said):
+def test_a_warm_up_longer_than_training_is_warned_of(root, tmp_path, monkeypatch, capsys, warmup, steps, said):
     config = tiny_run(root, max_steps=steps)
     config.optim.warmup_steps = warmup
     monkeypatch.setattr(train_command, "fit", fail(RuntimeError("enough")))
@@ -438,7 +442,7 @@ def test_a_warm_up_that_never_ends_is_warned_of(root, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("rows", representatives([4, 11, None], [4]))
 def test_val_rows_caps_the_rows_of_the_validation_loss(root, tmp_path, capsys, rows):
-    """Val/loss of the untrained model (lr 0 would be refused: a tiny one) is that of just the drawn rows, each time."""
+    """val/loss of the untrained model (lr 1e-30, since 0 would be refused) is that of the same drawn rows each time."""
     config = tiny_run(root, max_steps=2, val_every=1, val_rows=rows)
     config.callbacks.generate_rows = 0
     config.optim.lr = config.optim.projector_lr = 1e-30
@@ -478,8 +482,8 @@ def builtin_run(root, seed):
 
 
 def as_before(folder):
-    """Makes a run what an earlier version left: no trainer.val_rows, no name of the validation rows; its best value is
-    better than any of this model."""
+    """Makes a run like one of an earlier version: without trainer.val_rows and the identity of the validation rows; its
+    best value is better than any of this model."""
     recorded = yaml.safe_load((folder / "config.yaml").read_text())
     del recorded["trainer"]["val_rows"]
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded))
@@ -505,7 +509,7 @@ OTHER_ROWS = "was computed on other validation rows before"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "others"), representatives([(1, False), (2, True)], [(2, True)]))
-def test_a_builtin_run_of_before_is_not_compared_with_validations_on_other_rows(
+def test_a_builtin_run_of_an_earlier_version_is_not_compared_with_validations_on_other_rows(
     root, tmp_path, capsys, monkeypatch, seed, others
 ):
     train(builtin_run(root, seed), tmp_path / "run")
@@ -514,12 +518,12 @@ def test_a_builtin_run_of_before_is_not_compared_with_validations_on_other_rows(
     assert main(["train", "run=run", "trainer.max_steps=3"]) == 0
     assert (OTHER_ROWS in capsys.readouterr().err) == others
     assert (best_of(tmp_path / "run") == -1.0) == (not others)
-    assert runs.read_config(tmp_path / "run")["trainer"]["val_rows"] is None  # all of them, as the run was begun
+    assert runs.read_config(tmp_path / "run")["trainer"]["val_rows"] is None  # all rows, as before
 
 
 @pytest.mark.parametrize(("monitor", "changed", "others"), first_few([
     ("val/loss", {"val_rows": 4}, True),
-    ("val/loss", {"val_rows": 11}, False),  # all there are, as before
+    ("val/loss", {"val_rows": 11}, False),  # all rows, as before
     ("val/loss", {"limit_val_batches": 1}, True),
     ("val/chrf", {"val_rows": 4}, False),
     ("val/chrf", {"generate_rows": 2}, True),
@@ -538,7 +542,7 @@ def test_the_best_value_counts_only_on_the_same_rows(root, tmp_path, capsys, mon
 
 
 @pytest.mark.slow
-def test_validation_rows_that_were_capped_before_they_were_named_are_the_same(root, tmp_path, capsys):
+def test_capped_validation_rows_of_an_earlier_version_are_the_same(root, tmp_path, capsys):
     config = tiny_run(root, max_steps=2, val_every=1, val_rows=4)
     config.callbacks.patience = 3
     train(deepcopy(config), tmp_path / "run")
@@ -547,7 +551,7 @@ def test_validation_rows_that_were_capped_before_they_were_named_are_the_same(ro
     assert OTHER_ROWS not in capsys.readouterr().err and best_of(tmp_path / "run") == -1.0
 
 
-def test_a_file_in_place_of_the_model_is_one_line(root, tmp_path):
+def test_a_file_at_the_path_of_the_model_is_reported_on_one_line(root, tmp_path):
     config = tiny_run(root, max_steps=1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/model").write_text("")
@@ -555,8 +559,8 @@ def test_a_file_in_place_of_the_model_is_one_line(root, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_a_run_of_before_the_zero_start_resumes_from_a_whole_configuration(root, tmp_path):
-    """Recorded then: gate false, no start; open in the configuration that is given now."""
+def test_a_run_from_before_the_zero_start_resumes_from_a_complete_configuration(root, tmp_path):
+    """The old record has gate false and no start; the new configuration sets neither."""
     config = tiny_run(root, max_steps=2, val_every=1)
     config.model.projector.gate = False
     train(deepcopy(config), tmp_path / "run")

@@ -1,7 +1,7 @@
 """Miniature data sets with the schemas of those on the Hub, as folders that `datasets.load_dataset` reads.
 
-`write` lays one out as its repository does: Parquet, JSON lines or CSV, subsets in folders, split names in file names.
-All texts are made up.
+`write` stores one in the layout of its repository: Parquet, JSON lines or CSV, subsets in folders, split names in file
+names. All texts are made up.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Row = dict[str, Any]
 
 
 def text(kind: str, split: str, number: int) -> str:
-    """A text of which a test sees where it comes from."""
+    """A text that states its column, split and row."""
     return f"{kind} {split} {number}"
 
 
 def pair(source: str, target: str) -> Callable[[str, int], Row]:
-    """Rows of a translation table: one column that holds both languages."""
+    """Rows of a translation table: one column with both languages."""
     return lambda split, n: {"translation": {source: text(source, split, n), target: text(target, split, n)}}
 
 
@@ -38,7 +38,7 @@ def columns(*names: str) -> Callable[[str, int], Row]:
 
 
 def alpaca(split: str, n: int) -> Row:
-    """Every second instruction has an input; `text` is the whole in the words of its authors."""
+    """Every second instruction has an input; `text` is the complete prompt of its authors."""
     row = columns("instruction", "input", "output", "text")(split, n)
     return row if n % 2 else row | {"input": ""}
 
@@ -60,7 +60,7 @@ def texts(*names: str) -> Features:
 
 
 TABLES: dict[str, tuple[str, Callable[[str, int], Row], Features | None, dict[str, int]]] = {
-    # corpus: where the file of a split is (suffix: format), rows, features where the format keeps them, rows by split
+    # corpus: path of the file of a split (suffix: format), rows, features if the format stores them, rows by split
     "wmt14_en_de": ("de-en/{split}-00000-of-00001.parquet", pair("en", "de"), translation("de", "en"), SIZES),
     "wmt14_en_fr": ("fr-en/{split}-00000-of-00001.parquet", pair("en", "fr"), translation("fr", "en"), SIZES),
     "wmt16_en_ro": ("ro-en/{split}-00000-of-00001.parquet", pair("en", "ro"), translation("ro", "en"), SIZES),
@@ -101,11 +101,11 @@ LOCAL: dict[str, Callable[[str, int], Row]] = {
     "dolly_3k": columns("source", "target", "instruction", "input", "category"),
     "t0_mixture": columns("dataset", "template", "source", "target"),
 }
-"""Rows of the corpora that `data.root` holds."""
+"""Rows of the corpora in `data.root`."""
 
 
 def write(corpus: str, folder: Path) -> Path:
-    """The miniature of a corpus' data set on the Hub."""
+    """Writes the miniature of a corpus' data set on the Hub."""
     place, row, features, sizes = TABLES[corpus]
     for split, size in sizes.items():
         path = folder / place.format(split=split)
@@ -115,7 +115,7 @@ def write(corpus: str, folder: Path) -> Path:
 
 
 def write_local(corpus: str, root: Path) -> Path:
-    """The miniature of a corpus in the folder of corpora."""
+    """Writes the miniature of a corpus in the folder of corpora."""
     names = {"multi30k": "test_2016_flickr", "wmt_news": "test_2014_ende"}
     for split, size in SIZES.items():
         path = root / corpus / f"{names.get(corpus, split) if split == 'test' else split}.jsonl.gz"
@@ -125,7 +125,7 @@ def write_local(corpus: str, root: Path) -> Path:
 
 
 def write_file(path: Path, rows: list[Row], features: Features | None = None) -> Path:
-    """Rows in the format that the suffix says."""
+    """Writes rows in the format of the suffix."""
     if path.suffix == ".parquet":
         Dataset.from_list(rows, features=features).to_parquet(path)
     elif path.suffix == ".csv":

@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind that models of the Hub have, trained on one text, with control tokens as theirs."""
+"""Small tokenizers of every kind on the Hub, trained on one text, with the same control tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = [
 
 
 def _space_pieces(special: list[str]) -> Tokenizer:
-    """Unigram with spaces as ▁, as SentencePiece's models are converted: words, parts of words, and characters."""
+    """Unigram with spaces as ▁, like converted SentencePiece models: words, parts of words, and characters."""
     words = sorted({word for text in TEXTS for word in text.split()})
     characters = sorted({character for word in words for character in word})
     vocab = [(name, 0.0) for name in special] + [("▁", -3.0)]
@@ -24,13 +24,13 @@ def _space_pieces(special: list[str]) -> Tokenizer:
 
 
 def t5() -> T5Tokenizer:
-    """T5's own class: drops white space and what its vocabulary lacks; `</s>` is a piece of its vocabulary."""
+    """The class of T5: drops white space and unknown characters; `</s>` is a piece of its vocabulary."""
     core = _space_pieces(["<pad>", "</s>", "<unk>"])
     return T5Tokenizer(vocab=[tuple(entry) for entry in json.loads(core.to_str())["model"]["vocab"]])
 
 
 def xlmr() -> PreTrainedTokenizerFast:
-    """As XLM-R's and mBART's: Unigram behind normalizers that collapse spaces, `<s>` in front and `</s>` behind."""
+    """Like XLM-R and mBART: Unigram after normalizers that collapse spaces, `<s>` before and `</s>` after the text."""
     core = _space_pieces(["<s>", "<pad>", "</s>", "<unk>"])
     core.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")]
@@ -45,14 +45,14 @@ def xlmr() -> PreTrainedTokenizerFast:
 
 
 def llama() -> PreTrainedTokenizerFast:
-    """As Llama 2's: BPE with bytes for what it lacks, ▁ in front of every stretch of text."""
+    """Like Llama 2: BPE with byte fallback, ▁ before every segment of text."""
     core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     special = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
-    core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for the training alone
+    core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training only
     core.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False))
     core = Tokenizer.from_str(_without_added_bytes(core))
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -69,7 +69,7 @@ def _without_added_bytes(core: Tokenizer) -> str:
 
 
 def bytes_bpe() -> PreTrainedTokenizerFast:
-    """As GPT-2's and Qwen's: BPE of bytes; its end is its unknown token too; control tokens of a chat are added."""
+    """Like GPT-2 and Qwen: byte-level BPE; eos is also unk; control tokens of a chat are added."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     core.train_from_iterator(
@@ -87,7 +87,7 @@ def bytes_bpe() -> PreTrainedTokenizerFast:
 
 
 def bert() -> PreTrainedTokenizerFast:
-    """As BERT's: WordPiece of lower-cased words."""
+    """Like BERT: WordPiece of lower-cased words."""
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
@@ -101,7 +101,7 @@ def bert() -> PreTrainedTokenizerFast:
 
 
 def words() -> PreTrainedTokenizerFast:
-    """Whole words alone."""
+    """Word level."""
     core = Tokenizer(models.WordLevel(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = ["<pad>", "</s>", "<unk>"]

@@ -1,4 +1,4 @@
-"""Alignment of real tokenizers' tokens on nasty text, whole and cut short, against a character-by-character oracle."""
+"""Alignment of real tokenizers on difficult text, complete and truncated, against a character-by-character oracle."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from llm2slm.data.tokenization.tokenizer import train_tokenizer
 TEXTS = [f"The cafe sells {n} houses 😀😁 near 한국어 中文.\nEin Bauer, nahe na he 😂." for n in range(60)]
 KINDS = ("bpe", "trimmed", "sentencepiece", "wordpiece", "llama")
 PAIRS = list(product(KINDS, KINDS))
-OPENS = ("trimmed", "wordpiece", "llama")  # they put a special token in front of the text
-CLOSES = ("bpe", "sentencepiece", "wordpiece")  # they put one behind it
+OPENS = ("trimmed", "wordpiece", "llama")  # with a special token before the text
+CLOSES = ("bpe", "sentencepiece", "wordpiece")  # with one after it
 LOSSLESS = ("bpe", "llama")  # each character has a token
 NASTY = [
     *("😀", "😂😀", "🦊", "😀" * 8, "👨\u200d👩\u200d👧\u200d👦", "❤\ufe0f\u200d🔥", "👍🏽", "🇩🇪🇰🇷", "🇩"),
@@ -36,7 +36,7 @@ PROMPTS = st.lists(st.sampled_from(NASTY) | st.text(max_size=5), min_size=1, max
 
 
 def wrapped(core, single, *specials, unknown):
-    """Of a bare tokenizer, a fast one that puts special tokens around a text, as `single` says."""
+    """A fast tokenizer that adds special tokens around a text by the template `single`."""
     around = [(token, core.token_to_id(token)) for token in specials]
     template = processors.TemplateProcessing(single=single, special_tokens=around)
     core.post_processor = processors.Sequence([core.post_processor, template]) if core.post_processor else template
@@ -44,14 +44,14 @@ def wrapped(core, single, *specials, unknown):
 
 
 def trimmed():
-    """Byte-level BPE that trims spaces off its spans, as RoBERTa's does: one that stands alone is left no width."""
+    """Byte-level BPE that trims spaces off its spans, like RoBERTa: the span of a single space is empty."""
     core = train_tokenizer(TEXTS, 320).backend_tokenizer
     core.post_processor = processors.ByteLevel(trim_offsets=True)
     return wrapped(core, "<pad> $A", "<pad>", unknown=None)
 
 
 def sentencepiece():
-    """As T5 and mT5 have it: normalized (ligatures become letters, runs of spaces one), "▁" in front, </s> behind."""
+    """Like T5 and mT5: normalized (ligatures become letters, runs of spaces one), "▁" before, </s> after the text."""
     core = Tokenizer(models.Unigram())
     one_space = normalizers.Replace(Regex(" {2,}"), " ")
     core.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), one_space])
@@ -62,7 +62,7 @@ def sentencepiece():
 
 
 def wordpiece():
-    """As BERT has it: lower case, no accents, no control characters, no white space; [CLS] in front, [SEP] behind."""
+    """Like BERT: lower case, no accents, control characters, white space; [CLS] before and [SEP] after the text."""
     core = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20))
     core.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -73,7 +73,7 @@ def wordpiece():
 
 
 def llama():
-    """As Llama 2 has it: "▁" for a space, words not kept apart, bytes for what it never saw; <s> in front."""
+    """Like Llama 2: "▁" for a space, no split into words, byte fallback; <s> before the text."""
     core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     names = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -107,12 +107,12 @@ def spans(tokens):
 
 
 def distance(one, other):
-    """How far apart two stretches are: from any place in one (ends included) to any in the other."""
+    """The distance of two spans: the minimum over positions in both (ends included)."""
     return min(abs(a - b) for a, b in product(range(one.start, one.stop + 1), range(other.start, other.stop + 1)))
 
 
 def unread(tokens, kept, size):
-    """The characters that were cut: behind all that the kept head reads, before all that the kept tail reads."""
+    """The truncated characters: after those of the kept head, before those of the kept tail."""
     head = [tokens[i].chars for n, i in enumerate(kept) if n == i and not tokens[i].special]
     tail = [tokens[i].chars for n, i in enumerate(kept) if n != i and not tokens[i].special]
     first = next(c for c in range(size + 1) if not any(chars.stop > c for chars in head))
@@ -121,16 +121,16 @@ def unread(tokens, kept, size):
 
 
 def evenly(owners):
-    """Votes of one character: as many for each of its owners, and as many in all as any other character has."""
+    """Votes of one character: equal for each token that contains it, with the same total for every character."""
     assert len(owners) <= 10
     return dict.fromkeys(owners, 2520 // max(len(owners), 1))
 
 
 def oracle(slm, llm, cut=None):
-    """By the five rules, token by token, character by character: its votes go to the LLM tokens that hold it."""
+    """By the five rules, per token and character: the votes of a character go to the LLM tokens that contain it."""
     seen = [p for p, token in enumerate(llm) if not token.special and token.chars]
     last = {len(llm) - 1: 1} if llm[-1].special else {}
-    first = {0: 1} if llm[0].special and not all(token.special for token in llm) else {}  # no text: all are behind it
+    first = {0: 1} if llm[0].special and not all(token.special for token in llm) else {}  # no text: all follow it
     holders = {c: evenly([p for p in seen if c in llm[p].chars]) for c in {c for token in slm for c in token.chars}}
     rows = []
     for q, (chars, special) in enumerate(slm):
@@ -155,12 +155,12 @@ def assert_close(align_QP, expected):
     assert align_QP.dtype == torch.float32
     wanted = torch.tensor(expected, dtype=torch.float32)
     assert align_QP.shape == wanted.shape
-    if not torch.equal(align_QP, wanted):  # which is quicker to say
+    if not torch.equal(align_QP, wanted):  # which is faster to check
         torch.testing.assert_close(align_QP, wanted, rtol=1e-6, atol=1e-7)
 
 
 def shortened(draw, tokens):
-    """Positions of a prompt that are left, head and tail, as the collator chooses them; some text goes, or nothing."""
+    """Positions of a truncated prompt, head and tail as in the collator; all if no text would be removed."""
     finals = next((n for n, token in enumerate(reversed(tokens)) if not token.special), len(tokens))
     limit = draw(st.integers(1, max(len(tokens) - 1, 1)))
     head = max(limit - draw(st.integers(finals, finals + 3)), 0)
@@ -175,7 +175,7 @@ def shortened(draw, tokens):
 @examples(120)
 @given(text=PROMPTS)
 @example(text="")
-def test_every_pair_of_tokenizers_by_characters(tokenizers, text):
+def test_alignment_of_every_pair_of_tokenizers_equals_the_oracle(tokenizers, text):
     found = {kind: tokenized(tokenizer, text) for kind, tokenizer in tokenizers.items()}
     for slm, llm in PAIRS:
         note(f"{slm} over {llm}")
@@ -185,7 +185,7 @@ def test_every_pair_of_tokenizers_by_characters(tokenizers, text):
 @pytest.mark.slow
 @examples(60)
 @given(text=PROMPTS, data=st.data())
-def test_every_pair_cut_short_on_either_side_and_on_both(tokenizers, text, data):
+def test_alignment_of_truncated_prompts_equals_the_oracle(tokenizers, text, data):
     whole, short = {}, {}
     for kind, tokenizer in tokenizers.items():
         tokens = tokenized(tokenizer, text)
@@ -201,8 +201,8 @@ def test_every_pair_cut_short_on_either_side_and_on_both(tokenizers, text, data)
 
 @examples(60)
 @given(text=PROMPTS, data=st.data())
-def test_no_guidance_exactly_where_no_character_was_read(tokenizers, text, data):
-    """Rule 5 without the oracle: these LLMs have a token for each character, so one that no kept token has was cut."""
+def test_a_token_has_no_guidance_exactly_if_none_of_its_characters_was_encoded(tokenizers, text, data):
+    """Rule 5 without the oracle: these LLMs have a token for each character, so one in no kept token was truncated."""
     for slm, llm in product(KINDS, LOSSLESS):
         tokens_q, tokens_p = tokenized(tokenizers[slm], text), tokenized(tokenizers[llm], text)
         kept = shortened(data.draw, tokens_p)
@@ -217,8 +217,8 @@ def test_no_guidance_exactly_where_no_character_was_read(tokenizers, text, data)
 @examples(60)
 @given(text=PROMPTS)
 @example(text="")
-def test_sums_and_columns(tokenizers, text):
-    """What rows and columns add up to, by what is known of the kinds: which put a special token where."""
+def test_sums_of_rows_and_columns_follow_from_the_special_tokens(tokenizers, text):
+    """Sums of rows and columns, by the positions of special tokens of each kind."""
     found = {kind: tokenized(tokenizer, text) for kind, tokenizer in tokenizers.items()}
     for slm, llm in PAIRS:
         note(f"{slm} over {llm}")
@@ -226,10 +226,10 @@ def test_sums_and_columns(tokenizers, text):
         special_Q, special_P = (torch.tensor([token.special for token in found[kind]]) for kind in (slm, llm))
         width_P = torch.tensor([len(token.chars) for token in found[llm]])
         closes = llm in CLOSES or special_P.all()  # a lone <s> closes an empty text
-        owed_Q = torch.where(special_Q, float(closes), float(closes or width_P.any()))
+        expected_Q = torch.where(special_Q, float(closes), float(closes or width_P.any()))
         if slm in OPENS and not special_Q.all():
-            owed_Q[0] = float(llm in OPENS and not special_P.all())
-        torch.testing.assert_close(align_QP.sum(1), owed_Q)
+            expected_Q[0] = float(llm in OPENS and not special_P.all())
+        torch.testing.assert_close(align_QP.sum(1), expected_Q)
         assert (align_QP >= 0).all()
         assert not align_QP[:, ~special_P & (width_P == 0)].any()
         assert not align_QP[special_Q][:, ~special_P].any()
@@ -239,8 +239,8 @@ def test_sums_and_columns(tokenizers, text):
 @pytest.mark.slow
 @examples(100)
 @given(text=PROMPTS)
-def test_one_tokenizer_on_both_sides(tokenizers, text):
-    """A token that has its characters to itself gets itself; the bytes of one character share it evenly."""
+def test_a_tokenizer_is_aligned_with_itself(tokenizers, text):
+    """A token that shares no character is aligned with itself; the bytes of one character share it equally."""
     for kind in KINDS:
         tokens = tokenized(tokenizers[kind], text)
         align_QP, eye_PP = alignment(spans(tokens), spans(tokens)), torch.eye(len(tokens))
@@ -253,40 +253,40 @@ def test_one_tokenizer_on_both_sides(tokenizers, text):
                 assert_close(align_QP[q], eye_PP[q].tolist())
 
 
-# Any spans at all
+# Arbitrary spans
 
 
 @st.composite
 def tokenizations(draw, size=12):
-    """Tokens in order, with gaps, overlaps and none at all; some without a width; special ones around them."""
+    """Ordered tokens with gaps and overlaps, or none; some of zero width; special tokens around them."""
     starts = sorted(draw(st.lists(st.integers(0, size), max_size=6)))
     text = [Token(range(start, min(start + draw(st.integers(0, 4)), size)), False) for start in starts]
-    anywhere = st.sampled_from([range(0), range(3), range(size)])  # a special token's span means nothing
+    anywhere = st.sampled_from([range(0), range(3), range(size)])  # the span of a special token has no meaning
     front, behind = ([Token(draw(anywhere), True) for _ in range(draw(st.integers(0, 2)))] for _ in range(2))
     return [*front, *text, *behind] or [Token(range(0), True)]
 
 
 @examples(500)
 @given(slm=tokenizations(), llm=tokenizations(), data=st.data())
-def test_any_spans_whole_and_cut_short(slm, llm, data):
+def test_alignment_of_arbitrary_spans_equals_the_oracle(slm, llm, data):
     assert_close(alignment(spans(slm), spans(llm)), oracle(slm, llm))
     kept = shortened(data.draw, llm)
     taken = spans(llm).take(kept)
     assert_close(alignment(spans(slm), taken), oracle(slm, [llm[i] for i in kept], unread(llm, kept, 12)))
-    assert taken.take(range(len(kept))) == taken  # nothing more was cut
+    assert taken.take(range(len(kept))) == taken  # no further truncation
 
 
 # By hand
 
 
 def named(tokenizer, text):
-    """Each token as it is written, and where it lies; and their spans."""
+    """The tokens with their texts and positions, and their spans."""
     pieces, tokens = tokenizer(text).tokens(), tokenized(tokenizer, text)
     places = [(piece, t.chars.start, t.chars.stop) for piece, t in zip(pieces, tokens, strict=True)]
     return places, spans(tokens)
 
 
-def test_an_accent_within_a_word_and_an_emoji(tokenizers):
+def test_an_accent_within_a_word_and_an_emoji_are_aligned(tokenizers):
     """The characters: n 0, a 1, combining diaeresis 2, h 3, e 4, space 5, emoji 6."""
     (tokens, bpe), (words, llm) = (named(tokenizers[kind], "na\u0308he 😀") for kind in ("bpe", "wordpiece"))
     accent, emoji = [("Ì", 2, 3), ("Ī", 2, 3)], [("ĠðŁĺ", 5, 7), ("Ģ", 6, 7)]  # a space and 3 bytes; the 4th byte
@@ -295,7 +295,7 @@ def test_an_accent_within_a_word_and_an_emoji(tokenizers):
     word, face, end = [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]
     assert_close(alignment(bpe, llm), [word, word, word, word, word, face, face, end])
     expected = [
-        [0, 0, 0, 0, 0, 0, 0, 0],  # [CLS]: the other has nothing in front of the text
+        [0, 0, 0, 0, 0, 0, 0, 0],  # [CLS]: the other has no token before the text
         [1 / 5, 1 / 5, 1 / 10, 1 / 10, 2 / 5, 0, 0, 0],  # nahe: 5 characters, one of them in two tokens
         [0, 0, 0, 0, 0, 1 / 2, 1 / 2, 0],  # the emoji: in two tokens; the space is not shared
         [0, 0, 0, 0, 0, 0, 0, 1],  # [SEP]: </s>
@@ -306,7 +306,7 @@ def test_an_accent_within_a_word_and_an_emoji(tokenizers):
     assert_close(own[5:7], [[0, 0, 0, 0, 0, 3 / 4, 1 / 4, 0], [0, 0, 0, 0, 0, 1 / 2, 1 / 2, 0]])  # the emoji's
 
 
-def test_what_words_drop_goes_to_the_nearest_unless_it_was_cut(tokenizers):
+def test_dropped_characters_are_aligned_with_the_nearest_token_unless_truncated(tokenizers):
     """e 0, combining acute 1, newlines 2 and 3, emoji 4: BERT drops the accent and the newlines."""
     (tokens, bpe), (words, llm) = (named(tokenizers[kind], "e\u0301\n\n😀") for kind in ("bpe", "wordpiece"))
     accent, lines, emoji = [("Ì", 1, 2), ("ģ", 1, 2)], [("Ċ", 2, 3), ("Ċ", 3, 4)], [("ðŁĺ", 4, 5), ("Ģ", 4, 5)]
@@ -314,5 +314,5 @@ def test_what_words_drop_goes_to_the_nearest_unless_it_was_cut(tokenizers):
     assert words == [("[CLS]", 0, 0), ("e", 0, 1), ("😀", 4, 5), ("[SEP]", 0, 0)]
     word, face, end = [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]
     assert_close(alignment(bpe, llm), [word, word, word, word, face, face, face, end])
-    cut = alignment(bpe, llm.take([0, 1, 3]))  # [CLS] e [SEP]: what is behind the e was never read
+    cut = alignment(bpe, llm.take([0, 1, 3]))  # [CLS] e [SEP]: the text after the e was truncated
     assert_close(cut, [[0, 1, 0], *[[0, 0, 0]] * 6, [0, 0, 1]])

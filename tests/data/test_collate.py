@@ -1,4 +1,4 @@
-"""Token ids, masks, labels, over-long texts and alignment, each against an independent account of it."""
+"""Token ids, masks, labels, overlong texts and alignment, each compared with an independent computation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def llm():
 
 
 def word_tokenizer(specials=True, pad="<pad>", eos="</s>", lower=False):
-    """A word-level tokenizer that drops white space; with `specials`, [CLS] in front and [SEP] behind."""
+    """A word-level tokenizer that drops white space; with `specials`, [CLS] before and [SEP] after the text."""
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if lower:
@@ -75,7 +75,7 @@ def test_decoder_only_prompts_are_padded_on_the_left_and_labels_on_the_right():
     batch = batch_of(collator, example(), example("the", "a b c"))
     assert batch.slm_ids_BQ.tolist() == [[2, 5, 6, 7, 3], [0, 0, 2, 5, 3]]
     assert batch.slm_mask_BQ.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
-    assert batch.llm_ids_BP.tolist() == [[5, 6, 7], [5, 0, 0]]  # its own tokenizer: absolute positions stay right
+    assert batch.llm_ids_BP.tolist() == [[5, 6, 7], [5, 0, 0]]  # padded on the right, for absolute positions
     assert batch.llm_mask_BP.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.labels_BT.tolist() == [[8, 9, 1, -100], [8, 9, 10, 1]]
 
@@ -97,14 +97,14 @@ def test_pad_equal_to_eos_loses_no_token():
     assert collator.pad_id == collator.eos_id == 1
 
 
-def test_tokenizer_without_eos_or_pad():
+def test_a_tokenizer_without_eos_or_pad_is_refused():
     with pytest.raises(UserError, match="has no eos token"):
         encode(Collator(word_tokenizer(eos=None)), example())
     with pytest.raises(UserError, match="has neither a pad nor an eos token"):
         Collator(word_tokenizer(pad=None, eos=None))
 
 
-def test_end_of_prompt_is_marked_only_where_nothing_else_does(slm):
+def test_the_end_of_a_prompt_is_marked_only_if_no_special_token_ends_it(slm):
     bare = train_tokenizer(TEXTS, 300)
     bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     newline = bare("\n", add_special_tokens=False)["input_ids"]
@@ -117,7 +117,7 @@ def test_end_of_prompt_is_marked_only_where_nothing_else_does(slm):
     assert marked.batch_of_texts(["old"]).slm_ids_BQ.tolist() == [plain + newline]
 
 
-def test_empty_prompt_and_empty_target():
+def test_empty_texts_have_special_tokens_only_and_a_prompt_without_tokens_is_refused():
     assert encode(Collator(word_tokenizer()), example("", "")).slm == [2, 3]
     assert encode(Collator(word_tokenizer()), example("", "")).response == [1]
     with pytest.raises(UserError, match="row 0: its prompt has no token"):
@@ -125,7 +125,7 @@ def test_empty_prompt_and_empty_target():
     assert encode(Collator(word_tokenizer(False)), example("")).slm == [1]
 
 
-def test_response_round_trip(slm):
+def test_responses_are_decoded_to_their_texts(slm):
     texts = ["Der Bauer\n  😀 ", "", "</s> 12"]
     batch = batch_of(Collator(slm), *[example(target=text) for text in texts])
     assert Collator(slm).decode(batch.labels_BT) == texts
@@ -136,7 +136,7 @@ def test_decode_stops_at_the_first_eos():
     assert Collator(word_tokenizer()).decode(ids) == ["a", "a b", ""]
 
 
-def test_batch_of_texts_is_the_prompt_half_of_a_batch(slm, llm):
+def test_batch_of_texts_equals_the_prompts_of_a_batch(slm, llm):
     collator = Collator(slm, llm, align=True)
     texts = ["The big farmer", "old\nhouses 12"]
     batch = batch_of(collator, *[example(text) for text in texts])
@@ -155,7 +155,7 @@ def test_save_writes_both_tokenizers(slm, llm, tmp_path):
         assert PreTrainedTokenizerFast.from_pretrained(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
-# Over-long texts
+# Overlong texts
 
 LONG = example("the old house a b c", "a b c d", index=17)
 
@@ -179,7 +179,7 @@ def test_the_limit_itself_is_allowed():
     assert not collator.counts
 
 
-def test_truncation_keeps_the_ends():
+def test_truncation_keeps_final_special_tokens():
     limits = {"max_prompt_tokens": 4, "max_response_tokens": 3, "overlong": Overlong.truncate}
     collator = Collator(word_tokenizer(), word_tokenizer(False), **limits)
     encoded = encode(collator, LONG)
@@ -199,7 +199,7 @@ def test_truncation_keeps_the_end_mark():
     assert encode(collator, example("qwrtz")).slm == [*ids[:2], *bare("\n", add_special_tokens=False)["input_ids"]]
 
 
-def test_drop():
+def test_overlong_rows_are_dropped_and_counted():
     collator = Collator(word_tokenizer(), max_response_tokens=4, overlong=Overlong.drop)
     assert collator.encode([LONG]) == []
     assert collator.counts == {"response": 1}
@@ -211,8 +211,8 @@ def test_drop():
 # Prompts for a teacher
 
 
-def test_a_teachers_prompts_stand_beside_ones_own(slm, llm):
-    """Those that the teacher's own collator makes, with the labels of what is taught."""
+def test_prompts_of_the_teacher_are_added_to_those_of_the_student(slm, llm):
+    """Those of the teacher's collator, with the labels of the student."""
     examples = [example("The big farmer", "Der Bauer", 4), example("old houses, small", "a b", 9)]
     teacher = Collator(llm, decoder_only=True, llm_frame=Frame("Read: "))
     plain = Collator(slm, slm)
@@ -233,7 +233,7 @@ def batch_of_rows_without(collator, plain, examples):
     return collator(plain.encode(examples))
 
 
-def test_a_prompt_that_is_too_long_for_the_teacher_alone():
+def test_a_prompt_too_long_for_the_teacher_only_is_refused_dropped_or_truncated():
     def taught(overlong, limit=6):
         plain = Collator(word_tokenizer(False), max_prompt_tokens=limit, overlong=overlong)
         return plain.with_teacher(Collator(word_tokenizer(), max_prompt_tokens=7, overlong=overlong))
@@ -257,7 +257,7 @@ def test_a_prompt_that_is_too_long_for_the_teacher_alone():
     assert [len(row) for row in cutting.batch_of_texts([LONG.prompt]).slm_ids_BQ] == [6]
 
 
-def test_rows_tokenized_together_are_those_tokenized_alone(slm, llm):
+def test_rows_tokenized_together_equal_rows_tokenized_separately(slm, llm):
     collator = Collator(slm, llm, align=True, max_prompt_tokens=12, overlong=Overlong.truncate)
     texts = ["The big farmer", "", "é😀 12\n old", "the old house " * 9, "The big farmer"]
     examples = [example(text, text[:5], index) for index, text in enumerate(texts)]
@@ -277,7 +277,7 @@ def test_generation_respects_overlong():
     assert collator.counts == {"prompt": 1}
 
 
-def test_truncated_alignment_is_the_alignment_of_what_is_left(slm, llm):
+def test_truncated_alignment_is_that_of_the_remaining_tokens(slm, llm):
     text = "The big farmer sells 12 old houses."
     whole = batch_of(Collator(slm, llm, align=True), example(text)).align_BQP[0]
     collator = Collator(slm, llm, align=True, max_prompt_tokens=8, overlong=Overlong.truncate)
@@ -285,7 +285,7 @@ def test_truncated_alignment_is_the_alignment_of_what_is_left(slm, llm):
     assert cut.shape == (8, 8)
     covered = [q for q in range(7) if whole[q, :7].sum() == 1]
     assert len(covered) >= 1
-    for q in covered:  # tokens whose characters the truncated LLM prompt still holds
+    for q in covered:  # tokens whose characters the truncated LLM prompt contains
         torch.testing.assert_close(cut[q, :7], whole[q, :7])
     assert cut[7].tolist() == [0] * 7 + [1]
     found = [tokenizer(text, return_offsets_mapping=True)["offset_mapping"][:7] for tokenizer in (slm, llm)]
@@ -296,8 +296,8 @@ def test_truncated_alignment_is_the_alignment_of_what_is_left(slm, llm):
     assert [q for q in range(8) if cut[q].sum() == 1] == [q for q in range(8) if q not in unread]
 
 
-def test_what_the_llm_has_not_read_is_not_guided():
-    """Texts cut at different characters: no z for SLM tokens behind the LLM's cut, whatever ends the LLM's prompt."""
+def test_tokens_that_the_llm_did_not_encode_are_not_guided():
+    """Texts truncated at different characters: no z for SLM tokens after the last encoded one, for any prompt end."""
     slm = Spans.of([(0, 2), (2, 4), (4, 6), (6, 8), (8, 9), (0, 0)], [0, 0, 0, 0, 0, 1])
     llm = Spans.of([(0, 1), (1, 3), (3, 5), (5, 7), (8, 9), (0, 0)], [0, 0, 0, 0, 0, 1])
     half = [1 / 2, 1 / 2, 0]
@@ -306,7 +306,7 @@ def test_what_the_llm_has_not_read_is_not_guided():
     marked = alignment(slm, llm.take([0, 1, 4, 5]))  # the end mark (8, 9) is kept, and stays guided
     assert marked.tolist() == [[*half, 0], [0, 1, 0, 0], [0] * 4, [0] * 4, [0, 0, 1, 0], [0, 0, 0, 1]]
     assert alignment(slm, llm.take([5])).tolist() == [[0]] * 5 + [[1]]
-    whole = alignment(Spans.of([(0, 1), (9, 10)], [0, 0]), llm.take(range(6)))  # not cut: the nearest, as ever
+    whole = alignment(Spans.of([(0, 1), (9, 10)], [0, 0]), llm.take(range(6)))  # not truncated: the nearest
     assert whole[1].tolist() == [0, 0, 0, 0, 1, 0]
 
 
@@ -314,7 +314,7 @@ def test_what_the_llm_has_not_read_is_not_guided():
 
 
 def oracle(tokenizers, text):
-    """Alignment by going through the text character by character."""
+    """Alignment computed character by character."""
     owners = []
     for tokenizer in tokenizers:
         found = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
@@ -333,17 +333,17 @@ def oracle(tokenizers, text):
 
 @examples(150)
 @given(text=st.text(max_size=40) | st.text(alphabet=" \nTheOLDfarmer12ä😀", max_size=40))
-def test_alignment_against_characters(slm, llm, text):
+def test_alignment_equals_the_character_oracle(slm, llm, text):
     align_QP = batch_of(Collator(slm, llm, align=True), example(text)).align_BQP[0]
     expected = oracle((slm, llm), text)
-    assert None not in expected  # both are lossless: every character has an owner on both sides
+    assert None not in expected  # both are lossless: every character is in a token on both sides
     torch.testing.assert_close(align_QP, torch.tensor(expected), atol=1e-6, rtol=0)
     torch.testing.assert_close(align_QP.sum(1), torch.ones(len(expected)))
 
 
 @examples(100)
 @given(text=st.text(alphabet=" \nthe old", max_size=30))
-def test_alignment_with_a_tokenizer_that_drops_white_space(slm, text):
+def test_alignment_with_a_tokenizer_that_drops_white_space_uses_the_nearest_token(slm, text):
     words = word_tokenizer()
     align_QP = batch_of(Collator(slm, words, align=True), example(text)).align_BQP[0]
     found = words(text, return_offsets_mapping=True)["offset_mapping"]
@@ -357,14 +357,14 @@ def test_alignment_with_a_tokenizer_that_drops_white_space(slm, text):
         torch.testing.assert_close(align_QP[q], torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_alignment_by_hand():
+def test_alignment_of_chosen_spans():
     slm = Spans.of([(0, 0), (0, 3), (3, 8), (8, 9), (0, 0)], [1, 0, 0, 0, 1])
     llm = Spans.of([(0, 1), (1, 5), (5, 6), (6, 8), (0, 0)], [0, 0, 0, 0, 1])
     expected = [
-        [0, 0, 0, 0, 0],  # the LLM has nothing in front of the text
+        [0, 0, 0, 0, 0],  # the LLM has no token before the text
         [1 / 3, 2 / 3, 0, 0, 0],
         [0, 2 / 5, 1 / 5, 2 / 5, 0],
-        [0, 0, 0, 1, 0],  # covered by nothing: the nearest
+        [0, 0, 0, 1, 0],  # not covered: the nearest
         [0, 0, 0, 0, 1],
     ]
     torch.testing.assert_close(alignment(slm, llm), torch.tensor(expected, dtype=torch.float32))
@@ -390,7 +390,7 @@ def test_alignment_of_a_tie_and_of_a_token_without_a_span():
 
 
 @pytest.mark.parametrize("decoder_only", [False, True])
-def test_padded_alignment_is_the_single_one_in_its_place(slm, llm, decoder_only):
+def test_padded_alignment_contains_that_of_a_single_row(slm, llm, decoder_only):
     collator = Collator(slm, llm, align=True, decoder_only=decoder_only)
     texts = ["The big farmer sells 12 old houses.", "old", "x\ny"]
     batch = batch_of(collator, *[example(text) for text in texts])

@@ -24,7 +24,7 @@ ELSEWHERE = {
     "hub": "below",
     "mixture": "test_mixture.py",
 }
-"""Options that read no corpus of the table, and what tests them."""
+"""Options without a corpus in the table, and the files that test them."""
 
 COLUMNS = {
     "wmt14_en_de": ("en", "de"),
@@ -39,10 +39,10 @@ COLUMNS = {
     "alpaca": ("instruction", "output"),
     "dolly": ("instruction", "response"),
 }
-"""What is read and what is written, by the Hub's own names."""
+"""Columns of source and target by their names on the Hub."""
 
 CONTEXT = {"alpaca": "input", "dolly": "context"}
-"""What every second row has beside its instruction."""
+"""The column that every second row has in addition to its instruction."""
 
 HUB = {
     "wmt14_en_de": ("wmt/wmt14", {"name": "de-en", "revision": None}),
@@ -57,10 +57,10 @@ HUB = {
     "alpaca": ("tatsu-lab/alpaca", {"name": None, "revision": None}),
     "dolly": ("databricks/databricks-dolly-15k", {"name": None, "revision": None}),
 }
-"""What `datasets.load_dataset` is asked for."""
+"""Path and arguments of `datasets.load_dataset`."""
 
 HELD_OUT = {"train": (1_000, 6), "validation": (0, 500), "test": (500, 500)}
-"""First row and number of rows of each split, where there is nothing but a train split."""
+"""First row and number of rows of each split, for corpora with a train split only."""
 
 
 @cache
@@ -70,7 +70,7 @@ def composer() -> Composer:
 
 @cache
 def run_config(*overrides):
-    """A configuration as `llm2slm train` gets it; composed once, and left as it is."""
+    """A configuration as `llm2slm train` gets it; composed once and not changed."""
     prepared = [composer().prepare(override, sweeping=False) for override in overrides]
     return composer().typed(composer().compose(prepared))
 
@@ -80,7 +80,7 @@ def config(*overrides):
 
 
 def rows(split, *overrides):
-    """What `train` reads of a split."""
+    """The rows that `train` loads of a split."""
     found = run_config(*overrides)
     return load_rows(found.data, split, 1, task_of(found.task, found.data).templates)
 
@@ -111,7 +111,7 @@ def test_no_option_is_left_untested():
 
 @pytest.mark.parametrize("split", representatives(["train", "validation", "test"], ["train"]))
 @pytest.mark.parametrize("corpus", TABLES)
-def test_the_hubs_own_columns_become_rows(tables, corpus, split):
+def test_columns_of_the_hub_are_mapped_to_rows(tables, corpus, split):
     found = rows(split, f"data={corpus}", f"data.path={tables / corpus}")
     source, target = COLUMNS[corpus]
     if len(TABLES[corpus][3]) == 3:
@@ -126,7 +126,7 @@ def test_the_hubs_own_columns_become_rows(tables, corpus, split):
 
 
 @pytest.mark.parametrize("corpus", first_few(TABLES, 5))
-def test_without_a_path_the_hub_is_asked(corpus):
+def test_without_a_path_a_corpus_is_loaded_from_the_hub(corpus):
     chosen = config(f"data={corpus}")
     path, arguments, part = hub_location(chosen, "validation")
     assert (path, arguments) == HUB[corpus]
@@ -142,14 +142,14 @@ def test_without_a_path_the_hub_is_asked(corpus):
 
 @pytest.mark.parametrize("split", representatives(["train", "validation", "test"], ["train"]))
 @pytest.mark.parametrize("corpus", LOCAL)
-def test_the_folder_of_corpora_gives_the_same_form(root, corpus, split):
+def test_the_folder_of_corpora_gives_rows_of_the_same_form(root, corpus, split):
     found = load_rows(config(f"data={corpus}", f"data.root={root}"), split, 1)
     pair = ("en", "de") if corpus in ("multi30k", "wmt_news") else ("source", "target")
     assert found == [{"source": text(pair[0], split, n), "target": text(pair[1], split, n)} for n in range(len(found))]
     assert len(found) == hub_tables.SIZES[split]
 
 
-def test_languages_of_each():
+def test_the_languages_of_each_corpus_are_known():
     named = {corpus: languages(config(f"data={corpus}")) for corpus in CORPORA if CORPORA[corpus].task == "translation"}
     english = {"multi30k": "German", "wmt_news": "German", "tatoeba_en_fr": "French", "small_parallel_enja": "Japanese"}
     english |= {
@@ -169,7 +169,7 @@ def test_languages_of_each():
     assert all(len(code) == 2 and name.istitle() for code, name in LANGUAGES.items())
 
 
-def test_long_corpora_say_what_becomes_of_long_rows():
+def test_corpora_with_long_rows_set_overlong():
     ways = {corpus: config(f"data={corpus}").overlong for corpus in CORPORA}
     assert {c for c, way in ways.items() if way is Overlong.truncate} == {"cnn_dailymail", "xsum", "dolly"}
     assert {c for c, way in ways.items() if way is Overlong.drop} == {
@@ -180,7 +180,7 @@ def test_long_corpora_say_what_becomes_of_long_rows():
 # Folders and nested fields
 
 
-def test_a_clone_and_a_single_subset_are_read_alike(tables, tmp_path):
+def test_a_clone_and_a_single_subset_are_read_identically(tables, tmp_path):
     """README.md names the subsets of a clone; a folder may also hold the files of the one subset."""
     other = {"translation": {"cs": "x", "en": "y"}}
     for name, row in (("cs-en", other), ("de-en", None)):
@@ -206,7 +206,7 @@ def test_a_clone_and_a_single_subset_are_read_alike(tables, tmp_path):
         load_rows(config("data=wmt14_en_de", place, "data.subset=ru-en"), "train", 1)
 
 
-def test_nested_fields_of_lists_and_of_a_users_file(tmp_path):
+def test_nested_fields_of_lists_and_of_user_files_are_read(tmp_path):
     turns = [{"who": "a", "says": "Hello."}, {"who": "b", "says": "Hi."}]
     rows = [{"talk": {"turns": turns}, "a.b": "dotted"} for _ in range(2)]
     path = hub_tables.write_file(tmp_path / "train.jsonl", rows)
@@ -225,7 +225,7 @@ def complaint(*overrides):
     return str(caught.value)
 
 
-def test_what_is_wrong_with_a_nested_field(tables, tmp_path):
+def test_errors_in_a_nested_field_are_reported(tables, tmp_path):
     folder = tables / "wmt14_en_de"
     place = ("data=wmt14_en_de", f"data.path={folder}")
     where = folder / "de-en" / "train-00000-of-00001.parquet"
@@ -256,7 +256,7 @@ def test_what_is_wrong_with_a_nested_field(tables, tmp_path):
     )
 
 
-def test_where_a_corpus_is_not(tables, root, tmp_path):
+def test_a_wrong_location_of_a_corpus_is_reported(tables, root, tmp_path):
     assert complaint("data=xsum", f"data.root={root}") == (
         f"data=xsum: is a data set of the Hub, without files for data.root={root}; leave data.root out, or give a "
         "local copy as data.path=FOLDER"
@@ -270,8 +270,8 @@ def test_where_a_corpus_is_not(tables, root, tmp_path):
     )
 
 
-def test_a_corpus_own_folder_is_no_data_root_and_no_data_set_of_the_hub(root):
-    """Each is given in the other's place: the complaint says what was meant."""
+def test_the_folder_of_one_corpus_is_refused_as_data_root_and_as_data_path(root):
+    """The error suggests the correct key."""
     own, meant = root / "samsum", f"did you mean data.root={root}?"
     assert complaint("data=samsum", f"data.root={own}").endswith(f"data.root={own} must hold samsum/; {meant}")
     found = complaint("data=samsum", f"data.path={own}")
@@ -280,7 +280,7 @@ def test_a_corpus_own_folder_is_no_data_root_and_no_data_set_of_the_hub(root):
     assert "did you mean data.root" not in complaint("data=hub", f"data.path={own}", "data.source=a", "data.target=b")
 
 
-def test_a_folder_of_corpora_may_be_named_as_a_path(root):
-    """A corpus that the Hub does not have: its own columns hold for a folder with its files."""
+def test_the_folder_of_a_corpus_that_is_not_on_the_hub_may_be_a_data_path(root):
+    """Its columns apply to a folder with its files."""
     found = load_rows(config("data=wmt_news", f"data.path={root / 'wmt_news'}", "data.target=cs"), "train", 1)
     assert found[0] == {"source": "en train 0", "target": "cs train 0"}

@@ -32,7 +32,7 @@ CORPUS = [
 
 
 def ids_of(tokenizer, texts=CORPUS) -> list[list[int]]:
-    """Ids as a collator makes them: content never holds a control token."""
+    """Ids by a collator: content never contains a control token."""
     rows = Collator(tokenizer, decoder_only=True).encode([example(text, text, i) for i, text in enumerate(texts)])
     return [[*row.slm, *row.response] for row in rows]
 
@@ -61,7 +61,7 @@ def test_texts_keep_their_tokens_and_ids_keep_their_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_and_what_stands_around_a_text_stay(kind: str) -> None:
+def test_special_tokens_and_tokens_around_a_text_are_kept(kind: str) -> None:
     tokenizer, made = pair(kind)
     original = original_ids(made)
     for name, token in tokenizer.special_tokens_map.items():
@@ -81,15 +81,15 @@ def test_special_tokens_and_what_stands_around_a_text_stay(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["llama", "bytes_bpe"])
 @examples(100)
 @given(text=st.text(alphabet=sorted(set("The farmer sells") | set("zé漢🦆\n\t |#</>")), max_size=30))
-def test_any_other_text_comes_back_by_its_bytes(kind: str, text: str) -> None:
+def test_any_other_text_is_decoded_from_its_bytes(kind: str, text: str) -> None:
     _, made = pair(kind)
     rows = Collator(made).encode([example("x", text)])
     assert Collator(made).decode([rows[0].response]) == [text]
 
 
 @pytest.mark.parametrize("kind", ["t5", "xlmr", "bert"])
-def test_single_characters_spell_other_words(kind: str) -> None:
-    """Those of ASCII that the whole vocabulary has: nothing becomes unknown that was known."""
+def test_other_words_are_encoded_by_single_characters(kind: str) -> None:
+    """ASCII characters of the whole vocabulary are kept: no known text becomes unknown."""
     tokenizer, made = pair(kind)
     for text in ("zebra", "Xylophone wax", "hjk"):
         assert made.unk_token_id not in made(text)["input_ids"]
@@ -110,7 +110,7 @@ def byte_bpe(size: int, seed: int, ignore_merges: bool) -> PreTrainedTokenizerFa
     )
     rules = json.loads(core.to_str())
     rules["model"]["ignore_merges"] = ignore_merges
-    if ignore_merges:  # as Llama 3's: every way to make an entry of two others is a merge
+    if ignore_merges:  # like Llama 3: every split of an entry into two entries is a merge
         vocab = sorted(rules["model"]["vocab"], key=rules["model"]["vocab"].get)
         pairs = [(w[:n], w[n:]) for w in vocab for n in range(1, len(w))]
         rules["model"]["merges"] = [[a, b] for a, b in pairs if {a, b} <= rules["model"]["vocab"].keys()]
@@ -133,8 +133,8 @@ def test_random_bpe_makes_the_same_tokens_of_random_texts(seed: int, ignore_merg
     assert made.decode(made(other)["input_ids"]) == other
 
 
-def test_what_unigram_pays_for_an_unknown_character_stays() -> None:
-    """Ten more than its worst entry costs; without that entry the unknown character would win here."""
+def test_the_unigram_cost_of_an_unknown_character_is_kept() -> None:
+    """It is ten above the cost of the worst entry; without that entry, the unknown token would be chosen here."""
     vocab = [("<unk>", 0.0), ("</s>", 0.0), ("a", -2.0), ("ébé", -11.0), ("zz", -30.0), ("b", -1.0)]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.Unigram(vocab, unk_id=0)), unk_token="<unk>", eos_token="</s>"
@@ -146,7 +146,7 @@ def test_what_unigram_pays_for_an_unknown_character_stays() -> None:
 
 
 def qwen() -> Qwen2Tokenizer:
-    """A model's own class, which is loaded again beside a model of that kind."""
+    """The tokenizer class of a model, which is loaded for a model of that kind."""
     rules = json.loads(KINDS["bytes_bpe"]().backend_tokenizer.to_str())["model"]
     return Qwen2Tokenizer(vocab=rules["vocab"], merges=[tuple(pair) for pair in rules["merges"]])
 
@@ -154,8 +154,8 @@ def qwen() -> Qwen2Tokenizer:
 @pytest.mark.parametrize(
     ("make", "config"), [(KINDS["t5"], T5Config), (KINDS["bytes_bpe"], LlamaConfig), (qwen, Qwen2Config)]
 )
-def test_saved_beside_a_model_and_loaded_it_is_the_same(tmp_path, make, config) -> None:
-    """With a chat template, and a control token that has no name."""
+def test_a_cut_tokenizer_saved_next_to_a_model_is_loaded_unchanged(tmp_path, make, config) -> None:
+    """With a chat template, and an unnamed control token."""
     tokenizer = make()
     tokenizer.add_tokens([AddedToken("<sep>", special=True)])
     tokenizer.chat_template = "{% for m in messages %}<sep>{{ m.content }}{% endfor %}"
@@ -170,7 +170,7 @@ def test_saved_beside_a_model_and_loaded_it_is_the_same(tmp_path, make, config) 
 
 
 @pytest.mark.parametrize("kind", ["t5", "xlmr"])
-def test_tokens_that_were_added_stay_behind_and_have_no_original(kind: str) -> None:
+def test_added_tokens_stay_at_the_end_and_have_no_original_id(kind: str) -> None:
     tokenizer = KINDS[kind]()
     kept = keeping(tokenizer, True, count_characters(["{漢}"]), 9)
     texts = [*CORPUS, "if x:\n\t{漢}  y"]
@@ -185,7 +185,7 @@ def test_tokens_that_were_added_stay_behind_and_have_no_original(kind: str) -> N
 
 
 def test_a_cut_vocabulary_is_cut_again() -> None:
-    """Ids are those of the first one; rows those of the model, which is cut already or not yet."""
+    """Original ids are those of the first vocabulary; rows are those of the model, cut already or not yet."""
     tokenizer, once = pair("bytes_bpe")
     used = {token for row in ids_of(once, CORPUS[:1]) for token in row}
     again, not_yet = (cut(once, used, set(CORPUS[0]), whole_model=whole) for whole in (False, True))
@@ -199,7 +199,7 @@ def test_a_cut_vocabulary_is_cut_again() -> None:
     assert cut_of(again).record == cut_of(not_yet).record
 
 
-def test_what_cannot_be_cut_is_one_line() -> None:
+def test_a_slow_tokenizer_is_refused_and_tiny_vocabularies_are_cut() -> None:
     core = Tokenizer(models.BPE({"a": 0, "</s>": 1}, []))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_cut_is_one_line() -> None:
     assert cut(tokenizer, {0}, set("a")).get_vocab() == {"a": 0, "</s>": 1}
 
 
-def test_single_bytes_stay_and_entries_that_no_text_needs_go() -> None:
+def test_single_bytes_are_kept_and_unused_entries_are_removed() -> None:
     tokenizer = tiny_tokenizer()
     made = cut_for(tokenizer, ["the old house"])
     gone = set(tokenizer.get_vocab()) - set(made.get_vocab())

@@ -41,7 +41,7 @@ QUIET = {
     budget=st.integers(20, 400),
     seed=st.integers(0, 99),
 )
-def test_an_epoch_holds_every_row_once_within_the_budget(lengths, budget, seed):
+def test_an_epoch_contains_every_row_once_within_the_budget(lengths, budget, seed):
     plan = BatchPlan(lengths, budget, seed)
     for epoch in (0, 1):
         batches = plan.epoch(epoch)
@@ -57,11 +57,11 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert plan.epoch(3) == again.epoch(3)
     assert plan.epoch(0) != plan.epoch(1)
     assert plan.epoch(0) != other.epoch(0)
-    # not only the order of the batches changes, but also which rows meet
+    # not only the order of the batches changes, but also their rows
     assert {frozenset(batch) for batch in plan.epoch(0)} != {frozenset(batch) for batch in plan.epoch(1)}
 
 
-def test_batches_of_like_length_waste_little():
+def test_batches_of_similar_length_have_little_padding():
     sizes = [(batch, [sum(LENGTHS[i]) for i in batch]) for batch in BatchPlan(LENGTHS, 600, 1).epoch(0)]
     padded = sum(len(b) * (max(LENGTHS[i][0] for i in b) + max(LENGTHS[i][1] for i in b)) for b, _ in sizes)
     real = sum(sum(p) for _, p in sizes)
@@ -70,7 +70,7 @@ def test_batches_of_like_length_waste_little():
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_processes_share_an_epoch(world):
+def test_processes_divide_the_batches_of_an_epoch(world):
     whole = BatchPlan(LENGTHS, 300, 5)
     plans = [BatchPlan(LENGTHS, 300, 5, rank=rank, world_size=world) for rank in range(world)]
     for epoch in (0, 4):
@@ -81,7 +81,7 @@ def test_processes_share_an_epoch(world):
         assert dealt[whole.batches :] == whole.epoch(epoch)[: len(dealt) - whole.batches]
 
 
-def test_more_processes_than_batches():
+def test_with_more_processes_than_batches_each_process_has_a_batch():
     assert [BatchPlan([(1, 1)], 8, 1, rank=rank, world_size=3).epoch(0) for rank in range(3)] == [[[0]]] * 3
 
 
@@ -118,7 +118,7 @@ def make(files, tokenizer, seed=1, limits=None, **values):
     return DataModule(config, TASKS["instruction"], Collator(tokenizer, **(limits or {})), seed)
 
 
-def test_batches_hold_the_rows_they_name(files, tokenizer):
+def test_batches_contain_the_rows_of_their_indices(files, tokenizer):
     data = make(files, tokenizer)
     seen = []
     for batch in data.train_dataloader():
@@ -153,12 +153,12 @@ def test_processes_get_equally_many_validation_batches(files, tokenizer, world, 
     assert sum((batch.labels_BT != IGNORE_INDEX).sum() for batch in batches) == wanted
 
 
-def test_workers_change_nothing(files, tokenizer):
+def test_workers_do_not_change_the_batches(files, tokenizer):
     alone, helped = (make(files, tokenizer, workers=workers) for workers in (0, 2))
     assert [b.indices for b in alone.train_dataloader()] == [b.indices for b in helped.train_dataloader()]
 
 
-def test_report_counts(files, tokenizer):
+def test_the_report_counts_rows_and_overlong_texts(files, tokenizer):
     limits = {"max_response_tokens": 8, "max_prompt_tokens": 18}
     long_p = sum(len(row["source"]) + 1 > 18 for row in rows(60))
     long_r = sum(len(row["target"]) + 1 > 8 for row in rows(60))
@@ -170,8 +170,8 @@ def test_report_counts(files, tokenizer):
         data.encoded("validation")
         report = data.report()
         assert report["train"].pop("seconds") >= 0
-        assert report["train"].pop("tokens")["prompt"]["max"] == 20  # before anything is cut
-        assert report["train"].pop("tokens_per_byte") == {"prompt": 1.0, "response": 1.0}  # letter by letter
+        assert report["train"].pop("tokens")["prompt"]["max"] == 20  # before truncation
+        assert report["train"].pop("tokens_per_byte") == {"prompt": 1.0, "response": 1.0}  # one token per byte
         assert report["train"] == {
             "lost_responses": 0,
             "lost_prompts": 0,
@@ -188,7 +188,7 @@ def test_report_counts(files, tokenizer):
     assert [row.index for row in kept] == list(range(60))
 
 
-def test_nothing_left_is_an_error(files, tokenizer):
+def test_a_split_without_remaining_rows_is_an_error(files, tokenizer):
     data = make(files, tokenizer, limits={"max_prompt_tokens": 1, "overlong": Overlong.drop})
     with pytest.raises(UserError, match=r"data=json, test: no row is left of 9, all were over-long and dropped"):
         data.setup("test")
@@ -198,7 +198,7 @@ def test_nothing_left_is_an_error(files, tokenizer):
 
 
 class Recorder(LightningModule):
-    """Learns one number and writes down every batch it sees."""
+    """A model of one parameter that records every batch."""
 
     def __init__(self, stop_in=None, path=None):
         super().__init__()
@@ -244,7 +244,7 @@ def train(data, steps, folder=None, callbacks=(), resume=None, module=None, **va
 
 
 @pytest.mark.parametrize("accumulate", representatives([1, 2], [2]))
-def test_resuming_at_any_step_sees_what_an_uninterrupted_run_sees(files, tokenizer, tmp_path, accumulate):
+def test_a_run_resumed_at_any_step_has_the_batches_of_an_uninterrupted_run(files, tokenizer, tmp_path, accumulate):
     epoch = len(make(files, tokenizer).train_dataloader())
     steps = (2 * epoch + 4) // accumulate
     saver = ModelCheckpoint(tmp_path / "all", save_top_k=-1, every_n_train_steps=1, filename="{step}")
@@ -264,7 +264,7 @@ def test_resuming_at_any_step_sees_what_an_uninterrupted_run_sees(files, tokeniz
         assert torch.equal(again.weight, whole.weight), step
 
 
-def test_resuming_between_epochs_of_an_epoch_based_run(files, tokenizer, tmp_path):
+def test_an_epoch_based_run_resumes_between_epochs(files, tokenizer, tmp_path):
     epoch = len(make(files, tokenizer).train_dataloader())
     saver = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_epochs=1, filename="{step}", save_on_train_epoch_end=True)
     whole = train(make(files, tokenizer), -1, callbacks=[saver], max_epochs=3)
@@ -274,7 +274,7 @@ def test_resuming_between_epochs_of_an_epoch_based_run(files, tokenizer, tmp_pat
         assert train(make(files, tokenizer), -1, resume=path, max_epochs=3).seen == whole.seen[done * epoch :]
 
 
-def test_resuming_after_an_exception_repeats_the_batch_that_was_not_finished(files, tokenizer, tmp_path):
+def test_resuming_after_an_exception_repeats_the_unfinished_batch(files, tokenizer, tmp_path):
     epoch = len(make(files, tokenizer).train_dataloader())
     whole = train(make(files, tokenizer), 2 * epoch)
     for stop in (1, epoch - 1, epoch, epoch + 3):
@@ -292,13 +292,13 @@ def test_resuming_with_other_data_is_refused(files, tokenizer, tmp_path):
         train(make(files, tokenizer, batch_tokens=90), 4, resume=tmp_path / "two.ckpt")
 
 
-def test_overfitting_sees_the_same_batches_again(files, tokenizer):
+def test_overfitting_repeats_the_same_batches(files, tokenizer):
     seen = train(make(files, tokenizer), 6, overfit_batches=2).seen
     assert seen[:2] == seen[2:4] == seen[4:6]
     assert seen[0] != seen[1]
 
 
-def test_two_processes(files, tokenizer, tmp_path):
+def test_two_processes_divide_the_batches(files, tokenizer, tmp_path):
     steps = len(make(files, tokenizer).train_dataloader())  # of one process: two epochs of two
     train(
         make(files, tokenizer),

@@ -10,7 +10,7 @@ from llm2slm.models.loading.configs import locate
 from llm2slm.types import SystemKind
 
 
-def test_it_has_the_size_and_the_built_in_tokens():
+def test_the_filled_tokenizer_has_the_size_and_the_built_in_tokens():
     built_in, filled = load_tokenizer(locate("builtin/llm")), filled_tokenizer("filled:32128")
     assert len(filled) == 32128
     text = "Two men are cooking, 12 <unused_9> é"
@@ -20,11 +20,11 @@ def test_it_has_the_size_and_the_built_in_tokens():
     assert filled.decode([32127]) == "<unused_32127>"
 
 
-def test_it_is_named_in_a_configuration():
+def test_a_configuration_can_name_a_filled_tokenizer():
     cfg = ModelConfig(kind=SystemKind.llm, llm=LLMConfig(name="anything", tokenizer="filled:5000"))
     assert len(load_tokenizers(cfg)[0]) == 5000
 
 
 @pytest.mark.parametrize("name", ["filled:", "filled:many", "someone/filled:9", "builtin/llm"])
-def test_other_names_are_not_its(name):
+def test_other_names_are_not_filled_tokenizers(name):
     assert filled_tokenizer(name) is None

@@ -51,7 +51,7 @@ def make(folder, names, readme=None):
 
 
 def oracle(folder, **arguments):
-    """What `datasets` finds."""
+    """The files that `datasets` finds."""
     builder = datasets.load_dataset_builder(str(folder), **arguments)
     files = builder.config.data_files
     return {str(split): [str(Path(path).relative_to(folder)) for path in files[split]] for split in files}
@@ -89,7 +89,7 @@ def complaint(folder, subset=None):
     return str(caught.value).removeprefix(str(folder))
 
 
-def test_what_is_wrong_with_a_folder(tmp_path):
+def test_errors_in_a_folder_are_reported(tmp_path):
     assert complaint(make(tmp_path / "a", ["en/train.csv", "de/train.csv"]), "eng") == (
         ": no subset 'eng'; did you mean 'en'? (de, en)"
     )
@@ -116,7 +116,7 @@ def rows_of(path, start, count):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_several_files_are_one_split_and_parts_of_it_can_be_named(tmp_path, kind):
+def test_several_files_are_one_split_and_parts_of_it_can_be_selected(tmp_path, kind):
     folder = tmp_path / "e[1]"
     rows = [*rows_of(folder / f"train-0.{kind}", 0, 7), *rows_of(folder / f"train-1.{kind}", 7, 5)]
     test = rows_of(folder / f"test.{kind}", 100, 4)
@@ -134,15 +134,15 @@ def test_several_files_are_one_split_and_parts_of_it_can_be_named(tmp_path, kind
     }  # fmt: skip
     for part, expected in wanted.items():
         assert both(part) == expected, part
-    (folder / f"validation.{kind}").write_text("")  # of a split that nobody asks for
+    (folder / f"validation.{kind}").write_text("")  # of an unused split
     assert both("train") == rows
     data = DataConfig(name="hub", path=str(folder), train="train[40:]")
     with pytest.raises(UserError, match=r"split train\[40:\]: holds no rows"):
         load_rows(data, "train", 1)
 
 
-def test_kinds_that_the_project_does_not_read_itself_come_from_datasets(tmp_path):
-    """Lines of text, and what a README.md configures; the folder's path is no pattern there either."""
+def test_other_formats_are_loaded_by_datasets(tmp_path):
+    """Lines of text, and settings of a README.md; the path of the folder is not a pattern there either."""
     for name in ("e[1]", "e1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.txt").write_text(f"{name} one\n{name} two\n")
@@ -165,7 +165,7 @@ def test_kinds_that_the_project_does_not_read_itself_come_from_datasets(tmp_path
         ("train.csv", "skiprows: 0", "README.md sets skiprows for these files, which is not supported"),
     ],
 )
-def test_csv_that_would_be_guessed_by_datasets_is_refused(tmp_path, name, readme, complaint):
+def test_csv_whose_types_datasets_would_infer_is_refused(tmp_path, name, readme, complaint):
     text = b"source,target\n007,1.50\n0123,1e5\n"
     (tmp_path / name).write_bytes(bz2.compress(text) if name.endswith(".bz2") else text)
     if readme is not None:
@@ -175,7 +175,7 @@ def test_csv_that_would_be_guessed_by_datasets_is_refused(tmp_path, name, readme
         load_rows(DataConfig(name="hub", path=str(tmp_path)), "train", 1)
 
 
-def test_the_usual_encoding_is_no_option(tmp_path):
+def test_the_default_encoding_in_a_readme_is_accepted(tmp_path):
     (tmp_path / "train.csv").write_text("source,target\n007,1.50\n")
     described = "configs:\n- config_name: default\n  data_files: train.csv\n  encoding: utf-8\n"
     (tmp_path / "README.md").write_text(f"---\n{described}---\n")

@@ -1,4 +1,4 @@
-"""Added tokens for what a tokenizer loses: texts come back to the letter, ordinary words keep their ids."""
+"""Added tokens for text that a tokenizer loses: texts are decoded exactly, ordinary words keep their ids."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_back(tokenizer, *texts: str) -> list[str]:
 @pytest.mark.parametrize("kind", LOSES)
 @examples(150)
 @given(text=st.text(alphabet=sorted(set(CODE) | set("The farmer</s>")), max_size=30))
-def test_any_text_of_kept_characters_comes_back(kind: str, text: str) -> None:
+def test_any_text_of_kept_characters_is_decoded_exactly(kind: str, text: str) -> None:
     tokenizer, kept = pair(kind)
     texts = [text.strip(), CODE, "</s>", "<unk>{", "a  b", "a" + " " * 37 + "b"]
     assert read_back(kept, *texts) == texts
@@ -45,7 +45,7 @@ def test_any_text_of_kept_characters_comes_back(kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LOSES)
-def test_ordinary_texts_keep_their_ids_and_the_limit_takes_the_most_frequent(kind: str) -> None:
+def test_ordinary_texts_keep_their_ids_and_the_limit_selects_the_most_frequent(kind: str) -> None:
     tokenizer, kept = pair(kind)
     assert kept(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
     assert (len(tokenizer), first_added(tokenizer), first_added(kept)) == (len(tokenizer), None, len(tokenizer))
@@ -58,7 +58,7 @@ def test_ordinary_texts_keep_their_ids_and_the_limit_takes_the_most_frequent(kin
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_a_tokenizer_that_loses_nothing_stays_itself(kind: str) -> None:
+def test_a_lossless_tokenizer_is_returned_unchanged(kind: str) -> None:
     tokenizer, kept = pair(kind)
     assert kept is tokenizer
     assert keeping(tokenizer, True, {"▁": 1}, 9) is tokenizer
@@ -78,14 +78,14 @@ def test_a_character_that_the_decoder_rewrites_is_left_out(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_a_tokenizer_that_joins_words_otherwise_is_refused(kind: str) -> None:
+def test_a_tokenizer_that_loses_even_added_tokens_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match=r"loses '\\n' even as an added token: .*model.slm.tokenizer=train:8000"):
         keeping(KINDS[kind](), True, {}, 0)
 
 
 @pytest.mark.parametrize(("kind", "config"), [("t5", T5Config), ("xlmr", MBartConfig), ("t5", PegasusConfig)])
-def test_saved_beside_a_model_and_loaded_it_is_the_same(tmp_path, kind: str, config) -> None:
-    """A model's own class of tokenizer would build its own rules."""
+def test_a_tokenizer_with_added_tokens_saved_next_to_a_model_is_loaded_unchanged(tmp_path, kind: str, config) -> None:
+    """The tokenizer class of the model would build other rules."""
     _, kept = pair(kind)
     config().save_pretrained(tmp_path)
     kept.save_pretrained(tmp_path)
@@ -97,7 +97,7 @@ def test_saved_beside_a_model_and_loaded_it_is_the_same(tmp_path, kind: str, con
     assert keeping(loaded, True, count_characters([CODE]), 100) is loaded
 
 
-def test_special_tokens_that_have_no_name_stay_special() -> None:
+def test_unnamed_special_tokens_stay_special() -> None:
     tokenizer = KINDS["t5"]()
     tokenizer.add_tokens([AddedToken("<sep>", special=True)])
     kept = keeping(tokenizer, True, {}, 0)

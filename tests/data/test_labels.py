@@ -1,4 +1,4 @@
-"""Labels in place of a corpus' own answers: whose row gets what, and files that are not of these rows."""
+"""Labels instead of the targets of a corpus: their assignment to rows, and files of other rows."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def config(folder: Path, rows: Any = LABELS, kind: Labels = Labels.llm, share: f
     return DataConfig(labels=kind, labels_from=str(folder), labels_share=share)
 
 
-def test_every_row_gets_the_label_of_its_number(tmp_path: Path) -> None:
+def test_every_row_gets_the_label_of_its_index(tmp_path: Path) -> None:
     shuffled = LABELS[::-1]
     found = relabelled(ROWS, config(tmp_path, shuffled), seed=1)
     assert found == [{"source": f" text {i} ", "target": f"llm {i}"} for i in range(200)]
     assert relabelled(ROWS[:7], config(tmp_path), seed=1) == found[:7]  # data.train_size
-    assert relabelled(ROWS, DataConfig(labels_from="nowhere"), seed=1) is ROWS  # gold: not even read
+    assert relabelled(ROWS, DataConfig(labels_from="nowhere"), seed=1) is ROWS  # gold: not read
     parquet.write_table(pyarrow.Table.from_pylist(LABELS), tmp_path / "other.parquet")
     named = DataConfig(labels=Labels.llm, labels_from=str(tmp_path / "other.parquet"))
     assert relabelled(ROWS, named, seed=1) == found
 
 
-def test_a_share_of_the_rows_is_drawn_by_the_seed_row_by_row(tmp_path: Path) -> None:
+def test_a_share_of_the_rows_is_drawn_per_row_by_the_seed(tmp_path: Path) -> None:
     def theirs(seed: int, share: float, rows: int = 200) -> list[int]:
         mixed = relabelled(ROWS[:rows], config(tmp_path, kind=Labels.mix, share=share), seed)
         assert all(row["target"] in (f"llm {i}", f"gold {i}") for i, row in enumerate(mixed))
@@ -57,19 +57,19 @@ def test_a_share_of_the_rows_is_drawn_by_the_seed_row_by_row(tmp_path: Path) -> 
         (lambda rows: [{"index": "0"}, *rows], "line 1: not a label; expected index, source and prediction"),
     ],
 )
-def test_files_that_are_not_of_these_rows(tmp_path: Path, change: Any, said: str) -> None:
+def test_labels_of_other_rows_are_refused(tmp_path: Path, change: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         relabelled(ROWS, config(tmp_path, change(LABELS)), seed=1)
 
 
-def test_labels_of_another_seed_of_the_builtin_corpus(tmp_path: Path) -> None:
+def test_labels_of_another_seed_of_the_builtin_corpus_are_refused(tmp_path: Path) -> None:
     asked = config(tmp_path, [row | {"source": "another"} for row in LABELS])
     asked.name = "builtin"
     with pytest.raises(UserError, match=r"label the split that you train on with the seed of this run \(7\), which"):
         relabelled(ROWS, asked, seed=7)
 
 
-def test_no_file_an_unfinished_one_and_a_share_that_is_none(tmp_path: Path) -> None:
+def test_missing_or_unfinished_labels_and_an_invalid_share_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.labels=llm: set data.labels_from"):
         relabelled(ROWS, DataConfig(labels=Labels.llm), 1)
     with pytest.raises(UserError, match=r"has no labels.jsonl or labels.parquet"):
@@ -82,7 +82,7 @@ def test_no_file_an_unfinished_one_and_a_share_that_is_none(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["index", "source", "prediction"])
-def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_duplicate_column_is_refused(tmp_path: Path, name: str) -> None:
     names = ["index", "source", "prediction", name]
     values = {"index": [0], "source": ["text 0"], "prediction": ["llm 0"]}
     table = pyarrow.table([values[each] for each in names], names=names)
@@ -95,7 +95,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> N
         assert str(caught.value) == f"{path}: column {name!r} (of a label) occurs twice; rename one of them"
 
 
-def test_a_parquet_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
+def test_a_truncated_parquet_file_is_reported_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(LABELS), path)
     path.write_bytes(path.read_bytes()[:-20])
@@ -105,7 +105,7 @@ def test_a_parquet_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_labels_are_read_as_text_and_named_by_their_line(tmp_path: Path) -> None:
+def test_labels_are_read_as_text_and_errors_state_their_line(tmp_path: Path) -> None:
     texts = ["2024-01-15", "007", "null", "None", "a\u2028b"]
     labels = [{"index": i, "source": text, "prediction": text, "more": i or "x"} for i, text in enumerate(texts)]
     rows = [{"source": text, "target": "gold"} for text in texts]

@@ -1,4 +1,4 @@
-"""Task lm: which text of a row is written, what stands before its first token, and long texts in pieces."""
+"""Task lm: the text of a row that is generated, the tokens before it, and long texts in pieces."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_text_is_a_field_or_source_and_target(tmp_path):
         texts(target="nothing")
 
 
-def test_known_and_built_in_corpora_bring_both_columns(tmp_path):
+def test_texts_of_known_and_built_in_corpora_join_both_columns(tmp_path):
     (tmp_path / "samsum").mkdir()
     import gzip
 
@@ -64,14 +64,14 @@ def test_known_and_built_in_corpora_bring_both_columns(tmp_path):
     (built_in,) = examples(DataConfig(train_size=1))
     pair = read_split(DataConfig(train_size=1), task_of(TaskConfig(), DataConfig()), "train", 1)[0][0]
     assert built_in.target == f"{pair['source']}\n\n{pair['target']}"
-    # of the Hub's copy the own words of the corpus, in front of the answer
+    # for the copy of the Hub: the template of the corpus before the answer
     hub = task_of(LM, DataConfig(name="alpaca"))
     assert [one.text for one in hub.templates] == [
         "{instruction}\n\n{input}\n\n{target}", "{instruction}\n\n{target}", "{target}"
     ]  # fmt: skip
 
 
-def test_rows_that_are_streamed_or_mixed_are_the_same(tmp_path):
+def test_streamed_and_mixed_rows_have_the_same_texts(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"text": "one"}, {"text": ""}, {"text": "two"})
     data = DataConfig(name="json", train=path)
     known = task_of(LM, data)
@@ -85,7 +85,7 @@ def test_rows_that_are_streamed_or_mixed_are_the_same(tmp_path):
     assert sorted((one.prompt, one.target) for one in mixed) == [("", ""), ("", "one"), ("", "two")] + [("q", "a")] * 3
 
 
-def test_what_does_not_fit_the_task_is_one_line(tmp_path):
+def test_settings_that_do_not_fit_the_task_are_refused(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"source": "a", "target": "b", "text": "c"})
     data = DataConfig(name="json", train=path, overlong=Overlong.split)
     with pytest.raises(UserError, match=r"^data.overlong=split: only for plain text \(task=lm\)"):
@@ -96,7 +96,7 @@ def test_what_does_not_fit_the_task_is_one_line(tmp_path):
         task_of(TaskConfig(name="text", template=["{target}"]), data)
 
 
-# What stands before the first token
+# Tokens before the text
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,9 @@ def test_what_does_not_fit_the_task_is_one_line(tmp_path):
         ("bytes_bpe", True, ["<|endoftext|>"]), ("words", True, ["</s>"]), ("words", False, ["</s>"]),
     ],
 )  # fmt: skip
-def test_an_empty_prompt_is_the_tokenizers_own_start(kind: str, decoder_only: bool, wanted: list[str]) -> None:
+def test_an_empty_prompt_is_the_start_sequence_of_the_tokenizer(
+    kind: str, decoder_only: bool, wanted: list[str]
+) -> None:
     tokenizer = KINDS[kind]()
     for align in (False, True):
         collator = Collator(tokenizer, KINDS["llama"]() if align else None, align=align, decoder_only=decoder_only)
@@ -119,7 +121,7 @@ def test_an_empty_prompt_is_the_tokenizers_own_start(kind: str, decoder_only: bo
     assert Collator(tokenizer).decode([row.response]) == ["The old"]
 
 
-def test_a_frame_marks_the_end_of_an_empty_prompt_as_of_any() -> None:
+def test_an_empty_prompt_in_a_frame_has_the_end_mark() -> None:
     tokenizer = KINDS["bytes_bpe"]()
     collator = Collator(tokenizer, llm_frame=Frame(prefix="Say: "), decoder_only=True)
     (row,) = collator.encode([example("", "a")])
@@ -135,7 +137,7 @@ def pieces(texts: list[str], limit: int):
     return tokenizer, collator, collator.encode([example("", text, i) for i, text in enumerate(texts)])
 
 
-def test_a_long_text_becomes_pieces_that_lose_nothing() -> None:
+def test_a_long_text_is_divided_into_pieces_without_loss() -> None:
     texts = ["the little dog sees the old house", "it", ("dog " * 30).strip()]
     tokenizer, collator, rows = pieces(texts, 5)
     for index, text in enumerate(texts):
@@ -150,7 +152,7 @@ def test_a_long_text_becomes_pieces_that_lose_nothing() -> None:
         collator.encode([example("dog " * 600, "a")])
 
 
-def test_pieces_are_rows_of_the_data_and_counted(tmp_path):
+def test_pieces_are_training_rows_and_counted(tmp_path):
     texts = ["the little dog sees the old house " * 4, "it", "two dogs"]
     path = write(tmp_path / "rows.jsonl", *({"text": text} for text in texts))
     data = DataConfig(name="json", train=path, validation=path, overlong=Overlong.split, max_response_tokens=6)
@@ -173,6 +175,6 @@ def test_pieces_are_rows_of_the_data_and_counted(tmp_path):
     assert streamed.report()["train"]["dropped"] == 0
 
 
-def test_texts_without_a_source_are_known_by_themselves() -> None:
+def test_texts_without_a_source_are_compared_by_their_target() -> None:
     training = [example("", "one"), example("", "two"), example("q", "a")]
     assert seen([example("", "two"), example("", "three"), example("q", "b")], training) == 2

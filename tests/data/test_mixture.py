@@ -1,4 +1,4 @@
-"""data=mixture: shares exact to the row, the same rows for the same seed, each part asked as its own task."""
+"""data=mixture: shares exact to the row, the same rows for the same seed, each part prompted as its task."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ AGAIN = {"weight": 1.0, "repeat": True}
         ((100, 100, 100), (3, 2, 1), None, (100, 67, 33)),
         ((100, 100), (2, 1), 10, (7, 3)),
         ((100, 100), (0.5, 0.25), 9, (6, 3)),
-        ((100, 10), (1, AGAIN), None, (100, 100)),  # the small one comes again
-        ((10, 100), (1, AGAIN), None, (10, 10)),  # may, but need not
-        ((100, 10), (AGAIN, AGAIN), None, (100, 100)),  # until each was seen whole
+        ((100, 10), (1, AGAIN), None, (100, 100)),  # the small one is repeated
+        ((10, 100), (1, AGAIN), None, (10, 10)),  # not necessary
+        ((100, 10), (AGAIN, AGAIN), None, (100, 100)),  # until each was used completely
         ((7, 3), (AGAIN, {"weight": 2, "repeat": True}), None, (7, 14)),
         ((100, 10), (AGAIN, AGAIN), 30, (15, 15)),
         ((1, 1), (1, 1), None, (1, 1)),
     ],
 )
-def test_shares(sizes, weights, limit, counts):
+def test_shares_follow_sizes_weights_and_limit(sizes, weights, limit, counts):
     assert shares(sizes, parts(*weights), limit) == list(counts)
 
 
@@ -56,7 +56,7 @@ def test_shares(sizes, weights, limit, counts):
     st.lists(st.tuples(st.integers(1, 500), st.floats(0.5, 4), st.booleans()), min_size=1, max_size=5),
     st.one_of(st.none(), st.integers(60, 1000)),
 )
-def test_shares_keep_the_proportion_and_never_take_what_is_not_there(given_parts, limit):
+def test_shares_keep_the_proportion_and_do_not_exceed_the_sizes(given_parts, limit):
     mixed = parts(*({"weight": weight, "repeat": repeat} for _, weight, repeat in given_parts))
     sizes = [size for size, *_ in given_parts]
     try:
@@ -69,23 +69,23 @@ def test_shares_keep_the_proportion_and_never_take_what_is_not_there(given_parts
     for size, count, part in zip(sizes, counts, mixed, strict=True):
         assert part.repeat or count <= size
         assert abs(count - total * part.weight / sum(weights)) < 1.001
-    # one row more would be one too many for some part, or for the limit
+    # one more row would exceed some part, or the limit
     if limit is None and not all(part.repeat for part in mixed):
         short = [(total + 1) * p.weight / sum(weights) - n for n, p in zip(sizes, mixed, strict=True) if not p.repeat]
         assert max(short) > -1e-3
 
 
-def test_draws():
+def test_draws_depend_on_seed_and_part_and_repeat_evenly():
     rows = [str(n) for n in range(50)]
     assert drawn(rows, 20, 1, 0) == drawn(rows, 20, 1, 0) == drawn(rows, 50, 1, 0)[:20]
     assert len({tuple(drawn(rows, 20, seed, part)) for seed in (1, 2) for part in (0, 1)}) == 4
     assert sorted(drawn(rows, 50, 1, 0)) == sorted(rows)
     often = Counter(drawn(rows, 120, 3, 0))
-    assert set(often.values()) == {2, 3} and sum(often.values()) == 120  # each once more before any comes again
+    assert set(often.values()) == {2, 3} and sum(often.values()) == 120  # all are drawn before any is repeated
     assert drawn(rows, 120, 3, 0)[:50] != drawn(rows, 120, 3, 0)[50:100]
 
 
-def test_labels_differ():
+def test_parts_have_distinct_labels():
     same = [PartConfig(name="samsum"), PartConfig(name="samsum"), PartConfig(name="builtin"), PartConfig(name="samsum")]
     assert labels([*same, PartConfig(name="hub", path="me/set")]) == [
         "samsum", "samsum-2", "translation", "samsum-3", "me/set"
@@ -114,7 +114,7 @@ def read(data, split="train", seed=1, task=None):
     return [own.example(row, n) for n, row in enumerate(found)], notes, own
 
 
-def test_each_part_is_asked_as_its_own_task(root):
+def test_each_part_is_prompted_as_its_task(root):
     data = mixture(
         {"name": "samsum", "root": str(root), "weight": 2},
         {"name": "multi30k", "root": str(root), "target": "fr"},
@@ -131,7 +131,7 @@ def test_each_part_is_asked_as_its_own_task(root):
     }
     assert {e.target for e in examples if "French" in e.prompt} <= {f"fr train {n}" for n in range(6)}
     assert all(("(context train" in e.prompt) == (int(e.target.split()[-1]) % 2) for e in examples if "do:" in e.prompt)
-    # spread over the whole: in every third of the mixture half are of the heavy part
+    # evenly distributed: half of each third of the mixture is of the heavier part
     assert [sum(e.prompt.startswith("summ") for e in examples[i : i + 4]) for i in (0, 4, 8)] == [2, 2, 2]
     assert (task.name, task.metrics, task.max_new_tokens) == ("mixture", ("rougeL", "bleu"), 128)
     assert notes[0] == {
@@ -154,7 +154,7 @@ def test_the_same_seed_draws_the_same_rows(root):
     assert len(set(drawn_by.values())) > 2
 
 
-def test_only_who_is_asked_to_repeats(root):
+def test_only_parts_with_repeat_are_repeated(root):
     small = {"name": "multi30k", "root": str(root), "train_size": 2}
     big = {"name": "samsum", "root": str(root)}
     examples, notes, _ = read(mixture(big, small))
@@ -167,7 +167,7 @@ def test_only_who_is_asked_to_repeats(root):
 
 
 @pytest.mark.parametrize(("split", "size"), [("validation", 3), ("test", 2)])
-def test_evaluation_takes_every_row_of_every_part_once(root, split, size):
+def test_evaluation_uses_every_row_of_every_part_once(root, split, size):
     data = mixture(
         {"name": "samsum", "root": str(root), "weight": 9}, {"name": "multi30k", "root": str(root), "repeat": True}
     )
@@ -179,7 +179,7 @@ def test_evaluation_takes_every_row_of_every_part_once(root, split, size):
     assert [e.prompt.partition(":")[0] for e in read(data, split)[0]] == ["summarize", "translate English to German"]
 
 
-def test_root_and_task_of_the_whole_hold_for_the_parts(root):
+def test_root_and_task_of_the_mixture_apply_to_its_parts(root):
     data = mixture({"name": "samsum"}, {"name": "alpaca"}, {"name": "builtin", "corpus": "translation"}, root=str(root))
     data.parts[2].train_size = 6
     examples, notes, task = read(data, task=TaskConfig(name="mixture", prefix="please ", metrics=["chrf"]))
@@ -210,22 +210,22 @@ def test_root_and_task_of_the_whole_hold_for_the_parts(root):
         ),
     ],
 )
-def test_what_cannot_be_mixed(mixed, found):
+def test_invalid_mixtures_are_refused(mixed, found):
     with pytest.raises(UserError) as caught:
         read(mixture(*mixed))
     assert str(caught.value).startswith(found)
     assert "\n" not in str(caught.value)
 
 
-def test_a_part_without_a_task_needs_one(tmp_path):
+def test_a_part_without_a_task_is_refused(tmp_path):
     data = mixture({"name": "json", "train": "x.jsonl"})
     with pytest.raises(UserError, match=r"^data\.parts\[0\]: its task is one of .*; it is mixture$"):
         task_of(TaskConfig(name="mixture"), data)
     assert task_of(TaskConfig(name="summarization"), data).prefixes == (("json", "summarize: "),)
 
 
-def test_each_part_has_its_own_language():
-    """What it says, else what task.language says, else what is known of its corpus."""
+def test_each_part_has_a_separate_language():
+    """That of the part, else task.language, else that of its corpus."""
     given = ({"name": "multi30k"}, {"name": "samsum"}, {"name": "samsum", "language": "zh-CN"})
     for language, codes in ((None, ["de", None, "zh"]), ("ja", ["ja", "ja", "zh"])):
         task = task_of(TaskConfig(language=language), mixture(*given))
@@ -235,8 +235,8 @@ def test_each_part_has_its_own_language():
         task_of(TaskConfig(), mixture({"name": "samsum"}, {"name": "samsum", "language": "chinese"}))
 
 
-def test_a_part_that_is_no_corpus_is_told_as_that(tmp_path):
-    """Whatever the task: a mixture's own is none that a part may have."""
+def test_a_part_of_an_unknown_corpus_is_reported_as_such(tmp_path):
+    """Independent of the task; task=mixture is not valid for a part."""
     for task in ("mixture", "translation"):
         with pytest.raises(UserError, match=r"^data\.parts\[0\]: data=samsun: unknown corpus; did you mean samsum\?"):
             task_of(TaskConfig(name=task), mixture({"name": "samsun"}))
@@ -254,12 +254,12 @@ def test_a_part_that_is_no_corpus_is_told_as_that(tmp_path):
         ("[{name: samsum, template: '{a}'}]", "data.parts[0].template={a}: expected a list of texts, [A,B] or null"),
     ],
 )
-def test_a_wrong_part_on_the_command_line(capsys, value, found):
+def test_a_wrong_part_on_the_command_line_is_reported(capsys, value, found):
     assert main(["train", "data=mixture", f"data.parts={value}"]) == 2
     assert mistake(capsys) == found
 
 
-def test_training_on_a_mixture(root, tmp_path, tiny_llm, monkeypatch, capsys):
+def test_training_on_a_mixture_records_its_parts(root, tmp_path, tiny_llm, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mixed = f"[{{name: samsum, weight: 2}}, {{name: multi30k, root: {root}}}]"
     arguments = ["train", *tiny_overrides(tiny_llm), "data=mixture", f"data.parts={mixed}", f"data.root={root}"]

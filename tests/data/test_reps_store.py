@@ -1,7 +1,7 @@
-"""The store of representations: what is read back, what is refused, and what is left after an end at any moment.
+"""The store of representations: reading, refusals, and its state after an interruption at any moment.
 
-Representations are a short formula of the token ids here, so that what is read back has an oracle of its own;
-`tests/test_offline.py` compares with a real reader.
+Representations are a short formula of the token ids here, which serves as an independent oracle;
+`tests/test_offline.py` compares with a real LLM.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ IDENTITY: dict[str, Any] = {
 READER = {"layers": [1, 3], "width": 8, "embedding_width": 6}
 LAYERS, E = 2, 16
 SHARD = 2000
-NUMBERS = [i // 2 if i % 6 == 0 else i for i in range(60)]  # every sixth has been there before
+NUMBERS = [i // 2 if i % 6 == 0 else i for i in range(60)]  # every sixth row is a duplicate
 ROWS = [[3 + (7 * i + 11 * t) % 90 for t in range(1 + (5 * i) % 13)] for i in NUMBERS]
 DIFFERENT = [list(row) for row in dict.fromkeys(map(tuple, ROWS))]
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power is cut in a test; on a busy disk the waiting would be most of its time."""
+    """Tests need no durability; on a busy disk, waiting would take most of their time."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -66,8 +66,8 @@ def padded(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def spoken(rows: Sequence[Sequence[int]], left: bool = False) -> Reps:
-    """What the LLM would say of a batch; what it says at padding is nothing to be kept."""
+def represented(rows: Sequence[Sequence[int]], left: bool = False) -> Reps:
+    """Representations of a batch as from the LLM; those of padding must not be stored."""
     _, mask = padded(rows, left)
     reps = torch.full((*mask.shape, E), 77.0)
     for b, row in enumerate(rows):
@@ -82,10 +82,10 @@ def writer(
 
 
 def fill(folder: Path, dtype: StoreDtype = StoreDtype.float32, rows: Sequence[Sequence[int]] = ROWS) -> RepsStore:
-    """A store of those rows, four at once, batches padded on either side in turn."""
+    """A store of the given rows, written in batches of four, padded left and right alternately."""
     with writer(folder, dtype) as store:
         for start in range(0, len(rows), 4):
-            store.append(rows[start : start + 4], spoken(rows[start : start + 4], left=start % 8 == 0))
+            store.append(rows[start : start + 4], represented(rows[start : start + 4], left=start % 8 == 0))
         store.finish()
     return RepsStore(folder, IDENTITY)
 
@@ -101,12 +101,12 @@ def expected(rows: Sequence[Sequence[int]], mask: Tensor) -> Tensor:
     return reps
 
 
-# What is read back
+# Reading
 
 
 @pytest.mark.parametrize("left", [True, False])
 @pytest.mark.parametrize("dtype", list(StoreDtype))
-def test_a_batch_is_what_was_written(tmp_path: Path, dtype: StoreDtype, left: bool) -> None:
+def test_a_batch_is_read_as_written(tmp_path: Path, dtype: StoreDtype, left: bool) -> None:
     store = fill(tmp_path, dtype)
     assert len(store.index.entries) > 5
     for start in range(0, len(ROWS), 7):
@@ -123,8 +123,8 @@ def test_a_batch_is_what_was_written(tmp_path: Path, dtype: StoreDtype, left: bo
             assert torch.equal(found.reps_BPE, right.to(getattr(torch, dtype.value)).float())
 
 
-def test_the_bounds_are_reached_within_a_tenth(tmp_path: Path) -> None:
-    """A bound that is far from what happens says nothing: the largest error comes close to it, in either layer."""
+def test_the_largest_error_is_within_a_tenth_of_its_bound(tmp_path: Path) -> None:
+    """Otherwise the bound would be uninformative; checked in either layer."""
     text = [[3 + i, 4 + i, 9] for i in range(80)]
     right = torch.cat([values(row) for row in text])
     whole = {dtype: fill(tmp_path / dtype, dtype, text).reps_of(text) for dtype in StoreDtype}
@@ -137,7 +137,7 @@ def test_the_bounds_are_reached_within_a_tenth(tmp_path: Path) -> None:
     assert torch.equal(rounded[StoreDtype.float32], right)
 
 
-def test_int8_of_nothing_and_of_next_to_nothing(tmp_path: Path) -> None:
+def test_int8_of_zeros_and_of_tiny_values(tmp_path: Path) -> None:
     reps = torch.zeros(1, 3, E)
     reps[0, 1, 4], reps[0, 2, 12] = 1e-38, -1e-20
     with writer(tmp_path, StoreDtype.int8) as store:
@@ -148,7 +148,7 @@ def test_int8_of_nothing_and_of_next_to_nothing(tmp_path: Path) -> None:
     assert found[0, 2, 12] == pytest.approx(-1e-20, rel=INT8_ERROR)
 
 
-def test_another_dtype_is_given_when_asked(tmp_path: Path) -> None:
+def test_another_dtype_is_returned_on_request(tmp_path: Path) -> None:
     store = fill(tmp_path)
     found = store.reps(*padded(ROWS[:3], False), dtype=torch.bfloat16).reps_BPE
     assert found.dtype == torch.bfloat16
@@ -162,12 +162,12 @@ def test_shapes_are_known_without_the_llm(tmp_path: Path) -> None:
     assert (store.dtype, store.finished) == (StoreDtype.float32, True)
 
 
-def test_a_prompt_is_kept_once(tmp_path: Path) -> None:
+def test_a_prompt_is_stored_once(tmp_path: Path) -> None:
     assert len(DIFFERENT) == len(set(NUMBERS)) < len(ROWS)
     with writer(tmp_path) as store:
-        new = [store.append(ROWS[i : i + 4], spoken(ROWS[i : i + 4])) for i in range(0, len(ROWS), 4)]
+        new = [store.append(ROWS[i : i + 4], represented(ROWS[i : i + 4])) for i in range(0, len(ROWS), 4)]
         assert sum(new) == len(store) == len(DIFFERENT)
-        assert store.append(ROWS[:4], spoken(ROWS[:4])) == 0
+        assert store.append(ROWS[:4], represented(ROWS[:4])) == 0
         store.finish()
     read = RepsStore(tmp_path)
     assert (len(read), read.tokens) == (len(DIFFERENT), sum(map(len, DIFFERENT)))
@@ -177,18 +177,18 @@ def test_a_prompt_is_kept_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", list(StoreDtype))
-def test_bytes_of_a_token(tmp_path: Path, dtype: StoreDtype) -> None:
-    """4 E, 2 E, E + 4 layers; beside it 24 bytes a prompt. No file is larger than asked for, none needlessly small."""
+def test_files_have_the_expected_bytes_per_token(tmp_path: Path, dtype: StoreDtype) -> None:
+    """4 E, 2 E, E + 4 layers, and 24 bytes per prompt. No file exceeds the limit, none is needlessly small."""
     store = fill(tmp_path, dtype)
     each = {"float32": 4 * E, "bfloat16": 2 * E, "int8": E + 4 * LAYERS}[dtype]
     paths = sorted(tmp_path.glob("shard-*.safetensors"))
     sizes = [sum(tensor.nbytes for tensor in load_file(path).values()) for path in paths]
-    assert sum(sizes) == store.tokens * each + len(store) * 24 + 8 * len(sizes)  # an end for each file
+    assert sum(sizes) == store.tokens * each + len(store) * 24 + 8 * len(sizes)  # an end offset for each file
     assert max(sizes) <= SHARD + 8
     assert min(sizes[:-1]) > SHARD - 13 * each - 24
 
 
-def test_prompts_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_prompts_are_reported(tmp_path: Path) -> None:
     store = fill(tmp_path)
     known = max(DIFFERENT, key=len)
     strangers = [known[:-1], known[::-1], [*known, 5], [*known[:-1], known[-1] + 1]]
@@ -207,14 +207,14 @@ def test_prompts_that_are_not_there_are_named(tmp_path: Path) -> None:
         empty.reps_of([known])
 
 
-def test_others_can_read_the_files(tmp_path: Path) -> None:
-    """As far as the umask lets them (safetensors' own `save_file` lets nobody)."""
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    """`save_file` of safetensors would give them to the owner only."""
     store = fill(tmp_path)
     modes = {(tmp_path / name).stat().st_mode for name in ("store.json", store.index.entries[0].file)}
     assert len(modes) == 1
 
 
-def test_embedding_matrix(tmp_path: Path) -> None:
+def test_the_embedding_matrix_is_stored_once(tmp_path: Path) -> None:
     matrix = torch.randn(99, 6).bfloat16()
     ids = torch.tensor([[4, 98, 0], [1, 1, 7]])
     with pytest.raises(UserError, match="has no embedding matrix"):
@@ -222,7 +222,7 @@ def test_embedding_matrix(tmp_path: Path) -> None:
     for _ in range(2):
         with writer(tmp_path / "with") as store:
             store.add_embeddings(matrix)
-            store.append(ROWS[:3], spoken(ROWS[:3]))
+            store.append(ROWS[:3], represented(ROWS[:3]))
             store.finish()
         found = RepsStore(tmp_path / "with")
         assert found.has_embeddings
@@ -231,7 +231,7 @@ def test_embedding_matrix(tmp_path: Path) -> None:
         assert torch.equal(found.reps_of(ROWS[:3]).reps_BPE[0, : len(ROWS[0])], values(ROWS[0]))
 
 
-# Which store it is
+# Identity
 
 
 CHANGES: dict[str, Any] = {
@@ -242,7 +242,7 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("key", CHANGES)
 @pytest.mark.parametrize("opened", [RepsStore, lambda folder, identity: StoreWriter(folder, identity, READER)])
-def test_another_identity_is_refused_by_name(tmp_path: Path, key: str, opened: Any) -> None:
+def test_another_identity_is_refused_with_its_key(tmp_path: Path, key: str, opened: Any) -> None:
     fill(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(UserError) as refused:
@@ -259,14 +259,14 @@ def test_another_identity_is_refused_by_name(tmp_path: Path, key: str, opened: A
     assert contents(tmp_path) == before
 
 
-def test_every_difference_is_named_at_once(tmp_path: Path) -> None:
+def test_every_difference_is_reported_at_once(tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(UserError) as refused:
         RepsStore(tmp_path, CHANGES)
     assert [key for key in CHANGES if SET_BY.get(key, key) not in str(refused.value)] == []
 
 
-def test_what_an_identity_leaves_out_is_not_compared(tmp_path: Path) -> None:
+def test_keys_that_an_identity_omits_are_not_compared(tmp_path: Path) -> None:
     fill(tmp_path)
     known = {key: value for key, value in IDENTITY.items() if key != "fingerprint"}
     assert RepsStore(tmp_path, known).identity["fingerprint"] == "0123456789ab"
@@ -276,7 +276,7 @@ def test_what_an_identity_leaves_out_is_not_compared(tmp_path: Path) -> None:
         StoreWriter(tmp_path, known, READER, shard_bytes=SHARD)
 
 
-def test_a_writer_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
+def test_a_store_is_resumed_only_with_its_settings(tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(UserError, match="kept_as is 'float32' in the store, 'int8' is required"):
         writer(tmp_path, StoreDtype.int8)
@@ -286,7 +286,7 @@ def test_a_writer_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
         StoreWriter(tmp_path, IDENTITY, READER | {"width": 9}, shard_bytes=SHARD)
 
 
-def test_folders_that_are_no_store(tmp_path: Path) -> None:
+def test_folders_that_are_not_a_store_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no store of representations \(no store\.json\)"):
         RepsStore(tmp_path / "nowhere")
     (tmp_path / "thesis.txt").write_text("mine")
@@ -314,7 +314,7 @@ def test_folders_that_are_no_store(tmp_path: Path) -> None:
             RepsStore(tmp_path / "store")
 
 
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
+def test_only_one_writer_at_a_time_is_allowed(tmp_path: Path) -> None:
     first = writer(tmp_path)
     with pytest.raises(UserError, match="another process is writing it"):
         writer(tmp_path)
@@ -359,7 +359,7 @@ def test_a_file_of_another_size_is_found_when_opened(tmp_path: Path, change: int
             use()
 
 
-def test_a_damaged_line_of_the_index_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_of_the_index_is_reported(tmp_path: Path) -> None:
     fill(tmp_path)
     lines = (tmp_path / "index.jsonl").read_text().splitlines(keepends=True)
     for bad in ("{}\n", "shard\n", lines[1][:30] + "\n", "[]\n", "3\n"):
@@ -368,19 +368,19 @@ def test_a_damaged_line_of_the_index_is_named(tmp_path: Path) -> None:
             RepsStore(tmp_path)
 
 
-def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_non_finite_representations_are_refused(tmp_path: Path) -> None:
     for bad in (float("nan"), float("inf")):
-        reps = spoken(ROWS[:2])
+        reps = represented(ROWS[:2])
         reps.reps_BPE[1, 0, 3] = bad
         with pytest.raises(UserError, match="not finite"), writer(tmp_path) as store:
             store.append(ROWS[:2], reps)
-    reps = spoken(ROWS[:2])
-    reps.reps_BPE[reps.mask_BP == 0] = float("nan")  # what stands at padding is of no matter
+    reps = represented(ROWS[:2])
+    reps.reps_BPE[reps.mask_BP == 0] = float("nan")  # padding does not matter
     with writer(tmp_path) as store:
         assert store.append(ROWS[:2], reps) == 2
 
 
-def test_representations_of_another_shape_are_a_mistake(tmp_path: Path) -> None:
+def test_representations_of_another_shape_are_refused(tmp_path: Path) -> None:
     store = writer(tmp_path)
     with pytest.raises(ValueError, match="2 tokens, but representations of shape"):
         store.append([[5, 6]], Reps(torch.ones(1, 3, E), torch.ones(1, 3)))
@@ -388,16 +388,14 @@ def test_representations_of_another_shape_are_a_mistake(tmp_path: Path) -> None:
         store.append([[5, 6]], Reps(torch.ones(1, 2, E + 1), torch.ones(1, 2)))
 
 
-# Room
+# Disk space
 
 
 @pytest.mark.parametrize("dtype", list(StoreDtype))
 @pytest.mark.parametrize("shard_bytes", [500, SHARD, 10**6])
-def test_the_estimate_is_not_too_small_and_not_by_much_too_large(
-    tmp_path: Path, dtype: StoreDtype, shard_bytes: int
-) -> None:
+def test_the_size_estimate_is_sufficient_and_tight(tmp_path: Path, dtype: StoreDtype, shard_bytes: int) -> None:
     with writer(tmp_path, dtype, shard_bytes) as store:
-        store.append(ROWS, spoken(ROWS))
+        store.append(ROWS, represented(ROWS))
         store.finish()
         estimate = store.bytes_of(len(DIFFERENT), sum(map(len, DIFFERENT)))
     files = list(tmp_path.glob("shard-*"))
@@ -405,7 +403,7 @@ def test_the_estimate_is_not_too_small_and_not_by_much_too_large(
     assert written <= estimate <= written + (2 * len(files) + 2) * FILE_BYTES
 
 
-def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_reported_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = writer(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(reps_writer.shutil, "disk_usage", lambda path: usage._replace(free=3_500_000_000))
@@ -418,15 +416,15 @@ def test_too_little_room_is_told_with_both_numbers(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "embeddings.safetensors").exists()
 
 
-def test_a_disk_that_is_full_at_a_line_of_the_index(tmp_path: Path) -> None:
-    """The shard is there, and its line is not (nor is it tried once more on closing): it is written anew."""
+def test_a_disk_full_at_a_line_of_the_index_is_reported_and_the_store_resumed(tmp_path: Path) -> None:
+    """The shard exists without its line (which is not written on closing either): it is written again."""
     said = pytest.raises(
         UserError, match=r"cannot be written \(.*No space left on device.*\); free disk space, and continue"
     )
     with said, writer(tmp_path / "store") as store:
-        store.append(DIFFERENT[:4], spoken(DIFFERENT[:4]))
+        store.append(DIFFERENT[:4], represented(DIFFERENT[:4]))
         store._log.close()
-        store._log = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  the writer closes it
+        store._log = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  closed by the StoreWriter
         store.finish()
     assert (tmp_path / "store" / "shard-00000.safetensors").is_file()
     assert len(RepsStore(tmp_path / "store")) == 0
@@ -435,10 +433,12 @@ def test_a_disk_that_is_full_at_a_line_of_the_index(tmp_path: Path) -> None:
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
-def test_a_disk_that_is_full_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A raw write says so by its count, and raises nothing."""
+def test_a_disk_full_within_a_line_of_the_index_is_reported_and_the_store_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A raw write returns a lower count and raises nothing."""
     with pytest.raises(UserError, match="No space left on device"), writer(tmp_path / "store") as store:
-        store.append(DIFFERENT[:4], spoken(DIFFERENT[:4]))
+        store.append(DIFFERENT[:4], represented(DIFFERENT[:4]))
         log = store._log
 
         class Half:
@@ -457,7 +457,9 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line(tmp_path: Path, monkeypatch
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
-def test_a_disk_that_is_full_at_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_full_at_the_record_is_reported_and_the_store_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> int:
         raise OSError(28, "No space left on device")
 
@@ -467,11 +469,11 @@ def test_a_disk_that_is_full_at_the_record(tmp_path: Path, monkeypatch: pytest.M
             UserError, match=r"store: cannot be written to \(.*No space left.*\); free disk space, and continue"
         ):
             writer(tmp_path / "store")
-    with writer(tmp_path / "store") as store:  # nobody holds its lock
+    with writer(tmp_path / "store") as store:  # the lock was released
         assert len(store) == 0
 
 
-def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(37, "No locks available")
 
@@ -480,7 +482,9 @@ def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         writer(tmp_path / "store")
 
 
-def test_a_disk_that_is_full_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_full_at_a_shard_is_reported_and_the_store_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, content: bytes) -> None:
         path.write_text("half of it")
         raise OSError(28, "No space left on device")
@@ -494,15 +498,15 @@ def test_a_disk_that_is_full_after_all(tmp_path: Path, monkeypatch: pytest.Monke
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-# Ended at any moment
+# Interrupted at any moment
 
 
 class Died(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
-class Mortal:
-    """Counts the steps by which a writer changes the disk, and dies at one of them, before it or after it."""
+class Interrupter:
+    """Counts the steps in which a writer changes the disk, and raises Died before or after one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps, self.last = 0, -1
@@ -526,7 +530,7 @@ class Mortal:
 
 
 def job(folder: Path) -> None:
-    """Two fillings and an embedding matrix, as a process would do them from the start: what is there is passed over."""
+    """Two fillings and an embedding matrix, as by a restarted process: existing parts are skipped."""
     with writer(folder, shard_bytes=2 * SHARD) as store:
         store.add_embeddings(torch.arange(60.0).view(10, 6))
     for rows in (DIFFERENT[:17], DIFFERENT[10:40]):
@@ -535,17 +539,19 @@ def job(folder: Path) -> None:
             for start in range(0, len(todo), 3):
                 batch = todo[start : start + 3]
                 if not all(map(store.holds, batch)):
-                    store.append(batch, spoken(batch))
+                    store.append(batch, represented(batch))
             if todo:
                 store.finish()
 
 
-def test_ended_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every write, sync, renaming and removal: going on ends in the very files of an undisturbed writer."""
+def test_a_writer_interrupted_at_every_step_resumes_to_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every write, sync, renaming and removal: the files equal those of an undisturbed writer."""
     with monkeypatch.context() as patched:
-        mortal = Mortal(patched)
+        interrupter = Interrupter(patched)
         job(tmp_path / "whole")
-        steps = mortal.steps
+        steps = interrupter.steps
     whole = contents(tmp_path / "whole")
     assert steps > 60
     assert len(whole) > 6
@@ -553,12 +559,12 @@ def test_ended_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for last in range(steps):
         folder = tmp_path / str(last)
         with monkeypatch.context() as patched:
-            mortal = Mortal(patched)
-            mortal.last = last
+            interrupter = Interrupter(patched)
+            interrupter.last = last
             with pytest.raises(Died):
                 job(folder)
         if (folder / "store.json").is_file():
-            store = RepsStore(folder)  # what is there can be read at any moment
+            store = RepsStore(folder)  # readable at any moment
             store.verify(progress=False)
             held.append(len(store))
         job(folder)
@@ -568,8 +574,8 @@ def test_ended_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(set(held)) >= 6
 
 
-def test_ended_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    """The index cut all along: the file of a torn line is written anew, the lines before it hold."""
+def test_a_writer_interrupted_within_a_line_of_the_index_resumes_to_the_same_files(tmp_path: Path) -> None:
+    """The index is truncated at many positions: the file of a partial line is written again, earlier lines are kept."""
     job(tmp_path / "whole")
     whole, index = contents(tmp_path / "whole"), (tmp_path / "whole" / "index.jsonl").read_bytes()
     files = [json.loads(line).get("file") for line in index.splitlines()]
@@ -579,7 +585,7 @@ def test_ended_in_the_middle_of_a_line(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "whole", folder)
         (folder / "index.jsonl").write_bytes(index[:end])
         entered = index[:end].count(b"\n")
-        for file in filter(None, files[entered + 1 :]):  # one at most was written and not entered
+        for file in filter(None, files[entered + 1 :]):  # at most one was written without its line
             (folder / file).unlink()
         lines = [json.loads(line) for line in index[:end].splitlines(True) if line.endswith(b"\n")]
         store = RepsStore(folder)
@@ -591,11 +597,11 @@ def test_ended_in_the_middle_of_a_line(tmp_path: Path) -> None:
     assert len(seen) >= 6
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux what a file descriptor is")
-def test_the_disk_has_a_file_before_its_name_and_its_name_before_its_line(
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads file descriptors in /proc")
+def test_a_file_is_synced_before_its_renaming_and_its_renaming_before_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a power cut leaves is then no more than what a kill leaves."""
+    """A power failure then leaves the same states as a kill."""
     seen: list[tuple[str, int]] = []
 
     def synced(handle: int) -> None:
@@ -611,16 +617,16 @@ def test_the_disk_has_a_file_before_its_name_and_its_name_before_its_line(
     ]  # fmt: skip
 
 
-def test_what_is_not_finished_leaves_no_half_shard(tmp_path: Path) -> None:
+def test_an_unfinished_store_has_no_partial_shard(tmp_path: Path) -> None:
     with writer(tmp_path) as store:
-        store.append(ROWS[:4], spoken(ROWS[:4]))
+        store.append(ROWS[:4], represented(ROWS[:4]))
     assert contents(tmp_path).keys() == {"store.json", "index.jsonl"}
     assert len(RepsStore(tmp_path)) == 0
     assert not RepsStore(tmp_path).finished
 
 
-def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:
-    """Even by one that has nothing to write; what is not a writer's stays."""
+def test_partial_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
+    """Even by a writer with nothing to write; other files are kept."""
     store = fill(tmp_path)
     before = contents(tmp_path)
     number = len(store.index.entries)
@@ -634,18 +640,18 @@ def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:
     assert contents(tmp_path).items() >= before.items()
 
 
-def test_a_second_filling_looks_at_new_prompts_only(tmp_path: Path) -> None:
+def test_a_second_filling_adds_new_prompts_only(tmp_path: Path) -> None:
     fill(tmp_path, rows=DIFFERENT[:20])
     before = contents(tmp_path)
     with writer(tmp_path) as store:
         assert store.prompts_to_fill([*DIFFERENT[15:25], DIFFERENT[24]]) == DIFFERENT[20:25]
-    assert contents(tmp_path) == before  # opened and closed: nothing is new
+    assert contents(tmp_path) == before  # opened and closed without changes
     with pytest.raises(Died), writer(tmp_path) as store:
-        store.append(DIFFERENT[20:50], spoken(DIFFERENT[20:50]))
+        store.append(DIFFERENT[20:50], represented(DIFFERENT[20:50]))
         assert len(RepsStore(tmp_path)) > 20
         raise Died
     assert not RepsStore(tmp_path).finished
-    with writer(tmp_path) as store:  # shards of a filling that was not finished are no reason to plan it otherwise
+    with writer(tmp_path) as store:  # shards of an unfinished filling do not change the plan
         assert store.prompts_to_fill(DIFFERENT[15:50]) == DIFFERENT[20:50]
         assert store.holds(DIFFERENT[20])
 
@@ -670,8 +676,8 @@ def test_threads_read_at_once(tmp_path: Path) -> None:
     assert all(torch.equal(reps, values(ROWS[i % len(ROWS)])) for i, reps in enumerate(read))
 
 
-def test_a_spawned_process_opens_it_for_itself(tmp_path: Path) -> None:
-    """What is handed over is where the store is, not what it holds."""
+def test_a_spawned_process_opens_the_store_again(tmp_path: Path) -> None:
+    """The pickled store contains its path, not its content."""
     store = fill(tmp_path)
     store.reps_of(ROWS)
     handed = pickle.dumps(store)
@@ -699,8 +705,8 @@ print(peaks[1] - peaks[0], peaks[2] - peaks[1])
 
 @pytest.mark.slow
 def test_reading_a_batch_does_not_load_a_shard(tmp_path: Path) -> None:
-    """Peak memory of a fresh process: a batch of 25 kB out of 98 MB, against all of it. (Linux maps what it has in its
-    cache in blocks of up to 2 MB.)"""
+    """Peak memory of a new process: a batch of 25 kB out of 98 MB, compared with all of it. (Linux maps cached pages in
+    blocks of up to 2 MB.)"""
     reader = {"layers": [3], "width": 1024, "embedding_width": 6}
     for name, step in (("large", 1), ("small", 4000)):
         rows = torch.arange(0, 8000, step).unsqueeze(1) + torch.arange(3)
@@ -717,4 +723,4 @@ def test_reading_a_batch_does_not_load_a_shard(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     batch, whole = map(float, done.stdout.split())
     assert batch < 12
-    assert whole > 150  # the file's pages and the copy: the measure can see what it is to see
+    assert whole > 150  # pages of the file and the copy: the measurement is sensitive enough

@@ -1,4 +1,4 @@
-"""Texts that are not read back from their tokens: which ones, under tokenizers whose losses are known."""
+"""Texts that are not decoded exactly from their tokens, with tokenizers whose losses are known."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def lost(collator: Collator, rows: list[Example]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", LOST_BY)
-def test_responses_that_are_lost(kind: str) -> None:
+def test_lossy_responses_are_detected(kind: str) -> None:
     rows = examples(WHOLE, *LOSSES.values(), f" {WHOLE}\n ")
     found = lost(Collator(KINDS[kind]()), rows)
     assert [bit & TEXTS["response"] for bit in found] == [0, *[int(LOST_BY[kind] > 0)] * 4, 0]
     assert not any(bit & ~TEXTS["response"] for bit in found)
 
 
-def test_prompts_are_looked_at_under_each_tokenizer_that_reads_them() -> None:
+def test_prompts_are_checked_with_each_tokenizer_that_encodes_them() -> None:
     whole, loses = KINDS["bytes_bpe"](), KINDS["t5"]()
     row = examples(WHOLE, prompt="The\nbig")
     assert lost(Collator(whole, whole), row) == [0]
     assert lost(Collator(whole, loses), row) == [TEXTS["llm_prompt"]]
     assert lost(Collator(loses, whole), row) == [TEXTS["prompt"]]
     assert lost(Collator(loses, whole), examples("a\nb", prompt="a\nb")) == [TEXTS["prompt"] + TEXTS["response"]]
-    for frame in (Frame(prefix="Read:\n"), Frame("<a>\n", " {end}")):  # a frame's own losses are none of the prompt's
+    for frame in (Frame(prefix="Read:\n"), Frame("<a>\n", " {end}")):  # losses of a frame are not counted
         assert lost(Collator(whole, loses, llm_frame=frame), examples(WHOLE)) == [0]
         assert lost(Collator(whole, loses, llm_frame=frame), row) == [TEXTS["llm_prompt"]]
     marked_end = Collator(whole, decoder_only=True)
     assert marked_end.marks_end and lost(marked_end, row) == [0]
 
 
-def test_counts_and_the_first_difference() -> None:
+def test_lossy_texts_are_counted_and_the_first_difference_is_stated() -> None:
     collator = Collator(KINDS["t5"](), KINDS["bytes_bpe"]())
     texts = [WHOLE, "The big farmer sells old houses if {true}\nnow", "old\thouses"]
     rows = examples(*texts)
@@ -82,7 +82,7 @@ def module(folder, collator: Collator, **rows: list[str]) -> DataModule:
     return DataModule(config, TASKS["instruction"], collator, 1)
 
 
-def test_a_data_module_counts_rows_that_are_kept_and_its_cache_knows_them(tmp_path, monkeypatch) -> None:
+def test_a_data_module_counts_lossy_rows_and_its_cache_stores_the_counts(tmp_path, monkeypatch) -> None:
     targets = [WHOLE, "a\nb", "a " * 30 + "\n\nb", "{a}"]
     limits = {"max_response_tokens": 20, "overlong": Overlong.drop}
     reports = []
@@ -96,7 +96,7 @@ def test_a_data_module_counts_rows_that_are_kept_and_its_cache_knows_them(tmp_pa
     assert (reports[0]["lost_responses"], reports[0]["lost_prompts"], reports[0]["dropped"]) == (2, 0, 1)
 
 
-def test_all_rows_are_counted_before_the_first_that_is_too_long_is_an_error(tmp_path) -> None:
+def test_all_rows_are_counted_before_an_overlong_row_is_an_error(tmp_path) -> None:
     data = module(tmp_path, Collator(KINDS["t5"](), max_response_tokens=5), train=["a", "a " * 9, "old", "a " * 12])
     with pytest.raises(OverlongRows) as caught:
         data.prepare("train")
@@ -109,8 +109,8 @@ def test_all_rows_are_counted_before_the_first_that_is_too_long_is_an_error(tmp_
     assert told["tokens"]["response"]["max"] == 25
 
 
-def test_tokens_per_byte() -> None:
-    """One token a byte, whatever stands around a text; two bytes a token for é."""
+def test_tokens_per_byte_do_not_depend_on_the_frame() -> None:
+    """One token per byte for every frame; é has two bytes."""
     class_ = KINDS["bytes_bpe"]()
     rows = [Example(0, "", "#" * 400, "é" * 300)]
     for frame in (None, Frame(prefix="The old, big farmer "), Frame("<|im_start|>", "<|im_end|>")):
@@ -121,4 +121,4 @@ def test_tokens_per_byte() -> None:
     collator = Collator(class_)
     assert statistics.tokens_per_byte(collator.tokenized(rows), rows, collator)["response"] == 1.0
     few = [Example(0, "", "#" * 100, "a" * 100)]
-    assert statistics.tokens_per_byte(collator.tokenized(few), few, collator) == {}  # too little to tell
+    assert statistics.tokens_per_byte(collator.tokenized(few), few, collator) == {}  # too little text

@@ -1,4 +1,4 @@
-"""Text in is text out: every kind of file, read whole and streamed, gives the same rows or the same complaint."""
+"""Text is read unchanged: every kind of file, read at once and streamed, gives the same rows or the same error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm2slm.types import UserError
 
 TASK = TASKS["instruction"]
 BLOCK = 10 * 2**20
-"""Bytes after which a reader that infers types by block would infer them anew."""
+"""Bytes after which type inference by block would start again."""
 
 
 def config(path, **values):
@@ -31,7 +31,7 @@ def config(path, **values):
 
 
 def result(read):
-    """Rows, or the complaint."""
+    """Rows, or the error."""
     try:
         return list(read())
     except UserError as error:
@@ -40,7 +40,7 @@ def result(read):
 
 
 def both(data, task=TASK):
-    """What whole and streamed reading give, once it is seen to be the same."""
+    """The result of reading at once, checked to equal that of streaming."""
     whole = result(lambda: load_rows(data, "train", 1, task.templates))
     assert result(lambda: stream_rows(data, task)) == whole
     return whole
@@ -61,13 +61,13 @@ WORDS = ["True", "NA", "null", "None", "", " 7 "]
 DATES = ["2024-01-15", "2024-01-16"]
 
 
-# What is written is what is read
+# Text is read as written
 
 
-@pytest.mark.parametrize("last", [NUMBERS, NUMBERS + WORDS, ["True", "False"]], ids=["numbers", "mixed", "truth"])
+@pytest.mark.parametrize("last", [NUMBERS, NUMBERS + WORDS, ["True", "False"]], ids=["numbers", "mixed", "booleans"])
 @pytest.mark.parametrize("first", [0, 10_000])
 @pytest.mark.parametrize("suffix", representatives([".csv", ".csv.gz", ".tsv"], [".csv", ".csv.gz"]))
-def test_a_csv_field_is_text_whatever_stands_around_it(tmp_path, suffix, first, last):
+def test_a_csv_field_is_text_independent_of_other_rows(tmp_path, suffix, first, last):
     texts = ["word"] * first + last
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t" if suffix == ".tsv" else ",")
@@ -80,7 +80,7 @@ def test_a_csv_field_is_text_whatever_stands_around_it(tmp_path, suffix, first, 
 @pytest.mark.parametrize("last", [DATES, NUMBERS + WORDS], ids=["dates", "numbers"])
 @pytest.mark.parametrize("first", ["", "word " * (BLOCK // 5 + 1)], ids=["small", "large"])
 @pytest.mark.parametrize("kind", representatives(["json", "jsonl"], ["jsonl"]))
-def test_a_json_string_is_that_string(tmp_path, kind, first, last):
+def test_a_json_string_is_read_unchanged(tmp_path, kind, first, last):
     texts = ([first] if first else []) + last
     path = tmp_path / f"a.{kind}"
     lines = [json.dumps(row) for row in pairs(texts)]
@@ -89,8 +89,8 @@ def test_a_json_string_is_that_string(tmp_path, kind, first, last):
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
-def test_fields_that_nobody_asks_for_do_not_matter(tmp_path, kind):
-    """One is first there, or first filled, or of another type, after more than a block."""
+def test_unused_fields_do_not_matter(tmp_path, kind):
+    """A field first occurs, is first filled, or changes its type after more than a block."""
     long = {"pad": "x" * 1_000}
     rows = [{"source": str(n), "target": "t", "late": None} | long for n in range(11_000)]
     more = [
@@ -112,7 +112,7 @@ def test_fields_that_nobody_asks_for_do_not_matter(tmp_path, kind):
     assert both(config(path)) == [{"source": source, "target": "t"} for source in sources]
 
 
-def test_parquet_columns_keep_their_own_type_and_others_are_not_read(tmp_path):
+def test_parquet_columns_of_text_are_read_and_others_ignored(tmp_path):
     texts = DATES + NUMBERS + WORDS
     table = pa.table(
         {
@@ -134,7 +134,7 @@ def test_parquet_columns_keep_their_own_type_and_others_are_not_read(tmp_path):
     )
 
 
-def test_a_hub_folder_keeps_texts_that_look_like_something_else(tmp_path):
+def test_a_hub_folder_keeps_texts_that_look_like_other_types(tmp_path):
     texts = ["None", "NA", "null", "007", "2024-01-15", ""]
     for name, split in (("train.csv", "train"), ("valid.jsonl", "validation"), ("test.parquet", "test")):
         if name.endswith("csv"):
@@ -150,7 +150,7 @@ def test_a_hub_folder_keeps_texts_that_look_like_something_else(tmp_path):
         assert both(data) == pairs(texts)
 
 
-# The same, read whole and streamed
+# Read at once and streamed
 
 TEXTS = st.text(st.sampled_from('ab 01",\n\t\r\\{}[]:é漢😀\u2028\x0b'), max_size=8)
 
@@ -162,7 +162,7 @@ TEXTS = st.text(st.sampled_from('ab 01",\n\t\r\\{}[]:é漢😀\u2028\x0b'), max_
     skip=st.integers(0, 35),
     size=st.integers(1, 35),
 )
-def test_every_kind_gives_back_what_was_written(tmp_path_factory, rows, extra, skip, size):
+def test_every_kind_of_file_is_read_as_written(tmp_path_factory, rows, extra, skip, size):
     folder = tmp_path_factory.mktemp("rows")
     wanted = [{"source": source, "target": target} for source, target in rows]
     full = [row | {"extra": value} for row, value in zip(wanted, extra, strict=False)]
@@ -206,7 +206,7 @@ def broken(rng, kind):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
-def test_a_broken_file_is_refused_or_read_alike_and_in_one_line(tmp_path, kind):
+def test_a_damaged_file_is_read_or_refused_identically_at_once_and_streamed(tmp_path, kind):
     rng, complaints = random.Random(kind), set()
     for number in range(300):
         path = tmp_path / f"{number}.{kind}"
@@ -220,7 +220,7 @@ def test_a_broken_file_is_refused_or_read_alike_and_in_one_line(tmp_path, kind):
     assert len(complaints) > 3
 
 
-# What is wrong is named by file, line and column
+# Errors state file, line and column
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
@@ -250,7 +250,7 @@ def test_a_broken_file_is_refused_or_read_alike_and_in_one_line(tmp_path, kind):
         ('"text"', "FILE, line 3: expected a JSON object, found str"),
     ],
 )
-def test_a_bad_row_of_json(tmp_path, kind, line, found):
+def test_an_invalid_row_of_json_is_reported(tmp_path, kind, line, found):
     good = '{"source": "a", "target": "b"}'
     path = tmp_path / f"a.{kind}"
     path.write_text(f"{good}\n\n{line}\n{good}" if kind == "jsonl" else f"[\n{good},\n{line},\n{good}]")
@@ -258,7 +258,7 @@ def test_a_bad_row_of_json(tmp_path, kind, line, found):
     assert next(stream_rows(config(path), TASK, 1 + (kind == "jsonl" or 1))) == {"source": "a", "target": "b"}
 
 
-def test_a_bad_nested_field_is_named(tmp_path):
+def test_an_invalid_nested_field_is_reported(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"t": {"en": "a", "de": "b"}}\n{"t": {"en": "a", "de": "b", "en": "c"}}\n')
     asked = {"source": "t.en", "target": "t.de"}
@@ -266,7 +266,7 @@ def test_a_bad_nested_field_is_named(tmp_path):
     assert both(config(path, source="t.de", target="t.de")) == pairs(["b", "b"])
 
 
-def test_a_column_that_is_there_twice(tmp_path):
+def test_a_duplicate_column_is_refused_if_it_is_used(tmp_path):
     (tmp_path / "a.csv").write_text("source,target,source,n,n\na,b,c,1,2\n")
     assert complaint(tmp_path / "a.csv") == "FILE: column 'source' (data.source) occurs twice; rename one of them"
     assert both(config(tmp_path / "a.csv", source="target")) == pairs(["b"])
@@ -275,7 +275,7 @@ def test_a_column_that_is_there_twice(tmp_path):
     assert complaint(tmp_path / "a.parquet").startswith("FILE: column 'source' (data.source) occurs twice")
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_utf_8_are_reported(tmp_path):
     for name, text in (("a.csv", b"source,target\na,b\n"), ("a.json", b'[{"source":\n"a", "target": "b"},\n')):
         path = tmp_path / name
         path.write_bytes(text + b"\xc3\xa9 \xff")
@@ -287,8 +287,8 @@ def test_bytes_that_are_no_text(tmp_path):
     )
 
 
-def test_a_list_that_is_read_in_pieces(tmp_path):
-    """One line of 30 MB: what comes first is there before the fault at its end is met."""
+def test_a_large_json_list_is_read_in_pieces(tmp_path):
+    """One line of 30 MB: earlier rows are yielded before the error at its end."""
     rows = pairs([f"{n} " + "x" * 10_000 for n in range(1_500)])
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows)[:-1])
@@ -299,7 +299,7 @@ def test_a_list_that_is_read_in_pieces(tmp_path):
     assert both(config(path)) == f"{path}, line 1: not JSON (Extra data)"
 
 
-def test_a_gzip_file_that_is_cut_short(tmp_path):
+def test_a_truncated_gzip_file_is_reported(tmp_path):
     rows = pairs([random.Random(n).randbytes(300).hex() for n in range(2_000)])
     for name, text in (
         ("a.jsonl.gz", "\n".join(map(json.dumps, rows))),
@@ -313,7 +313,7 @@ def test_a_gzip_file_that_is_cut_short(tmp_path):
         assert complaint(path).startswith("FILE: not a complete gzip file (")
 
 
-def test_templates_take_a_field_that_only_late_rows_have_but_none_that_no_row_has(tmp_path):
+def test_templates_accept_a_field_of_late_rows_and_refuse_a_field_of_no_row(tmp_path):
     rows = [{"question": f"q{n}", "target": "t"} for n in range(3_000)] + [
         {"question": "q", "target": "t", "context": "c"}
     ]
@@ -331,14 +331,14 @@ def test_templates_take_a_field_that_only_late_rows_have_but_none_that_no_row_ha
     )
 
 
-# A path that exists is that path
+# Existing paths are not patterns
 
 ODD = ["run[1]", "a*b", "a?b", "[!x]", "{a,b}", "a b, c", "x=y", "a'b", "$HOME", "a::b", "~nobody"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("name", ODD)
-def test_a_path_is_no_pattern(tmp_path, monkeypatch, name, kind):
+def test_an_existing_path_is_not_a_pattern(tmp_path, monkeypatch, name, kind):
     monkeypatch.chdir(tmp_path)
     for folder, text in ((name, "mine"), ("run1", "other"), ("aXb", "other"), ("a", "other"), ("b", "other")):
         (tmp_path / folder).mkdir()
@@ -363,7 +363,7 @@ def test_a_path_is_no_pattern(tmp_path, monkeypatch, name, kind):
 @pytest.mark.parametrize(
     ("row", "line"),
     [('"Hi," he said.{d}ok', 2), ('x{d}"unclosed\ny{d}z "quoted" w', 2)],
-    ids=["text behind a quote", "an open quote that a later one closes"],
+    ids=["text after a quote", "an open quote that a later one closes"],
 )
 def test_quotes_that_are_not_csv_are_refused_and_not_dropped(tmp_path, delimiter, row, line):
     path = tmp_path / ("rows.tsv" if delimiter == "\t" else "rows.csv")

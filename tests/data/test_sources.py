@@ -1,4 +1,4 @@
-"""Rows of every kind of source, and one clear line for every kind of bad one."""
+"""Rows of every kind of source, and errors on one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def no_network(monkeypatch):
 
 
 def write(path, rows, columns=("source", "target")):
-    """`rows` in the format that the suffix says."""
+    """Writes `rows` in the format of the suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
         return path
@@ -85,7 +85,7 @@ def test_task_column_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("other", [None, 7, ["a"]])
-def test_a_task_that_is_no_text_is_left_out(tmp_path, other):
+def test_a_task_that_is_not_text_is_left_out(tmp_path, other):
     rows = [{"source": "s", "target": "t", "task": other}, {"source": "S", "target": "T", "task": "summarization"}]
     pq.write_table(pa.table({"source": ["s"], "target": ["t"], "task": [other]}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == [{"source": "s", "target": "t"}]
@@ -97,11 +97,11 @@ def test_a_task_that_is_no_text_is_left_out(tmp_path, other):
         assert found[1]["task"] == "summarization"
 
 
-def test_one_column_may_serve_both(tmp_path):
+def test_one_column_may_be_source_and_target(tmp_path):
     assert read(write(tmp_path / "a.jsonl", ROWS), target="source")[0] == {"source": "A dog.", "target": "A dog."}
 
 
-def test_size_caps(tmp_path):
+def test_the_size_limits_the_rows(tmp_path):
     path = write(tmp_path / "a.jsonl", ROWS)
     assert read(path, train_size=2) == ROWS[:2]
     assert read(path, train_size=9) == ROWS
@@ -110,7 +110,7 @@ def test_size_caps(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.parquet"])
-def test_a_changed_file_is_read_anew(tmp_path, name):
+def test_a_changed_file_is_read_again(tmp_path, name):
     path = write(tmp_path / name, ROWS)
     times = path.stat()
     assert read(path) == ROWS
@@ -129,14 +129,14 @@ def test_a_changed_file_is_read_anew(tmp_path, name):
         ('{"source": "x" "target": "y"}', "FILE, line 3: not JSON (Expecting ',' delimiter at column 16)"),
     ],
 )
-def test_broken_json_line(tmp_path, name, line, found):
+def test_an_invalid_json_line_is_reported(tmp_path, name, line, found):
     text = '{"source": "a", "target": "b"}\n\n' + line + '\n{"source": "a", "target": "b"}\n'
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     assert complaint(path) == found
 
 
-def test_broken_line_far_into_a_large_file(tmp_path):
+def test_an_invalid_line_late_in_a_large_file_is_reported(tmp_path):
     lines = [json.dumps({"source": "s" * 2000, "target": str(i)}) for i in range(8000)]
     lines[7500] = lines[7500][:-1]
     path = tmp_path / "a.jsonl"
@@ -144,31 +144,31 @@ def test_broken_line_far_into_a_large_file(tmp_path):
     assert complaint(path).startswith("FILE, line 7501: not JSON")
 
 
-def test_broken_json_list(tmp_path):
+def test_an_invalid_json_list_is_reported(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[\n {"source": "a", "target": "b"},\n {"source": }\n]')
     assert complaint(path) == "FILE, line 3: not JSON (Expecting value)"
 
 
-def test_invalid_utf8(tmp_path):
+def test_invalid_utf8_is_reported(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"source": "a", "target": "b"}\n{"source": "\xff", "target": "b"}\n')
     assert complaint(path) == "FILE, line 2: not UTF-8 (byte 13: 0xff); save the file as UTF-8"
 
 
-def test_csv_with_too_many_fields(tmp_path):
+def test_csv_with_too_many_fields_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('source,target\n"a\nb",c\nd,e,f\n')
     assert complaint(path) == "FILE, line 4: 3 fields, but the header has 2"
 
 
-def test_csv_with_an_open_quote(tmp_path):
+def test_csv_with_an_open_quote_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('source,target\na,b\n"c,d\n')
     assert complaint(path) == "FILE, line 3: not CSV (a quote is not closed)"
 
 
-def test_cut_gzip_and_no_gzip(tmp_path):
+def test_truncated_and_invalid_gzip_files_are_refused(tmp_path):
     path = write(tmp_path / "a.jsonl.gz", [{"source": os.urandom(500).hex(), "target": "t"} for _ in range(50)])
     path.write_bytes(path.read_bytes()[:2000])
     assert complaint(path).startswith("FILE: not a complete gzip file (")
@@ -176,20 +176,20 @@ def test_cut_gzip_and_no_gzip(tmp_path):
     assert complaint(path).startswith("FILE: not a complete gzip file (")
 
 
-def test_no_parquet(tmp_path):
+def test_an_invalid_parquet_file_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     path.write_bytes(b"this is no parquet file")
     assert complaint(path).startswith("FILE: cannot be read as parquet (")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.csv", "a.parquet"])
-def test_empty_files(tmp_path, name):
+def test_empty_files_are_refused(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(gzip.compress(b"") if name.endswith("gz") else b"")
     assert complaint(path) == "FILE: the file is empty"
 
 
-def test_files_without_rows(tmp_path):
+def test_files_without_rows_are_refused(tmp_path):
     assert complaint(write(tmp_path / "a.csv", [])) == "FILE: holds no rows"
     path = tmp_path / "b.parquet"
     pq.write_table(pa.table({"source": pa.array([], pa.string()), "target": pa.array([], pa.string())}), path)
@@ -197,7 +197,7 @@ def test_files_without_rows(tmp_path):
     assert complaint(write(tmp_path / "c.json", [])) == "FILE: holds no rows"
 
 
-def test_missing_and_unsupported_files(tmp_path):
+def test_missing_and_unsupported_files_are_refused(tmp_path):
     assert complaint(tmp_path / "a.jsonl") == "FILE: no such file; give a json, jsonl, csv, tsv or parquet file"
     (tmp_path / "b.json").mkdir()
     assert complaint(tmp_path / "b.json").startswith("FILE: is a folder")
@@ -205,7 +205,7 @@ def test_missing_and_unsupported_files(tmp_path):
         assert complaint(tmp_path / name).startswith(f"FILE: unsupported kind of file {kind!r}; use .json, ")
 
 
-def test_unknown_column_names_the_nearest_and_all(tmp_path):
+def test_an_unknown_column_is_reported_with_the_nearest_and_all_columns(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "q", "answers": "a"}])
     found = complaint(path, source="question", target="answer")
     assert found == "FILE, line 1: no column 'answer' (data.target); did you mean 'answers'? columns: question, answers"
@@ -227,7 +227,7 @@ def test_unknown_column_names_the_nearest_and_all(tmp_path):
         ),
     ],
 )
-def test_a_value_that_is_no_text(tmp_path, bad, found):
+def test_a_value_that_is_not_text_is_refused(tmp_path, bad, found):
     path = write(tmp_path / "a.jsonl", [*ROWS[:2], {"source": "s", "target": bad}])
     assert complaint(path) == found
 
@@ -238,7 +238,7 @@ def test_other_columns_may_hold_anything(tmp_path):
     assert read(path) == ROWS
 
 
-def test_missing_key_and_numeric_column(tmp_path):
+def test_a_missing_key_and_a_numeric_column_are_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"source": "a", "target": "b"}\n{"source": "a"}\n')
     assert complaint(path) == "FILE, line 2: no column 'target' (data.target); columns: source"
@@ -249,7 +249,7 @@ def test_missing_key_and_numeric_column(tmp_path):
     )
 
 
-def test_split_without_a_file_and_unknown_split(tmp_path):
+def test_a_split_without_a_file_and_an_unknown_split_are_refused(tmp_path):
     config = DataConfig(name="json", train=str(write(tmp_path / "a.jsonl", ROWS)))
     with pytest.raises(UserError, match=r"data.test is not set; with data=json give .* as data.test=\.\.\."):
         load_rows(config, "test", 1)
@@ -257,19 +257,19 @@ def test_split_without_a_file_and_unknown_split(tmp_path):
         load_rows(config, "dev", 1)
 
 
-def test_unknown_corpora():
+def test_unknown_corpora_are_refused():
     with pytest.raises(UserError, match=r"data=multi30: unknown corpus; did you mean multi30k\?"):
         load_rows(DataConfig(name="multi30", root="x"), "train", 1)
     with pytest.raises(UserError, match=r"data.corpus=translations: unknown; did you mean translation\?"):
         load_rows(DataConfig(corpus="translations"), "train", 1)
 
 
-def test_local_corpus_without_its_folder(tmp_path):
+def test_a_local_corpus_without_its_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"data=t0_mixture: set data.root=DIR, the folder that holds t0_mixture/"):
         load_rows(DataConfig(name="t0_mixture"), "train", 1)
     with pytest.raises(UserError, match=r"data=hub data\.path=wmt/wmt14$"):
         load_rows(DataConfig(name="wmt_news"), "train", 1)
-    with pytest.raises(UserError, match=r"holds small_parallel_enja/$"):  # has no likeness on the Hub
+    with pytest.raises(UserError, match=r"holds small_parallel_enja/$"):  # without a counterpart on the Hub
         load_rows(DataConfig(name="small_parallel_enja"), "train", 1)
     with pytest.raises(UserError, match=r"samsum: no such folder; data.root=.* must hold samsum/"):
         load_rows(DataConfig(name="samsum", root=str(tmp_path)), "train", 1)
@@ -286,7 +286,7 @@ def test_hub_name_may_be_a_folder(tmp_path):
         load_rows(config, "validation", 1)
 
 
-def test_hub_errors():
+def test_errors_of_the_hub_are_reported():
     with pytest.raises(UserError, match=r"data\.path is not set"):
         load_rows(DataConfig(name="hub"), "train", 1)
     with pytest.raises(UserError, match=r"nobody/nothing, split train: not loaded \("):
@@ -297,7 +297,7 @@ def fake_corpus(name, split, size, seed):
     return [{"task": name, "source": f"{split} {seed} {i}", "target": "t"} for i in range(size)]
 
 
-def test_builtin_sizes_and_mixture(monkeypatch):
+def test_builtin_corpora_have_default_sizes_and_mixture_proportions(monkeypatch):
     builtin = pytest.importorskip("llm2slm.builtin.corpora")
     monkeypatch.setattr(builtin, "corpus_rows", fake_corpus)
     assert len(load_rows(DataConfig(), "validation", 1)) == 500
@@ -308,7 +308,7 @@ def test_builtin_sizes_and_mixture(monkeypatch):
     assert len(load_rows(DataConfig(corpus="mixture"), "train", 1)) == 20_000
 
 
-def test_languages():
+def test_languages_follow_the_corpus_and_its_columns():
     assert languages(DataConfig(name="multi30k")) == ("English", "German")
     assert languages(DataConfig(name="multi30k", source="fr", target="cs")) == ("French", "Czech")
     assert languages(DataConfig(name="small_parallel_enja")) == ("English", "Japanese")
@@ -325,10 +325,10 @@ def test_languages():
         (DataConfig(name="wmt14_en_fr"), "fr"),
         (DataConfig(name="wmt16_en_ro", source="translation.ro", target="translation.en"), "en"),
         (DataConfig(name="small_parallel_enja"), "ja"),
-        (DataConfig(name="small_parallel_enja", source="target", target="source"), None),  # columns of another meaning
+        (DataConfig(name="small_parallel_enja", source="target", target="source"), None),  # swapped columns
         (DataConfig(name="tatoeba_en_fr"), "fr"),
         (DataConfig(name="hub", path="x", source="translation.en", target="translation.zh-CN"), "zh"),
-        (DataConfig(name="json", source="en", target="th"), "th"),  # the prefix knows fewer languages
+        (DataConfig(name="json", source="en", target="th"), "th"),  # prefixes exist for fewer languages
         (DataConfig(name="json", source="question", target="de"), None),
         (DataConfig(name="json", source="en", target="answer"), None),
         (DataConfig(name="samsum"), None),
@@ -337,7 +337,7 @@ def test_languages():
         (DataConfig(corpus="mixture"), None),
     ],
 )
-def test_the_targets_language_is_that_of_the_corpus_or_of_its_columns_names(data, code):
+def test_the_target_language_is_that_of_the_corpus_or_of_its_column_names(data, code):
     assert target_language(data) == code
     assert task_of(TaskConfig(), data).language == code
     assert task_of(TaskConfig(language="zh-TW"), data).language == "zh"
@@ -365,7 +365,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_known_corpora_are_read_whole(shared_data, name):
+def test_known_corpora_are_read_completely(shared_data, name):
     assert set(SIZES) == {name for name, corpus in CORPORA.items() if corpus.files}
     corpus = CORPORA[name].files
     config = DataConfig(name=name, root=str(shared_data))
@@ -380,7 +380,7 @@ def test_known_corpora_are_read_whole(shared_data, name):
     assert len(load_rows(config, "train", 1)) == 5
 
 
-def test_other_columns_and_test_sets_of_a_known_corpus(shared_data):
+def test_other_columns_and_test_sets_of_a_known_corpus_are_read(shared_data):
     config = DataConfig(name="multi30k", root=str(shared_data), target="fr", test="test_2017_flickr", test_size=3)
     assert all("chien" in row["target"] for row in load_rows(config, "test", 1)[:1])
     config.target = "cs"

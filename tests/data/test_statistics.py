@@ -1,4 +1,4 @@
-"""Figures of what is trained on: against counts by hand; the block in the terminal, the notes, the warning."""
+"""Statistics of the training data: compared with counts by hand; the table, the notes, the warning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def example(prompt, target="t"):
 
 @examples(60)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=120))
-def test_lengths_are_those_of_real_rows(sizes):
+def test_quantiles_of_lengths_are_lengths_of_rows(sizes):
     found = statistics.lengths([Encoded(i, [0] * n, None, [0]) for i, n in enumerate(sizes)])
     assert set(found) == {"prompt", "response"}
     assert found["response"] == {"median": 1, "p95": 1, "max": 1}
@@ -35,17 +35,17 @@ def test_lengths_are_those_of_real_rows(sizes):
         assert told[key] == least
 
 
-def test_both_tokenizers_are_told_where_they_differ():
-    writer, reader = train_tokenizer(["ab"], 258), train_tokenizer(["abab " * 9], 300)
+def test_both_tokenizers_are_reported_if_they_differ():
+    slm, llm_tokenizer = train_tokenizer(["ab"], 258), train_tokenizer(["abab " * 9], 300)
     examples = [example("abab"), example("abab abab", "xyz")]
-    two = statistics.lengths(Collator(writer, reader).tokenized(examples))
-    assert two["prompt"]["max"] == len(writer("abab abab")["input_ids"])
-    assert two["llm_prompt"]["max"] == len(reader("abab abab")["input_ids"]) < two["prompt"]["max"]
+    two = statistics.lengths(Collator(slm, llm_tokenizer).tokenized(examples))
+    assert two["prompt"]["max"] == len(slm("abab abab")["input_ids"])
+    assert two["llm_prompt"]["max"] == len(llm_tokenizer("abab abab")["input_ids"]) < two["prompt"]["max"]
     assert two["response"] == {"median": 2, "p95": 4, "max": 4}
-    assert "llm_prompt" not in statistics.lengths(Collator(writer, writer).tokenized(examples))
+    assert "llm_prompt" not in statistics.lengths(Collator(slm, slm).tokenized(examples))
 
 
-def test_what_is_there_twice():
+def test_repeated_seen_and_empty_rows_are_counted():
     rows = [example("a"), example("a"), example("a", "other"), example("b"), example("a")]
     assert statistics.repeated(rows) == 2
     assert statistics.seen([example("a", "x"), example("a", "y"), example("A"), example("c")], rows) == 2
@@ -63,7 +63,7 @@ REPORT = {
 }  # fmt: skip
 
 
-def test_the_block_is_short_and_holds_every_figure():
+def test_the_table_contains_every_figure():
     console = Console(width=80)
     with console.capture() as capture:
         console.print(statistics.table(REPORT))
@@ -84,14 +84,14 @@ def test_the_block_is_short_and_holds_every_figure():
     assert len(lines) == 12
 
 
-def test_what_did_not_happen_takes_no_line():
+def test_zero_counts_have_no_line():
     plain = {"train": REPORT["train"] | {"overlong_prompts": 0, "repeated": 0}}
     names = [name for name, _ in statistics._lines(plain)]
     assert names[:2] == ["rows", "rows that are repeated"]
     assert len(names) == 4
 
 
-# In a training
+# In training
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def train(llm, *arguments):
     return main(["train", *tiny_overrides(llm), *data, *sizes, "hydra.run.dir=run", "task.prefix=", *arguments])
 
 
-def test_a_training_tells_and_notes_what_it_reads(files, tiny_llm, capsys):
+def test_training_reports_and_records_the_statistics_of_its_data(files, tiny_llm, capsys):
     limits = ["data.max_prompt_tokens=12", f"data.overlong={Overlong.drop}", "task.metrics=[chrf]"]
     assert train(tiny_llm, *limits) == 0
     shown = capsys.readouterr()
@@ -136,19 +136,19 @@ def test_a_training_tells_and_notes_what_it_reads(files, tiny_llm, capsys):
 
 
 @pytest.mark.slow
-def test_no_warning_where_there_is_no_need(files, tiny_llm, capsys):
+def test_disjoint_test_and_training_prompts_cause_no_warning(files, tiny_llm, capsys):
     (files / "test.jsonl").write_text(json.dumps({"source": "six", "target": "t"}) + "\n")
     assert train(tiny_llm) == 0
     assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_labels_that_are_named_but_not_read_are_told(files, tiny_llm, capsys):
+def test_labels_that_are_set_but_not_read_are_reported(files, tiny_llm, capsys):
     assert train(tiny_llm, "data.labels_from=labels", "trainer.max_steps=1", "task.metrics=[chrf]") == 0
     assert "data.labels_from=labels (read with data.labels=llm or mix)" in capsys.readouterr().err
 
 
-def test_a_store_that_no_system_reads_is_told(files, tiny_llm, capsys):
+def test_a_store_that_no_system_reads_is_reported(files, tiny_llm, capsys):
     small = ("trainer.max_steps=1", "task.metrics=[chrf]")
     assert train(tiny_llm, "model.kind=slm", "model.conditioning=none", "data.reps=nowhere", *small) == 0
     assert "data.reps=nowhere (read with model.kind=llm2slm)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""data.streaming: every row once a pass, whatever the buffer and the processes; exact after a stop; lazy."""
+"""data.streaming: every row once per pass, for any buffer and number of processes; exact resume; lazy reading."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ SPLITS = ("train", "validation", "test")
     budget=st.integers(20, 400),
     world=st.integers(1, 5),
 )
-def test_processes_get_as_many_batches_and_every_row_is_in_one(lengths, budget, world):
-    lengths = lengths * world  # as many rows as the number of processes divides
+def test_processes_have_equal_numbers_of_batches_and_every_row_is_in_one_batch(lengths, budget, world):
+    lengths = lengths * world  # a multiple of the number of processes
     batches = shared_batches(lengths, budget, (1, 2), world)
     assert len(batches) % world == 0
     assert sorted(chain.from_iterable(batches)) == list(range(len(lengths)))
@@ -49,7 +49,7 @@ def test_processes_get_as_many_batches_and_every_row_is_in_one(lengths, budget, 
     assert len(lengths) < 8 or shared_batches(lengths, budget, (1, 3), world) != batches
 
 
-# Rows, lazily
+# Lazy reading
 
 
 def row(n):
@@ -61,7 +61,7 @@ def write(folder, n, name="train.jsonl"):
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz", "train.csv", "train.parquet"])
-def test_a_file_is_streamed_as_it_is_read(tmp_path, name):
+def test_a_file_is_streamed_with_the_rows_of_reading_at_once(tmp_path, name):
     data = DataConfig(name="json", train=str(write(tmp_path, 2_300, name)))
     task = task_of(TaskConfig(), data)
     whole = load_rows(data, "train", 1)
@@ -72,7 +72,7 @@ def test_a_file_is_streamed_as_it_is_read(tmp_path, name):
     assert list(stream_rows(data, task, 1_100)) == whole[1_100:1_200]
 
 
-def test_corpora_of_the_hub_and_of_a_folder_are_streamed_as_they_are_read(tmp_path):
+def test_corpora_of_the_hub_and_of_a_folder_are_streamed_with_the_rows_of_reading_at_once(tmp_path):
     hub_tables.write_local("multi30k", tmp_path)
     for corpus in ("wmt14_en_de", "dolly", "samsum"):
         hub_tables.write(corpus, tmp_path / "hub" / corpus)
@@ -89,8 +89,8 @@ def test_corpora_of_the_hub_and_of_a_folder_are_streamed_as_they_are_read(tmp_pa
     assert list(stream_rows(piece, task, 1)) == load_rows(piece, "train", 1, task.templates)[1:]
 
 
-def test_rows_are_read_as_they_are_needed(tmp_path):
-    """A bad line at the end of a file is no trouble until it is reached; then it is named."""
+def test_rows_are_read_on_demand(tmp_path):
+    """An invalid line at the end of a file is reported only when it is reached."""
     lines = [json.dumps(row(n) | {"more": "x" * 20_000}) for n in range(3_000)]
     lines[2_900] = lines[2_900][:-1]
     path = tmp_path / "train.jsonl"
@@ -101,7 +101,7 @@ def test_rows_are_read_as_they_are_needed(tmp_path):
         list(rows)
 
 
-def test_what_is_wrong_with_a_row_or_a_place_is_told(tmp_path):
+def test_errors_in_rows_and_settings_are_reported(tmp_path):
     path = hub_tables.write_file(
         tmp_path / "a.jsonl", [*[row(n) for n in range(1_500)], {"source": "s", "target": None}]
     )
@@ -155,18 +155,18 @@ def indices(chunks):
     return [[kept.index for kept in chunk.rows] for chunk in chunks]
 
 
-def test_chunks_go_round_and_round(tokenizer):
+def test_chunks_repeat_the_corpus_endlessly(tokenizer):
     endless = stream(tokenizer).chunks(Position())
     chunks = list(islice(endless, 6))
     assert indices(chunks) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1], [2, 3, 4, 5], [6, 7, 8, 9], [0, 1, 2, 3]]
     assert [chunk.position for chunk in chunks] == [
         Position(0, 0), Position(0, 4), Position(0, 8), Position(1, 2), Position(1, 6), Position(1, 10)
     ]  # fmt: skip
-    for number, chunk in enumerate(chunks):  # from any of those places on, the same
+    for number, chunk in enumerate(chunks):  # the same from each of these positions
         assert list(islice(stream(tokenizer).chunks(chunk.position), 6 - number)) == chunks[number:]
 
 
-def test_a_buffer_larger_than_the_corpus_and_processes_that_do_not_divide_it(tokenizer):
+def test_chunks_have_equal_sizes_if_buffer_or_processes_do_not_divide_the_corpus(tokenizer):
     assert indices(islice(stream(tokenizer, n=3, buffer=7).chunks(Position()), 2)) == [
         [0, 1, 2, 0, 1, 2, 0],
         [1, 2, 0, 1, 2, 0, 1],
@@ -176,7 +176,7 @@ def test_a_buffer_larger_than_the_corpus_and_processes_that_do_not_divide_it(tok
     assert indices(islice(stream(tokenizer, n=1, buffer=1, world=3).chunks(Position()), 1)) == [[0, 0, 0]]
 
 
-def test_dropped_rows_are_made_up_for_and_counted(tokenizer):
+def test_dropped_rows_are_replaced_and_counted(tokenizer):
     kept = [n for n in range(10) if len(row(n)["target"]) + 1 <= 8]
     assert 2 < len(kept) < 8
     reading = stream(tokenizer, buffer=1, world=2, limit=8)
@@ -190,7 +190,7 @@ def test_dropped_rows_are_made_up_for_and_counted(tokenizer):
     assert (told["overlong_prompts"], told["overlong"], told["streamed"]) == (0, "drop", True)
 
 
-def test_a_corpus_without_a_usable_row_ends(tokenizer):
+def test_a_corpus_without_a_usable_row_is_refused(tokenizer):
     with pytest.raises(UserError, match=r"^data=x, holds no rows$"):
         next(stream(tokenizer, n=0, label="data=x, ").chunks(Position()))
     for buffer in (1, 3, 25):
@@ -198,7 +198,7 @@ def test_a_corpus_without_a_usable_row_ends(tokenizer):
             next(stream(tokenizer, buffer=buffer, limit=1, label="data=x, ").chunks(Position()))
 
 
-def test_rows_that_are_too_long_need_a_way(tokenizer):
+def test_streaming_requires_a_setting_for_overlong_rows(tokenizer):
     with pytest.raises(UserError, match=r"^data\.streaming=true: an over-long row .* data\.overlong=truncate or"):
         RowStream(lambda _: iter(()), TASKS["instruction"], Collator(tokenizer), buffer=1)
 
@@ -226,7 +226,7 @@ def first(loader, n):
 
 
 @pytest.mark.parametrize(("buffer", "looked_at"), [(25, 25), (1_000, 60)])
-def test_a_corpus_smaller_than_the_buffer_is_looked_at_once(files, tokenizer, buffer, looked_at):
+def test_statistics_count_each_row_of_the_first_buffer_once(files, tokenizer, buffer, looked_at):
     data = make(files, tokenizer, buffer=buffer)
     data.prepare("train")
     data.compare()
@@ -235,7 +235,7 @@ def test_a_corpus_smaller_than_the_buffer_is_looked_at_once(files, tokenizer, bu
     assert [len(rows) for rows in (data.first_rows("train"), data._examples[FIRST_ROWS])] == [looked_at, looked_at]
 
 
-def test_batches_hold_the_rows_they_name(files, tokenizer):
+def test_batches_contain_the_rows_of_their_indices(files, tokenizer):
     seen = []
     for batch in islice(iter(make(files, tokenizer).train_dataloader()), 30):
         prompts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch.slm_ids_BQ]
@@ -250,7 +250,7 @@ def test_batches_hold_the_rows_they_name(files, tokenizer):
     assert max(often.values()) - min(often.values()) <= 1
 
 
-def test_order_comes_from_the_seed_and_stays_within_the_buffer(files, tokenizer):
+def test_rows_are_shuffled_by_the_seed_within_the_buffer(files, tokenizer):
     whole = first(make(files, tokenizer).train_dataloader(), 20)
     assert whole == first(make(files, tokenizer).train_dataloader(), 20)
     assert whole != first(make(files, tokenizer, seed=2).train_dataloader(), 20)
@@ -262,14 +262,14 @@ def test_order_comes_from_the_seed_and_stays_within_the_buffer(files, tokenizer)
     assert sorted(flat[50:60]) != list(range(50, 60))  # the third chunk holds rows of the next pass too
 
 
-def test_the_order_is_another_in_each_pass(files, tokenizer):
+def test_each_pass_has_a_different_order(files, tokenizer):
     flat = list(chain.from_iterable(first(make(files, tokenizer, buffer=60).train_dataloader(), 90)))
     passes = [flat[:60], flat[60:120], flat[120:180]]
     assert all(sorted(one) == list(range(60)) for one in passes)
     assert len(set(map(tuple, passes))) == 3
 
 
-def test_processes_share_the_batches_of_one(files, tokenizer, monkeypatch):
+def test_processes_divide_the_batches(files, tokenizer, monkeypatch):
     def of(rank, world, n):
         data = make(files, tokenizer)
         monkeypatch.setattr(data, "_process", lambda: (rank, world))
@@ -281,14 +281,14 @@ def test_processes_share_the_batches_of_one(files, tokenizer, monkeypatch):
         assert set(Counter(chain.from_iterable(together[: 2 * world])).values()) == {1}  # no row twice within a pass
         often = Counter(chain.from_iterable(together))
         assert set(often) == set(range(60))
-        assert max(often.values()) - min(often.values()) <= 2  # of the last chunk some batches are still to come
+        assert max(often.values()) - min(often.values()) <= 2  # the last chunk is incomplete
 
 
 # Under the Trainer
 
 
 @pytest.mark.parametrize("accumulate", representatives([1, 2], [2]))
-def test_resuming_at_any_step_sees_what_an_uninterrupted_run_sees(files, tokenizer, tmp_path, accumulate):
+def test_a_run_resumed_at_any_step_has_the_batches_of_an_uninterrupted_run(files, tokenizer, tmp_path, accumulate):
     steps = 18 // accumulate
     saver = ModelCheckpoint(tmp_path / "all", save_top_k=-1, every_n_train_steps=1, filename="{step}")
     options = {"accumulate_grad_batches": accumulate, "val_check_interval": 3, "check_val_every_n_epoch": None}
@@ -306,7 +306,7 @@ def test_resuming_at_any_step_sees_what_an_uninterrupted_run_sees(files, tokeniz
     assert all(type(value) is int for value in state.values())
 
 
-def test_resuming_after_an_exception_repeats_the_batch_that_was_not_finished(files, tokenizer, tmp_path):
+def test_resuming_after_an_exception_repeats_the_unfinished_batch(files, tokenizer, tmp_path):
     whole = train(make(files, tokenizer), 15)
     for stop in (1, 5, 11):
         path = tmp_path / f"{stop}.ckpt"
@@ -316,7 +316,7 @@ def test_resuming_after_an_exception_repeats_the_batch_that_was_not_finished(fil
 
 
 @pytest.mark.slow
-def test_two_processes(files, tokenizer, tmp_path):
+def test_two_processes_stream_all_rows_and_resume(files, tokenizer, tmp_path):
     options = {"strategy": "ddp_fork", "devices": 2, "limit_val_batches": 1.0, "num_sanity_val_steps": 0}
     options |= {"val_check_interval": 5, "check_val_every_n_epoch": None}
     saver = ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")
@@ -353,7 +353,7 @@ def test_a_checkpoint_of_rows_in_memory_and_overfitting_are_refused(files, token
 # The command line
 
 
-def test_training_on_a_stream(files, tiny_llm, monkeypatch, capsys):
+def test_training_on_a_stream_is_recorded_and_resumed(files, tiny_llm, monkeypatch, capsys):
     monkeypatch.chdir(files)
     (files / "test.jsonl").write_text((files / "train.jsonl").read_text())
     data = ["data=json", *(f"data.{split}={split}.jsonl" for split in SPLITS), "data.streaming=true", "data.buffer=10"]

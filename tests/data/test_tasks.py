@@ -29,17 +29,17 @@ def test_example_has_prefix_and_keeps_inner_white_space():
         ("mixture", "", ("bleu", "rougeL"), 128),
     ],
 )
-def test_defaults(name, prefix, metrics, tokens):
+def test_tasks_have_default_prefixes_metrics_and_lengths(name, prefix, metrics, tokens):
     task = resolve(TaskConfig(name=name))
     assert (task.prefix, task.metrics, task.max_new_tokens, task.num_beams) == (prefix, metrics, tokens, 1)
 
 
-def test_overrides():
+def test_settings_override_the_defaults_of_a_task():
     task = resolve(TaskConfig(name="translation", prefix="", metrics=["ter"], max_new_tokens=9, num_beams=4))
     assert (task.prefix, task.metrics, task.max_new_tokens, task.num_beams) == ("", ("ter",), 9, 4)
 
 
-def test_languages_word_the_prefix_of_translation_only_by_default():
+def test_languages_set_the_default_prefix_of_translation_only():
     pair = ("English", "French")
     assert resolve(TaskConfig("translation"), pair).prefix == "translate English to French: "
     assert resolve(TaskConfig("translation", prefix="x "), pair).prefix == "x "
@@ -47,7 +47,7 @@ def test_languages_word_the_prefix_of_translation_only_by_default():
     assert resolve(TaskConfig(name="summarization"), pair).prefix == "summarize: "
 
 
-def test_mixture_takes_each_rows_own_prefix():
+def test_a_mixture_uses_the_prefix_of_the_task_of_each_row():
     task = resolve(TaskConfig(name="mixture"))
     names = ("translation", "summarization", "instruction")
     prompts = [task.example({"task": name, "source": "s", "target": "t"}, 0).prompt for name in names]
@@ -62,6 +62,6 @@ def test_mixture_without_a_known_task_is_an_error(row, found):
         resolve(TaskConfig(name="mixture")).example({"source": "s", "target": "t", **row}, 3)
 
 
-def test_unknown_task_names_the_nearest():
+def test_an_unknown_task_is_reported_with_the_nearest_name():
     with pytest.raises(UserError, match=r"task\.name=summarisation: unknown; did you mean summarization\?"):
         resolve(TaskConfig(name="summarisation"))

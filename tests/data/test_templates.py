@@ -1,4 +1,4 @@
-"""task.template: fields of a row put into words; which template a row takes; what is told of one that does not fit."""
+"""task.template: prompts from fields of a row; the template of a row; errors of rows that fit no template."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = [
 
 
 def read(tmp_path, templates, rows=ROWS, **values):
-    """Sources of rows in the words of `task.template`."""
+    """Sources of rows by `task.template`."""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = DataConfig(name="json", train=str(path), target="output", **values)
@@ -47,7 +47,7 @@ def test_a_row_takes_the_first_template_whose_fields_it_has(tmp_path):
     assert read(tmp_path, pair) == ["Add. (1 and 2)", "Greet.!", "Wait.!"]
 
 
-def test_the_words_of_stanford_alpaca(tmp_path):
+def test_the_alpaca_template_is_that_of_stanford_alpaca(tmp_path):
     with_input, without, _ = read(tmp_path, ["alpaca"])
     assert with_input == (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
@@ -60,7 +60,7 @@ def test_the_words_of_stanford_alpaca(tmp_path):
     )
 
 
-def test_nested_fields_doubled_braces_and_the_source_column(tmp_path):
+def test_nested_fields_doubled_braces_and_the_source_column_are_supported(tmp_path):
     assert read(tmp_path, ["{{{meta.topic}}} {source}:"], source="instruction") == [
         "{sums} Add.:",
         "{life} Greet.:",
@@ -69,18 +69,20 @@ def test_nested_fields_doubled_braces_and_the_source_column(tmp_path):
     assert read(tmp_path, [], source="instruction") == ["Add.", "Greet.", "Wait."]
 
 
-def test_the_corpus_own_template_gives_way_to_the_users():
+def test_a_template_of_the_user_replaces_that_of_the_corpus():
     alpaca = DataConfig(name="alpaca")
     assert fields(task_of(TaskConfig(), alpaca).templates) == ["instruction", "input"]
     assert fields(task_of(TaskConfig(), DataConfig(name="dolly")).templates) == ["instruction", "context"]
     assert task_of(TaskConfig(template=["{text}"]), alpaca).templates == (Template("{text}"),)
     assert task_of(TaskConfig(template=[]), alpaca).templates == ()
     assert task_of(TaskConfig(), DataConfig(name="alpaca", source="text")).templates == ()
-    assert task_of(TaskConfig(), DataConfig(name="alpaca", root="x")).templates == ()  # its source column is the same
+    assert (
+        task_of(TaskConfig(), DataConfig(name="alpaca", root="x")).templates == ()
+    )  # its source column has the same text
 
 
-def test_the_folder_of_corpora_says_the_same_as_the_template(shared_data):
-    """The Hub's alpaca in the corpus' own template is word for word the source of the local copy."""
+def test_the_template_gives_the_sources_of_the_folder_of_corpora(shared_data):
+    """alpaca of the Hub with the template of the corpus has exactly the sources of the local copy."""
     local = DataConfig(name="alpaca", root=str(shared_data), validation_size=300)
     sources = [row["source"] for row in load_rows(local, "validation", 1)]
     own = task_of(TaskConfig(), DataConfig(name="alpaca")).templates
@@ -88,7 +90,7 @@ def test_the_folder_of_corpora_says_the_same_as_the_template(shared_data):
     assert 0 < sum("\n\n" in source for source in sources) < 300
 
 
-def test_a_template_on_built_in_rows():
+def test_a_template_is_applied_to_built_in_rows():
     found = load_rows(DataConfig(train_size=3), "train", 1, parse(["Say it in German: {source}"]))
     plain = load_rows(DataConfig(train_size=3), "train", 1)
     assert [row["source"] for row in found] == ["Say it in German: " + row["source"] for row in plain]
@@ -96,7 +98,7 @@ def test_a_template_on_built_in_rows():
         load_rows(DataConfig(train_size=3), "train", 1, parse(["{topic}"]))
 
 
-def test_what_stands_around_a_text_of_ones_own():
+def test_the_texts_around_a_prompt_follow_prefix_and_template():
     def around(*templates, prefix=""):
         return resolve(TaskConfig(name="instruction", prefix=prefix, template=list(templates))).around()
 
@@ -122,13 +124,13 @@ def test_what_stands_around_a_text_of_ones_own():
         ("{a} {target}", "{target} would show the answer in the prompt"),
     ],
 )
-def test_what_is_no_template(template, found):
+def test_invalid_templates_are_refused(template, found):
     with pytest.raises(UserError) as caught:
         resolve(TaskConfig(template=[template]))
     assert str(caught.value).startswith(f"task.template={template!r}: {found}")
 
 
-def test_a_row_that_fits_no_template_is_named_with_the_field(tmp_path):
+def test_a_row_that_fits_no_template_is_reported_with_the_field(tmp_path):
     assert complaint(tmp_path, ["{instruction} {input}"]) == (
         "rows.jsonl, line 2: the field 'input' has no text, and every task.template uses it; add a template without it"
     )
@@ -150,7 +152,7 @@ def test_a_row_that_fits_no_template_is_named_with_the_field(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_template_on_the_command_line():
+def test_templates_are_parsed_on_the_command_line():
     composer = Composer("train")
 
     def given(text):
@@ -167,8 +169,8 @@ def test_a_template_on_the_command_line():
         given("task.template=[{a} {b}]")
 
 
-def test_a_model_trained_on_a_template_is_asked_in_it(tmp_path, tiny_llm, monkeypatch, capsys):
-    """By its run, and by what the model itself records; and the model card shows how."""
+def test_a_model_trained_on_a_template_is_prompted_with_it(tmp_path, tiny_llm, monkeypatch, capsys):
+    """By the record of its run, or that of the model; the model card states the template."""
     monkeypatch.chdir(tmp_path)
     rows = [{"q": f"why {n}", "hint": "", "a": "so"} for n in range(4)]
     for split in ("train", "validation", "test"):

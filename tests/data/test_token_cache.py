@@ -1,4 +1,4 @@
-"""The cache of tokenized rows: what comes out is what went in, and nothing else is ever trusted."""
+"""The cache of tokenized rows: entries are loaded as saved, and invalid ones are never used."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EXAMPLES = [Example(i, text, f"say: {text}", text[::-1]) for i, text in enumerat
 
 
 def test_the_rules_of_a_tokenizer_are_read_once(monkeypatch):
-    """Of a vocabulary of 150,000 entries they take 1.5 s; each split asked for them three times."""
+    """For a vocabulary of 150,000 entries this takes 1.5 s, and each split requires them three times."""
     tokenizer = train_tokenizer(["the old dog sleeps say"], 270)
     read, loads = [], json.loads
     monkeypatch.setattr(prompts.json, "loads", lambda text: read.append(1) or loads(text))
     first = prompts.content_of(tokenizer)
     assert prompts.content_of(tokenizer) == first
     assert len(read) == 1
-    tokenizer.backend_tokenizer.enable_truncation(4)  # how it was called last decides nothing
+    tokenizer.backend_tokenizer.enable_truncation(4)  # settings of the last call do not matter
     assert prompts.content_of(tokenizer) == first
     tokenizer.add_tokens(["<new>"])
     assert prompts.content_of(tokenizer) != first
@@ -43,21 +43,19 @@ def tokenizers():
     return train_tokenizer(["the old dog sleeps say"], 270), train_tokenizer(["two cats say über"], 280)
 
 
-def collators(writer, reader):
+def collators(slm, llm):
     """Every form that an encoded row has."""
     return {
-        "alone": Collator(writer),
-        "shared": Collator(writer, writer),
-        "two": Collator(writer, reader),
-        "spans": Collator(writer, reader, align=True),
-        "reader's tokens": Collator(writer, reader, llm_prompts=True),
-        "frame": Collator(writer, reader, align=True, llm_frame=Frame("Read: ", " End.")),
-        "frame alone": Collator(writer, llm_frame=Frame("Read: ")),
-        "decoder": Collator(writer, reader, decoder_only=True, align=True),
-        "taught": Collator(writer).with_teacher(Collator(reader)),
-        "taught in a frame": Collator(writer, reader).with_teacher(
-            Collator(reader, llm_frame=Frame("Read: ", " End."))
-        ),
+        "alone": Collator(slm),
+        "shared": Collator(slm, slm),
+        "two": Collator(slm, llm),
+        "spans": Collator(slm, llm, align=True),
+        "LLM tokens": Collator(slm, llm, llm_prompts=True),
+        "frame": Collator(slm, llm, align=True, llm_frame=Frame("Read: ", " End.")),
+        "frame alone": Collator(slm, llm_frame=Frame("Read: ")),
+        "decoder": Collator(slm, llm, decoder_only=True, align=True),
+        "taught": Collator(slm).with_teacher(Collator(llm)),
+        "taught in a frame": Collator(slm, llm).with_teacher(Collator(llm, llm_frame=Frame("Read: ", " End."))),
     }
 
 
@@ -65,7 +63,7 @@ FORMS = list(collators(*[train_tokenizer(["a"], 258)] * 2))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_rows_come_back_as_they_went_in(tokenizers, tmp_path, form):
+def test_rows_are_loaded_as_saved(tokenizers, tmp_path, form):
     collator, cache = collators(*tokenizers)[form], TokenCache(tmp_path)
     rows, key = collator.tokenized(EXAMPLES), entry_key(collator, EXAMPLES)
     assert cache.load(key, EXAMPLES) is None
@@ -78,47 +76,47 @@ def test_rows_come_back_as_they_went_in(tokenizers, tmp_path, form):
         assert {type(s) for row in back for s in row.slm_spans.special} == {bool}
 
 
-def test_no_two_readings_share_a_name(tokenizers):
-    writer, reader = tokenizers
-    forms = collators(writer, reader)
+def test_different_encodings_have_different_keys(tokenizers):
+    slm, llm = tokenizers
+    forms = collators(slm, llm)
     rows = {form: collator.tokenized(EXAMPLES) for form, collator in forms.items()}
     keys = {form: entry_key(collator, EXAMPLES) for form, collator in forms.items()}
-    # these two read one prompt by one tokenizer; and that one ends a prompt itself, so that a decoder needs no mark
+    # both encode one prompt with one tokenizer; and that one ends a prompt, so that a decoder needs no end mark
     for form, same in (("shared", "alone"), ("decoder", "spans")):
         assert rows.pop(form) == rows[same]
         assert keys.pop(form) == keys[same]
-    keys["roles changed"] = entry_key(Collator(reader, writer), EXAMPLES)
-    keys["other frame"] = entry_key(Collator(writer, reader, align=True, llm_frame=Frame("Read: ", " End")), EXAMPLES)
-    twin = train_tokenizer(["the old dog sleeps say"], 270)  # a reader that reads the same, but prompts of its own
-    keys["twice"] = entry_key(Collator(writer, twin), EXAMPLES)
-    keys["fewer"] = entry_key(Collator(writer), EXAMPLES[:-1])
-    keys["other target"] = entry_key(Collator(writer), [Example(0, "", "a", "bc")])
-    keys["moved border"] = entry_key(Collator(writer), [Example(0, "", "ab", "c")])
-    keys["one row of two"] = entry_key(Collator(writer), [Example(0, "", "ab", ""), Example(1, "", "c", "")])
+    keys["roles changed"] = entry_key(Collator(llm, slm), EXAMPLES)
+    keys["other frame"] = entry_key(Collator(slm, llm, align=True, llm_frame=Frame("Read: ", " End")), EXAMPLES)
+    twin = train_tokenizer(["the old dog sleeps say"], 270)  # the same encoding, but separate prompts
+    keys["twice"] = entry_key(Collator(slm, twin), EXAMPLES)
+    keys["fewer"] = entry_key(Collator(slm), EXAMPLES[:-1])
+    keys["other target"] = entry_key(Collator(slm), [Example(0, "", "a", "bc")])
+    keys["moved border"] = entry_key(Collator(slm), [Example(0, "", "ab", "c")])
+    keys["one row of two"] = entry_key(Collator(slm), [Example(0, "", "ab", ""), Example(1, "", "c", "")])
     changed = train_tokenizer(["the old dog sleeps say"], 270)
     changed.add_tokens(["sleeps"])
     keys["added token"] = entry_key(Collator(changed), EXAMPLES)
     changed.split_special_tokens = False
     keys["special tokens in texts"] = entry_key(Collator(changed), EXAMPLES)
-    writer.backend_tokenizer.post_processor, own = None, writer.backend_tokenizer.post_processor
+    slm.backend_tokenizer.post_processor, own = None, slm.backend_tokenizer.post_processor
     try:
         keys["no end"], keys["an end of ours"] = (
-            entry_key(Collator(writer, decoder_only=decoder), EXAMPLES) for decoder in (False, True)
+            entry_key(Collator(slm, decoder_only=decoder), EXAMPLES) for decoder in (False, True)
         )
     finally:
-        writer.backend_tokenizer.post_processor = own
+        slm.backend_tokenizer.post_processor = own
     assert len(set(keys.values())) == len(keys)
 
 
-def test_what_changes_nothing_changes_no_name(tokenizers):
-    writer, reader = tokenizers
+def test_settings_without_effect_do_not_change_the_key(tokenizers):
+    slm, llm = tokenizers
     same = train_tokenizer(["the old dog sleeps say"], 270)  # another object
-    key = entry_key(Collator(writer, reader), EXAMPLES)
-    assert entry_key(Collator(same, reader), EXAMPLES) == key
-    same(["a b c d"], truncation=True, max_length=2, padding="max_length")  # leaves its traces in the tokenizer
-    assert entry_key(Collator(same, reader), EXAMPLES) == key
+    key = entry_key(Collator(slm, llm), EXAMPLES)
+    assert entry_key(Collator(same, llm), EXAMPLES) == key
+    same(["a b c d"], truncation=True, max_length=2, padding="max_length")  # changes the state of the tokenizer
+    assert entry_key(Collator(same, llm), EXAMPLES) == key
     limits = {"max_prompt_tokens": 3, "max_response_tokens": 2, "overlong": Overlong.truncate}
-    assert entry_key(Collator(writer, reader, **limits), EXAMPLES) == key
+    assert entry_key(Collator(slm, llm, **limits), EXAMPLES) == key
 
 
 def test_a_slow_tokenizer_is_not_cached(tokenizers, monkeypatch):
@@ -152,7 +150,7 @@ def never(*_):
 
 @pytest.mark.parametrize("overlong", [Overlong.truncate, Overlong.drop])
 def test_a_second_run_does_not_tokenize(files, tokenizers, monkeypatch, overlong):
-    """Nor does one with other limits; rows and counts are those of a run without a cache."""
+    """Neither does a run with other limits; rows and counts are those of a run without a cache."""
     module(files, tokenizers[0]).encoded("train")
     monkeypatch.setattr(Collator, "tokenized", never)
     assert len(module(files, tokenizers[0]).encoded("train")) == 40
@@ -170,7 +168,7 @@ def test_a_second_run_does_not_tokenize(files, tokenizers, monkeypatch, overlong
     assert [path.suffix for path in (files / "tokens").iterdir()] == [".tokens"]
 
 
-def test_where_the_folder_is(files, tokenizers, monkeypatch):
+def test_the_folder_follows_the_configuration_and_the_environment(files, tokenizers, monkeypatch):
     module(files, tokenizers[0], cache=None).encoded("train")
     assert [path.name for path in files.iterdir()] == ["rows.jsonl"]
     assert TokenCache.of(DataConfig(cache=None)) is None
@@ -181,7 +179,7 @@ def test_where_the_folder_is(files, tokenizers, monkeypatch):
     assert TokenCache.of(DataConfig()).folder == Path.home() / ".cache" / "llm2slm"
 
 
-# What is on the disk is not trusted
+# Damaged entries
 
 
 def flipped(content):
@@ -190,18 +188,18 @@ def flipped(content):
 
 
 DAMAGE = {
-    "a bit": flipped,
-    "cut": lambda content: content[: len(content) // 2],
+    "flipped bit": flipped,
+    "truncated": lambda content: content[: len(content) // 2],
     "longer": lambda content: content + b"\0",
     "empty": lambda _: b"",
     "no entry": lambda _: b"something else\n",
-    "earlier form": lambda content: content.replace(FORMAT, b"llm2slm tokens 0 "),
-    "its head alone": lambda content: content[: content.index(b"\n") + 1],
+    "earlier format": lambda content: content.replace(FORMAT, b"llm2slm tokens 0 "),
+    "header only": lambda content: content[: content.index(b"\n") + 1],
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_entry_is_made_anew(files, tokenizers, capsys, damage):
+def test_a_damaged_entry_is_replaced(files, tokenizers, capsys, damage):
     rows = module(files, tokenizers[0]).encoded("train")
     [path] = (files / "tokens").iterdir()
     whole = path.read_bytes()
@@ -213,8 +211,8 @@ def test_a_damaged_entry_is_made_anew(files, tokenizers, capsys, damage):
     assert capsys.readouterr().err == ""
 
 
-def test_an_entry_under_anothers_name_is_not_taken(tokenizers, tmp_path, capsys):
-    """Whole in itself, and of as many rows: only the name that its checksum holds tells."""
+def test_an_entry_under_another_key_is_not_used(tokenizers, tmp_path, capsys):
+    """It is complete and has as many rows; only the key in its checksum differs."""
     collator, cache = Collator(tokenizers[0]), TokenCache(tmp_path)
     others = [Example(e.index, e.source, e.prompt + "?", e.target) for e in EXAMPLES]
     cache.save(entry_key(collator, others), collator.tokenized(others))
@@ -224,7 +222,7 @@ def test_an_entry_under_anothers_name_is_not_taken(tokenizers, tmp_path, capsys)
     assert "is damaged" in capsys.readouterr().err
 
 
-def test_who_is_stopped_while_writing_leaves_no_entry(tokenizers, tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_entry(tokenizers, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -236,7 +234,7 @@ def test_who_is_stopped_while_writing_leaves_no_entry(tokenizers, tmp_path, monk
         assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_and_what_nobody_reads_is_removed(tokenizers, tmp_path):
+def test_partial_files_of_killed_processes_and_unused_entries_are_removed(tokenizers, tmp_path):
     collator, cache = Collator(tokenizers[0]), TokenCache(tmp_path)
     ages = {"dead.part": 2, "alive.part": 0.5, "old.tokens": 91, "read.tokens": 89, "mine.txt": 999}
     for name, days in ages.items():
@@ -248,12 +246,12 @@ def test_what_a_killed_process_left_and_what_nobody_reads_is_removed(tokenizers,
     assert {path.name for path in tmp_path.iterdir()} == names
     path = tmp_path / f"{key}.tokens"
     os.utime(path, (time.time() - 91 * 86_400,) * 2)
-    assert cache.load(key, EXAMPLES) is not None  # and is used
+    assert cache.load(key, EXAMPLES) is not None  # marks it as used
     cache.save("other", collator.tokenized(EXAMPLES))
     assert path.exists()
 
 
-def test_several_at_once_never_see_a_half(tokenizers, tmp_path, capsys):
+def test_concurrent_threads_never_load_a_partial_entry(tokenizers, tmp_path, capsys):
     collator = Collator(tokenizers[0])
     many = [Example(i, "", "word " * 40, "answer") for i in range(300)]
     rows, key = collator.tokenized(many), entry_key(collator, many)
@@ -273,7 +271,7 @@ def test_several_at_once_never_see_a_half(tokenizers, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == [f"{key}.tokens"]
 
 
-def test_a_folder_that_cannot_be_written_is_told_and_done_without(files, tokenizers, capsys):
+def test_a_folder_that_cannot_be_written_is_reported_and_not_used(files, tokenizers, capsys):
     (files / "tokens").write_text("a file")
     assert len(module(files, tokenizers[0]).encoded("train")) == 40
     told = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""Trained tokenizers lose nothing, are real Hugging Face ones, and are the same each time."""
+"""Trained tokenizers are lossless, compatible with Hugging Face, and reproducible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokenizer(request):
 
 @examples(150)
 @given(text=st.text() | st.text(alphabet=" \n\t0123aä漢😀</s><pad>", max_size=30))
-def test_any_text_comes_back(tokenizer, text):
+def test_any_text_is_decoded_exactly(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
     assert ids[-1] == 1
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
@@ -34,28 +34,28 @@ def test_any_text_comes_back(tokenizer, text):
 
 
 @pytest.mark.parametrize("text", ["", " a  b ", "x\n\ny\r\n", "don ' t , no .", "👩‍👩‍👧 é é", "a</s>b<pad><unk>"])
-def test_chosen_texts_come_back(tokenizer, text):
+def test_chosen_texts_are_decoded_exactly(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_special_tokens_and_size(tokenizer):
+def test_trained_tokenizers_have_pad_and_eos_and_at_most_the_given_size(tokenizer):
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 0)
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("</s>", 1)
     assert 258 < len(tokenizer) <= 300
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_digits_stand_alone(kind):
+def test_digits_are_single_tokens(kind):
     tokenizer = train_tokenizer(["the year 2024 and 2024"] * 50, 280, kind)
     assert tokenizer.tokenize("2024") == ["2", "0", "2", "4"]
     assert not [piece for piece in tokenizer.get_vocab() if sum(map(str.isdigit, piece)) > 1]
 
 
-def test_it_learns_the_words_it_saw(tokenizer):
+def test_words_of_the_training_texts_have_fewer_tokens(tokenizer):
     assert len(tokenizer.tokenize(" farmer sells")) < len(tokenizer.tokenize(" qzwrjx vbkpq"))
 
 
-def test_saved_and_reloaded_is_the_same(tokenizer, tmp_path):
+def test_a_saved_tokenizer_is_loaded_unchanged(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     for loaded in (load_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)):
         text = "Die großen Häuser </s> 12\n"
@@ -70,7 +70,7 @@ def test_training_bpe_is_reproducible():
     assert first == second
 
 
-def test_bad_arguments():
+def test_invalid_arguments_are_refused():
     with pytest.raises(UserError, match="tokenizer kind 'word' is unknown; use bpe or unigram"):
         train_tokenizer(TEXTS, 300, "word")
     with pytest.raises(UserError, match="tokenizer of 257 entries: too small; a bpe one takes at least 258"):
@@ -79,7 +79,7 @@ def test_bad_arguments():
         train_tokenizer(TEXTS, 258, "unigram")
 
 
-def test_missing_tokenizer_is_one_line(tmp_path):
+def test_a_missing_tokenizer_is_reported_on_one_line(tmp_path):
     for name in (str(tmp_path), str(tmp_path / "nothing"), "nobody/no-such-model"):
         with pytest.raises(UserError) as caught:
             load_tokenizer(name)

@@ -1,4 +1,4 @@
-"""`decoding=auto` measures once, remembers, and measures again where the file is damaged or the system is another."""
+"""`decoding=auto` measures once, stores the choice, and measures again if the file is damaged or the system differs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm2slm.types import Decoding
 
 
 class Clock:
-    """Seconds that only the decoders below let pass."""
+    """A clock that only the decoders below advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -27,7 +27,7 @@ class Clock:
 
 
 class Timed(GenerateDecoder):
-    """Takes some seconds for each response; the last one of the list from then on."""
+    """Takes the given seconds for each response; the last value is repeated."""
 
     def __init__(self, model: LLM2SLM, clock: Clock, seconds: list[float]) -> None:
         super().__init__(model)
@@ -54,7 +54,7 @@ def decoders(model: LLM2SLM, clock: Clock, **seconds: list[float]) -> dict[str, 
     return {name: Timed(model, clock, each) for name, each in seconds.items()}
 
 
-def test_measured_once(model: LLM2SLM, folder: Path) -> None:
+def test_decoders_are_measured_once(model: LLM2SLM, folder: Path) -> None:
     clock = Clock()
     found = decoders(model, clock, captured=[9.0, 9.0, 0.010, 0.020, 0.500], eager=[0.3], generate=[0.4])
     # warm-up does not count; the median of 10, 20, 500, 500, 500 ms
@@ -74,7 +74,9 @@ def test_measured_once(model: LLM2SLM, folder: Path) -> None:
     assert auto.fastest(model, again, clock)[0] == "captured"
 
 
-def test_another_system_is_measured(model: LLM2SLM, make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_system_is_measured_again(
+    model: LLM2SLM, make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock()
 
     def measured(model: LLM2SLM, **seconds: list[float]) -> int:
@@ -121,7 +123,7 @@ def test_an_unwritable_folder_is_reported(model: LLM2SLM, folder: Path) -> None:
     assert name == "generate" and "not remembered: " in line and str(folder) in line
 
 
-def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_in_the_cache_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLM2SLM_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -132,7 +134,7 @@ def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert auto.choices_file() == tmp_path / ".cache" / "llm2slm" / "decoding.json"
 
 
-def test_by_name(
+def test_auto_is_chosen_by_name(
     model: LLM2SLM, make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     offered = []
@@ -149,8 +151,8 @@ def test_by_name(
     assert "decoding=auto: generate, for the model's settings guidance_scale" in capsys.readouterr().err
 
 
-def test_the_real_decoders(model: LLM2SLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is chosen, its responses are those of `generate`."""
+def test_auto_gives_the_responses_of_generate(model: LLM2SLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Independent of the choice."""
     monkeypatch.setattr(auto, "WARM_UPS", 1)
     monkeypatch.setattr(auto, "ROUNDS", 1)
     decoder = choose.decoder(Decoding.auto, model)

@@ -1,4 +1,4 @@
-"""The calls by which a step becomes a CUDA graph, with a stand-in for torch.cuda; `test_cuda.py` needs a GPU."""
+"""The calls that record a step as a CUDA graph, with a mock of torch.cuda; `test_cuda.py` needs a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm2slm.types import UserError
 
 
 class Cuda:
-    """Records what is called."""
+    """Records the calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -60,7 +60,7 @@ class Cuda:
         return context()
 
 
-def test_warm_up_then_record_then_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_warmed_up_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, buffer, result = Cuda(), torch.zeros(2), torch.zeros(2)
     cuda.install(monkeypatch)
     cuda.recorded = lambda: result.copy_(2 * buffer)
@@ -79,7 +79,7 @@ def test_warm_up_then_record_then_replay(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cuda.calls == ["replay", "replay"]
 
 
-def test_what_cannot_be_recorded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_be_recorded_is_reported_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda()
     cuda.install(monkeypatch)
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_recorded_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         replayed(compute, torch.device("cuda"))
 
 
-def test_a_session_on_a_gpu_replays(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_on_a_gpu_replays_its_graph(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layout whose device is cuda in name only: the graph of operations is wrapped, and its results are unchanged."""
     wrapped = []
 

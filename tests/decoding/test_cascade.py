@@ -1,4 +1,4 @@
-"""Cascade decoding: never the LLM equals the hybrid, always equals the LLM, and each row is one of both."""
+"""Cascade decoding: threshold -inf equals the hybrid, inf equals the LLM, and each row is from one of both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ends(model: LLM2SLM, **arguments: Any) -> None:
 
 
 def log_probabilities(model: LLM2SLM, text: str, ids: list[int]) -> list[float]:
-    """Of a response's tokens, under teacher forcing."""
+    """Log-probabilities of the tokens of a response under teacher forcing."""
     batch = replace(model.collator.batch_of_texts([text]), labels_BT=torch.tensor([ids]))
     with torch.no_grad():
         scores_TV = model.logits(batch)[0].log_softmax(-1)
@@ -41,7 +41,7 @@ def log_probabilities(model: LLM2SLM, text: str, ids: list[int]) -> list[float]:
 
 
 @pytest.mark.parametrize("names", representatives(PAIRS, [PAIRS[4], PAIRS[9]], whole=True), ids="-".join)
-def test_the_extremes_and_between(names: tuple[str, ...], pair: Any) -> None:
+def test_extreme_thresholds_give_one_model_and_others_a_mixture(names: tuple[str, ...], pair: Any) -> None:
     hybrid, llm = pair(*names)
     arguments = {"max_new_tokens": LENGTH, "no_repeat_ngram_size": 2}
     ends(hybrid, **arguments)
@@ -93,15 +93,15 @@ def test_confidence_is_that_of_teacher_forcing(names: tuple[str, ...], pair: Any
             assert found == pytest.approx(value, abs=2e-4, rel=1e-4), measure
 
 
-def test_samples_of_a_prompt(pair: Any) -> None:
-    """Three sampled responses to each prompt; the LLM answers the prompt of each row anew."""
+def test_each_sample_of_a_prompt_is_a_row(pair: Any) -> None:
+    """Three sampled responses to each prompt; the LLM answers the prompt of each row again."""
     hybrid, llm = pair(*PAIRS[0])
     decoder = CascadeDecoder(hybrid, llm, Rule(inf))
     arguments = {"max_new_tokens": 6, "num_return_sequences": 3, "do_sample": True, "top_k": 2}
     torch.manual_seed(1)
     ids = decoder.generate(decoder.batch(TEXTS[:2]), **arguments)
     assert len(ids) == 6
-    arguments["top_k"] = 1  # the only one
+    arguments["top_k"] = 1  # deterministic
     ids = decoder.generate(decoder.batch(TEXTS[:2]), **arguments)
     expected = llm.generate(llm.collator.batch_of_texts(TEXTS[:2]), max_new_tokens=6)
     assert torch.equal(ids, expected.repeat_interleave(3, 0))
@@ -118,7 +118,7 @@ def test_an_encoder_decoder_llm_encodes_once(pair: Any) -> None:
     assert len(passes) == 1
 
 
-def test_a_logit_that_is_no_number_is_low_confidence(pair: Any) -> None:
+def test_a_nan_score_is_low_confidence(pair: Any) -> None:
     hybrid, llm = pair(*PAIRS[0])
     answered = CascadeDecoder(hybrid, llm, Rule(-inf)).answer(
         CascadeDecoder(hybrid, llm, Rule(-inf)).batch(TEXTS[:2]), max_new_tokens=3
@@ -128,7 +128,7 @@ def test_a_logit_that_is_no_number_is_low_confidence(pair: Any) -> None:
     assert found[1] == -inf and found[0] > -inf
 
 
-def test_refusals(pair: Any, zoo: Any) -> None:
+def test_unsupported_settings_are_refused_and_an_llm_without_captured_steps_is_accepted(pair: Any, zoo: Any) -> None:
     hybrid, llm = pair(*PAIRS[0])
     decoder = CascadeDecoder(hybrid, llm, Rule(0.0))
     with pytest.raises(UserError, match=r"^num_beams=3: decoding=cascade does not support it; use decoding=generate$"):
@@ -142,8 +142,8 @@ def test_refusals(pair: Any, zoo: Any) -> None:
     assert torch.equal(found.generate(found.batch(TEXTS), max_new_tokens=5) - found.shift, expected)
 
 
-def test_an_llm_with_settings_of_generate(pair: Any) -> None:
-    """What the LLM's published settings need, transformers generates."""
+def test_settings_that_require_generate_are_generated_by_transformers(pair: Any) -> None:
+    """Settings that the LLM publishes."""
     hybrid, llm = pair(*PAIRS[0])
     llm.generation_config.encoder_no_repeat_ngram_size = 1
     decoder = CascadeDecoder(hybrid, llm, Rule(inf))

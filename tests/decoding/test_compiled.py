@@ -45,7 +45,7 @@ def test_constants_become_inputs() -> None:
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_compiled_graphs_and_the_line(
+def test_a_graph_is_compiled_once_and_its_compile_time_is_reported(
     int8: bool, make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compiled: list[GraphModule] = []
@@ -70,7 +70,7 @@ def test_compiled_graphs_and_the_line(
     assert re.findall(LINE, capsys.readouterr().err) == [("2 x 1", "7.3")]
 
 
-def test_failures_are_one_line(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_errors_are_reported_on_one_line(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
     decoder = choose.decoder(Decoding.compiled, make("t5", "t5", "add"))
@@ -90,7 +90,7 @@ def test_failures_are_one_line(make: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_without_a_compiler(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_compiler_is_reported(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from torch._inductor import config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -100,7 +100,9 @@ def test_without_a_compiler(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.slow
-def test_inductor(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_steps_compiled_by_inductor_equal_captured_ones_and_are_cached(
+    make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     libraries = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Compiled passes over short prompts: the states of the modules, one pass for each size, and lines for what fails."""
+"""Compiled encoding of short prompts: states equal to those of the modules, one graph per size, reported failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONG = "the old dog sees a small house near the river and " * 2
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
-    """The graphs that are given to inductor, which runs them as they are."""
+    """The graphs that inductor gets; they are run without compilation."""
     found: list[GraphModule] = []
 
     def compile_graph(graph: GraphModule, tensors: list[Tensor], options: Any = None) -> Any:
@@ -45,7 +45,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("system", representatives(SYSTEMS, [SYSTEMS[i] for i in (0, 3, 6)], whole=True), ids=" ".join)
-def test_states_and_responses_are_those_of_the_modules(
+def test_states_and_responses_equal_those_of_the_modules(
     system: tuple[str, ...], make: Any, graphs: list[GraphModule], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make(*system)
@@ -70,7 +70,7 @@ def test_states_and_responses_are_those_of_the_modules(
 
 
 @torch.no_grad()
-def test_a_pass_does_not_depend_on_earlier_prompts_and_earlier_results_stay(make: Any, graphs: list[Any]) -> None:
+def test_a_pass_does_not_depend_on_earlier_prompts_and_earlier_results_are_kept(make: Any, graphs: list[Any]) -> None:
     model = make("t5", "t5", "add")
     long, short = (model.collator.batch_of_texts([text]) for text in (" ".join(TEXTS[0].split() * 2), "a"))
     with compiled_products(model, "compiled").active():
@@ -83,7 +83,7 @@ def test_a_pass_does_not_depend_on_earlier_prompts_and_earlier_results_stay(make
 
 
 @torch.no_grad()
-def test_large_passes_are_those_of_the_modules(make: Any, graphs: list[Any], monkeypatch: Any) -> None:
+def test_large_passes_are_computed_by_the_modules(make: Any, graphs: list[Any], monkeypatch: Any) -> None:
     model = make("t5", "t5", "add")
     linear = [each for each in model.encoder.body.modules() if isinstance(each, torch.nn.Linear)]
     weights = sum(each.weight.numel() for each in linear)
@@ -98,7 +98,7 @@ def test_large_passes_are_those_of_the_modules(make: Any, graphs: list[Any], mon
 
 @torch.no_grad()
 @pytest.mark.parametrize("wrong", [True, False])
-def test_what_is_wrong_or_fails_is_left_to_the_modules(
+def test_wrong_or_failing_graphs_are_replaced_by_the_modules(
     wrong: bool, make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def compile_graph(graph: GraphModule, *_: Any, **__: Any) -> Any:
@@ -124,14 +124,14 @@ def test_what_is_wrong_or_fails_is_left_to_the_modules(
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
-def test_encoders_whose_positions_depend_on_the_length_are_left_alone(make: Any, kind: str) -> None:
+def test_encoders_whose_positions_depend_on_the_length_are_not_compiled(make: Any, kind: str) -> None:
     model = make("qwen2", "gpt2", "cross_attention")
     assert model.encoder in compiled_products(model, "compiled").forwards
     model.encoder.body.config.rope_parameters = {"rope_type": kind, "factor": 2.0}
     assert model.encoder not in compiled_products(model, "compiled").forwards
 
 
-def test_encoders_with_hooks_are_left_alone(make: Any) -> None:
+def test_encoders_with_hooks_are_not_compiled(make: Any) -> None:
     model = make("t5", "t5", "add")
     assert {model.encoder, model.slm.get_encoder()} <= set(compiled_products(model, "compiled").forwards)
     for part in (model.encoder.body, model.slm.get_encoder()):

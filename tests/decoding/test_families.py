@@ -1,4 +1,4 @@
-"""Captured steps of every family, as an LLM alone: they equal transformers' `generate`, or the reason is stated."""
+"""Captured steps of every family, as an LLM system: they equal `generate` of transformers, or the reason is stated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LENGTH = 14
 
 
 @pytest.mark.parametrize("family", representatives(ONE_STACK + TWO_STACKS, ["gemma3", "falcon", "umt5", "bloom"]))
-def test_greedy(family: str, tmp_path: Path) -> None:
+def test_greedy_responses_of_every_family_equal_generate(family: str, tmp_path: Path) -> None:
     """Prompts longer than the sliding windows, and padding."""
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
     write(family, tmp_path / "llm", vocab_size=len(tiny_tokenizer()))

@@ -93,7 +93,7 @@ def test_logits_are_those_of_quantized_weights(names: tuple[str, str, str], rows
 
     def expected(exact: bool) -> Tensor:
         forward = Forward(model)
-        state, _ = forward.start(prompt, 8)  # with the weights as they are
+        state, _ = forward.start(prompt, 8)  # with unquantized weights
         logits = []
         with quantized_by_hand(model, exact):
             for ids_B in ids_TB:
@@ -103,7 +103,7 @@ def test_logits_are_those_of_quantized_weights(names: tuple[str, str, str], rows
 
     scale = float(plain.std())
     rounded, unrounded = expected(exact=False), expected(exact=True)
-    # sums in another order can be rounded to the other neighbour in bfloat16, seldom
+    # sums in another order are rarely rounded to another value in bfloat16
     assert float((found - rounded).abs().mean()) < 2e-3 * scale
     torch.testing.assert_close(found, rounded, atol=3e-2 * scale, rtol=1e-2)
     assert float((found - unrounded).abs().mean()) < 3e-2 * scale
@@ -111,7 +111,7 @@ def test_logits_are_those_of_quantized_weights(names: tuple[str, str, str], rows
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
 
 
-def test_every_bit_of_a_quantized_weight() -> None:
+def test_weights_are_quantized_to_the_exact_values() -> None:
     weight_NK = torch.tensor([[0.5, -1.27, 0.25, 0.0], [0.0, 0.0, 0.0, 0.0], [3e-5, 1e-5, -1e-5, 2e-5]])
     found, scales_N = quantized(weight_NK)
     assert found.shape == (3, 32) and found.dtype == torch.int8 and not found[:, 4:].any()
@@ -134,7 +134,7 @@ def test_weights_are_quantized_once(make: Any) -> None:
 
 
 @torch.no_grad()
-def test_a_bfloat16_model(make: Any) -> None:
+def test_int8_steps_of_a_bfloat16_model_are_close_to_exact_ones(make: Any) -> None:
     model = make("t5", "gpt2", "cross_attention").to(torch.bfloat16)
     prompt = model.prefill(model.collator.batch_of_texts(TEXTS))
     forward, plain = StaticForward(model, int8 := Int8()), Forward(model)
@@ -145,6 +145,6 @@ def test_a_bfloat16_model(make: Any) -> None:
     assert float((found - wanted).float().std()) < 0.05 * float(wanted.float().std())
 
 
-def test_by_name(make: Any) -> None:
+def test_int8_is_chosen_by_name(make: Any) -> None:
     decoder = choose.decoder(Decoding.int8, make("t5", "t5", "add"))
     assert (decoder.name, isinstance(decoder.forward.rewrite, Int8)) == ("int8", True)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Prompts in int8: against products by hand; within the context only."""
+"""Encoding in int8: compared with products by hand; within the context only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_engine = pytest.mark.skipif(torch.backends.quantized.engine == "qnnpack", 
 
 
 def by_hand(x: Tensor, weight_NK: Tensor, bits: int) -> Tensor:
-    """The product of rounded values: of each weight row 255, of the input 2^bits in its range, zero among them."""
+    """The product of quantized values: 255 per weight row, 2^bits in the range of the input, including zero."""
     scale_N1 = weight_NK.abs().amax(1, keepdim=True) / 127
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     step = (high - low) / (2**bits - 1)
@@ -34,7 +34,7 @@ def by_hand(x: Tensor, weight_NK: Tensor, bits: int) -> Tensor:
 @needs_engine
 @torch.no_grad()
 @pytest.mark.parametrize("llm", ["t5", "gpt2", "llama"])
-def test_every_product(llm: str, make: Any) -> None:
+def test_every_product_equals_that_of_quantized_values(llm: str, make: Any) -> None:
     system = make(llm, "t5", "memory")
     assert isinstance(system.encoder, FrozenEncoder)
     reading = int8_products(system)
@@ -59,7 +59,7 @@ def test_every_product(llm: str, make: Any) -> None:
 @needs_engine
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_representations(dtype: torch.dtype, make: Any) -> None:
+def test_int8_representations_are_close_to_exact_ones(dtype: torch.dtype, make: Any) -> None:
     model = make("t5", "t5", "memory")
     batch = model.collator.batch_of_texts(TEXTS)
     plain = model.represent(batch)
@@ -72,7 +72,7 @@ def test_representations(dtype: torch.dtype, make: Any) -> None:
 
 
 @needs_engine
-def test_of_the_int8_decoders_only(make: Any) -> None:
+def test_only_int8_decoders_encode_in_int8(make: Any) -> None:
     """The decoder's first token is that after int8 representations and an int8 pass; the model keeps its weights."""
     model = make("t5", "t5", "memory")
     decoder = choose.decoder(Decoding.int8, model)
@@ -96,7 +96,7 @@ def test_of_the_int8_decoders_only(make: Any) -> None:
     assert not torch.equal(seen[0].reps_BPE, expected) and torch.equal(model.represent(batch).reps_BPE, expected)
 
 
-def test_without_its_products(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_decoding_without_int8_products_encodes_exactly(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("t5", "t5", "memory")
     monkeypatch.setattr("llm2slm.decoding.int8_reading.ENGINES", ())
     decoder = choose.decoder(Decoding.int8, model)

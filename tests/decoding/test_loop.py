@@ -1,4 +1,4 @@
-"""Our loop of generation equals transformers' `generate`, token for token."""
+"""Our generation loop equals `generate` of transformers, token for token."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def end_at_different_steps(model: LLM2SLM, batch: Batch, **arguments: Any) -> li
         return len(set(lengths_of(rows, pair)))
 
     ends = max(([row[2], other[7]] for row in rows for other in rows), key=steps)
-    if steps(ends) == 1:  # the rows begin alike
+    if steps(ends) == 1:  # the rows start with the same tokens
         ends = max(([one, other] for one in rows[0][2:] for row in rows for other in row[2:]), key=steps)
     assert len(set(lengths_of(rows, ends))) > 1
     model.generation_config.eos_token_id = ends
@@ -64,7 +64,7 @@ def end_at_different_steps(model: LLM2SLM, batch: Batch, **arguments: Any) -> li
 
 
 @pytest.mark.parametrize("cell", representatives(CELLS, FEW, whole=True), ids="-".join)
-def test_greedy_of_every_system(cell: Cell, make: Any) -> None:
+def test_greedy_responses_of_every_system_equal_generate(cell: Cell, make: Any) -> None:
     model = make(*cell)
     batch = model.collator.batch_of_texts(TEXTS)
     model.generation_config.eos_token_id = None
@@ -90,7 +90,9 @@ def test_greedy_of_every_system(cell: Cell, make: Any) -> None:
     ],
     ids="-".join,
 )
-def test_settings(system: tuple[str, str, str], arguments: dict[str, Any], make: Any) -> None:
+def test_responses_with_generation_settings_equal_generate(
+    system: tuple[str, str, str], arguments: dict[str, Any], make: Any
+) -> None:
     model = make(*system)
     batch = model.collator.batch_of_texts(TEXTS)
     end_at_different_steps(model, batch)
@@ -104,8 +106,8 @@ def test_settings(system: tuple[str, str, str], arguments: dict[str, Any], make:
 
 
 @pytest.mark.parametrize("system", representatives(SYSTEMS, FEW_SYSTEMS, whole=True), ids="-".join)
-def test_repetition_penalty_row_by_row(system: tuple[str, str, str], make: Any) -> None:
-    """Of a padded row of embeddings, transformers 5.23 does not penalize the first tokens, as many as the padding."""
+def test_the_repetition_penalty_is_applied_per_row(system: tuple[str, str, str], make: Any) -> None:
+    """In a padded row of embeddings, transformers 5.23 does not penalize as many first tokens as paddings."""
     model = make(*system)
     penalty = {"repetition_penalty": 9.0, "max_new_tokens": LENGTH}
     rows = [model.generate(model.collator.batch_of_texts([text]), **penalty) for text in TEXTS]
@@ -120,7 +122,7 @@ def test_repetition_penalty_row_by_row(system: tuple[str, str, str], make: Any) 
 
 @pytest.mark.parametrize("tune", ["prompt", "prefix"])
 @pytest.mark.parametrize("slm", ["t5", "gpt2"])
-def test_virtual_tokens(slm: str, tune: str, make: Any) -> None:
+def test_responses_with_virtual_tokens_equal_generate(slm: str, tune: str, make: Any) -> None:
     pytest.importorskip("peft")
     model = make("t5", slm, "add", tune=tune)
     for name, parameter in model.slm.named_parameters():
@@ -130,7 +132,7 @@ def test_virtual_tokens(slm: str, tune: str, make: Any) -> None:
     assert torch.equal(ours, theirs)
 
 
-def test_a_finished_row_leaves_the_batch(make: Any) -> None:
+def test_a_finished_row_is_removed_from_the_batch(make: Any) -> None:
     model = make("t5", "gpt2", "cross_attention")
     batch = model.collator.batch_of_texts(TEXTS)
     expected = model.generate(batch, max_new_tokens=LENGTH)
@@ -141,7 +143,7 @@ def test_a_finished_row_leaves_the_batch(make: Any) -> None:
 
 
 @pytest.mark.parametrize("decoder", [GenerateDecoder, lambda model: LoopDecoder(model, Forward(model), "eager")])
-def test_tokens_arrive_as_they_are_generated(decoder: Any, make: Any) -> None:
+def test_tokens_are_streamed_as_they_are_generated(decoder: Any, make: Any) -> None:
     model = make("t5", "gpt2", "cross_attention")
     decoder = decoder(model)
     end_at_different_steps(model, decoder.batch(TEXTS))

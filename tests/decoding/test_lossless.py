@@ -1,4 +1,4 @@
-"""Lossless decoding: the output is the LLM's, whatever the hybrid drafts."""
+"""Lossless decoding: the output is that of the LLM, independent of the drafts."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ PAIRS = [
 ]  # fmt: skip
 """With the same tokenizer, drafts are compared as tokens (PAIRS[4]), else as texts (PAIRS[9])."""
 
-READS_AS_IT_IS = SimpleNamespace(reading=Products({}))
+NO_PRODUCTS = SimpleNamespace(reading=Products({}))
 """The `forward` of a drafter that computes nothing."""
 
 
 class Scripted:
-    """Drafts the LLM's own responses, with some tokens replaced by other ones."""
+    """Drafts the responses of the LLM, with some tokens replaced."""
 
-    forward = READS_AS_IT_IS
+    forward = NO_PRODUCTS
 
     def __init__(self, wrong: float, seed: int) -> None:
         self.wrong, self.random, self.rows = wrong, random.Random(seed), Tensor()
@@ -72,7 +72,7 @@ class Scripted:
 class Uniform:
     """Samples drafts from some tokens, each with the same probability."""
 
-    forward = READS_AS_IT_IS
+    forward = NO_PRODUCTS
 
     def __init__(self, ids: list[int], words: int) -> None:
         self.probabilities_V = torch.zeros(words).index_fill(0, torch.tensor(ids), 1 / len(ids))
@@ -87,7 +87,7 @@ class Uniform:
 
 
 @pytest.mark.parametrize("names", representatives(PAIRS, [PAIRS[4], PAIRS[9]], whole=True), ids="-".join)
-def test_greedy_of_a_hybrid(names: tuple[str, ...], pair: Any) -> None:
+def test_greedy_responses_equal_those_of_the_llm(names: tuple[str, ...], pair: Any) -> None:
     hybrid, llm = pair(*names)
     decoder = LosslessDecoder(hybrid, llm, (2, 4))
     assert decoder.same_tokens == (names[3] == "shared")
@@ -108,12 +108,14 @@ CASES = 12
     ("names", "wrong"),
     representatives(
         [(names, wrong) for names in (PAIRS[1], PAIRS[6]) for wrong in (0.0, 0.15, 0.6, 1.0)],
-        [(PAIRS[6], 0.15)],  # only wrong drafts: test_counts
+        [(PAIRS[6], 0.15)],  # only wrong drafts: test_verifications_and_accepted_tokens_are_counted
     ),
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
-def test_any_draft(names: tuple[str, ...], wrong: float, pair: Any, request: pytest.FixtureRequest) -> None:
-    """Random prompts, batch sizes, draft lengths, ends and limits; from drafts that are right to always wrong ones."""
+def test_responses_do_not_depend_on_the_drafts(
+    names: tuple[str, ...], wrong: float, pair: Any, request: pytest.FixtureRequest
+) -> None:
+    """Random prompts, batch sizes, draft lengths, ends and limits; drafts from always right to always wrong."""
     hybrid, llm = pair(*names)
     draws = random.Random(f"{names} {wrong}")
     words = [word for text in TEXTS for word in text.split()]
@@ -145,7 +147,7 @@ def test_any_draft(names: tuple[str, ...], wrong: float, pair: Any, request: pyt
             assert decoder.counts.accepted == 0
 
 
-def test_counts(pair: Any) -> None:
+def test_verifications_and_accepted_tokens_are_counted(pair: Any) -> None:
     """Right drafts of 3 for 13 tokens: 3 + 1 three times, then 1; wrong ones: a verification for each token."""
     hybrid, llm = pair(*PAIRS[1])
     llm.generation_config.eos_token_id = None
@@ -218,8 +220,8 @@ def test_sampling_does_not_depend_on_earlier_batches(pair: Any) -> None:
     assert torch.equal(*found)
 
 
-def test_drafts_in_other_tokens_stay_within_their_buffers(pair: Any, monkeypatch: Any) -> None:
-    """A row that is almost full, beside one that has many tokens to catch up."""
+def test_drafts_of_another_tokenizer_stay_within_their_buffers(pair: Any, monkeypatch: Any) -> None:
+    """An almost full row, next to one that has many tokens to catch up."""
     hybrid, llm = pair(*PAIRS[9])
     decoder = LosslessDecoder(hybrid, llm, (2,))
     drafter, batch = decoder.drafter, decoder.batch(TEXTS[:2])
@@ -247,7 +249,7 @@ def top_4(llm: LLM2SLM, batch: Any, before: list[int]) -> dict[int, float]:
     return dict(zip(ids.tolist(), values.softmax(-1).tolist(), strict=True))
 
 
-def test_acceptance_of_sampled_drafts() -> None:
+def test_accepted_samples_have_the_distribution_of_the_llm() -> None:
     """Two tokens from drafters of any distribution have the LLM's distribution (chi-square, 0.1 % level)."""
     generator = torch.Generator().manual_seed(3)
     rows, words = 20000, 4
@@ -302,8 +304,8 @@ def test_the_prompt_is_encoded_once(llm: str, slm: str, mode: str, layer: Any, p
 
 
 @pytest.mark.parametrize("reason", representatives(["weights", "last layer", "tokens"], ["tokens"]))
-def test_the_prompt_is_encoded_twice(reason: str, pair: Any) -> None:
-    """The hybrid's LLM is loaded twice, is read after its last norm, or gets another text around the prompt."""
+def test_the_prompt_is_encoded_twice_if_the_encoding_cannot_be_shared(reason: str, pair: Any) -> None:
+    """The LLM is loaded twice, its representations are taken after the last norm, or its prompt has another frame."""
     hybrid, llm = pair("gpt2", "gpt2", "add", layer=-1 if reason == "last layer" else 1, shared=reason != "weights")
     decoder = LosslessDecoder(hybrid, llm, (3,))
     batch, llm_batch = decoder.batch(TEXTS[:3])
@@ -314,7 +316,7 @@ def test_the_prompt_is_encoded_twice(reason: str, pair: Any) -> None:
     assert torch.equal(found, llm.generate(llm_batch, max_new_tokens=LENGTH))
 
 
-def test_refusals(pair: Any, zoo: Path) -> None:
+def test_unsupported_settings_are_refused(pair: Any, zoo: Path) -> None:
     hybrid, llm = pair(*PAIRS[9])
     decoder = LosslessDecoder(hybrid, llm)
     batch = decoder.batch(TEXTS[:1])
@@ -330,7 +332,7 @@ def test_refusals(pair: Any, zoo: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler")
-def test_compiled_passes_and_drafts_by_int8_weights(pair: Any) -> None:
+def test_compiled_lossless_compiles_passes_and_drafts_with_int8_weights(pair: Any) -> None:
     hybrid, llm = pair("t5", "t5", "memory")
     decoder = choose.decoder(Decoding.compiled_lossless, hybrid, llm)
     assert isinstance(decoder, LosslessDecoder) and decoder.name == "compiled_lossless"

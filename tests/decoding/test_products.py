@@ -1,4 +1,4 @@
-"""Products by oneDNN: equal to torch's but for rounding; of large float32 weights only; within the context only."""
+"""Products by oneDNN: equal to those of torch up to rounding; large float32 weights only; within the context only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONEDNN = torch.ops.mkldnn._linear_pointwise.default
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (40, 1)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_equal_but_for_rounding(shape: tuple[int, int], bias: bool, make: Any) -> None:
+def test_products_equal_those_of_torch_up_to_rounding(shape: tuple[int, int], bias: bool, make: Any) -> None:
     model = make("t5", "t5", "memory")
     model.slm.large = nn.Linear(512, SMALLEST // 512, bias=bias)
     x = torch.randn(*shape, 512)
@@ -42,7 +42,7 @@ def test_equal_but_for_rounding(shape: tuple[int, int], bias: bool, make: Any) -
 
 
 @needs_onednn
-def test_only_large_float32_weights_on_a_cpu(make: Any) -> None:
+def test_only_large_float32_weights_on_a_cpu_use_onednn(make: Any) -> None:
     model = make("t5", "t5", "memory")
 
     class Other(nn.Linear):
@@ -89,7 +89,7 @@ def test_contexts_may_be_nested_and_hooks_are_kept(make: Any, monkeypatch: pytes
 
 @needs_onednn
 @torch.no_grad()
-def test_inputs_of_another_dtype_are_left_to_torch() -> None:
+def test_inputs_of_another_dtype_are_computed_by_torch() -> None:
     layer = nn.Linear(512, SMALLEST // 512)
     forward = products._onednn(layer)
     x = torch.randn(2, 512)
@@ -108,7 +108,7 @@ def graphs(decoder: LoopDecoder) -> list[Any]:
 
 @needs_onednn
 @pytest.mark.parametrize(("slm", "mode"), [("t5", "memory"), ("llama", "replace"), ("gpt2", "cross_attention")])
-def test_captured_steps_with_them_equal_generate(
+def test_captured_steps_with_onednn_equal_generate(
     slm: str, mode: str, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "SMALLEST", 1)
@@ -128,7 +128,7 @@ def test_captured_steps_with_them_equal_generate(
 
 
 @needs_onednn
-def test_steps_that_replace_their_products_do_without_them(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_steps_do_not_use_onednn(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "SMALLEST", 1)
     model = make("t5", "t5", "memory")
     int8 = Int8()
@@ -138,7 +138,7 @@ def test_steps_that_replace_their_products_do_without_them(make: Any, monkeypatc
 
 
 @needs_onednn
-def test_lossless_with_them(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lossless_with_onednn_equals_the_llm(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "SMALLEST", 1)
     hybrid, llm = pair("t5", "t5", "memory")
     decoder = LosslessDecoder(hybrid, llm)
@@ -150,7 +150,7 @@ def test_lossless_with_them(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_onednn
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler")
-def test_compiled_with_them(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_steps_with_onednn_equal_generate(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "SMALLEST", 1)
     model = make("t5", "t5", "memory")
     decoder = choose.decoder(Decoding.compiled, model)

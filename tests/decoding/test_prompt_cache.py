@@ -24,8 +24,8 @@ class Counted:
 @pytest.mark.parametrize(
     ("llm", "slm", "mode"), [("t5", "t5", "add"), ("gpt2", "gpt2", "kv"), ("llama", "t5", "memory")]
 )
-def test_representations(llm: str, slm: str, mode: str, make: Any) -> None:
-    """The same as the encoder's, with other paddings and in any order; only new prompts are encoded."""
+def test_cached_representations_equal_those_of_the_encoder(llm: str, slm: str, mode: str, make: Any) -> None:
+    """With other paddings and in any order; only new prompts are encoded."""
     model = make(llm, slm, mode)
     cache, counted = PromptCache(model, 8), Counted(model)
     for texts, encoded in ((TEXTS[:2], 2), (TEXTS[1:2], 0), ([TEXTS[2], TEXTS[0], TEXTS[2]], 1), (TEXTS, 0)):
@@ -39,7 +39,7 @@ def test_representations(llm: str, slm: str, mode: str, make: Any) -> None:
     assert (cache.hits, cache.misses) == (6, 3)
 
 
-def test_the_prompt_used_longest_ago_is_dropped(make: Any) -> None:
+def test_the_least_recently_used_prompt_is_dropped(make: Any) -> None:
     model = make("t5", "t5", "add")
     cache = PromptCache(model, 2)
     for text in (TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[0], TEXTS[1]):
@@ -49,7 +49,7 @@ def test_the_prompt_used_longest_ago_is_dropped(make: Any) -> None:
     assert len(cache.kept) == 2
 
 
-def test_controls_and_models_without_an_llm_do_not_fit(make: Any) -> None:
+def test_prompts_of_controls_are_not_cached(make: Any) -> None:
     model = make("t5", "t5", "add")
     assert PromptCache.fits(model)
     model.control = Control.shuffled

@@ -23,12 +23,12 @@ def captured(model: LLM2SLM) -> LoopDecoder:
 
 BY_ROWS = [cell for cell in FEW if cell[2] in ("kv", "add") or cell[1] in ("bart", "gpt2")]
 AS_A_WHOLE = list({cell[1]: cell for cell in FEW if cell[1] not in {taken[1] for taken in BY_ROWS}}.values())
-"""What the default run tests: rows of different lengths of the former systems, `generate` of the latter. Each SLM and
-each conditioning of FEW is in one of them."""
+"""Systems of the default run: the former for rows of different lengths, the latter for `generate`. Each SLM and each
+conditioning of FEW is in one of them."""
 
 
 @pytest.mark.parametrize("cell", representatives(CELLS, AS_A_WHOLE, whole=True), ids="-".join)
-def test_greedy_of_every_system(cell: Cell, make: Any) -> None:
+def test_greedy_responses_of_every_system_equal_generate(cell: Cell, make: Any) -> None:
     model = make(*cell)
     assert misfit(model) is None
     decoder, batch = captured(model), model.collator.batch_of_texts(TEXTS)
@@ -44,8 +44,8 @@ def test_greedy_of_every_system(cell: Cell, make: Any) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("cell", representatives(FEW, BY_ROWS, whole=True), ids="-".join)
-def test_rows_of_different_lengths(cell: Cell, make: Any) -> None:
-    """Row r has r + 1 tokens. Wrong tokens are written after them and taken back; then four tokens at a time."""
+def test_logits_of_rows_of_different_lengths_equal_teacher_forcing(cell: Cell, make: Any) -> None:
+    """Row r has r + 1 tokens. Wrong tokens are written after them and removed; then four tokens at a time."""
     model = make(*cell)
     batch = model.collator.batch_of_texts(TEXTS[:3])
     ids_BT = torch.randint(5, 60, (3, 10), generator=torch.Generator().manual_seed(1))
@@ -83,8 +83,8 @@ def test_passes_over_few_rows_are_captured_sooner(make: Any, rows: int, uses: in
         assert len(session.graphs) == graphs
 
 
-def test_a_session_is_used_again(make: Any) -> None:
-    """Prompts of similar length share buffers and graph; what an earlier one left has no effect."""
+def test_a_session_is_reused(make: Any) -> None:
+    """Prompts of similar length share buffers and graph; values of earlier prompts have no effect."""
     model = make("t5", "t5", "add")
     decoder = captured(model)
     for text in (TEXTS[0], TEXTS[1], TEXTS[0]):
@@ -93,7 +93,7 @@ def test_a_session_is_used_again(make: Any) -> None:
     assert len(decoder.forward.sessions) == 1
 
 
-def test_half_of_the_rows_are_computed_no_longer(make: Any) -> None:
+def test_finished_rows_are_removed_from_the_computation(make: Any) -> None:
     model = make("t5", "gpt2", "cross_attention")
     forward = StaticForward(model)
     batch = model.collator.batch_of_texts(TEXTS)

@@ -49,7 +49,7 @@ def check_equal(model: LLM2SLM, batch: Batch, **arguments: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("cell", representatives(CELLS, OF_EACH_PROMPT, whole=True), ids="-".join)
-def test_beams_of_every_system(cell: Cell, make: Any) -> None:
+def test_beam_search_of_every_system_equals_generate(cell: Cell, make: Any) -> None:
     """A batch with left or right padding, whose rows end at different steps."""
     model = make(*cell)
     batch = model.collator.batch_of_texts(TEXTS)
@@ -81,7 +81,7 @@ ARGUMENTS: list[dict[str, Any]] = [
     ),
     ids=lambda value: "-".join(value if isinstance(value, tuple) else ARGUMENTS[value]),
 )
-def test_settings(system: tuple[str, str, str], number: int, make: Any) -> None:
+def test_responses_with_other_settings_equal_generate(system: tuple[str, str, str], number: int, make: Any) -> None:
     model, arguments = make(*system), ARGUMENTS[number]
     batch = model.collator.batch_of_texts(TEXTS)
     end_at_different_steps(model, batch)
@@ -96,7 +96,7 @@ def test_settings(system: tuple[str, str, str], number: int, make: Any) -> None:
         [(tune, slm) for tune in ("prompt", "prefix") for slm in ("t5", "gpt2")], [("prompt", "t5"), ("prefix", "gpt2")]
     ),
 )
-def test_beams_with_virtual_tokens(slm: str, tune: str, make: Any) -> None:
+def test_beam_search_with_virtual_tokens_equals_generate(slm: str, tune: str, make: Any) -> None:
     pytest.importorskip("peft")
     for mode in ("add", "memory") if tune == "prefix" else ("add",):
         model = make("t5", slm, mode, tune=tune)
@@ -107,7 +107,7 @@ def test_beams_with_virtual_tokens(slm: str, tune: str, make: Any) -> None:
         check_equal(model, model.collator.batch_of_texts(TEXTS), num_beams=3, min_length=16)
 
 
-def test_published_settings(make: Any) -> None:
+def test_published_settings_are_applied(make: Any) -> None:
     """Beams and lengths of the model's generation config; and the length without any setting."""
     model = make("t5", "t5", "add")
     batch = model.collator.batch_of_texts(TEXTS)
@@ -124,7 +124,7 @@ def test_published_settings(make: Any) -> None:
 
 
 def test_a_prompt_is_processed_once(make: Any) -> None:
-    """Steps compute every beam, the first pass every prompt; the graph of a session serves the next batch too."""
+    """Steps compute every beam, the first pass every prompt; the graph of a session is reused for the next batch."""
     model = make("gpt2", "gpt2", "kv")
     sizes: list[int] = []
     hook = model.slm.register_forward_pre_hook(
@@ -144,7 +144,7 @@ def test_a_prompt_is_processed_once(make: Any) -> None:
 
 
 @torch.no_grad()
-def test_scores_of_beams_in_int8(make: Any) -> None:
+def test_int8_beam_scores_are_sums_of_log_probabilities(make: Any) -> None:
     """A beam's score is the sum of the log-probabilities of its tokens, computed row by row in int8."""
     model = make("t5", "gpt2", "cross_attention")
     model.generation_config.eos_token_id = None
@@ -162,7 +162,7 @@ def test_scores_of_beams_in_int8(make: Any) -> None:
     assert (exact.sequences_scores - found.sequences_scores).abs().max() > 1e-3  # int8 is not float32
 
 
-def test_arguments_that_are_called(make: Any) -> None:
+def test_callable_arguments_are_applied(make: Any) -> None:
     """Functions and objects that are arguments of `generate`; and texts that end a response."""
     model = make("t5", "t5", "memory")
     batch = model.collator.batch_of_texts(TEXTS)
@@ -178,7 +178,7 @@ def test_arguments_that_are_called(make: Any) -> None:
     assert check_equal(model, one, stop_strings=[word]).shape[1] < LENGTH
 
 
-def test_outputs(make: Any) -> None:
+def test_scores_and_logits_are_returned(make: Any) -> None:
     model = make("gpt2", "gpt2", "add")
     batch = model.collator.batch_of_texts(TEXTS)
     arguments = {"max_new_tokens": 4, "output_logits": True, **SCORED}
@@ -213,8 +213,8 @@ def test_settings_that_need_the_model_are_refused(kind: str, make: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "generate"])
-def test_streaming(kind: str, make: Any) -> None:
-    """Beams cannot be streamed; what transformers generates token by token can."""
+def test_all_responses_but_those_of_beam_search_are_streamed(kind: str, make: Any) -> None:
+    """Including those that transformers generates token by token."""
     model = make("t5", "t5", "memory")
     decoder: Any = KINDS[kind](model) if kind in KINDS else GenerateDecoder(model)
     batch, steps = model.collator.batch_of_texts(TEXTS), []

@@ -1,7 +1,7 @@
 """A short notation for plans of the built-in grammar, used by the hand-written pairs in translation_pairs.tsv.
 
 A noun phrase is a string such as "the old man", "three dogs", "Anna's car", "she"; `0` stands for no article.
-A place is a preposition and a noun phrase ("next_to the bed"); `+` after the preposition asks for
+A place is a preposition and a noun phrase ("next_to the bed"); `+` after the preposition requires
 the accusative of direction.
 """
 
@@ -27,7 +27,7 @@ def word(en: str, *categories: str) -> Word:
 
 
 def n(text: str, of: str | None = None, rel: Rel | None = None) -> NP:
-    """The noun phrase that the text spells."""
+    """The noun phrase of the text."""
     det, *adjectives, head = text.split()
     noun = next(noun for noun in LEXICON.nouns if head in (noun.en_sg, noun.en_pl))
     determiner: str | Word = SINGULARS.get(det, det)
@@ -132,7 +132,7 @@ NAMES |= {"Pron": Pron, "Q": Q, "Rel": Rel, "Sub": Sub, "To": To, "n": n}
 
 
 def plan(text: str) -> Sentence:
-    """The plan that an expression in this notation spells (the project's own file, so `eval` is harmless)."""
+    """The plan of an expression in this notation (from a file of the project, so `eval` is harmless)."""
     sentence = eval(text, {"__builtins__": {}}, NAMES)
     assert isinstance(sentence, Sentence)
     return sentence

@@ -1,4 +1,4 @@
-"""The summarization corpus: summaries recomputed from the report's text alone; no sentence holds the summary."""
+"""The summarization corpus: summaries recomputed from the report's text alone; no sentence contains the summary."""
 
 import random
 import re
@@ -9,7 +9,7 @@ import pytest
 from llm2slm.builtin.corpora.reports import KINDS, report
 from llm2slm.builtin.corpora.story import tell
 
-# The test's own reading of number words and weekdays.
+# Number words and weekdays, independent of the corpus.
 WORDS = [
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
@@ -112,7 +112,7 @@ def test_lost_object_ends_with_the_last_receiver() -> None:
     assert min(returned[True], returned[False]) > 50
 
 
-def test_appointment_is_moved_by_the_days_told() -> None:
+def test_appointment_is_moved_by_the_stated_days() -> None:
     for text, summary in sample("appointment"):
         (day,) = find(r"(?:to meet (?:in|at) the|The plan was the) \w+ on (\w+)\.", text)
         (shift,) = find(r"(\w+) days? later", text)
@@ -121,7 +121,7 @@ def test_appointment_is_moved_by_the_days_told() -> None:
         assert WEEK.index(told_day) == (WEEK.index(day) + number(shift)) % 7
 
 
-def test_vote_and_fundraiser_arithmetic() -> None:
+def test_vote_and_fundraiser_summaries_have_correct_arithmetic() -> None:
     for text, summary in sample("vote"):
         yes = "".join(find(r"(\w+) members? voted for the plan|The plan got (\w+) votes?", text))
         no = "".join(find(r"(\w+) members? voted against the plan|Against the plan, there were (\w+)", text))
@@ -140,7 +140,7 @@ def test_vote_and_fundraiser_arithmetic() -> None:
             assert summary.endswith(f", but it still needs {WORDS[missing]} thousand.")
 
 
-def test_sums_and_differences_of_daily_life() -> None:
+def test_sums_and_differences_in_the_other_kinds_are_correct() -> None:
     for text, summary in sample("accident"):
         hurt = sum(number(word) for word in re.findall(r"(\w+) (?:man|men|woman|women) (?:was|were) hurt", text))
         (cause,) = find(r"say that ([\w ]+)\.", text)
@@ -185,14 +185,14 @@ def token_f1(left: str, right: str) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_single_sentence_holds_the_summary(kind: str) -> None:
+def test_no_single_sentence_contains_the_summary(kind: str) -> None:
     best, first = [], []
     for text, summary in sample(kind, 200):
         sentences = re.split(r"(?<=\.) ", text)
         scores = [token_f1(sentence, summary) for sentence in sentences]
         best.append(max(scores))
         first.append(scores[0])
-        # Facts are numbers, names and days; no sentence may hold all those of the summary.
+        # Facts are numbers, names and days; no sentence may contain all those of the summary.
         facts = {w for w in re.findall(r"\w+", summary) if w in VALUE or w in WEEK or w[0].isupper()}
         facts -= {"The", "In", "Because", "Neither", "Nobody"}
         assert max(scores) < 0.85

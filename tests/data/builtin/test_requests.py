@@ -94,12 +94,14 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("kind", "arguments", "expected"), CASES)
-def test_answer(kind: str, arguments: tuple[object, ...], expected: str) -> None:
+def test_answers_equal_the_hand_written_ones(kind: str, arguments: tuple[object, ...], expected: str) -> None:
     assert KINDS[kind].answer(*arguments) == expected
 
 
 @pytest.mark.parametrize(("kind", "arguments", "wording", "expected"), SHOWN)
-def test_wording(kind: str, arguments: tuple[object, ...], wording: int, expected: str) -> None:
+def test_requests_have_the_expected_wording(
+    kind: str, arguments: tuple[object, ...], wording: int, expected: str
+) -> None:
     assert KINDS[kind].wordings[wording].format(*KINDS[kind].show(*arguments)) == expected
 
 
@@ -111,7 +113,7 @@ def test_hand_written_cases_cover_every_kind() -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_wording_shows_everything_the_answer_needs(name: str) -> None:
-    """Two draws that look the same must have the same answer, in each wording by itself."""
+    """Two draws with the same text must have the same answer, within each wording."""
     kind, rng = KINDS[name], random.Random(name)
     for wording in kind.wordings:
         known: dict[str, str] = {}
@@ -143,7 +145,7 @@ def test_every_kind_and_wording_occurs() -> None:
         (name, i): re.compile(re.sub(r"\\{\d\\}", ".+", re.escape(wording)) + "$")
         for name, kind in KINDS.items()
         for i, wording in enumerate(kind.wordings)
-        if (name, i) not in {("order", 0), ("story", 0)}  # no words of their own
+        if (name, i) not in {("order", 0), ("story", 0)}  # without fixed words
     }
     rng = random.Random(3)
     texts = [request(rng)[0] for _ in range(4000)]
@@ -151,8 +153,8 @@ def test_every_kind_and_wording_occurs() -> None:
     assert all(hits[key] > 10 for key in patterns), [key for key in patterns if hits[key] <= 10]
 
 
-def test_drawn_arithmetic_and_json_hold() -> None:
-    """Reads numbers back from the drawn requests with the test's own number words."""
+def test_answers_to_drawn_arithmetic_and_json_requests_are_correct() -> None:
+    """Parses the numbers of drawn requests with a separate list of number words."""
     words = [
         "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
         "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",

@@ -48,7 +48,7 @@ def test_no_evaluation_row_is_a_training_row_of_any_seed(corpus):
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-def test_a_source_is_in_one_split_whatever_the_seed(corpus):
+def test_a_source_is_in_one_split_for_every_seed(corpus):
     """Over all sources, not only those that are drawn above: the split is a function of the text."""
     for split in ("train", *EVALUATION):
         for seed in SEEDS:
@@ -72,7 +72,7 @@ def test_rows_of_seed_1_are_those_of_the_published_results():
 
 
 @pytest.mark.slow
-def test_a_part_of_a_mixture_follows_the_same_rule():
+def test_only_training_rows_of_a_mixture_part_depend_on_the_seed():
     overrides = ["data=mixture", "task=mixture", "data.parts=[{name: builtin, corpus: translation, train_size: 20}]"]
     config = composed(*overrides)
     task = task_of(config.task, config.data)
@@ -83,8 +83,8 @@ def test_a_part_of_a_mixture_follows_the_same_rule():
 
 
 @pytest.mark.slow
-def test_what_the_builtin_llm_was_trained_on_holds_no_evaluation_row():
-    """Its first rows by its own experiment; the others are in the training split by the same hash."""
+def test_the_training_rows_of_the_builtin_llm_contain_no_evaluation_row():
+    """The first rows of its experiment; the others are in the training split by the same hash."""
     config = composed("experiment=builtin_llm")
     data = config.data
     assert (data.name, data.corpus, data.streaming) == ("builtin", "mixture", False)

@@ -27,7 +27,7 @@ SAMPLE = 20_000
 ROWS = [
     line.split("\t") for line in (Path(__file__).parent / "translation_pairs.tsv").read_text("utf-8").splitlines()[1:]
 ]
-# A sign of each phenomenon in the German text; each must be in 2 % of the sentences at least.
+# A pattern for each phenomenon in the German text; at least 2 % of the sentences must match.
 SIGNS = {
     "genitive": r"\b(des|eines|meines|seines|ihres|unseres) (\w+en )*[A-ZÄÖÜ]\w+s\b"
     r"|[a-zß] der (\w+en )?[A-ZÄÖÜ]|s? \w+as [A-Z]",
@@ -61,14 +61,14 @@ def sample() -> tuple[tuple[str, str], ...]:
     return tuple(sentence_pair(rng) for _ in range(SAMPLE))
 
 
-def test_the_list_is_long_enough() -> None:
+def test_there_are_enough_hand_written_pairs() -> None:
     rules = Counter(rule for rule, *_ in ROWS)
     assert len(ROWS) >= 120
     assert min(rules.values()) >= 4, rules
 
 
 @pytest.mark.parametrize(("rule", "english", "german", "text"), ROWS, ids=[f"{r[0]}: {r[1]}" for r in ROWS])
-def test_hand_written_pair(rule: str, english: str, german: str, text: str) -> None:
+def test_hand_written_pairs_are_generated(rule: str, english: str, german: str, text: str) -> None:
     sentence = plan(text)
     assert english_sentence(sentence) == english, rule
     assert german_sentence(sentence) == german, rule
@@ -81,9 +81,9 @@ def test_german_is_a_function_of_english() -> None:
     assert len(known) > 0.99 * SAMPLE
 
 
-def test_same_seed_same_rows_and_order_free() -> None:
+def test_rows_depend_on_seed_and_index_only() -> None:
     rows = corpus_rows("translation", "train", 50, 3)
-    # one by one and backwards, for whole lists are kept
+    # one by one and in reverse order, since whole lists are cached
     assert rows[::-1] == [corpus_row("translation", "train", 3, index) for index in reversed(range(50))]
     assert rows != corpus_rows("translation", "train", 50, 4)
 
@@ -100,7 +100,7 @@ def test_unknown_names_are_refused() -> None:
         corpus_row("translation", "dev", 0, 0)
 
 
-def test_lengths() -> None:
+def test_sentences_have_the_expected_lengths() -> None:
     lengths = [len(english.split()) for english, _ in sample()]
     assert 9.5 < sum(lengths) / SAMPLE < 12.5
     assert sum(5 <= length <= 20 for length in lengths) > 0.85 * SAMPLE
@@ -114,14 +114,14 @@ def test_every_phenomenon_is_common(name: str) -> None:
     assert sum(bool(sign.search(german)) for _, german in sample()) >= 0.02 * SAMPLE
 
 
-def test_form_of_the_text() -> None:
+def test_texts_are_well_formed_sentences() -> None:
     for pair in sample():
         for text in pair:
             assert re.fullmatch(r"[A-ZÄÖÜ][A-Za-zÄÖÜäöüßé' ,-]+[.?]", text), text
             assert not re.search(r" ,|,,|  |,[^ ]|,[.?]", text), text
 
 
-def test_lexicon_size_and_every_lexeme_is_used() -> None:
+def test_the_lexicon_is_large_enough_and_every_lexeme_is_used() -> None:
     lexicon = load_lexicon()
     assert len(lexicon) >= 400
     english = " ".join(source for source, _ in sample()).lower()
@@ -148,7 +148,7 @@ def test_words_are_drawn_by_zipfs_law() -> None:
         assert abs(seen[rank] / draws - share) < 5 * math.sqrt(share / draws), rank
 
 
-def test_a_broken_row_is_named() -> None:
+def test_an_invalid_row_is_reported_with_its_line() -> None:
     header = "\t".join(
         [
             "en_sg",
