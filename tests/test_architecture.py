@@ -219,9 +219,32 @@ def texts(source: Source) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Raise) or called in SHOWN:
             strings = (n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str))
             yield from ((string.lineno, string.value) for string in strings)
-    for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
+    yield from comments(source.text)
+
+
+def comments(text: str) -> Iterator[tuple[int, str]]:
+    """The comments of Python code, with their line numbers."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
+
+
+def test_tests_and_configs_use_standard_terms() -> None:
+    """Names, docstrings and comments of tests and experiments, and comments of configs."""
+    found = []
+    for path in sorted([*PACKAGE.parent.glob("tests/**/*.py"), *PACKAGE.parent.glob("experiments/**/*.py")]):
+        source = Source(str(path.relative_to(PACKAGE.parent)), path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(source.tree()) if isinstance(node, ast.FunctionDef)]
+        named = [(node.lineno, node.name.replace("_", " ")) for node in functions if node.name.startswith("test_")]
+        documented = [(node.lineno, ast.get_docstring(node) or "") for node in functions]
+        for line, text in [*named, *documented, *comments(source.text)]:
+            if match := DIALECT.search(" ".join(text.split())):
+                found.append(f"{source.name}, line {line}: {match[0]!r}")
+    for path in sorted(PACKAGE.parent.glob("conf/**/*.yaml")):
+        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if "#" in text and (match := DIALECT.search(text.partition("#")[2])):
+                found.append(f"{path.relative_to(PACKAGE.parent)}, line {line}: {match[0]!r}")
+    assert found == []
 
 
 Rule = Callable[[Source], Iterator[str]]

@@ -262,10 +262,11 @@ def test_warnings_on_keys_are_printed_once_when_the_work_starts(calls: Any, caps
 
 NAMES = [[verb, "run=RUN"] for verb in ("encode", "demo")]
 NAMES += [[verb, "run=LLM", "model.llm.name=x"] for verb in ("evaluate", "label", "benchmark")]
+NAMES += [[verb, "data.train=rows.jsonl"] for verb in ("train", "demo")]
 
 
 @pytest.mark.parametrize("arguments", NAMES, ids=" ".join)
-def test_an_unread_key_that_selects_the_work_is_refused(calls: Any, capsys: Any, arguments: list[str]) -> None:
+def test_an_unread_key_that_selects_model_or_training_data_is_refused(calls: Any, capsys: Any, arguments: list[str]) -> None:
     assert main(arguments) == 2
     said = mistake(capsys)
     assert said.startswith(f"{arguments[-1]}: not read by {arguments[0]} here") and said.endswith("; leave it out")

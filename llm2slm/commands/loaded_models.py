@@ -106,8 +106,8 @@ def check_folder(run: str) -> None:
     Raises:
         UserError: names the run directories in or next to the folder.
     """
-    path = Path(run)
-    if path.is_dir() and not any((path / name).is_file() for name in ("config.yaml", "config.json", "model/config.json")):
+    path, files = Path(run), ("config.yaml", "config.json", "model/config.json")
+    if path.is_dir() and not any((path / name).is_file() for name in files):
         inside = sorted(found.parent.name for found in path.glob("*/config.yaml"))
         listed = f"; run directories in it: {', '.join(inside)}" if inside else ""
         raise UserError(f"run={run}: neither a run directory (config.yaml) nor a model (config.json){listed}")
