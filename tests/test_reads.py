@@ -266,7 +266,7 @@ NAMES += [[verb, "data.train=rows.jsonl"] for verb in ("train", "demo")]
 
 
 @pytest.mark.parametrize("arguments", NAMES, ids=" ".join)
-def test_an_unread_key_that_selects_model_or_training_data_is_refused(calls: Any, capsys: Any, arguments: list[str]) -> None:
+def test_an_unread_key_of_model_or_training_data_is_refused(calls: Any, capsys: Any, arguments: list[str]) -> None:
     assert main(arguments) == 2
     said = mistake(capsys)
     assert said.startswith(f"{arguments[-1]}: not read by {arguments[0]} here") and said.endswith("; leave it out")

@@ -36,8 +36,8 @@ LLM_TOKENIZER = "llm_tokenizer"
 """Subfolder of the LLM's tokenizer in the folder of the SLM's."""
 
 FOR_ROWS = (
-    "raise data.max_prompt_tokens or data.max_response_tokens (the number of positions limits both), or set "
-    "data.overlong=truncate or drop"
+    "raise data.max_prompt_tokens or data.max_response_tokens (both share the model's positions: a lower limit of one "
+    "leaves more for the other), or set data.overlong=truncate or drop"
 )
 FOR_TEXTS = "shorten it, or set overlong=truncate (data.overlong where a whole corpus is read)"
 

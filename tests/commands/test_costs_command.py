@@ -153,7 +153,7 @@ def test_a_pair_without_any_prediction_is_refused(tmp_path, capsys):
         (["rewritten=1.5"], "rewritten=1.5: must be between 0 and 1"),
         (["model.slm.vocab=corpus"], "model.slm.vocab=corpus: its size depends on a corpus; give it by slm_vocab=N"),
         (["model/slm=smollm2", "model.conditioning=memory"], "model.conditioning=memory does not fit a llama"),
-        (["model.conditioning=kv", "model/slm=gpt2"], "model.conditioning=kv takes keys and values of a decoder-only"),
+        (["model.conditioning=kv", "model/slm=gpt2"], "kv needs a decoder-only LLM, and google-t5/t5-large is a"),
         (["model.slm.layers=99"], "model.slm.layers=99: the encoder has 6 blocks"),
         (["model.llm.layer=99"], "model.llm.layer=99: the LLM has layers 0 to 24"),
         (["run=nowhere", "model.llm.name=x/y"], "model.llm.name=x/y: not read by costs here"),

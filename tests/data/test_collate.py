@@ -166,8 +166,8 @@ def test_overlong_is_an_error_that_names_row_lengths_and_limits():
         collator.encode([LONG], "data=json, train, ")
     assert str(caught.value) == (
         "data=json, train, row 17 (from 0): its prompt has 8 (SLM) and 6 (LLM) tokens, at most 6 are allowed; raise "
-        "data.max_prompt_tokens or data.max_response_tokens (the number of positions limits both), or set "
-        "data.overlong=truncate or drop"
+        "data.max_prompt_tokens or data.max_response_tokens (both share the model's positions: a lower limit of one "
+        "leaves more for the other), or set data.overlong=truncate or drop"
     )
     assert collator.counts == {"prompt": 1}
 

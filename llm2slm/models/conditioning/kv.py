@@ -85,8 +85,8 @@ def blocks_of_llm(cfg: ModelConfig, llm: PreTrainedConfig, slm: PreTrainedConfig
     """
     if is_bidirectional(llm):
         raise UserError(
-            f"model.conditioning=kv takes keys and values of a decoder-only LLM; a {llm.model_type} is none: use "
-            "memory with the LLM's encoder, or another conditioning"
+            f"model.conditioning=kv needs a decoder-only LLM, and {cfg.llm.source} is a {llm.model_type}: use "
+            "model.conditioning=memory, another conditioning, or another model.llm.name"
         )
     return chosen_blocks(cfg.kv_blocks, slm, int(llm.get_text_config().num_hidden_layers))
 
