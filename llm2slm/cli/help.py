@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from llm2slm.cli.folders import conf_folder
+from llm2slm.cli.reads_verbs import TABLES
 from llm2slm.cli.schema import LISTED, REGISTERED, SCHEMAS, Key, as_help, has_groups, keys
 from llm2slm.config import RunConfig
 from llm2slm.sweeps.settings import LAUNCHERS, SWEEPERS, LauncherSettings
@@ -124,12 +125,27 @@ def details(verb: str, line: str, arguments: list[str]) -> str:
             lines += wrapped(f"  {group:19} ", ", ".join(options))
     lines += ["", "keys (KEY=VALUE), with their defaults:"]
     defaults = primary(conf_folder() / f"{verb}.yaml", keys(schema))
+    names = used(verb, schema)
     known = [replace(key, default=defaults.get(name, key.default)) for name, key in keys(schema).items()]
-    for key in sorted(known, key=lambda key: "." in key.name or key.section):  # keys outside sections first
+    shown_keys = [key for key in known if key.name in names]
+    for key in sorted(shown_keys, key=lambda key: "." in key.name or key.section):  # keys outside sections first
         lines += describe(key)
+    if hidden := len(known) - len(shown_keys):
+        lines += [
+            "",
+            *wrapped("  ", f"{hidden} keys that only other verbs use are left out. Setting one has no effect here."),
+        ]
     lines += ["", "flags:"]
     lines += [f"  {flag:28} {text}" for flag, text in FLAGS.items()]
     return "\n".join([*lines, *of_sweeps(verb, schema)])
+
+
+def used(verb: str, schema: type) -> set[str]:
+    """The keys that a verb reads under some configuration, and the sections that contain one."""
+    rows, known = TABLES.get(schema, {}), keys(schema)
+    unread = {name for name, row in rows.items() if not any(verb in each.verbs for each in row)}
+    read = {name for name, key in known.items() if not key.section and name not in unread}
+    return read | {name for name, key in known.items() if key.section and any(n.startswith(f"{name}.") for n in read)}
 
 
 def of_sweeps(verb: str, schema: type) -> list[str]:
