@@ -11,6 +11,7 @@ from llm2slm.commands.int8_encoding import check_int8_encoding
 from llm2slm.config import RunConfig
 from llm2slm.config.ranges import check_ranges
 from llm2slm.data.datamodule import DataModule
+from llm2slm.data.sources.labels import labels_file
 from llm2slm.data.statistics import table
 from llm2slm.data.tasks import Task
 from llm2slm.data.tokenized_corpus import OverlongRows
@@ -26,7 +27,7 @@ from llm2slm.training.optim import check_optimizer
 from llm2slm.training.phases import check_phases
 from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import check_sharding
-from llm2slm.types import Control, SystemKind, UserError
+from llm2slm.types import Control, Labels, SystemKind, UserError
 
 
 def check_possible(config: RunConfig) -> None:
@@ -40,6 +41,8 @@ def check_possible(config: RunConfig) -> None:
     check_micro_batch(config)
     check_int8_encoding(config)
     check_sharding(config)
+    if config.data.labels is not Labels.gold:
+        labels_file(config.data)
 
 
 def read_data(model: LLM2SLM, data: DataModule, splits: Sequence[str], progress: bool) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from llm2slm.gguf_files.names import find, is_gguf
 from llm2slm.gguf_files.tokenizer import REMEDY, gguf_tokenizer
-from llm2slm.types import UserError, reason_of
+from llm2slm.types import UNREACHED, UserError, reason_of
 
 ONE_TOKEN = (str, AddedToken)
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
@@ -49,6 +49,8 @@ def load_tokenizer(name: str, revision: str | None = None, subfolder: str = "") 
             raise UserError(f"tokenizer {name}: is a run directory; give its model, {inside}") from None
         if Path(name).is_dir() and not any((Path(name) / subfolder / file).is_file() for file in FILES):
             raise UserError(_no_vocabulary(name, subfolder, FILES)) from None
+        if UNREACHED in str(error):
+            raise UserError(f"tokenizer {name}: {reason_of(error)}") from None
         where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub id"
         check = "check the name or path" if revision is None else f"check the name, and the revision {revision}"
         raise UserError(f"tokenizer {name}: {where} gave no tokenizer ({reason_of(error)}); {check}") from None
