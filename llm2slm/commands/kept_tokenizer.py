@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm.atomic import filling
-from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.tokenizer import training_examples
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
+from llm2slm.ranks import first_process
 from llm2slm.types import Example, SystemKind, Tokenizers, UserError
 
 SHOWN = 12
@@ -64,7 +64,7 @@ def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: i
     unchanged = _key(side, cfg) is None and cfg.vocab is None
     if unchanged or cfg.tokenizer == str(out.resolve()):  # a resumed run has it set
         return
-    if first_local_process():
+    if first_process():
         needed = cfg.keep_characters or cfg.vocab
         print(_change(model, training_examples(data, task, seed) if needed else [], out))
     if out.is_dir():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm2slm.commands.local_rank import first_local_process
+from llm2slm.ranks import first_process
 from llm2slm.types import UserError
 
 
@@ -39,7 +39,7 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not existed and first_local_process():
+        if not existed and first_process():
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

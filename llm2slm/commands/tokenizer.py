@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from llm2slm.atomic import filling
-from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.config.ranges import RANGES
+from llm2slm.ranks import first_process
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
 from llm2slm.types import Example, Init, Labels, UserError
@@ -99,7 +99,7 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
                 f"tokenizer; set model.{side}.tokenizer=null, or model.{side}.init=random"
             )
         out = folder / TOKENIZERS / side
-        if first_local_process():
+        if first_process():
             print(train(data, task, seed, int(size), out))
         language_model.tokenizer = str(out.resolve())
     keep_ordered(model, data, task, seed, folder)
