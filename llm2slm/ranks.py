@@ -57,3 +57,17 @@ def _number(*names: str) -> int | None:
     """The first of the variables that is set to a number; an empty one counts as not set."""
     values = (os.environ.get(name, "").strip() for name in names)
     return next((int(value) for value in values if value.isdecimal()), None)
+
+
+def started_at_once() -> bool:
+    """Whether a launcher has started the processes of all nodes (torchrun, srun), or the first one of each node.
+
+    Otherwise this process is alone, or Lightning starts the others from the first one: when that one is prepared.
+    """
+    if _number("RANK") is not None:
+        return (_number("WORLD_SIZE") or 1) > 1 and _number("MASTER_PORT") is not None
+    if _number("LOCAL_RANK") is not None:
+        return False
+    if _number("SLURM_PROCID") is not None and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return (_number("SLURM_NTASKS") or 1) > 1
+    return _number("NODE_RANK") is not None and _number("MASTER_PORT") is not None

@@ -34,12 +34,15 @@ def check_folder(key: str, folder: Path, *, writes: bool = True) -> None:
 
 @contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Removes a folder that the block creates if the block fails; an earlier folder stays."""
+    """Removes a folder that the block creates if the block fails in the first process; an earlier folder stays."""
+    if not first_process():  # it must not look for the folder: a network file system remembers that there is none
+        yield
+        return
     existed = folder.exists()
     try:
         yield
     except BaseException:
-        if not existed and first_process():
+        if not existed:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
