@@ -166,3 +166,4 @@ def test_both_processes_read_the_tokenizer_of_the_first(tmp_path, launcher, kind
     size = len(load_tokenizer(str(run / "tokenizers" / name)))
     assert size == int(out.partition(f"{name}: ")[2].split()[0])
     assert [out.count(line), out.count("/result.json"), err.count("llm2slm: next: ")] == [1, 1, 1], out + err
+    assert "GLOBAL_RANK" not in err and "sync_dist" not in err, err
