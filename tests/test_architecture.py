@@ -18,6 +18,7 @@ MAX_FUNCTION_LINES = 80
 
 SMALL = {"types", "child_processes", "json_lines", "nearest_names", "out_of_memory", "processes"} | {
     "progress",
+    "ranks",
     "shown_text",
     "speeds",
     "stops",
@@ -32,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "out_of_memory": {"types"},
     "processes": {"types"},
     "progress": set(),
+    "ranks": set(),
     "shown_text": set(),
     "speeds": set(),
     "credentials": set(),

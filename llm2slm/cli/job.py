@@ -27,6 +27,7 @@ from llm2slm.child_processes import INTERRUPTED, stop_with_parent
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.failures import of_machine
 from llm2slm.cli.launch import parsed, run_prepared
+from llm2slm.ranks import first_process
 from llm2slm.sweeps.jobs import JOB_FOLDER, Attempt
 from llm2slm.types import UserError
 
@@ -42,11 +43,6 @@ def main() -> int:
         stop_with_parent(signal.SIGTERM)
     with stops.raised():
         return attempt(Path(os.environ[JOB_FOLDER]), lambda: run(arguments))
-
-
-def first_process() -> bool:
-    """Whether this is the process of rank 0 among those of a job, which Lightning or Slurm starts."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def without_record(arguments: list[str]) -> int:

@@ -25,10 +25,10 @@ from llm2slm.cli.named import with_named_models
 from llm2slm.cli.stored import chosen_keys, with_stored
 from llm2slm.commands import silence_libraries
 from llm2slm.commands.deferred_warnings import drop_held, show_held
-from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.next_command import next_command
 from llm2slm.commands.output_folder import make_folder
 from llm2slm.config import RunConfig
+from llm2slm.ranks import first_process, started_at_once
 from llm2slm.sweeps.jobs import job_overrides
 from llm2slm.tracking.naming import set_overrides
 from llm2slm.types import UserError
@@ -132,7 +132,7 @@ class Command:
         """Runs the command. Returns the value that an optimizing sweeper reads: of `train` the best validation score by
         `callbacks.monitor`; of other verbs the score of the first metric."""
         set_overrides(job_overrides() or overrides)
-        first = first_local_process()  # the others print nothing
+        first = first_process()  # the others print nothing
         try:
             with_named_models(self.composer, composed, overrides, shown=first)
             config, names = self.composer.typed(composed), None
@@ -190,7 +190,7 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
     done = False
     try:
         if not chosen and has_time(composed):
-            folder = new_folder(folder)
+            folder = common_folder(folder, composer.typed(composed))
             given = given.with_name(folder.name)
             missing, composed.hydra.run.dir = [folder, *missing[1:]], str(folder)
         make_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)))
@@ -199,7 +199,7 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
             raise command.failure
         done = True
         following = None if job_overrides() is not None else next_command(verb, command.config, given, overrides)
-        if following and first_local_process():
+        if following and first_process():
             print(f"llm2slm: next: {following}", file=sys.stderr)
     finally:
         if not done:
@@ -211,6 +211,23 @@ def has_time(composed: DictConfig) -> bool:
     """Whether the output folder is named by the time, as by default."""
     plain: Any = OmegaConf.to_container(composed.hydra.run, resolve=False)
     return "${now:" in str(plain["dir"])
+
+
+def common_folder(folder: Path, config: Any) -> Path:
+    """`new_folder` for all processes of a command: each of those that a launcher has started has its own time.
+
+    Args:
+        config: the configuration of the verb.
+    """
+    trainer = getattr(config, "trainer", None)
+    if trainer is None or not started_at_once():
+        return new_folder(folder)
+    from llm2slm.training.first_result import from_first
+    from llm2slm.training.launch import several
+
+    if not several(trainer):
+        return new_folder(folder)
+    return Path(from_first("run directory", lambda: str(new_folder(folder))))
 
 
 def new_folder(folder: Path) -> Path:

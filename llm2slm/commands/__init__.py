@@ -10,6 +10,9 @@ EXPECTED = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen LLM
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # steps count over all epochs
+    # the module and `GenerationQuality` reduce these values over all processes before they log them: the sums of the
+    # losses by torchmetrics, the texts by gathering; sync_dist=True would average equal values once more
+    r"It is recommended to use `self\.log\('val/",
 )
 """Beginnings of warnings of Lightning that do not apply to runs of this package."""
 
@@ -31,7 +34,8 @@ def silence_libraries() -> None:
         disable_progress_bar()  # of reading weights from disk
         if not silent:
             enable_progress_bars()  # of downloads, which the call above disabled too
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # each process reports its connection by the second one
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("transformers.modeling_utils").addFilter(_not_about_masks)
     logging.getLogger("datasets.packaged_modules.json.json").setLevel(logging.CRITICAL)  # it also raises what it logs
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each of five attempts to reach the Hub

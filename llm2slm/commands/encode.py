@@ -32,10 +32,10 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.offline import Filled, add_embeddings, encode, encode_share, open_writer
 from llm2slm.processes import Processes
+from llm2slm.ranks import first_process
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
 from llm2slm.training.launch import check_parallel, in_processes
-from llm2slm.training.ranks import first_process
 from llm2slm.types import Init, Overlong, SystemKind, Tokenizers, UserError
 
 STORE = "reps"

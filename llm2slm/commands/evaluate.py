@@ -38,10 +38,10 @@ from llm2slm.evaluation.predict import answer_batches, predict, prediction_rows
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.processes import Processes
+from llm2slm.ranks import first_process
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
 from llm2slm.training.launch import check_parallel, in_processes, several
-from llm2slm.training.ranks import first_process
 from llm2slm.types import Control, Example, UserError
 
 SAMPLES = 32

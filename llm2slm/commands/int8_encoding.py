@@ -10,7 +10,7 @@ from llm2slm.config import RunConfig
 from llm2slm.decoding.int8_reading import available, int8_encoder, replaceable
 from llm2slm.models.encoder import FrozenEncoder
 from llm2slm.models.hybrid import LLM2SLM
-from llm2slm.training.ranks import first_process
+from llm2slm.ranks import first_process
 from llm2slm.types import Control, SystemKind, UserError
 
 KEY = "trainer.int8_encoding=true"

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm.atomic import filling
-from llm2slm.commands.local_rank import first_local_process
-from llm2slm.commands.tokenizer import training_examples
+from llm2slm.commands.tokenizer import TOKENIZERS, by_first, training_examples
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
 from llm2slm.types import Example, SystemKind, Tokenizers, UserError
 
@@ -60,15 +59,24 @@ def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: i
             vocabulary cannot be cut.
     """
     side, cfg = _generator(model)
-    out = folder / "tokenizers" / f"{side}_kept"
+    out = folder / TOKENIZERS / f"{side}_kept"
     unchanged = _key(side, cfg) is None and cfg.vocab is None
-    if unchanged or cfg.tokenizer == str(out.resolve()):  # a resumed run has it set
+    own = folder.resolve() / TOKENIZERS / out.name  # not `out.resolve()`: see `removed_on_failure`
+    if unchanged or cfg.tokenizer == str(own):  # a resumed run has it set
         return
-    if first_local_process():
+
+    def work() -> str:
         needed = cfg.keep_characters or cfg.vocab
         print(_change(model, training_examples(data, task, seed) if needed else [], out))
-    if out.is_dir():
-        cfg.tokenizer = str(out.resolve())
+        return _complete(out)
+
+    made = by_first(f"tokenizer {out.name}", work)
+    cfg.tokenizer = (_complete(out) if made is None else made) or cfg.tokenizer
+
+
+def _complete(out: Path) -> str:
+    """The absolute path of a saved tokenizer; "" if the tokenizer is unchanged and none was saved."""
+    return str(out.resolve()) if out.is_dir() else ""
 
 
 def _change(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm2slm.commands.local_rank import first_local_process
+from llm2slm.ranks import first_process
 from llm2slm.types import UserError
 
 
@@ -34,12 +34,15 @@ def check_folder(key: str, folder: Path, *, writes: bool = True) -> None:
 
 @contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Removes a folder that the block creates if the block fails; an earlier folder stays."""
+    """Removes a folder that the block creates if the block fails in the first process; an earlier folder stays."""
+    if not first_process():  # it must not look for the folder: a network file system remembers that there is none
+        yield
+        return
     existed = folder.exists()
     try:
         yield
     except BaseException:
-        if not existed and first_local_process():
+        if not existed:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -20,12 +20,12 @@ from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.projector import Projector
 from llm2slm.models.soft_prompts import taken
 from llm2slm.models.stored_encoder import StoredEncoder
+from llm2slm.ranks import first_process
 from llm2slm.training.checkpoints import direction
 from llm2slm.training.distill import check_distill
 from llm2slm.training.micro_batches import check_micro_batch
 from llm2slm.training.optim import check_optimizer
 from llm2slm.training.phases import check_phases
-from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import check_sharding
 from llm2slm.types import Control, Labels, SystemKind, UserError
 

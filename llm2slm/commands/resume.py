@@ -20,10 +20,10 @@ from llm2slm.atomic import NotWritten, writing
 from llm2slm.commands.card import card_of_run
 from llm2slm.config import RunConfig
 from llm2slm.models.saving import CARD
+from llm2slm.ranks import first_process
 from llm2slm.tracking.samples import FILE as SAMPLES
 from llm2slm.training.checkpoint_io import CHECKPOINTS
 from llm2slm.training.checkpoints import Progress
-from llm2slm.training.ranks import first_process
 from llm2slm.types import Example, UserError
 
 METRICS, PREDICTIONS, RESULT = "metrics.csv", "predictions.jsonl", "result.json"

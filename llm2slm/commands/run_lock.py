@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from llm2slm.atomic import NotWritten, WriteLock
+from llm2slm.ranks import first_process
 from llm2slm.training.checkpoint_io import CHECKPOINTS
-from llm2slm.training.ranks import first_process
 from llm2slm.types import reason_of
 
 

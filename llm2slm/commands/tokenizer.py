@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from llm2slm.atomic import filling
-from llm2slm.commands.local_rank import first_local_process
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig, TokenizerConfig
 from llm2slm.config.ranges import RANGES
+from llm2slm.ranks import first_process, started_at_once
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
 from llm2slm.types import Example, Init, Labels, UserError
@@ -99,7 +101,28 @@ def train_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: 
                 f"tokenizer; set model.{side}.tokenizer=null, or model.{side}.init=random"
             )
         out = folder / TOKENIZERS / side
-        if first_local_process():
-            print(train(data, task, seed, int(size), out))
-        language_model.tokenizer = str(out.resolve())
+        made = partial(_made, data, task, seed, int(size), out)
+        language_model.tokenizer = by_first(f"tokenizer {side}", made) or str(out.resolve())
     keep_ordered(model, data, task, seed, folder)
+
+
+def _made(data: DataConfig, task: TaskConfig, seed: int, size: int, out: Path) -> str:
+    """Trains a tokenizer, prints its report, and returns its folder."""
+    print(train(data, task, seed, size, out))
+    return str(out.resolve())
+
+
+def by_first(name: str, work: Callable[[], str]) -> str | None:
+    """The result of a function in the first process, for all processes of the command.
+
+    Returns:
+        None in a process that Lightning has started from the first one: what that one has made exists already.
+
+    Raises:
+        UserError, SystemExit: as `training.first_result.from_first`.
+    """
+    if started_at_once():
+        from llm2slm.training.first_result import from_first
+
+        return from_first(name, work)
+    return work() if first_process() else None

@@ -49,6 +49,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.llm import share_weights
 from llm2slm.models.slm import begin_as_trained
+from llm2slm.ranks import first_process
 from llm2slm.tracking.samples import SampleLog, predictions_of
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
@@ -60,7 +61,6 @@ from llm2slm.training.frozen_weights import at_recorded_commits
 from llm2slm.training.loggers import build_loggers
 from llm2slm.training.phases import check_trainable, projector_rate
 from llm2slm.training.precision import AUTO, settled
-from llm2slm.training.ranks import first_process
 from llm2slm.training.validation_scores import ValidationScorer
 from llm2slm.types import Example, Start, SystemKind, UserError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import yaml
 from llm2slm import runs
 from llm2slm.config import LoggerConfig
 from llm2slm.config.choices import LOGGER_MODES, check_choice
+from llm2slm.ranks import first_process
 from llm2slm.redaction import redact, redact_text
 from llm2slm.tracking import artifacts, naming, summary
 from llm2slm.tracking.tracker import Facts, Table, Tracker
@@ -184,12 +184,6 @@ def facts_of(verb: str, config: Any, folder: Path | None, *, resumed: bool) -> F
         naming.tags_of(cfg.tags),
         redact(runs.plain(config) | {"llm2slm": process}),
     )
-
-
-def first_process() -> bool:
-    """Whether this process has rank 0, by the environment that its launcher sets."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK"))
-    return next((rank for rank in ranks if rank), "0") == "0"
 
 
 def _opened(names: Sequence[str], cfg: LoggerConfig, facts: Facts) -> list[Tracker]:

@@ -19,7 +19,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from llm2slm.atomic import hidden, replacing, writing
-from llm2slm.training.ranks import first_process
+from llm2slm.ranks import first_process
 from llm2slm.types import UserError, reason_of
 
 CHECKPOINTS, LAST, PREVIOUS, BEST = "checkpoints", "last.ckpt", "previous.ckpt", "best.ckpt"

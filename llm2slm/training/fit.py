@@ -18,6 +18,7 @@ from llm2slm.config import RunConfig, TrainerConfig
 from llm2slm.data.batches import drawn
 from llm2slm.data.datamodule import DataModule
 from llm2slm.models.hybrid import LLM2SLM
+from llm2slm.ranks import first_process
 from llm2slm.runs import Selection, text_hash
 from llm2slm.stops import Stopped
 from llm2slm.training.checkpoint_io import CHECKPOINTS, CheckpointFiles, damage, read
@@ -29,7 +30,6 @@ from llm2slm.training.module import TrainingModule
 from llm2slm.training.phases import projector_rate
 from llm2slm.training.precision import matmul_precision
 from llm2slm.training.progress_lines import training_progress
-from llm2slm.training.ranks import first_process
 from llm2slm.training.sharding import FSDP, Sharded
 from llm2slm.training.signals import kept_ctrl_c, without_signals
 from llm2slm.training.utilization import Work

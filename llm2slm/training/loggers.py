@@ -12,8 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from llm2slm.atomic import replacing, writing
+from llm2slm.ranks import first_process
 from llm2slm.tracking.session import Tracking
-from llm2slm.training.ranks import first_process
 from llm2slm.types import UserError
 
 Loggers = list[Logger]

@@ -1,9 +1,14 @@
-"""`silence_libraries` filters one warning of transformers, and keeps the others."""
+"""`silence_libraries` filters single warnings of transformers and Lightning, and keeps the others."""
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from command_line import python
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+
+from llm2slm.commands import silence_libraries
 
 CODE = """
 import torch
@@ -24,3 +29,19 @@ def test_the_warning_about_a_missing_mask_is_filtered():
     assert "We strongly recommend passing in an `attention_mask`" in loud.stderr
     assert "We strongly recommend" not in quiet.stderr
     assert "another" in loud.stderr and "another" in quiet.stderr
+
+
+REDUCED = (
+    "It is recommended to use `self.log({!r}, ..., sync_dist=True)` when logging on epoch level in distributed setting"
+    " to accumulate the metric across devices."
+)
+"""Of Lightning's `result.py`; the tests of two processes find it if its text changes."""
+
+
+def test_only_validation_metrics_are_known_to_be_reduced():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        silence_libraries()
+        for name in ("val/loss", "val/bleu", "train/loss", "test/val/loss"):
+            warnings.warn(REDUCED.format(name), PossibleUserWarning, stacklevel=1)
+    assert [str(each.message) for each in shown] == [REDUCED.format(name) for name in ("train/loss", "test/val/loss")]

@@ -14,7 +14,6 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from llm2slm.testing import write_tiny_t5
-from llm2slm.training.ranks import first_process
 
 
 def column(folder, name):
@@ -52,12 +51,6 @@ def test_the_frozen_llm_is_not_in_ddp(tmp_path):
         assert not {id(buffer) for buffer in wrapped.modules_buffers} & of_llm
     finally:
         distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize(("node", "first"), [("0", True), ("1", False), ("", True)])
-def test_the_first_process_of_another_node_is_not_the_main_process(monkeypatch, node, first):
-    monkeypatch.setenv("NODE_RANK", node)
-    assert first_process() == first
 
 
 @pytest.mark.slow
