@@ -258,13 +258,16 @@ def hydra_overrides(composed: DictConfig) -> list[str]:
 
 
 def wait_for(job: Job, seconds: float = GRACE) -> None:
-    """Waits until no process of an earlier command runs a job.
+    """Waits until no process of an earlier command runs a job, and prints that it waits.
 
     Raises:
         UserError: it still runs after so many seconds.
     """
-    deadline = time.monotonic() + seconds
+    deadline, shown = time.monotonic() + seconds, False
     while runs_now(job.folder):
+        if not shown:
+            print(f"waiting for {job.record().host}, which runs {job.name} (at most {seconds:g} s) ...", flush=True)
+            shown = True
         if time.monotonic() > deadline:
             raise UserError(f"{job.folder}: another process ({job.record().host}) runs this job; wait, or stop it")
         time.sleep(POLL)

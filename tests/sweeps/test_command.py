@@ -206,11 +206,14 @@ def test_a_sweep_or_a_job_that_another_process_runs_is_refused(trains, capsys, m
         monkeypatch.setattr(sweep_command.wait_for, "__defaults__", (0.0,))
         assert runs_now(Path("sweep/1")) == (name == "1/job.json")
         assert main([*SWEEP, "seed=1,2"]) == 2
-        told = mistake(capsys)
+        told = capsys.readouterr()
     finally:
         holder.kill()
         holder.wait()
-    assert ("another process is writing it" if name == "sweep.json" else "another process (node7:42) runs") in told
+    error = "another process is writing it" if name == "sweep.json" else "another process (node7:42) runs"
+    assert error in told.err and told.err.count("\n") == 1
+    waiting = "waiting for node7:42, which runs job 1 (at most 0 s) ..."
+    assert (waiting in told.out.splitlines()) == (name == "1/job.json")
     assert main([*SWEEP, "seed=1,2"]) == 0  # its record belongs to a killed process
     assert statuses() == ["done", "done"]
 
