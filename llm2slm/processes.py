@@ -16,6 +16,21 @@ from llm2slm.types import UserError
 ItemT = TypeVar("ItemT")
 
 
+LOST = ("/gloo/transport/", "ncclRemoteError", "NCCL communicator was aborted")
+"""Parts of torch's messages about a lost connection to another process, which are RuntimeErrors (those of NCCL
+DistBackendErrors): gloo names the source file of its transport ("Connection reset by peer", "Connection closed by peer"
+and others), NCCL its error code for a remote process that has ended. Errors of a wrong setup have none of them."""
+
+
+class PeerEnded(UserError):
+    """Another process of a distributed command has ended."""
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an exception is torch's report that another process has ended."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process and the others of its command, connected by torch.distributed.

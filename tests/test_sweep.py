@@ -17,6 +17,7 @@ from wandb_files import read_run
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.config import RunConfig
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.sweeps.jobs import JobRecord, read_record
 from llm2slm.sweeps.table import best_job, show_table, table
@@ -141,6 +142,43 @@ def test_scores_with_different_signatures_are_in_separate_columns(tmp_path):
         runs.write_result(folder, runs.Result("train", 1, "0" * 12, 1.0, [system], device="a processor"))
     found = [(row.get("bleu"), row.get("bleu (2)"), row["chrf"]) for row in table(tmp_path)]
     assert found == [(98.5, None, 50.0), (None, 2.25, 50.0), (97.5, None, 50.0)]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "best"),
+    [
+        ("val/loss", None, 1),
+        ("val/bleu", None, 2),
+        ("val/ter", None, 0),
+        ("val/bleu", "min", 0),
+        ("val/chrf", None, None),
+    ],
+)
+@pytest.mark.parametrize("status", representatives(["pruned", "interrupted", "failed"], ["pruned"]))
+def test_jobs_without_a_result_have_the_scores_of_their_best_validation(tmp_path, capsys, monitor, mode, best, status):
+    """They are never marked as the best; a value that is not finite is not the best either."""
+    folder = tmp_path / "0"
+    config = RunConfig()
+    config.callbacks.monitor, config.callbacks.mode = monitor, mode
+    JobRecord(["seed=1"], status).write(folder)
+    runs.write_config(folder, config)
+    curve = [(0.5, 1.0, 3.0), (0.25, 2.0, 4.0), (0.75, 3.12345, 5.0), ("nan", "nan", "nan")]
+    lines = [f"{10 * n + 9},{n},{loss},{bleu},{ter}\n" for n, (loss, bleu, ter) in enumerate(curve)]
+    head = "step,train/loss,val/loss,val/bleu,val/ter\n"
+    (folder / "metrics.csv").write_text(head + "1,2.5,,,\n" + "".join(lines) + "99,0.5,0.001")  # being written
+    for seed, value in ((2, 7.0), (3, 8.0)):
+        JobRecord([f"seed={seed}"], "done").write(tmp_path / str(seed - 1))
+        quality, chosen = {"bleu": runs.Score(1.0, "b", 5)}, runs.Selection("val/bleu", "min", value, 10)
+        system = runs.System("llm2slm", "llm2slm", {"total": 1, "trainable": 1}, quality)
+        result = runs.Result("train", seed, "0" * 12, 1.0, [system], device="a processor", selection=chosen)
+        runs.write_result(tmp_path / str(seed - 1), result)
+    rows = table(tmp_path)
+    scores = {name: value for name, value in rows[0].items() if name.startswith("val/")}
+    names = ("val/loss", "val/bleu", "val/ter")
+    assert scores == ({} if best is None else {n: round(v, 4) for n, v in zip(names, curve[best], strict=True)})
+    assert [row["best"] for row in rows] == ["", "yes", ""]
+    show_table(rows[:1] * 2)  # all of one status, which is shown: the scores are not final
+    assert (status in capsys.readouterr().out) == (best is not None)
 
 
 def selecting(values, mode="max", metric="val/bleu"):

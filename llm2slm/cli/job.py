@@ -27,6 +27,7 @@ from llm2slm.child_processes import INTERRUPTED, stop_with_parent
 from llm2slm.cli.compose import Composer
 from llm2slm.cli.failures import of_machine
 from llm2slm.cli.launch import parsed, run_prepared
+from llm2slm.processes import PeerEnded
 from llm2slm.ranks import first_process
 from llm2slm.sweeps.jobs import JOB_FOLDER, Attempt
 from llm2slm.types import UserError
@@ -81,7 +82,8 @@ def attempt(folder: Path, work: Callable[[], float | None]) -> int:
         record.value = work()
         record.status, code = "done", 0
     except UserError as error:
-        record.status, record.error, code = "failed", str(error), 2
+        # the end of another process (a lack of memory) may not recur, so a launcher may repeat the job
+        record.status, record.error, code = "failed", str(error), 1 if isinstance(error, PeerEnded) else 2
         print(f"llm2slm: error: {error}", file=sys.stderr)
     except SystemExit as error:
         if error.code not in INTERRUPTED:

@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,19 @@ from llm2slm.cli.job import attempt, release, run, with_environment
 from llm2slm.cli.launch import parsed
 from llm2slm.commands.output_folder import check_folder, make_folder
 from llm2slm.config import RunConfig, TrainerConfig
-from llm2slm.sweeps.jobs import SWEEP_FILE, Job, JobRecord, assignments, name_of, read_records, runs_now, sweep_of
+from llm2slm.sweeps.jobs import (
+    SWEEP_FILE,
+    Job,
+    JobRecord,
+    SweepCommand,
+    assignments,
+    commands_of,
+    name_of,
+    read_records,
+    runs_now,
+    sweep_of,
+    to_complete,
+)
 from llm2slm.sweeps.progress import Reporter, shown
 from llm2slm.sweeps.table import finish_sweep
 from llm2slm.types import UserError
@@ -88,6 +100,7 @@ class Plan:
 
     Attributes:
         jobs: those of this command. records: of all jobs in the folder, as found.
+        earlier: commands with other jobs in the folder.
     """
 
     def __init__(
@@ -99,6 +112,7 @@ class Plan:
         self.of_sweep = [each for each in given if each.lstrip("+~").startswith("hydra.sweep.")]
         self.hydra = [each for each in given if not each.lstrip("+~").startswith(OF_THE_SWEEP)]
         self.records = read_records(folder) if folder.is_dir() else []
+        self.earlier = commands_of(folder, self.records)
         self.jobs: list[Job] = []
         if (stored := sweep_of(folder)) is not None and stored["verb"] != verb:
             raise UserError(
@@ -186,10 +200,23 @@ class Plan:
         """Writes `sweep.json`, and the records of new jobs, which are pending."""
         for job in self.jobs:
             check_folder("hydra.sweep.dir", job.folder)
-        values = {"verb": self.verb, "command": self.again(self.folder), "name": name_of(self.folder)}
-        write_text(self.folder / SWEEP_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        self.write_commands()
         for job in self.jobs:
             self.write_pending(job)
+
+    def write_commands(self) -> None:
+        """Writes `sweep.json`, with the earlier commands that have jobs which this one has not."""
+        own = SweepCommand(self.again(self.folder), [job.folder.name for job in self.jobs])
+        self.earlier = [
+            each for each in self.earlier if each.command != own.command and not set(each.jobs) <= set(own.jobs)
+        ]
+        values = {
+            "verb": self.verb,
+            "command": own.command,
+            "name": name_of(self.folder),
+            "commands": [asdict(each) for each in (*self.earlier, own)],
+        }
+        write_text(self.folder / SWEEP_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     def write_pending(self, job: Job) -> None:
         """Writes the record of a new job."""
@@ -198,13 +225,18 @@ class Plan:
             job.record().write(job.folder)
 
     def finish(self, given: Path, *, stopped: bool) -> bool:
-        """Writes and prints the table, then the command that completes the sweep if it is not complete.
+        """Writes and prints the table, then the commands that complete the sweep if it is not complete.
 
         Returns:
             Whether all jobs of this command are complete; the folder may have others.
         """
+        self.write_commands()  # the jobs of a study were unknown before
         finish_sweep(self.folder)
         complete = all(job.record().complete for job in self.jobs)
+        own = {job.folder.name for job in self.jobs}
+        others = [record for record in read_records(self.folder) if record.folder not in own]
+        for command in to_complete(self.earlier, others):
+            print(f"to complete jobs of an earlier command: {command}")
         if stopped or not complete:
             print(f"to complete the sweep (jobs that are done are skipped): {self.again(given)}")
         return complete
@@ -226,13 +258,16 @@ def hydra_overrides(composed: DictConfig) -> list[str]:
 
 
 def wait_for(job: Job, seconds: float = GRACE) -> None:
-    """Waits until no process of an earlier command runs a job.
+    """Waits until no process of an earlier command runs a job, and prints that it waits.
 
     Raises:
         UserError: it still runs after so many seconds.
     """
-    deadline = time.monotonic() + seconds
+    deadline, shown = time.monotonic() + seconds, False
     while runs_now(job.folder):
+        if not shown:
+            print(f"waiting for {job.record().host}, which runs {job.name} (at most {seconds:g} s) ...", flush=True)
+            shown = True
         if time.monotonic() > deadline:
             raise UserError(f"{job.folder}: another process ({job.record().host}) runs this job; wait, or stop it")
         time.sleep(POLL)

@@ -12,7 +12,7 @@ from llm2slm import runs
 from llm2slm.commands.output_folder import check_folder
 from llm2slm.config import ReportConfig
 from llm2slm.evaluation.report.corpora import CORPUS, refuse_mixed, with_corpora
-from llm2slm.sweeps.jobs import assignments, has_result, is_sweep, name_of, read_records, sweep_of
+from llm2slm.sweeps.jobs import assignments, commands_of, has_result, is_sweep, name_of, read_records, to_complete
 from llm2slm.sweeps.table import config_text, varied
 from llm2slm.tracking.session import check as check_loggers
 from llm2slm.tracking.session import track
@@ -92,8 +92,8 @@ def results_named(given: list[str]) -> Iterator[Named]:
         if not having:
             raise UserError(f"{name}: no job of this sweep has a result yet")
         if missing := [record for record in records if record not in having]:
-            stored = sweep_of(folder)
-            by = f"; to complete the sweep: {stored['command']}" if stored else ""
+            commands = to_complete(commands_of(folder, records), records)
+            by = f"; to complete the sweep: {' && '.join(commands)}" if commands else ""
             listed = ", ".join(f"{record.folder} ({record.status})" for record in missing[:8])
             more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
             print(f"llm2slm: {name}: no result of job {listed}{more}{by}", file=sys.stderr)

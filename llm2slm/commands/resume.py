@@ -20,6 +20,7 @@ from llm2slm.atomic import NotWritten, writing
 from llm2slm.commands.card import card_of_run
 from llm2slm.config import RunConfig
 from llm2slm.models.saving import CARD
+from llm2slm.processes import PeerEnded
 from llm2slm.ranks import first_process
 from llm2slm.tracking.samples import FILE as SAMPLES
 from llm2slm.training.checkpoint_io import CHECKPOINTS
@@ -90,18 +91,36 @@ def clear_leftovers(folder: Path, *, from_start: bool) -> None:
 
 @contextmanager
 def naming_command(folder: Path) -> Iterator[None]:
-    """Prints the command that resumes on Ctrl-C during training, or if a file cannot be written.
+    """Prints the command that resumes on any failure of a training with a checkpoint, Ctrl-C included.
 
-    Without a checkpoint it is the command that starts over.
+    Without a checkpoint, the command that starts over is printed on Ctrl-C, and if a file cannot be written: other
+    failures would be repeated.
     """
     try:
         yield
-    except (KeyboardInterrupt, NotWritten):
-        if first_process():
-            saved = any((folder / CHECKPOINTS).glob("*.ckpt"))
-            to = "to resume from the last checkpoint" if saved else "there is no checkpoint yet; to start over"
-            print(f"llm2slm: {to}: {command(folder)}", file=sys.stderr)
+    except PeerEnded:  # the line of this error contains the command: see `with_command`
         raise
+    except BaseException as error:
+        if first_process() and (has_checkpoint(folder) or isinstance(error, KeyboardInterrupt | NotWritten)):
+            print(f"llm2slm: {to_continue(folder)}", file=sys.stderr)
+        raise
+
+
+def with_command(folder: Path, reason: str) -> str:
+    """The reason for the end of a training, and the command that resumes it or starts it over."""
+    return f"{reason}; {to_continue(folder)}"
+
+
+def to_continue(folder: Path) -> str:
+    """The command that resumes a training or starts it over, in words."""
+    saved = has_checkpoint(folder)
+    to = "to resume from the last checkpoint" if saved else "there is no checkpoint yet; to start over"
+    return f"{to}: {command(folder)}"
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a training has written a checkpoint."""
+    return any((folder / CHECKPOINTS).glob("*.ckpt"))
 
 
 @contextmanager

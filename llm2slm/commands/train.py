@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from llm2slm.commands.resume import (
     outdate,
     refuse_used,
     start_over,
+    with_command,
 )
 from llm2slm.commands.run_lock import RunLock
 from llm2slm.commands.task_choice import with_task
@@ -59,6 +61,7 @@ from llm2slm.training.distill import Teacher, build_teacher
 from llm2slm.training.fit import Fitted, check_trainer, fit, load_fitted, set_seed
 from llm2slm.training.frozen_weights import at_recorded_commits
 from llm2slm.training.loggers import build_loggers
+from llm2slm.training.peers import watched
 from llm2slm.training.phases import check_trainable, projector_rate
 from llm2slm.training.precision import AUTO, settled
 from llm2slm.training.validation_scores import ValidationScorer
@@ -246,7 +249,7 @@ def trained(
     model, data, teacher = ready.model, ready.data, ready.teacher
     int8 = encoder_in_int8(model, config) is not None
     given["work"] = training_work(model, config.trainer, teacher, int8_encoding=int8)
-    with naming_command(folder), int8_encoding(model, config):
+    with naming_command(folder), watched(partial(with_command, folder)), int8_encoding(model, config):
         fitted = fit(config, folder, model, data, scorer=scorer, teacher=teacher, **given)
     return fitted, None
 

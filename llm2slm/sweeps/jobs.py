@@ -210,8 +210,16 @@ def job_overrides() -> list[str] | None:
     return None if record is None else record.overrides
 
 
+@dataclass(frozen=True)
+class SweepCommand:
+    """A command of a sweep, and the folders of its jobs (names)."""
+
+    command: str
+    jobs: list[str]
+
+
 def sweep_of(folder: Path) -> dict[str, Any] | None:
-    """The contents of `sweep.json`: verb, command, name; None for a folder without it.
+    """The contents of `sweep.json`: verb, the last command, name; None for a folder without it.
 
     Raises:
         UserError: the file is damaged.
@@ -224,6 +232,36 @@ def sweep_of(folder: Path) -> dict[str, Any] | None:
         return {"verb": str(found["verb"]), "command": str(found["command"]), "name": str(found["name"])}
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}: no record of a sweep; remove it to use this folder") from None
+
+
+def commands_of(folder: Path, records: Sequence[JobRecord]) -> list[SweepCommand]:
+    """The commands of a sweep, the oldest first. (Earlier versions recorded the last one only, without its jobs; all
+    jobs are then attributed to it.)
+
+    Raises:
+        UserError: `sweep.json` is damaged.
+    """
+    last = sweep_of(folder)
+    if last is None:
+        return []
+    stored = json.loads((folder / SWEEP_FILE).read_text("utf-8")).get("commands")
+    try:
+        if stored is not None:
+            return [SweepCommand(str(each["command"]), [str(name) for name in each["jobs"]]) for each in stored]
+    except (TypeError, KeyError):
+        raise UserError(f"{folder / SWEEP_FILE}: no record of a sweep; remove it to use this folder") from None
+    return [SweepCommand(last["command"], [record.folder for record in records])]
+
+
+def to_complete(commands: Sequence[SweepCommand], records: Sequence[JobRecord]) -> list[str]:
+    """The commands, the newest first, that complete the jobs of a sweep which are not complete."""
+    left = {record.folder for record in records if not record.complete}
+    found: list[str] = []
+    for each in reversed(commands):
+        if left & set(each.jobs):
+            found.append(each.command)
+            left -= set(each.jobs)
+    return found
 
 
 def is_sweep(folder: Path) -> bool:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
 from llm2slm.atomic import write_text
+from llm2slm.evaluation.metrics.scores import lower_is_better
 from llm2slm.evaluation.report.corpora import CORPUS, with_corpora
 from llm2slm.shown_text import cell, on_one_line
 from llm2slm.sweeps.jobs import JobRecord, assignments, has_result, name_of, read_records
+from llm2slm.types import UserError
 
 PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
 """Columns that are printed only if their values differ."""
+METRICS = "metrics.csv"
+"""The curve of a training."""
 BEST = "best"
 """Column that marks the best job by validation."""
 
@@ -23,7 +28,8 @@ BEST = "best"
 def table(folder: Path) -> list[dict[str, Any]]:
     """A row for each system of each job: job, overridden keys, status, scores, speed, parameters, seconds, error.
 
-    Validation scores are in columns val/<metric>, those of the split that was tested in columns <metric>. Test scores
+    Validation scores are in columns val/<metric> (of a job without a result, the best so far), those of the split that
+    was tested in columns <metric>. Test scores
     of one metric with signatures that do not compare are in separate columns, as in the report.
     """
     from llm2slm.evaluation.report.entries import entries
@@ -41,8 +47,27 @@ def table(folder: Path) -> list[dict[str, Any]]:
         tail = {"seconds": record.seconds, "error": record.error}
         run = list(results).index(record.folder) if record.folder in results else None
         systems = [entry.system for entry in shown if entry.run == run]
-        rows += [{**head, **system_columns(system), **tail} for system in systems] or [{**head, **tail}]
+        scores = {} if record.folder in results else validation_columns(folder / record.folder)
+        rows += [{**head, **system_columns(system), **tail} for system in systems] or [{**head, **scores, **tail}]
     return rows
+
+
+def validation_columns(folder: Path) -> dict[str, Any]:
+    """The validation scores of a training without a result: of the best validation so far by its monitored metric.
+
+    {} without a validation whose monitored value is finite, and for other verbs.
+    """
+    try:
+        callbacks = runs.read_config(folder)["callbacks"]
+        monitor, mode = str(callbacks["monitor"]), callbacks.get("mode")
+    except (UserError, KeyError, TypeError, AttributeError):
+        return {}
+    rows = [row for row in runs.curve(folder / METRICS).values() if math.isfinite(row.get(monitor, math.nan))]
+    if not rows:
+        return {}
+    lowest = mode == "min" if mode else lower_is_better(monitor.removeprefix("val/"))
+    best = (min if lowest else max)(rows, key=lambda row: row[monitor])
+    return {name: round(value, 4) for name, value in best.items() if name.startswith("val/")}
 
 
 def results_of(folder: Path, records: Sequence[JobRecord]) -> dict[str, dict[str, Any]]:
@@ -115,7 +140,8 @@ def show_table(rows: list[dict[str, Any]]) -> None:
     from llm2slm.evaluation.report.report import fitted
 
     names = [name for name in columns_of(rows) if name not in ("error", BEST)]
-    names = [n for n in names if n not in PLAIN or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
+    plain = PLAIN[1:] if any(is_partial(row) for row in rows) else PLAIN
+    names = [n for n in names if n not in plain or len(rows) == 1 or len({row.get(n) for row in rows}) > 1]
     short = [name.rpartition(".")[2].removesuffix("_parameters") for name in names]
     head = [last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)]
     cells = ((row.get(name, "") for name in names) for row in rows)
@@ -124,6 +150,11 @@ def show_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["error"]:
             print(f"job {row['job']}: {on_one_line(row['error'])}")
+
+
+def is_partial(row: Mapping[str, Any]) -> bool:
+    """Whether the validation scores of a row are of a training that is not done."""
+    return row.get("status") != "done" and any(name.startswith("val/") for name in row)
 
 
 def varied(rows: list[dict[str, str]]) -> list[dict[str, str]]:

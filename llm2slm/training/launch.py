@@ -15,6 +15,7 @@ from torch import distributed
 
 from llm2slm.config import TrainerConfig
 from llm2slm.processes import Processes
+from llm2slm.training.peers import watched
 from llm2slm.types import UserError
 
 ResultT = TypeVar("ResultT")
@@ -70,9 +71,10 @@ def in_processes(cfg: TrainerConfig, work: Callable[[Processes], ResultT]) -> Re
 
     others: Any = fabric.strategy.launcher
     try:
-        result: ResultT = fabric.launch(run)
-        for process in getattr(others, "procs", []):
-            process.wait()
+        with watched():
+            result: ResultT = fabric.launch(run)
+            for process in getattr(others, "procs", []):
+                process.wait()
         return result
     except BaseException:
         for process in getattr(others, "procs", []):

@@ -80,7 +80,7 @@ def test_further_values_are_added_and_another_sweep_is_refused(trains, capsys):
     assert main([*SWEEP, "seed=1,2"]) == 1
     capsys.readouterr()
     assert main([*SWEEP, "seed=2,3,4"]) == 0  # its jobs are complete; job 0 belongs to the other command
-    assert "to complete" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("to complete") == 1
     assert ran == [1, 2, 3, 4] and statuses() == ["failed", "done", "done", "done"]
     assert [r.overrides for r in read_records(Path("sweep"))] == [[f"seed={n}"] for n in (1, 2, 3, 4)]
     capsys.readouterr()
@@ -89,6 +89,51 @@ def test_further_values_are_added_and_another_sweep_is_refused(trains, capsys):
     assert main(["evaluate", *SWEEP[1:], "seed=1,2"]) == 2
     assert "sweep: contains a sweep of `llm2slm train`; give another folder" in mistake(capsys)
     assert len(ran) == 4 and len(read_records(Path("sweep"))) == 4
+
+
+def completing(capsys):
+    """The printed commands that complete a sweep, as arguments."""
+    lines = capsys.readouterr().out.splitlines()
+    return [shlex.split(line.partition(": llm2slm ")[2]) for line in lines if line.startswith("to complete")]
+
+
+def test_failed_jobs_of_an_earlier_command_are_completed_by_it(trains, capsys):
+    """A narrower command does not replace the record of the wider one."""
+    ran, wrong = trains
+    wrong.add(1)
+    assert main([*SWEEP, "seed=1,2,3"]) == 1
+    assert main([*SWEEP, "seed=3,2"]) == 0
+    given = f"hydra.sweep.dir={Path('sweep').absolute()}"
+    wide, narrow = ([*SWEEP[:-1], f"seed={seeds}", given] for seeds in ("1,2,3", "3,2"))
+    found = completing(capsys)
+    assert found[1:] == [wide] and len(found) == 2
+    stored = json.loads(Path("sweep/sweep.json").read_text())
+    assert [shlex.split(each["command"])[1:] for each in stored["commands"]] == [wide, narrow]
+    assert [each["jobs"] for each in stored["commands"]] == [["0", "1", "2"], ["2", "1"]]
+    wrong.add(4)
+    assert main([*SWEEP, "seed=3,4"]) == 1
+    assert [each[3] for each in completing(capsys)] == ["seed=1,2,3", "seed=3,4"]
+    wrong.clear()
+    ran.clear()
+    assert main(wide) == 0
+    assert ran == [1] and [each[3] for each in completing(capsys)] == ["seed=3,4"]
+    assert main([*SWEEP, "seed=range(1,5)"]) == 0
+    assert ran == [1, 4] and not completing(capsys)
+    assert len(json.loads(Path("sweep/sweep.json").read_text())["commands"]) == 1  # it has all jobs
+
+
+def test_the_record_of_an_earlier_version_is_read(trains, capsys):
+    """It has the last command only, without its jobs."""
+    _, wrong = trains
+    wrong.add(1)
+    assert main([*SWEEP, "seed=1,2,3"]) == 1
+    path = Path("sweep/sweep.json")
+    stored = json.loads(path.read_text())
+    del stored["commands"]
+    path.write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert main([*SWEEP, "seed=3,2"]) == 0
+    assert [each[3] for each in completing(capsys)] == ["seed=1,2,3"]
 
 
 @pytest.mark.slow
@@ -161,11 +206,14 @@ def test_a_sweep_or_a_job_that_another_process_runs_is_refused(trains, capsys, m
         monkeypatch.setattr(sweep_command.wait_for, "__defaults__", (0.0,))
         assert runs_now(Path("sweep/1")) == (name == "1/job.json")
         assert main([*SWEEP, "seed=1,2"]) == 2
-        told = mistake(capsys)
+        told = capsys.readouterr()
     finally:
         holder.kill()
         holder.wait()
-    assert ("another process is writing it" if name == "sweep.json" else "another process (node7:42) runs") in told
+    error = "another process is writing it" if name == "sweep.json" else "another process (node7:42) runs"
+    assert error in told.err and told.err.count("\n") == 1
+    waiting = "waiting for node7:42, which runs job 1 (at most 0 s) ..."
+    assert (waiting in told.out.splitlines()) == (name == "1/job.json")
     assert main([*SWEEP, "seed=1,2"]) == 0  # its record belongs to a killed process
     assert statuses() == ["done", "done"]
 

@@ -20,7 +20,7 @@ from llm2slm.types import UserError
 
 @pytest.mark.parametrize("interval", representatives([1, 100], [100]))
 @pytest.mark.parametrize("stops", representatives([False, True], [False]))
-def test_the_batch_is_saved_and_no_checkpoint_is_damaged(tmp_path, monkeypatch, interval, stops):
+def test_the_batch_is_saved_and_no_checkpoint_is_damaged(tmp_path, monkeypatch, capsys, interval, stops):
     """NaN at the third of eight steps, after the validation of the second; logged immediately, or never."""
     config = tiny_run(tmp_path, max_steps=8, val_every=2, log_every_n_steps=interval)
     config.callbacks.generate_rows = 0
@@ -44,6 +44,8 @@ def test_the_batch_is_saved_and_no_checkpoint_is_damaged(tmp_path, monkeypatch, 
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=rf"train/loss is nan at step 3; .*; the batch is saved in {folder}/diverged$"):
         train(deepcopy(config), folder)
+    line = f"llm2slm: to resume from the last checkpoint: llm2slm train run={folder}"
+    assert capsys.readouterr().err.splitlines()[-1] == line
     saved = checkpoint(folder / "diverged" / "rank_0.pt")
     assert saved["step"] == 3
     (found,), (before,) = saved["batches"], saved["previous"]

@@ -8,7 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from command_line import python
-from tiny_runs import build, checkpoint, curve, tiny_run, two_processes, weights
+from tiny_runs import build, checkpoint, curve, of_libraries, tiny_run, two_processes, weights
 
 from llm2slm.commands.train import run as train
 from llm2slm.models.hybrid import LLM2SLM
@@ -70,6 +70,7 @@ def test_two_sharded_processes_train_like_one(tmp_path):
     train(deepcopy(alone), tmp_path / "alone")
     folder = tmp_path / "both"
     done = run(tmp_path, *overrides(tmp_path, alone, folder))
+    assert not of_libraries(done.stderr)
     looks = re.findall(r"LOOK (\d) (\w+) (0\.\d+)", done.stderr)
     assert sorted(look[0] for look in looks) == ["0", "1"] and all(look[1] == "True" for look in looks)
     assert all(0.4 < float(look[2]) < 0.7 for look in looks), "each process has about half of all weights"
