@@ -29,6 +29,17 @@ def warn_warmup(config: RunConfig) -> None:
         )
 
 
+def warn_lost_llm(config: RunConfig) -> None:
+    """Warns if the trained model cannot be loaded."""
+    if config.model.loses_llm:
+        print(
+            "llm2slm: warning: the LLM has random weights, which are not saved: the trained model cannot be loaded; "
+            "for benchmark, evaluate, generate and export, set model.llm.name to a pretrained LLM and leave "
+            "model.llm.init out",
+            file=sys.stderr,
+        )
+
+
 def example_lines(data: DataModule) -> list[str]:
     """The frame of prompts, and the first training row as the models get it: the SLM's prompt, the LLM's prompt if it
     differs, and the target."""
@@ -65,8 +76,8 @@ def visible(text: str, limit: int = SHOWN) -> str:
 def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str) -> None:
     """Prints the task, one example, the table of the data, and warnings.
 
-    Warnings: another task than that of the corpus, targets of `final` that the metrics cannot tokenize, prompts of
-    `final` that are also training prompts, texts that a tokenizer cannot represent.
+    Warnings: another task than that of the corpus, a model that cannot be loaded, targets of `final` that the metrics
+    cannot tokenize, prompts of `final` that are also training prompts, texts that a tokenizer cannot represent.
 
     Args:
         given: the configuration before `with_task`.
@@ -79,6 +90,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_encoder(config)
+    warn_lost_llm(config)
     warn_warmup(config)
     warn_language(data.task, data.examples(final))
     data.compare()

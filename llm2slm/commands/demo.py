@@ -213,6 +213,11 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
         try:
             check_ranges(each)
             check_control(each.model)
+            if each.model.loses_llm:
+                raise UserError(
+                    "the LLM has random weights, which are not saved, and demo loads the trained model; leave "
+                    "model.llm.init=random out"
+                )
         except UserError as error:
             raise UserError(f"systems.{name}: {error}") from None
     return configs

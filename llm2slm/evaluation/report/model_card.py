@@ -143,17 +143,19 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
     slm = model["slm"]
     start = shown(slm["name"], system) if slm["name"] and slm["init"] != RANDOM else "random weights"
     layer = "" if llm["layer"] is None else f", layer {llm['layer']}"
-    encoder = f"{shown(llm.get('origin', llm)['name'], system)}{layer} ({llm['dtype']})"
+    encoder = f"{_llm_name(llm, system)}{layer} ({llm['dtype']})"
     if llm.get("quantization"):
         encoder += f", quantized ({llm['quantization'].get('quant_method')})"
     if llm.get("prefix") or llm.get("chat"):
         encoder += ", with its own prompt format (`llm_frame` in config.json)"
+    found = (
+        " The LLM's encoder is in the folder `llm` if this repository has one; otherwise it is loaded by its name, or "
+        f"from `llm=`. Its weights are verified by the fingerprint `{llm['fingerprint']}`."
+    )
     return _control(model.get("control", NONE)) + (
         f"A frozen LLM, {encoder}, encodes the prompt once; a projector maps its representations into a small language "
         f"model (initialized from {start}), which alone generates. LLM-to-SLM generation after {PAPER}; conditioning "
-        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The LLM's encoder is in the folder "
-        "`llm` if this repository has one; otherwise it is loaded by its name, or from `llm=`. Its weights are "
-        f"verified by the fingerprint `{llm['fingerprint']}`."
+        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`.{'' if _lost(llm) else found}"
     )
 
 
@@ -168,6 +170,19 @@ def _cuts(config: Mapping[str, Any]) -> str:
     if vocabulary := config.get("llm2slm_vocab"):
         facts.append(f"{vocabulary['kept']:,} of {vocabulary['of']:,} vocabulary entries")
     return f"The small model is cut from its pretrained model; it keeps {' and '.join(facts)}." if facts else ""
+
+
+def _lost(llm: Mapping[str, Any]) -> bool:
+    """Whether the LLM of a hybrid's record has random weights, so that the hybrid cannot be loaded."""
+    return bool(llm.get("init") == RANDOM)
+
+
+def _llm_name(llm: Mapping[str, Any], system: Mapping[str, Any]) -> str:
+    """The LLM of a hybrid's record, in words."""
+    name = llm.get("origin", llm)["name"]
+    if not _lost(llm):
+        return shown(name, system)
+    return "with random weights" if name is None else f"with the shape of {shown(name, system)} and random weights"
 
 
 def _control(control: str) -> str:
@@ -186,6 +201,8 @@ def _control(control: str) -> str:
 
 
 def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
+    if llm is not None and _lost(llm):
+        return "## Use\n\nThis model cannot be loaded: its LLM has random weights, which are not saved."
     task = config["task"]
     prefix, suffix = (task.get(key) or "" for key in ("prefix", "suffix"))
     prompt = repr(f"{prefix}...{suffix}")
