@@ -14,12 +14,19 @@ from llm2slm.config import DataConfig, TaskConfig
 
 
 def card_of_run(
-    model: Path, name: str, home: Path, others: Sequence[Mapping[str, Any]] = (), license: str | None = None
+    model: Path,
+    name: str,
+    source: str,
+    home: Path,
+    others: Sequence[Mapping[str, Any]] = (),
+    *,
+    license: str | None = None,
 ) -> None:
     """Writes the card of a saved model into its folder.
 
     Args:
-        name: the model's name in the card. home: the run directory of its training.
+        name: the model's name in the card. source: the folder or Hub id that its code example loads.
+        home: the run directory of its training.
         others: further results that include the model.
     """
     from llm2slm.data.sources.sources import task_of
@@ -34,4 +41,11 @@ def card_of_run(
     result = result if result is not None and result["verb"] == "train" else None
     saved = json.loads((model / "config.json").read_text(encoding="utf-8"))
     llm, slm = saved.get("llm"), saved.get("slm", saved)
-    write_text(model / CARD, model_card(name, config, result, others, license=license, llm=llm, slm=slm))
+    card = model_card(name, config, result, others, source=source, license=license, llm=llm, slm=slm)
+    write_text(model / CARD, card)
+
+
+def card_in_run(home: Path) -> None:
+    """Writes the card of the model in the run directory of its training."""
+    name = home.resolve().name
+    card_of_run(home / "model", name, f"{name}/model", home)

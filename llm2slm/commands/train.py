@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.card import card_of_run
+from llm2slm.commands.card import card_in_run
 from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
@@ -130,7 +130,7 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
                 set_speed(result, config, ready, folder)
                 result.wall_seconds = time.perf_counter() - started
                 runs.write_result(folder, result)
-                card_of_run(folder / "model", folder.resolve().name, folder)
+                card_in_run(folder)
                 rows = ready.data.examples(ready.final)[: len(system.samples)]
                 samples.add(fitted.steps, ready.final, rows, [row["prediction"] for row in system.samples])
                 tracking.result(result, folder)

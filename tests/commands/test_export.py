@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def answers(folder: Path) -> list[str]:
     return LLM2SLM.from_pretrained(folder).generate_text(TEXTS, **FIVE)
 
 
+def loaded_in(model: Path) -> str:
+    """What the code example of a model's card loads."""
+    [found] = re.findall(r"from_pretrained\('(.*?)'\)", (model / "README.md").read_text("utf-8"))
+    return str(found)
+
+
 def test_training_leaves_a_card(trained: Path) -> None:
     card = ModelCard.load(trained / "model" / "README.md")
     quality = runs.read_result(trained)["systems"][0]["quality"]
@@ -31,6 +38,8 @@ def test_training_leaves_a_card(trained: Path) -> None:
         key: pytest.approx(score["value"], abs=1e-4) for key, score in quality.items()
     }
     assert "translate English to German: " in card.text
+    assert loaded_in(trained / "model") == f"{trained.name}/model"
+    LLM2SLM.from_pretrained(trained.parent / loaded_in(trained / "model"))
 
 
 def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +50,8 @@ def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.startswith(f"{out}: ")
     assert files_of(run) == before
     card = ModelCard.load(out / "README.md")
-    assert card.data.license == "mit" and "# Tiny\n" in card.text
+    assert card.data.license == "mit" and "# Tiny\n" in card.text and "'Tiny'" not in card.text
+    assert loaded_in(out) == "give"
     assert answers(out) == answers(run / "model")
     # a folder without its run still knows what stood in front of every text
     typed = ["generate", f"prompt={TEXTS[0]}", "max_new_tokens=5", "stream=false"]

@@ -86,7 +86,7 @@ AFTER = {
     "generation": (evaluate_command, "predict", {"model"}),
     "metric": (evaluate_command, "measure", {"model", "predictions.jsonl"}),
     "result": (runs, "write_result", {"model", "predictions.jsonl"}),
-    "card": (train_command, "card_of_run", {"model", "predictions.jsonl", "result.json"}),
+    "card": (train_command, "card_in_run", {"model", "predictions.jsonl", "result.json"}),
 }
 """What is done after training, in order: where it is called, and what is there by then."""
 

@@ -38,6 +38,7 @@ def model_card(
     own: Mapping[str, Any] | None,
     others: Sequence[Mapping[str, Any]] = (),
     *,
+    source: str | None = None,
     license: str | None = None,
     llm: Mapping[str, Any] | None = None,
     slm: Mapping[str, Any] | None = None,
@@ -45,7 +46,8 @@ def model_card(
     """The text of a card.
 
     Args:
-        name: of the model.
+        name: of the model, for people.
+        source: the folder or Hub id that the code example loads; None: `name`.
         config: the run's, as `config.yaml` has it.
         own: the result of the training, as `result.json` has it; None: unknown.
         others: further results (a benchmark, a demo) that include this model.
@@ -59,7 +61,7 @@ def model_card(
         f"# {name}",
         _purpose(config, system, llm),
         _cuts(slm or {}),
-        _use(name, config, llm),
+        _use(name if source is None else source, config, llm),
         _data(config, system),
     ]
     parts += ["" if own is None else _training(own, system), _measured(own, others), _rights(config, system, license)]
@@ -200,7 +202,7 @@ def _control(control: str) -> str:
     )
 
 
-def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
+def _use(source: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
     if llm is not None and _lost(llm):
         return "## Use\n\nThis model cannot be loaded: its LLM has random weights, which are not saved."
     task = config["task"]
@@ -214,7 +216,7 @@ def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) ->
         form = f"with the prefix {prefix!r}." if prefix else "without a prefix."
     return (
         "## Use\n\n```python\nfrom llm2slm import LLM2SLM\n\n"
-        f"model = LLM2SLM.from_pretrained({name!r})"
+        f"model = LLM2SLM.from_pretrained({source!r})"
         + ("" if llm is None else "  # llm=... if the LLM has moved")
         + f"\nprint(model.generate_text([{prompt}], max_new_tokens=64))\n```\n\n"
         "The package is llm2slm (distribution: llm-to-slm; `llm2slm` on PyPI is an unrelated project). Prompts "
