@@ -31,6 +31,7 @@ def card_of_run(
     """
     from llm2slm.data.sources.sources import task_of
     from llm2slm.evaluation.report.model_card import model_card
+    from llm2slm.models import conditioning
     from llm2slm.models.saving import CARD
 
     config = runs.read_config(home)
@@ -40,8 +41,12 @@ def card_of_run(
     result = runs.read_result(home) if (home / "result.json").is_file() else None
     result = result if result is not None and result["verb"] == "train" else None
     saved = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    llm, slm = saved.get("llm"), saved.get("slm", saved)
-    card = model_card(name, config, result, others, source=source, license=license, llm=llm, slm=slm)
+    llm, slm, reach = saved.get("llm"), saved.get("slm", saved), None
+    if llm is not None:
+        mode = conditioning.get(saved["conditioning"])
+        reach = mode.in_words(saved)
+        llm = llm | {"layer": None} if mode.uses_llm_cache else llm  # the output of no layer is read
+    card = model_card(name, config, result, others, source=source, license=license, llm=llm, slm=slm, reach=reach)
     write_text(model / CARD, card)
 
 

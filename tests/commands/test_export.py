@@ -12,9 +12,11 @@ import torch
 from command_line import files_of, mistake, without_next
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from tiny_runs import tiny_run
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.commands.train import run as train
 from llm2slm.models.hybrid import LLM2SLM
 
 TEXTS = ["The old teacher reads a book.", "two dogs"]
@@ -40,6 +42,16 @@ def test_training_leaves_a_card(trained: Path) -> None:
     assert "translate English to German: " in card.text
     assert loaded_in(trained / "model") == f"{trained.name}/model"
     LLM2SLM.from_pretrained(trained.parent / loaded_in(trained / "model"))
+
+
+def test_the_card_of_a_shared_cache_names_its_blocks(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path, llm="llama", slm="llama", mode="kv", max_steps=1)
+    config.model.kv_blocks = [1, 1, 2, 3]
+    config.callbacks.generate_rows = 0
+    train(config, tmp_path / "run")
+    card = (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
+    assert "keys and values of its blocks 1, 1, 2, 3 are, without a projector, the cache of the prompt of a" in card
+    assert ", layer" not in card
 
 
 def test_a_folder_to_give_away(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

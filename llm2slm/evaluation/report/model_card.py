@@ -29,6 +29,8 @@ TRAINED = {
     "prefix": "frozen; only a prefix of keys and values was trained with llm2slm (prefix tuning)",
 }
 """Training of a model without an LLM, by its `tune`, where the model's weights are frozen."""
+REACH = "a projector maps its representations into"
+"""How the LLM's representations reach the SLM with most ways of conditioning."""
 PAPER = "Bergner et al. 2024, [Think Big, Generate Quick](https://arxiv.org/abs/2402.16844)"
 
 
@@ -42,6 +44,7 @@ def model_card(
     license: str | None = None,
     llm: Mapping[str, Any] | None = None,
     slm: Mapping[str, Any] | None = None,
+    reach: str | None = None,
 ) -> str:
     """The text of a card.
 
@@ -54,12 +57,13 @@ def model_card(
         license: the Hub's identifier (apache-2.0); None: not stated.
         llm: the saved model's record of its LLM; None without one.
         slm: transformers config of the saved SLM (or of the whole plain model); None: unknown.
+        reach: how the LLM's representations reach the SLM (`Conditioning.in_words`); None: by a projector.
     """
     name = " ".join(name.split())
     system = {} if own is None else own["systems"][0]
     parts = [
         f"# {name}",
-        _purpose(config, system, llm),
+        _purpose(config, system, llm, reach),
         _cuts(slm or {}),
         _use(name if source is None else source, config, llm),
         _data(config, system),
@@ -133,7 +137,9 @@ def shown(name: str, system: Mapping[str, Any]) -> str:
     return f"`{name}`" if known else f"`{Path(name).name}` (a local {'file' if is_gguf(name) else 'folder'})"
 
 
-def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
+def _purpose(
+    config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[str, Any] | None, reach: str | None
+) -> str:
     model = config["model"]
     if llm is None:
         side = model["llm" if model["kind"] == "llm" else "slm"]
@@ -155,7 +161,7 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
         f"from `llm=`. Its weights are verified by the fingerprint `{llm['fingerprint']}`."
     )
     return _control(model.get("control", NONE)) + (
-        f"A frozen LLM, {encoder}, encodes the prompt once; a projector maps its representations into a small language "
+        f"A frozen LLM, {encoder}, encodes the prompt once; {reach or REACH} a small language "
         f"model (initialized from {start}), which alone generates. LLM-to-SLM generation after {PAPER}; conditioning "
         f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`.{'' if _lost(llm) else found}"
     )
@@ -252,9 +258,9 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
         keys = ("overlong_prompts", "overlong_responses", "lost_responses", "dropped", "in_train")
         over = {key: facts[key] for key in keys if facts.get(key)}
         counts = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
-        lines.append(f"* {split}: {facts['rows']} rows{counts}")
-    limit = f"prompts of at most {data['max_prompt_tokens']} tokens, responses of {data['max_response_tokens']}"
-    return "\n".join([*lines, f"* longer texts: {data['overlong']} ({limit})"])
+        lines.append(f"* {split}: {_number(facts['rows'], 'row')}{counts}")
+    limits = f"{data['max_prompt_tokens']} (prompt) or {data['max_response_tokens']} (response)"
+    return "\n".join([*lines, f"* texts longer than {limits} tokens: {data['overlong']}"])
 
 
 def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
@@ -263,13 +269,18 @@ def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     reads = ", the LLM's encoder included" if system["kind"] == "llm2slm" else ""
     packages = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     facts = [
-        f"* {notes['optimizer_steps']} steps in {seconds(notes.get('training_seconds'))}",
+        f"* {_number(notes['optimizer_steps'], 'step')} in {seconds(notes.get('training_seconds'))}",
         f"* {total} parameters{reads}; {trained} trained",
         f"* seed {result['seed']}, on {result['device']}",
         f"* {_code(FOLDERS.sub('', result['command']))}",
         f"* commit `{result['git_commit'] or 'unknown'}`, {packages}",
     ]
     return "\n".join(["## Training\n", *facts])
+
+
+def _number(n: int, unit: str) -> str:
+    """A number with its unit, in singular or plural."""
+    return f"{n} {unit}{'' if n == 1 else 's'}"
 
 
 def _code(text: str) -> str:
@@ -316,8 +327,8 @@ def _speed(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
         figures = [_with_range(cell) for cell in cells(replace(entry, row=row), ()) if cell.key in keys]
         rows.append([entry.label, *shape, *figures])
     first = timed[0][1]
-    rounds = f"medians of {first['repeats']} rounds after {first['warmup']} of warm-up, with their range"
-    how = f"{first['decoding']} decoding, {first['threads']} threads"
+    rounds = f"medians of {_number(first['repeats'], 'round')} after {first['warmup']} of warm-up, with their range"
+    how = f"{first['decoding']} decoding, {_number(first['threads'], 'thread')}"
     return (
         f"## Speed\n\nMeasured in one process, interleaved: {rounds}; {how}; on {result['device']}, "
         f"{result['created'][:10]}, commit `{result['git_commit'] or 'unknown'}`.\n\n{_table(heads, rows)}"

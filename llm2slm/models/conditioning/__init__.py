@@ -141,6 +141,15 @@ class Conditioning(ABC):
         )
         return {"projector": projector}
 
+    def in_words(self, record: Mapping[str, Any]) -> str:
+        """How the LLM's representations reach the SLM, for the model card: the words before "a small language model".
+
+        Args:
+            record: the config of a saved hybrid, as plain values.
+        """
+        del record
+        return "a projector maps its representations into"
+
     # How z meets the prompt
 
     def token_by_token(self, config: LLM2SLMConfig) -> bool:
