@@ -98,15 +98,15 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
     shown = capsys.readouterr()
     # of the training split's texts: what it does not hold is lost still
     assert (
-        "run/tokenizers/slm_kept: 9 tokens added to the 308 of " in shown.out
-        and "'\\n', '\\t', '\\r', '  ', '    ', '        ', '                ', '{', '}'" in shown.out
+        "run/tokenizers/slm_kept: 9 tokens added to the 308 of " in shown.err
+        and "'\\n', '\\t', '\\r', '  ', '    ', '        ', '                ', '{', '}'" in shown.err
     )
     assert "responses lossy under the SLM's tokenizer 0 1 0" in [
         " ".join(line.split()) for line in shown.out.splitlines()
     ]
     assert len(load_tokenizer("run/model")) == 317
     assert main(["train", "run=run", "trainer.max_steps=3"]) == 0  # with the tokenizer that it was begun with
-    assert "tokens added" not in capsys.readouterr().out
+    assert "tokens added" not in capsys.readouterr().err
     model = LLM2SLM.from_pretrained("run/model")
     assert model.slm.get_input_embeddings().weight.shape[0] == 317
     assert model.collator.decode([model.collator.encode([example_of(CODE)])[0].response]) == [CODE]
@@ -128,7 +128,7 @@ def test_what_is_lost_is_kept_where_that_is_asked_for(files, writer, capsys) -> 
 def test_a_character_that_no_token_can_hold_is_left_out_and_named(files, writer, capsys, target, added) -> None:
     Path("train.jsonl").write_text(json.dumps({"source": "a", "target": target}) + "\n")
     assert train(writer, "model.slm.keep_characters=9") == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "not added" in line]
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "not added" in line]
     assert added.format(writer) in line
     assert line.endswith("; not added, since the decoder rewrites it: '▁'")
 
@@ -184,7 +184,7 @@ def test_a_tokenizer_that_loses_nothing_gets_no_token(files, tmp_path_factory, c
     whole = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "whole")
     assert train(whole, "model.slm.keep_whitespace=true") == 0
     shown = capsys.readouterr()
-    assert f"tokenizer {whole}: loses none of the requested text: no token is added" in shown.out
+    assert f"tokenizer {whole}: loses none of the requested text: no token is added" in shown.err
     assert not Path("run/tokenizers").exists()
     assert not any("cannot be written" in line for line in warnings(shown))
 
