@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from sampling import examples
+from tiny_runs import build, tiny_run
 
 from llm2slm.cli import main
 from llm2slm.data import statistics
@@ -89,6 +90,22 @@ def test_what_did_not_happen_takes_no_line():
     names = [name for name, _ in statistics._lines(plain)]
     assert names[:2] == ["rows", "rows that are repeated"]
     assert len(names) == 4
+
+
+def test_a_prompt_of_one_token_is_not_reported_as_the_prompt(tmp_path):
+    """With an LLM's cache the SLM gets the last token alone, whatever the prompt."""
+    config = tiny_run(tmp_path, llm="llama", slm="llama", mode="kv")
+    _, data = build(config)
+    rows = data.encoded("train")
+    assert data.collator.last_token is not None and {len(row.slm) for row in rows} == {1}
+    found = data.report()["train"]
+    assert found["tokens"].keys() == {"llm_prompt", "response"}
+    assert found["tokens"]["llm_prompt"]["max"] == max(len(row.llm) for row in rows) > 1
+    assert found["tokens_per_byte"].keys() == {"llm_prompt", "response"}
+    told = dict(statistics._lines(data.report()))
+    assert [name for name in told if "tokens" in name] == [
+        "the LLM's prompt tokens: median, 95 %, longest", "response tokens",
+    ]  # fmt: skip
 
 
 # In a training
