@@ -40,6 +40,27 @@ def warn_lost_llm(config: RunConfig) -> None:
         )
 
 
+def warn_empty(data: DataModule, final: str) -> None:
+    """Warns of empty prompts and responses, on one line with their numbers and the first row of each."""
+    whole_text = any(task.text for task in (data.task, *(part for _, part in data.task.parts)))  # has no prompts
+    kinds = {"responses": lambda example: example.target}
+    kinds = kinds if whole_text else {"prompts": lambda example: example.source} | kinds
+    found = []
+    for kind, text_of in kinds.items():
+        counts = []
+        for split in dict.fromkeys(("train", "validation", final)):
+            examples = data.first_examples(split)
+            empty = [example.index for example in examples if not text_of(example)]
+            if empty:
+                counts.append(f"{len(empty):,} of {len(examples):,} {split} rows, the first is row {empty[0]} (from 0)")
+        found += [f"empty {kind}: {', '.join(counts)}"] if counts else []
+    if found:
+        print(
+            f"llm2slm: warning: {'; '.join(found)}; the rows are used as they are: complete or remove them",
+            file=sys.stderr,
+        )
+
+
 def example_lines(data: DataModule) -> list[str]:
     """The frame of prompts, and the first training row as the models get it: the SLM's prompt, the LLM's prompt if it
     differs, and the target."""
@@ -77,7 +98,8 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     """Prints the task, one example, the table of the data, and warnings.
 
     Warnings: another task than that of the corpus, a model that cannot be loaded, targets of `final` that the metrics
-    cannot tokenize, prompts of `final` that are also training prompts, texts that a tokenizer cannot represent.
+    cannot tokenize, empty texts, prompts of `final` that are also training prompts, texts that a tokenizer cannot
+    represent.
 
     Args:
         given: the configuration before `with_task`.
@@ -99,6 +121,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     for line in example_lines(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(table(report))
+    warn_empty(data, final)
     warn_tokens(config, data)
     check_lossy(config, data)
     if data.config.streaming and report["train"]["rows"] < data.config.buffer:

@@ -152,6 +152,25 @@ def test_a_training_tells_and_notes_what_it_reads(files, tiny_llm, capsys):
     assert "* test: 3 rows, in train 2" in (files / "run" / "model" / "README.md").read_text("utf-8")
 
 
+def test_empty_texts_are_reported_on_one_line(files, tiny_llm, capsys):
+    rows = [("one", "t"), (" ", "t"), ("two", ""), ("three", "\t"), ("", "t")]
+    text = "".join(json.dumps({"source": source, "target": target}) + "\n" for source, target in rows)
+    (files / "train.jsonl").write_text(text)
+    (files / "test.jsonl").write_text('{"source": "six", "target": "t"}\n{"source": "seven", "target": ""}\n')
+    assert train(tiny_llm, "task.metrics=[exact_match]", "task.prefix=to") == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "empty" in line]
+    assert line == (
+        "llm2slm: warning: empty prompts: 2 of 5 train rows, the first is row 1 (from 0); empty responses: 2 of 5 "
+        "train rows, the first is row 2 (from 0), 1 of 2 test rows, the first is row 1 (from 0); the rows are used as "
+        "they are: complete or remove them"
+    )
+
+
+def test_rows_of_language_modelling_have_no_prompt(files, tiny_llm, capsys):
+    assert train(tiny_llm, "task=lm", "model=llm", "data.target=source", "data.source=null", "task.prefix=x") == 0
+    assert "empty" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_no_warning_where_there_is_no_need(files, tiny_llm, capsys):
     (files / "test.jsonl").write_text(json.dumps({"source": "six", "target": "t"}) + "\n")
