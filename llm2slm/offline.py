@@ -75,7 +75,7 @@ def encode(
     done = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
     with progress_bar(progress, done, Rate("tokens")) as bar:
         total = _tokens(plan)
-        job = bar.add_task("encoding", total=total, completed=total - tokens)
+        job = bar.add_task("encoding", total=total, completed=total - tokens, before=total - tokens)
         for (batch, lacking), reps in zip(todo, encoded, strict=True):
             store.append(batch, reps)
             bar.advance(job, _tokens([lacking]))

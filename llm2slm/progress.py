@@ -23,6 +23,9 @@ from rich.text import Text
 INTERVAL = 30.0
 """Seconds between two plain lines about the same job."""
 
+SLOW = 10
+"""Rates below have a decimal place."""
+
 
 class Pace:
     """The pace of plain lines: at most one every `INTERVAL` seconds, the first one after the first interval."""
@@ -120,12 +123,18 @@ def print_line(text: str) -> None:
 
 
 class Rate(ProgressColumn):
-    """Units per second."""
+    """Units per second; the mean until there are two updates, from which the recent rate is computed.
+
+    A job whose first units were done by an earlier process has their number in its field `before`.
+    """
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """The task's speed, as "1,234 tokens/s"."""
-        return Text(f"{task.speed or 0:,.0f} {self.unit}/s")
+        """The task's speed, as "1,234 tokens/s"; empty before the first."""
+        speed = task.speed
+        if speed is None and task.elapsed:
+            speed = (task.completed - task.fields.get("before", 0)) / task.elapsed
+        return Text(f"{speed:,.{0 if speed >= SLOW else 1}f} {self.unit}/s" if speed else "")

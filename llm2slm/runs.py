@@ -18,12 +18,12 @@ import json
 import os
 import platform
 import subprocess
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ import yaml
 from llm2slm.atomic import write_text
 from llm2slm.config import RunConfig, upgraded
 from llm2slm.speeds import Failure, SpeedRow, Spread, Target
+from llm2slm.typed_command import command
 from llm2slm.types import UserError
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "plain",
     "read_config",
     "read_result",
+    "recorded_commands",
     "recorded_config",
     "refuse_another",
     "text_hash",
@@ -99,11 +101,6 @@ def versions() -> dict[str, str]:
 def now() -> str:
     """Date and time in the format of results."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def command() -> str:
-    """The command line of this process."""
-    return " ".join(["llm2slm", *sys.argv[1:]])
 
 
 def device_name(device_type: str = "cpu") -> str:
@@ -280,11 +277,18 @@ def text_hash(texts: Iterable[str]) -> str:
     return digest.hexdigest()[:12]
 
 
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes the resolved configuration to `config.yaml`, unless the file has it already."""
+def write_config(folder: Path, config: RunConfig, commands: Sequence[str] = ()) -> None:
+    """Writes the resolved configuration to `config.yaml`, after `commands` as comments, if it differs from the file."""
     path, text = folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    text = "".join(f"# {each}\n" for each in commands) + text
     if not (path.is_file() and path.read_bytes() == text.encode()):
         write_text(path, text)
+
+
+def recorded_commands(folder: Path) -> list[str]:
+    """The `commands` of `write_config`; [] in a run of an earlier version."""
+    lines = (folder / "config.yaml").read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("# llm2slm "), lines)]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -201,13 +201,14 @@ def export(server, tmp_path) -> Iterator[Callable[..., tuple[int, str, str]]]:
 def test_an_exported_hybrid_is_pushed_and_used_elsewhere(server, tmp_path, trained, export) -> None:
     there = server.environment(tmp_path / "there")
     arguments = [f"run={trained}", "with_llm=true", "license=mit"]
-    code, out, err = export(*arguments, f"out={tmp_path / 'out'}", "push=me/whole", "private=true")
+    code, out, err = export(*arguments, f"out={tmp_path / 'out'}", "push=me/whole", "private=true", "name=Whole")
     assert code == 0, err
     repo = server.repos["me/whole"]
     assert repo.private and repo.commits[-1].id in out
     own = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
     assert own.items() <= repo.files().items() and {"README.md", "llm/model.safetensors"} <= own.keys()
-    assert b"license: mit" in own["README.md"] and b"from_pretrained('me/whole')" in own["README.md"]
+    assert b"license: mit" in own["README.md"] and b"# Whole\n" in own["README.md"]
+    assert b"from_pretrained('me/whole')" in own["README.md"]
 
     expected = LLM2SLM.from_pretrained(trained / "model").generate_text(TEXTS, max_new_tokens=8, min_new_tokens=8)
     found = json.loads(child(PUSHED, **there))

@@ -58,6 +58,22 @@ def test_short_jobs_print_a_single_line_or_none(clock: Clock) -> None:
     assert len(run(clock, INTERVAL, 3, transient=True)) == 3
 
 
+def test_a_job_of_one_update_has_its_mean_rate(clock: Clock) -> None:
+    assert run(clock, 2.0, 1) == ["counting [x]: 1/1, 0.5 rows/s"]
+    stream = io.StringIO()
+    for seconds, before in ((4.0, 0), (4.0, 100), (0.0, 0)):
+        with progress_bar(True, MofNCompleteColumn(), Rate("rows"), console=Console(file=stream)) as bar:
+            bar.get_time = clock
+            job = bar.add_task("counting", total=300, completed=before, before=before)
+            clock.now += seconds
+            bar.advance(job, 300 - before)
+    assert stream.getvalue().splitlines() == [
+        "counting: 300/300, 75 rows/s",
+        "counting: 300/300, 50 rows/s",  # without those of an earlier process
+        "counting: 300/300",  # no time has passed
+    ]
+
+
 def test_a_terminal_has_bars_and_hidden_progress_prints_nothing() -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True)
     assert not isinstance(progress_bar(True, console=terminal), progress.PlainProgress)

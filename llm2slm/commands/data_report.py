@@ -29,6 +29,38 @@ def warn_warmup(config: RunConfig) -> None:
         )
 
 
+def warn_lost_llm(config: RunConfig) -> None:
+    """Warns if the trained model cannot be loaded."""
+    if config.model.loses_llm:
+        print(
+            "llm2slm: warning: the LLM has random weights, which are not saved: the trained model cannot be loaded; "
+            "for benchmark, evaluate, generate and export, set model.llm.name to a pretrained LLM and leave "
+            "model.llm.init out",
+            file=sys.stderr,
+        )
+
+
+def warn_empty(data: DataModule, final: str) -> None:
+    """Warns of empty prompts and responses, on one line with their numbers and the first row of each."""
+    whole_text = any(task.text for task in (data.task, *(part for _, part in data.task.parts)))  # has no prompts
+    kinds = {"responses": lambda example: example.target}
+    kinds = kinds if whole_text else {"prompts": lambda example: example.source} | kinds
+    found = []
+    for kind, text_of in kinds.items():
+        counts = []
+        for split in dict.fromkeys(("train", "validation", final)):
+            examples = data.first_examples(split)
+            empty = [example.index for example in examples if not text_of(example)]
+            if empty:
+                counts.append(f"{len(empty):,} of {len(examples):,} {split} rows, the first is row {empty[0]} (from 0)")
+        found += [f"empty {kind}: {', '.join(counts)}"] if counts else []
+    if found:
+        print(
+            f"llm2slm: warning: {'; '.join(found)}; the rows are used as they are: complete or remove them",
+            file=sys.stderr,
+        )
+
+
 def example_lines(data: DataModule) -> list[str]:
     """The frame of prompts, and the first training row as the models get it: the SLM's prompt, the LLM's prompt if it
     differs, and the target."""
@@ -65,8 +97,9 @@ def visible(text: str, limit: int = SHOWN) -> str:
 def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str) -> None:
     """Prints the task, one example, the table of the data, and warnings.
 
-    Warnings: another task than that of the corpus, targets of `final` that the metrics cannot tokenize, prompts of
-    `final` that are also training prompts, texts that a tokenizer cannot represent.
+    Warnings: another task than that of the corpus, a model that cannot be loaded, targets of `final` that the metrics
+    cannot tokenize, empty texts, prompts of `final` that are also training prompts, texts that a tokenizer cannot
+    represent.
 
     Args:
         given: the configuration before `with_task`.
@@ -79,6 +112,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     print_task(given.task, given.data)
     warn_task(config)
     warn_builtin_encoder(config)
+    warn_lost_llm(config)
     warn_warmup(config)
     warn_language(data.task, data.examples(final))
     data.compare()
@@ -87,6 +121,7 @@ def show_data(given: RunConfig, config: RunConfig, data: DataModule, final: str)
     for line in example_lines(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(table(report))
+    warn_empty(data, final)
     warn_tokens(config, data)
     check_lossy(config, data)
     if data.config.streaming and report["train"]["rows"] < data.config.buffer:

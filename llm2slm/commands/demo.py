@@ -109,7 +109,8 @@ def run(config: RunConfig, folder: Path) -> runs.Result:
         tracking.result(result, folder)
     written = runs.read_result(folder)
     for name in configs:
-        card_of_run(folder / name / "model", f"{folder.name}-{name}", folder / name, [written])
+        source = f"{folder.name}/{name}/model"
+        card_of_run(folder / name / "model", f"{folder.name}-{name}", source, folder / name, [written])
     configuration = yaml.safe_dump(runs.plain(config), sort_keys=False, allow_unicode=True)
     page = write_report([written], folder, "llm2slm demo: the LLM encodes, the SLM generates", configs=[configuration])
     console.print(terminal_table([written]))
@@ -213,6 +214,11 @@ def check(config: RunConfig) -> dict[str, RunConfig]:
         try:
             check_ranges(each)
             check_control(each.model)
+            if each.model.loses_llm:
+                raise UserError(
+                    "the LLM has random weights, which are not saved, and demo loads the trained model; leave "
+                    "model.llm.init=random out"
+                )
         except UserError as error:
             raise UserError(f"systems.{name}: {error}") from None
     return configs

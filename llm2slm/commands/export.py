@@ -46,9 +46,8 @@ def run(config: ExportConfig, folder: Path) -> None:  # noqa: ARG001 - every ver
     llm = str((model.config.llm or {}).get("name"))
     if not config.with_llm and config.push is None and Path(llm).is_absolute():
         print(f"llm2slm: the LLM {llm} is local: with_llm=true exports its encoder too", file=sys.stderr)
-    name = config.push or config.name or out.resolve().name
     with track("export", config, None) as tracking:
-        unchanged = write(model, name, home, config, [result for _, result in results])
+        unchanged = write(model, home, config, [result for _, result in results])
         megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
         print(f"{out}: {megabytes:.1f} MB{', unchanged' if unchanged else ''}")
         log(tracking, home, out, {"megabytes": megabytes} | numbers({"parameters": model.parameter_counts()}))
@@ -74,14 +73,15 @@ def log(tracking: Tracking, home: Path | None, out: Path, values: dict[str, Any]
         tracking.files("model", {path.name: path for path in sorted(out.iterdir()) if path.is_file()})
 
 
-def write(model: LLM2SLM, name: str, home: Path | None, config: ExportConfig, results: list[dict[str, Any]]) -> bool:
+def write(model: LLM2SLM, home: Path | None, config: ExportConfig, results: list[dict[str, Any]]) -> bool:
     """Writes the model and its card; returns whether `out` already held the same model."""
     out = Path(config.out)
     staged = staging(out)
     try:
         model.save_pretrained(staged, with_llm=config.with_llm)
         if home is not None:
-            card_of_run(staged, name, home, results, license=config.license)
+            source = config.push or out.resolve().name  # the name of config.name is no address
+            card_of_run(staged, config.name or source, source, home, results, license=config.license)
         elif model.card is None:
             print(f"llm2slm: {config.run} is no run directory: no model card is written", file=sys.stderr)
         return move_into(staged, out)

@@ -7,6 +7,7 @@ The changed tokenizer is saved in the run directory and set in the configuration
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from llm2slm.atomic import filling
 from llm2slm.commands.tokenizer import TOKENIZERS, by_first, training_examples
 from llm2slm.config import DataConfig, LanguageModelConfig, ModelConfig, TaskConfig
-from llm2slm.types import Example, SystemKind, Tokenizers, UserError
+from llm2slm.types import Example, Init, SystemKind, Tokenizers, UserError
 
 SHOWN = 12
 """Added tokens shown in the message."""
@@ -67,7 +68,8 @@ def keep_ordered(model: ModelConfig, data: DataConfig, task: TaskConfig, seed: i
 
     def work() -> str:
         needed = cfg.keep_characters or cfg.vocab
-        print(_change(model, training_examples(data, task, seed) if needed else [], out))
+        if report := _change(model, training_examples(data, task, seed) if needed else [], out):
+            print(f"llm2slm: {report}", file=sys.stderr)
         return _complete(out)
 
     made = by_first(f"tokenizer {out.name}", work)
@@ -80,7 +82,10 @@ def _complete(out: Path) -> str:
 
 
 def _change(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
-    """Saves the tokenizer if it changed; returns a one-line report of added and removed entries."""
+    """Saves the tokenizer if it changed; returns a one-line report of added and removed entries.
+
+    Entries removed from a pretrained model are reported with its parameters (`vocabulary.adapt`), and not here.
+    """
     from llm2slm.data.tokenization.tokenizer import FIRST_ADDED
     from llm2slm.models.build import generator_config, load_tokenizers
 
@@ -92,13 +97,13 @@ def _change(model: ModelConfig, examples: Sequence[Example], out: Path) -> str:
     kept, report = _extended(model, tokenizer, examples, name)
     if cfg.vocab is not None:
         kept, removed = _cut(model, kept, examples)
-        report = "; ".join(filter(None, (report, removed)))
+        report = "; ".join(filter(None, (report, "" if cfg.start is Init.pretrained else removed)))
     if kept is tokenizer:
         shutil.rmtree(out, ignore_errors=True)  # from an earlier training that failed before its start
         return f"tokenizer {name}: {report}"
     with filling(out, last="tokenizer.json") as stage:
         kept.save_pretrained(stage)
-    return f"{out}: {report}"
+    return report and f"{out}: {report}"
 
 
 def _extended(model: ModelConfig, tokenizer: Any, examples: Sequence[Example], name: str) -> tuple[Any, str]:
@@ -147,7 +152,7 @@ def _cut(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> tup
                     f"tokenizer {tokenizer.name_or_path!r}: {NOT_CUT} training row {example.index} would be encoded "
                     "differently"
                 )
-    return kept, f"{len(kept)} of {len(tokenizer)} entries kept for {len(examples)} training rows"
+    return kept, f"{len(kept)} of {len(tokenizer)} vocabulary entries are kept for {len(examples)} training rows"
 
 
 def _ids(model: ModelConfig, tokenizer: Any, examples: Sequence[Example]) -> list[list[int]]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2slm.config import RunConfig
+from llm2slm import runs
+from llm2slm.config import ModelConfig, RunConfig
 from llm2slm.config.verbs import CostsConfig, JudgeConfig, ReportConfig
 from llm2slm.types import UserError
 
@@ -66,7 +67,7 @@ def _repeated(overrides: Sequence[str], names: Sequence[str]) -> list[str]:
 def _of_run(verb: str, config: RunConfig, folder: str, overrides: Sequence[str]) -> list[str] | None:
     match verb:
         case "train":
-            return ["benchmark", f"run={config.run or folder}"]
+            return None if _model(config).loses_llm else ["benchmark", f"run={config.run or folder}"]
         case "evaluate":
             found = _comparable([str(config.run), folder])
             return ["compare", *found] if len(found) == 2 else ["report", folder]
@@ -81,6 +82,16 @@ def _of_run(verb: str, config: RunConfig, folder: str, overrides: Sequence[str])
         case "demo":
             return ["generate", f"run={folder}/{next(reversed(config.systems), '')}", "prompt=TEXT"]
     return None
+
+
+def _model(config: RunConfig) -> ModelConfig:
+    """The model of a training; that of a resumed one is in its record."""
+    home = None if config.run is None else runs.home(config.run)
+    if home is None:
+        return config.model
+    from llm2slm.commands.generate import recorded  # after the verb, not at its start
+
+    return recorded(home, "model", ModelConfig)
 
 
 def _of_costs(config: CostsConfig, overrides: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from llm2slm import json_lines, runs
 from llm2slm.atomic import NotWritten, writing
-from llm2slm.commands.card import card_of_run
+from llm2slm.commands.card import card_in_run
 from llm2slm.config import RunConfig
 from llm2slm.models.saving import CARD
 from llm2slm.processes import PeerEnded
@@ -176,7 +176,7 @@ def complete(folder: Path, progress: Progress) -> runs.Result | None:
     if not stored.systems or stored.systems[0].notes.get("optimizer_steps") != progress.steps:
         return None  # of an earlier end
     if first_process() and not (folder / "model" / CARD).is_file():
-        card_of_run(folder / "model", folder.resolve().name, folder)
+        card_in_run(folder)
     return stored
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2slm import runs
-from llm2slm.commands.card import card_of_run
+from llm2slm.commands.card import card_in_run
 from llm2slm.commands.data_report import show_data
 from llm2slm.commands.deferred_warnings import show_held
 from llm2slm.commands.device import device_type, move_to_device
@@ -114,7 +114,7 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
     if first_process():
         show_start(given, config, ready)
         if begun is None:  # that of a resumed run is replaced after its first step: a failed resume leaves it
-            record(config, folder)
+            record(config, folder, resumed=starts_over)
     result = runs.Result("train", config.seed, runs.config_hash(config), 0.0, [])
     with track("train", config, folder, resumed=begun is not None, active=first_process()) as tracking:
         config = replace(config, trainer=replace(config.trainer, progress=shown and config.trainer.progress))
@@ -131,9 +131,10 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
                 result.device = runs.device_name(ready.model.device.type)
                 set_quality_kept(result, ready.baseline)
                 set_speed(result, config, ready, folder)
+                result.command = " && ".join(runs.recorded_commands(folder)) or result.command
                 result.wall_seconds = time.perf_counter() - started
                 runs.write_result(folder, result)
-                card_of_run(folder / "model", folder.resolve().name, folder)
+                card_in_run(folder)
                 rows = ready.data.examples(ready.final)[: len(system.samples)]
                 samples.add(fitted.steps, ready.final, rows, [row["prediction"] for row in system.samples])
                 tracking.result(result, folder)
@@ -159,9 +160,17 @@ def with_precision(config: RunConfig) -> RunConfig:
     return config
 
 
-def record(config: RunConfig, folder: Path) -> None:
-    """Writes `config.yaml`, in which a resumed run looks like one that was never stopped."""
-    runs.write_config(folder, replace(config, run=None))
+def record(config: RunConfig, folder: Path, *, resumed: bool) -> None:
+    """Writes `config.yaml`, in which a resumed run looks like one that was never stopped.
+
+    It names the command that started the run, and those that resumed it with other values.
+    """
+    config, commands = replace(config, run=None), [runs.command()]
+    if resumed:
+        known = runs.recorded_commands(folder)
+        changed = runs.config_hash(runs.read_config(folder)) != runs.config_hash(config)
+        commands = known + commands if known and changed else known
+    runs.write_config(folder, config, commands)
 
 
 @dataclass
@@ -237,7 +246,7 @@ def trained(
         answers = kept_answers(folder, ready.data.examples(ready.final))
         fitted = load_fitted(config, folder, ready.model, begun.progress, ready.teacher)
         if fitted.first_process:
-            record(config, folder)
+            record(config, folder, resumed=True)
         return fitted, answers
     clear_leftovers(folder, from_start=begun is None)
     seen = language_seen(ready.data.examples(ready.final))
@@ -245,7 +254,8 @@ def trained(
     given: dict[str, Any] = {"loggers": build_loggers(folder, samples.tracking), "rebuild": ready.rebuild}
     given["keep_samples"] = lambda steps, rows, texts: samples.add(steps, "validation", rows, texts)
     if begun is not None:
-        given |= {"resume": begun.checkpoint, "recorded": begun.recorded, "begun": lambda: record(config, folder)}
+        given |= {"resume": begun.checkpoint, "recorded": begun.recorded}
+        given["begun"] = lambda: record(config, folder, resumed=True)
     model, data, teacher = ready.model, ready.data, ready.teacher
     int8 = encoder_in_int8(model, config) is not None
     given["work"] = training_work(model, config.trainer, teacher, int8_encoding=int8)

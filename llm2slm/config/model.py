@@ -160,6 +160,11 @@ class ModelConfig:
     """Ablation of the LLM representations, in training and in inference, as a control: none | constant (one vector at
     all positions) | shuffled (representations of another prompt) | zero (z is 0)."""
 
+    @property
+    def loses_llm(self) -> bool:
+        """Whether it is a hybrid whose LLM has random weights. These are not saved, so it cannot be loaded."""
+        return self.kind is SystemKind.llm2slm and self.llm.start is Init.random
+
 
 @dataclass
 class PlainLLMConfig:

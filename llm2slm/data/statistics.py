@@ -33,11 +33,13 @@ PROBLEMS = (
     "overlong_prompts", "overlong_responses", "empty", "lost_responses", "lost_prompts", "lost_llm_prompts", "dropped",
 )  # fmt: skip
 LENGTHS = {
-    "prompt": "prompt tokens: median, 95 %, longest",
+    "prompt": "prompt tokens",
     "llm_prompt": "the LLM's prompt tokens",
     "response": "response tokens",
 }
 """Keys of counts and lengths in a report, and their titles. Those in `PROBLEMS` are shown only if they are not 0."""
+SPREAD = "median, 95 %, longest"
+"""The figures of a length, named in the first line of lengths."""
 
 USUAL_TOKENS_PER_BYTE = 0.22
 """Tokens per UTF-8 byte with a tokenizer of tens of thousands of entries that was trained on text of the same language:
@@ -50,8 +52,15 @@ MISSING = "–"
 
 
 def of_tokens(rows: Sequence[Encoded], examples: Sequence[Example], collator: Collator) -> dict[str, Any]:
-    """Lengths in tokens, and tokens per byte, of all rows of a split before truncation."""
-    return {"tokens": lengths(rows), "tokens_per_byte": tokens_per_byte(rows, examples, collator)}
+    """Lengths in tokens, and tokens per byte, of all rows of a split before truncation.
+
+    The SLM's prompts are left out if each is the last token of the LLM's.
+    """
+    sizes, fineness = lengths(rows), tokens_per_byte(rows, examples, collator)
+    if collator.last_token is not None:
+        sizes.pop("prompt")
+        fineness.pop("prompt", None)
+    return {"tokens": sizes, "tokens_per_byte": fineness}
 
 
 def tokens_per_byte(rows: Sequence[Encoded], examples: Sequence[Example], collator: Collator) -> dict[str, float]:
@@ -122,7 +131,10 @@ def _lines(report: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[
         counts = [values.get(key) for values in report.values()]
         if any(counts) or (key not in PROBLEMS and counts != [None] * len(counts)):
             yield name, [MISSING if count is None else f"{count:,}" for count in counts]
+    figures = f": {SPREAD}"
     for key, name in LENGTHS.items():
         spreads = [values["tokens"].get(key) for values in report.values()]
         if any(spreads):
-            yield name, [MISSING if one is None else " ".join(f"{n:,}" for n in one.values()) for one in spreads]
+            shown = [MISSING if one is None else " ".join(f"{n:,}" for n in one.values()) for one in spreads]
+            yield f"{name}{figures}", shown
+            figures = ""

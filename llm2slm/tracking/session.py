@@ -168,12 +168,13 @@ def facts_of(verb: str, config: Any, folder: Path | None, *, resumed: bool) -> F
     place = Path.cwd() if folder is None else folder
     process = {
         "verb": verb,
-        "command": runs.command(),
         "overrides": naming.assignments(),
         "git_commit": runs.git_commit(),
         "versions": runs.versions(),
         "processor": runs.device_name(),
     }
+    values = redact(runs.plain(config) | {"llm2slm": process})
+    values["llm2slm"]["command"] = runs.command(redact_text)  # before an argument is quoted, which changes its text
     return Facts(
         verb,
         place,
@@ -182,7 +183,7 @@ def facts_of(verb: str, config: Any, folder: Path | None, *, resumed: bool) -> F
         naming.name_of(verb, place),
         naming.group_of(cfg.group),
         naming.tags_of(cfg.tags),
-        redact(runs.plain(config) | {"llm2slm": process}),
+        values,
     )
 
 

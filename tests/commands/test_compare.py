@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_command_settings_and_versions_are_recorded(workspace, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["llm2slm", *arguments])
     assert main(arguments) == 0
     found = written(workspace)
-    assert found["command"] == " ".join(["llm2slm", *arguments])
+    assert found["command"] == f"llm2slm {shlex.join(arguments)}"
     assert (found["seed"], found["resamples"], found["level"], found["verb"]) == (7, 100, 0.95, "compare")
     assert found["git_commit"] == runs.git_commit()
     assert {"python", "sacrebleu", "numpy", "rouge-score"} <= set(found["versions"])

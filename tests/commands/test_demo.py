@@ -92,6 +92,13 @@ def test_the_page_names_all_systems(demo):
     assert all(f">{name}<" in page for name in ("llm", "small", "guided"))
 
 
+def test_the_card_of_a_system_loads_it(demo):
+    folder, _, _ = demo
+    for name in ("small", "guided"):
+        card = (folder / name / "model" / "README.md").read_text("utf-8")
+        assert f"# out-{name}\n" in card and f"from_pretrained('out/{name}/model')" in card
+
+
 def test_quality_kept_is_the_ratio_of_scores_whose_higher_values_are_better():
     def system(**values):
         return System("", "slm", {}, {name: Score(value, "", 3) for name, value in values.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from command_line import files_of, mistake, without_next
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from tiny_runs import tiny_run
 
 from llm2slm import runs
 from llm2slm.cli import main
+from llm2slm.commands.train import run as train
 from llm2slm.models.hybrid import LLM2SLM
 
 TEXTS = ["The old teacher reads a book.", "two dogs"]
@@ -24,6 +27,12 @@ def answers(folder: Path) -> list[str]:
     return LLM2SLM.from_pretrained(folder).generate_text(TEXTS, **FIVE)
 
 
+def loaded_in(model: Path) -> str:
+    """What the code example of a model's card loads."""
+    [found] = re.findall(r"from_pretrained\('(.*?)'\)", (model / "README.md").read_text("utf-8"))
+    return str(found)
+
+
 def test_training_writes_a_model_card(trained: Path) -> None:
     card = ModelCard.load(trained / "model" / "README.md")
     quality = runs.read_result(trained)["systems"][0]["quality"]
@@ -31,6 +40,18 @@ def test_training_writes_a_model_card(trained: Path) -> None:
         key: pytest.approx(score["value"], abs=1e-4) for key, score in quality.items()
     }
     assert "translate English to German: " in card.text
+    assert loaded_in(trained / "model") == f"{trained.name}/model"
+    LLM2SLM.from_pretrained(trained.parent / loaded_in(trained / "model"))
+
+
+def test_the_card_of_a_shared_cache_names_its_blocks(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path, llm="llama", slm="llama", mode="kv", max_steps=1)
+    config.model.kv_blocks = [1, 1, 2, 3]
+    config.callbacks.generate_rows = 0
+    train(config, tmp_path / "run")
+    card = (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
+    assert "keys and values of its blocks 1, 1, 2, 3 are, without a projector, the cache of the prompt of a" in card
+    assert ", layer" not in card
 
 
 def test_an_exported_folder_generates_like_its_run(
@@ -43,7 +64,8 @@ def test_an_exported_folder_generates_like_its_run(
     assert capsys.readouterr().out.startswith(f"{out}: ")
     assert files_of(run) == before
     card = ModelCard.load(out / "README.md")
-    assert card.data.license == "mit" and "# Tiny\n" in card.text
+    assert card.data.license == "mit" and "# Tiny\n" in card.text and "'Tiny'" not in card.text
+    assert loaded_in(out) == "give"
     assert answers(out) == answers(run / "model")
     # a folder without its run records the prefix
     typed = ["generate", f"prompt={TEXTS[0]}", "max_new_tokens=5", "stream=false"]

@@ -11,11 +11,11 @@ import pytest
 from llm2slm.cli.compose import Composer, runs_named
 from llm2slm.cli.schema import SCHEMAS
 from llm2slm.commands.next_command import next_command
-from llm2slm.config import RunConfig
+from llm2slm.config import LLMConfig, ModelConfig, RunConfig
 from llm2slm.types import Decoding
 
 SET = {
-    "train": {},
+    "train": {"model": ModelConfig(llm=LLMConfig(name="llm"))},
     "evaluate": {"run": "RUN"},
     "calibrate": {"run": "RUN"},
     "label": {},
@@ -108,7 +108,7 @@ def test_a_suggested_comparison_is_accepted_by_compare(tmp_path: Path, monkeypat
 
 
 def test_training_repeats_corpus_and_model(tmp_path: Path) -> None:
-    config = RunConfig(run=str(tmp_path))
+    config = RunConfig(run=str(tmp_path), model=ModelConfig(llm=LLMConfig(name="llm")))
     given = ["data=json", "data.train='a b.jsonl'", "task=instruction", "model.conditioning=kv", "trainer.threads=1"]
     repeated = """data=json 'data.train='"'"'a b.jsonl'"'"'' task=instruction model.conditioning=kv"""
     labeled = next_command("label", config, Path("L"), [*given, "split=train", "data.labels=gold"])

@@ -117,7 +117,7 @@ def test_the_output_states_the_data_once_and_the_scores_of_each_system(finished)
 def test_the_result_records_the_command_of_the_parent(finished):
     folder = finished[0]
     for name in SYSTEMS:
-        assert runs.read_result(folder / "out" / name)["command"] == " ".join(["llm2slm", *sys.argv[1:]])
+        assert runs.read_result(folder / "out" / name)["command"] == runs.command()
 
 
 def test_a_cpu_runs_one_process_per_core_with_one_thread_and_other_devices_run_one_process(monkeypatch):

@@ -98,15 +98,15 @@ def test_lost_text_is_kept_on_request(files, slm_folder, capsys) -> None:
     shown = capsys.readouterr()
     # characters of the training split only: others are still lost
     assert (
-        "run/tokenizers/slm_kept: 9 tokens added to the 308 of " in shown.out
-        and "'\\n', '\\t', '\\r', '  ', '    ', '        ', '                ', '{', '}'" in shown.out
+        "run/tokenizers/slm_kept: 9 tokens added to the 308 of " in shown.err
+        and "'\\n', '\\t', '\\r', '  ', '    ', '        ', '                ', '{', '}'" in shown.err
     )
     assert "responses lossy under the SLM's tokenizer 0 1 0" in [
         " ".join(line.split()) for line in shown.out.splitlines()
     ]
     assert len(load_tokenizer("run/model")) == 317
     assert main(["train", "run=run", "trainer.max_steps=3"]) == 0  # with the tokenizer of the first training
-    assert "tokens added" not in capsys.readouterr().out
+    assert "tokens added" not in capsys.readouterr().err
     model = LLM2SLM.from_pretrained("run/model")
     assert model.slm.get_input_embeddings().weight.shape[0] == 317
     assert model.collator.decode([model.collator.encode([example_of(CODE)])[0].response]) == [CODE]
@@ -130,7 +130,7 @@ def test_a_character_that_no_token_can_represent_is_left_out_and_reported(
 ) -> None:
     Path("train.jsonl").write_text(json.dumps({"source": "a", "target": target}) + "\n")
     assert train(slm_folder, "model.slm.keep_characters=9") == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "not added" in line]
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "not added" in line]
     assert added.format(slm_folder) in line
     assert line.endswith("; not added, since the decoder rewrites it: '▁'")
 
@@ -186,7 +186,7 @@ def test_a_lossless_tokenizer_gets_no_added_token(files, tmp_path_factory, capsy
     whole = write_tiny_t5(tmp_path_factory.mktemp("zoo") / "whole")
     assert train(whole, "model.slm.keep_whitespace=true") == 0
     shown = capsys.readouterr()
-    assert f"tokenizer {whole}: loses none of the requested text: no token is added" in shown.out
+    assert f"tokenizer {whole}: loses none of the requested text: no token is added" in shown.err
     assert not Path("run/tokenizers").exists()
     assert not any("cannot be written" in line for line in warnings(shown))
 

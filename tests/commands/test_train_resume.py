@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import signal
 from copy import deepcopy
 
@@ -86,7 +87,7 @@ AFTER = {
     "generation": (evaluate_command, "predict", {"model"}),
     "metric": (evaluate_command, "measure", {"model", "predictions.jsonl"}),
     "result": (runs, "write_result", {"model", "predictions.jsonl"}),
-    "card": (train_command, "card_of_run", {"model", "predictions.jsonl", "result.json"}),
+    "card": (train_command, "card_in_run", {"model", "predictions.jsonl", "result.json"}),
 }
 """Steps after training, in order: the function called, and the files that exist before it."""
 
@@ -200,6 +201,36 @@ def test_ctrl_c_during_generation_keeps_the_trained_model(tmp_path, tiny_llm, mo
         no_training(patch)
         assert main(["train", f"run={folder}"]) == 0
     assert (folder / "result.json").is_file()
+
+
+def typed(monkeypatch, *arguments):
+    """Runs the command line, which a process of its own would have in `sys.argv`."""
+    monkeypatch.setattr("sys.argv", ["llm2slm", *arguments])
+    return main(list(arguments))
+
+
+def test_a_resumed_run_keeps_the_command_that_started_it(tmp_path, tiny_llm, monkeypatch):
+    folder = tmp_path / "a run"
+    given = ["train", *tiny_overrides(tiny_llm), "task.prefix='to: '", f"hydra.run.dir={folder}"]
+    first = f"llm2slm {shlex.join(given)}"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_command, "measure", fail(RuntimeError("out of luck")))
+        assert typed(monkeypatch, *given) == 1
+    before = (folder / "config.yaml").read_bytes()
+    assert before.startswith(f"# {first}\n".encode())
+    assert typed(monkeypatch, "train", f"run={folder}") == 0
+    assert (folder / "config.yaml").read_bytes() == before
+    assert runs.read_result(folder)["command"] == first
+    assert "train 'model.llm.name=" not in first and "&&" not in (folder / "model/README.md").read_text()
+    again = ["train", f"run={folder}", "trainer.max_steps=3"]
+    second = f"llm2slm {shlex.join(again)}"
+    assert typed(monkeypatch, *again) == 0  # with other values, both commands are needed to repeat the run
+    assert (folder / "config.yaml").read_text().splitlines()[:2] == [f"# {first}", f"# {second}"]
+    assert runs.read_result(folder)["command"] == f"{first} && {second}"
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(kept))  # as an earlier version wrote it
+    assert typed(monkeypatch, *again[:2], "trainer.max_steps=4") == 0
+    assert runs.read_result(folder)["command"] == f"llm2slm train {shlex.quote(again[1])} trainer.max_steps=4"
 
 
 # A full disk: a limit on the size of files fails the same calls
@@ -392,7 +423,8 @@ def test_a_run_without_a_checkpoint_restarts_in_its_folder(killed, tmp_path, cap
     train(deepcopy(config), tmp_path / "fresh")
     assert curve(folder) == curve(tmp_path / "fresh") and len(curve(folder)) == 1
     assert (folder / "predictions.jsonl").read_bytes() == (tmp_path / "fresh" / "predictions.jsonl").read_bytes()
-    assert (folder / "config.yaml").read_bytes() == (tmp_path / "fresh" / "config.yaml").read_bytes()
+    found, fresh = ((path / "config.yaml").read_bytes().splitlines() for path in (folder, tmp_path / "fresh"))
+    assert found == [fresh[0], *fresh]  # the changed value is of the second command
 
 
 def test_training_into_an_existing_run_names_the_command_that_restarts_it(killed, monkeypatch):

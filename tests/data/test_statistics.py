@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from sampling import examples
+from tiny_runs import build, tiny_run
 
 from llm2slm.cli import main
 from llm2slm.data import statistics
@@ -91,6 +92,22 @@ def test_zero_counts_have_no_line():
     assert len(names) == 4
 
 
+def test_a_prompt_of_one_token_is_not_reported_as_the_prompt(tmp_path):
+    """With an LLM's cache the SLM gets the last token alone, whatever the prompt."""
+    config = tiny_run(tmp_path, llm="llama", slm="llama", mode="kv")
+    _, data = build(config)
+    rows = data.encoded("train")
+    assert data.collator.last_token is not None and {len(row.slm) for row in rows} == {1}
+    found = data.report()["train"]
+    assert found["tokens"].keys() == {"llm_prompt", "response"}
+    assert found["tokens"]["llm_prompt"]["max"] == max(len(row.llm) for row in rows) > 1
+    assert found["tokens_per_byte"].keys() == {"llm_prompt", "response"}
+    lines = dict(statistics._lines(data.report()))
+    assert [name for name in lines if "tokens" in name] == [
+        "the LLM's prompt tokens: median, 95 %, longest", "response tokens",
+    ]  # fmt: skip
+
+
 # In training
 
 
@@ -133,6 +150,25 @@ def test_training_reports_and_records_the_statistics_of_its_data(files, tiny_llm
     assert told["train"]["tokens"]["prompt"]["max"] > 12
     assert "in_train" not in told["train"]
     assert "* test: 3 rows, in train 2" in (files / "run" / "model" / "README.md").read_text("utf-8")
+
+
+def test_empty_texts_are_reported_on_one_line(files, tiny_llm, capsys):
+    rows = [("one", "t"), (" ", "t"), ("two", ""), ("three", "\t"), ("", "t")]
+    text = "".join(json.dumps({"source": source, "target": target}) + "\n" for source, target in rows)
+    (files / "train.jsonl").write_text(text)
+    (files / "test.jsonl").write_text('{"source": "six", "target": "t"}\n{"source": "seven", "target": ""}\n')
+    assert train(tiny_llm, "task.metrics=[exact_match]", "task.prefix=to") == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "empty" in line]
+    assert line == (
+        "llm2slm: warning: empty prompts: 2 of 5 train rows, the first is row 1 (from 0); empty responses: 2 of 5 "
+        "train rows, the first is row 2 (from 0), 1 of 2 test rows, the first is row 1 (from 0); the rows are used as "
+        "they are: complete or remove them"
+    )
+
+
+def test_rows_of_language_modelling_have_no_prompt(files, tiny_llm, capsys):
+    assert train(tiny_llm, "task=lm", "model=llm", "data.target=source", "data.source=null", "task.prefix=x") == 0
+    assert "empty" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -102,6 +102,7 @@ def test_every_figure_is_stated_with_its_conditions(config: dict[str, Any]) -> N
         "| 4.00× (3.75–4.25) |",
         "100 (99.0–101)", "| llm2slm | float32 | 1 | 21.5 | 17.2 |", "transformers generate, greedy decoding",
         "medians of 5 rounds after 2 of warm-up", "2 threads", "`google/flan-t5-base`", "`0123456789ab`", "(bfloat16)",
+        "* texts longer than 512 (prompt) or 256 (response) tokens: error\n",
         "'summarize: '", "License: apache-2.0", "from_pretrained('me/model')",
     ):  # fmt: skip
         assert said in text.replace("\u00a0", " "), said
@@ -152,6 +153,24 @@ def test_no_local_path_is_stated(config: dict[str, Any]) -> None:
     own["systems"][0]["notes"]["folders"] = ["models/mine"]
     told = model_card("m", config, own, llm=LLM)
     assert "`mine` (a local folder)" in told and ModelCard(told).data.base_model == ["google/flan-t5-base"]
+
+
+def test_the_reach_of_the_representations_is_stated(config: dict[str, Any]) -> None:
+    assert "a projector maps its representations into a small language model" in model_card("m", config, None, llm=LLM)
+    text = model_card("m", config, None, llm=LLM, reach="its keys and values are the cache of")
+    assert "; its keys and values are the cache of a small language model (initialized from" in text
+    assert "projector" not in text
+
+
+def test_numbers_have_the_right_plural(config: dict[str, Any]) -> None:
+    run, bench = trained(), timed()
+    run["systems"][0]["notes"] |= {"optimizer_steps": 1, "data": {"train": {"rows": 1}}}
+    for system in bench["systems"]:
+        for row in system["speed"]:
+            row |= {"threads": 1, "repeats": 1}
+    text = model_card("m", config, run, [bench], llm=LLM)
+    for said in ("* 1 step in", "train: 1 row\n", "greedy decoding, 1 thread;", "medians of 1 round after 2"):
+        assert said in text, said
 
 
 def test_unknown_facts_are_left_out(config: dict[str, Any]) -> None:

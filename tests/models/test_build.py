@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from llm2slm.config import DataConfig, LLMConfig, ModelConfig, SLMConfig
+from llm2slm.models import conditioning
 from llm2slm.models.build import build_model, load_tokenizers
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.loading.configs import locate
@@ -612,6 +614,25 @@ def test_replace_with_llm_tokens_has_no_embedding_map(zoo) -> None:
     assert all("tokens" not in name for name in model.trainable_names())
 
 
+@pytest.mark.parametrize(
+    ("option", "values", "mode"),
+    [("pool", (2.0, 0.5), "prepend"), ("cross_every", (2, 3), "cross_attention"), ("kv_blocks", ([1], [2, 3]), "kv")],
+)
+def test_options_of_another_conditioning_are_refused(zoo, option, values, mode) -> None:
+    """Whatever their type and default; the values that are set are named."""
+    assert option in conditioning.get(mode).options
+    cfg = tiny_model_config(zoo, "t5", "gpt2", "add", Tokenizers.offsets)
+    build_model(cfg)
+    for value in values:
+        message = f"model.{option}={value} is for model.conditioning={mode}; it is add"
+        refused(replace(cfg, **{option: value}), re.escape(message))
+
+
+def test_every_option_is_named_above() -> None:
+    known = {option for name in conditioning.names() for option in conditioning.get(name).options}
+    assert known == {"pool", "cross_every", "kv_blocks"}
+
+
 def test_pool_is_for_prepend_only(zoo, tmp_path) -> None:
     cfg = tiny_model_config(zoo, "t5", "gpt2", "prepend")
     long = "the old dog sees a house. " * 3
@@ -621,5 +642,4 @@ def test_pool_is_for_prepend_only(zoo, tmp_path) -> None:
     assert whole.prefill(batch).states_BQD.shape[1] == own + read > own + 2 == pooled.prefill(batch).states_BQD.shape[1]
     pooled.save_pretrained(tmp_path)
     assert torch.equal(LLM2SLM.from_pretrained(tmp_path).prefill(batch).states_BQD, pooled.prefill(batch).states_BQD)
-    refused(replace(cfg, pool=2.0, conditioning="add"), "model.pool=2.0 is for model.conditioning=prepend; it is add")
     refused(replace(cfg, pool=0.0), "model.pool=0.0: must be a number above 0")

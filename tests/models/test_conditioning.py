@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from llm2slm.models.conditioning import get
 from llm2slm.models.conditioning.add import add
 from llm2slm.models.conditioning.prepend import pool
 from llm2slm.models.conditioning.replace import replace
@@ -76,6 +77,17 @@ def test_sequences_of_different_lengths_are_refused(mode, length) -> None:
 def test_positions_count_real_tokens_only() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 0, 1]])
     assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 0, 1, 1, 2]]
+
+
+def test_the_card_says_how_the_llm_reaches_the_slm() -> None:
+    unmapped, mapped = ({"kv": {"blocks": [1, 15, 30], "mapped": mapped}} for mapped in (False, True))
+    assert get("kv").in_words(unmapped) == (
+        "the keys and values of its blocks 1, 15, 30 are, without a projector, the cache of the prompt of"
+    )
+    assert get("kv").in_words(mapped) == (
+        "linear maps add the keys and values of its blocks 1, 15, 30 to those of the prompt in"
+    )
+    assert get("memory").in_words({"kv": None}) == "a projector maps its representations into"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 99, 0.4, 0.01, 0.999])

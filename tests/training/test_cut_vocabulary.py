@@ -26,7 +26,7 @@ from llm2slm.models.build import build_model
 from llm2slm.models.hybrid import LLM2SLM
 from llm2slm.models.saving import own_fingerprint
 from llm2slm.testing import tiny_tokenizer
-from llm2slm.types import SystemKind, Tokenizers, Vocab
+from llm2slm.types import Init, SystemKind, Tokenizers, Vocab
 
 
 def cut_run(folder: Path, **more):
@@ -42,9 +42,9 @@ def test_training_rows_keep_their_tokens_and_the_saved_folder_is_a_plain_one(tmp
     shown = capsys.readouterr()
     tokenizer, whole = load_tokenizer(str(tmp_path / "run" / "tokenizers" / "slm_kept")), tiny_tokenizer()
     kept = cut_of(tokenizer)
-    line = f"slm_kept: {len(kept.ids)} of {len(whole)} entries kept for 40 training rows"
-    assert line in shown.out and len(kept.ids) < len(whole)
-    assert f"model.slm.vocab: {len(kept.ids)} of {len(whole)} vocabulary entries are kept" in shown.err
+    assert len(kept.ids) < len(whole)
+    line = f"llm2slm: model.slm.vocab: {len(kept.ids)} of {len(whole)} vocabulary entries are kept, "
+    assert line in shown.err and (shown.out + shown.err).count("entries") == 1
     task = resolve(config.task)
     rows = [task.example(row, i) for i, row in enumerate(read_split(config.data, task, "train", 5)[0])]
     used = set()
@@ -78,6 +78,17 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeyp
     train(RunConfig(run=str(tmp_path / "stopped")), tmp_path / "elsewhere")
     assert_runs_equal(tmp_path / "stopped", tmp_path / "whole")
     assert (tmp_path / "stopped" / "tokenizers" / "slm_kept" / "tokenizer.json").stat().st_mtime_ns == before
+
+
+def test_a_cut_for_random_weights_is_reported_once(tmp_path, capsys):
+    """No weights are cut, so the tokenizer reports it."""
+    config = cut_run(tmp_path, max_steps=1)
+    config.model.slm.init = Init.random
+    train(config, tmp_path / "run")
+    shown = capsys.readouterr()
+    size = len(LLM2SLM.from_pretrained(tmp_path / "run" / "model").collator.slm_tokenizer)
+    line = f"slm_kept: {size} of {len(tiny_tokenizer())} vocabulary entries are kept for 40 training rows\n"
+    assert f"llm2slm: {tmp_path}/run/tokenizers/{line}" in shown.err and (shown.out + shown.err).count("entries") == 1
 
 
 def test_a_hybrid_whose_llm_has_a_separate_tokenizer(tmp_path):
@@ -145,5 +156,5 @@ def test_the_vocabulary_of_an_llm_alone_is_cut_and_the_unused_key_is_reported(tm
     config.model.llm.vocab, config.model.slm.vocab = Vocab.corpus, None
     train(config, tmp_path / "run")
     shown = capsys.readouterr()
-    assert "llm_kept: " in shown.out and "model.llm.vocab: " in shown.err
+    assert (shown.out + shown.err).count("entries") == 1 and "llm2slm: model.llm.vocab: " in shown.err
     assert len(LLM2SLM.from_pretrained(tmp_path / "run" / "model").collator.slm_tokenizer) < len(tiny_tokenizer())

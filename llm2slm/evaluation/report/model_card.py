@@ -29,6 +29,8 @@ TRAINED = {
     "prefix": "frozen; only a prefix of keys and values was trained with llm2slm (prefix tuning)",
 }
 """Training of a model without an LLM, by its `tune`, where the model's weights are frozen."""
+REACH = "a projector maps its representations into"
+"""How the LLM's representations reach the SLM with most ways of conditioning."""
 PAPER = "Bergner et al. 2024, [Think Big, Generate Quick](https://arxiv.org/abs/2402.16844)"
 
 
@@ -38,28 +40,32 @@ def model_card(
     own: Mapping[str, Any] | None,
     others: Sequence[Mapping[str, Any]] = (),
     *,
+    source: str | None = None,
     license: str | None = None,
     llm: Mapping[str, Any] | None = None,
     slm: Mapping[str, Any] | None = None,
+    reach: str | None = None,
 ) -> str:
     """The text of a card.
 
     Args:
-        name: of the model.
+        name: of the model, for people.
+        source: the folder or Hub id that the code example loads; None: `name`.
         config: the run's, as `config.yaml` has it.
         own: the result of the training, as `result.json` has it; None: unknown.
         others: further results (a benchmark, a demo) that include this model.
         license: the Hub's identifier (apache-2.0); None: not stated.
         llm: the saved model's record of its LLM; None without one.
         slm: transformers config of the saved SLM (or of the whole plain model); None: unknown.
+        reach: how the LLM's representations reach the SLM (`Conditioning.in_words`); None: by a projector.
     """
     name = " ".join(name.split())
     system = {} if own is None else own["systems"][0]
     parts = [
         f"# {name}",
-        _purpose(config, system, llm),
+        _purpose(config, system, llm, reach),
         _cuts(slm or {}),
-        _use(name, config, llm),
+        _use(name if source is None else source, config, llm),
         _data(config, system),
     ]
     parts += ["" if own is None else _training(own, system), _measured(own, others), _rights(config, system, license)]
@@ -131,7 +137,9 @@ def shown(name: str, system: Mapping[str, Any]) -> str:
     return f"`{name}`" if known else f"`{Path(name).name}` (a local {'file' if is_gguf(name) else 'folder'})"
 
 
-def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
+def _purpose(
+    config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[str, Any] | None, reach: str | None
+) -> str:
     model = config["model"]
     if llm is None:
         side = model["llm" if model["kind"] == "llm" else "slm"]
@@ -143,17 +151,19 @@ def _purpose(config: Mapping[str, Any], system: Mapping[str, Any], llm: Mapping[
     slm = model["slm"]
     start = shown(slm["name"], system) if slm["name"] and slm["init"] != RANDOM else "random weights"
     layer = "" if llm["layer"] is None else f", layer {llm['layer']}"
-    encoder = f"{shown(llm.get('origin', llm)['name'], system)}{layer} ({llm['dtype']})"
+    encoder = f"{_llm_name(llm, system)}{layer} ({llm['dtype']})"
     if llm.get("quantization"):
         encoder += f", quantized ({llm['quantization'].get('quant_method')})"
     if llm.get("prefix") or llm.get("chat"):
         encoder += ", with its own prompt format (`llm_frame` in config.json)"
+    found = (
+        " The LLM's encoder is in the folder `llm` if this repository has one; otherwise it is loaded by its name, or "
+        f"from `llm=`. Its weights are verified by the fingerprint `{llm['fingerprint']}`."
+    )
     return _control(model.get("control", NONE)) + (
-        f"A frozen LLM, {encoder}, encodes the prompt once; a projector maps its representations into a small language "
+        f"A frozen LLM, {encoder}, encodes the prompt once; {reach or REACH} a small language "
         f"model (initialized from {start}), which alone generates. LLM-to-SLM generation after {PAPER}; conditioning "
-        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`. The LLM's encoder is in the folder "
-        "`llm` if this repository has one; otherwise it is loaded by its name, or from `llm=`. Its weights are "
-        f"verified by the fingerprint `{llm['fingerprint']}`."
+        f"`{model['conditioning']}`, tokenizers `{model['tokenizers']}`.{'' if _lost(llm) else found}"
     )
 
 
@@ -168,6 +178,19 @@ def _cuts(config: Mapping[str, Any]) -> str:
     if vocabulary := config.get("llm2slm_vocab"):
         facts.append(f"{vocabulary['kept']:,} of {vocabulary['of']:,} vocabulary entries")
     return f"The small model is cut from its pretrained model; it keeps {' and '.join(facts)}." if facts else ""
+
+
+def _lost(llm: Mapping[str, Any]) -> bool:
+    """Whether the LLM of a hybrid's record has random weights, so that the hybrid cannot be loaded."""
+    return bool(llm.get("init") == RANDOM)
+
+
+def _llm_name(llm: Mapping[str, Any], system: Mapping[str, Any]) -> str:
+    """The LLM of a hybrid's record, in words."""
+    name = llm.get("origin", llm)["name"]
+    if not _lost(llm):
+        return shown(name, system)
+    return "with random weights" if name is None else f"with the shape of {shown(name, system)} and random weights"
 
 
 def _control(control: str) -> str:
@@ -185,7 +208,9 @@ def _control(control: str) -> str:
     )
 
 
-def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
+def _use(source: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) -> str:
+    if llm is not None and _lost(llm):
+        return "## Use\n\nThis model cannot be loaded: its LLM has random weights, which are not saved."
     task = config["task"]
     prefix, suffix = (task.get(key) or "" for key in ("prefix", "suffix"))
     prompt = repr(f"{prefix}...{suffix}")
@@ -197,7 +222,7 @@ def _use(name: str, config: Mapping[str, Any], llm: Mapping[str, Any] | None) ->
         form = f"with the prefix {prefix!r}." if prefix else "without a prefix."
     return (
         "## Use\n\n```python\nfrom llm2slm import LLM2SLM\n\n"
-        f"model = LLM2SLM.from_pretrained({name!r})"
+        f"model = LLM2SLM.from_pretrained({source!r})"
         + ("" if llm is None else "  # llm=... if the LLM has moved")
         + f"\nprint(model.generate_text([{prompt}], max_new_tokens=64))\n```\n\n"
         "The package is llm2slm (distribution: llm-to-slm; `llm2slm` on PyPI is an unrelated project). Prompts "
@@ -233,9 +258,9 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
         keys = ("overlong_prompts", "overlong_responses", "lost_responses", "dropped", "in_train")
         over = {key: facts[key] for key in keys if facts.get(key)}
         counts = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
-        lines.append(f"* {split}: {facts['rows']} rows{counts}")
-    limit = f"prompts of at most {data['max_prompt_tokens']} tokens, responses of {data['max_response_tokens']}"
-    return "\n".join([*lines, f"* longer texts: {data['overlong']} ({limit})"])
+        lines.append(f"* {split}: {_number(facts['rows'], 'row')}{counts}")
+    limits = f"{data['max_prompt_tokens']} (prompt) or {data['max_response_tokens']} (response)"
+    return "\n".join([*lines, f"* texts longer than {limits} tokens: {data['overlong']}"])
 
 
 def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
@@ -244,13 +269,18 @@ def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     reads = ", the LLM's encoder included" if system["kind"] == "llm2slm" else ""
     packages = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     facts = [
-        f"* {notes['optimizer_steps']} steps in {seconds(notes.get('training_seconds'))}",
+        f"* {_number(notes['optimizer_steps'], 'step')} in {seconds(notes.get('training_seconds'))}",
         f"* {total} parameters{reads}; {trained} trained",
         f"* seed {result['seed']}, on {result['device']}",
         f"* {_code(FOLDERS.sub('', result['command']))}",
         f"* commit `{result['git_commit'] or 'unknown'}`, {packages}",
     ]
     return "\n".join(["## Training\n", *facts])
+
+
+def _number(n: int, unit: str) -> str:
+    """A number with its unit, in singular or plural."""
+    return f"{n} {unit}{'' if n == 1 else 's'}"
 
 
 def _code(text: str) -> str:
@@ -297,8 +327,8 @@ def _speed(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
         figures = [_with_range(cell) for cell in cells(replace(entry, row=row), ()) if cell.key in keys]
         rows.append([entry.label, *shape, *figures])
     first = timed[0][1]
-    rounds = f"medians of {first['repeats']} rounds after {first['warmup']} of warm-up, with their range"
-    how = f"{first['decoding']} decoding, {first['threads']} threads"
+    rounds = f"medians of {_number(first['repeats'], 'round')} after {first['warmup']} of warm-up, with their range"
+    how = f"{first['decoding']} decoding, {_number(first['threads'], 'thread')}"
     return (
         f"## Speed\n\nMeasured in one process, interleaved: {rounds}; {how}; on {result['device']}, "
         f"{result['created'][:10]}, commit `{result['git_commit'] or 'unknown'}`.\n\n{_table(heads, rows)}"

@@ -141,6 +141,15 @@ class Conditioning(ABC):
         )
         return {"projector": projector}
 
+    def in_words(self, record: Mapping[str, Any]) -> str:
+        """How the LLM's representations reach the SLM, for the model card: the words before "a small language model".
+
+        Args:
+            record: the config of a saved hybrid, as plain values.
+        """
+        del record
+        return "a projector maps its representations into"
+
     # How z meets the prompt
 
     def token_by_token(self, config: LLM2SLMConfig) -> bool:
@@ -273,11 +282,11 @@ def check_pair(cfg: ModelConfig, slm: Any) -> Conditioning:
 
 
 def _check_options(cfg: ModelConfig, mode: Conditioning) -> None:
-    """Refuses an option of another way of conditioning where it is set (its default is None)."""
+    """Refuses an option of another way of conditioning where it is set to another value than its default."""
     defaults: Mapping[str, Any] = vars(ModelConfig())
     for other in map(get, names()):
         for key in other.options:
-            if key not in mode.options and defaults[key] is None and getattr(cfg, key) is not None:
+            if key not in mode.options and getattr(cfg, key) != defaults[key]:
                 raise UserError(
                     f"model.{key}={getattr(cfg, key)} is for model.conditioning={other.name}; it is {mode.name}"
                 )

@@ -18,7 +18,7 @@ block, and so on. Stores, ablations and benchmarks treat them as those of any ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -216,6 +216,13 @@ class Mode(Conditioning):
         embed_scale(slm)
         blocks = len(encoder.layers) // 2
         return {"projector": CacheMap(encoder.cache_shape, cache_shape(slm, "SLM"), blocks, config.kv["mapped"])}
+
+    def in_words(self, record: Mapping[str, Any]) -> str:
+        """The LLM block of each SLM block, and the use of its keys and values."""
+        given = f"the keys and values of its blocks {', '.join(map(str, record['kv']['blocks']))}"
+        if record["kv"]["mapped"]:
+            return f"linear maps add {given} to those of the prompt in"
+        return f"{given} are, without a projector, the cache of the prompt of"
 
     def token_by_token(self, config: Any) -> bool:
         """Mapped keys and values are added to those of the SLM's tokens."""
