@@ -496,3 +496,18 @@ def test_ranks_that_lightning_starts_get_the_same_folder(calls, monkeypatch, tmp
     assert first == second
     assert (first.seed, first.task.prefix, first.model.slm.config["n"]) == (3, "a: b, c", 5)
     assert folder == same
+
+
+def test_of_several_processes_that_are_stopped_the_first_reports_it(calls, capsys, monkeypatch):
+    """A launcher and a terminal stop all of them."""
+
+    def run(*_):
+        raise KeyboardInterrupt
+
+    replace_command(monkeypatch, "train", run)
+    shown = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert main(["train"]) == 130
+        shown.append(capsys.readouterr().err)
+    assert shown == ["llm2slm: interrupted\n", ""]

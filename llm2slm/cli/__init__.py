@@ -15,6 +15,7 @@ import traceback
 
 from llm2slm import stops
 from llm2slm.nearest_names import similar
+from llm2slm.ranks import first_process
 from llm2slm.shown_text import on_one_line
 from llm2slm.types import UserError
 
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         code = stops.exit_code(error)
         by = "" if code == 128 + signal.SIGINT else f" by {signal.Signals(code - 128).name}"
-        print(f"llm2slm: interrupted{by}", file=sys.stderr)
+        if first_process():  # a launcher and a terminal stop all processes
+            print(f"llm2slm: interrupted{by}", file=sys.stderr)
         return code
     except BrokenPipeError:  # the process that reads standard output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
