@@ -280,7 +280,7 @@ def text_hash(texts: Iterable[str]) -> str:
 def write_config(folder: Path, config: RunConfig, commands: Sequence[str] = ()) -> None:
     """Writes the resolved configuration to `config.yaml`, after `commands` as comments, if it differs from the file."""
     path, text = folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    text = "".join(f"# {each}\n" for each in commands) + text
+    text = "".join(f"# {' '.join(each.splitlines())}\n" for each in commands) + text  # an argument may have newlines
     if not (path.is_file() and path.read_bytes() == text.encode()):
         write_text(path, text)
 
@@ -288,7 +288,7 @@ def write_config(folder: Path, config: RunConfig, commands: Sequence[str] = ()) 
 def recorded_commands(folder: Path) -> list[str]:
     """The `commands` of `write_config`; [] in a run of an earlier version."""
     lines = (folder / "config.yaml").read_text(encoding="utf-8").splitlines()
-    return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("# llm2slm "), lines)]
+    return [line.removeprefix("# ") for line in takewhile(lambda line: f"{line} ".startswith("# llm2slm "), lines)]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

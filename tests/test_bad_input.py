@@ -287,7 +287,7 @@ def test_resuming_with_changed_training_settings_is_refused(files, trained, caps
     shutil.copytree(trained, files / "run")
     before = files_of(files / "run")
     assert main(["train", "run=run", "optim.lr=0.5"]) == 2
-    assert mistake(capsys).startswith("run=run was started with another optim")
+    assert mistake(capsys).startswith("run=run was started with optim.")
     assert files_of(files / "run") == before
 
 

@@ -41,7 +41,7 @@ def check_possible(config: RunConfig) -> None:
     check_micro_batch(config)
     check_int8_encoding(config)
     check_sharding(config)
-    if config.data.labels is not Labels.gold:
+    if config.data.labels is not Labels.gold and not config.data.streaming:
         labels_file(config.data)
 
 

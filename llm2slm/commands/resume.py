@@ -7,9 +7,10 @@ it was extended) are removed before the new model is saved, so that all files pr
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from llm2slm import json_lines, runs
 from llm2slm.atomic import NotWritten, writing
 from llm2slm.commands.card import card_in_run
+from llm2slm.commands.deferred_warnings import hold_warning
 from llm2slm.config import RunConfig
 from llm2slm.models.saving import CARD
 from llm2slm.processes import PeerEnded
@@ -27,6 +29,10 @@ from llm2slm.training.checkpoint_io import CHECKPOINTS
 from llm2slm.training.checkpoints import Progress
 from llm2slm.types import Example, UserError
 
+FIXED = ("model", "data", "task", "optim", "seed")
+"""What a resumed run cannot change."""
+SHOWN = 3
+"""Differing keys in a message."""
 METRICS, PREDICTIONS, RESULT = "metrics.csv", "predictions.jsonl", "result.json"
 
 
@@ -63,6 +69,52 @@ def refuse_used(folder: Path) -> None:
         raise UserError(
             f"{folder}: holds a run already ({used[0]}); resume or complete it by `{command(folder)}`, or write to "
             "another folder by hydra.run.dir=DIR"
+        )
+
+
+def refuse_other(folder: Path, recorded: RunConfig, given: RunConfig) -> None:
+    """Refuses to resume a run with another model, corpus, task, optimizer or seed.
+
+    Raises:
+        UserError: names the keys, each with the recorded and the given value.
+    """
+    started, other = ({name: runs.plain(getattr(each, name)) for name in FIXED} for each in (recorded, given))
+    found = list(_changes(started, other, ""))
+    if found:
+        more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+        raise UserError(
+            f"run={folder} was started with {'; '.join([*found[:SHOWN], *more])}; a resumed run can change trainer, "
+            "logger and callbacks only: leave the rest out, or train anew without run="
+        )
+
+
+def _changes(recorded: Mapping[str, Any], given: Mapping[str, Any], section: str) -> Iterator[str]:
+    for name in dict.fromkeys([*recorded, *given]):
+        one, other, key = recorded.get(name), given.get(name), f"{section}{name}"
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _changes(one, other, f"{key}.")
+        elif one != other:
+            yield f"{key}={_typed(one)}, not {_typed(other)}"
+
+
+def _typed(value: Any) -> str:
+    """A value as on the command line."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def show_complete(folder: Path, progress: Progress, max_steps: int) -> None:
+    """Prints that nothing is left to do, and that a smaller `max_steps` changes nothing."""
+    fewer = f"; it is at step {progress.steps} already, so trainer.max_steps={max_steps} has no effect"
+    fewer = fewer if progress.steps > max_steps else ""
+    print(f"llm2slm: {folder}: trained and tested already; nothing is missing{fewer}", file=sys.stderr)
+
+
+def warn_fewer_steps(folder: Path, begun: Begun | None, max_steps: int) -> None:
+    """Warns that a training is beyond `max_steps` already."""
+    if begun is not None and begun.progress.steps > max_steps:
+        steps = begun.progress.steps
+        hold_warning(
+            f"{folder}: it is at step {steps} already, so with trainer.max_steps={max_steps} it is not trained further"
         )
 
 

@@ -31,8 +31,11 @@ from llm2slm.commands.resume import (
     naming_command,
     naming_rest,
     outdate,
+    refuse_other,
     refuse_used,
+    show_complete,
     start_over,
+    warn_fewer_steps,
     with_command,
 )
 from llm2slm.commands.run_lock import RunLock
@@ -98,9 +101,10 @@ def _locked(config: RunConfig, folder: Path, lock: RunLock, started: float, *, s
         starts_over = begun is None
         if begun is not None and (stored := complete(folder, begun.progress)) is not None:
             if first_process():
-                print(f"llm2slm: {folder}: trained and tested already; nothing is missing", file=sys.stderr)
+                show_complete(folder, begun.progress, config.trainer.max_steps)
                 show_result(folder)
             return stored
+        warn_fewer_steps(folder, begun, config.trainer.max_steps)
     else:
         refuse_used(folder)  # before the data is prepared; repeated under the lock
     given, config = config, with_precision(with_task(config))
@@ -306,13 +310,7 @@ def resumed(config: RunConfig, folder: Path) -> tuple[RunConfig, Begun | None]:
         config = replace(recorded, run=config.run)
     elif before_zero_start(runs.recorded_config(folder)):
         config = as_before_zero_start(config)
-    settled = with_task(config)
-    for section in ("model", "data", "task", "optim", "seed"):
-        if runs.plain(getattr(settled, section)) != runs.plain(getattr(recorded, section)):
-            raise UserError(
-                f"run={folder} was started with another {section}; a resumed run can change trainer, logger and "
-                "callbacks only: leave the rest out, or train anew without run="
-            )
+    refuse_other(folder, recorded, with_task(config))
     newest = newest_undamaged(folder / CHECKPOINTS)
     if newest is None:
         return replace(config, run=None), None

@@ -204,7 +204,7 @@ def test_ctrl_c_during_generation_keeps_the_trained_model(tmp_path, tiny_llm, mo
 
 
 def typed(monkeypatch, *arguments):
-    """Runs the command line, which a process of its own would have in `sys.argv`."""
+    """Runs the command line, with `sys.argv` as in a separate process."""
     monkeypatch.setattr("sys.argv", ["llm2slm", *arguments])
     return main(list(arguments))
 
@@ -231,6 +231,54 @@ def test_a_resumed_run_keeps_the_command_that_started_it(tmp_path, tiny_llm, mon
     (folder / "config.yaml").write_text(yaml.safe_dump(kept))  # as an earlier version wrote it
     assert typed(monkeypatch, *again[:2], "trainer.max_steps=4") == 0
     assert runs.read_result(folder)["command"] == f"llm2slm train {shlex.quote(again[1])} trainer.max_steps=4"
+
+
+def test_fewer_steps_than_a_run_has_are_reported(whole, tmp_path, capsys, monkeypatch):
+    folder, config = whole
+    before = files_of(folder)
+    again(config, folder, max_steps=3)
+    assert capsys.readouterr().err.splitlines() == [
+        f"llm2slm: {folder}: trained and tested already; nothing is missing; it is at step 4 already, so "
+        "trainer.max_steps=3 has no effect"
+    ]
+    assert files_of(folder) == before
+    again(config, folder)
+    assert capsys.readouterr().err == f"llm2slm: {folder}: trained and tested already; nothing is missing\n"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(runs, "write_result", fail(OSError(28, "No space left on device")))
+        train(deepcopy(config), tmp_path)
+    capsys.readouterr()
+    again(config, tmp_path, max_steps=3)
+    assert (
+        f"llm2slm: warning: {tmp_path}: it is at step 4 already, so with trainer.max_steps=3 it is not trained further"
+    ) in capsys.readouterr().err.splitlines()
+
+
+def test_the_refusal_of_other_settings_names_them_with_both_values(whole, monkeypatch):
+    folder, config = whole
+    monkeypatch.setattr(train_command, "prepare", None)  # refused before
+
+    def refused(change):
+        other = deepcopy(config)
+        change(other)
+        with pytest.raises(UserError) as caught:
+            again(other, folder)
+        return str(caught.value)
+
+    rest = "; a resumed run can change trainer, logger and callbacks only: leave the rest out, or train anew "
+    rest += "without run="
+    assert refused(lambda c: setattr(c.optim, "lr", 1e-4)) == (
+        f"run={folder} was started with optim.lr=0.003, not 0.0001{rest}"
+    )
+    assert refused(lambda c: setattr(c, "seed", 6)) == f"run={folder} was started with seed=5, not 6{rest}"
+
+    def several(c):
+        c.model.control, c.model.slm.config, c.model.llm.chat, c.data.train_size = "zero", {"n_layer": 1}, True, 7
+
+    assert refused(several) == (
+        f"run={folder} was started with model.llm.chat=false, not true; model.slm.config.n_layer=null, not 1; "
+        f"model.control=none, not zero; and 1 more{rest}"
+    )
 
 
 # A full disk: a limit on the size of files fails the same calls

@@ -79,7 +79,7 @@ def test_positions_count_real_tokens_only() -> None:
     assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 0, 1, 1, 2]]
 
 
-def test_the_card_says_how_the_llm_reaches_the_slm() -> None:
+def test_the_card_states_how_the_llm_reaches_the_slm() -> None:
     unmapped, mapped = ({"kv": {"blocks": [1, 15, 30], "mapped": mapped}} for mapped in (False, True))
     assert get("kv").in_words(unmapped) == (
         "the keys and values of its blocks 1, 15, 30 are, without a projector, the cache of the prompt of"
