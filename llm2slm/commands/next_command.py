@@ -89,9 +89,12 @@ def _model(config: RunConfig) -> ModelConfig:
     home = None if config.run is None else runs.home(config.run)
     if home is None:
         return config.model
-    from llm2slm.commands.generate import recorded  # after the verb, not at its start
+    from omegaconf import OmegaConf
 
-    return recorded(home, "model", ModelConfig)
+    recorded = OmegaConf.merge(OmegaConf.structured(ModelConfig), runs.read_config(home).get("model") or {})
+    found = OmegaConf.to_object(recorded)
+    assert isinstance(found, ModelConfig)
+    return found
 
 
 def _of_costs(config: CostsConfig, overrides: Sequence[str]) -> list[str]:
