@@ -280,7 +280,7 @@ def text_hash(texts: Iterable[str]) -> str:
 def write_config(folder: Path, config: RunConfig, commands: Sequence[str] = ()) -> None:
     """Writes the resolved configuration to `config.yaml`, after `commands` as comments, if it differs from the file."""
     path, text = folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    text = "".join(f"# {' '.join(each.splitlines())}\n" for each in commands) + text  # an argument may have newlines
+    text = "".join(f"# {each}\n" for each in commands) + text
     if not (path.is_file() and path.read_bytes() == text.encode()):
         write_text(path, text)
 

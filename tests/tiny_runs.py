@@ -82,7 +82,7 @@ def two_processes(root: Path, config: RunConfig, folder: Path) -> list[str]:
 def of_libraries(shown: str) -> list[str]:
     """The lines of an error stream that are warnings or messages of libraries."""
     marks = ("Warning", "site-packages", "Initializing distributed")
-    return [line for line in shown.splitlines() if any(mark in line for mark in marks) and "sync_dist" not in line]
+    return [line for line in shown.splitlines() if any(mark in line for mark in marks)]
 
 
 def publish(cache: Path, name: str, commit: str, **sizes: int) -> None:

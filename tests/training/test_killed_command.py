@@ -88,7 +88,7 @@ def test_a_command_killed_at_random_moments_ends_with_the_files_of_an_undisturbe
             again = (folder / "config.yaml").is_file()
             command = Command([f"run={folder}"] if again else [*words, f"hydra.run.dir={folder}"], tmp_path / "shown")
             early = draw.random() < 0.2
-            seconds = draw.uniform(0, before if early else training) if kills < KILLS else None
+            seconds = draw.uniform(0, before if early else training / 3) if kills < KILLS else None
             if command.wait(seconds, training=not early):
                 assert command.process.returncode == 0, command.shown.read_text()
                 break
