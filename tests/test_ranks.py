@@ -36,6 +36,13 @@ ENVIRONMENTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def without_variables_of_lightning(monkeypatch):
+    """A training in this process leaves some of them set."""
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize(("variables", "number", "on_node"), ENVIRONMENTS)
 def test_the_rank_by_the_variables_of_the_launcher(monkeypatch, variables, number, on_node):
     for name, value in (variable.split("=") for variable in variables.split()):

@@ -79,6 +79,7 @@ with peers.watched("training: {}".format):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_without_an_error_is_ended_too():
     """As within NCCL: the main thread receives no exception."""
     done = python("-c", WAITS)
