@@ -69,6 +69,9 @@ __all__ = [
     "write_result",
 ]
 
+METRICS = "metrics.csv"
+"""The curves of a training, in its run directory."""
+
 SCHEMA = 1
 """Version of result.json; raised when a field changes its meaning."""
 
@@ -347,7 +350,7 @@ def refuse_another(folder: Path, verb: str) -> None:
     Raises:
         UserError: the folder has files of another verb.
     """
-    markers = {"checkpoints": "train", "metrics.csv": "train", "reps": "encode", "labels.jsonl.part": "label"}
+    markers = {"checkpoints": "train", METRICS: "train", "reps": "encode", "labels.jsonl.part": "label"}
     found = {markers[name] for name in markers if (folder / name).exists()}
     if (folder / "result.json").exists():
         found.add(str(read_result(folder).get("verb")))

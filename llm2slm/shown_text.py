@@ -51,3 +51,8 @@ def _number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def counted(n: int, unit: str) -> str:
+    """A number with its unit, in singular or plural: "1 thread", "2 threads"."""
+    return f"{n} {unit}{'' if n == 1 else 's'}"

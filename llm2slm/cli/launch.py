@@ -190,7 +190,7 @@ def run_once(verb: str, composer: Composer, overrides: list[str], composed: Dict
     done = False
     try:
         if not chosen and has_time(composed):
-            folder = common_folder(folder, composer.typed(composed))
+            folder = common_folder(folder, composer, composed)
             given = given.with_name(folder.name)
             missing, composed.hydra.run.dir = [folder, *missing[1:]], str(folder)
         make_folder("hydra.run.dir", Path(str(composed.hydra.run.dir)))
@@ -213,14 +213,9 @@ def has_time(composed: DictConfig) -> bool:
     return "${now:" in str(plain["dir"])
 
 
-def common_folder(folder: Path, config: Any) -> Path:
-    """`new_folder` for all processes of a command: each of those that a launcher has started has its own time.
-
-    Args:
-        config: the configuration of the verb.
-    """
-    trainer = getattr(config, "trainer", None)
-    if trainer is None or not started_at_once():
+def common_folder(folder: Path, composer: Composer, composed: DictConfig) -> Path:
+    """`new_folder` for all processes of a command: those that a launcher has started may have different times."""
+    if not started_at_once() or (trainer := getattr(composer.typed(composed), "trainer", None)) is None:
         return new_folder(folder)
     from llm2slm.training.first_result import from_first
     from llm2slm.training.launch import several

@@ -113,8 +113,8 @@ def check_folder(run: str) -> None:
         raise UserError(f"run={run}: neither a run directory (config.yaml) nor a model (config.json){listed}")
     if path.parent != path and not path.exists():
         siblings = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
-        if siblings and (path.parent != Path() or nearest_hint(path.name, siblings)):
-            hint = nearest_hint(path.name, siblings)
+        hint = nearest_hint(path.name, siblings)
+        if siblings and (path.parent != Path() or hint):  # a name without a folder may be a Hub id
             raise UserError(f"run={run}: no such folder{hint}; give a run directory, a folder of a model, or a Hub id")
 
 

@@ -33,7 +33,7 @@ FIXED = ("model", "data", "task", "optim", "seed")
 """What a resumed run cannot change."""
 SHOWN = 3
 """Differing keys in a message."""
-METRICS, PREDICTIONS, RESULT = "metrics.csv", "predictions.jsonl", "result.json"
+PREDICTIONS, RESULT = "predictions.jsonl", "result.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def refuse_used(folder: Path) -> None:
     if not first_process():
         return
     runs.refuse_another(folder, "train")
-    used = [name for name in (CHECKPOINTS, RESULT, METRICS) if (folder / name).exists()]
+    used = [name for name in (CHECKPOINTS, RESULT, runs.METRICS) if (folder / name).exists()]
     if used:
         raise UserError(
             f"{folder}: holds a run already ({used[0]}); resume or complete it by `{command(folder)}`, or write to "
@@ -104,8 +104,9 @@ def _typed(value: Any) -> str:
 
 def show_complete(folder: Path, progress: Progress, max_steps: int) -> None:
     """Prints that nothing is left to do, and that a smaller `max_steps` changes nothing."""
-    fewer = f"; it is at step {progress.steps} already, so trainer.max_steps={max_steps} has no effect"
-    fewer = fewer if progress.steps > max_steps else ""
+    fewer = ""
+    if progress.steps > max_steps:
+        fewer = f"; it is at step {progress.steps} already, so trainer.max_steps={max_steps} has no effect"
     print(f"llm2slm: {folder}: trained and tested already; nothing is missing{fewer}", file=sys.stderr)
 
 
@@ -135,7 +136,7 @@ def clear_leftovers(folder: Path, *, from_start: bool) -> None:
     if not first_process():
         return
     if from_start:
-        (folder / METRICS).unlink(missing_ok=True)
+        (folder / runs.METRICS).unlink(missing_ok=True)
         (folder / SAMPLES).unlink(missing_ok=True)
     if not (folder / RESULT).exists():
         (folder / PREDICTIONS).unlink(missing_ok=True)

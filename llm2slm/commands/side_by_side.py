@@ -33,7 +33,7 @@ from llm2slm.child_processes import (
     stop_requests,
     stop_with_parent,
 )
-from llm2slm.commands.resume import METRICS, stored_result
+from llm2slm.commands.resume import stored_result
 from llm2slm.config import RunConfig
 from llm2slm.progress import progress_bar
 from llm2slm.runs import curve
@@ -136,7 +136,7 @@ class Training(Child):
         Args:
             final: no row changes any more. Otherwise a row is complete if it is the same as at the last call.
         """
-        before, self._rows = self._rows, curve(self.folder / METRICS)
+        before, self._rows = self._rows, curve(self.folder / runs.METRICS)
         lines = []
         for step, row in self._rows.items():
             scores = [f"{key} {value:.4g}" for key, value in row.items() if key.startswith("val/")]

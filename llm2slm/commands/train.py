@@ -23,7 +23,6 @@ from llm2slm.commands.output_folder import removed_on_failure
 from llm2slm.commands.preflight import check_context_length, check_monitor, check_possible, read_data
 from llm2slm.commands.quality_kept import read_baseline, set_quality_kept
 from llm2slm.commands.resume import (
-    METRICS,
     Begun,
     clear_leftovers,
     complete,
@@ -281,7 +280,7 @@ def tested(config: RunConfig, folder: Path, ready: Ready, fitted: Fitted, answer
         answers=answers,
         written=answers is not None,
     )
-    system.curve = read_curve(folder / METRICS)
+    system.curve = read_curve(folder / runs.METRICS)
     system.validation = fitted.validation
     system.notes |= training_notes(config, fitted)
     return system

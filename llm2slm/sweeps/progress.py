@@ -10,7 +10,7 @@ from types import TracebackType
 from rich.progress import TaskID
 
 from llm2slm.progress import progress_bar
-from llm2slm.runs import curve
+from llm2slm.runs import METRICS, curve
 from llm2slm.shown_text import on_one_line
 from llm2slm.sweeps.jobs import LOG, Job, JobRecord
 
@@ -116,7 +116,7 @@ def shown(job: Job) -> str:
 
 def state(job: Job) -> tuple[int, str]:
     """The number of optimizer steps so far, and the last validation loss and speed, from the files of a job."""
-    rows = curve(job.folder / "metrics.csv") if job.steps else {}
+    rows = curve(job.folder / METRICS) if job.steps else {}
     if not rows:
         return 0, "starting" if not (job.folder / LOG).exists() or job.steps else "running"
     parts = []

@@ -20,7 +20,7 @@ from optuna.storages import journal
 from optuna.trial import TrialState
 
 from llm2slm.evaluation.metrics.scores import lower_is_better
-from llm2slm.runs import curve
+from llm2slm.runs import METRICS, curve
 from llm2slm.sweeps.jobs import Job, JobRecord, result_of
 from llm2slm.sweeps.settings import OptunaSettings
 from llm2slm.types import UserError
@@ -219,7 +219,7 @@ class Trials:
             return False
         self._read[job.number] = now
         reported = self._reported.setdefault(job.number, set(self._frozen(trial).intermediate_values))
-        for step, row in curve(job.folder / "metrics.csv").items():
+        for step, row in curve(job.folder / METRICS).items():
             if self.objective in row and step + 1 not in reported and math.isfinite(row[self.objective]):
                 reported.add(step + 1)
                 trial.report(row[self.objective], step + 1)

@@ -19,8 +19,6 @@ from llm2slm.types import UserError
 
 PLAIN = ("status", "system", "total_parameters", "trainable_parameters")
 """Columns that are printed only if their values differ."""
-METRICS = "metrics.csv"
-"""The curve of a training."""
 BEST = "best"
 """Column that marks the best job by validation."""
 
@@ -29,8 +27,8 @@ def table(folder: Path) -> list[dict[str, Any]]:
     """A row for each system of each job: job, overridden keys, status, scores, speed, parameters, seconds, error.
 
     Validation scores are in columns val/<metric> (of a job without a result, the best so far), those of the split that
-    was tested in columns <metric>. Test scores
-    of one metric with signatures that do not compare are in separate columns, as in the report.
+    was tested in columns <metric>. Test scores of one metric with signatures that do not compare are in separate
+    columns, as in the report.
     """
     from llm2slm.evaluation.report.entries import entries
 
@@ -62,7 +60,7 @@ def validation_columns(folder: Path) -> dict[str, Any]:
         monitor, mode = str(callbacks["monitor"]), callbacks.get("mode")
     except (UserError, KeyError, TypeError, AttributeError):
         return {}
-    rows = [row for row in runs.curve(folder / METRICS).values() if math.isfinite(row.get(monitor, math.nan))]
+    rows = [row for row in runs.curve(folder / runs.METRICS).values() if math.isfinite(row.get(monitor, math.nan))]
     if not rows:
         return {}
     lowest = mode == "min" if mode else lower_is_better(monitor.removeprefix("val/"))

@@ -20,6 +20,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from llm2slm.atomic import hidden, replacing, writing
 from llm2slm.ranks import first_process
+from llm2slm.runs import METRICS
 from llm2slm.types import UserError, reason_of
 
 CHECKPOINTS, LAST, PREVIOUS, BEST = "checkpoints", "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -119,7 +120,7 @@ def newest_undamaged(folder: Path) -> Path | None:
                 "without run="
             )
         chosen = max(undamaged, key=lambda path: int(read(path)["global_step"]))
-        repeated = _repeated_steps(chosen, folder.parent / "metrics.csv")
+        repeated = _repeated_steps(chosen, folder.parent / METRICS)
         report(f"{last}: {damaged[last]}; resuming from {chosen.name} instead, {repeated}")
     for path in (last, previous, best):
         if damaged.get(path) is not None and path.is_file() and first_process():

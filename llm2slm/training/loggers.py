@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from llm2slm.atomic import replacing, writing
 from llm2slm.ranks import first_process
+from llm2slm.runs import METRICS
 from llm2slm.tracking.session import Tracking
 from llm2slm.types import UserError
 
@@ -28,7 +29,7 @@ class MetricsFile(Logger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.path = folder / "metrics.csv"
+        self.path = folder / METRICS
         self._columns = ["step"]
         self._rows: dict[int, dict[str, Any]] | None = None  # None: nothing logged yet, so an older file is untouched
         self._offset = 0  # where the last row starts: it is rewritten when its step logs another metric

@@ -49,6 +49,7 @@ from llm2slm.models.slm import end_tokens
 from llm2slm.out_of_memory import is_out_of_memory
 from llm2slm.progress import progress_bar
 from llm2slm.runs import Failure, SpeedRow
+from llm2slm.shown_text import counted
 from llm2slm.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class _Run:
         for name, decoder in decoders.items():
             most = getattr(decoder, "most_rows", None)
             if most is not None and condition.batch > most:
-                self.failed[name] = f"at most {most} row{'' if most == 1 else 's'} in a batch"
+                self.failed[name] = f"at most {counted(most, 'row')} in a batch"
         texts = [list(request.prompts) for request in condition.requests]
         self.batches = {
             name: [decoder.batch(each) for each in texts]

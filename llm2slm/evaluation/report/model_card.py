@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from llm2slm.evaluation.report.entries import Entry, entries, metric_keys, metric_name
 from llm2slm.evaluation.report.tables import Cell, cells, columns, count, length, seconds
 from llm2slm.gguf_files.names import is_gguf, on_hub
+from llm2slm.shown_text import counted
 from llm2slm.types import Control
 
 BUILTIN, RANDOM, MIXTURE, NONE = "builtin", "random", "mixture", "none"
@@ -258,7 +259,7 @@ def _data(config: Mapping[str, Any], system: Mapping[str, Any]) -> str:
         keys = ("overlong_prompts", "overlong_responses", "lost_responses", "dropped", "in_train")
         over = {key: facts[key] for key in keys if facts.get(key)}
         counts = "".join(f", {key.replace('_', ' ')} {value}" for key, value in over.items())
-        lines.append(f"* {split}: {_number(facts['rows'], 'row')}{counts}")
+        lines.append(f"* {split}: {counted(facts['rows'], 'row')}{counts}")
     limits = f"{data['max_prompt_tokens']} (prompt) or {data['max_response_tokens']} (response)"
     return "\n".join([*lines, f"* texts longer than {limits} tokens: {data['overlong']}"])
 
@@ -269,18 +270,13 @@ def _training(result: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     reads = ", the LLM's encoder included" if system["kind"] == "llm2slm" else ""
     packages = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     facts = [
-        f"* {_number(notes['optimizer_steps'], 'step')} in {seconds(notes.get('training_seconds'))}",
+        f"* {counted(notes['optimizer_steps'], 'step')} in {seconds(notes.get('training_seconds'))}",
         f"* {total} parameters{reads}; {trained} trained",
         f"* seed {result['seed']}, on {result['device']}",
         f"* {_code(FOLDERS.sub('', result['command']))}",
         f"* commit `{result['git_commit'] or 'unknown'}`, {packages}",
     ]
     return "\n".join(["## Training\n", *facts])
-
-
-def _number(n: int, unit: str) -> str:
-    """A number with its unit, in singular or plural."""
-    return f"{n} {unit}{'' if n == 1 else 's'}"
 
 
 def _code(text: str) -> str:
@@ -327,8 +323,8 @@ def _speed(result: Mapping[str, Any], found: Sequence[Entry]) -> str:
         figures = [_with_range(cell) for cell in cells(replace(entry, row=row), ()) if cell.key in keys]
         rows.append([entry.label, *shape, *figures])
     first = timed[0][1]
-    rounds = f"medians of {_number(first['repeats'], 'round')} after {first['warmup']} of warm-up, with their range"
-    how = f"{first['decoding']} decoding, {_number(first['threads'], 'thread')}"
+    rounds = f"medians of {counted(first['repeats'], 'round')} after {first['warmup']} of warm-up, with their range"
+    how = f"{first['decoding']} decoding, {counted(first['threads'], 'thread')}"
     return (
         f"## Speed\n\nMeasured in one process, interleaved: {rounds}; {how}; on {result['device']}, "
         f"{result['created'][:10]}, commit `{result['git_commit'] or 'unknown'}`.\n\n{_table(heads, rows)}"

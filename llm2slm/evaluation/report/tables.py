@@ -14,6 +14,7 @@ from typing import Any
 from llm2slm.evaluation.metrics.words import with_spaces
 from llm2slm.evaluation.report.entries import Entry, metric_keys, metric_name
 from llm2slm.evaluation.report.selection import best_by_validation, metric_title
+from llm2slm.shown_text import counted
 
 MISSING = "–"
 MAX_SAMPLES = 12
@@ -186,7 +187,7 @@ def conditions(row: Mapping[str, Any]) -> str:
         if row["lengths"] == "test"
         else f"{prompt} prompt and {response} response tokens"
     )
-    threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+    threads = counted(row["threads"], "thread")
     rounds = f"median of {row['repeats']} rounds after {row['warmup']} of warm-up"
     shared = [f"{row['decoding']} decoding"] if "decoding" in row else []
     return ", ".join([f"batch {row['batch']}", lengths, *shared, row["dtype"], threads, rounds])

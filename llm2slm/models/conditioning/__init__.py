@@ -141,14 +141,16 @@ class Conditioning(ABC):
         )
         return {"projector": projector}
 
-    def in_words(self, record: Mapping[str, Any]) -> str:
+    def in_words(self, record: Mapping[str, Any]) -> str | None:  # noqa: ARG002
         """How the LLM's representations reach the SLM, for the model card: the words before "a small language model".
 
         Args:
             record: the config of a saved hybrid, as plain values.
+
+        Returns:
+            None: by a projector.
         """
-        del record
-        return "a projector maps its representations into"
+        return None
 
     # How z meets the prompt
 
